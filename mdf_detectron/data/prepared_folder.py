@@ -1,0 +1,191 @@
+"""Writing a prepared dataset folder: the one format that everything downstream reads.
+
+::
+
+    <root>/annotations/{train,val,test}.json   COCO detection JSON; images also have "patient_id" and "clinical"
+    <root>/images/...
+    <root>/clinical_schema.yaml
+    <root>/report.json, report.md
+
+A folder appears whole or not at all: it is written beside its final place and moved there at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.clinical_schema import SCHEMA_FILE_NAME, ClinicalSchema
+
+SPLITS = ("train", "val", "test")
+REPORT_FILE_NAME = "report.json"
+
+
+@dataclass
+class PreparedImage:
+    """One record before it has an id.
+
+    Attributes:
+        file_name: path below ``<root>/images``.
+        width, height: pixels of that file.
+        patient_id: what no two splits may share.
+        clinical: column → raw value or None.
+        annotations: dicts with ``bbox`` (x, y, w, h in pixels, absolute), ``category_id`` (from 1) and,
+            for masks, ``segmentation`` (COCO polygons or RLE); ``area`` defaults to the box's.
+        extra: further keys of the image's JSON entry (``study_id``, ``reading_id``…).
+    """
+
+    file_name: str
+    width: int
+    height: int
+    patient_id: str
+    clinical: dict[str, Any]
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Flow:
+    """Accounts for every input: ``in = kept + Σ dropped`` at each stage, or the preparation stops."""
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, stage: str, total: int, kept: int, dropped: Mapping[str, int] | None = None) -> None:
+        """Record one stage; raises ``AssertionError`` if inputs are unaccounted for."""
+        dropped = {reason: int(n) for reason, n in (dropped or {}).items() if n}
+        if total != kept + sum(dropped.values()):
+            raise AssertionError(f"stage '{stage}': {total} in, but {kept} kept + {dropped} dropped")
+        self.stages.append({"stage": stage, "in": int(total), "kept": int(kept), "dropped": dropped})
+
+
+@contextmanager
+def staged_folder(out: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``out`` that replaces ``out`` when the block ends without an error.
+
+    Refuses (``FileExistsError``) to replace a folder that is not a prepared dataset, so that a mistyped
+    ``--out`` cannot delete anything else.
+    """
+    out = Path(out).resolve()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
+        raise FileExistsError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
+    staging, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
+    for leftover in (staging, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rename(old)
+    staging.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_annotations(
+    folder: Path,
+    splits: Mapping[str, Sequence[PreparedImage]],
+    class_names: Sequence[str],
+    schema: ClinicalSchema,
+    description: str,
+) -> None:
+    """Write ``annotations/*.json`` and the schema; every row is checked against the schema on the way."""
+    categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
+    (folder / "annotations").mkdir(exist_ok=True)
+    image_id = annotation_id = 0
+    for split in SPLITS:
+        images, annotations = [], []
+        for record in splits.get(split, ()):
+            image_id += 1
+            schema.parse_row(record.clinical, where=f"{split}: image {record.file_name}")
+            images.append(
+                {
+                    "id": image_id,
+                    "file_name": record.file_name,
+                    "width": int(record.width),
+                    "height": int(record.height),
+                    "patient_id": str(record.patient_id),
+                    "clinical": {name: record.clinical.get(name) for name in schema.names},
+                    **record.extra,
+                }
+            )
+            for annotation in record.annotations:
+                annotation_id += 1
+                box_area = float(annotation["bbox"][2] * annotation["bbox"][3])
+                annotations.append(
+                    {"id": annotation_id, "image_id": image_id, "iscrowd": 0, "area": box_area, **annotation}
+                )
+        data = {
+            "info": {"description": description},
+            "categories": categories,
+            "images": images,
+            "annotations": annotations,
+        }
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+    schema.save(folder / SCHEMA_FILE_NAME)
+
+
+def summarize_splits(
+    splits: Mapping[str, Sequence[PreparedImage]], class_names: Sequence[str], schema: ClinicalSchema
+) -> dict[str, dict[str, Any]]:
+    """Counts a split: patients, images, healthy images, boxes a class, missing values a column."""
+    summary = {}
+    for split, records in splits.items():
+        boxes = [a["category_id"] for r in records for a in r.annotations]
+        summary[split] = {
+            "patients": len({r.patient_id for r in records}),
+            "images": len(records),
+            "images_without_boxes": sum(not r.annotations for r in records),
+            "boxes": {name: boxes.count(i) for i, name in enumerate(class_names, start=1)},
+            "missing": {n: sum(r.clinical.get(n) is None for r in records) for n in schema.names},
+        }
+    return summary
+
+
+def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: Flow, body: Mapping[str, Any]) -> None:
+    """Write ``report.json`` and the same as ``report.md`` (tables of the flow and of the splits)."""
+    report = {"title": title, "arguments": dict(arguments), "flow": flow.stages, **body}
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    (folder / REPORT_FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_report_markdown(report), encoding="utf-8")
+
+
+def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:
+    """Whether ``out`` is a whole prepared folder made with just these arguments."""
+    report = Path(out) / REPORT_FILE_NAME
+    if not report.is_file():
+        return False
+    wanted = json.loads(json.dumps(dict(arguments)))
+    return json.loads(report.read_text(encoding="utf-8")).get("arguments") == wanted
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A GitHub-flavored table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines) + "\n"
+
+
+def _report_markdown(report: Mapping[str, Any]) -> str:
+    parts = [f"# {report['title']}\n"]
+    parts += [f"{note}\n" for note in report.get("notes", ())]
+    rows = [
+        (s["stage"], s["in"], s["kept"], "; ".join(f"{k}: {v}" for k, v in s["dropped"].items()) or "none")
+        for s in report["flow"]
+    ]
+    parts += ["## What came in and what was kept\n", markdown_table(("stage", "in", "kept", "dropped"), rows)]
+    for key, heading in (("boxes", "Boxes per class"), ("missing", "Missing values per column")):
+        splits = report.get("splits", {})
+        if splits:
+            names = list(next(iter(splits.values()))[key])
+            table = [(n, *(s[key][n] for s in splits.values())) for n in names]
+            if key == "boxes":
+                counts = ("patients", "images", "images_without_boxes")
+                table = [(c, *(s[c] for s in splits.values())) for c in counts] + table
+            parts += [f"## {heading}\n", markdown_table(("", *splits), table)]
+    return "\n".join(parts)
