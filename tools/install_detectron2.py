@@ -107,7 +107,10 @@ def build_wheel(source: Path, folder: Path) -> Path:
         if not record:
             raise InstallError(f"{source.name} holds no {SOURCE_ROOT}; nothing was installed")
         add(f"{DIST_INFO}/METADATA", METADATA.encode())
-        add(f"{DIST_INFO}/WHEEL", b"Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        add(
+            f"{DIST_INFO}/WHEEL",
+            b"Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         out.writestr(f"{DIST_INFO}/RECORD", "".join(record) + f"{DIST_INFO}/RECORD,,\n")
     return target
 

@@ -23,6 +23,8 @@ from typing import Any
 
 import yaml
 
+from mdf_detectron.errors import UserError
+
 MISSING_CATEGORY = -1
 """Code of a missing categorical value in :attr:`ClinicalRow.categorical`."""
 
@@ -31,11 +33,11 @@ SCHEMA_FILE_NAME = "clinical_schema.yaml"
 _KINDS = ("numeric", "categorical")
 
 
-class ClinicalSchemaError(ValueError):
+class ClinicalSchemaError(UserError, ValueError):
     """A schema that cannot be read, or two schemas that should be equal and are not."""
 
 
-class ClinicalValueError(ValueError):
+class ClinicalValueError(UserError, ValueError):
     """A value that the schema does not allow; the message names the record, the column and the rule."""
 
 
@@ -85,7 +87,7 @@ class ClinicalColumn:
             number = float(value)
         except (TypeError, ValueError):
             raise ClinicalValueError(f"{where}: column '{self.name}' is {value!r}, not a number or null") from None
-        if not self.minimum <= number <= self.maximum:
+        if not (self.minimum <= number <= self.maximum and math.isfinite(number)):
             raise ClinicalValueError(
                 f"{where}: column '{self.name}' is {number:g}, outside its legal range "
                 f"[{self.minimum:g}, {self.maximum:g}] {self.unit}".rstrip()

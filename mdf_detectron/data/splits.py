@@ -40,7 +40,7 @@ def train_val_test(
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
 ) -> list[str]:
-    """"train", "val" or "test" for each record, by patient, near ``fractions`` (of 20 folds, rounded).
+    """ "train", "val" or "test" for each record, by patient, near ``fractions`` (of 20 folds, rounded).
 
     With fewer than 20 patients as many folds as there are patients are shared out; at least 3 are needed.
     """

@@ -1,0 +1,105 @@
+"""Every config key that this project adds to Detectron2's, in one place."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from mdf_detectron.errors import ConfigError
+
+
+def add_mdf_config(cfg: CfgNode) -> None:
+    """Add this project's keys to ``cfg`` (Detectron2's defaults are not changed; ``configs/Base-*.yaml`` sets them)."""
+    _add_input(cfg)
+    _add_clinical(cfg)
+    _add_image_backbone(cfg)
+    _add_losses_and_solver(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    # Side of the square model input in pixels; the aspect ratio is ignored, as in the paper.
+    cfg.INPUT.IMAGE_SIZE = 512
+
+
+def _add_clinical(cfg: CfgNode) -> None:
+    c = cfg.MODEL.CLINICAL = CfgNode()
+    # Numeric columns of the clinical schema that the model reads, in input order. May be empty.
+    c.NUMERIC = []
+    # Categorical columns, in input order, and the vocabulary of each (a list of lists, same order).
+    c.CATEGORICAL = []
+    c.VOCABULARIES = []
+    # Width of the embedding of each categorical column (paper: 55, so that 9 numeric + 55 = 64).
+    c.EMBEDDING_DIM = 55
+    # A missing value becomes: "token" (a learned value a column), "median" (of the train split) or
+    # "median_indicator" (the median, plus one 0/1 input a numeric column that says it is missing).
+    c.MISSING = "token"
+    # 3-D fusion: the spatialized row is fused with the image's feature map, before the proposals.
+    c.FUSION_3D = False
+    # 1-D fusion: the encoded row is concatenated to each flattened RoI before the box head.
+    c.FUSION_1D = False
+
+    s = cfg.MODEL.SPATIALIZER = CfgNode()
+    # Deconvolution + convolution stages; each doubles the side, so 9 give 512. Where 2**NUM_STAGES is not the
+    # padded image's side, the pseudo-image is resized bilinearly.
+    s.NUM_STAGES = 9
+    # Channels between the stages.
+    s.CHANNELS = 64
+    # Recompute the stages in the backward pass instead of storing them: about half the memory, more time.
+    s.CHECKPOINT = False
+
+    f = cfg.MODEL.FUSION = CfgNode()
+    # A name in FUSION_REGISTRY.
+    f.NAME = "ElementwiseSum"
+    # Whether f_fused, a 3x3 convolution, follows the fusion (paper's equation 2; the released runs had none).
+    f.CONV = True
+
+
+def _add_image_backbone(cfg: CfgNode) -> None:
+    t = cfg.MODEL.TIMM = CfgNode()
+    # Any timm model that supports features_only.
+    t.NAME = "mobilenetv3_small_100"
+    # Stride of the feature map that is used; the trunk ends there.
+    t.STRIDE = 32
+    # Channels of the 3x3 convolution behind the trunk.
+    t.OUT_CHANNELS = 64
+    # Download timm's pretrained weights (needs a network).
+    t.PRETRAINED = False
+    # A local timm weights file (.pth or .safetensors) for the trunk; used instead of PRETRAINED.
+    t.WEIGHTS_FILE = ""
+
+
+def _add_losses_and_solver(cfg: CfgNode) -> None:
+    w = cfg.MODEL.LOSS_WEIGHTING = CfgNode()
+    # "none" (the plain sum), "homoscedastic" (paper: sum of L/(2 a^2) + log a^2, a trained) or
+    # "homoscedastic_bounded" (the authors' released code: log(1 + a^2), which cannot go below zero).
+    w.NAME = "homoscedastic"
+    # "SGD" (Detectron2's) or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning-rate factor of the clinical path (encoder, spatializer, clinical backbone).
+    cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise :class:`ConfigError` for values that contradict each other, before anything is built."""
+    clinical = cfg.MODEL.CLINICAL
+    if len(clinical.CATEGORICAL) != len(clinical.VOCABULARIES):
+        raise ConfigError(
+            f"MODEL.CLINICAL.CATEGORICAL names {len(clinical.CATEGORICAL)} column(s), "
+            f"MODEL.CLINICAL.VOCABULARIES holds {len(clinical.VOCABULARIES)}; each column needs its list of values"
+        )
+    if clinical.MISSING not in ("token", "median", "median_indicator"):
+        raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use token, median or median_indicator")
+    if (clinical.FUSION_3D or clinical.FUSION_1D) and not (clinical.NUMERIC or clinical.CATEGORICAL):
+        raise ConfigError(
+            "MODEL.CLINICAL.FUSION_3D or FUSION_1D is on, but NUMERIC and CATEGORICAL name no column; "
+            "name columns of the dataset's clinical_schema.yaml, or switch both fusions off"
+        )
+    if cfg.INPUT.FORMAT not in ("L", "RGB", "BGR"):
+        raise ConfigError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; use L, RGB or BGR")
+    channels = 1 if cfg.INPUT.FORMAT == "L" else 3
+    if len(cfg.MODEL.PIXEL_MEAN) != channels or len(cfg.MODEL.PIXEL_STD) != channels:
+        raise ConfigError(
+            f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
+            f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
+        )
+    if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
+        raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")

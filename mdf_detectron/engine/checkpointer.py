@@ -1,0 +1,101 @@
+"""Checkpoints in Detectron2's format that are written atomically and read without executing code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from torch import nn
+
+from mdf_detectron.errors import CheckpointError
+
+CONFIG_KEY = "mdf_config"
+SCHEMA_KEY = "clinical_schema"
+
+
+def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
+    """What must agree between a checkpoint and a config: the columns in order and the vocabularies."""
+    c = cfg.MODEL.CLINICAL
+    if not (c.FUSION_3D or c.FUSION_1D):
+        return {"numeric": [], "categorical": [], "vocabularies": []}
+    return {
+        "numeric": list(c.NUMERIC),
+        "categorical": list(c.CATEGORICAL),
+        "vocabularies": [list(v) for v in c.VOCABULARIES],
+    }
+
+
+class MultimodalCheckpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` whose files also hold the config (YAML) and the clinical columns.
+
+    Args:
+        cfg: the run's config.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **kwargs: Any):
+        super().__init__(model, save_dir, **kwargs)
+        self.cfg = cfg
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        data |= {CONFIG_KEY: self.cfg.dump(), SCHEMA_KEY: clinical_signature(self.cfg), **kwargs}
+        target = Path(self.save_dir) / f"{name}.pth"
+        partial = target.with_suffix(".partial")
+        self.logger.info(f"Saving checkpoint to {target}")
+        torch.save(data, partial)
+        os.replace(partial, target)
+        self.tag_last_checkpoint(target.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the last checkpoint, atomically."""
+        target = Path(self.save_dir) / "last_checkpoint"
+        partial = target.with_suffix(".partial")
+        partial.write_text(last_filename_basename)
+        os.replace(partial, target)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As the parent's; an absent file is a :class:`CheckpointError`."""
+        if path and "://" not in path and not os.path.isfile(path):
+            raise CheckpointError(f"no checkpoint at {path}; MODEL.WEIGHTS names the file")
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, filename: str) -> dict[str, Any]:
+        return load_checkpoint_file(filename)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if not filename.endswith(".pth"):
+            raise CheckpointError(
+                f"{filename}: only .pth files are loaded, because loading .pkl or .pyth files can execute code; "
+                "convert the weights with torch.save(state_dict, 'weights.pth')"
+            )
+        loaded = super()._load_file(filename)
+        saved = loaded.get(SCHEMA_KEY)
+        wanted = clinical_signature(self.cfg)
+        if saved is not None and saved != wanted:
+            raise CheckpointError(
+                f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
+                "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
+            )
+        return loaded
+
+
+def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:
+    """Read a ``.pth`` file on the CPU without executing code from it.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds objects other than tensors and plain values.
+    """
+    try:
+        return torch.load(filename, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{filename} cannot be loaded safely: {reason}") from None

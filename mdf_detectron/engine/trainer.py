@@ -1,0 +1,123 @@
+"""Detectron2's ``DefaultTrainer`` with this project's loaders, evaluator, optimizer and checkpointer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+from mdf_detectron.data.build import (
+    build_test_loader,
+    build_train_loader,
+    check_num_classes,
+    model_schema,
+    records_of,
+    train_clinical_rows,
+)
+from mdf_detectron.data.registration import check_images
+from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
+
+CLINICAL_PARTS = ("clinical_encoder", "spatializer", "clinical_backbone")
+
+
+class MultimodalTrainer(DefaultTrainer):
+    """Trains and evaluates the models of this project by config."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        fit_clinical_statistics(cfg, self._trainer.model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CXREvaluator:
+        return CXREvaluator(
+            dataset_name,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    def build_hooks(self):
+        # The parent builds its hooks last, from self.checkpointer: this is where another one can take its place.
+        self.checkpointer = MultimodalCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
+        )
+        return super().build_hooks()
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As the parent's; the sampler goes on where the resumed run stopped."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            sampler = self._trainer.data_loader.dataset.sampler
+            sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // sampler._world_size)
+
+
+def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
+    """Set the clinical encoder's statistics from the train split; a checkpoint loaded later replaces them."""
+    model = getattr(model, "module", model)
+    encoder = model.backbone.clinical_encoder
+    if encoder is not None:
+        encoder.fit(*(rows.to(model.device) for rows in train_clinical_rows(cfg)))
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW; the loss weights are never decayed, the clinical path has its own learning-rate factor."""
+    factor = cfg.SOLVER.CLINICAL_LR_FACTOR
+    params = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: factor if any(part in name for part in CLINICAL_PARTS) else 1.0,
+        overrides={"log_alpha_squared": {"weight_decay": 0.0}},
+    )
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        optimizer = torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    else:
+        optimizer = torch.optim.SGD(
+            params,
+            lr=cfg.SOLVER.BASE_LR,
+            momentum=cfg.SOLVER.MOMENTUM,
+            nesterov=cfg.SOLVER.NESTEROV,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        )
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
+    """Fail before any work if a dataset is not prepared, does not fit the model, or lacks an image file."""
+    logger = logging.getLogger(__name__)
+    for name in names:
+        records = records_of([name])
+        model_schema(cfg, name)
+        check_num_classes(cfg, name)
+        check_images(records)
+        logger.info(f"{name}: {len(records)} images")
+
+
+def evaluate_checkpoint(cfg: CfgNode) -> OrderedDict:
+    """Build the model, load ``MODEL.WEIGHTS`` and evaluate it on ``DATASETS.TEST``."""
+    model = build_model(cfg)
+    MultimodalCheckpointer(model, save_dir=cfg.OUTPUT_DIR, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    return MultimodalTrainer.test(cfg, model)

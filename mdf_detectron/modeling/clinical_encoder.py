@@ -1,0 +1,120 @@
+"""Clinical row → Z^C, the encoded row (paper: Z^C = f_Emb(X^Ccat) ∪ X^Cnum).
+
+Shape letters: N rows, A numeric columns, B categorical columns, E embedding width, D = output width.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from mdf_detectron.data.clinical_schema import MISSING_CATEGORY
+
+MISSING_OPTIONS = ("token", "median", "median_indicator")
+
+
+class ClinicalEncoder(nn.Module):
+    """Standardizes numeric columns by the train split, embeds categorical ones, and concatenates.
+
+    The statistics are buffers, so a checkpoint carries them; :meth:`fit` sets them from the train split.
+
+    Args:
+        num_numeric: A.
+        vocabulary_sizes: number of values of each categorical column (length B).
+        embedding_dim: E.
+        missing: "token": a missing cell becomes a learned number (numeric) or a learned vector (categorical);
+            "median": the train split's median, and the train split's most frequent category;
+            "median_indicator": the same, plus A inputs that are 1 where the cell is missing.
+
+    Attributes:
+        output_dim: D = A + B·E (+ A with indicators).
+    """
+
+    @configurable
+    def __init__(self, *, num_numeric: int, vocabulary_sizes: list[int], embedding_dim: int, missing: str = "token"):
+        super().__init__()
+        if missing not in MISSING_OPTIONS:
+            raise ValueError(f"missing={missing!r} is not one of {MISSING_OPTIONS}")
+        if num_numeric + len(vocabulary_sizes) == 0:
+            raise ValueError("a clinical encoder needs at least one column")
+        self.num_numeric = num_numeric
+        self.missing = missing
+        self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
+        indicators = num_numeric if missing == "median_indicator" else 0
+        self.output_dim = num_numeric + embedding_dim * len(vocabulary_sizes) + indicators
+        for name, value in (("mean", 0.0), ("std", 1.0), ("median", 0.0)):
+            self.register_buffer(name, torch.full((num_numeric,), value))
+        self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
+        self.register_buffer("fitted", torch.tensor(False))
+        if missing == "token":
+            self.numeric_token = nn.Parameter(torch.zeros(num_numeric))
+            self.categorical_token = nn.Parameter(torch.randn(len(vocabulary_sizes), embedding_dim))
+
+    @classmethod
+    def from_config(cls, cfg):
+        c = cfg.MODEL.CLINICAL
+        return {
+            "num_numeric": len(c.NUMERIC),
+            "vocabulary_sizes": [len(v) for v in c.VOCABULARIES],
+            "embedding_dim": c.EMBEDDING_DIM,
+            "missing": c.MISSING,
+        }
+
+    @torch.no_grad()
+    def fit(self, numeric: Tensor, categorical: Tensor) -> None:
+        """Set mean, standard deviation (n−1), median and mode from the rows of the train split.
+
+        Args:
+            numeric: (M, A) float, NaN where missing.
+            categorical: (M, B) long, -1 where missing.
+
+        A column without two different values gets standard deviation 1; one without any value mean 0 too.
+        """
+        for i in range(self.num_numeric):
+            values = numeric[:, i][~torch.isnan(numeric[:, i])].double()
+            if len(values):
+                self.mean[i] = values.mean()
+                self.median[i] = values.quantile(0.5)
+            if len(values) > 1 and values.std() > 0:
+                self.std[i] = values.std()
+        for i, embedding in enumerate(self.embeddings):
+            codes = categorical[:, i][categorical[:, i] != MISSING_CATEGORY]
+            if len(codes):
+                self.mode[i] = codes.bincount(minlength=embedding.num_embeddings).argmax()
+        self.fitted.fill_(True)
+
+    def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
+        """Encode rows.
+
+        Args:
+            numeric: (N, A) float in the schema's units, NaN where missing; infinite values are refused upstream.
+            categorical: (N, B) long, -1 where missing.
+
+        Returns:
+            (N, D) float: standardized numeric columns, then embeddings, then indicators.
+
+        Raises:
+            RuntimeError: the statistics were neither fitted nor loaded.
+        """
+        if not self.fitted:
+            raise RuntimeError(
+                "the clinical statistics are not set: train first, load a checkpoint of this project, "
+                "or call ClinicalEncoder.fit on the train split's rows"
+            )
+        absent = torch.isnan(numeric)
+        fill = (self.median - self.mean) / self.std if self.missing != "token" else self.numeric_token
+        standardized = (numeric - self.mean) / self.std
+        parts = [torch.where(absent, fill.to(numeric.dtype), standardized)]
+        for i, embedding in enumerate(self.embeddings):
+            parts.append(self._embed(i, embedding, categorical[:, i]))
+        if self.missing == "median_indicator":
+            parts.append(absent.to(numeric.dtype))
+        return torch.cat(parts, dim=1)
+
+    def _embed(self, column: int, embedding: nn.Embedding, codes: Tensor) -> Tensor:
+        absent = codes == MISSING_CATEGORY
+        if self.missing != "token":
+            return embedding(torch.where(absent, self.mode[column], codes))
+        embedded = embedding(codes.clamp(min=0))
+        return torch.where(absent[:, None], self.categorical_token[column], embedded)

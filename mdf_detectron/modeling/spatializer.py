@@ -1,0 +1,86 @@
+"""The encoded row as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e layers of deconvolution + convolution).
+
+Shape letters: N rows, D width of the encoded row, H×W pixels of the model's input, C its channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Deconvolution2x2(nn.ConvTranspose2d):
+    """A 2×2 deconvolution of stride 2, computed as a 1×1 convolution and a pixel shuffle.
+
+    With this kernel and stride no two input pixels reach the same output pixel, so the two are the same
+    function; the convolution is several times faster on a CPU.  Parameters are ``nn.ConvTranspose2d``'s.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, out, 2H, 2W)."""
+        # weight (in, out, 2, 2) -> (out*4, in, 1, 1): the channel order that pixel_shuffle expects
+        weight = self.weight.permute(1, 2, 3, 0).reshape(4 * self.out_channels, self.in_channels, 1, 1)
+        return F.pixel_shuffle(F.conv2d(x, weight, self.bias.repeat_interleave(4)), 2)
+
+
+class SpatializerStage(nn.Sequential):
+    """Deconvolution 2×2 (doubles the side), then convolution 3×3; each with batch norm, ReLU between and behind."""
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, last: bool = False):
+        layers = [
+            Deconvolution2x2(in_channels, channels),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, out_channels, kernel_size=3, padding=1),
+            nn.BatchNorm2d(out_channels),
+        ]
+        super().__init__(*layers, *([] if last else [nn.ReLU(inplace=True)]))
+
+
+class Spatializer(nn.Module):
+    """Z^C (N, D) → S (N, C, H, W).
+
+    Args:
+        in_dim: D.
+        out_channels: C; the last stage ends without ReLU, so that S is centered like a normalized image.
+        num_stages: e ≥ 1; the stages reach 2^e pixels a side (paper: 9 → 512).
+        channels: channels between the stages.
+        use_checkpoint: recompute the stages in the backward pass.
+    """
+
+    def __init__(
+        self, *, in_dim: int, out_channels: int, num_stages: int = 9, channels: int = 64, use_checkpoint: bool = False
+    ):
+        super().__init__()
+        if num_stages < 1:
+            raise ValueError(f"num_stages must be at least 1, got {num_stages}")
+        widths = [in_dim] + [channels] * (num_stages - 1) + [out_channels]
+        self.stages = nn.Sequential(
+            *(SpatializerStage(widths[i], channels, widths[i + 1], last=i == num_stages - 1) for i in range(num_stages))
+        )
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
+        """Spread each row over a map.
+
+        Args:
+            encoded: (N, D).
+            size: (H, W); where the stages end at another size, the result is resized bilinearly.
+
+        Returns:
+            (N, C, H, W).
+        """
+        x = encoded[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        for stage in self.stages:
+            if self.use_checkpoint and self.training and torch.is_grad_enabled():
+                x = checkpoint(stage, x, use_reentrant=False)
+            else:
+                x = stage(x)
+        if x.shape[-2:] != tuple(size):
+            x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+        return x

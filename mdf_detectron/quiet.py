@@ -1,0 +1,19 @@
+"""Keeps three known messages of other libraries away from users; each is matched by its own text, nothing more."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+
+
+def import_detectron2_quietly() -> None:
+    """Import detectron2 0.6 under a recent torch without the deprecation messages that it causes."""
+    # detectron2's anchor generator calls torch.meshgrid without `indexing`; its result is what torch will keep.
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)
+    # detectron2.layers asks torch.fx.is_fx_tracing, which newer releases announce as renamed.
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda r: "is_fx_tracing will return" not in r.getMessage())
+    with warnings.catch_warnings():
+        # fvcore and detectron2 script small functions when they are imported.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+        importlib.import_module("detectron2.modeling")
