@@ -1,0 +1,35 @@
+"""Writing results: always the whole file or none of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file atomically, making its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+    return path
+
+
+def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
+    """Write JSON atomically; NaN and infinities, which JSON does not have, become ``null``."""
+    return write_text(path, json.dumps(finite_or_none(data), indent=indent, allow_nan=False) + "\n")
+
+
+def finite_or_none(data: Any) -> Any:
+    """The same nested data with None for every float that is not finite."""
+    if isinstance(data, dict):
+        return {key: finite_or_none(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite_or_none(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data

@@ -1,0 +1,168 @@
+"""COCO annotations as arrays, checked once.
+
+Shapes: I images (sorted by id, as COCO does), K classes (sorted by category id), G annotated regions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.errors import UserError
+
+
+class AnnotationError(UserError, ValueError):
+    """An annotation file that cannot be scored against; the message names the entry."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What detections are compared with.
+
+    Attributes:
+        images: I image dicts of the file (``id``, ``file_name``, ``patient_id``, ``clinical``, ...).
+        image_ids: I ids, in the order of ``images``.
+        category_ids, class_names: K of each.
+        image, category: (G,) int64, index of a region's image and class.
+        boxes: (G, 4) XYWH, pixels.
+        areas: (G,) pixels²: the annotation's ``area``, else width × height.
+        crowd: (G,) bool, ``iscrowd``.  Crowd regions are never missed and absorb detections, as in COCO.
+        segmentations: G COCO segmentations, or None unless every region has one.
+    """
+
+    images: tuple[Mapping[str, Any], ...]
+    image_ids: tuple[Any, ...]
+    category_ids: tuple[Any, ...]
+    class_names: tuple[str, ...]
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    segmentations: list[Any] | None
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @classmethod
+    def load(cls, annotations: str | Path | Mapping[str, Any] | Any) -> GroundTruth:
+        """From a COCO JSON file, its content as a dict, or a ``pycocotools.coco.COCO`` object.
+
+        Raises:
+            AnnotationError: unreadable or empty file, missing part, duplicated id, unknown reference, bad box.
+        """
+        if isinstance(annotations, GroundTruth):
+            return annotations
+        where = "annotations"
+        if isinstance(annotations, (str, Path)):
+            where = str(annotations)
+            annotations = read_json(annotations, AnnotationError)
+        elif not isinstance(annotations, Mapping):
+            annotations = annotations.dataset
+        return _from_dict(annotations, where)
+
+    def image_weights(self, image_ids) -> np.ndarray:
+        """(I,) float64: 1 for the images named, 0 for the others.
+
+        Raises:
+            AnnotationError: an id that no image has.
+        """
+        index = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        weights = np.zeros(self.num_images)
+        for image_id in image_ids:
+            if image_id not in index:
+                raise AnnotationError(f"image id {image_id!r} is not in the annotations")
+            weights[index[image_id]] = 1.0
+        return weights
+
+
+def read_json(path: str | Path, error: type[UserError]) -> Any:
+    """Content of a JSON file; ``error`` with one line when it is absent, empty or no JSON."""
+    try:
+        text = Path(path).read_text()
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror})") from None
+    if not text.strip():
+        raise error(f"{path}: the file is empty")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as cause:
+        raise error(f"{path}: not JSON ({cause})") from None
+
+
+def _from_dict(data: Mapping[str, Any], where: str) -> GroundTruth:
+    if not isinstance(data, Mapping):
+        raise AnnotationError(f"{where}: expected a COCO annotation object, got a {type(data).__name__}")
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(data.get(part), list):
+            raise AnnotationError(f"{where}: no '{part}' list; this is not a COCO annotation file")
+    images = _sorted_by_id(data["images"], where, "image")
+    categories = _sorted_by_id(data["categories"], where, "category")
+    image_index = {image["id"]: i for i, image in enumerate(images)}
+    class_index = {category["id"]: i for i, category in enumerate(categories)}
+    regions = data["annotations"]
+    for i, region in enumerate(regions):
+        _check_region(region, f"{where}: annotations[{i}]", image_index, class_index)
+    boxes = np.array([r["bbox"] for r in regions], dtype=np.float64).reshape(-1, 4)
+    has_masks = bool(regions) and all(r.get("segmentation") for r in regions)
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in images}
+    return GroundTruth(
+        images=tuple(images),
+        image_ids=tuple(image["id"] for image in images),
+        category_ids=tuple(category["id"] for category in categories),
+        class_names=tuple(str(category.get("name", category["id"])) for category in categories),
+        image=np.array([image_index[r["image_id"]] for r in regions], dtype=np.int64),
+        category=np.array([class_index[r["category_id"]] for r in regions], dtype=np.int64),
+        boxes=boxes,
+        areas=np.array([r.get("area", r["bbox"][2] * r["bbox"][3]) for r in regions], dtype=np.float64),
+        crowd=np.array([bool(r.get("iscrowd", 0)) for r in regions], dtype=bool),
+        segmentations=[(r["segmentation"], *sizes[r["image_id"]]) for r in regions] if has_masks else None,
+    )
+
+
+def _sorted_by_id(entries: list[dict], where: str, kind: str) -> list[dict]:
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or "id" not in entry:
+            raise AnnotationError(f"{where}: {kind} entry {i} has no id")
+    doubled = [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]
+    if doubled:
+        raise AnnotationError(f"{where}: {kind} id {doubled[0]!r} is there twice ({len(doubled)} such ids)")
+    return sorted(entries, key=lambda entry: (str(type(entry["id"])), entry["id"]))
+
+
+def _check_region(region: Mapping[str, Any], entry: str, image_index: dict, class_index: dict) -> None:
+    if not isinstance(region, Mapping) or not {"image_id", "category_id", "bbox"} <= region.keys():
+        raise AnnotationError(f"{entry}: needs image_id, category_id and bbox")
+    if region["image_id"] not in image_index:
+        raise AnnotationError(f"{entry}: image_id {region['image_id']!r} is not among the images")
+    if region["category_id"] not in class_index:
+        raise AnnotationError(f"{entry}: category_id {region['category_id']!r} is not among the categories")
+    message = box_problem(region["bbox"])
+    if message:
+        raise AnnotationError(f"{entry} (image_id {region['image_id']!r}): {message}")
+
+
+def box_problem(box: Any) -> str:
+    """What is wrong with an XYWH box, or an empty string."""
+    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
+        return f"bbox {box!r} is not [x, y, width, height]"
+    try:
+        values = [float(v) for v in box]
+    except (TypeError, ValueError):
+        return f"bbox {list(box)} holds something that is no number"
+    if not np.isfinite(values).all():
+        return f"bbox {values} is not finite"
+    if values[2] < 0 or values[3] < 0:
+        return f"bbox {values} has a negative size"
+    return ""

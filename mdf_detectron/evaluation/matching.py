@@ -1,0 +1,241 @@
+"""Which detection finds which annotated region: COCO's greedy matching, for a whole dataset at once.
+
+Shapes: T thresholds, D detections kept (at most ``max_dets`` of an image and class, highest scores first),
+G ground-truth regions, P candidate pairs of a detection and a region of the same image and class.
+
+The rule is that of ``pycocotools.cocoeval.COCOeval.evaluateImg`` and the results are the same, ties included.
+Instead of looping over images, every image's first detection is matched in one vectorized step, then every
+image's second, and so on; so the number of Python steps is ``max_dets``, however many images there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.overlap import check_overlap, overlap_matrix, paired_box_overlaps
+from mdf_detectron.evaluation.predictions import Detections
+
+COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""0.50:0.95 in steps of 0.05."""
+
+MAX_DETS = 10
+
+AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+"""COCO's area ranges, pixels²."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The outcome, from which every metric is computed without matching again.
+
+    Detections are sorted by class, then by falling score; equal scores by image, then by their order in the file.
+
+    Attributes:
+        thresholds: (T,) overlap thresholds.
+        class_names: K names.
+        num_images: I.
+        scores, image, category: (D,) of the detections.
+        source: (D,) index of each detection in the :class:`Detections` it comes from.
+        found: (T, D) index of the region that the detection found, or -1.
+        ignored: (T, D) True where the detection counts neither as right nor as wrong.
+        gt_image, gt_category: (G,) of the regions.
+        gt_ignored: (G,) True for regions that need not be found (crowds, and areas out of range).
+    """
+
+    thresholds: np.ndarray
+    class_names: tuple[str, ...]
+    num_images: int
+    scores: np.ndarray
+    image: np.ndarray
+    category: np.ndarray
+    source: np.ndarray
+    found: np.ndarray
+    ignored: np.ndarray
+    gt_image: np.ndarray
+    gt_category: np.ndarray
+    gt_ignored: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """(T, D) True for the true positives."""
+        return (self.found >= 0) & ~self.ignored
+
+    def threshold_index(self, threshold: float) -> int:
+        """Row of a threshold; ``ValueError`` when it was not matched at."""
+        near = np.flatnonzero(np.isclose(self.thresholds, threshold, atol=1e-9))
+        if len(near) == 0:
+            raise ValueError(f"no matches at overlap {threshold:g}; there are {np.round(self.thresholds, 4).tolist()}")
+        return int(near[0])
+
+
+def match(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    *,
+    overlap: str = "iobb",
+    iou_type: str = "bbox",
+    thresholds: np.ndarray | list[float] = COCO_THRESHOLDS,
+    max_dets: int = MAX_DETS,
+    area: str | tuple[float, float] = "all",
+) -> Matches:
+    """Match detections with the ground truth, per image and class, greedily by score.
+
+    Args:
+        overlap: ``"iobb"`` or ``"iou"``.
+        iou_type: ``"bbox"`` or ``"segm"`` (masks on both sides).
+        thresholds: T overlaps that a match needs at least.
+        max_dets: detections of one image and class that count, those with the highest scores.
+        area: a name of :data:`AREAS` or (low, high) in pixels²; regions outside it are ignored.
+
+    Raises:
+        ValueError: an unknown overlap, type or area, or masks that are absent.
+    """
+    check_overlap(overlap)
+    low, high = _area_range(area)
+    gt_ignored = ground_truth.crowd | (ground_truth.areas < low) | (ground_truth.areas > high)
+    kept, rank = _keep_best(detections, max_dets)
+    masks = _masks_of(ground_truth, detections, kept) if iou_type == "segm" else None
+    if iou_type not in ("bbox", "segm"):
+        raise ValueError(f"iou_type '{iou_type}' is not 'bbox' or 'segm'")
+    num_classes = ground_truth.num_classes
+    det_group = detections.image[kept] * num_classes + detections.category[kept]
+    gt_group = ground_truth.image * num_classes + ground_truth.category
+    pair_det, pair_gt = same_group_pairs(det_group, gt_group)
+    if masks is None:
+        overlaps = paired_box_overlaps(
+            detections.boxes[kept][pair_det], ground_truth.boxes[pair_gt], overlap, ground_truth.crowd[pair_gt]
+        )
+        det_areas = detections.boxes[kept, 2] * detections.boxes[kept, 3]
+    else:
+        overlaps = _paired_mask_overlaps(*masks, pair_det, pair_gt, overlap, ground_truth.crowd)
+        det_areas = np.array([float(mask_utils.area(m)) for m in masks[0]])
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    found = greedy(pair_det, pair_gt, overlaps, rank, thresholds, gt_ignored, ground_truth.crowd)
+    outside = (det_areas < low) | (det_areas > high)
+    ignored = np.where(found >= 0, _take(gt_ignored, found), outside[None, :])
+    order = np.lexsort((-detections.scores[kept], detections.category[kept]))
+    return Matches(
+        thresholds=thresholds,
+        class_names=ground_truth.class_names,
+        num_images=ground_truth.num_images,
+        scores=detections.scores[kept][order],
+        image=detections.image[kept][order],
+        category=detections.category[kept][order],
+        source=kept[order],
+        found=found[:, order],
+        ignored=ignored[:, order],
+        gt_image=ground_truth.image,
+        gt_category=ground_truth.category,
+        gt_ignored=gt_ignored,
+    )
+
+
+def same_group_pairs(det_group: np.ndarray, gt_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,), (P,): indices of every detection and region with the same group number, by detection, then by region."""
+    order = np.argsort(gt_group, kind="stable")
+    first = np.searchsorted(gt_group[order], det_group, side="left")
+    count = np.searchsorted(gt_group[order], det_group, side="right") - first
+    pair_det = np.repeat(np.arange(len(det_group)), count)
+    offset = np.arange(len(pair_det)) - np.repeat(np.cumsum(count) - count, count)
+    return pair_det, order[first[pair_det] + offset]
+
+
+def greedy(
+    pair_det: np.ndarray,
+    pair_gt: np.ndarray,
+    overlaps: np.ndarray,
+    rank: np.ndarray,
+    thresholds: np.ndarray,
+    gt_ignored: np.ndarray,
+    gt_crowd: np.ndarray,
+) -> np.ndarray:
+    """Greedy assignment.
+
+    A detection takes, of the regions still free that it covers enough, the one it covers most; one to be found
+    before one to be ignored; of equals the last in the file.  A crowd is never used up.
+
+    Args:
+        pair_det, pair_gt, overlaps: (P,) candidate pairs.
+        rank: (D,) position of a detection among those that compete with it; ranks go in turn.
+        thresholds: (T,).
+        gt_ignored, gt_crowd: (G,) bool.
+
+    Returns:
+        (T, D) index of the region taken, or -1.
+    """
+    bounds = np.minimum(thresholds, 1 - 1e-10)  # COCO's guard against rounding at overlap 1
+    found = np.full((len(bounds), len(rank)), -1, dtype=np.int64)
+    taken = np.zeros((len(bounds), len(gt_ignored)), dtype=bool)
+    near = overlaps >= bounds.min(initial=np.inf)
+    pair_det, pair_gt, overlaps = pair_det[near], pair_gt[near], overlaps[near]
+    order = np.lexsort((-pair_gt, -overlaps, gt_ignored[pair_gt], pair_det, rank[pair_det]))
+    pair_det, pair_gt, overlaps = pair_det[order], pair_gt[order], overlaps[order]
+    edges = np.searchsorted(rank[pair_det], np.arange(rank.max(initial=-1) + 2))
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        if begin == end:
+            continue
+        det, gt = pair_det[begin:end], pair_gt[begin:end]
+        free = (overlaps[begin:end] >= bounds[:, None]) & ~taken[:, gt]
+        starts = np.flatnonzero(np.diff(det, prepend=-1))
+        first = np.minimum.reduceat(np.where(free, np.arange(end - begin), end - begin), starts, axis=1)
+        row, segment = np.nonzero(first < end - begin)
+        chosen = gt[first[row, segment]]
+        found[row, det[starts[segment]]] = chosen
+        taken[row, chosen] = ~gt_crowd[chosen]
+    return found
+
+
+def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
+    if isinstance(area, str):
+        if area not in AREAS:
+            raise ValueError(f"area '{area}' is not one of {tuple(AREAS)}")
+        return AREAS[area]
+    return area
+
+
+def _keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the detections that count, sorted by image, class and falling score; and their ranks from 0."""
+    order = np.lexsort((-detections.scores, detections.category, detections.image))
+    image, category = detections.image[order], detections.category[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (image[1:] != image[:-1]) | (category[1:] != category[:-1])
+    position = np.arange(len(order))
+    rank = position - np.maximum.accumulate(np.where(new, position, 0))
+    return order[rank < max_dets], rank[rank < max_dets]
+
+
+def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``values[index]`` with False where the index is -1 (also for no values at all)."""
+    return np.append(values, False)[index]
+
+
+def _masks_of(ground_truth: GroundTruth, detections: Detections, kept: np.ndarray) -> tuple[list[dict], list[dict]]:
+    if (len(detections) and detections.segmentations is None) or (
+        len(ground_truth.image) and ground_truth.segmentations is None
+    ):
+        raise ValueError("masks are scored only where every prediction and every annotation has a segmentation")
+    found = [_run_length(*detections.segmentations[i]) for i in kept]
+    return found, [_run_length(*s) for s in ground_truth.segmentations or []]
+
+
+def _run_length(segmentation, height: int, width: int) -> dict:
+    if isinstance(segmentation, list):
+        return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return mask_utils.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def _paired_mask_overlaps(det_masks, gt_masks, pair_det, pair_gt, overlap, crowd) -> np.ndarray:
+    """(P,) overlaps of masks; one call of pycocotools for each detection."""
+    overlaps = np.zeros(len(pair_det))
+    edges = np.append(np.flatnonzero(np.diff(pair_det, prepend=-1)), len(pair_det))
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        regions = pair_gt[begin:end]
+        matrix = overlap_matrix([det_masks[pair_det[begin]]], [gt_masks[g] for g in regions], overlap, crowd[regions])
+        overlaps[begin:end] = matrix[0]
+    return overlaps

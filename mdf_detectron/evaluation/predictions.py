@@ -1,0 +1,136 @@
+"""Predictions in COCO results format as arrays, checked once.
+
+A results file is a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, each optionally with
+``"segmentation"`` (run-length encoding or polygons).  ``[]`` is valid: a model that finds nothing.
+
+Shapes: D detections, in the order of the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.ground_truth import GroundTruth, box_problem, read_json
+
+
+class PredictionError(UserError, ValueError):
+    """Predictions that cannot be scored; the message names the entry."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Predictions on the images and classes of one :class:`GroundTruth`.
+
+    Attributes:
+        image, category: (D,) int64, indices into the ground truth's images and classes.
+        boxes: (D, 4) XYWH, pixels.
+        scores: (D,) float64, finite; the higher the surer.
+        segmentations: D (segmentation, image height, image width), or None unless every detection has a mask.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    segmentations: list[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def load(cls, predictions: str | Path | Sequence[Mapping[str, Any]], ground_truth: GroundTruth) -> Detections:
+        """From a results file or its content.
+
+        Raises:
+            PredictionError: unreadable or empty file, no list, a missing key, an unknown image or category,
+                a score or box that is not finite, a negative size.
+        """
+        if isinstance(predictions, Detections):
+            return predictions
+        where = "predictions"
+        if isinstance(predictions, (str, Path)):
+            where = str(predictions)
+            predictions = read_json(predictions, PredictionError)
+        if not isinstance(predictions, list):
+            raise PredictionError(f"{where}: expected a list of COCO results, got a {type(predictions).__name__}")
+        return _from_list(predictions, ground_truth, where)
+
+
+def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, where: str) -> Detections:
+    images = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
+    classes = {category_id: i for i, category_id in enumerate(ground_truth.category_ids)}
+    for i, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise PredictionError(f"{where}[{i}]: expected an object, got a {type(result).__name__}")
+        missing = [key for key in ("image_id", "category_id", "score") if key not in result]
+        if missing or not ("bbox" in result or "segmentation" in result):
+            raise PredictionError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
+    _check_known(results, "image_id", images, where)
+    _check_known(results, "category_id", classes, where)
+    sizes = [(image.get("height"), image.get("width")) for image in ground_truth.images]
+    has_masks = bool(results) and all(r.get("segmentation") for r in results)
+    return Detections(
+        image=np.array([images[r["image_id"]] for r in results], dtype=np.int64),
+        category=np.array([classes[r["category_id"]] for r in results], dtype=np.int64),
+        boxes=_boxes(results, where),
+        scores=_scores(results, where),
+        segmentations=[(r["segmentation"], *sizes[images[r["image_id"]]]) for r in results] if has_masks else None,
+    )
+
+
+def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:
+    unknown = [i for i, r in enumerate(results) if not _hashable(r[key]) or r[key] not in known]
+    if unknown and len(unknown) == len(results):
+        raise PredictionError(
+            f"{where}: not one {key} is in the annotations (the first is {results[0][key]!r}); "
+            "these are results of another dataset"
+        )
+    if unknown:
+        i = unknown[0]
+        raise PredictionError(
+            f"{where}[{i}]: {key} {results[i][key]!r} is not in the annotations ({len(unknown)} such entries)"
+        )
+
+
+def _hashable(value: Any) -> bool:
+    return isinstance(value, (int, str, np.integer))
+
+
+def _boxes(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
+    boxes = [r["bbox"] if "bbox" in r else _mask_box(r["segmentation"]) for r in results]
+    try:
+        array = np.array(boxes, dtype=np.float64).reshape(len(results), 4)
+        good = bool(np.isfinite(array).all() and (array[:, 2:] >= 0).all())
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        i, message = next((i, m) for i, m in enumerate(map(box_problem, boxes)) if m)
+        raise PredictionError(f"{where}[{i}] (image_id {results[i]['image_id']!r}): {message}")
+    return array
+
+
+def _mask_box(segmentation: Any) -> list[float]:
+    """Box of a mask that comes without one."""
+    import pycocotools.mask as mask_utils
+
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        low, high = points.min(axis=0), points.max(axis=0)
+        return [*low.tolist(), *(high - low).tolist()]
+    return mask_utils.toBbox(segmentation).tolist()
+
+
+def _scores(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
+    for i, result in enumerate(results):
+        score = result["score"]
+        if not isinstance(score, (int, float, np.floating, np.integer)) or not np.isfinite(score):
+            raise PredictionError(
+                f"{where}[{i}] (image_id {result['image_id']!r}): score {score!r} is no finite number"
+            )
+    return np.array([r["score"] for r in results], dtype=np.float64)
