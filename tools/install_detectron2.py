@@ -50,6 +50,11 @@ Author: FAIR
 License: Apache-2.0
 Requires-Python: >=3.8
 """ + "".join(f"Requires-Dist: {r}\n" for r in REQUIRES)
+WHEEL = """Wheel-Version: 1.0
+Generator: mdf_detectron
+Root-Is-Purelib: true
+Tag: py3-none-any
+"""
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 

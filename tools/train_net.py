@@ -12,11 +12,11 @@ import json
 import os
 from pathlib import Path
 
-import mdf_detectron  # noqa: F401  (registers the components and the datasets)
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+import mdf_detectron  # noqa: F401  (registers the components and the datasets)
 from mdf_detectron.engine.defaults import default_argument_parser, run_tool, setup, setup_cfg
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 from mdf_detectron.errors import ConfigError

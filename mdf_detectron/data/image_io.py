@@ -46,4 +46,4 @@ def _to_mode(image: Image.Image, mode: str) -> np.ndarray:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(background, image)
-    return np.asarray(image.convert(mode))
+    return np.array(image.convert(mode))

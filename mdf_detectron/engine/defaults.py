@@ -49,6 +49,8 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
 
 
 def _text(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"no file at {error.filename}"
     return str(error.args[0]) if error.args else type(error).__name__
 
 

@@ -64,6 +64,8 @@ class Spatializer(nn.Module):
             *(SpatializerStage(widths[i], channels, widths[i + 1], last=i == num_stages - 1) for i in range(num_stages))
         )
         self.use_checkpoint = use_checkpoint
+        for stage in self.stages:
+            _keep_variance(stage)
 
     def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
         """Spread each row over a map.
@@ -84,3 +86,12 @@ class Spatializer(nn.Module):
         if x.shape[-2:] != tuple(size):
             x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
         return x
+
+
+def _keep_variance(stage: SpatializerStage) -> None:
+    """He initialization by the inputs of one output pixel: torch's default lets the row fade over nine stages."""
+    deconvolution, convolution = stage[0], stage[3]
+    nn.init.normal_(deconvolution.weight, std=(2.0 / deconvolution.in_channels) ** 0.5)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    for layer in (deconvolution, convolution):
+        nn.init.zeros_(layer.bias)

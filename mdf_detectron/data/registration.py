@@ -1,0 +1,172 @@
+"""Prepared dataset folders in Detectron2's catalogs.
+
+Importing :mod:`mdf_detectron` registers ``<name>_{train,val,test}`` for the known folder names below
+``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from mdf_detectron.data.clinical_schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.prepared_folder import SPLITS
+from mdf_detectron.errors import ImageReadError, UserError
+
+PREPARE_COMMANDS = {
+    "synthetic_cxr": "python datasets/prepare_synthetic.py --out {root} --num-patients 600 --seed 1 --signal 1.0",
+    "covid_cxr": "python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
+    "mimic_eye": "python datasets/prepare_mimic_eye.py --physionet PHYSIONET_ROOT --out {root}",
+}
+"""Known folder names, and how each is made."""
+
+
+class DatasetNotPreparedError(UserError, FileNotFoundError):
+    """A registered dataset whose folder is not there; the message says how to make it."""
+
+
+class DatasetFormatError(UserError, ValueError):
+    """A prepared folder whose annotation file does not hold together."""
+
+
+def register_all(root: str | Path | None = None) -> None:
+    """Register the known datasets below ``root`` (default ``$DETECTRON2_DATASETS`` or ``datasets``)."""
+    base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    for name in PREPARE_COMMANDS:
+        register_prepared_folder(base / name, name)
+
+
+def register_prepared_folder(root: str | Path, prefix: str) -> None:
+    """Register ``<prefix>_{train,val,test}`` for a prepared folder; again with another root replaces it."""
+    root = Path(root)
+    for split in SPLITS:
+        name = f"{prefix}_{split}"
+        json_file = root / "annotations" / f"{split}.json"
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, _Loader(name, root, json_file))
+        metadata = MetadataCatalog.get(name)
+        metadata.set(
+            dataset_root=str(root),
+            json_file=str(json_file),
+            image_root=str(root / "images"),
+            clinical_schema_file=str(root / SCHEMA_FILE_NAME),
+            evaluator_type="cxr",
+        )
+        if json_file.is_file():
+            _set_classes(name, _read_json(json_file)["categories"])
+
+
+class _Loader:
+    """Reads one split when Detectron2 asks for it."""
+
+    def __init__(self, name: str, root: Path, json_file: Path):
+        self.name, self.root, self.json_file = name, root, json_file
+
+    def __call__(self) -> list[dict[str, Any]]:
+        if not self.json_file.is_file():
+            raise DatasetNotPreparedError(_how_to_prepare(self.name, self.root, self.json_file))
+        _set_classes(self.name, _read_json(self.json_file)["categories"])
+        return load_records(self.json_file, self.root / "images", self.root / SCHEMA_FILE_NAME)
+
+
+def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
+    command = PREPARE_COMMANDS.get(name.rsplit("_", 1)[0])
+    how = f"prepare it with: {command.format(root=root)}" if command else "prepare its folder"
+    return f"dataset '{name}': no {json_file}; {how} (see datasets/README.md)"
+
+
+def _set_classes(name: str, categories: list[dict[str, Any]]) -> None:
+    ordered = sorted(categories, key=lambda c: c["id"])
+    MetadataCatalog.get(name).set(
+        thing_classes=[c["name"] for c in ordered],
+        thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(ordered)},
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetFormatError(f"{path}: not valid JSON ({error}); prepare the dataset again") from None
+    absent = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
+    if absent:
+        raise DatasetFormatError(f"{path}: expected COCO detection JSON, but it has no list {absent}")
+    return data
+
+
+def load_records(json_file: str | Path, image_root: str | Path, schema_file: str | Path) -> list[dict[str, Any]]:
+    """Detectron2 dataset dicts of one split, healthy images included.
+
+    Returns:
+        dicts with file_name, image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0), and
+        besides Detectron2's keys ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
+
+    Raises:
+        ClinicalSchemaError, ClinicalValueError: no schema, or a row that it does not allow.
+        DatasetFormatError: ids that do not match, or boxes without area.
+    """
+    path = Path(json_file)
+    data = _read_json(path)
+    schema = ClinicalSchema.load(schema_file)
+    contiguous = {c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}
+    annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in data["images"]}
+    if len(annotations) != len(data["images"]):
+        raise DatasetFormatError(f"{path}: two images have the same id")
+    for annotation in data["annotations"]:
+        _check_annotation(annotation, annotations, contiguous, path)
+        annotations[annotation["image_id"]].append(_annotation_record(annotation, contiguous))
+    records = []
+    for image in data["images"]:
+        schema.parse_row(image.get("clinical"), where=f"{path}: image {image['file_name']}")
+        records.append(
+            {
+                "file_name": str(Path(image_root) / image["file_name"]),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+                "patient_id": str(image.get("patient_id", "")),
+                "clinical": dict(image.get("clinical") or {}),
+                "annotations": annotations[image["id"]],
+            }
+        )
+    return records
+
+
+def _check_annotation(annotation: dict[str, Any], images: dict, categories: dict, path: Path) -> None:
+    where = f"{path}: annotation {annotation.get('id')}"
+    if annotation.get("image_id") not in images:
+        raise DatasetFormatError(f"{where}: image_id {annotation.get('image_id')} is not among the images")
+    if annotation.get("category_id") not in categories:
+        raise DatasetFormatError(f"{where}: category_id {annotation.get('category_id')} is not among the categories")
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not (box[2] > 0 and box[3] > 0):
+        raise DatasetFormatError(f"{where}: bbox {box} is not [x, y, width, height] with positive size")
+
+
+def _annotation_record(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str, Any]:
+    record = {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous[annotation["category_id"]],
+        "iscrowd": annotation.get("iscrowd", 0),
+    }
+    if annotation.get("segmentation"):
+        record["segmentation"] = annotation["segmentation"]
+    return record
+
+
+def check_images(records: list[dict[str, Any]]) -> None:
+    """Raise :class:`~mdf_detectron.errors.ImageReadError` if a record's file is absent (all are counted)."""
+    absent = [r["file_name"] for r in records if not os.path.isfile(r["file_name"])]
+    if absent:
+        raise ImageReadError(
+            f"{len(absent)} of {len(records)} image files are absent, the first is {absent[0]}; "
+            "prepare the dataset again, see datasets/README.md"
+        )

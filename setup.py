@@ -1,0 +1,40 @@
+"""Packaging of mdf_detectron; requirements.txt pins the versions that are tested together."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mdf_detectron" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="mdf_detectron",
+    version=VERSION,
+    description="MDF-Net for Detectron2: detectors that read a chest X-ray together with the patient's clinical row",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mdf_detectron", "mdf_detectron.*"]),
+    python_requires=">=3.10",
+    # detectron2 is on no package index: tools/install_detectron2.py or its source, see INSTALL.md
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "yacs>=0.1.8",
+        "pycocotools>=2.0.7",
+        "opencv-python>=4.8",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "Pillow>=10",
+        "PyYAML>=6",
+        "jinja2>=3.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6"]},
+)

@@ -1,0 +1,143 @@
+"""Fixtures shared by the tests: small configs, batches and prepared folders, all made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+import mdf_detectron  # noqa: F401  (registers the components)
+from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.prepared_folder import (
+    Flow,
+    PreparedImage,
+    staged_folder,
+    summarize_splits,
+    write_annotations,
+    write_report,
+)
+from mdf_detectron.engine.defaults import load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def event_storage():
+    """Detectron2's losses write to a storage; this is one."""
+    with EventStorage(0) as storage:
+        yield storage
+
+
+@pytest.fixture
+def small_config():
+    """``small_config(name, *opts)``: a config below configs/ on the CPU, by default the small synthetic MDF-Net."""
+
+    def load(name: str = "synthetic_cxr/mdf_net.yaml", *opts):
+        return load_config(CONFIGS / name, ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *opts])
+
+    return load
+
+
+@pytest.fixture
+def make_batch():
+    """``make_batch(cfg, n)``: n inputs with one box each, random rows, the last row with missing values."""
+
+    def make(cfg, n: int = 2):
+        generator = torch.Generator().manual_seed(0)
+        side, clinical = cfg.INPUT.IMAGE_SIZE, cfg.MODEL.CLINICAL
+        low, high = side * 0.2, side * 0.7
+        batch = []
+        for _ in range(n):
+            instances = Instances((side, side))
+            instances.gt_boxes = Boxes(torch.tensor([[low, low, high, high]]))
+            instances.gt_classes = torch.tensor([1])
+            instances.gt_masks = PolygonMasks([[np.array([low, low, high, low, high, high, low, high])]])
+            batch.append(
+                {
+                    "image": torch.rand(len(cfg.MODEL.PIXEL_MEAN), side, side, generator=generator) * 255,
+                    "instances": instances,
+                    "height": side,
+                    "width": side,
+                    "clinical_numeric": torch.randn(len(clinical.NUMERIC), generator=generator),
+                    "clinical_categorical": torch.zeros(len(clinical.CATEGORICAL), dtype=torch.long),
+                }
+            )
+        batch[-1]["clinical_numeric"][:1] = float("nan")
+        batch[-1]["clinical_categorical"][:1] = -1
+        return batch
+
+    return make
+
+
+@pytest.fixture
+def fit_encoder():
+    """``fit_encoder(model)``: give the clinical encoder statistics, as training does."""
+
+    def fit(model):
+        encoder = model.backbone.clinical_encoder
+        if encoder is not None:
+            generator = torch.Generator().manual_seed(1)
+            encoder.fit(
+                torch.randn(20, encoder.num_numeric, generator=generator),
+                torch.zeros(20, len(encoder.embeddings), dtype=torch.long),
+            )
+        return model
+
+    return fit
+
+
+TINY_SCHEMA = ClinicalSchema(
+    (
+        ClinicalColumn("age", "numeric", "years", 0, 120),
+        ClinicalColumn("temperature", "numeric", "°F", 80, 113),
+        ClinicalColumn("gender", "categorical", vocabulary=("F", "M")),
+    )
+)
+TINY_CLASSES = ("bright", "dark")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A prepared folder of 8 train, 2 val and 4 test images of 96×80 pixels; one image of each split is healthy."""
+    out = tmp_path_factory.mktemp("data") / "tiny_cxr"
+    rng = np.random.default_rng(0)
+    with staged_folder(out) as folder:
+        (folder / "images").mkdir()
+        splits = {}
+        for split, count in (("train", 8), ("val", 2), ("test", 4)):
+            splits[split] = [_tiny_record(folder, split, i, rng) for i in range(count)]
+        write_annotations(folder, splits, TINY_CLASSES, TINY_SCHEMA, "tiny")
+        flow = Flow()
+        flow.add("images", 14, 14)
+        summary = summarize_splits(splits, TINY_CLASSES, TINY_SCHEMA)
+        write_report(folder, "Tiny", {"seed": 0}, flow, {"splits": summary})
+    return out
+
+
+def _tiny_record(folder: Path, split: str, number: int, rng: np.random.Generator) -> PreparedImage:
+    pixels = rng.integers(90, 110, (80, 96), dtype=np.uint8)
+    annotations = []
+    if number:
+        label = number % 2
+        x, y, w, h = 10 + 4 * number, 12, 36, 40
+        pixels[y : y + h, x : x + w] = 220 if label == 0 else 20
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        annotations = [{"bbox": [x, y, w, h], "category_id": label + 1, "segmentation": [polygon]}]
+    name = f"{split}_{number}.png"
+    Image.fromarray(pixels).save(folder / "images" / name)
+    row = {"age": 40 + number, "temperature": None if number == 1 else 98.6, "gender": "FM"[number % 2]}
+    return PreparedImage(name, 96, 80, f"{split}-{number}", row, annotations)
+
+
+@pytest.fixture
+def annotations_of():
+    """``annotations_of(folder, split)``: the COCO dict of a prepared folder."""
+    return lambda folder, split: json.loads((folder / "annotations" / f"{split}.json").read_text())

@@ -1,0 +1,69 @@
+"""Spatializer: against torch's own deconvolution, shapes, gradients, and its parameter count."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mdf_detectron.modeling.spatializer import Deconvolution2x2, Spatializer
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The same module with torch's own deconvolutions."""
+    module = copy.deepcopy(module)
+    for stage in module.stages:
+        fast = stage[0]
+        slow = nn.ConvTranspose2d(fast.in_channels, fast.out_channels, 2, stride=2)
+        slow.load_state_dict(fast.state_dict())
+        stage[0] = slow
+    return module
+
+
+def test_deconvolution_by_hand():
+    layer = Deconvolution2x2(1, 1)
+    layer.weight.data = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    layer.bias.data = torch.tensor([0.5])
+    out = layer(torch.tensor([[[[10.0, 20.0]]]]))
+    assert out.tolist() == [[[[10.5, 20.5, 20.5, 40.5], [30.5, 40.5, 60.5, 80.5]]]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_the_plain_module_in_values_and_gradients(training):
+    torch.manual_seed(0)
+    fast = Spatializer(in_dim=5, out_channels=2, num_stages=4, channels=8).train(training)
+    slow = plain(fast)
+    row_fast = torch.randn(3, 5, requires_grad=True)
+    row_slow = row_fast.detach().clone().requires_grad_()
+    outputs = fast(row_fast, (16, 16)), slow(row_slow, (16, 16))
+    torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
+    weights = torch.randn_like(outputs[0])
+    for out in outputs:
+        (out * weights).sum().backward()
+    torch.testing.assert_close(row_fast.grad, row_slow.grad, atol=1e-4, rtol=1e-4)
+    for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_parameters_are_those_of_the_paper():
+    module = Spatializer(in_dim=64, out_channels=3, num_stages=9, channels=64)
+    assert sum(p.numel() for p in module.parameters()) == 447_369
+
+
+def test_recomputing_the_stages_changes_nothing():
+    torch.manual_seed(0)
+    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8)
+    recomputed = copy.deepcopy(stored)
+    recomputed.use_checkpoint = True
+    rows = torch.randn(2, 5)
+    for module in (stored, recomputed):
+        module(rows, (8, 8)).square().sum().backward()
+    for a, b in zip(stored.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_other_sizes_are_resized_and_bad_arguments_refused():
+    module = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=4).eval()
+    assert module(torch.randn(2, 5), (12, 20)).shape == (2, 1, 12, 20)
+    with pytest.raises(ValueError, match="num_stages"):
+        Spatializer(in_dim=5, out_channels=1, num_stages=0)

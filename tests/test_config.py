@@ -1,0 +1,57 @@
+"""Configs: every file loads, and every mistake is one clear message."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+
+from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_file_loads(name):
+    load_config(CONFIGS / name)
+
+
+def test_detectron2s_defaults_are_untouched():
+    assert "CLINICAL" not in get_cfg().MODEL
+
+
+def write(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL:\n  CLINICAL:\n    NUMERICAL: [age]\n", r"c\.yaml: Non-existent config key: MODEL.CLINICAL.NUMERICAL"),
+        ("MODEL: !!python/object/apply:os.system ['true']\n", "not safe YAML"),
+        ("SOLVER:\n  MAX_ITER: many\n", "c.yaml: Type mismatch"),
+        ("SOLVER:\n  OPTIMIZER: Adam\n", "SOLVER.OPTIMIZER is 'Adam'"),
+        ("_BASE_: absent.yaml\n", "absent.yaml"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    base = "INPUT:\n  FORMAT: L\n" if "INPUT" in text else ""
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, base + text))
+
+
+def test_bad_overrides():
+    config = CONFIGS / "mimic_eye" / "mdf_net.yaml"
+    with pytest.raises(ConfigError, match="no config file at"):
+        load_config("absent.yaml")
+    with pytest.raises(ConfigError, match="Non-existent key: MODEL.NOPE"):
+        load_config(config, ["MODEL.NOPE", "1"])
+    with pytest.raises(ConfigError, match="name no column"):
+        load_config(config, ["MODEL.CLINICAL.NUMERIC", "[]", "MODEL.CLINICAL.CATEGORICAL", "[]",
+                             "MODEL.CLINICAL.VOCABULARIES", "[]"])  # fmt: skip
+    with pytest.raises(ConfigError, match="each column needs its list"):
+        load_config(config, ["MODEL.CLINICAL.CATEGORICAL", "[]"])
+    with pytest.raises(ConfigError, match="PIXEL_MEAN"):
+        load_config(config, ["INPUT.FORMAT", "RGB"])
