@@ -8,17 +8,10 @@ tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import torch
-from detectron2.engine import launch
-from detectron2.utils import comm
 
-import mdf_detectron  # noqa: F401  (registers the components and the datasets)
-from mdf_detectron.engine.defaults import default_argument_parser, run_tool, setup, setup_cfg
-from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
+from mdf_detectron.engine.defaults import default_argument_parser, launch, run_tool, setup, setup_cfg
+from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint, save_results
 from mdf_detectron.errors import ConfigError
 
 
@@ -31,12 +24,7 @@ def train_or_evaluate(args) -> None:
         trainer = MultimodalTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
-    if comm.is_main_process() and results:
-        target = Path(cfg.OUTPUT_DIR) / "results.json"
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(partial, target)
-        print(f"results: {target}")
+    save_results(cfg, results)
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ class MultimodalDatasetMapper:
         image = aug_input.image
         if image.ndim == 2:  # some transforms drop a lone channel
             image = image[:, :, None]
-        record["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)), dtype=torch.float32)
+        record["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C"))
 
         # 2. the clinical row; columns that the model does not read are left out
         record.update(self.clinical_tensors(record))

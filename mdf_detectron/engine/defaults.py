@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config, check_config
 from mdf_detectron.errors import ConfigError, UserError
 
-__all__ = ["default_argument_parser", "get_mdf_cfg", "load_config", "run_tool", "setup", "setup_cfg"]
+__all__ = ["default_argument_parser", "get_mdf_cfg", "launch", "load_config", "run_tool", "setup", "setup_cfg"]
 
 
 def get_mdf_cfg() -> CfgNode:

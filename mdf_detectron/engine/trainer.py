@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
 from torch import nn
 
 from mdf_detectron.data.build import (
@@ -25,6 +26,9 @@ from mdf_detectron.data.build import (
 from mdf_detectron.data.registration import check_images
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
 from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
+from mdf_detectron.evaluation.files import finite_or_none, write_json
+
+RESULTS_FILE_NAME = "results.json"
 
 CLINICAL_PARTS = ("clinical_encoder", "spatializer", "clinical_backbone")
 
@@ -62,6 +66,11 @@ class MultimodalTrainer(DefaultTrainer):
             self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
         )
         return super().build_hooks()
+
+    def train(self) -> OrderedDict | None:
+        """Train to the end; returns the results of the last evaluation (None where ``DATASETS.TEST`` is empty)."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As the parent's; the sampler goes on where the resumed run stopped."""
@@ -121,3 +130,10 @@ def evaluate_checkpoint(cfg: CfgNode) -> OrderedDict:
     model = build_model(cfg)
     MultimodalCheckpointer(model, save_dir=cfg.OUTPUT_DIR, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     return MultimodalTrainer.test(cfg, model)
+
+
+def save_results(cfg: CfgNode, results: OrderedDict | None) -> None:
+    """Write ``<OUTPUT_DIR>/results.json`` from the main process; undefined metrics become null."""
+    if comm.is_main_process() and results:
+        path = write_json(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE_NAME), finite_or_none(results))
+        logging.getLogger("detectron2").info(f"Results in {path}")

@@ -1,0 +1,150 @@
+"""Training end to end on a tiny folder: what is logged and saved, resuming, safe loading, refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from mdf_detectron.data.registration import DatasetNotPreparedError, register_prepared_folder
+from mdf_detectron.engine.checkpointer import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.trainer import MultimodalTrainer, build_optimizer, check_datasets, evaluate_checkpoint
+from mdf_detectron.errors import CheckpointError, ConfigError, ImageReadError
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
+        "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", ()]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_config(small_config, tiny_folder, tmp_path):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",)]
+
+    def load(*opts, name="mdf_net"):
+        return small_config(f"synthetic_cxr/{name}.yaml", *TINY, *datasets, "OUTPUT_DIR", str(tmp_path), *opts)
+
+    return load
+
+
+def train(cfg, resume=False):
+    torch.manual_seed(0)
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    results = trainer.train()
+    return trainer, results
+
+
+def test_train_evaluate_resume_and_load(tiny_config, tmp_path):
+    trainer, results = train(tiny_config("SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2))
+    assert {"bbox_iobb", "bbox"} <= set(results)
+    assert {"AP", "AP50", "AR", "AR50", "AP50-bright", "AR50-dark"} <= set(results["bbox_iobb"])
+    logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert any("raw/loss_cls" in line and "eta_seconds" in line for line in logged) or "raw/loss_cls" in logged[-1]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+    saved = load_checkpoint_file(tmp_path / "model_final.pth")
+    assert saved[SCHEMA_KEY]["numeric"] == ["age", "temperature"]
+    assert "FUSION_3D: true" in saved[CONFIG_KEY]
+    assert saved["model"]["backbone.clinical_encoder.fitted"]
+    assert saved["model"]["backbone.clinical_encoder.mean"][0].item() == pytest.approx(43.5)
+    assert not list(tmp_path.glob("*.partial"))
+
+    again = evaluate_checkpoint(tiny_config("MODEL.WEIGHTS", str(tmp_path / "model_final.pth")))
+    assert json.dumps(again) == json.dumps(results)
+
+    resumed, _ = train(tiny_config("SOLVER.MAX_ITER", 5), resume=True)
+    assert resumed.start_iter == 3
+    assert resumed._trainer.data_loader.dataset.sampler.num_consumed == 6
+    torch.testing.assert_close(trainer.model.backbone.clinical_encoder.mean, resumed.model.backbone.clinical_encoder.mean)
+
+
+def test_baseline_trains_on_the_same_folder(tiny_config):
+    _, results = train(tiny_config("SOLVER.MAX_ITER", 1, name="mask_rcnn"))
+    assert "bbox_iobb" in results
+
+
+def test_a_checkpoint_of_other_columns_is_refused(tiny_config, tmp_path):
+    cfg = tiny_config()
+    MultimodalCheckpointer(build_model(cfg), str(tmp_path), cfg=cfg).save("m")
+    swapped = tiny_config("MODEL.CLINICAL.NUMERIC", ["temperature", "age"])
+    checkpointer = MultimodalCheckpointer(build_model(swapped), str(tmp_path), cfg=swapped)
+    with pytest.raises(CheckpointError, match="was trained with the clinical columns"):
+        checkpointer.load(str(tmp_path / "m.pth"))
+
+
+class Malicious:
+    """Unpickling this would write a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_loading_executes_no_code(tiny_config, tmp_path):
+    cfg = tiny_config()
+    torch.save({"model": Malicious(tmp_path / "owned")}, tmp_path / "bad.pth")
+    checkpointer = MultimodalCheckpointer(build_model(cfg), cfg=cfg)
+    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+        checkpointer.load(str(tmp_path / "bad.pth"))
+    assert not (tmp_path / "owned").exists()
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "bad.pth").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "cut.pth"))
+    (tmp_path / "zoo.pkl").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="only .pth files"):
+        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "zoo.pkl"))
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "absent.pth"))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_optimizer_groups(name, tiny_config):
+    cfg = tiny_config("SOLVER.OPTIMIZER", name, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 0.1)
+    model = build_model(cfg)
+    groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
+    assert len(groups) == len(list(model.parameters()))
+    assert groups[id(model.loss_weighting.log_alpha_squared)]["weight_decay"] == 0
+    assert groups[id(model.roi_heads.box_head.fc1.weight)]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY
+    assert groups[id(model.backbone.spatializer.stages[0][0].weight)]["lr"] == pytest.approx(0.3)
+    assert groups[id(model.backbone.image_backbone.conv.weight)]["lr"] == pytest.approx(0.1)
+
+
+def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path):
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 5, but dataset 'tiny_cxr_train' has 2"):
+        check_datasets(tiny_config("MODEL.ROI_HEADS.NUM_CLASSES", 5), ("tiny_cxr_train",))
+    image = tiny_folder / "images" / "train_3.png"
+    image.rename(image.with_suffix(".away"))
+    try:
+        with pytest.raises(ImageReadError, match="1 of 8 image files are absent, the first is .*train_3.png"):
+            check_datasets(tiny_config(), ("tiny_cxr_train",))
+    finally:
+        image.with_suffix(".away").rename(image)
+    register_prepared_folder(tmp_path / "mimic_eye", "mimic_eye")
+    with pytest.raises(DatasetNotPreparedError, match="prepare it with: python datasets/prepare_mimic_eye.py"):
+        check_datasets(tiny_config(), ("mimic_eye_train",))
+
+
+def run_train_net(*args, cwd):
+    command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--eval-only"], "dataset 'mimic_eye_test': no datasets/mimic_eye/annotations/test.json; prepare it with"),
+        (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
+    ],
+)
+def test_the_command_line_tells_mistakes_in_one_line(args, message, tmp_path):
+    config = REPOSITORY / "configs" / "mimic_eye" / "mdf_net.yaml"
+    result = run_train_net("--config-file", str(config), *args, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
