@@ -97,7 +97,7 @@ def match(
     check_overlap(overlap)
     low, high = _area_range(area)
     gt_ignored = ground_truth.crowd | (ground_truth.areas < low) | (ground_truth.areas > high)
-    kept, rank = _keep_best(detections, max_dets)
+    kept, rank = keep_best(detections, max_dets)
     masks = _masks_of(ground_truth, detections, kept) if iou_type == "segm" else None
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type '{iou_type}' is not 'bbox' or 'segm'")
@@ -197,7 +197,7 @@ def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
     return area
 
 
-def _keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
+def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the detections that count, sorted by image, class and falling score; and their ranks from 0."""
     order = np.lexsort((-detections.scores, detections.category, detections.image))
     image, category = detections.image[order], detections.category[order]

@@ -93,3 +93,83 @@ def pycocotools_ap_ar(annotations, predictions, kind, thresholds, max_dets, iou_
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     recall = evaluation.eval["recall"][:, :, 0, 0]
     return np.where(precision.min(axis=1) < 0, np.nan, precision.mean(axis=1)), np.where(recall < 0, np.nan, recall)
+
+
+def slow_unmatched(annotations, predictions, kind, threshold):
+    """Same-class matching of predictions with everything that stays alone: (pairs, predictions, regions)."""
+    pairs, lonely, missed = [], [], []
+    for image in annotations["images"]:
+        for category in annotations["categories"]:
+            here = (image["id"], category["id"])
+            regions = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
+            found = [p for p in predictions if (p["image_id"], p["category_id"]) == here]
+            used = set()
+            for p in sorted(found, key=lambda p: -p["score"]):
+                fits = [
+                    (slow_overlap(p["bbox"], r["bbox"], kind), i)
+                    for i, r in enumerate(regions)
+                    if not r["iscrowd"] and i not in used and slow_overlap(p["bbox"], r["bbox"], kind) >= threshold
+                ]
+                on_crowd = any(
+                    r["iscrowd"] and slow_overlap(p["bbox"], r["bbox"], "iobb") >= threshold for r in regions
+                )
+                if fits:
+                    used.add(max(fits)[1])
+                    pairs.append((category["id"], category["id"]))
+                elif not on_crowd:
+                    lonely.append(p)
+            missed += [r for i, r in enumerate(regions) if not r["iscrowd"] and i not in used]
+    return pairs, lonely, missed
+
+
+def slow_confusion(annotations, predictions, score_threshold, kind, threshold):
+    """(K + 1, K + 1) confusion matrix; category ids are 1 … K."""
+    classes = len(annotations["categories"])
+    matrix = np.zeros((classes + 1, classes + 1), dtype=int)
+    sure = [p for p in predictions if p["score"] >= score_threshold]
+    pairs, lonely, missed = slow_unmatched(annotations, sure, kind, threshold)
+    missed.sort(key=lambda r: r["id"])  # of equally covered regions the last in the file is taken
+    used = []
+    for p in sorted(lonely, key=lambda p: (-p["score"], p["category_id"])):
+        best, best_value = None, threshold
+        for r in missed:
+            if r["image_id"] == p["image_id"] and not any(r is u for u in used):
+                value = slow_overlap(p["bbox"], r["bbox"], kind)
+                if value >= best_value:
+                    best, best_value = r, value
+        if best is None:
+            pairs.append((classes + 1, p["category_id"]))
+        else:
+            used.append(best)
+            pairs.append((best["category_id"], p["category_id"]))
+    pairs += [(r["category_id"], classes + 1) for r in missed if not any(r is u for u in used)]
+    for truth, prediction in pairs:
+        matrix[truth - 1, prediction - 1] += 1
+    return matrix
+
+
+def slow_froc_points(annotations, predictions, class_ids, near):
+    """{score: (false positives an image, sensitivity)}, counting everything anew at every score.
+
+    ``near(prediction box, region box, iscrowd)``: (is it a hit, how good a one).
+    """
+    points = {}
+    lesions = [a for a in annotations["annotations"] if not a["iscrowd"] and a["category_id"] in class_ids]
+    for score in sorted({p["score"] for p in predictions if p["category_id"] in class_ids}, reverse=True):
+        hits = false = 0
+        for image in annotations["images"]:
+            for category in class_ids:
+                here = (image["id"], category)
+                regions = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
+                marks = [p for p in predictions if (p["image_id"], p["category_id"]) == here and p["score"] >= score]
+                used = set()
+                for mark in sorted(marks, key=lambda p: -p["score"]):
+                    close = [(*near(mark["bbox"], r["bbox"], r["iscrowd"]), i) for i, r in enumerate(regions)]
+                    free = [(v, i) for hit, v, i in close if hit and i not in used and not regions[i]["iscrowd"]]
+                    if free:
+                        used.add(max(free)[1])
+                        hits += 1
+                    elif not any(hit for hit, _, _ in close):
+                        false += 1
+        points[score] = (false / len(annotations["images"]), hits / len(lesions) if lesions else float("nan"))
+    return points

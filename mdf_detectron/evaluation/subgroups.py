@@ -1,0 +1,157 @@
+"""For whom it works: metrics on the images of each subgroup of a clinical column.
+
+Shapes: I images, M metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, bootstrap, percentile_interval
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+
+MISSING = "missing"
+ROW = "clinical row"
+AGE_BANDS = (40.0, 65.0, 80.0)
+MAX_VALUES = 6
+"""A numeric column with at most so many distinct values (an acuity level) is grouped by value, others by range."""
+
+MIN_PATIENTS = 30
+MIN_REGIONS = 10
+
+
+@dataclass(frozen=True)
+class SubgroupResult:
+    """Metrics of one subgroup; ``warning`` is empty, or says why little can be read from it."""
+
+    column: str
+    group: str
+    images: int
+    patients: int
+    regions: int
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    warning: str
+
+
+def clinical_columns(ground_truth: GroundTruth) -> list[str]:
+    """Names of the clinical columns of the images, in order of appearance."""
+    return list(dict.fromkeys(name for image in ground_truth.images for name in image.get("clinical") or {}))
+
+
+def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+    """Divide the images by a clinical column.
+
+    Words, and numbers of at most :data:`MAX_VALUES` distinct values, make a group each; other numbers are cut at
+    ``edges`` (by default :data:`AGE_BANDS` for ``age``, tertiles else).  Images without a value are the group
+    ``"missing"``.  The column :data:`ROW` divides into rows that are there, in whole or part, and those that are not.
+
+    Returns:
+        group name → (I,) bool; the groups do not overlap, none is empty, and together they are all images.
+
+    Raises:
+        ValueError: a column that no image has.
+    """
+    rows = [image.get("clinical") or {} for image in ground_truth.images]
+    if column == ROW:
+        present = np.array([any(not _missing(v) for v in row.values()) for row in rows], dtype=bool)
+        return _not_empty({"present": present, MISSING: ~present})
+    if column not in clinical_columns(ground_truth):
+        raise ValueError(f"no image has a clinical column '{column}'; there are {clinical_columns(ground_truth)}")
+    values = [row.get(column) for row in rows]
+    missing = np.array([_missing(v) for v in values], dtype=bool)
+    known = [v for v in values if not _missing(v)]
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
+    distinct = sorted(set(known) if numeric else {str(v) for v in known})
+    if not numeric:
+        groups = {v: np.array([not m and str(x) == v for x, m in zip(values, missing, strict=True)]) for v in distinct}
+    else:
+        numbers = np.array([math.nan if m else float(v) for v, m in zip(values, missing, strict=True)])
+        if edges is None and len(distinct) <= MAX_VALUES:
+            groups = {f"{v:g}": numbers == v for v in distinct}
+        else:
+            groups = _bands(numbers, edges or (AGE_BANDS if column == "age" else _tertiles(numbers)))
+    return _not_empty({**groups, MISSING: missing})
+
+
+def subgroup_results(
+    ground_truth: GroundTruth,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    patients: np.ndarray,
+    columns: Sequence[str] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> list[SubgroupResult]:
+    """Metrics and bootstrap intervals of every subgroup of every column.
+
+    Args:
+        statistic: (B, I) weights of the images → (B, M) metrics.
+        patients: (I,) patient numbers; a subgroup's interval comes from resampling its own patients.
+        columns: names; all clinical columns and :data:`ROW` when None.
+    """
+    wanted = [*clinical_columns(ground_truth), ROW] if columns is None else columns
+    out = []
+    for column in wanted:
+        for name, members in groups_of(ground_truth, column).items():
+            out.append(_subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed))
+    return out
+
+
+def _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed) -> SubgroupResult:
+    weights = members.astype(np.float64)
+    index = np.flatnonzero(members)
+    numbers = np.unique(patients[index], return_inverse=True)[1]
+
+    def on_members(member_weights: np.ndarray) -> np.ndarray:
+        spread = np.zeros((len(member_weights), len(members)))
+        spread[:, index] = member_weights
+        return statistic(spread)
+
+    low, high = percentile_interval(bootstrap(on_members, numbers, num_resamples, seed))
+    num_patients, num_regions = len(np.unique(numbers)), int((members[ground_truth.image] & ~ground_truth.crowd).sum())
+    return SubgroupResult(
+        column=column,
+        group=name,
+        images=len(index),
+        patients=num_patients,
+        regions=num_regions,
+        values=statistic(weights[None])[0],
+        low=low,
+        high=high,
+        warning=_warning(num_patients, num_regions),
+    )
+
+
+def _warning(num_patients: int, num_regions: int) -> str:
+    if num_regions == 0:
+        return "no annotated region: nothing to find"
+    few = [f"{n} {what}" for n, what, least in (
+        (num_patients, "patients", MIN_PATIENTS), (num_regions, "regions", MIN_REGIONS)) if n < least]  # fmt: skip
+    return f"small group ({' and '.join(few)}): read nothing into it" if few else ""
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _tertiles(numbers: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.unique(np.quantile(numbers[np.isfinite(numbers)], [1 / 3, 2 / 3])).tolist())
+
+
+def _bands(numbers: np.ndarray, edges: Sequence[float]) -> dict[str, np.ndarray]:
+    """Below the first edge, between two edges (the lower included), from the last on."""
+    bands = {f"< {edges[0]:g}": numbers < edges[0]}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        bands[f"{low:g} – < {high:g}"] = (numbers >= low) & (numbers < high)
+    bands[f"≥ {edges[-1]:g}"] = numbers >= edges[-1]
+    return bands
+
+
+def _not_empty(groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: members for name, members in groups.items() if members.any()}

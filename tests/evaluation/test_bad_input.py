@@ -1,0 +1,92 @@
+"""What bad annotations and predictions get: one clear message that names the entry."""
+
+import json
+
+import pytest
+from evaluation_cases import dataset, results
+
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation import evaluate_coco
+
+BOX = (0, 0, 10, 10)
+TRUTH = dataset([(1, 1, BOX, 0)])
+GOOD = results([(1, 1, BOX, 0.5)])[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 77}, r"predictions\[1\]: image_id 77 is not in the annotations"),
+        ({"category_id": 9}, r"predictions\[1\]: category_id 9 is not in the annotations"),
+        ({"category_id": [1]}, r"predictions\[1\]: category_id \[1\]"),
+        ({"score": float("nan")}, r"predictions\[1\] \(image_id 1\): score nan"),
+        ({"score": "high"}, r"predictions\[1\] \(image_id 1\): score 'high'"),
+        ({"score": None}, r"predictions\[1\] \(image_id 1\): score None"),
+        ({"bbox": [0, 0, -1, 5]}, r"predictions\[1\] \(image_id 1\): bbox .* negative size"),
+        ({"bbox": [0, 0, float("inf"), 5]}, r"predictions\[1\] .* not finite"),
+        ({"bbox": [0, 0, 5]}, r"predictions\[1\] .* is not \[x, y, width, height\]"),
+        ({"bbox": [0, 0, "w", 5]}, r"predictions\[1\] .* no number"),
+    ],
+)
+def test_bad_prediction(change, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_coco(TRUTH, [GOOD, {**GOOD, **change}])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        ([GOOD, {k: v for k, v in GOOD.items() if k != "score"}], r"predictions\[1\]: has no score"),
+        ([GOOD, {k: v for k, v in GOOD.items() if k != "bbox"}], r"predictions\[1\]: has no bbox"),
+        ([GOOD, "box"], r"predictions\[1\]: expected an object"),
+        ({"results": []}, "expected a list"),
+        ([{**GOOD, "image_id": i} for i in (501, 502)], "not one image_id .* another dataset"),
+    ],
+)
+def test_not_results_of_this_dataset(predictions, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_coco(TRUTH, predictions)
+
+
+@pytest.mark.parametrize(
+    ("part", "entries", "message"),
+    [
+        ("images", [{"id": 1}, {"id": 1}], "image id 1 is there twice"),
+        ("images", [{"name": "x"}], "image entry 0 has no id"),
+        ("images", None, "no 'images' list"),
+        ("categories", [{"id": 1}, {"id": 1}], "category id 1 is there twice"),
+        ("annotations", [{"image_id": 9, "category_id": 1, "bbox": BOX}], r"annotations\[0\]: image_id 9"),
+        ("annotations", [{"image_id": 1, "category_id": 9, "bbox": BOX}], r"annotations\[0\]: category_id 9"),
+        ("annotations", [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, -1]}], r"annotations\[0\] .*negative"),
+        ("annotations", [{"image_id": 1}], r"annotations\[0\]: needs"),
+    ],
+)
+def test_bad_annotations(part, entries, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_coco({**TRUTH, part: entries}, [])
+
+
+def test_files(tmp_path):
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(TRUTH))
+    for text, message in (("", "the file is empty"), ("{not json", "not JSON"), ("[3]", r"found.json\[0\]")):
+        found.write_text(text)
+        with pytest.raises(UserError, match=message):
+            evaluate_coco(truth, found)
+    with pytest.raises(UserError, match="absent.json: cannot be read"):
+        evaluate_coco(tmp_path / "absent.json", found)
+    truth.write_text("[]")
+    with pytest.raises(UserError, match="truth.json: expected a COCO annotation object"):
+        evaluate_coco(truth, found)
+
+
+def test_empty_list_is_valid(tmp_path):
+    found = tmp_path / "found.json"
+    found.write_text("[]")
+    assert evaluate_coco(TRUTH, found)["bbox_iobb"]["AP"] == 0
+
+
+def test_string_ids():
+    truth = json.loads(json.dumps(TRUTH).replace('"id": 1', '"id": "a"').replace('"image_id": 1', '"image_id": "a"'))
+    truth["categories"][0]["id"] = 1
+    assert evaluate_coco(truth, [{**GOOD, "image_id": "a"}])["bbox"]["AP"] == pytest.approx(100)

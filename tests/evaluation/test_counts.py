@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from evaluation_cases import dataset, random_cases, results
+from hypothesis import given, settings
+from slow_reference import slow_confusion, slow_matches
+
+from mdf_detectron.evaluation.counts import confusion_matrix, detection_counts
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.matching import match
+from mdf_detectron.evaluation.predictions import Detections
+
+A, B = (0, 0, 10, 10), (50, 50, 20, 20)
+
+
+def loaded(annotations, predictions):
+    truth = GroundTruth.load(annotations)
+    return truth, Detections.load(predictions, truth)
+
+
+def test_by_hand():
+    """A found; B (class 2) called class 1; a false alarm on the healthy film; one unsure box that does not count."""
+    annotations = dataset([(1, 1, A, 0), (1, 2, B, 0)], names=("effusion", "mass"))
+    predictions = results([(1, 1, A, 0.9), (1, 1, B, 0.8), (2, 2, A, 0.7), (1, 2, B, 0.05)])
+    truth, found = loaded(annotations, predictions)
+    counts = detection_counts(match(truth, found, thresholds=[0.5]), 0.1)
+    assert [counts[c].tolist() for c in ("tp", "fp", "fn")] == [[1, 0], [1, 1], [0, 1]]
+    # rows: effusion, mass, background; columns: predicted
+    assert confusion_matrix(truth, found, score_threshold=0.1).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert confusion_matrix(truth, found, score_threshold=0.0).tolist() == [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
+
+
+def test_nothing_at_all():
+    truth, found = loaded(dataset([]), [])
+    counts = detection_counts(match(truth, found, thresholds=[0.5]), 0.1)
+    assert all(counts[c].tolist() == [0, 0, 0] for c in counts)
+    assert confusion_matrix(truth, found, score_threshold=0.1).sum() == 0
+    truth, found = loaded(dataset([(1, 2, A, 0)]), [])
+    assert confusion_matrix(truth, found, score_threshold=0.1)[1, 3] == 1
+
+
+def test_threshold_that_was_not_matched():
+    truth, found = loaded(dataset([]), [])
+    with pytest.raises(ValueError, match=r"no matches at overlap 0.6"):
+        detection_counts(match(truth, found, thresholds=[0.5]), 0.1, 0.6)
+
+
+@pytest.mark.parametrize("kind", ["iobb", "iou"])
+@given(case=random_cases)
+@settings(max_examples=200, deadline=None)
+def test_counts_equal_loops(kind, case):
+    annotations, predictions = case
+    truth, found = loaded(annotations, predictions)
+    weights = np.ones(truth.num_images)
+    counts = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4)
+    weighted = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4, 0.5, 2 * weights)
+    for k, category in enumerate(annotations["categories"]):
+        outcomes, to_find = slow_matches(annotations, predictions, category["id"], kind, 0.5, 4)
+        right = sum(o == "right" and s >= 0.4 for s, o in outcomes)
+        wrong = sum(o == "wrong" and s >= 0.4 for s, o in outcomes)
+        assert [counts[c][k] for c in ("tp", "fp", "fn")] == [right, wrong, to_find - right]
+        assert [weighted[c][k] for c in ("tp", "fp", "fn")] == [2 * right, 2 * wrong, 2 * (to_find - right)]
+
+
+@pytest.mark.parametrize("kind", ["iobb", "iou"])
+@given(case=random_cases)
+@settings(max_examples=200, deadline=None)
+def test_confusion_equals_loops(kind, case):
+    truth, found = loaded(*case)
+    matrix = confusion_matrix(truth, found, score_threshold=0.3, overlap=kind, max_dets=100)
+    np.testing.assert_array_equal(matrix, slow_confusion(*case, 0.3, kind, 0.5))
+    counts = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=100), 0.3)
+    assert matrix.diagonal()[:-1].tolist() == counts["tp"].tolist()
+    assert matrix[:-1].sum() == (~truth.crowd).sum()
+    assert matrix[:, :-1].sum() == (counts["tp"] + counts["fp"]).sum()

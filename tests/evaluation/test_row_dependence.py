@@ -1,0 +1,63 @@
+import copy
+
+import pytest
+
+from mdf_detectron.evaluation.row_dependence import (
+    ALL_COLUMNS,
+    REMOVED,
+    permute_rows,
+    remove_rows,
+    row_dependence,
+)
+
+
+def make_records(patients=20):
+    """Two images of each even patient, one of each odd one; every value tells its patient."""
+    return [
+        {"image_id": f"{p}-{i}", "patient_id": p, "clinical": {"age": p, "sex": f"s{p}"}}
+        for p in range(patients)
+        for i in range(2 - p % 2)
+    ]
+
+
+def test_nobody_keeps_their_own_row():
+    records = make_records()
+    before = copy.deepcopy(records)
+    for seed in range(5):
+        for record in permute_rows(records, seed=seed):
+            assert record["clinical"]["age"] != record["patient_id"]
+            assert record["clinical"]["sex"] == f"s{record['clinical']['age']}"  # the row stays together
+    assert records == before
+    donors = {r["patient_id"]: r["clinical"]["age"] for r in permute_rows(records)}
+    assert sorted(donors.values()) == sorted(donors)  # every patient gives once
+
+
+def test_one_column():
+    for record in permute_rows(make_records(), ["age"]):
+        assert record["clinical"]["age"] != record["patient_id"]
+        assert record["clinical"]["sex"] == f"s{record['patient_id']}"
+
+
+def test_removed():
+    assert remove_rows(make_records(1), ["age"])[0]["clinical"] == {"age": None, "sex": "s0"}
+    assert remove_rows(make_records(1))[0]["clinical"] == {"age": None, "sex": None}
+
+
+def test_losses_of_a_model_that_reads_age_only():
+    def predict(records):
+        return [{"right": r["clinical"]["age"] == r["patient_id"]} for r in records]
+
+    def score(results):
+        return 100 * sum(r["right"] for r in results) / len(results)
+
+    unchanged, changes = row_dependence(make_records(), predict, score, repeats=2)
+    assert unchanged == 100
+    assert {c.change: c.mean_loss for c in changes} == {"age": 100, "sex": 0, ALL_COLUMNS: 100, REMOVED: 100}
+    assert [len(c.scores) for c in changes] == [2, 2, 2, 1]
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="two patients"):
+        permute_rows(make_records(1))
+    with pytest.raises(ValueError, match="'weight'"):
+        remove_rows(make_records(), ["weight"])

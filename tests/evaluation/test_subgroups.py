@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from evaluation_cases import dataset, random_case
+
+from mdf_detectron.evaluation.bootstrap import patients_of
+from mdf_detectron.evaluation.coco_metrics import evaluate_coco, metric_values
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.matching import match
+from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.subgroups import ROW, clinical_columns, groups_of, subgroup_results
+
+ROWS = [
+    {"age": 39, "gender": "F", "acuity": 2, "heart_rate": 60},
+    {"age": 40, "gender": "M", "acuity": 3, "heart_rate": 70.5},
+    {"age": 80, "gender": None, "acuity": 2, "heart_rate": None},
+    {"age": None, "gender": "", "acuity": None, "heart_rate": float("nan")},
+]
+
+
+def truth_of(rows, regions=()):
+    annotations = dataset(list(regions), num_images=len(rows))
+    for image, row in zip(annotations["images"], rows, strict=True):
+        image["clinical"] = row
+    return GroundTruth.load(annotations)
+
+
+def as_lists(groups):
+    return {name: np.flatnonzero(members).tolist() for name, members in groups.items()}
+
+
+def test_groups_by_hand():
+    truth = truth_of(ROWS)
+    assert clinical_columns(truth) == ["age", "gender", "acuity", "heart_rate"]
+    assert as_lists(groups_of(truth, "gender")) == {"F": [0], "M": [1], "missing": [2, 3]}
+    assert as_lists(groups_of(truth, "acuity")) == {"2": [0, 2], "3": [1], "missing": [3]}
+    assert as_lists(groups_of(truth, "age", edges=[40, 80])) == {
+        "< 40": [0],
+        "40 – < 80": [1],
+        "≥ 80": [2],
+        "missing": [3],
+    }
+    assert as_lists(groups_of(truth, ROW)) == {"present": [0, 1, 2], "missing": [3]}
+    assert as_lists(groups_of(truth_of([None, {"age": 1}]), ROW)) == {"present": [1], "missing": [0]}
+
+
+def test_many_values_make_bands():
+    truth = truth_of([{"age": a, "heart_rate": 50 + a} for a in range(30, 90, 5)])
+    assert list(groups_of(truth, "age")) == ["< 40", "40 – < 65", "65 – < 80", "≥ 80"]
+    thirds = groups_of(truth, "heart_rate")
+    assert [int(members.sum()) for members in thirds.values()] == [4, 4, 4]
+
+
+def test_every_image_is_in_one_group():
+    truth = truth_of(ROWS)
+    for column in [*clinical_columns(truth), ROW]:
+        assert (sum(m.astype(int) for m in groups_of(truth, column).values()) == 1).all()
+
+
+def test_unknown_column():
+    with pytest.raises(ValueError, match="'weight'"):
+        groups_of(truth_of(ROWS), "weight")
+
+
+def test_values_are_those_of_the_part():
+    annotations, predictions = random_case(11, num_images=10)
+    for i, image in enumerate(annotations["images"]):
+        image["clinical"] = {"gender": "FM"[i % 2]}
+        image["patient_id"] = i // 2
+    truth = GroundTruth.load(annotations)
+    matches = match(truth, Detections.load(predictions, truth), overlap="iou")
+    found = subgroup_results(truth, lambda w: metric_values(matches, w)[1], patients_of(truth), num_resamples=20)
+    assert [(r.column, r.group, r.images, r.patients) for r in found] == [
+        ("gender", "F", 5, 5),
+        ("gender", "M", 5, 5),
+        (ROW, "present", 10, 5),
+    ]
+    for result, ids in zip(found, ([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], range(1, 11)), strict=True):
+        expected = evaluate_coco(truth, predictions, image_ids=ids)["bbox"]
+        np.testing.assert_allclose(result.values, list(expected.values()), atol=1e-9)
+        defined = np.isfinite(result.low)
+        assert defined.any() and (result.low[defined] <= result.high[defined]).all()
+        regions = [a for a in annotations["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
+        assert result.regions == len(regions)
+        assert "5 patients" in result.warning and "small group" in result.warning
+
+
+def test_group_without_regions_says_so():
+    truth = truth_of([{"gender": "F"}, {"gender": "M"}], [(1, 1, (0, 0, 9, 9), 0)])
+    matches = match(truth, Detections.load([], truth))
+    women, men = subgroup_results(
+        truth, lambda w: metric_values(matches, w)[1], patients_of(truth), ["gender"], num_resamples=5
+    )
+    assert women.values[0] == 0 and np.isnan(men.values[0]) and "nothing to find" in men.warning
