@@ -1,0 +1,123 @@
+"""The best that any detector can do on the synthetic cohort, with and without the table.
+
+The generating process is known, so the posterior of every finding's class is: P(y | look) without the table,
+P(y | look, vitals) with it.  :func:`oracle_predictions` scores the true regions by it, for the real evaluator;
+:func:`ap_image` and :func:`ap_both` are the closed forms for one archetype of two classes and perfect boxes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from mdf_detectron.data.synthetic.cohort import (
+    CARDIAC_CLASS,
+    CLASS_PRIORS,
+    CLASS_SHIFTS,
+    vital_correlation,
+)
+
+TRUTH_FILE_NAME = "oracle_truth.json"
+
+
+def mahalanobis_distance(archetype: str, first: str, second: str, signal: float) -> float:
+    """d between the vitals of two classes of an archetype, in units of their common spread."""
+    shifts = CLASS_SHIFTS[archetype]
+    difference = signal * (np.array(shifts[first]) - np.array(shifts[second]))
+    return float(np.sqrt(difference @ np.linalg.solve(vital_correlation(), difference)))
+
+
+def ap_image(ambiguity: float, prior: float) -> float:
+    """AP of a class of prior π from the look alone: a share 1 − α is certain, the rest is ranked by chance.
+
+    (1−α) + πα + (1−α)π(1−π)·ln(1 + α/((1−α)π)), and π at α = 1.
+    """
+    if ambiguity == 1:
+        return prior
+    certain = 1 - ambiguity
+    return certain + prior * ambiguity + certain * prior * (1 - prior) * math.log(1 + ambiguity / (certain * prior))
+
+
+def ap_both(ambiguity: float, prior: float, distance: float) -> float:
+    """AP of a class of prior π from the look and the vitals, ``distance`` (d) apart.
+
+    (1−α) + α·∫₀¹ π(1−α+αr) / [π(1−α+αr) + α(1−π)·Φ(Φ⁻¹(r) − d)] dr.
+    """
+
+    def precision(recall: float) -> float:
+        right = prior * (1 - ambiguity + ambiguity * recall)
+        wrong = ambiguity * (1 - prior) * norm.cdf(norm.ppf(recall) - distance)
+        return right / (right + wrong)
+
+    return (1 - ambiguity) + ambiguity * quad(precision, 0, 1, limit=200)[0]
+
+
+def posteriors(
+    appearances: dict[str, str], vitals: list[float] | None, signal: float
+) -> dict[str, dict[str | None, float]]:
+    """P(class | everything known) of both archetypes of a film, by enumerating their joint classes.
+
+    Args:
+        appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
+        vitals: (6,) in SD units, or None where they are missing or not to be used.
+        signal: λ.
+    """
+    precision = np.linalg.inv(vital_correlation())
+    joint = {}
+    for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
+        labels = {"A": label_a, "B": label_b}
+        if any(look not in ("ambiguous", labels[a] or "none") for a, look in appearances.items()):
+            continue
+        weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
+        if vitals is not None:
+            mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
+            offset = np.array(vitals) - mean
+            weight *= math.exp(-0.5 * offset @ precision @ offset)
+        joint[label_a, label_b] = weight
+    total = sum(joint.values())
+    return {
+        archetype: {
+            label: sum(w for labels, w in joint.items() if labels[position] == label) / total
+            for label in CLASS_PRIORS[archetype]
+        }
+        for position, archetype in enumerate("AB")
+    }
+
+
+def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:
+    """Predictions in COCO results format: the true regions, distractors too, scored by their posterior.
+
+    Args:
+        root: a folder made by ``datasets/prepare_synthetic.py``.
+        split: "train", "val" or "test".
+        use_table: whether the vitals are known.
+    """
+    root = Path(root)
+    truth = json.loads((root / TRUTH_FILE_NAME).read_text(encoding="utf-8"))
+    data = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
+    category = {c["name"]: c["id"] for c in data["categories"]}
+    results = []
+    for image in data["images"]:
+        film = truth["films"][image["file_name"]]
+        looks = {f["archetype"]: f["appearance"] for f in film["findings"]}
+        chances = posteriors(looks, film["vitals"] if use_table else None, truth["signal"])
+        scored = [
+            (label, f["bbox"], chance)
+            for f in film["findings"]
+            for label, chance in chances[f["archetype"]].items()
+            if label is not None and chance > 0
+        ]
+        if film["cardiac_box"] is not None:
+            scored.append((CARDIAC_CLASS, film["cardiac_box"], 1.0))
+        results += [
+            {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chance}
+            for label, box, chance in scored
+        ]
+    return results

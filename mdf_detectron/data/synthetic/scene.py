@@ -1,0 +1,99 @@
+"""Draws a schematic frontal radiograph: thorax, lungs, ribs, spine, heart, and the findings."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mdf_detectron.data.synthetic.cohort import Finding, Visit
+
+THORAX_CENTER, THORAX_HALF_WIDTH = (0.5, 0.52), 0.42
+"""Fractions of the film: the heart's width is measured against twice this half width."""
+_HEART_HALF_HEIGHT = 0.15
+_HEART_CENTER = (0.53, 0.60)
+
+
+def draw_film(visit: Visit) -> np.ndarray:
+    """(height, width) uint8, bright where tissue is dense; the same visit always gives the same pixels."""
+    rng = np.random.default_rng(visit.seed)
+    y, x = np.mgrid[0 : visit.height, 0 : visit.width].astype(np.float32)
+    x, y = (x + 0.5) / visit.width, (y + 0.5) / visit.height
+    film = _anatomy(x, y, visit.cardiothoracic_ratio, rng)
+    for finding in visit.findings:
+        film += _opacity(x, y, finding)
+    film += _noise(film.shape, rng)
+    return (np.clip(film, 0, 1) * 255).astype(np.uint8)
+
+
+def heart_ellipse(cardiothoracic_ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Center and radii of the heart, as fractions of the film."""
+    return _HEART_CENTER, (cardiothoracic_ratio * THORAX_HALF_WIDTH, _HEART_HALF_HEIGHT)
+
+
+def ellipse_box(center, radii, width: int, height: int) -> list[float]:
+    """[x, y, w, h] in pixels of the box around an ellipse given in fractions of the film."""
+    (cx, cy), (rx, ry) = center, radii
+    return [(cx - rx) * width, (cy - ry) * height, 2 * rx * width, 2 * ry * height]
+
+
+def ellipse_polygon(center, radii, width: int, height: int, points: int = 32) -> list[float]:
+    """Flat [x1, y1, x2, y2…] polygon of the ellipse in pixels."""
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    xs = (center[0] + radii[0] * np.cos(angles)) * width
+    ys = (center[1] + radii[1] * np.sin(angles)) * height
+    return np.stack([xs, ys], axis=1).round(2).ravel().tolist()
+
+
+def _distance(x, y, center, radii):
+    """1 on the ellipse, 0 in its center."""
+    return np.sqrt(((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2)
+
+
+def _inside(x, y, center, radii, softness: float):
+    """1 inside the ellipse, 0 outside, with an edge of the given softness."""
+    return 1 / (1 + np.exp(np.clip((_distance(x, y, center, radii) - 1) / softness, -30, 30)))
+
+
+def _anatomy(x, y, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    thorax = _inside(x, y, THORAX_CENTER, (THORAX_HALF_WIDTH + 0.06, 0.56), 0.03)
+    film = 0.05 + 0.50 * thorax
+    lean = rng.uniform(-0.01, 0.01)
+    lungs = np.zeros_like(film)
+    for cx in (0.30, 0.70):
+        lungs = np.maximum(lungs, _inside(x, y, (cx + lean, 0.48), (0.175, 0.36), 0.05))
+    film -= 0.38 * lungs
+    # ribs: arcs that fall away from the spine
+    phase = rng.uniform(0, 2 * np.pi)
+    arcs = np.sin((y - 0.9 * (np.abs(x - 0.5) - 0.2) ** 2) * 2 * np.pi * 9 + phase)
+    film += 0.045 * np.clip(arcs, 0, 1) * lungs
+    film += 0.16 * np.exp(-(((x - 0.5) / 0.035) ** 2)) * thorax
+    film += 0.36 * _inside(x, y, *heart_ellipse(ratio), 0.05) * (0.35 + 0.65 * lungs)
+    return film
+
+
+def _opacity(x, y, finding: Finding) -> np.ndarray:
+    """Brightness that a finding adds: compact for archetype A, hazy for B, with the cue that its look carries."""
+    (cx, cy), (rx, ry) = finding.center, finding.radii
+    r = _distance(x, y, finding.center, finding.radii)
+    u, v = (x - cx) / rx, (y - cy) / ry
+    if finding.archetype == "A":
+        body = 0.42 * _inside(x, y, finding.center, finding.radii, 0.10)
+        cues = {
+            "Consolidation": -0.30 * (np.abs(np.sin(4.0 * (u + v))) < 0.45) * (r < 0.85),
+            "Atelectasis": 0.30 * (np.abs(v) < 0.28) * (r < 0.95),
+            "none": -0.34 * (r < 0.55),
+        }
+    else:
+        body = 0.30 * _inside(x, y, finding.center, finding.radii, 0.16)
+        cues = {
+            "Pulmonary edema": 0.24 * (np.sin(10.0 * u) > 0.35) * (r < 0.9),
+            "Pleural abnormality": 0.26 * (v > 0.15) * (r < 0.95),
+            "none": -0.26 * (r < 0.5),
+        }
+    return body + cues.get(finding.appearance, 0.0)
+
+
+def _noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    coarse = rng.normal(0, 1, (12, 12)).astype(np.float32)
+    coarse = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return 0.025 * coarse + 0.02 * rng.normal(0, 1, shape).astype(np.float32)
