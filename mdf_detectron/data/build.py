@@ -50,9 +50,14 @@ def _metadata(dataset_name: str):
     return MetadataCatalog.get(dataset_name)
 
 
+def dataset_classes(dataset_name: str) -> list[str]:
+    """Class names of a registered dataset, in the order of the model's classes."""
+    return list(_metadata(dataset_name).thing_classes)
+
+
 def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
     """Raise :class:`ConfigError` if the model's classes are not as many as the dataset's."""
-    classes = _metadata(dataset_name).thing_classes
+    classes = dataset_classes(dataset_name)
     if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -29,8 +30,11 @@ def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds:
         stratum_ids[:] = 0
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     fold = np.empty(len(group_ids), dtype=np.int64)
-    for number, (_, members) in enumerate(splitter.split(group_ids, stratum_ids, group_ids)):
-        fold[members] = number
+    with warnings.catch_warnings():
+        # Strata rarer than the folds cannot be in every fold; that is expected and no matter for the user.
+        warnings.filterwarnings("ignore", message="The least populated class in y")
+        for number, (_, members) in enumerate(splitter.split(group_ids, stratum_ids, group_ids)):
+            fold[members] = number
     return fold
 
 

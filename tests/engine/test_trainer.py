@@ -59,7 +59,9 @@ def test_train_evaluate_resume_and_load(tiny_config, tmp_path):
     resumed, _ = train(tiny_config("SOLVER.MAX_ITER", 5), resume=True)
     assert resumed.start_iter == 3
     assert resumed._trainer.data_loader.dataset.sampler.num_consumed == 6
-    torch.testing.assert_close(trainer.model.backbone.clinical_encoder.mean, resumed.model.backbone.clinical_encoder.mean)
+    torch.testing.assert_close(
+        trainer.model.backbone.clinical_encoder.mean, resumed.model.backbone.clinical_encoder.mean
+    )
 
 
 def test_baseline_trains_on_the_same_folder(tiny_config):

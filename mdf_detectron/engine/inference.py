@@ -1,0 +1,41 @@
+"""Running a saved model on records: scores and predictions, with the rows as they are or shuffled."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from torch import nn
+
+from mdf_detectron.data.build import build_test_loader, records_of
+from mdf_detectron.data.row_shuffle import shuffle_rows
+from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
+
+
+def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
+    """The config's model with the weights of a checkpoint, in evaluation mode."""
+    model = build_model(cfg)
+    MultimodalCheckpointer(model, cfg=cfg).load(str(weights))
+    return model.eval()
+
+
+def evaluate_records(
+    cfg: CfgNode, model: nn.Module, dataset_name: str, records: list[dict[str, Any]], output_dir: str | Path
+) -> OrderedDict:
+    """Metrics of a model on a dataset whose records may carry other rows than the registered ones."""
+    loader = build_test_loader(cfg, dataset_name, records=records)
+    evaluator = CXREvaluator(dataset_name, output_dir=output_dir, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
+    return inference_on_dataset(model, loader, evaluator)
+
+
+def evaluate_with_shuffled_rows(
+    cfg: CfgNode, model: nn.Module, dataset_name: str, output_dir: str | Path, seed: int = 0
+) -> OrderedDict:
+    """Metrics when every image gets another patient's row: what the model gains from the table must vanish."""
+    records = shuffle_rows(records_of([dataset_name]), seed)
+    return evaluate_records(cfg, model, dataset_name, records, output_dir)

@@ -1,0 +1,230 @@
+"""Everything that a report says of one model's predictions, or of two models', as JSON-ready dicts.
+
+Numbers that are not defined are None.  Metrics are times 100; counts are counts; sensitivities are in [0, 1].
+An *estimate* is ``{"value", "low", "high"}`` with the ends of the 95 % patient-level bootstrap interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
+from mdf_detectron.evaluation.bootstrap import (
+    NUM_RESAMPLES,
+    Statistic,
+    bootstrap,
+    paired_test,
+    patients_of,
+    percentile_interval,
+)
+from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_values, task_settings
+from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, detection_counts
+from mdf_detectron.evaluation.files import finite_or_none
+from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
+from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.subgroups import subgroup_results
+
+ALL = "all"
+HEADLINE = ("bbox_iobb", "AP50")
+SWEEP = np.linspace(0, 1, 21)
+MAX_CURVE_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions are scored.
+
+    Attributes:
+        score_threshold: counts and confusion use detections from this score on (0.1 in the paper's figure 2b).
+        max_dets: detections of one image and class that count, except in FROC, which takes all.
+        num_resamples: bootstrap resamples.
+        seed: of the bootstrap.
+        froc_criterion: ``"iobb"``, ``"iou"`` (at 0.5) or ``"center"``.
+        tasks: of ``"bbox"`` and ``"segm"``; None: masks where both sides have them.
+    """
+
+    score_threshold: float = 0.1
+    max_dets: int = MAX_DETS
+    num_resamples: int = NUM_RESAMPLES
+    seed: int = 0
+    froc_criterion: str = "iobb"
+    tasks: tuple[str, ...] | None = None
+
+
+def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
+    """All results of one model: dataset, metrics, counts, confusion, curves, threshold sweep and subgroups."""
+    patients = patients_of(ground_truth)
+    settings = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
+    matches = {name: _match(ground_truth, detections, name, protocol) for name in settings}
+    marks = froc_marks(ground_truth, detections, criterion=protocol.froc_criterion)
+    return finite_or_none(
+        {
+            "dataset": _describe(ground_truth, detections, patients),
+            "protocol": asdict(protocol),
+            "metrics": {name: _metrics(m, patients, protocol) for name, m in matches.items()},
+            "counts": {name: _counts(m, protocol) for name, m in matches.items()},
+            "confusion": {
+                "labels": [*ground_truth.class_names, BACKGROUND],
+                "matrix": confusion_matrix(
+                    ground_truth, detections, score_threshold=protocol.score_threshold, max_dets=protocol.max_dets
+                ).tolist(),
+            },
+            "precision_recall": {name: _precision_recall(m) for name, m in matches.items()},
+            "froc": _froc(marks, ground_truth.class_names, patients, protocol),
+            "sweep": _sweep(ground_truth, detections, settings, protocol),
+            "subgroups": _subgroups(ground_truth, detections, patients, protocol),
+        }
+    )
+
+
+def compare(
+    ground_truth: GroundTruth,
+    first: Detections,
+    second: Detections,
+    protocol: Protocol = Protocol(),  # noqa: B008
+) -> dict[str, Any]:
+    """Is the second model better than the first on the same images?
+
+    Returns:
+        ``{"verdict": "helps" | "harms" | "no difference shown", "differences": {table: {metric: {"first", "second",
+        "value", "low", "high", "p_value"}}}}``; the value is second minus first, and the verdict is on
+        :data:`HEADLINE`.
+    """
+    patients = patients_of(ground_truth)
+    tasks = protocol.tasks or sorted(set(default_tasks(ground_truth, first)) & set(default_tasks(ground_truth, second)))
+    differences: dict[str, dict[str, dict[str, float]]] = {}
+    for name in task_settings(tasks):
+        a, b = (_match(ground_truth, d, name, protocol) for d in (first, second))
+        test = paired_test(_statistic(a), _statistic(b), patients, protocol.num_resamples, protocol.seed)
+        names, of_first = metric_values(a)
+        of_second = metric_values(b)[1]
+        columns = (of_first, of_second, test.difference, test.low, test.high, test.p_value)
+        keys = ("first", "second", "value", "low", "high", "p_value")
+        differences[name] = {
+            metric: dict(zip(keys, map(float, row), strict=True))
+            for metric, row in zip(names, np.stack(columns, axis=1), strict=True)
+        }
+    return finite_or_none({"verdict": _verdict(differences[HEADLINE[0]][HEADLINE[1]]), "differences": differences})
+
+
+def _verdict(difference: dict[str, float]) -> str:
+    if difference["low"] > 0:
+        return "helps"
+    return "harms" if difference["high"] < 0 else "no difference shown"
+
+
+def _match(ground_truth: GroundTruth, detections: Detections, table: str, protocol: Protocol, **options) -> Matches:
+    iou_type, overlap = task_settings([table.split("_")[0]])[table]
+    return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, max_dets=protocol.max_dets, **options)
+
+
+def _statistic(matches: Matches) -> Statistic:
+    return lambda weights: metric_values(matches, weights)[1]
+
+
+def _describe(ground_truth: GroundTruth, detections: Detections, patients: np.ndarray) -> dict[str, Any]:
+    regions = ~ground_truth.crowd
+    return {
+        "images": ground_truth.num_images,
+        "healthy_images": ground_truth.num_images - len(np.unique(ground_truth.image[regions])),
+        "patients": len(np.unique(patients)),
+        "images_without_patient_id": sum(image.get("patient_id") is None for image in ground_truth.images),
+        "detections": len(detections),
+        "regions": {
+            name: int((regions & (ground_truth.category == k)).sum()) for k, name in enumerate(ground_truth.class_names)
+        },
+    }
+
+
+def _estimates(names: Iterable[str], values: np.ndarray, samples: np.ndarray) -> dict[str, dict[str, float]]:
+    low, high = percentile_interval(samples)
+    return {
+        name: {"value": float(v), "low": float(lo), "high": float(hi)}
+        for name, v, lo, hi in zip(names, values, low, high, strict=True)
+    }
+
+
+def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, float]]:
+    names, values = metric_values(matches)
+    return _estimates(names, values, bootstrap(_statistic(matches), patients, protocol.num_resamples, protocol.seed))
+
+
+def _counts(matches: Matches, protocol: Protocol) -> dict[str, dict[str, int]]:
+    counts = detection_counts(matches, protocol.score_threshold)
+    rows = {name: {c: int(counts[c][k]) for c in counts} for k, name in enumerate(matches.class_names)}
+    return {**rows, ALL: {c: int(counts[c].sum()) for c in counts}}
+
+
+def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
+    out = {}
+    for k, name in enumerate(matches.class_names):
+        recall, precision, _ = precision_recall_curve(matches, k, 0.5)
+        chosen = _thin(len(recall))
+        out[name] = {"recall": recall[chosen].tolist(), "precision": precision[chosen].tolist()}
+    return out
+
+
+def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, protocol: Protocol) -> dict[str, Any]:
+    curves = {}
+    for name, k in [(ALL, None), *((name, k) for k, name in enumerate(class_names))]:
+        false_positives, sensitivity, _ = froc_curve(marks, k)
+
+        def statistic(weights: np.ndarray, k: int | None = k) -> np.ndarray:
+            at_rates = sensitivity_at(marks, class_index=k, weights=weights)
+            return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
+
+        values = statistic(np.ones((1, marks.num_images)))[0]
+        samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
+        estimates = _estimates([*map(str, FALSE_POSITIVE_RATES), "mean"], values, samples)
+        chosen = _thin(len(false_positives))
+        curves[name] = {
+            "false_positives": false_positives[chosen].tolist(),
+            "sensitivity": sensitivity[chosen].tolist(),
+            "at": {rate: estimates[rate] for rate in map(str, FALSE_POSITIVE_RATES)},
+            "mean": estimates["mean"],
+        }
+    return {"criterion": protocol.froc_criterion, "rates": list(FALSE_POSITIVE_RATES), "curves": curves}
+
+
+def _sweep(ground_truth: GroundTruth, detections: Detections, settings, protocol: Protocol) -> dict[str, Any]:
+    out: dict[str, Any] = {"thresholds": SWEEP.round(4).tolist()}
+    for name in settings:
+        ap, ar = average_precision(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
+        out[name] = {
+            "AP": (100 * mean_over_classes(ap)).tolist(),
+            "AR": (100 * mean_over_classes(ar)).tolist(),
+        }
+    return out
+
+
+def _subgroups(ground_truth, detections, patients, protocol: Protocol) -> list[dict[str, Any]]:
+    matches = _match(ground_truth, detections, HEADLINE[0], protocol, thresholds=[0.5])
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        ap, ar = average_precision(matches, weights)
+        return 100 * np.concatenate([mean_over_classes(ap), mean_over_classes(ar)], axis=1)
+
+    found = subgroup_results(
+        ground_truth, statistic, patients, num_resamples=protocol.num_resamples, seed=protocol.seed
+    )
+    return [
+        {
+            **{key: getattr(r, key) for key in ("column", "group", "images", "patients", "regions", "warning")},
+            **{
+                metric: {"value": float(r.values[m]), "low": float(r.low[m]), "high": float(r.high[m])}
+                for m, metric in enumerate(("AP50", "AR50"))
+            },
+        }
+        for r in found
+    ]
+
+
+def _thin(length: int) -> np.ndarray:
+    """Indices of at most :data:`MAX_CURVE_POINTS` of the points, both ends among them."""
+    return np.unique(np.linspace(0, length - 1, min(length, MAX_CURVE_POINTS)).round().astype(int))

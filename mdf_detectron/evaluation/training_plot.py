@@ -1,0 +1,76 @@
+"""How training went: losses and the generalization gap (the paper's figure 6a), from Detectron2's ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.plots import WIDTH
+
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+class TrainingLogError(UserError, ValueError):
+    """A training log that cannot be drawn."""
+
+
+def read_series(path: str | Path) -> Series:
+    """Curves of a training log, one JSON object a line.
+
+    Returns:
+        name → (iterations, values), of all finite numbers.
+
+    Raises:
+        TrainingLogError: unreadable, a line that is no JSON object, or nothing in it.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as cause:
+        raise TrainingLogError(f"{path}: cannot be read ({cause.strerror})") from None
+    series: Series = {}
+    for n, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            iteration = float(entry["iteration"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise TrainingLogError(f"{path}: line {n} is no JSON object with an iteration") from None
+        for name, value in entry.items():
+            if name != "iteration" and isinstance(value, (int, float)) and value == value:
+                iterations, values = series.setdefault(name, ([], []))
+                iterations.append(iteration)
+                values.append(float(value))
+    if not series:
+        raise TrainingLogError(f"{path}: holds no training curve")
+    return series
+
+
+def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
+    """Losses on the left; on the right the metric on every dataset that training evaluated on (train and test).
+
+    Args:
+        series: of :func:`read_series`; the metric's curves are those whose name is ``metric`` or ends with it.
+    """
+    losses = {n: xy for n, xy in series.items() if n == "total_loss" or n.split("/")[-1] in LOSSES}
+    scores = {n: xy for n, xy in series.items() if n == metric or n.endswith("/" + metric)}
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained", dpi=120)
+    for axes, curves, label, nothing in zip(
+        figure.subplots(1, 2), (losses, scores), ("loss", f"{metric} (× 100)"), ("no loss", f"no {metric}"), strict=True
+    ):
+        for name, (x, y) in curves.items():
+            axes.plot(x, y, label=name.removesuffix("/" + metric), marker="o" if len(x) < 30 else None, markersize=3)
+        if curves:
+            axes.legend(frameon=False, fontsize=7)
+        else:
+            axes.text(0.5, 0.5, f"{nothing} in the log", ha="center", transform=axes.transAxes, color="#888888")
+        axes.grid(color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set(xlabel="iteration", ylabel=label)
+    return figure
+
+
+LOSSES = ("total_loss", "validation_loss", "val_loss")

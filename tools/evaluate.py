@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Score saved predictions (COCO results format, of any tool), and compare two models on the same images.
+
+    tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --out DIR
+    tools/evaluate.py --annotations test.json --predictions A.json --compare B.json --out DIR
+
+Writes DIR/metrics.json, DIR/evaluation.json (everything, for tools/plot_results.py), DIR/tables/*.csv,
+DIR/figures/*.png, DIR/report.md and DIR/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import mdf_detectron  # noqa: F401  (registers the datasets)
+from mdf_detectron.engine.defaults import run_tool
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.plots import all_charts
+from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.report import write_report
+from mdf_detectron.evaluation.summary import Protocol, compare, summarize
+from mdf_detectron.evaluation.tables import build_tables
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="registered dataset, e.g. synthetic_cxr_test")
+    source.add_argument("--annotations", metavar="FILE.json", type=Path, help="COCO annotation file")
+    parser.add_argument("--predictions", metavar="A.json", type=Path, required=True, help="COCO results file")
+    parser.add_argument("--compare", metavar="B.json", type=Path, help="a second one: is it better than the first?")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the models in the report")
+    parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
+    parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
+    parser.add_argument("--froc-hit", choices=CRITERIA, default="iobb", help="what a hit is (default: %(default)s)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--no-report", action="store_true", help="numbers and tables only")
+    args = parser.parse_args()
+    if args.resamples < 1 or args.max_dets < 1:
+        parser.error("--resamples and --max-dets must be at least 1")
+    return args
+
+
+def annotation_file(args: argparse.Namespace) -> Path:
+    """The COCO file of the dataset."""
+    if args.annotations:
+        return args.annotations
+    if args.dataset not in DatasetCatalog.list():
+        raise UserError(f"dataset '{args.dataset}' is not registered; use --annotations FILE.json for a file")
+    json_file = Path(MetadataCatalog.get(args.dataset).get("json_file") or "")
+    if not json_file.is_file():
+        DatasetCatalog.get(args.dataset)  # its own message says how to prepare it
+        raise UserError(f"dataset '{args.dataset}' has no annotation file in COCO format")
+    return json_file
+
+
+def model_names(args: argparse.Namespace) -> list[str]:
+    """Given names, else file names, else the names of the folders where the files are called alike."""
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    names = args.names or [f.stem for f in files]
+    if not args.names and len(set(names)) < len(names):
+        names = [f"{f.resolve().parent.name}/{f.stem}" for f in files]
+    if not args.names and len(set(names)) < len(names):
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
+    if len(names) != len(files) or len(set(names)) < len(names):
+        raise UserError(f"--names needs {len(files)} different name(s), got {names}")
+    return names
+
+
+def main() -> None:
+    args = parse_args()
+    names = model_names(args)
+    ground_truth = GroundTruth.load(annotation_file(args))
+    protocol = Protocol(
+        score_threshold=args.score_threshold,
+        max_dets=args.max_dets,
+        num_resamples=args.resamples,
+        seed=args.seed,
+        froc_criterion=args.froc_hit,
+    )
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    found = [Detections.load(path, ground_truth) for path in files]
+    evaluation = {
+        "title": f"Evaluation on {args.dataset or args.annotations.name}",
+        "models": {name: summarize(ground_truth, one, protocol) for name, one in zip(names, found, strict=True)},
+    }
+    values = [values_of(summary["metrics"]) for summary in evaluation["models"].values()]
+    metrics = dict(values[0])
+    if args.compare:
+        evaluation["comparison"] = compare(ground_truth, *found, protocol)
+        metrics |= {"compare": values[1], "comparison": evaluation["comparison"]}
+    write_json(args.out / "metrics.json", metrics)
+    write_json(args.out / "evaluation.json", evaluation)
+    write_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))
+    for table in build_tables(evaluation)[: 2 if args.compare else 1]:
+        print(f"{table.title}\n{table.to_markdown()}\n")
+    print(f"results: {args.out / 'metrics.json'}, report: {args.out / 'report.html'}")
+
+
+def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, dict[str, float | None]]:
+    """Estimates without their intervals: the same keys as tools/train_net.py writes."""
+    return {table: {name: one["value"] for name, one in rows.items()} for table, rows in metrics.items()}
+
+
+if __name__ == "__main__":
+    run_tool(main)
