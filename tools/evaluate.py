@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 import mdf_detectron  # noqa: F401  (registers the datasets)
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.errors import UserError
@@ -23,6 +21,7 @@ from mdf_detectron.evaluation.froc import CRITERIA
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.plots import all_charts
 from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.registered import annotation_file
 from mdf_detectron.evaluation.report import write_report
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 from mdf_detectron.evaluation.tables import build_tables
@@ -49,19 +48,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def annotation_file(args: argparse.Namespace) -> Path:
-    """The COCO file of the dataset."""
-    if args.annotations:
-        return args.annotations
-    if args.dataset not in DatasetCatalog.list():
-        raise UserError(f"dataset '{args.dataset}' is not registered; use --annotations FILE.json for a file")
-    json_file = Path(MetadataCatalog.get(args.dataset).get("json_file") or "")
-    if not json_file.is_file():
-        DatasetCatalog.get(args.dataset)  # its own message says how to prepare it
-        raise UserError(f"dataset '{args.dataset}' has no annotation file in COCO format")
-    return json_file
-
-
 def model_names(args: argparse.Namespace) -> list[str]:
     """Given names, else file names, else the names of the folders where the files are called alike."""
     files = [args.predictions, *([args.compare] if args.compare else [])]
@@ -78,7 +64,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
 def main() -> None:
     args = parse_args()
     names = model_names(args)
-    ground_truth = GroundTruth.load(annotation_file(args))
+    ground_truth = GroundTruth.load(args.annotations or annotation_file(args.dataset))
     protocol = Protocol(
         score_threshold=args.score_threshold,
         max_dets=args.max_dets,

@@ -15,36 +15,34 @@ from mdf_detectron.evaluation.predictions import Detections
 BACKGROUND = "background"
 
 
-def detection_counts(
-    matches: Matches, score_threshold: float, overlap_threshold: float = 0.5, weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def detection_counts(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> dict[str, np.ndarray]:
     """True positives, false positives and misses of each class (the counts of the paper's figure 2b).
 
     Args:
         matches: matched at ``overlap_threshold``, among others.
         score_threshold: a detection counts from this score on (score ≥ threshold).
-        weights: (I,) weights of the images, all ones when None.
 
     Returns:
-        ``{"tp", "fp", "fn"}``, (K,) each: int64, or float64 with ``weights``.  tp + fn is the number of regions to be
-        found; detections on crowd regions count as neither.
+        ``{"tp", "fp", "fn"}``, (K,) int64 each.  tp + fn is the number of regions to be found; detections on crowd
+        regions count as neither.
     """
+    tp, fp, fn = counts_per_image(matches, score_threshold, overlap_threshold).sum(axis=2)
+    return {"tp": tp, "fp": fp, "fn": fn}
+
+
+def counts_per_image(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> np.ndarray:
+    """(3, K, I) int64: true positives, false positives and misses of each class on each image."""
     row = matches.threshold_index(overlap_threshold)
     sure = matches.scores >= score_threshold
     right = matches.right[row] & sure
     wrong = (matches.found[row] < 0) & ~matches.ignored[row] & sure
-    num_classes = len(matches.class_names)
-
-    def count(category: np.ndarray, image: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        one_each = None if weights is None else np.asarray(weights, dtype=float)[image[chosen]]
-        return np.bincount(category[chosen], one_each, minlength=num_classes)
-
-    tp = count(matches.category, matches.image, right)
-    return {
-        "tp": tp,
-        "fp": count(matches.category, matches.image, wrong),
-        "fn": count(matches.gt_category, matches.gt_image, ~matches.gt_ignored) - tp,
-    }
+    wanted = ~matches.gt_ignored
+    counts = np.zeros((3, len(matches.class_names), matches.num_images), dtype=np.int64)
+    np.add.at(counts[0], (matches.category[right], matches.image[right]), 1)
+    np.add.at(counts[1], (matches.category[wrong], matches.image[wrong]), 1)
+    np.add.at(counts[2], (matches.gt_category[wanted], matches.gt_image[wanted]), 1)
+    counts[2] -= counts[0]
+    return counts
 
 
 def confusion_matrix(

@@ -19,6 +19,7 @@ from mdf_detectron.evaluation.coco_metrics import evaluate_coco
 from mdf_detectron.evaluation.files import write_json
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
+from mdf_detectron.evaluation.registered import annotation_file
 
 PREDICTIONS_FILE_NAME = "coco_instances_results.json"
 
@@ -53,20 +54,16 @@ class CXREvaluator(DatasetEvaluator):
             image_ids: score these images only (by default the whole dataset).
 
         Raises:
-            ValueError: a dataset without ``json_file``.
-            AnnotationError: an annotation file that cannot be scored against.
+            AnnotationError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
         """
-        metadata = MetadataCatalog.get(dataset_name)
-        if not hasattr(metadata, "json_file"):
-            raise ValueError(f"dataset '{dataset_name}' has no json_file in its metadata; register it from COCO JSON")
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
         self._max_dets = max_dets
         self._tasks = tuple(tasks) if tasks else None
         self._image_ids = list(image_ids) if image_ids is not None else None
-        self._ground_truth = GroundTruth.load(metadata.json_file)
-        to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+        self._ground_truth = GroundTruth.load(annotation_file(dataset_name))
+        to_contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
         if to_contiguous is None:
             to_contiguous = {c: i for i, c in enumerate(self._ground_truth.category_ids)}
         self._category_of = {contiguous: category for category, contiguous in to_contiguous.items()}

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.summary import ALL
-from mdf_detectron.evaluation.tables import HIT_TEXTS, number
+from mdf_detectron.evaluation.tables import HIT_TEXTS, estimate, number
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
 OUTCOMES = {"tp": ("found (TP)", "#3a8f5c"), "fp": ("made up (FP)", "#d1495b"), "fn": ("missed (FN)", "#b9b9b9")}
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 WIDTH = 8.0
 
 Models = dict[str, dict[str, Any]]
@@ -69,11 +70,14 @@ def precision_recall(models: Models) -> Figure:
                           label=name, drawstyle="steps-post")  # fmt: skip
             else:
                 axes.plot([], [], color=COLORS[m % 4], label=name)
+            ap50 = summary["metrics"]["bbox_iobb"][f"AP50-{class_name}"]
+            axes.text(0.98, 1.0 - 0.09 * m, f"AP50 {estimate(ap50)}", color=COLORS[m % 4], ha="right", va="top",
+                      fontsize=8, transform=axes.transAxes, bbox=WHITE)  # fmt: skip
         if not count:
             _empty(axes, "no regions")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
-        axes.set_title(f"{_wrap(class_name)}\n({count} regions)")
-    _legend_below(figure, panels[0], title="IoBB 0.5")
+        axes.set_title(f"{_wrap(class_name, 34)}\n({count} regions)")
+    _legend_below(figure, panels[0], title="IoBB 0.5; AP50 with its 95 % interval")
     return figure
 
 
@@ -91,6 +95,10 @@ def froc(models: Models) -> Figure:
             y = np.array(curve["sensitivity"] if drawn else [], dtype=float)
             x, y = np.append(np.maximum(x, rates[0] / 4), rates[-1] * 2 if drawn else []), np.append(y, y[-1:])
             axes.plot(x, y, color=COLORS[m % 4], label=name, drawstyle="steps-post")
+            for rate, one in zip(rates, curve["at"].values(), strict=True):
+                if one["low"] is not None:
+                    at = rate * 2 ** (_shift(m, len(models)) / 2)
+                    axes.plot([at, at], [one["low"], one["high"]], color=COLORS[m % 4], linewidth=1, alpha=0.6)
         if not count:
             _empty(axes, "no lesions")
         axes.set_xscale("log", base=2)
@@ -98,7 +106,7 @@ def froc(models: Models) -> Figure:
         axes.minorticks_off()
         axes.set(xlim=(rates[0] / 1.4, rates[-1] * 1.4), ylim=(0, 1.05))
         axes.set(xlabel="false positives an image", ylabel="sensitivity")
-        axes.set_title(f"{'all, pooled' if class_name == ALL else _wrap(class_name)}\n({count} lesions)")
+        axes.set_title(f"{'all, pooled' if class_name == ALL else _wrap(class_name, 34)}\n({count} lesions)")
     images, healthy = first["dataset"]["images"], first["dataset"]["healthy_images"]
     _legend_below(
         figure, panels[0], f"{images} images, {healthy} healthy; hit: {HIT_TEXTS[first['froc']['criterion']]}"
@@ -113,11 +121,14 @@ def threshold_sweep(models: Models) -> Figure:
     for axes, metric in zip(panels, ("AP", "AR"), strict=True):
         for m, (name, summary) in enumerate(models.items()):
             for table, (overlap, style) in styles.items():
-                values = [np.nan if v is None else v for v in summary["sweep"][table][metric]]
-                label = f"{name}, {overlap}"
-                axes.plot(summary["sweep"]["thresholds"], values, style, color=COLORS[m % 4], label=label)
+                curve = {k: np.array(v, dtype=float) for k, v in summary["sweep"][table][metric].items()}
+                x, label = summary["sweep"]["thresholds"], f"{name}, {overlap}"
+                axes.plot(x, curve["value"], style, color=COLORS[m % 4], label=label)
+                if table == "bbox_iobb":
+                    axes.fill_between(x, curve["low"], curve["high"], color=COLORS[m % 4], alpha=0.15, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100), mean over classes")
-    _legend_below(figure, panels[0])
+    regions = sum(next(iter(models.values()))["dataset"]["regions"].values())
+    _legend_below(figure, panels[0], title=f"{regions} regions; bands: 95 % interval, by IoBB")
     return figure
 
 
@@ -126,19 +137,26 @@ def counts(models: Models) -> Figure:
     first = next(iter(models.values()))
     classes = list(first["dataset"]["regions"])
     figure, panels = _panels(len(models), columns=min(2, len(models)), height=0.5 * len(classes) + 1.6)
-    most = max(c[k] for s in models.values() for n, c in s["counts"]["bbox_iobb"].items() if n != ALL for k in c)
+    shown = [c for s in models.values() for n, c in s["counts"]["bbox_iobb"].items() if n != ALL]
+    most = max((max(c[k], c["interval"][k][1]) for c in shown for k in OUTCOMES), default=1)
     for axes, (name, summary) in zip(panels, models.items(), strict=True):
         rows = summary["counts"]["bbox_iobb"]
         for o, (outcome, (label, color)) in enumerate(OUTCOMES.items()):
             values = [rows[c][outcome] for c in classes]
-            bars = axes.barh(np.arange(len(classes)) + 0.27 * (o - 1), values, 0.25, color=color, label=label)
-            axes.bar_label(bars, padding=2, fontsize=7)
+            heights = np.arange(len(classes)) + 0.27 * (o - 1)
+            axes.barh(heights, values, 0.25, color=color, label=label)
+            for height, value, class_name in zip(heights, values, classes, strict=True):
+                low, high = rows[class_name]["interval"][outcome]
+                axes.plot([low, high], [height, height], color="#444444", linewidth=0.8)
+                axes.text(max(high, value) + 0.02 * most, height, f"{value}", va="center", fontsize=7)
         total = rows[ALL]
         axes.set_yticks(np.arange(len(classes)), [_wrap(c) for c in classes])
         axes.set(xlim=(0, 1.15 * max(most, 1)), xlabel="number of regions or detections")
         axes.set_title(f"{_wrap(name, 34)}\nTP {total['tp']}, FP {total['fp']}, FN {total['fn']}")
         axes.invert_yaxis()
-    _legend_below(figure, panels[0], f"IoBB 0.5, score ≥ {first['protocol']['score_threshold']:g}")
+    _legend_below(
+        figure, panels[0], f"IoBB 0.5, score ≥ {first['protocol']['score_threshold']:g}; lines: 95 % interval"
+    )
     return figure
 
 
@@ -147,7 +165,7 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
     labels, matrix = summary["confusion"]["labels"], np.array(summary["confusion"]["matrix"])
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 1.9 + 0.62 * len(labels)
-    figure = Figure(figsize=(min(WIDTH, side + 1.3), side), layout="constrained", dpi=120)
+    figure = Figure(figsize=(side + 0.3, side), layout="constrained", dpi=120)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), value in np.ndenumerate(matrix):

@@ -22,7 +22,7 @@ from mdf_detectron.evaluation.bootstrap import (
     percentile_interval,
 )
 from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_values, task_settings
-from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, detection_counts
+from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.files import finite_or_none
 from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
 from mdf_detectron.evaluation.ground_truth import GroundTruth
@@ -68,7 +68,7 @@ def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Proto
             "dataset": _describe(ground_truth, detections, patients),
             "protocol": asdict(protocol),
             "metrics": {name: _metrics(m, patients, protocol) for name, m in matches.items()},
-            "counts": {name: _counts(m, protocol) for name, m in matches.items()},
+            "counts": {name: _counts(m, patients, protocol) for name, m in matches.items()},
             "confusion": {
                 "labels": [*ground_truth.class_names, BACKGROUND],
                 "matrix": confusion_matrix(
@@ -77,7 +77,7 @@ def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Proto
             },
             "precision_recall": {name: _precision_recall(m) for name, m in matches.items()},
             "froc": _froc(marks, ground_truth.class_names, patients, protocol),
-            "sweep": _sweep(ground_truth, detections, settings, protocol),
+            "sweep": _sweep(ground_truth, detections, patients, settings, protocol),
             "subgroups": _subgroups(ground_truth, detections, patients, protocol),
         }
     )
@@ -155,10 +155,21 @@ def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict
     return _estimates(names, values, bootstrap(_statistic(matches), patients, protocol.num_resamples, protocol.seed))
 
 
-def _counts(matches: Matches, protocol: Protocol) -> dict[str, dict[str, int]]:
-    counts = detection_counts(matches, protocol.score_threshold)
-    rows = {name: {c: int(counts[c][k]) for c in counts} for k, name in enumerate(matches.class_names)}
-    return {**rows, ALL: {c: int(counts[c].sum()) for c in counts}}
+def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """Counts, and under ``"interval"`` the ends of each count's bootstrap interval."""
+    outcomes = ("tp", "fp", "fn")
+    per_image = counts_per_image(matches, protocol.score_threshold)  # (3, K, I)
+    per_image = np.concatenate([per_image, per_image.sum(axis=1, keepdims=True)], axis=1)
+    flat = per_image.reshape(-1, matches.num_images).T
+    low, high = percentile_interval(bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed))
+    low, high = low.reshape(3, -1), high.reshape(3, -1)
+    return {
+        name: {
+            **{o: int(per_image[n, k].sum()) for n, o in enumerate(outcomes)},
+            "interval": {o: [float(low[n, k]), float(high[n, k])] for n, o in enumerate(outcomes)},
+        }
+        for k, name in enumerate([*matches.class_names, ALL])
+    }
 
 
 def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
@@ -192,26 +203,34 @@ def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, prot
     return {"criterion": protocol.froc_criterion, "rates": list(FALSE_POSITIVE_RATES), "curves": curves}
 
 
-def _sweep(ground_truth: GroundTruth, detections: Detections, settings, protocol: Protocol) -> dict[str, Any]:
+def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> dict[str, Any]:
     out: dict[str, Any] = {"thresholds": SWEEP.round(4).tolist()}
     for name in settings:
-        ap, ar = average_precision(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
+        statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
+        values = statistic(np.ones((1, ground_truth.num_images)))[0].reshape(2, -1)
+        samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
+        low, high = (ends.reshape(2, -1) for ends in percentile_interval(samples))
         out[name] = {
-            "AP": (100 * mean_over_classes(ap)).tolist(),
-            "AR": (100 * mean_over_classes(ar)).tolist(),
+            metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}
+            for m, metric in enumerate(("AP", "AR"))
         }
     return out
 
 
-def _subgroups(ground_truth, detections, patients, protocol: Protocol) -> list[dict[str, Any]]:
-    matches = _match(ground_truth, detections, HEADLINE[0], protocol, thresholds=[0.5])
+def _means(matches: Matches) -> Statistic:
+    """(B, I) weights → (B, 2 T): mean over classes of AP, then of AR, at each threshold, times 100."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ap, ar = average_precision(matches, weights)
         return 100 * np.concatenate([mean_over_classes(ap), mean_over_classes(ar)], axis=1)
 
+    return statistic
+
+
+def _subgroups(ground_truth, detections, patients, protocol: Protocol) -> list[dict[str, Any]]:
+    matches = _match(ground_truth, detections, HEADLINE[0], protocol, thresholds=[0.5])
     found = subgroup_results(
-        ground_truth, statistic, patients, num_resamples=protocol.num_resamples, seed=protocol.seed
+        ground_truth, _means(matches), patients, num_resamples=protocol.num_resamples, seed=protocol.seed
     )
     return [
         {

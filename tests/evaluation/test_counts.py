@@ -4,7 +4,7 @@ from evaluation_cases import dataset, random_cases, results
 from hypothesis import given, settings
 from slow_reference import slow_confusion, slow_matches
 
-from mdf_detectron.evaluation.counts import confusion_matrix, detection_counts
+from mdf_detectron.evaluation.counts import confusion_matrix, counts_per_image, detection_counts
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import match
 from mdf_detectron.evaluation.predictions import Detections
@@ -50,15 +50,15 @@ def test_threshold_that_was_not_matched():
 def test_counts_equal_loops(kind, case):
     annotations, predictions = case
     truth, found = loaded(annotations, predictions)
-    weights = np.ones(truth.num_images)
     counts = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4)
-    weighted = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4, 0.5, 2 * weights)
+    per_image = counts_per_image(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4)
+    assert (per_image >= 0).all()
     for k, category in enumerate(annotations["categories"]):
         outcomes, to_find = slow_matches(annotations, predictions, category["id"], kind, 0.5, 4)
         right = sum(o == "right" and s >= 0.4 for s, o in outcomes)
         wrong = sum(o == "wrong" and s >= 0.4 for s, o in outcomes)
         assert [counts[c][k] for c in ("tp", "fp", "fn")] == [right, wrong, to_find - right]
-        assert [weighted[c][k] for c in ("tp", "fp", "fn")] == [2 * right, 2 * wrong, 2 * (to_find - right)]
+        assert per_image[:, k].sum(axis=1).tolist() == [right, wrong, to_find - right]
 
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])

@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from evaluation_cases import dataset
 
+from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import CXREvaluator
 
 
@@ -122,5 +123,9 @@ def test_errors(registered):
     evaluator = CXREvaluator(registered, distributed=False)
     with pytest.raises(ValueError, match=r"class 5, .* has 2 classes"):
         evaluator.process([{"image_id": 1}], [instances([[0, 0, 10, 10]], [0.9], [5])])
-    with pytest.raises(ValueError, match="json_file"):
+    with pytest.raises(UserError, match="is not registered; registered are"):
         CXREvaluator("a dataset that nobody registered")
+    MetadataCatalog.get(registered + "_bare").set(thing_classes=["effusion"])
+    with pytest.raises(UserError, match="no json_file"):
+        CXREvaluator(registered + "_bare")
+    MetadataCatalog.pop(registered + "_bare")
