@@ -18,10 +18,11 @@ from mdf_detectron.data.clinical_schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.prepared_folder import SPLITS
 from mdf_detectron.errors import ImageReadError, UserError
 
-PREPARE_COMMANDS = {
-    "synthetic_cxr": "python datasets/prepare_synthetic.py --out {root} --num-patients 600 --seed 1 --signal 1.0",
-    "covid_cxr": "python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
-    "mimic_eye": "python datasets/prepare_mimic_eye.py --physionet PHYSIONET_ROOT --out {root}",
+PREPARE_HINTS = {
+    "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
+    "covid_cxr": "run: python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
+    "mimic_eye": "write MIMIC-Eye's images, boxes and triage rows (credentialed PhysioNet access) to {root} as a "
+    "prepared folder",
 }
 """Known folder names, and how each is made."""
 
@@ -37,7 +38,7 @@ class DatasetFormatError(UserError, ValueError):
 def register_all(root: str | Path | None = None) -> None:
     """Register the known datasets below ``root`` (default ``$DETECTRON2_DATASETS`` or ``datasets``)."""
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    for name in PREPARE_COMMANDS:
+    for name in PREPARE_HINTS:
         register_prepared_folder(base / name, name)
 
 
@@ -77,9 +78,8 @@ class _Loader:
 
 
 def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
-    command = PREPARE_COMMANDS.get(name.rsplit("_", 1)[0])
-    how = f"prepare it with: {command.format(root=root)}" if command else "prepare its folder"
-    return f"dataset '{name}': no {json_file}; {how} (see datasets/README.md)"
+    hint = PREPARE_HINTS.get(name.rsplit("_", 1)[0], "write a prepared folder to {root}").format(root=root)
+    return f"dataset '{name}': no {json_file}; to prepare it, {hint} (see datasets/README.md)"
 
 
 def _set_classes(name: str, categories: list[dict[str, Any]]) -> None:

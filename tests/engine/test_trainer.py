@@ -128,7 +128,7 @@ def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path
     finally:
         image.with_suffix(".away").rename(image)
     register_prepared_folder(tmp_path / "mimic_eye", "mimic_eye")
-    with pytest.raises(DatasetNotPreparedError, match="prepare it with: python datasets/prepare_mimic_eye.py"):
+    with pytest.raises(DatasetNotPreparedError, match="to prepare it, write MIMIC-Eye's images"):
         check_datasets(tiny_config(), ("mimic_eye_train",))
 
 
@@ -140,7 +140,10 @@ def run_train_net(*args, cwd):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--eval-only"], "dataset 'mimic_eye_test': no datasets/mimic_eye/annotations/test.json; prepare it with"),
+        (
+            ["--eval-only"],
+            "dataset 'mimic_eye_test': no datasets/mimic_eye/annotations/test.json; to prepare it, write MIMIC",
+        ),
         (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
     ],
 )

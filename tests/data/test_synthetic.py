@@ -1,0 +1,140 @@
+"""The synthetic cohort: its oracle against simulation, what it promises about the signal, and its folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mdf_detectron.data.synthetic.cohort import (
+    CLASS_PRIORS,
+    CLASS_SHIFTS,
+    CohortSettings,
+    make_cohort,
+    vital_correlation,
+)
+from mdf_detectron.data.synthetic.oracle import (
+    ap_both,
+    ap_image,
+    mahalanobis_distance,
+    oracle_predictions,
+    posteriors,
+)
+from mdf_detectron.data.synthetic.prepare import prepare_synthetic
+from mdf_detectron.data.synthetic.scene import draw_film, ellipse_box, ellipse_polygon
+from mdf_detectron.evaluation.coco_metrics import evaluate_coco
+
+
+def slow_ap(scores, labels):
+    """Mean precision at the positives of a ranking, ties broken at random by tiny noise."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order])
+    return (hits / np.arange(1, len(labels) + 1))[labels[order] == 1].mean()
+
+
+@pytest.mark.parametrize(("ambiguity", "prior", "distance"), [(0.8, 0.4, 1.7), (0.8, 0.4, 0.0), (1.0, 0.3, 1.0)])
+def test_closed_forms_against_simulation(ambiguity, prior, distance):
+    rng = np.random.default_rng(0)
+    n = 400_000
+    labels = (rng.random(n) < prior).astype(int)
+    known = rng.random(n) >= ambiguity
+    vitals = distance * labels + rng.normal(size=n)
+    jitter = 1e-9 * rng.random(n)
+    certain = np.where(known, np.where(labels == 1, 1e6, -1e6), 0.0)
+    assert ap_image(ambiguity, prior) == pytest.approx(slow_ap(certain + jitter, labels), abs=0.005)
+    assert ap_both(ambiguity, prior, distance) == pytest.approx(slow_ap(certain + distance * vitals + jitter, labels),
+                                                                abs=0.005)  # fmt: skip
+
+
+def test_distances_of_the_confusable_pairs():
+    assert mahalanobis_distance("A", "Consolidation", "Atelectasis", 1.0) == pytest.approx(1.69, abs=0.01)
+    assert mahalanobis_distance("B", "Pulmonary edema", "Pleural abnormality", 1.0) == pytest.approx(1.85, abs=0.01)
+    assert mahalanobis_distance("A", "Consolidation", "Atelectasis", 0.0) == 0
+    assert np.linalg.eigvalsh(vital_correlation()).min() > 0
+
+
+def test_posteriors():
+    ambiguous = {"A": "ambiguous", "B": "ambiguous"}
+    assert posteriors(ambiguous, None, 1.0)["A"] == pytest.approx(CLASS_PRIORS["A"])
+    assert posteriors(ambiguous, [2.0] * 6, 0.0)["B"] == pytest.approx(CLASS_PRIORS["B"])
+    told = posteriors({"A": "Consolidation", "B": "none"}, [0.0] * 6, 1.0)
+    assert told["A"]["Consolidation"] == 1 and told["B"][None] == 1
+    # by Bayes' rule, one archetype known: odds of the two classes of the other
+    vitals = np.array([1.0, 0.5, 0.2, -0.3, 0.1, 0.0])
+    chances = posteriors({"A": "ambiguous", "B": "none"}, vitals.tolist(), 1.0)["A"]
+    precision = np.linalg.inv(vital_correlation())
+
+    def weight(label):
+        offset = vitals - np.array(CLASS_SHIFTS["A"][label])
+        return CLASS_PRIORS["A"][label] * np.exp(-0.5 * offset @ precision @ offset)
+
+    assert chances["Consolidation"] / chances["Atelectasis"] == pytest.approx(
+        weight("Consolidation") / weight("Atelectasis")
+    )
+
+
+def test_cohort_keeps_its_promises():
+    patients = make_cohort(CohortSettings(num_patients=1500, seed=0))
+    visits = [v for p in patients for v in p.visits]
+    labels = [v.findings[0].label for v in visits]
+    for label, prior in CLASS_PRIORS["A"].items():
+        assert np.mean([x == label for x in labels]) == pytest.approx(prior, abs=0.03)
+    assert np.mean([v.findings[0].appearance == "ambiguous" for v in visits]) == pytest.approx(0.8, abs=0.03)
+    assert np.mean([v.vitals_missing for v in visits]) == pytest.approx(0.1, abs=0.02)
+    hot = np.mean([v.latent_vitals[0] for v in visits if v.findings[0].label == "Consolidation"])
+    cold = np.mean([v.latent_vitals[0] for v in visits if v.findings[0].label == "Atelectasis"])
+    assert hot - cold == pytest.approx(1.4, abs=0.15)
+    for visit in visits:
+        for archetype in "AB":
+            assert len({(f.label, f.appearance) for f in visit.findings if f.archetype == archetype}) == 1
+    assert make_cohort(CohortSettings(num_patients=5, seed=0)) == patients[:5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_patients": 2}, "num_patients"), ({"ambiguity": 1.5}, "ambiguity"), ({"signal": -1.0}, "signal"),
+     ({"image_size": 10}, "image_size")],
+)  # fmt: skip
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        CohortSettings(**{"num_patients": 5, "seed": 0, **change})
+
+
+def test_drawing():
+    visit = make_cohort(CohortSettings(num_patients=3, seed=0, image_size=96))[0].visits[0]
+    film = draw_film(visit)
+    assert film.shape == (visit.height, visit.width) and film.dtype == np.uint8
+    assert np.array_equal(film, draw_film(visit))
+    assert film.std() > 20
+    assert ellipse_box((0.5, 0.5), (0.1, 0.2), 100, 200) == pytest.approx([40, 60, 20, 80])
+    polygon = np.array(ellipse_polygon((0.5, 0.5), (0.1, 0.2), 100, 200)).reshape(-1, 2)
+    assert [polygon[:, 0].min(), polygon[:, 1].min()] == pytest.approx([40, 60])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("synthetic") / "synthetic_cxr"
+    assert prepare_synthetic(out, CohortSettings(num_patients=60, seed=3, image_size=64), num_workers=1)
+    return out
+
+
+def test_folder_and_idempotence(folder):
+    settings = CohortSettings(num_patients=60, seed=3, image_size=64)
+    assert not prepare_synthetic(folder, settings, num_workers=1)
+    patients = {}
+    for split in ("train", "val", "test"):
+        data = json.loads((folder / "annotations" / f"{split}.json").read_text())
+        patients[split] = {im["patient_id"] for im in data["images"]}
+        assert all("appearance" not in json.dumps(im) for im in data["images"])
+    assert not patients["train"] & patients["test"] and not patients["train"] & patients["val"]
+    assert not list(folder.parent.glob("*.partial"))
+
+
+def test_oracle_beats_the_image_alone_only_with_signal(folder, tmp_path):
+    truth = folder / "annotations" / "train.json"
+    image, both = (evaluate_coco(truth, oracle_predictions(folder, "train", t))["bbox"]["AP50"] for t in (False, True))
+    assert both > image + 8
+    silent = tmp_path / "silent"
+    prepare_synthetic(silent, CohortSettings(num_patients=60, seed=3, signal=0.0, image_size=64), num_workers=1)
+    truth = silent / "annotations" / "train.json"
+    image, both = (evaluate_coco(truth, oracle_predictions(silent, "train", t))["bbox"]["AP50"] for t in (False, True))
+    assert both == pytest.approx(image)
