@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, bootstrap, percentile_interval
+from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, bootstrap, interval
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 
 MISSING = "missing"
@@ -87,6 +87,7 @@ def subgroup_results(
     columns: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
+    highest: float = 100.0,
 ) -> list[SubgroupResult]:
     """Metrics and bootstrap intervals of every subgroup of every column.
 
@@ -94,16 +95,19 @@ def subgroup_results(
         statistic: (B, I) weights of the images → (B, M) metrics.
         patients: (I,) patient numbers; a subgroup's interval comes from resampling its own patients.
         columns: names; all clinical columns and :data:`ROW` when None.
+        highest: the metrics' greatest possible value.
     """
     wanted = [*clinical_columns(ground_truth), ROW] if columns is None else columns
     out = []
     for column in wanted:
         for name, members in groups_of(ground_truth, column).items():
-            out.append(_subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed))
+            out.append(
+                _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed, highest)
+            )
     return out
 
 
-def _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed) -> SubgroupResult:
+def _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed, highest) -> SubgroupResult:
     weights = members.astype(np.float64)
     index = np.flatnonzero(members)
     numbers = np.unique(patients[index], return_inverse=True)[1]
@@ -113,7 +117,8 @@ def _subgroup(ground_truth, statistic, patients, column, name, members, num_resa
         spread[:, index] = member_weights
         return statistic(spread)
 
-    low, high = percentile_interval(bootstrap(on_members, numbers, num_resamples, seed))
+    values = statistic(weights[None])[0]
+    low, high = interval(bootstrap(on_members, numbers, num_resamples, seed), values, bounds=(0.0, highest))
     num_patients, num_regions = len(np.unique(numbers)), int((members[ground_truth.image] & ~ground_truth.crowd).sum())
     return SubgroupResult(
         column=column,
@@ -121,7 +126,7 @@ def _subgroup(ground_truth, statistic, patients, column, name, members, num_resa
         images=len(index),
         patients=num_patients,
         regions=num_regions,
-        values=statistic(weights[None])[0],
+        values=values,
         low=low,
         high=high,
         warning=_warning(num_patients, num_regions),

@@ -17,9 +17,9 @@ from mdf_detectron.evaluation.bootstrap import (
     NUM_RESAMPLES,
     Statistic,
     bootstrap,
+    interval,
     paired_test,
     patients_of,
-    percentile_interval,
 )
 from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_values, task_settings
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
@@ -142,8 +142,10 @@ def _describe(ground_truth: GroundTruth, detections: Detections, patients: np.nd
     }
 
 
-def _estimates(names: Iterable[str], values: np.ndarray, samples: np.ndarray) -> dict[str, dict[str, float]]:
-    low, high = percentile_interval(samples)
+def _estimates(
+    names: Iterable[str], values: np.ndarray, samples: np.ndarray, highest: float
+) -> dict[str, dict[str, float]]:
+    low, high = interval(samples, values, bounds=(0.0, highest))
     return {
         name: {"value": float(v), "low": float(lo), "high": float(hi)}
         for name, v, lo, hi in zip(names, values, low, high, strict=True)
@@ -152,7 +154,8 @@ def _estimates(names: Iterable[str], values: np.ndarray, samples: np.ndarray) ->
 
 def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, float]]:
     names, values = metric_values(matches)
-    return _estimates(names, values, bootstrap(_statistic(matches), patients, protocol.num_resamples, protocol.seed))
+    samples = bootstrap(_statistic(matches), patients, protocol.num_resamples, protocol.seed)
+    return _estimates(names, values, samples, highest=100.0)
 
 
 def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -161,7 +164,8 @@ def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[
     per_image = counts_per_image(matches, protocol.score_threshold)  # (3, K, I)
     per_image = np.concatenate([per_image, per_image.sum(axis=1, keepdims=True)], axis=1)
     flat = per_image.reshape(-1, matches.num_images).T
-    low, high = percentile_interval(bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed))
+    samples = bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed)
+    low, high = interval(samples, flat.sum(axis=0))
     low, high = low.reshape(3, -1), high.reshape(3, -1)
     return {
         name: {
@@ -192,7 +196,7 @@ def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, prot
 
         values = statistic(np.ones((1, marks.num_images)))[0]
         samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
-        estimates = _estimates([*map(str, FALSE_POSITIVE_RATES), "mean"], values, samples)
+        estimates = _estimates([*map(str, FALSE_POSITIVE_RATES), "mean"], values, samples, highest=1.0)
         chosen = _thin(len(false_positives))
         curves[name] = {
             "false_positives": false_positives[chosen].tolist(),
@@ -207,9 +211,10 @@ def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> 
     out: dict[str, Any] = {"thresholds": SWEEP.round(4).tolist()}
     for name in settings:
         statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
-        values = statistic(np.ones((1, ground_truth.num_images)))[0].reshape(2, -1)
+        values = statistic(np.ones((1, ground_truth.num_images)))[0]
         samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
-        low, high = (ends.reshape(2, -1) for ends in percentile_interval(samples))
+        low, high = (ends.reshape(2, -1) for ends in interval(samples, values, bounds=(0.0, 100.0)))
+        values = values.reshape(2, -1)
         out[name] = {
             metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}
             for m, metric in enumerate(("AP", "AR"))

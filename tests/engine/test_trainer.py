@@ -142,7 +142,7 @@ def run_train_net(*args, cwd):
     [
         (
             ["--eval-only"],
-            "dataset 'mimic_eye_test': no datasets/mimic_eye/annotations/test.json; to prepare it, write MIMIC",
+            "no datasets/mimic_eye/annotations/test.json; to prepare it, write MIMIC",
         ),
         (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
     ],

@@ -6,10 +6,10 @@ from evaluation_cases import random_case
 
 from mdf_detectron.evaluation.bootstrap import (
     bootstrap,
+    interval,
     mean_over_seeds,
     paired_test,
     patients_of,
-    percentile_interval,
     resample_weights,
 )
 from mdf_detectron.evaluation.coco_metrics import metric_values
@@ -44,7 +44,7 @@ def test_the_mean_has_its_known_spread():
     values = np.random.default_rng(0).normal(size=200)
     samples = bootstrap(lambda w: (w @ values / w.sum(axis=1))[:, None], np.arange(200), 4000)
     assert samples.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.05)
-    low, high = percentile_interval(samples)
+    low, high = interval(samples, np.array([values.mean()]), bounds=(-1, 1))
     half = 1.96 * values.std() / np.sqrt(200)
     assert (low[0], high[0]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
@@ -105,16 +105,26 @@ def test_paired_test_sees_what_separate_intervals_do_not():
     assert outcome.difference[0] == pytest.approx(0.05)
     assert outcome.low[0] == pytest.approx(0.05) and outcome.high[0] == pytest.approx(0.05)
     assert outcome.p_value[0] == pytest.approx(2 / 501)
-    low, high = percentile_interval(bootstrap(mean_of(values), np.arange(100), 500))
+    low, high = interval(bootstrap(mean_of(values), np.arange(100), 500), values.mean(axis=0), bounds=(-1, 1))
     assert high[0] - low[0] > 0.3
 
 
 def test_undefined_samples():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        low, high = percentile_interval(np.array([[np.nan, 1.0], [np.nan, np.nan], [np.nan, 3.0]]), 1.0)
+        samples = np.array([[np.nan, 1.0], [np.nan, np.nan], [np.nan, 3.0]])
+        low, high = interval(samples, np.array([np.nan, 2.0]), 1.0)
         assert np.isnan(low[0]) and np.isnan(high[0]) and (low[1], high[1]) == (1.0, 3.0)
         assert resample_weights(np.zeros(0, dtype=int), 3, np.random.default_rng(0)).shape == (3, 0)
+
+
+def test_interval_by_hand():
+    """Samples 2 to 6 around 4 for a value of 3: bias 1, so the samples are moved down by 2."""
+    samples = np.linspace(2, 6, 5)[:, None]
+    low, high = interval(samples, np.array([3.0]), 1.0)
+    assert (low[0], high[0]) == (0.0, 4.0)
+    assert interval(samples, np.array([3.0]), 1.0, bounds=(0.5, 3.5))[0][0] == 0.5
+    assert interval(samples, np.array([1.0]), 1.0)[1][0] == 1.0  # never without the value
 
 
 def test_mean_over_seeds():

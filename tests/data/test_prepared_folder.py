@@ -1,0 +1,126 @@
+"""Schema, splits, format and registration of prepared folders."""
+
+import json
+import math
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema, ClinicalSchemaError, ClinicalValueError
+from mdf_detectron.data.prepared_folder import Flow, staged_folder
+from mdf_detectron.data.registration import DatasetFormatError, load_records, register_prepared_folder
+from mdf_detectron.data.splits import grouped_folds, train_val_test
+
+SCHEMA = ClinicalSchema(
+    (ClinicalColumn("age", "numeric", "years", 0, 120), ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
+)
+
+
+def test_schema_round_trip_and_parsing(tmp_path):
+    SCHEMA.save(tmp_path / "s.yaml")
+    assert ClinicalSchema.load(tmp_path / "s.yaml") == SCHEMA
+    row = SCHEMA.parse_row({"age": "61", "sex": "M"}, "here")
+    assert row.numeric == [61.0] and row.categorical == [1]
+    empty = SCHEMA.parse_row({"age": None, "sex": ""}, "here")
+    assert math.isnan(empty.numeric[0]) and empty.categorical == [-1]
+    assert SCHEMA.parse_row({"age": 120}, "here").numeric == [120.0]
+    assert SCHEMA.subset(["age"], []).names == ["age"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"age": 121}, r"here: column 'age' is 121, outside its legal range \[0, 120\] years"),
+        ({"age": "old"}, "column 'age' is 'old', not a number"),
+        ({"sex": "f"}, r"column 'sex' is 'f'; the schema allows \['F', 'M'\]"),
+        ({"weight": 80}, r"unknown clinical column\(s\) \['weight'\]"),
+    ],
+)
+def test_values_that_the_schema_refuses(row, message):
+    with pytest.raises(ClinicalValueError, match=message):
+        SCHEMA.parse_row(row, "here")
+
+
+def test_bad_schemas(tmp_path):
+    with pytest.raises(ClinicalSchemaError, match="no clinical schema at"):
+        ClinicalSchema.load(tmp_path / "absent.yaml")
+    (tmp_path / "s.yaml").write_text("columns: [{name: age, kind: number}]")
+    with pytest.raises(ClinicalSchemaError, match="s.yaml: column 'age': kind 'number'"):
+        ClinicalSchema.load(tmp_path / "s.yaml")
+    with pytest.raises(ClinicalSchemaError, match="named twice"):
+        ClinicalSchema((SCHEMA.columns[0], SCHEMA.columns[0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 1000))
+def test_splits_never_share_a_patient(groups, seed):
+    if len(set(groups)) < 3:
+        with pytest.raises(ValueError, match="at least 3 patients"):
+            train_val_test(groups, groups, seed)
+        return
+    sides = train_val_test(groups, [g % 3 for g in groups], seed)
+    assert len(sides) == len(groups) and set(sides) == {"train", "val", "test"}
+    for group in set(groups):
+        assert len({s for s, g in zip(sides, groups, strict=True) if g == group}) == 1
+
+
+def test_split_sizes_and_folds():
+    groups = [i // 2 for i in range(2000)]
+    sides = train_val_test(groups, [i % 5 for i in groups], 0)
+    assert [sides.count(s) / 2000 for s in ("train", "val", "test")] == pytest.approx([0.7, 0.15, 0.15], abs=0.01)
+    folds = grouped_folds(groups, groups, 5, 0)
+    assert sorted(set(folds)) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="cannot make 5 folds of 2 patients"):
+        grouped_folds([1, 1, 2], [0, 0, 0], 5, 0)
+
+
+def test_flow_refuses_a_loss():
+    flow = Flow()
+    flow.add("films", 5, 3, {"dark": 2})
+    with pytest.raises(AssertionError, match="stage 'boxes': 5 in"):
+        flow.add("boxes", 5, 3, {"small": 1})
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "set"
+    with staged_folder(out) as folder:
+        (folder / "report.json").write_text("{}")
+        assert not out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        with staged_folder(out) as folder:
+            (folder / "half").write_text("")
+            raise KeyboardInterrupt
+    assert [p.name for p in out.iterdir()] == ["report.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_registered_records(tiny_folder):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    records = DatasetCatalog.get("tiny_cxr_train")
+    assert len(records) == 8 and records[0]["annotations"] == []
+    assert records[2]["clinical"] == {"age": 42, "temperature": 98.6, "gender": "F"}
+    assert records[1]["annotations"][0]["category_id"] == 1 and records[1]["patient_id"] == "train-1"
+    assert MetadataCatalog.get("tiny_cxr_train").thing_classes == ["bright", "dark"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda d: d["images"][3]["clinical"].update(age=500), ClinicalValueError, "train_3.png: column 'age' is 500"),
+        (lambda d: d["images"][3]["clinical"].update(x=1), ClinicalValueError, "unknown clinical column"),
+        (lambda d: d["images"][3].update(id=d["images"][2]["id"]), DatasetFormatError, "two images have the same id"),
+        (lambda d: d["annotations"][0].update(category_id=9), DatasetFormatError, "category_id 9"),
+        (lambda d: d["annotations"][0].update(image_id=999), DatasetFormatError, "image_id 999"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, 5]), DatasetFormatError, "positive size"),
+        (lambda d: d.pop("categories"), DatasetFormatError, "no list"),
+    ],
+)
+def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, error, message):
+    data = annotations_of(tiny_folder, "train")
+    change(data)
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    with pytest.raises(error, match=message):
+        load_records(tmp_path / "train.json", tiny_folder / "images", tiny_folder / "clinical_schema.yaml")
