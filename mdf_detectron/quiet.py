@@ -1,4 +1,4 @@
-"""Keeps three known messages of other libraries away from users; each is matched by its own text, nothing more."""
+"""Keeps four known messages of other libraries away from users; each is matched by its own text, nothing more."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ def import_detectron2_quietly() -> None:
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)
     # detectron2.layers asks torch.fx.is_fx_tracing, which newer releases announce as renamed.
     logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda r: "is_fx_tracing will return" not in r.getMessage())
+    # detectron2's log of the environment asks torch for CUDA_HOME, which warns where a compiler but no GPU is found.
+    logging.getLogger("torch.utils.cpp_extension").addFilter(lambda r: "No CUDA runtime is found" not in r.getMessage())
     with warnings.catch_warnings():
         # fvcore and detectron2 script small functions when they are imported.
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
