@@ -11,6 +11,7 @@ Nothing here is sampled from a real table.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,28 +83,38 @@ class Finding:
     radii: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One visit and its film.
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """What is drawn.
 
     Attributes:
         width, height: pixels of the film.
         cardiothoracic_ratio: heart width over thorax width; above 0.5 the silhouette is enlarged.
-        latent_vitals: (6,) SD units, before rounding; the oracle reads them.
-        row: the clinical row as a cleaned table has it (None where missing).
-        vitals_missing: the vitals of this visit were not recorded.
+        findings: its regions, distractors too.
         seed: of the film's noise and anatomy.
     """
 
-    visit_id: int
     width: int
     height: int
     cardiothoracic_ratio: float
     findings: tuple[Finding, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit(Film):
+    """One visit, seen on its one film.
+
+    Attributes:
+        latent_vitals: (6,) SD units, before rounding; the oracle reads them.
+        row: the clinical row as a cleaned table has it (None where missing).
+        vitals_missing: the vitals of this visit were not recorded.
+    """
+
+    visit_id: int
     latent_vitals: tuple[float, ...]
     row: dict[str, float | str | None]
     vitals_missing: bool
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -164,11 +175,11 @@ def _make_patient(settings: CohortSettings, number: int) -> Patient:
 
 def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: int, age: int, gender: str) -> Visit:
     labels = {a: _choose(rng, CLASS_PRIORS[a]) for a in ("A", "B")}
-    findings = tuple(f for a in ("A", "B") for f in _make_findings(settings, rng, a, labels[a]))
+    findings = tuple(f for a in ("A", "B") for f in make_findings(rng, a, labels[a], settings.ambiguity))
     shift = sum(np.array(CLASS_SHIFTS[a][labels[a]]) for a in ("A", "B"))
     latent = settings.signal * shift + rng.multivariate_normal(np.zeros(6), vital_correlation())
     missing = bool(rng.random() < settings.missing)
-    enlarged = rng.random() < 1 / (1 + math.exp(3.2 - 0.03 * age))
+    enlarged = rng.random() < enlarged_heart_probability(age)
     short_side = int(round(settings.image_size * rng.uniform(0.82, 0.98)))
     sides = [settings.image_size, short_side]
     width, height = sides if rng.random() < 0.3 else sides[::-1]
@@ -185,14 +196,19 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
     )
 
 
+def enlarged_heart_probability(age: float) -> float:
+    """P of an enlarged silhouette at an age in years: logit P = −3.2 + 0.03·age."""
+    return 1 / (1 + math.exp(3.2 - 0.03 * age))
+
+
 def _choose(rng: np.random.Generator, priors: dict[str | None, float]) -> str | None:
     labels = list(priors)
     return labels[int(rng.choice(len(labels), p=list(priors.values())))]
 
 
-def _make_findings(settings: CohortSettings, rng: np.random.Generator, archetype: str, label: str | None):
+def make_findings(rng: np.random.Generator, archetype: str, label: str | None, ambiguity: float) -> Iterator[Finding]:
     """One or two regions (one a lung) of an archetype; they share the class and the look."""
-    appearance = "ambiguous" if rng.random() < settings.ambiguity else (label or "none")
+    appearance = "ambiguous" if rng.random() < ambiguity else (label or "none")
     sides = [0.30, 0.70] if rng.random() < 0.35 else [float(rng.choice([0.30, 0.70]))]
     for x in sides:
         if archetype == "A":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mdf_detectron.data.synthetic.cohort import Finding, Visit
+from mdf_detectron.data.synthetic.cohort import Film, Finding
 
 THORAX_CENTER, THORAX_HALF_WIDTH = (0.5, 0.52), 0.42
 """Fractions of the film: the heart's width is measured against twice this half width."""
@@ -13,16 +13,16 @@ _HEART_HALF_HEIGHT = 0.15
 _HEART_CENTER = (0.53, 0.60)
 
 
-def draw_film(visit: Visit) -> np.ndarray:
-    """(height, width) uint8, bright where tissue is dense; the same visit always gives the same pixels."""
-    rng = np.random.default_rng(visit.seed)
-    y, x = np.mgrid[0 : visit.height, 0 : visit.width].astype(np.float32)
-    x, y = (x + 0.5) / visit.width, (y + 0.5) / visit.height
-    film = _anatomy(x, y, visit.cardiothoracic_ratio, rng)
-    for finding in visit.findings:
-        film += _opacity(x, y, finding)
-    film += _noise(film.shape, rng)
-    return (np.clip(film, 0, 1) * 255).astype(np.uint8)
+def draw_film(film: Film) -> np.ndarray:
+    """(height, width) uint8, bright where tissue is dense; the same film always gives the same pixels."""
+    rng = np.random.default_rng(film.seed)
+    y, x = np.mgrid[0 : film.height, 0 : film.width].astype(np.float32)
+    x, y = (x + 0.5) / film.width, (y + 0.5) / film.height
+    pixels = _anatomy(x, y, film.cardiothoracic_ratio, rng)
+    for finding in film.findings:
+        pixels += _opacity(x, y, finding)
+    pixels += _noise(pixels.shape, rng)
+    return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
 def heart_ellipse(cardiothoracic_ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
