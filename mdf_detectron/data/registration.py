@@ -1,12 +1,14 @@
 """Prepared dataset folders in Detectron2's catalogs.
 
 Importing :mod:`mdf_detectron` registers ``<name>_{train,val,test}`` for the known folder names below
-``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked for.
+``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked for, so neither an
+absent nor a broken folder disturbs an import; a dataset's classes are in its metadata once it has been loaded.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,12 @@ def register_all(root: str | Path | None = None) -> None:
 
 
 def register_prepared_folder(root: str | Path, prefix: str) -> None:
-    """Register ``<prefix>_{train,val,test}`` for a prepared folder; again with another root replaces it."""
+    """Register ``<prefix>_{train,val,test}`` for a prepared folder; again, the same or another root, replaces it.
+
+    Args:
+        root: the folder; it need not exist before a dataset is loaded.
+        prefix: first part of the registered names, by convention the folder's name.
+    """
     root = Path(root)
     for split in SPLITS:
         name = f"{prefix}_{split}"
@@ -60,8 +67,6 @@ def register_prepared_folder(root: str | Path, prefix: str) -> None:
             clinical_schema_file=str(root / SCHEMA_FILE_NAME),
             evaluator_type="cxr",
         )
-        if json_file.is_file():
-            _set_classes(name, _read_json(json_file)["categories"])
 
 
 class _Loader:
@@ -73,8 +78,10 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         if not self.json_file.is_file():
             raise DatasetNotPreparedError(_how_to_prepare(self.name, self.root, self.json_file))
-        _set_classes(self.name, _read_json(self.json_file)["categories"])
-        return load_records(self.json_file, self.root / "images", self.root / SCHEMA_FILE_NAME)
+        data = _read_json(self.json_file)
+        records = _records(data, self.json_file, self.root / "images", self.root / SCHEMA_FILE_NAME)
+        _set_classes(self.name, data["categories"])
+        return records
 
 
 def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
@@ -95,7 +102,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetFormatError(f"{path}: not valid JSON ({error}); prepare the dataset again") from None
-    absent = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
+    lists = data if isinstance(data, dict) else {}
+    absent = [key for key in ("images", "annotations", "categories") if not isinstance(lists.get(key), list)]
     if absent:
         raise DatasetFormatError(f"{path}: expected COCO detection JSON, but it has no list {absent}")
     return data
@@ -105,52 +113,94 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
     """Detectron2 dataset dicts of one split, healthy images included.
 
     Returns:
-        dicts with file_name, image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0), and
-        besides Detectron2's keys ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
+        dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0),
+        and besides Detectron2's keys ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
 
     Raises:
         ClinicalSchemaError, ClinicalValueError: no schema, or a row that it does not allow.
-        DatasetFormatError: ids that do not match, or boxes without area.
+        DatasetFormatError: keys that are absent, ids that do not match, or boxes without area in their image.
     """
     path = Path(json_file)
-    data = _read_json(path)
+    return _records(_read_json(path), path, Path(image_root), Path(schema_file))
+
+
+def _records(data: dict[str, Any], path: Path, image_root: Path, schema_file: Path) -> list[dict[str, Any]]:
     schema = ClinicalSchema.load(schema_file)
+    for kind, key in (("category", "categories"), ("image", "images"), ("annotation", "annotations")):
+        _check_keys(data[key], kind, path)
     contiguous = {c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}
-    annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in data["images"]}
-    if len(annotations) != len(data["images"]):
+    if len(contiguous) != len(data["categories"]):
+        raise DatasetFormatError(f"{path}: two categories have the same id")
+    images = {image["id"]: image for image in data["images"]}
+    if len(images) != len(data["images"]):
         raise DatasetFormatError(f"{path}: two images have the same id")
+    for image in images.values():
+        _check_size(image, path)
+    annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
     for annotation in data["annotations"]:
-        _check_annotation(annotation, annotations, contiguous, path)
+        _check_annotation(annotation, images, contiguous, path)
         annotations[annotation["image_id"]].append(_annotation_record(annotation, contiguous))
-    records = []
-    for image in data["images"]:
-        schema.parse_row(image.get("clinical"), where=f"{path}: image {image['file_name']}")
-        records.append(
-            {
-                "file_name": str(Path(image_root) / image["file_name"]),
-                "image_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "patient_id": str(image.get("patient_id", "")),
-                "clinical": dict(image.get("clinical") or {}),
-                "annotations": annotations[image["id"]],
-            }
-        )
-    return records
+    folder = os.path.abspath(image_root)
+    return [_image_record(image, annotations[image["id"]], schema, folder, path) for image in data["images"]]
 
 
-def _check_annotation(annotation: dict[str, Any], images: dict, categories: dict, path: Path) -> None:
+_REQUIRED_KEYS = {
+    "category": ("id", "name"),
+    "image": ("id", "file_name", "width", "height", "patient_id"),
+    "annotation": ("image_id", "category_id", "bbox"),
+}
+
+
+def _check_keys(entries: list[Any], kind: str, path: Path) -> None:
+    for number, entry in enumerate(entries):
+        absent = [k for k in _REQUIRED_KEYS[kind] if not isinstance(entry, dict) or entry.get(k) in (None, "")]
+        if absent:
+            name = (entry.get("file_name") or entry.get("id")) if isinstance(entry, dict) else None
+            raise DatasetFormatError(f"{path}: {kind} {number if name is None else name} has no {', '.join(absent)}")
+
+
+def _check_size(image: dict[str, Any], path: Path) -> None:
+    size = (image["width"], image["height"])
+    if not all(map(_is_number, size)) or min(size) <= 0:
+        raise DatasetFormatError(f"{path}: image {image['file_name']}: {size} is not a width and height in pixels")
+
+
+def _image_record(
+    image: dict[str, Any], annotations: list[dict[str, Any]], schema: ClinicalSchema, folder: str, path: Path
+) -> dict[str, Any]:
+    schema.parse_row(image.get("clinical"), where=f"{path}: image {image['file_name']}")
+    return {
+        "file_name": os.path.join(folder, image["file_name"]),
+        "image_id": image["id"],
+        "height": image["height"],
+        "width": image["width"],
+        "patient_id": str(image["patient_id"]),
+        "clinical": dict(image.get("clinical") or {}),
+        "annotations": annotations,
+    }
+
+
+def _check_annotation(
+    annotation: dict[str, Any], images: dict[Any, dict[str, Any]], categories: dict[Any, int], path: Path
+) -> None:
     where = f"{path}: annotation {annotation.get('id')}"
-    if annotation.get("image_id") not in images:
-        raise DatasetFormatError(f"{where}: image_id {annotation.get('image_id')} is not among the images")
-    if annotation.get("category_id") not in categories:
-        raise DatasetFormatError(f"{where}: category_id {annotation.get('category_id')} is not among the categories")
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not (box[2] > 0 and box[3] > 0):
+    if annotation["image_id"] not in images:
+        raise DatasetFormatError(f"{where}: image_id {annotation['image_id']} is not among the images")
+    if annotation["category_id"] not in categories:
+        raise DatasetFormatError(f"{where}: category_id {annotation['category_id']} is not among the categories")
+    image, box = images[annotation["image_id"]], annotation["bbox"]
+    where += f" of image {image['file_name']}"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or not (box[2] > 0 and box[3] > 0):
         raise DatasetFormatError(f"{where}: bbox {box} is not [x, y, width, height] with positive size")
+    if box[0] >= image["width"] or box[1] >= image["height"] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
+        raise DatasetFormatError(f"{where}: bbox {box} lies outside the {image['width']} × {image['height']} image")
 
 
-def _annotation_record(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str, Any]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _annotation_record(annotation: dict[str, Any], contiguous: dict[Any, int]) -> dict[str, Any]:
     record = {
         "bbox": annotation["bbox"],
         "bbox_mode": BoxMode.XYWH_ABS,
