@@ -74,8 +74,15 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     w.NAME = "homoscedastic"
     # "SGD" (Detectron2's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning-rate factor of the clinical path (encoder, spatializer, clinical backbone).
+    # AdamW's decay rates of its running mean and mean square of the gradient. A first layer's early gradients are
+    # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
+    cfg.SOLVER.BETAS = [0.9, 0.99]
+    # Learning-rate factor of the clinical path (encoder, spatializer, clinical backbone, 1-D inputs of the box head).
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
+    # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
+    # moves every weight by about the rate, so the output of a layer moves with its number of inputs (Yang et al.
+    # 2021, "Tensor Programs V", table 8).
+    cfg.SOLVER.FULL_LR_FAN_IN = 0
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 from matplotlib.patches import Polygon, Rectangle  # noqa: E402
+from matplotlib.transforms import Bbox  # noqa: E402
 
 from mdf_detectron.data.clinical_schema import ClinicalSchema  # noqa: E402
 
@@ -72,6 +73,8 @@ def save_panels(
     if handles:
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
+    for axis in axes[:-1]:
+        _separate_labels(axis)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
@@ -88,9 +91,30 @@ def _draw(axis, image: np.ndarray, panel: Panel) -> None:
             points = np.asarray(polygon).reshape(-1, 2)
             axis.add_patch(Polygon(points, color=COLORS[class_index % len(COLORS)], alpha=0.18, lw=0))
     scores = panel.scores if panel.scores is not None else [None] * len(panel.boxes)
-    for (x0, y0, x1, y1), class_index, score in zip(panel.boxes, panel.classes, scores, strict=True):
+    drawn = list(zip(panel.boxes, panel.classes, scores, strict=True))
+    for (x0, y0, x1, y1), class_index, score in sorted(drawn, key=lambda d: d[2] or 0):  # the surest box on top
         color = COLORS[class_index % len(COLORS)]
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=1.6))
         if score is not None:
             axis.text(x0, y0 - 2, f"{score:.2f}", color="black", fontsize=7, va="bottom",
                       bbox={"facecolor": color, "pad": 0.8, "lw": 0})  # fmt: skip
+
+
+def _separate_labels(axis) -> None:
+    """Keep the scores of one panel inside it and off each other; call it when the layout is final."""
+    placed: list[Bbox] = []
+    inside = axis.get_window_extent()
+    step = axis.transData.inverted()
+    for label in reversed(axis.texts):  # the surest first: it stays where it belongs
+        extent = label.get_window_extent().padded(2)
+        down = max(extent.y1 - inside.y1, 0)
+        left = min(max(extent.x1 - inside.x1, 0), max(extent.x0 - inside.x0, 0))
+        extent = extent.translated(-left, -down)
+        for _ in placed:
+            below = [other.y0 for other in placed if other.overlaps(extent)]
+            if not below:
+                break
+            extent = extent.translated(0, min(below) - extent.y1 - 1)
+        placed.append(extent)
+        # Text was anchored at its lower left corner, two pixels of padding inside.
+        label.set_position(step.transform((extent.x0 + 2, extent.y0 + 2)))

@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
@@ -25,12 +24,11 @@ from mdf_detectron.data.build import (
 )
 from mdf_detectron.data.registration import check_images
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
 from mdf_detectron.evaluation.files import finite_or_none, write_json
 
 RESULTS_FILE_NAME = "results.json"
-
-CLINICAL_PARTS = ("clinical_encoder", "spatializer", "clinical_backbone")
 
 
 class MultimodalTrainer(DefaultTrainer):
@@ -86,32 +84,6 @@ def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
     encoder = model.backbone.clinical_encoder
     if encoder is not None:
         encoder.fit(*(rows.to(model.device) for rows in train_clinical_rows(cfg)))
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW; the loss weights are never decayed, the clinical path has its own learning-rate factor."""
-    factor = cfg.SOLVER.CLINICAL_LR_FACTOR
-    params = get_default_optimizer_params(
-        model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        lr_factor_func=lambda name: factor if any(part in name for part in CLINICAL_PARTS) else 1.0,
-        overrides={"log_alpha_squared": {"weight_decay": 0.0}},
-    )
-    if cfg.SOLVER.OPTIMIZER == "AdamW":
-        optimizer = torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-    else:
-        optimizer = torch.optim.SGD(
-            params,
-            lr=cfg.SOLVER.BASE_LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            nesterov=cfg.SOLVER.NESTEROV,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        )
-    return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 
 from mdf_detectron.data.registration import DatasetNotPreparedError, register_prepared_folder
 from mdf_detectron.engine.checkpointer import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.engine.trainer import MultimodalTrainer, build_optimizer, check_datasets, evaluate_checkpoint
+from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 from mdf_detectron.errors import CheckpointError, ConfigError, ImageReadError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -103,18 +103,6 @@ def test_loading_executes_no_code(tiny_config, tmp_path):
         MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "zoo.pkl"))
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "absent.pth"))
-
-
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_optimizer_groups(name, tiny_config):
-    cfg = tiny_config("SOLVER.OPTIMIZER", name, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 0.1)
-    model = build_model(cfg)
-    groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
-    assert len(groups) == len(list(model.parameters()))
-    assert groups[id(model.loss_weighting.log_alpha_squared)]["weight_decay"] == 0
-    assert groups[id(model.roi_heads.box_head.fc1.weight)]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY
-    assert groups[id(model.backbone.spatializer.stages[0][0].weight)]["lr"] == pytest.approx(0.3)
-    assert groups[id(model.backbone.image_backbone.conv.weight)]["lr"] == pytest.approx(0.1)
 
 
 def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path):

@@ -5,9 +5,11 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
+from torch import nn
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.roi_heads import ClinicalROIPooler
+from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
 
 
 def test_each_region_gets_its_own_images_row():
@@ -27,8 +29,13 @@ def test_box_head_reads_regions_and_row(small_config):
     assert fc1.weight.shape == (64, 64 * 7 * 7 + 64)
     assert sum(p.numel() for p in fc1.parameters()) == 204_864
     assert sum(p.numel() for p in model.roi_heads.box_head.fc2.parameters()) == 4_160
-    # the row's columns start with weights of their own fan-in, clearly larger than the regions'
-    assert fc1.weight[:, -64:].std() > 3 * fc1.weight[:, :-64].std()
+
+
+def test_concatenated_linear_is_one_linear_map():
+    layer = ConcatenatedLinear(nn.Linear(12, 5), clinical_features=3)
+    x = torch.randn(7, 15)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.region.bias))
+    assert layer.clinical.weight.abs().max() > 0
 
 
 def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, event_storage):
@@ -38,7 +45,7 @@ def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, even
     losses = model(make_batch(cfg))
     assert len(losses) == 2 + 3 * 2 + 1
     sum(losses.values()).backward()
-    assert all(h.fc1.weight.grad[:, -64:].abs().sum() > 0 for h in model.roi_heads.box_head)
+    assert all(h.fc1.clinical.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
 
 
 def test_a_convolutional_box_head_is_refused(small_config):

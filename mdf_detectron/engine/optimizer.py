@@ -1,0 +1,57 @@
+"""The optimizer: SGD or AdamW, with the learning rates that a clinical path beside a large image path needs."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+CLINICAL_PARTS = ("clinical_encoder", "spatializer", "clinical_backbone", "fc1.clinical")
+"""Parts of the names of the clinical path's parameters."""
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW with :func:`lr_factors`; the loss weights are never decayed."""
+    factors = lr_factors(cfg, model)
+    params = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: factors.get(name, 1.0),
+        overrides={"log_alpha_squared": {"weight_decay": 0.0}},
+    )
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        optimizer = torch.optim.AdamW(
+            params, lr=cfg.SOLVER.BASE_LR, betas=tuple(cfg.SOLVER.BETAS), weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            params,
+            lr=cfg.SOLVER.BASE_LR,
+            momentum=cfg.SOLVER.MOMENTUM,
+            nesterov=cfg.SOLVER.NESTEROV,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        )
+    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """Learning-rate factor of each parameter that has one other than 1, by name.
+
+    ``SOLVER.CLINICAL_LR_FACTOR`` for the clinical path; ``FULL_LR_FAN_IN`` / inputs for the weight of a fully
+    connected layer with more inputs than that.
+    """
+    factors: dict[str, float] = {}
+    for name, _ in model.named_parameters():
+        if any(part in name for part in CLINICAL_PARTS):
+            factors[name] = cfg.SOLVER.CLINICAL_LR_FACTOR
+    full = cfg.SOLVER.FULL_LR_FAN_IN
+    for name, module in model.named_modules():
+        if full and isinstance(module, nn.Linear) and module.in_features > full:
+            weight = f"{name}.weight"
+            factors[weight] = factors.get(weight, 1.0) * full / module.in_features
+    return factors

@@ -1,0 +1,35 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from mdf_detectron.engine.optimizer import build_optimizer
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_groups(name, small_config):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "SOLVER.OPTIMIZER", name, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 0.1,
+                      "SOLVER.FULL_LR_FAN_IN", 64)  # fmt: skip
+    model = build_model(cfg)
+    groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
+    assert len(groups) == len(list(model.parameters()))
+    assert groups[id(model.loss_weighting.log_alpha_squared)]["weight_decay"] == 0
+    fc1, predictor = model.roi_heads.box_head.fc1, model.roi_heads.box_predictor
+    assert groups[id(fc1.region.weight)]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY
+    rates = {
+        fc1.region.weight: 0.1 * 64 / fc1.region.in_features,
+        fc1.region.bias: 0.1,
+        fc1.clinical.weight: 0.3,
+        predictor.cls_score.weight: 0.1,
+        model.backbone.spatializer.stages[0][0].weight: 0.3,
+        model.backbone.image_backbone.conv.weight: 0.1,
+    }
+    for parameter, rate in rates.items():
+        assert groups[id(parameter)]["lr"] == pytest.approx(rate)
+
+
+def test_betas(small_config):
+    optimizer = build_optimizer(
+        cfg := small_config("synthetic_cxr/mdf_net.yaml", "SOLVER.OPTIMIZER", "AdamW"), build_model(cfg)
+    )
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(g["betas"] == (0.9, 0.99) for g in optimizer.param_groups)
