@@ -7,8 +7,17 @@ from mdf_detectron.engine.optimizer import build_optimizer
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_groups(name, small_config):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", "SOLVER.OPTIMIZER", name, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 0.1,
-                      "SOLVER.FULL_LR_FAN_IN", 64)  # fmt: skip
+    opts = [
+        "SOLVER.OPTIMIZER",
+        name,
+        "SOLVER.BASE_LR",
+        0.1,
+        "SOLVER.CLINICAL_LR_FACTOR",
+        3.0,
+        "SOLVER.FULL_LR_FAN_IN",
+        64,
+    ]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = build_model(cfg)
     groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
     assert len(groups) == len(list(model.parameters()))
