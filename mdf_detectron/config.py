@@ -77,7 +77,7 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # AdamW's decay rates of its running mean and mean square of the gradient. A first layer's early gradients are
     # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
     cfg.SOLVER.BETAS = [0.9, 0.99]
-    # Learning-rate factor of the clinical path (encoder, spatializer, clinical backbone, 1-D inputs of the box head).
+    # Learning-rate factor of the layers that read the row itself: the encoder, and the row's inputs of the box head.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
     # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
     # moves every weight by about the rate, so the output of a layer moves with its number of inputs (Yang et al.

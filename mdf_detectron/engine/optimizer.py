@@ -7,8 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-CLINICAL_PARTS = ("clinical_encoder", "spatializer", "clinical_backbone", "fc1.clinical")
-"""Parts of the names of the clinical path's parameters."""
+CLINICAL_PARTS = ("clinical_encoder", "fc1.clinical")
+"""Parts of the names of the parameters that read the row itself; the spatializer and the clinical backbone behind it
+are as deep as the image's path and take its rate."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -42,7 +43,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
     """Learning-rate factor of each parameter that has one other than 1, by name.
 
-    ``SOLVER.CLINICAL_LR_FACTOR`` for the clinical path; ``FULL_LR_FAN_IN`` / inputs for the weight of a fully
+    ``SOLVER.CLINICAL_LR_FACTOR`` for :data:`CLINICAL_PARTS`; ``FULL_LR_FAN_IN`` / inputs for the weight of a fully
     connected layer with more inputs than that.
     """
     factors: dict[str, float] = {}
