@@ -34,6 +34,13 @@ def _add_clinical(cfg: CfgNode) -> None:
     c.MISSING = "token"
     # 3-D fusion: the spatialized row is fused with the image's feature map, before the proposals.
     c.FUSION_3D = False
+    # How the row becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved straight
+    # to the feature map's size) or "repeat" (a linear map of the row, repeated over the map).
+    c.BRANCH = "deconv"
+    # Compute that branch in bfloat16 (the maps it gives are float32).
+    c.AUTOCAST = False
+    # torch.compile that branch: faster steps after a first one of half a minute; needs a C++ compiler on a CPU.
+    c.COMPILE = False
     # 1-D fusion: the encoded row is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False
 
@@ -95,6 +102,8 @@ def check_config(cfg: CfgNode) -> None:
         )
     if clinical.MISSING not in ("token", "median", "median_indicator"):
         raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use token, median or median_indicator")
+    if clinical.BRANCH not in ("deconv", "repeat", "compact"):
+        raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use deconv, repeat or compact")
     if (clinical.FUSION_3D or clinical.FUSION_1D) and not (clinical.NUMERIC or clinical.CATEGORICAL):
         raise ConfigError(
             "MODEL.CLINICAL.FUSION_3D or FUSION_1D is on, but NUMERIC and CATEGORICAL name no column; "

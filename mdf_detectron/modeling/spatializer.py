@@ -23,9 +23,15 @@ class Deconvolution2x2(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) → (N, out, 2H, 2W)."""
-        # weight (in, out, 2, 2) -> (out*4, in, 1, 1): the channel order that pixel_shuffle expects
-        weight = self.weight.permute(1, 2, 3, 0).reshape(4 * self.out_channels, self.in_channels, 1, 1)
-        return F.pixel_shuffle(F.conv2d(x, weight, self.bias.repeat_interleave(4)), 2)
+        return deconvolve(x, self.weight, self.bias)
+
+
+def deconvolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The deconvolution of :class:`Deconvolution2x2`: (N, in, H, W), weight (in, out, 2, 2) → (N, out, 2H, 2W)."""
+    in_channels, out_channels = weight.shape[:2]
+    # (in, out, 2, 2) -> (out*4, in, 1, 1): the channel order that pixel_shuffle expects
+    kernel = weight.permute(1, 2, 3, 0).reshape(4 * out_channels, in_channels, 1, 1)
+    return F.pixel_shuffle(F.conv2d(x, kernel, bias.repeat_interleave(4)), 2)
 
 
 class SpatializerStage(nn.Sequential):
@@ -40,6 +46,25 @@ class SpatializerStage(nn.Sequential):
             nn.BatchNorm2d(out_channels),
         ]
         super().__init__(*layers, *([] if last else [nn.ReLU(inplace=True)]))
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, out, 2H, 2W); in evaluation the batch norms are folded into the convolutions."""
+        if self.training:
+            return super().forward(x)
+        deconvolution, norm, _, convolution, second_norm, *_ = self
+        scale, shift = _affine(norm)
+        x = deconvolve(x, deconvolution.weight * scale[:, None, None], deconvolution.bias * scale + shift).relu_()
+        scale, shift = _affine(second_norm)
+        kernel = convolution.weight * scale[:, None, None, None]
+        x = F.conv2d(x, kernel, convolution.bias * scale + shift, padding=1)
+        return x if self.last else x.relu_()
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a batch norm applies in evaluation, each (channels,)."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class Spatializer(nn.Module):

@@ -29,7 +29,7 @@ def test_groups(name, small_config):
         fc1.region.bias: 0.1,
         fc1.clinical.weight: 0.3,
         predictor.cls_score.weight: 0.1,
-        model.backbone.spatializer.stages[0][0].weight: 0.1,
+        model.backbone.clinical_branch.spatializer.stages[0][0].weight: 0.1,
         model.backbone.image_backbone.conv.weight: 0.1,
     }
     for parameter, rate in rates.items():

@@ -56,8 +56,8 @@ def test_parameter_counts_of_the_three_channel_model(small_config):
     model = build_model(small_config("mimic_eye/mdf_net.yaml", *opts, "MODEL.FUSION.CONV", False))
     parts = {
         "image_backbone": (model.backbone.image_backbone, 1_258_848),
-        "clinical_backbone": (model.backbone.clinical_backbone, 1_258_848),
-        "spatializer": (model.backbone.spatializer, 447_369),
+        "clinical_backbone": (model.backbone.clinical_branch.backbone, 1_258_848),
+        "spatializer": (model.backbone.clinical_branch.spatializer, 447_369),
         "embedding": (model.backbone.clinical_encoder.embeddings, 110),
         "rpn": (model.proposal_generator, 41_803),
         "fc6": (model.roi_heads.box_head.fc1, 204_864),

@@ -11,10 +11,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.backbone.timm_backbone import build_timm_backbone
+from mdf_detectron.modeling.clinical_branch import ClinicalBranch, build_clinical_branch
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
 from mdf_detectron.modeling.fusion import build_fusion
 from mdf_detectron.modeling.multimodal_input import MultimodalInput
-from mdf_detectron.modeling.spatializer import Spatializer
 
 CLINICAL_FEATURE = "clinical"
 """Name of the encoded row among the features, read by the RoI heads with 1-D fusion."""
@@ -26,8 +26,8 @@ class DualBackbone(Backbone):
     Args:
         image_backbone: I = f_CXR(image).
         clinical_encoder: Z^C; None for an image-only model.
-        spatializer, clinical_backbone: S = f_spa(Z^C) and C = f_clinical(S); both or neither (no 3-D fusion).
-        fusions: one a feature map, under its name; given together with the spatializer.
+        clinical_branch: the encoded row as maps, C; None without 3-D fusion.
+        fusions: one a feature map, under its name; given together with the clinical branch.
     """
 
     def __init__(
@@ -35,21 +35,19 @@ class DualBackbone(Backbone):
         *,
         image_backbone: Backbone,
         clinical_encoder: ClinicalEncoder | None = None,
-        spatializer: nn.Module | None = None,
-        clinical_backbone: Backbone | None = None,
+        clinical_branch: ClinicalBranch | None = None,
         fusions: dict[str, nn.Module] | None = None,
     ):
         super().__init__()
-        if len({spatializer is None, clinical_backbone is None, fusions is None}) != 1:
-            raise ValueError("3-D fusion needs a spatializer, a clinical backbone and fusions together")
-        if spatializer is not None and clinical_encoder is None:
+        if (clinical_branch is None) != (fusions is None):
+            raise ValueError("3-D fusion needs a clinical branch and fusions together")
+        if clinical_branch is not None and clinical_encoder is None:
             raise ValueError("3-D fusion needs a clinical encoder")
         if fusions is not None and set(fusions) != set(image_backbone.output_shape()):
             raise ValueError(f"fusions {sorted(fusions)} do not match features {sorted(image_backbone.output_shape())}")
         self.image_backbone = image_backbone
         self.clinical_encoder = clinical_encoder
-        self.spatializer = spatializer
-        self.clinical_backbone = clinical_backbone
+        self.clinical_branch = clinical_branch
         self.fusions = None if fusions is None else nn.ModuleDict(fusions)
 
     @property
@@ -69,8 +67,9 @@ class DualBackbone(Backbone):
         if self.clinical_encoder is None:
             return features
         encoded = self.clinical_encoder(x.clinical_numeric, x.clinical_categorical)
-        if self.spatializer is not None:
-            clinical = self.clinical_backbone(self.spatializer(encoded, tuple(x.image.shape[-2:])))
+        if self.clinical_branch is not None:
+            sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
+            clinical = self.clinical_branch(encoded, tuple(x.image.shape[-2:]), sizes)
             features = {name: self.fusions[name](features[name], clinical[name]) for name in features}
         return {**features, CLINICAL_FEATURE: encoded}
 
@@ -83,15 +82,8 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     if clinical.FUSION_3D or clinical.FUSION_1D:
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
     if clinical.FUSION_3D:
-        s = cfg.MODEL.SPATIALIZER
-        parts["spatializer"] = Spatializer(
-            in_dim=parts["clinical_encoder"].output_dim,
-            out_channels=input_shape.channels,
-            num_stages=s.NUM_STAGES,
-            channels=s.CHANNELS,
-            use_checkpoint=s.CHECKPOINT,
-        )
-        parts["clinical_backbone"] = build_timm_backbone(cfg, input_shape)
         shapes = parts["image_backbone"].output_shape()
+        encoded_dim = parts["clinical_encoder"].output_dim
+        parts["clinical_branch"] = build_clinical_branch(cfg, encoded_dim, input_shape, shapes)
         parts["fusions"] = {name: build_fusion(cfg, shape.channels) for name, shape in shapes.items()}
     return DualBackbone(**parts)

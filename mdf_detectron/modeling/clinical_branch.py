@@ -1,0 +1,148 @@
+"""The encoded row as feature maps beside the image's: three branches of rising cost (``MODEL.CLINICAL.BRANCH``).
+
+Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's input, D channels and h×w cells of a map.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from mdf_detectron.modeling.backbone.timm_backbone import build_timm_backbone
+from mdf_detectron.modeling.spatializer import Spatializer
+
+BRANCH_OPTIONS = ("deconv", "repeat", "compact")
+
+
+Size = tuple[int, int]
+
+
+class ClinicalBranch(nn.Module):
+    """Base of the branches.
+
+    Attributes:
+        autocast: compute in bfloat16 where torch's autocast allows it; the maps come out as float32.
+    """
+
+    autocast = False
+
+    def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """Rows → maps.
+
+        Args:
+            encoded: (N, Z) float32.
+            image_size: (H, W).
+            sizes: (h, w) of each of the image's maps.
+
+        Returns:
+            (N, D, h, w) float32 under each name.
+        """
+        if not self.autocast:
+            return self.spread(encoded, image_size, sizes)
+        with torch.autocast(encoded.device.type, dtype=torch.bfloat16):
+            maps = self.spread(encoded, image_size, sizes)
+        return {name: x.float() for name, x in maps.items()}
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """:meth:`forward` without its care for number formats."""
+        raise NotImplementedError
+
+
+class DeconvolutionBranch(ClinicalBranch):
+    """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
+
+    Args:
+        spatializer: S = f_spa(Z^C).
+        backbone: C = f_clinical(S).
+    """
+
+    def __init__(self, *, spatializer: Spatializer, backbone: Backbone):
+        super().__init__()
+        self.spatializer = spatializer
+        self.backbone = backbone
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
+        return self.backbone(self.spatializer(encoded, image_size))
+
+
+class RepeatBranch(ClinicalBranch):
+    """A linear map of the row, repeated over each feature map.
+
+    Args:
+        in_dim: Z.
+        channels: D of each map.
+    """
+
+    def __init__(self, *, in_dim: int, channels: dict[str, int]):
+        super().__init__()
+        self.projections = nn.ModuleDict({name: nn.Linear(in_dim, width) for name, width in channels.items()})
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`."""
+        return {
+            name: projection(encoded)[:, :, None, None].expand(-1, -1, *sizes[name])
+            for name, projection in self.projections.items()
+        }
+
+
+class CompactBranch(ClinicalBranch):
+    """Deconvolved straight to the size of the finest feature map: no pseudo-image, no second backbone.
+
+    Args:
+        spatializer: its stages reach the finest map's side, or near it.
+        channels: D of each map.
+        spatial_channels: channels that the spatializer gives.
+    """
+
+    def __init__(self, *, spatializer: Spatializer, spatial_channels: int, channels: dict[str, int]):
+        super().__init__()
+        self.spatializer = spatializer
+        self.projections = nn.ModuleDict(
+            {name: nn.Conv2d(spatial_channels, width, kernel_size=1) for name, width in channels.items()}
+        )
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`; coarser maps are the finest one's means."""
+        finest = self.spatializer(encoded, max(sizes.values()))
+        return {
+            name: projection(F.adaptive_avg_pool2d(finest, sizes[name]))
+            for name, projection in self.projections.items()
+        }
+
+
+def build_clinical_branch(
+    cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec]
+) -> ClinicalBranch:
+    """The branch that ``MODEL.CLINICAL.BRANCH`` asks for, beside the image's ``features``.
+
+    Args:
+        in_dim: Z.
+        image_shape: channels of the model's input.
+        features: channels and strides of the image's maps.
+    """
+    branch = _build_kind(cfg, in_dim, image_shape, features)
+    branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
+    if cfg.MODEL.CLINICAL.COMPILE:
+        branch.compile()
+    return branch
+
+
+def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec]) -> ClinicalBranch:
+    kind, s = cfg.MODEL.CLINICAL.BRANCH, cfg.MODEL.SPATIALIZER
+    channels = {name: shape.channels for name, shape in features.items()}
+    if kind == "repeat":
+        return RepeatBranch(in_dim=in_dim, channels=channels)
+    options = {"in_dim": in_dim, "channels": s.CHANNELS, "use_checkpoint": s.CHECKPOINT}
+    if kind == "compact":
+        side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
+        spatializer = Spatializer(out_channels=s.CHANNELS, num_stages=max(1, side.bit_length() - 1), **options)
+        return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, channels=channels)
+    return DeconvolutionBranch(
+        spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
+        backbone=build_timm_backbone(cfg, image_shape),
+    )

@@ -1,0 +1,65 @@
+"""The three ways from the encoded row to maps: shapes, values by hand, number formats, and the whole model."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.clinical_branch import CompactBranch, RepeatBranch
+from mdf_detectron.modeling.spatializer import Spatializer
+
+
+def test_repeat_by_hand():
+    branch = RepeatBranch(in_dim=2, channels={"p5": 1})
+    branch.projections["p5"].weight.data = torch.tensor([[2.0, 3.0]])
+    branch.projections["p5"].bias.data = torch.tensor([0.5])
+    out = branch(torch.tensor([[1.0, 1.0], [0.0, -1.0]]), (64, 64), {"p5": (2, 3)})
+    assert out["p5"].shape == (2, 1, 2, 3)
+    assert out["p5"][0].unique().tolist() == [5.5] and out["p5"][1].unique().tolist() == [-2.5]
+
+
+def test_compact_pools_its_finest_map_for_coarser_ones():
+    branch = CompactBranch(
+        spatializer=Spatializer(in_dim=4, out_channels=3, num_stages=3, channels=6),
+        spatial_channels=3,
+        channels={"p4": 5, "p5": 5},
+    ).eval()
+    encoded = torch.randn(2, 4)
+    out = branch(encoded, (128, 128), {"p4": (8, 8), "p5": (4, 4)})
+    finest = branch.spatializer(encoded, (8, 8))
+    coarse = finest.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))
+    torch.testing.assert_close(out["p4"], branch.projections["p4"](finest))
+    torch.testing.assert_close(out["p5"], branch.projections["p5"](coarse))
+
+
+@pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
+def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, fit_encoder, event_storage):
+    opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.CLINICAL.FUSION_1D", False]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    model = fit_encoder(build_model(cfg)).train()
+    batch = make_batch(cfg)
+    sum(model(batch).values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.clinical_branch.parameters()
+               if p.ndim > 1)  # fmt: skip
+    model.eval()
+    images = model.preprocess_image(batch).tensor
+    maps = model.backbone(images)
+    images.clinical_numeric[:, 0] += 3.0
+    assert not torch.allclose(maps["p4"], model.backbone(images)["p4"])
+
+
+def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.AUTOCAST", True)
+    model = fit_encoder(build_model(cfg)).eval()
+    branch, encoded, sizes = model.backbone.clinical_branch, torch.randn(3, 64), {"p4": (8, 8)}
+    low = branch(encoded, (128, 128), sizes)["p4"]
+    branch.autocast = False
+    full = branch(encoded, (128, 128), sizes)["p4"]
+    assert low.dtype == torch.float32
+    assert 0 < (low - full).norm() < 0.05 * full.norm()
+
+
+def test_unknown_branch(small_config):
+    with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use deconv, repeat or compact"):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled")
