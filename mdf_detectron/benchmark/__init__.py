@@ -1,0 +1,1 @@
+"""Speed and memory of the model family, measured side by side."""

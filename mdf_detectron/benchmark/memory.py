@@ -1,0 +1,49 @@
+"""Peak memory of one training step, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import torch
+
+from mdf_detectron.benchmark.variants import training_step
+
+_SCRIPT = """
+import sys
+from mdf_detectron.benchmark.memory import measure_here
+print(measure_here(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))
+"""
+
+
+def peak_memory(name: str, device: str, image_size: int, batch_size: int, num_threads: int) -> int:
+    """Bytes that the first two training steps of a variant need beyond what the process held before them."""
+    arguments = [name, device, *map(str, (image_size, batch_size, num_threads))]
+    result = subprocess.run([sys.executable, "-c", _SCRIPT, *arguments], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"measuring the memory of {name} failed:\n{result.stderr}")
+    return int(json.loads(result.stdout.splitlines()[-1]))
+
+
+def measure_here(name: str, device: str, image_size: int, batch_size: int, num_threads: int) -> int:
+    """:func:`peak_memory` of this process; a small step first loads what torch loads lazily."""
+    torch.set_num_threads(num_threads)
+    training_step(name, device, 64, 1)()
+    step = training_step(name, device, image_size, batch_size)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    before = _resident()
+    step()
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

@@ -1,0 +1,66 @@
+"""Times of several steps measured side by side: on a noisy machine only their ratios in one run mean something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and quartiles of the round-by-round ratios of two steps."""
+
+    median: float
+    low: float
+    high: float
+
+
+def time_side_by_side(steps: dict[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, np.ndarray]:
+    """Run every step once a round, in turn.
+
+    Args:
+        steps: what is timed, under its name.
+        rounds: how often.
+        warmup: rounds before, which are not counted.
+
+    Returns:
+        Seconds, (rounds,) float64 under each name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in tqdm(range(-warmup, rounds), desc="rounds", leave=False):
+        for name, step in steps.items():
+            seconds = _time(step)
+            if turn >= 0:
+                times[name].append(seconds)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _time(step: Callable[[], object]) -> float:
+    _wait()
+    start = time.perf_counter()
+    step()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(times: dict[str, np.ndarray], name: str, reference: str) -> Ratio:
+    """How ``name`` compares with ``reference``, round by round."""
+    low, median, high = np.percentile(times[name] / times[reference], [25, 50, 75])
+    return Ratio(float(median), float(low), float(high))
+
+
+def matrix_product_rate(device: str, size: int = 2048, rounds: int = 5) -> float:
+    """Floating-point operations a second of a float32 matrix product: a bound for everything made of products."""
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    times = time_side_by_side({"mm": lambda: a @ b}, rounds)["mm"]
+    return 2 * size**3 / float(times.min())

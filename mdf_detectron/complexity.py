@@ -1,0 +1,71 @@
+"""Parameters, operations and activations of a model by part."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.export.flatten import TracingAdapter
+from detectron2.modeling import build_model
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module: its parameters, multiply-adds of one film, and output elements of convolutions and products."""
+
+    name: str
+    parameters: int
+    operations: float
+    activations: float
+
+
+def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
+    """Count the model of a config on one film of ``INPUT.IMAGE_SIZE``.
+
+    Args:
+        depth: parts with names of at most this many components; the first is the whole model, named "".
+    """
+    model = build_model(cfg).eval()
+    encoder = getattr(model.backbone, "clinical_encoder", None)
+    if encoder is not None:
+        encoder.fitted.fill_(True)
+    adapter = TracingAdapter(model, [_one_film(cfg)], allow_non_tensor=True)
+    with torch.no_grad():
+        operations, activations = (_by_module(kind, adapter) for kind in (FlopCountAnalysis, ActivationCountAnalysis))
+    parameters = parameter_count(model)
+    names = [name for name, _ in model.named_modules() if not name or name.count(".") < depth]
+    parts = [Part(n, parameters[n], operations[n], activations[n]) for n in names]
+    return [p for p in parts if p.parameters or p.operations]
+
+
+def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
+    """Counts under the model's own names; the adapter calls the model "model"."""
+    analysis = kind(adapter, adapter.flattened_inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with warnings.catch_warnings():
+        # tracing scripts small functions of detectron2 and torchvision
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        counts = analysis.by_module()
+    return {name.removeprefix("model").lstrip("."): count for name, count in counts.items() if name}
+
+
+def _one_film(cfg: CfgNode) -> dict:
+    side = cfg.INPUT.IMAGE_SIZE
+    return {
+        "image": torch.zeros(len(cfg.MODEL.PIXEL_MEAN), side, side),
+        "clinical_numeric": torch.zeros(len(cfg.MODEL.CLINICAL.NUMERIC)),
+        "clinical_categorical": torch.zeros(len(cfg.MODEL.CLINICAL.CATEGORICAL), dtype=torch.long),
+    }
+
+
+def complexity_table(parts: list[Part]) -> str:
+    """Markdown."""
+    lines = ["| part | parameters | GFLOP | activations, MiB |", "|---|---:|---:|---:|"]
+    for p in parts:
+        indent = "&nbsp;&nbsp;" * p.name.count(".")
+        name = "whole model" if not p.name else indent + p.name
+        lines.append(f"| {name} | {p.parameters:,} | {p.operations / 1e9:.3f} | {p.activations * 4 / 2**20:.1f} |")
+    return "\n".join(lines)

@@ -1,0 +1,23 @@
+from detectron2.modeling import build_model
+
+from mdf_detectron.complexity import analyze, complexity_table
+
+
+def test_counts_by_hand(small_config):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml")
+    parts = {p.name: p for p in analyze(cfg, depth=2)}
+    fusion = parts["backbone.fusions"]
+    side = 128 // 16
+    assert fusion.operations == 64 * 64 * 9 * side * side  # one 3×3 convolution, 64 → 64 channels
+    assert fusion.activations == 64 * side * side
+    assert fusion.parameters == 64 * 64 * 9 + 64
+    assert parts[""].parameters == sum(p.numel() for p in build_model(cfg).parameters())
+    tops = [p for name, p in parts.items() if name and "." not in name]
+    assert sum(p.operations for p in tops) == parts[""].operations
+    rows = complexity_table(list(parts.values())).splitlines()
+    assert len(rows) == 2 + len(parts) and rows[2].startswith("| whole model | ")
+
+
+def test_image_alone_is_cheaper(small_config):
+    alone, fused = (analyze(small_config(f"synthetic_cxr/{name}.yaml"), 1)[0] for name in ("mask_rcnn", "mdf_net"))
+    assert alone.operations < fused.operations and alone.parameters < fused.parameters

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Speed and memory of the clinical branch: every variant side by side in one run, beside the targets.
+
+Speed is a ratio of steps taken in turn; times of different runs or machines do not compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mdf_detectron.benchmark.memory import peak_memory
+from mdf_detectron.benchmark.targets import INFERENCE, MEMORY, TARGETS, TRAINING, table
+from mdf_detectron.benchmark.timing import Ratio, matrix_product_rate, ratio, time_side_by_side
+from mdf_detectron.benchmark.variants import VARIANTS, inference_step, make_model, training_step
+from mdf_detectron.engine.defaults import run_tool
+from mdf_detectron.evaluation.files import write_json
+
+
+def branch_limit(device: str, image_size: int, batch_size: int) -> dict[str, float]:
+    """Seconds that the deconvolution branch needs at least, forward and backward, at the rate of matrix products."""
+    _, model = make_model("plain", device, image_size)
+    branch, encoded = model.backbone.clinical_branch.train(), torch.randn(batch_size, 64, device=device)
+    with FlopCounterMode(display=False) as counter:
+        maps = branch(encoded, (image_size, image_size), {})
+        sum(x.sum() for x in maps.values()).backward()
+    rate = matrix_product_rate(device)
+    operations = counter.get_total_flops()
+    return {"operations": operations, "operations_per_second": rate, "seconds": operations / rate}
+
+
+def measure_times(args, names: list[str]) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
+    """Seconds of each measure and variant, and the ratios of the targets."""
+    times, ratios = {}, {}
+    for measure, build, batch_size in (
+        (TRAINING, training_step, args.batch_size),
+        (INFERENCE, inference_step, 1),
+    ):
+        wanted = {n for t in TARGETS if t.measure == measure for n in (t.name, t.reference)} | {"repeat"}
+        steps = {n: build(n, args.device, args.image_size, batch_size) for n in names if n in wanted}
+        rounds = args.rounds if measure == TRAINING else 4 * args.rounds
+        times[measure] = time_side_by_side(steps, rounds)
+        for t in TARGETS:
+            if t.measure == measure and {t.name, t.reference} <= set(steps):
+                ratios[t.name, t.reference, measure] = ratio(times[measure], t.name, t.reference)
+    return times, ratios
+
+
+def measure_memory(args, names: list[str]) -> tuple[dict[str, int], dict]:
+    """Bytes by variant, and the ratios of the targets."""
+    targets = [t for t in TARGETS if t.measure == MEMORY and {t.name, t.reference} <= set(names)]
+    wanted = sorted({n for t in targets for n in (t.name, t.reference)})
+    size = args.device, args.image_size, args.batch_size, args.threads
+    used = {name: peak_memory(name, *size) for name in wanted}
+    ratios = {}
+    for t in targets:
+        value = used[t.name] / used[t.reference]
+        ratios[t.name, t.reference, MEMORY] = Ratio(value, value, value)
+    return used, ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=4, help="of a training step; inference takes one film")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=sorted(VARIANTS))
+    parser.add_argument("--no-memory", action="store_true", help="times only")
+    parser.add_argument("--out", type=Path, default=Path("output/benchmark.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    print(f"{machine}, torch {torch.__version__}, {args.image_size}×{args.image_size}, batch {args.batch_size}")
+    times, ratios = measure_times(args, args.variants)
+    used, memory_ratios = ({}, {}) if args.no_memory else measure_memory(args, args.variants)
+    limit = branch_limit(args.device, args.image_size, args.batch_size)
+    for measure, by_name in times.items():
+        print(f"\n{measure}, seconds (median of {len(next(iter(by_name.values())))})")
+        for name, values in by_name.items():
+            print(f"  {name:<26}{np.median(values):8.4f}")
+    for name, value in used.items():
+        print(f"  {MEMORY}: {name:<26}{value / 2**20:8.0f} MiB")
+    print(
+        f"\nthe branch's arithmetic, {limit['operations'] / 1e9:.0f} GFLOP forward and backward, takes "
+        f"{limit['seconds']:.2f} s at this machine's matrix-product rate of "
+        f"{limit['operations_per_second'] / 1e9:.0f} GFLOP/s\n"
+    )
+    text = table({**ratios, **memory_ratios})
+    print(text)
+    record = {
+        "machine": machine,
+        "torch": torch.__version__,
+        "arguments": {k: v for k, v in vars(args).items() if k != "out"},
+        "seconds": {m: {n: v.tolist() for n, v in by_name.items()} for m, by_name in times.items()},
+        "bytes": used,
+        "limit": limit,
+        "table": text.splitlines(),
+    }
+    print(f"\nwritten to {write_json(args.out, json.loads(json.dumps(record)))}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
