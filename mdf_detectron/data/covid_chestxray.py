@@ -5,8 +5,6 @@ Columns that follow the film (survival, intubation, intensive care) are left out
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -16,6 +14,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.covid_source import (
+    ANNOTATION_FILE,
+    METADATA_FILE,
+    SOURCE,
+    CovidSourceError,
+    read_lung_boxes,
+    read_table,
+    signatures,
+)
 from mdf_detectron.data.image_io import read_radiograph
 from mdf_detectron.data.prepared_folder import (
     Flow,
@@ -27,19 +34,14 @@ from mdf_detectron.data.prepared_folder import (
     write_report,
 )
 from mdf_detectron.data.splits import train_val_test
-from mdf_detectron.errors import ImageReadError, UserError
+from mdf_detectron.errors import ImageReadError
+
+__all__ = ["CLASSES", "CovidSourceError", "covid_clinical_schema", "prepare_covid"]
 
 CLASSES = ("Right Lung", "Left Lung")
-METADATA_FILE = "metadata.csv"
-ANNOTATION_FILE = "annotations/imageannotation_ai_lung_bounding_boxes.json"
-SOURCE = "https://github.com/ieee8023/covid-chestxray-dataset"
 XRAY_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
 FRACTIONS = (0.65, 0.10, 0.25)
 """Train, val, test: the collection is small, and fewer test patients would say little."""
-
-
-class CovidSourceError(UserError, ValueError):
-    """A source file that is absent or cannot be read; the message names it and where it comes from."""
 
 
 def covid_clinical_schema() -> ClinicalSchema:
@@ -73,11 +75,12 @@ def prepare_covid(
         ImageReadError: an image cannot be read (with ``on_error="stop"``).
     """
     root = Path(root).resolve()
-    arguments = {"seed": seed, "copy_images": copy_images, "on_error": on_error, "sources": _signatures(root)}
-    if is_up_to_date(out, arguments):
+    arguments = {"seed": seed, "copy_images": copy_images, "on_error": on_error, "sources": signatures(root)}
+    if is_up_to_date(out, arguments) and all(p.exists() for p in (Path(out) / "images").iterdir()):
         return False
-    table, coco = _read_table(root / METADATA_FILE), _read_annotations(root / ANNOTATION_FILE)
     flow, cleaned, schema = Flow(), Counter(), covid_clinical_schema()
+    table = read_table(root / METADATA_FILE, schema.names, flow)
+    coco = read_lung_boxes(root / ANNOTATION_FILE)
     with staged_folder(out) as folder:
         records = _records(root, table, coco, schema, flow, cleaned, on_error)
         _bring_images(records, root / "images", folder / "images", copy_images)
@@ -90,35 +93,6 @@ def prepare_covid(
         write_report(folder, "Lungs in public radiographs", arguments, flow,
                      {"splits": summarize_splits(splits, CLASSES, schema)})  # fmt: skip
     return True
-
-
-def _signatures(root: Path) -> dict[str, str]:
-    digests = {}
-    for name in (METADATA_FILE, ANNOTATION_FILE):
-        if not (root / name).is_file():
-            raise CovidSourceError(f"no {root / name}; --root is a copy of {SOURCE}, which has it")
-        digests[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
-    files = sorted((p.name, p.stat().st_size) for p in (root / "images").glob("*") if p.is_file())
-    digests["images"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    return digests
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    needed = {"patientid", "filename", "view", "modality", *covid_clinical_schema().names}
-    absent = sorted(needed - set(table.columns))
-    if absent:
-        raise CovidSourceError(f"{path}: no column {absent}; it has {list(table.columns)}")
-    return table.drop_duplicates("filename").set_index("filename")
-
-
-def _read_annotations(path: Path) -> dict[str, Any]:
-    try:
-        coco = json.loads(path.read_text(encoding="utf-8"))
-        names = {c["id"]: c["name"] for c in coco["categories"]}
-        return {"images": coco["images"], "annotations": coco["annotations"], "names": names}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CovidSourceError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
 
 
 def _records(root, table, coco, schema, flow: Flow, cleaned: Counter, on_error: str) -> list[PreparedImage]:
@@ -154,6 +128,8 @@ def _records(root, table, coco, schema, flow: Flow, cleaned: Counter, on_error: 
 
 def _why_not(root: Path, table: pd.DataFrame, image: dict[str, Any]) -> str | None:
     name = image["file_name"]
+    if not all(_is_number(image.get(k)) and image[k] > 0 for k in ("width", "height")):
+        return "entry without the size its boxes are given in"
     if name not in table.index:
         return "no row in metadata.csv"
     if table.loc[name, "modality"] != "X-ray" or table.loc[name, "view"] not in XRAY_VIEWS:
@@ -179,8 +155,8 @@ def _annotations(image, size: tuple[int, int], annotations, names: dict, drops: 
         box, name = annotation.get("bbox"), names.get(annotation.get("category_id"))
         if name not in CLASSES:
             drops["unknown class"] += 1
-        elif not isinstance(box, list) or len(box) != 4 or any(not isinstance(v, (int, float)) for v in box):
-            drops["no box (null)"] += 1
+        elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
+            drops["no box (null or not four numbers)"] += 1
         else:
             x0, x1 = (min(max(v * scale_x, 0), size[0]) for v in (box[0], box[0] + box[2]))
             y0, y1 = (min(max(v * scale_y, 0), size[1]) for v in (box[1], box[1] + box[3]))
@@ -191,6 +167,10 @@ def _annotations(image, size: tuple[int, int], annotations, names: dict, drops: 
             bbox = [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)]
             kept.append({"bbox": bbox, "category_id": CLASSES.index(name) + 1, "segmentation": [corners]})
     return kept
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _clean_row(row: pd.Series, schema: ClinicalSchema, cleaned: Counter) -> dict[str, Any]:

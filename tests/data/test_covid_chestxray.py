@@ -87,7 +87,7 @@ def test_every_input_is_accounted_for(tmp_path):
         },
     }
     assert flow["boxes"]["in"] == 25 and flow["boxes"]["kept"] == 16
-    assert flow["boxes"]["dropped"]["no box (null)"] == 2
+    assert flow["boxes"]["dropped"]["no box (null or not four numbers)"] == 2
     assert flow["boxes"]["dropped"]["box without area inside the image"] == 1
     assert set(images) == {*(f"f{i}.png" for i in range(7)), "dirty.png"}
     assert boxes["f0.png"][0] == [0.0, 10.0, 30.0, 90.0]  # clamped to 80×100
@@ -136,6 +136,59 @@ def test_bad_sources_are_one_clear_message(tmp_path):
     result = subprocess.run([*command, "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
                             capture_output=True, text=True)  # fmt: skip
     assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1
+
+
+def change_boxes(root, change):
+    path = root / "annotations" / "imageannotation_ai_lung_bounding_boxes.json"
+    coco = json.loads(path.read_text())
+    change(coco)
+    path.write_text(json.dumps(coco))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["images"][1].update(id=0), "image id 0 occurs twice"),
+        (lambda c: c["images"][1].update(file_name="../f1.png"), "'../f1.png' leads out of the images folder"),
+        (lambda c: c["annotations"][1].pop("image_id"), "not COCO detection JSON"),
+    ],
+)
+def test_contradictory_boxes_are_refused(tmp_path, change, message):
+    root = make_tree(tmp_path / "raw")
+    change_boxes(root, change)
+    with pytest.raises(CovidSourceError, match=message):
+        prepare_covid(root, tmp_path / "out")
+
+
+def test_entries_without_numbers_and_doubled_rows_are_counted(tmp_path):
+    root, out = make_tree(tmp_path / "raw", extra_rows=["3,3,M,99,36.6,97,,,,PA,X-ray,f3.png"]), tmp_path / "out"
+
+    def change(coco):
+        coco["images"][1]["width"] = 0
+        del coco["images"][2]["height"]
+        coco["annotations"][-2]["bbox"] = [1, 2, float("nan"), 4]
+
+    change_boxes(root, change)
+    prepare_covid(root, out)
+    flow, images, _ = read(out)
+    assert flow["annotated images"]["dropped"]["entry without the size its boxes are given in"] == 2
+    assert flow["rows of metadata.csv"]["dropped"] == {"second row of a file": 1}
+    assert images["f3.png"]["clinical"]["age"] == 33
+
+
+def test_an_empty_table_is_named(tmp_path):
+    root = make_tree(tmp_path / "raw")
+    (root / "metadata.csv").write_text("")
+    with pytest.raises(CovidSourceError, match="metadata.csv: not a CSV table"):
+        prepare_covid(root, tmp_path / "out")
+
+
+def test_links_that_lead_nowhere_are_made_again(tmp_path):
+    root, out = make_tree(tmp_path / "raw"), tmp_path / "out"
+    prepare_covid(root, out)
+    root = root.rename(tmp_path / "moved")
+    assert prepare_covid(root, out)
+    assert (out / "images" / "f0.png").exists() and not prepare_covid(root, out)
 
 
 def test_another_folder_is_never_replaced(tmp_path):
