@@ -39,7 +39,8 @@ def _add_clinical(cfg: CfgNode) -> None:
     c.BRANCH = "deconv"
     # Compute that branch in bfloat16 (the maps it gives are float32).
     c.AUTOCAST = False
-    # torch.compile that branch: faster steps after a first one of half a minute; needs a C++ compiler on a CPU.
+    # torch.compile the branch's spatializer: faster steps after a first one that takes minutes; needs a C++ compiler
+    # on a CPU.
     c.COMPILE = False
     # 1-D fusion: the encoded row is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False
@@ -104,6 +105,8 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use token, median or median_indicator")
     if clinical.BRANCH not in ("deconv", "repeat", "compact"):
         raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use deconv, repeat or compact")
+    if clinical.COMPILE and clinical.BRANCH == "repeat":
+        raise ConfigError("MODEL.CLINICAL.COMPILE is on, but BRANCH 'repeat' has no spatializer to compile")
     if (clinical.FUSION_3D or clinical.FUSION_1D) and not (clinical.NUMERIC or clinical.CATEGORICAL):
         raise ConfigError(
             "MODEL.CLINICAL.FUSION_3D or FUSION_1D is on, but NUMERIC and CATEGORICAL name no column; "

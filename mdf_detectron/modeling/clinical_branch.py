@@ -128,7 +128,7 @@ def build_clinical_branch(
     branch = _build_kind(cfg, in_dim, image_shape, features)
     branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
     if cfg.MODEL.CLINICAL.COMPILE:
-        branch.compile()
+        branch.spatializer.compile()
     return branch
 
 
