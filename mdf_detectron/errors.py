@@ -15,3 +15,7 @@ class CheckpointError(UserError, RuntimeError):
 
 class ImageReadError(UserError, OSError):
     """An image file that is absent or cannot be decoded."""
+
+
+class SourceDataError(UserError, ValueError):
+    """A source table, annotation or image of a data set that is absent or broken; the message names file and row."""
