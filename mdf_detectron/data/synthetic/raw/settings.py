@@ -12,8 +12,8 @@ FILMS_PER_PATIENT = 377_110 / 300_000
 READ_SHARE = 2_616 / 377_110
 """Share of the full-size table's films that were read."""
 
-# Dirt in the triage table, as shares: of visits (missing, o2 above 100, odd pain) or of cells (°C, decimal slips).
-MISSING, CELSIUS, DECIMAL_SLIP, O2_ABOVE_100, ODD_PAIN = 0.10, 0.002, 0.0002, 0.0002, 0.03
+# Dirt in the triage table, as shares: of visits (the share without vitals is the cohort's).
+CELSIUS, DECIMAL_SLIP, O2_ABOVE_100, SWAPPED_PRESSURES, ODD_PAIN = 0.002, 0.0002, 0.0002, 0.0002, 0.03
 # What readers do: shares of the regions (missed, class swapped within the pair, several labels), the spread of a box
 # edge as a share of the box, and the share of coordinates that lie off the image.
 MISS, SWAP, SEVERAL_LABELS, JITTER, OFF_IMAGE = 0.15, 0.05, 0.15, 0.06, 0.01
