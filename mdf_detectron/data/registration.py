@@ -23,8 +23,8 @@ from mdf_detectron.errors import ImageReadError, UserError
 PREPARE_HINTS = {
     "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
     "covid_cxr": "run: python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
-    "mimic_eye": "write MIMIC-Eye's images, boxes and triage rows (credentialed PhysioNet access) to {root} as a "
-    "prepared folder",
+    "mimic_eye": "get PhysioNet's files (credentialed access) and run: python datasets/prepare_mimic_eye.py "
+    "--physionet ROOT --out {root}",
 }
 """Known folder names, and how each is made."""
 
@@ -38,10 +38,15 @@ class DatasetFormatError(UserError, ValueError):
 
 
 def register_all(root: str | Path | None = None) -> None:
-    """Register the known datasets below ``root`` (default ``$DETECTRON2_DATASETS`` or ``datasets``)."""
+    """Register the known datasets below ``root`` (default ``$DETECTRON2_DATASETS`` or ``datasets``).
+
+    Cross-validation folders in them (``fold_0`` …) become ``<name>_fold_0_{train,val,test}``.
+    """
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     for name in PREPARE_HINTS:
         register_prepared_folder(base / name, name)
+        for fold in sorted((base / name).glob("fold_*")):
+            register_prepared_folder(fold, f"{name}_{fold.name}")
 
 
 def register_prepared_folder(root: str | Path, prefix: str) -> None:

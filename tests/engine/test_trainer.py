@@ -116,7 +116,7 @@ def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path
     finally:
         image.with_suffix(".away").rename(image)
     register_prepared_folder(tmp_path / "mimic_eye", "mimic_eye")
-    with pytest.raises(DatasetNotPreparedError, match="to prepare it, write MIMIC-Eye's images"):
+    with pytest.raises(DatasetNotPreparedError, match="to prepare it, get PhysioNet's files .*prepare_mimic_eye.py"):
         check_datasets(tiny_config(), ("mimic_eye_train",))
 
 
@@ -130,7 +130,8 @@ def run_train_net(*args, cwd):
     [
         (
             ["--eval-only"],
-            "no datasets/mimic_eye/annotations/test.json; to prepare it, write MIMIC",
+            "no datasets/mimic_eye/annotations/test.json; to prepare it, get PhysioNet's files (credentialed access) "
+            "and run: python datasets/prepare_mimic_eye.py --physionet ROOT --out datasets/mimic_eye",
         ),
         (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
     ],

@@ -172,7 +172,8 @@ def choose_boxes(
         changed without being dropped (clamped boxes).
     """
     size = readings.set_index("reading_id")[["width", "height"]]
-    pairs = ellipses.join(size, on="reading_id", how="inner")
+    pairs = ellipses[ellipses["reading_id"].isin(size.index)]
+    pairs = pairs.assign(**{side: pairs["reading_id"].map(size[side]) for side in size})
     x0, x1 = pairs["xmin"].clip(0, pairs["width"]), pairs["xmax"].clip(0, pairs["width"])
     y0, y1 = pairs["ymin"].clip(0, pairs["height"]), pairs["ymax"].clip(0, pairs["height"])
     no_area = (pairs["xmax"] - pairs["xmin"] < 1) | (pairs["ymax"] - pairs["ymin"] < 1)

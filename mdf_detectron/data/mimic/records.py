@@ -39,6 +39,8 @@ def make_records(
         scale = record.width / reading.width, record.height / reading.height
         for box in boxes.get(reading.reading_id, pd.DataFrame()).itertuples(index=False):
             record.annotations.append(to_annotation(box, options.classes, options.mask_shape, scale))
+    made = sum(len(r.annotations) for r in records.values())
+    flow.add("boxes of records", len(cohort.boxes), made, {"film absent or unreadable": len(cohort.boxes) - made})
     flow.add("records", len(readings), len(records), {"joined with the film's first": len(readings) - len(records)})
     return list(records.values())
 

@@ -49,9 +49,9 @@ def read_stays(paths: Sequence[Path], problems: Problems) -> pd.DataFrame:
     table = _times(table, "intime", paths, problems, required=True)
     table = _times(table, "outtime", paths, problems, required=False)
     wrong = table["outtime"] < table["intime"]
-    for _, row in table[wrong].iterrows():
-        times = f"outtime {row['outtime']} lies before intime {row['intime']}"
-        problems.add("visit that ends before it begins", f"{_place(row, paths)}: {times}")
+    for row in table.index[wrong]:
+        times = f"outtime {table.at[row, 'outtime']} lies before intime {table.at[row, 'intime']}"
+        problems.add("visit that ends before it begins", f"{_place(table, row, paths)}: {times}")
     return table.assign(outtime=table["outtime"].mask(wrong)).drop(columns=_HELP)
 
 
@@ -124,8 +124,14 @@ def _header(path: Path) -> list[str]:
         raise SourceDataError(f"{path}: cannot be read ({error}); download it again") from None
 
 
-def _place(row: pd.Series, paths: Sequence[Path]) -> str:
-    return f"{paths[int(row[FILE])]} line {int(row[LINE])}"
+def _place(table: pd.DataFrame, row, paths: Sequence[Path]) -> str:
+    return f"{paths[table.at[row, FILE]]} line {table.at[row, LINE]}"
+
+
+def _value(table: pd.DataFrame, row, name: str) -> str:
+    """A cell as people write it."""
+    value = table.at[row, name]
+    return repr(value.item() if hasattr(value, "item") else value)
 
 
 def _report_rows(
@@ -139,9 +145,9 @@ def _report_rows(
 ) -> pd.DataFrame:
     """The table without the bad rows, each of which was a problem."""
     names = [columns] if isinstance(columns, str) else list(columns)
-    for _, row in table[bad].iterrows():
-        values = ", ".join(f"{name} {row[name]!r}" for name in names)
-        problems.add(kind or f"unusable {names[0]}", f"{_place(row, paths)}: {values}; expected {expected}")
+    for row in table.index[bad]:
+        values = ", ".join(f"{name} {_value(table, row, name)}" for name in names)
+        problems.add(kind or f"unusable {names[0]}", f"{_place(table, row, paths)}: {values}; expected {expected}")
     return table[~bad]
 
 

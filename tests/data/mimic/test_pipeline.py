@@ -1,0 +1,315 @@
+"""The hand-written tree through the whole pipeline, in every layout; broken entries; the options."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.mimic.layout import mimic_eye_files, physionet_files
+from mdf_detectron.data.mimic.options import MimicOptions
+from mdf_detectron.data.mimic.pipeline import prepare_mimic
+from mdf_detectron.errors import SourceDataError
+from tests.data.mimic.golden import CASES, CLEAN, HEIGHT, WIDTH, Case, Tree, dicom, reading, stay, subject
+
+REPOSITORY = Path(__file__).parents[3]
+LAYOUTS = {
+    "physionet, gz": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=True)),
+    "physionet, plain": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=False)),
+    "mimic-eye": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root)),
+    "mimic-eye, older": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root, older=True)),
+}
+
+
+def read_folder(out):
+    """Images with their split and annotations, by reading id; class names; report."""
+    images, names = {}, []
+    for split in ("train", "val", "test"):
+        data = json.loads((out / "annotations" / f"{split}.json").read_text())
+        names = [c["name"] for c in data["categories"]]
+        for image in data["images"]:
+            own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
+            images[image["reading_id"]] = {**image, "split": split, "annotations": own}
+    return images, names, json.loads((out / "report.json").read_text())
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def prepared(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    files = LAYOUTS[request.param](Tree(), folder / "source")
+    assert prepare_mimic(files, folder / "out", MimicOptions(keep_unmatched=True))
+    return read_folder(folder / "out")
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[c.name for c in CASES])
+def test_golden_case(prepared, index):
+    images, names, _ = prepared
+    case = CASES[index]
+    image = images[reading(index, case)]
+    assert image["match"] == case.match
+    assert image["stay_id"] == (None if case.stay is None else stay(index, case.stay))
+    row = case.expected_row if case.stay is not None else {**dict.fromkeys(CLEAN), "age": case.age, "gender": "F"}
+    assert image["clinical"] == row
+    boxes = [(names[a["category_id"] - 1], *a["bbox"]) for a in image["annotations"]]
+    assert sorted(boxes) == sorted(case.boxes)
+    assert image["patient_id"] == str(subject(index)) and image["dicom_id"] == dicom(index)
+    assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+
+
+def test_report_counts(prepared):
+    _, _, report = prepared
+    flow = {s["stage"]: s for s in report["flow"]}
+    assert flow["readings"] == {"stage": "readings", "in": len(CASES), "kept": len(CASES), "dropped": {}}
+    assert flow["boxes (ellipse and label)"]["dropped"] == {
+        "label not among the classes": 2,
+        "certainty below 3": 1,
+        "without area": 1,
+        "outside the image": 1,
+    }
+    assert flow["ellipses with a label"] == {
+        "stage": "ellipses with a label", "in": 10, "kept": 6, "dropped": {"none of its labels became a box": 4}
+    }  # fmt: skip
+    changed, removed = report["cleaning"]["changed"], report["cleaning"]["removed"]
+    assert changed == {
+        "temperature": {"°C converted to °F": 1},
+        "o2sat": {"101 to 105 read as 100": 1},
+        "pain": {"'a-b' read as its mean": 1, "'n/10' read as n": 1},
+    }
+    assert removed["pain"] == {"empty": 1, "not a number": 1, "outside 0 to 10 0-10": 1}
+    assert removed["sbp"] == removed["dbp"] == {"diastolic not below systolic: both removed": 2}
+    assert removed["temperature"] == {"outside 80 to 113 °F": 1}
+    assert report["changed"] == {"boxes clamped to their film": 2}
+    assert report["films_by_match"]["patient without a visit"] == 1
+
+
+def prepare(tmp_path, tree, options=None, **kwargs):
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", options or MimicOptions(), **kwargs)
+    return read_folder(tmp_path / "out")
+
+
+def test_unmatched_films_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
+    images, _, report = prepare(tmp_path, Tree(), MimicOptions(stay_window_days=0))
+    dropped = next(s["dropped"] for s in report["flow"] if s["stage"] == "readings")
+    unmatched = [c for c in CASES if c.match not in ("inside a visit", "inside several visits, the latest taken")]
+    assert sum(dropped.values()) == len(unmatched)
+    assert dropped["only visits without a departure time"] == 2
+    assert len(images) == len(CASES) - len(unmatched)
+
+
+def two_readers():
+    cases = [Case(f"c{k}", ellipses=["10,20,110,220,4:Atelectasis"]) for k in range(6)]
+    tree = Tree(cases)
+    for index in (0, 1):
+        tree.add_reading(index, replace(cases[index], ellipses=["50,60,150,260,5:Consolidation"]), reader=1)
+    return tree
+
+
+def test_two_readers_are_two_records_or_one(tmp_path):
+    by_reading, _, _ = prepare(tmp_path / "a", two_readers())
+    assert len(by_reading) == 8
+    assert by_reading["P301R000000"]["split"] == by_reading["P302R000000"]["split"]
+    by_image, names, report = prepare(tmp_path / "b", two_readers(), MimicOptions(records="image"))
+    assert len(by_image) == 6
+    joined = by_image["P301R000000 P302R000000"]
+    assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
+    assert report["flow"][-1]["dropped"] == {"joined with the film's first": 2}
+
+
+def test_patient_with_several_films_is_in_one_split(tmp_path):
+    tree = Tree([Case(f"c{k}") for k in range(8)])
+    tree.films[2:5] = [line.replace(str(subject(k)), str(subject(0))) for k, line in enumerate(tree.films[2:5], 1)]
+    for k in range(1, 4):
+        tree.readings[3][k + 1] = tree.readings[3][k + 1].replace(str(subject(k)), str(subject(0)))
+    source = tree.write_physionet(tmp_path / "source")
+    for k in range(1, 4):  # their files lie in the first patient's folder
+        old = source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(k)}/s{5000 + k}"
+        old.rename(source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(0)}/s{5000 + k}")
+    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions())
+    images, _, _ = read_folder(tmp_path / "out")
+    own = [image for image in images.values() if image["patient_id"] == str(subject(0))]
+    assert len(own) == 4 and len({image["split"] for image in own}) == 1
+
+
+def test_discarded_and_lateral_readings(tmp_path):
+    tree = Tree([Case("d", discarded="True"), Case("l", view="LATERAL"), Case("u", view=""),
+                 *(Case(f"c{k}") for k in range(4))])  # fmt: skip
+    images, _, report = prepare(tmp_path / "a", tree, MimicOptions(drop_discarded=True))
+    assert len(images) == 4
+    assert report["flow"][1]["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
+    assert len(prepare(tmp_path / "b", tree, MimicOptions(view="all"))[0]) == 7
+
+
+def test_paper_protocol_leaks_and_says_so(tmp_path):
+    cases = [Case(f"c{k}", ellipses=["10,20,110,220,1:Atelectasis"]) for k in range(12)]
+    tree = Tree(cases)
+    for index, case in enumerate(cases):
+        tree.add_reading(index, case, reader=1)
+    images, _, report = prepare(tmp_path, tree, MimicOptions(protocol="paper"))
+    assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
+    assert "leaks" in report["notes"][0]
+    kinds = {f.kind for f in audit_folder(tmp_path / "out")}
+    assert {"patient in several splits", "image in several splits"} <= kinds
+    prepare(tmp_path / "patient", tree)
+    assert audit_folder(tmp_path / "patient" / "out") == []
+
+
+def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
+    tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(4)])
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200))
+    images, _, _ = read_folder(tmp_path / "out")
+    image = images["P301R000000"]
+    assert (image["width"], image["height"]) == (200, 250)
+    assert image["annotations"][0]["bbox"] == [50, 60, 50, 70]
+    film = tmp_path / "out/images" / image["file_name"]
+    written = film.stat().st_ino
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
+    assert film.stat().st_ino == written  # other options, the same films: not decoded again
+    assert not (tmp_path / "out.film_cache").exists()
+
+
+def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypatch):
+    files = physionet_files(Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=100))
+    before = (tmp_path / "out/report.json").read_text()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mdf_detectron.data.mimic.pipeline.write_annotations", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+    assert (tmp_path / "out/report.json").read_text() == before
+    assert len(list((tmp_path / "out.film_cache/80").glob("*.png"))) == 4
+    assert not (tmp_path / "out.partial").exists()
+    assert prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+    assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+
+
+def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
+    tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(9)])
+    prepare(tmp_path, tree, MimicOptions(folds=3))
+    tested = [i["patient_id"] for k in range(3)
+              for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
+    assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
+    assert audit_folder(tmp_path / "out") == []
+
+
+def break_duplicated_stay(tree):
+    tree.edstays.append(tree.edstays[1])
+
+
+def break_time(tree):
+    tree.edstays[1] = tree.edstays[1].replace("2150-01-10 08", "2150-13-10 08")
+
+
+def break_study_time(tree):
+    tree.films[1] = tree.films[1].replace("100000.0", "250000.0")
+
+
+def break_triage(tree):
+    tree.triage.append(tree.triage[1].replace(str(stay(0, 0)), "93999999"))
+
+
+def break_ellipse_file(tree):
+    del tree.ellipses["P301R000000"]
+
+
+def break_ellipse_value(tree):
+    tree.ellipses["P301R000000"] = tree.ellipses["P301R000000"] + "1,x,3,4,5,True,False,False,False,False,False\n"
+
+
+def break_departure(tree):
+    tree.edstays[1] = tree.edstays[1].replace("2150-01-10 12:00:00", "2150-01-10 07:00:00")
+
+
+def break_reading(tree):
+    tree.readings[3][1] = tree.readings[3][1].replace("False,x.dcm", "maybe,x.dcm")
+
+
+BROKEN = {
+    "duplicated stay_id": (break_duplicated_stay, r"edstays.csv.gz line 7: stay_id 93000000; expected each only once"),
+    "unparsable time": (break_time, r"edstays.csv.gz line 2: intime '2150-13-10 08:00:00'; expected YYYY"),
+    "unparsable time ": (break_study_time, r"metadata.csv.gz line 2: StudyDate 21500110, StudyTime 250000.0"),
+    "triage row of an unknown visit": (break_triage, r"triage.csv.gz line 7: stay_id 93999999; expected a stay_id of"),
+    "reading without its ellipse file": (break_ellipse_file, r"no .*P301R000000/anomaly_location_ellipses.csv"),
+    "unusable ellipse": (break_ellipse_value, r"ellipses.csv line 2: ymin 'x'; expected a number"),
+    "visit that ends before it begins": (break_departure, r"line 2: outtime 2150-01-10 07:00:00 lies before intime"),
+    "unusable eye_tracking_data_discarded": (break_reading, r"line 2: .*'maybe'; expected True or False"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_entry_stops_or_is_skipped_and_listed(tmp_path, kind):
+    tree = Tree([Case(f"c{k}") for k in range(5)])
+    damage, message = BROKEN[kind]
+    damage(tree)
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    with pytest.raises(SourceDataError, match=message):
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    assert not (tmp_path / "out").exists()
+    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
+    problems = read_folder(tmp_path / "out")[2]["problems"]
+    assert problems[kind.strip()]["count"] == 1 and len(problems[kind.strip()]["first"]) == 1
+
+
+@pytest.mark.parametrize("image_size", [None, 100])
+def test_absent_and_truncated_films(tmp_path, image_size):
+    source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
+    films = sorted(source.glob("mimic-cxr-jpg/2.0.0/files/**/*.jpg"))
+    films[0].unlink()
+    films[1].write_bytes(b"no image")
+    options = MimicOptions(image_size=image_size)
+    with pytest.raises(SourceDataError, match=f"no film .*{films[0].name}.*--images"):
+        prepare_mimic(physionet_files(source), tmp_path / "out", options)
+    prepare_mimic(physionet_files(source), tmp_path / "out", options, on_error="skip")
+    images, _, report = read_folder(tmp_path / "out")
+    assert len(images) == 4
+    assert {k: v["count"] for k, v in report["problems"].items()} == {"film file absent": 1, "unreadable film": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("mimiciv/2.2/hosp/patients.csv.gz", "physionet.org/content/mimiciv .*point --patients to the file"),
+        ("mimic-iv-ed/2.2/ed/triage.csv.gz", "mimic-iv-ed .*--triage"),
+        ("mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-jpg.*--metadata"),
+        ("reflacx-xray-localization/1.0.0/main_data/metadata_phase_3.csv", "reflacx.*--reflacx"),
+    ],
+)
+def test_missing_file_names_origin_and_option(tmp_path, path, message):
+    source = Tree([Case(f"c{k}") for k in range(3)]).write_physionet(tmp_path)
+    (source / path).unlink()
+    with pytest.raises(SourceDataError, match=message):
+        physionet_files(source)
+
+
+def test_missing_column_and_wrong_separator(tmp_path):
+    tree = Tree([Case(f"c{k}") for k in range(3)])
+    tree.triage[0] = tree.triage[0].replace("resprate", "rr")
+    with pytest.raises(SourceDataError, match="triage.csv.gz: no column resprate; it has subject_id"):
+        prepare(tmp_path / "a", tree)
+    tree = Tree([Case(f"c{k}") for k in range(3)])
+    tree.patients = [line.replace(",", ";") for line in tree.patients]
+    with pytest.raises(SourceDataError, match="patients.csv.gz: no column .*separator must be a comma"):
+        prepare(tmp_path / "b", tree)
+
+
+def test_command_line_end_to_end(tmp_path):
+    source = Tree([Case(f"c{k}") for k in range(5)]).write_mimic_eye(tmp_path / "eye")
+    command = [sys.executable, str(REPOSITORY / "datasets/prepare_mimic_eye.py"), "--mimic-eye", str(source)]
+    run = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "written" in run.stdout and (tmp_path / "out/correlations.png").is_file()
+    again = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert "already up to date" in again.stdout
+    (source / "spreadsheets/cxr_meta.csv").unlink()
+    failed = subprocess.run([*command, "--out", str(tmp_path / "out2")], capture_output=True, text=True)
+    assert (
+        failed.returncode == 1 and failed.stderr.startswith("prepare_mimic_eye: no ") and "Trace" not in failed.stderr
+    )

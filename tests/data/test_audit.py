@@ -1,0 +1,131 @@
+"""Each thing that can be wrong with a prepared folder is found, and named; the tool's exit status says so."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.synthetic.cohort import CohortSettings
+from mdf_detectron.data.synthetic.prepare import prepare_synthetic
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit") / "sound"
+    prepare_synthetic(out, CohortSettings(num_patients=12, seed=1, image_size=64), num_workers=1)
+    return out
+
+
+@pytest.fixture
+def folder(sound, tmp_path):
+    shutil.copytree(sound, tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def edit(folder, split, change):
+    path = folder / "annotations" / f"{split}.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def names(folder, split):
+    return [i["file_name"] for i in json.loads((folder / "annotations" / f"{split}.json").read_text())["images"]]
+
+
+def found(folder):
+    return {(f.kind, f.message) for f in audit_folder(folder)}
+
+
+def test_sound_folder_passes(sound):
+    assert audit_folder(sound) == []
+
+
+def test_shared_patient(folder):
+    edit(folder, "test", lambda d: d["images"][0].update(patient_id=json.loads(
+        (folder / "annotations/train.json").read_text())["images"][0]["patient_id"]))  # fmt: skip
+    assert {kind for kind, _ in found(folder)} == {"patient in several splits"}
+
+
+def test_shared_image_under_another_name(folder):
+    train, test = names(folder, "train")[0], names(folder, "test")[0]
+    (folder / "images" / test).unlink()
+    (folder / "images" / test).symlink_to(train)
+    kinds = {kind for kind, _ in found(folder)}
+    assert "image in several splits" in kinds and "byte-identical files in several splits" not in kinds
+
+
+def test_copied_file(folder):
+    train, test = names(folder, "train")[0], names(folder, "test")[0]
+    shutil.copy(folder / "images" / train, folder / "images" / test)
+    message = next(m for kind, m in found(folder) if kind == "byte-identical files in several splits")
+    assert train in message and test in message
+
+
+@pytest.mark.parametrize(
+    "box", [[-2, 0, 10, 10], [0, 0, 1000, 5], [5, 5, 0, 4], [1, 2, 3], [1, 2, float("nan"), 3], None]
+)
+def test_box_outside(folder, box):
+    edit(folder, "val", lambda d: d["annotations"][0].update(bbox=box))
+    (finding,) = audit_folder(folder)
+    assert finding.kind == "box outside its image" and str(box) in finding.message
+
+
+def test_annotation_of_nothing(folder):
+    edit(folder, "val", lambda d: d["annotations"][0].update(image_id=10**6))
+    assert [f.kind for f in audit_folder(folder)] == ["annotation of nothing"]
+
+
+def test_unreadable_and_resized_images(folder):
+    first, second = names(folder, "train")[:2]
+    (folder / "images" / first).write_bytes(b"nothing")
+    edit(folder, "train", lambda d: d["images"][1].update(height=999))
+    messages = dict(found(folder))
+    assert first in messages["unreadable image"] and second in messages["image of another size"]
+
+
+def test_row_outside_the_schema(folder):
+    edit(folder, "train", lambda d: d["images"][0]["clinical"].update(heartrate=999))
+    (finding,) = audit_folder(folder)
+    assert finding.kind == "row outside the schema" and "heartrate" in finding.message
+
+
+def test_film_before_its_row(folder):
+    times = {"study_time": "2150-01-01T08:00:00", "row_time": "2150-01-01T09:00:00"}
+    edit(folder, "test", lambda d: d["images"][0].update(times))
+    assert [f.kind for f in audit_folder(folder)] == ["film dated before its clinical row"]
+    edit(folder, "test", lambda d: d["images"][0].update(study_time="soon"))
+    assert [f.kind for f in audit_folder(folder)] == ["unreadable time"]
+
+
+def test_broken_files(folder):
+    (folder / "annotations/val.json").write_text("{")
+    (folder / "clinical_schema.yaml").unlink()
+    assert {f.kind for f in audit_folder(folder)} == {"unreadable annotation file", "no usable schema"}
+
+
+def test_folds_are_audited_too(folder):
+    fold = folder / "fold_0"
+    shutil.copytree(folder / "annotations", fold / "annotations")
+    shutil.copy(folder / "clinical_schema.yaml", fold)
+    (fold / "images").symlink_to("../images")
+    assert audit_folder(folder) == []
+    shutil.copy(fold / "annotations/train.json", fold / "annotations/test.json")
+    assert all(f.message.startswith("fold_0: ") for f in audit_folder(folder)) and audit_folder(folder)
+
+
+def test_command_line(sound, folder, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "tools/audit_dataset.py")]
+    run = subprocess.run([*command, str(sound)], capture_output=True, text=True)
+    assert run.returncode == 0 and "passes" in run.stdout
+    shutil.copy(folder / "annotations/train.json", folder / "annotations/test.json")
+    run = subprocess.run([*command, str(folder), "--list", "1"], capture_output=True, text=True)
+    assert run.returncode == 1 and "image in several splits" in run.stdout and "more (--list" in run.stdout
+    run = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True)
+    assert run.returncode == 2 and "has no folder 'annotations'" in run.stderr
