@@ -10,10 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.mimic.layout import physionet_files
+from mdf_detectron.data.mimic.options import MimicOptions
+from mdf_detectron.data.mimic.pipeline import prepare_mimic
 from mdf_detectron.data.registration import register_prepared_folder
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
+from mdf_detectron.data.synthetic.raw.settings import RawSettings
+from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.demo_report import draw_ap_bars, draw_films, draw_loss_curves, write_demo_report
 from mdf_detectron.engine.defaults import load_config, run_tool
 from mdf_detectron.engine.inference import evaluate_with_shuffled_rows, load_model
@@ -49,6 +55,15 @@ def shuffled_metrics(out: Path, opts: list[str]) -> dict:
     return evaluate_with_shuffled_rows(cfg, model, TEST, out / "mdf_net" / "inference" / f"{TEST}_shuffled")
 
 
+def prepare_source_files(out: Path, seed: int) -> int:
+    """A small synthetic PhysioNet tree through the pipeline for real downloads, audited; returns readings kept."""
+    write_raw_tree(out / "raw", RawSettings(CohortSettings(150, seed, image_size=160)))
+    prepare_mimic(physionet_files(out / "raw" / "physionet"), out / "mimic_eye", MimicOptions())
+    if findings := audit_folder(out / "mimic_eye"):
+        raise UserError(f"{out / 'mimic_eye'} fails its audit: {findings[0].kind}: {findings[0].message}")
+    return json.loads((out / "mimic_eye" / "report.json").read_text())["kept"]["readings"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/demo"))
@@ -61,6 +76,7 @@ def main() -> None:
     settings = CohortSettings(args.num_patients, args.seed, signal=args.signal, image_size=160)
     made = prepare_synthetic(dataset, settings)
     print(f"{dataset}: {'written' if made else 'already up to date'}")
+    source_readings = prepare_source_files(out, args.seed)
     opts = ["SEED", str(args.seed), *args.opts]
     for model in MODELS:
         train(model, out, opts)
@@ -73,10 +89,10 @@ def main() -> None:
         for name, use_table in (("image", False), ("both", True))
     }
     write_json(out / "metrics.json", metrics)
-    report(out, dataset, metrics, args)
+    report(out, dataset, metrics, args, source_readings)
 
 
-def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace) -> None:
+def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, source_readings: int) -> None:
     """Pictures and report.md."""
     inference = Path("inference") / TEST / PREDICTIONS_FILE_NAME
     predictions = {model: json.loads((out / model / inference).read_text()) for model in MODELS}
@@ -89,6 +105,7 @@ def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace) ->
         "seed": args.seed,
         "num_train": splits["train"]["images"],
         "num_test": splits["test"]["images"],
+        "source_readings": source_readings,
     }
     path = write_demo_report(out, metrics, facts, films)
     for name in (*MODELS, "mdf_net_shuffled"):
