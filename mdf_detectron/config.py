@@ -13,6 +13,7 @@ def add_mdf_config(cfg: CfgNode) -> None:
     _add_clinical(cfg)
     _add_image_backbone(cfg)
     _add_losses_and_solver(cfg)
+    _add_validation(cfg)
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -93,6 +94,34 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.FULL_LR_FAN_IN = 0
 
 
+def _add_validation(cfg: CfgNode) -> None:
+    # Validation split: evaluated every TEST.EVAL_PERIOD iterations and after the last one. DATASETS.TEST is then
+    # evaluated once, at the end, so that no choice is made on it. Empty: TEST.EVAL_PERIOD evaluates DATASETS.TEST.
+    cfg.DATASETS.VAL = ()
+    v = cfg.VALIDATION = CfgNode()
+    # Also compute the losses on it (no gradient, same weights of the losses).
+    v.LOSSES = True
+    # So many images of the train split, always the same, are evaluated too: the generalization gap.
+    v.TRAIN_IMAGES = 0
+    # What decides: "<task>/<metric>" of the evaluator, or "total_loss" (less is better).
+    v.METRIC = "bbox_iobb/AP50"
+    # Keep the checkpoint with the best METRIC as model_best.pth.
+    v.SAVE_BEST = True
+    # Training ends after so many validations without a METRIC better by more than MIN_DELTA; 0: it does not.
+    v.PATIENCE = 0
+    v.MIN_DELTA = 0.0
+
+
+def _check_validation(cfg: CfgNode) -> None:
+    v = cfg.VALIDATION
+    if (v.PATIENCE > 0 or v.TRAIN_IMAGES > 0) and not cfg.DATASETS.VAL:
+        raise ConfigError("VALIDATION.PATIENCE and TRAIN_IMAGES need a validation split: set DATASETS.VAL")
+    if v.PATIENCE > 0 and cfg.TEST.EVAL_PERIOD <= 0:
+        raise ConfigError("VALIDATION.PATIENCE counts validations: set TEST.EVAL_PERIOD to their period")
+    if min(v.PATIENCE, v.TRAIN_IMAGES, v.MIN_DELTA) < 0:
+        raise ConfigError("VALIDATION.PATIENCE, TRAIN_IMAGES and MIN_DELTA must not be negative")
+
+
 def check_config(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for values that contradict each other, before anything is built."""
     clinical = cfg.MODEL.CLINICAL
@@ -120,5 +149,6 @@ def check_config(cfg: CfgNode) -> None:
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
             f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
         )
+    _check_validation(cfg)
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")

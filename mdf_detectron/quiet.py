@@ -1,10 +1,16 @@
-"""Keeps four known messages of other libraries away from users; each is matched by its own text, nothing more."""
+"""Keeps five known messages of other libraries away from users; each is matched by its own text, nothing more."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import warnings
+
+from mdf_detectron.errors import UserError
+
+
+def _is_user_error(record: logging.LogRecord) -> bool:
+    return bool(record.exc_info) and isinstance(record.exc_info[1], UserError)
 
 
 def import_detectron2_quietly() -> None:
@@ -15,6 +21,8 @@ def import_detectron2_quietly() -> None:
     logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda r: "is_fx_tracing will return" not in r.getMessage())
     # detectron2's log of the environment asks torch for CUDA_HOME, which warns where a compiler but no GPU is found.
     logging.getLogger("torch.utils.cpp_extension").addFilter(lambda r: "No CUDA runtime is found" not in r.getMessage())
+    # detectron2's train loop logs the traceback of every error; a command line tells a user's error in one line.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: not _is_user_error(r))
     with warnings.catch_warnings():
         # fvcore and detectron2 script small functions when they are imported.
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")

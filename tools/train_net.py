@@ -30,7 +30,8 @@ def train_or_evaluate(args) -> None:
 def main() -> None:
     args = default_argument_parser(epilog=__doc__).parse_args()
     cfg = setup_cfg(args)  # every mistake that can be seen now is told now, before processes and folders are made
-    check_datasets(cfg, tuple(cfg.DATASETS.TEST) if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    d = cfg.DATASETS
+    check_datasets(cfg, tuple(d.TEST) if args.eval_only else (*d.TRAIN, *d.VAL, *d.TEST))
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
     num_gpus = args.num_gpus if torch.cuda.is_available() else 0

@@ -101,6 +101,25 @@ def build_train_loader(cfg: CfgNode):
     )
 
 
+def build_loss_loader(cfg: CfgNode, dataset_name: str):
+    """Loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
+    parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
+    mapper = MultimodalDatasetMapper(**{**parts, "is_train": True})  # annotations stay, augmentations as in the test
+    return build_detection_test_loader(
+        dataset=records_of([dataset_name]),
+        mapper=mapper,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+    )
+
+
+def train_part(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
+    """``count`` records of the first train dataset (all, if it has fewer), always the same ones."""
+    records = records_of(cfg.DATASETS.TRAIN[:1])
+    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:count]
+    return [records[i] for i in sorted(chosen.tolist())]
+
+
 def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, Any]] | None = None):
     """Loader of every image of a dataset, once; ``records`` replace the registered ones (rows shuffled, say)."""
     schema = model_schema(cfg, dataset_name)

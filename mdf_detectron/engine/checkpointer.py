@@ -41,8 +41,13 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.cfg = cfg
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent."""
+    def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
+
+        Args:
+            tag_last: a resumed run goes on from this file (not so for the best checkpoint).
+            kwargs: further entries, ``iteration`` for one.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -53,7 +58,8 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         self.logger.info(f"Saving checkpoint to {target}")
         torch.save(data, partial)
         os.replace(partial, target)
-        self.tag_last_checkpoint(target.name)
+        if tag_last:
+            self.tag_last_checkpoint(target.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the last checkpoint, atomically."""

@@ -9,21 +9,28 @@ from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
 from mdf_detectron.data.build import (
+    build_loss_loader,
     build_test_loader,
     build_train_loader,
     check_num_classes,
     model_schema,
     records_of,
     train_clinical_rows,
+    train_part,
 )
 from mdf_detectron.data.registration import check_images
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.engine.hooks.finite_losses import FiniteLosses
+from mdf_detectron.engine.hooks.history import HISTORY_FILE_NAME, ValidationHistory
+from mdf_detectron.engine.hooks.losses import mean_losses
+from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT, LOSS_METRICS, EarlyStop, ValidationHook
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
 from mdf_detectron.evaluation.files import finite_or_none, write_json
@@ -63,11 +70,62 @@ class MultimodalTrainer(DefaultTrainer):
         self.checkpointer = MultimodalCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
         )
-        return super().build_hooks()
+        built = [FiniteLosses(), *super().build_hooks()]
+        if not self.cfg.DATASETS.VAL:
+            return built
+        # the test split only once, after the last iteration; validation before the writers write
+        at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
+        return built
+
+    def _test_and_remember(self) -> OrderedDict:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _validation_hook(self) -> ValidationHook:
+        cfg, v = self.cfg, self.cfg.VALIDATION
+        name = cfg.DATASETS.VAL[0]
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+
+        def evaluate() -> OrderedDict:
+            return inference_on_dataset(self.model, self.build_test_loader(cfg, name), self.build_evaluator(cfg, name))
+
+        def evaluate_part() -> OrderedDict:
+            part = train_part(cfg, v.TRAIN_IMAGES)
+            evaluator = CXREvaluator(
+                cfg.DATASETS.TRAIN[0],
+                output_dir=os.path.join(folder, "train_part"),
+                max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
+                image_ids=[record["image_id"] for record in part],
+            )
+            return inference_on_dataset(self.model, build_test_loader(cfg, cfg.DATASETS.TRAIN[0], part), evaluator)
+
+        return ValidationHook(
+            period=cfg.TEST.EVAL_PERIOD,
+            evaluate=evaluate,
+            losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, name))) if v.LOSSES else None,
+            evaluate_train_part=evaluate_part if v.TRAIN_IMAGES else None,
+            history=ValidationHistory(
+                os.path.join(cfg.OUTPUT_DIR, HISTORY_FILE_NAME), v.METRIC, v.METRIC not in LOSS_METRICS, v.MIN_DELTA
+            ),
+            save_best=(lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1))
+            if v.SAVE_BEST
+            else None,
+            patience=v.PATIENCE,
+        )
 
     def train(self) -> OrderedDict | None:
-        """Train to the end; returns the results of the last evaluation (None where ``DATASETS.TEST`` is empty)."""
-        super().train()
+        """Train to the end, or until validation no longer improves.
+
+        Returns:
+            the results of the last evaluation (None where ``DATASETS.TEST`` is empty).
+        """
+        try:
+            super().train()
+        except EarlyStop as stop:
+            self.checkpointer.save("model_final", iteration=stop.iterations - 1)
+            if self.cfg.DATASETS.TEST:
+                self._test_and_remember()
         return getattr(self, "_last_eval_results", None)
 
     def resume_or_load(self, resume: bool = True) -> None:

@@ -1,0 +1,63 @@
+"""The losses of a model on held-out data: the network as at inference, the losses and their weights as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+import torch
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+_GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
+"""Parts whose ``training`` flag decides between losses and predictions."""
+
+
+@contextmanager
+def giving_losses(model: nn.Module):
+    """The model gives losses, while batch norm, dropout and everything else behave as at inference."""
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _GIVE_LOSSES):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, flag in was_training.items():
+            module.training = flag
+
+
+def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -> dict[str, float]:
+    """Mean of each loss over the images of a loader, without gradients, on all processes.
+
+    The sampling of proposals follows ``seed``, so that two calls with the same weights agree, and training's own
+    random numbers stay as they are.
+
+    Returns:
+        the model's losses (weighted), ``total_loss`` (their sum) and, from a weighting meta-architecture, the plain
+        ones as ``raw/<name>``; empty for an empty loader.
+    """
+    model = getattr(model, "module", model)
+    sums: dict[str, float] = {}
+    images = 0
+    with torch.random.fork_rng(), torch.no_grad(), giving_losses(model):
+        torch.manual_seed(seed)
+        for batch in loader:
+            with EventStorage() as storage:
+                losses = {name: float(value) for name, value in model(batch).items()}
+                raw = {n: v[0] for n, v in storage.latest().items() if n.startswith("raw/")}
+            losses["total_loss"] = sum(losses.values())
+            for name, value in {**losses, **raw}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+            images += len(batch)
+    gathered = comm.all_gather((sums, images))
+    total = sum(count for _, count in gathered)
+    names = {name: None for part, _ in gathered for name in part}
+    return {name: sum(part.get(name, 0.0) for part, _ in gathered) / total for name in names}

@@ -1,0 +1,109 @@
+"""Validation during training: losses and metrics on held-out data, best checkpoint, early stopping."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from mdf_detectron.engine.hooks.history import ValidationHistory
+from mdf_detectron.errors import ConfigError
+
+BEST_CHECKPOINT = "model_best"
+LOSS_METRICS = ("total_loss",)
+"""Metrics of which less is better."""
+
+logger = logging.getLogger(__name__)
+
+
+class EarlyStop(BaseException):
+    """Ends a training in which validation no longer improves; no error, so Detectron2 does not log it as one.
+
+    Args:
+        iterations: done when the last validation was made.
+    """
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__(iterations)
+        self.iterations = iterations
+
+
+class ValidationHook(HookBase):
+    """Validates every ``period`` iterations and after the last one.
+
+    Scalars: ``val/<task>/<metric>``, ``val/<loss>``, ``val/best``, ``val/validations_since_best``; with a fixed part
+    of the train split also ``train_part/<task>/<metric>`` and ``gap/<task>/<metric>`` (train part minus validation).
+
+    Args:
+        period: iterations; 0 validates after the last one only.
+        evaluate: gives {task: {metric: value}} on the validation split.
+        losses: gives the mean losses on it, or None.
+        evaluate_train_part: as ``evaluate``, on a fixed part of the train split, or None.
+        history: of the metric that decides; its ``metric`` is "task/metric", or a loss's name.
+        save_best: called when a validation is the best so far, or None.
+        patience: validations without improvement after which training ends; 0 never.
+    """
+
+    def __init__(
+        self,
+        *,
+        period: int,
+        evaluate: Callable[[], Mapping[str, Mapping[str, float]]],
+        history: ValidationHistory,
+        losses: Callable[[], Mapping[str, float]] | None = None,
+        evaluate_train_part: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
+        save_best: Callable[[int], None] | None = None,
+        patience: int = 0,
+    ) -> None:
+        self._period, self._patience = period, patience
+        self._evaluate, self._losses, self._evaluate_train_part = evaluate, losses, evaluate_train_part
+        self._history, self._save_best = history, save_best
+
+    def before_train(self) -> None:
+        self._history.resume(self.trainer.start_iter)
+        if best := self._history.best:
+            logger.info("best %s so far: %.4f after %d iterations, %d validation(s) ago", self._history.metric,
+                        best["value"], best["iteration"], self._history.since_best)  # fmt: skip
+        self._stop_if_stuck()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self._validate(done)
+            if done < self.trainer.max_iter:
+                self._stop_if_stuck()
+
+    def _validate(self, done: int) -> None:
+        scalars = {f"val/{n}": v for n, v in self._losses().items()} if self._losses else {}
+        metrics = flatten(self._evaluate())
+        scalars |= {f"val/{name}": value for name, value in metrics.items()}
+        if self._evaluate_train_part:
+            part = flatten(self._evaluate_train_part())
+            scalars |= {f"train_part/{name}": value for name, value in part.items()}
+            scalars |= {f"gap/{n}": part[n] - metrics[n] for n in part.keys() & metrics.keys()}
+        if comm.is_main_process():
+            if f"val/{self._history.metric}" not in scalars:
+                known = sorted(n.removeprefix("val/") for n in scalars if n.startswith("val/"))
+                raise ConfigError(f"VALIDATION.METRIC '{self._history.metric}' is not among {known}")
+            if self._history.add(done, scalars[f"val/{self._history.metric}"]) and self._save_best:
+                self._save_best(done)
+            if best := self._history.best:
+                scalars["val/best"] = best["value"]
+            scalars["val/validations_since_best"] = self._history.since_best
+            finite = {n: float(v) for n, v in scalars.items() if v is not None and math.isfinite(v)}
+            self.trainer.storage.put_scalars(**finite, smoothing_hint=False)
+        comm.synchronize()
+
+    def _stop_if_stuck(self) -> None:
+        stuck = self._patience > 0 and self._history.since_best >= self._patience
+        if any(comm.all_gather(stuck)):
+            logger.info("%s has not improved in %d validations; training ends", self._history.metric, self._patience)
+            raise EarlyStop(max(comm.all_gather(self._history.entries[-1]["iteration"] if stuck else 0)))
+
+
+def flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{task: {metric: value}} → {"task/metric": value}."""
+    return {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}

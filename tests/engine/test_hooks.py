@@ -1,0 +1,183 @@
+"""Validation in training: what is logged, the best checkpoint, early stopping, resuming, and the stop at NaN."""
+
+import json
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.modeling import build_model
+
+from mdf_detectron.data.build import build_loss_loader, train_part
+from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.engine.checkpointer import load_checkpoint_file
+from mdf_detectron.engine.hooks.finite_losses import TrainingDivergedError
+from mdf_detectron.engine.hooks.history import ValidationHistory
+from mdf_detectron.engine.hooks.losses import mean_losses
+from mdf_detectron.engine.trainer import MultimodalTrainer, fit_clinical_statistics
+from mdf_detectron.errors import CheckpointError, ConfigError
+
+TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
+        "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", ()]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_config(small_config, tiny_folder, tmp_path):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
+                "DATASETS.VAL", ("tiny_cxr_val",)]  # fmt: skip
+
+    def load(*opts):
+        return small_config("synthetic_cxr/mdf_net.yaml", *TINY, *datasets, "OUTPUT_DIR", str(tmp_path), *opts)
+
+    return load
+
+
+class Kill(HookBase):
+    """Ends the run before a step, as a killed process does."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_step(self):
+        if self.trainer.iter == self.at:
+            raise KeyboardInterrupt
+
+
+def run(cfg, resume=False, kill_at=None):
+    torch.manual_seed(0)
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if kill_at is not None:
+        trainer.register_hooks([Kill(kill_at)])
+    try:
+        return trainer, trainer.train()
+    except KeyboardInterrupt:
+        return trainer, None
+
+
+def logged(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {name: value for line in lines for name, value in line.items()}
+
+
+def history(folder):
+    return json.loads((folder / "validation_history.json").read_text())
+
+
+def test_validation_is_logged_and_the_last_one_counts(tiny_config, tmp_path):
+    _, results = run(tiny_config("SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 2, "VALIDATION.TRAIN_IMAGES", 3))
+    scalars = logged(tmp_path)
+    expected = {"val/total_loss", "val/loss_cls", "val/raw/loss_cls", "val/bbox_iobb/AP50", "train_part/bbox_iobb/AP50",
+                "gap/bbox_iobb/AP50", "val/best", "val/validations_since_best"}  # fmt: skip
+    assert expected <= set(scalars)
+    gap = scalars["train_part/bbox_iobb/AP50"] - scalars["val/bbox_iobb/AP50"]
+    assert scalars["gap/bbox_iobb/AP50"] == pytest.approx(gap)
+    assert [e["iteration"] for e in history(tmp_path)["entries"]] == [2, 3]
+    best = load_checkpoint_file(tmp_path / "model_best.pth")
+    assert best["iteration"] + 1 == history(tmp_path)["best"]["iteration"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"  # a resumed run does not go back to the best
+    assert {"bbox_iobb", "bbox"} <= set(results)  # of the test split
+    predicted = json.loads((tmp_path / "inference/train_part/coco_instances_results.json").read_text())
+    cfg = tiny_config("VALIDATION.TRAIN_IMAGES", 3)
+    assert {p["image_id"] for p in predicted} <= {r["image_id"] for r in train_part(cfg, 3)}
+
+
+def test_killed_and_resumed_run_keeps_best_and_count(tiny_config, tmp_path):
+    options = ["TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "VALIDATION.METRIC", "total_loss",
+               "VALIDATION.MIN_DELTA", 1e6, "VALIDATION.PATIENCE", 6, "SOLVER.MAX_ITER", 30]  # fmt: skip
+    run(tiny_config(*options), kill_at=5)  # only the first validation is an improvement
+    before = history(tmp_path)
+    assert len(before["entries"]) == 5 and before["best"]["iteration"] == 1
+    best = (tmp_path / "model_best.pth").read_bytes()
+    trainer, results = run(tiny_config(*options), resume=True)
+    assert trainer.start_iter == 4
+    after = history(tmp_path)
+    assert after["best"] == before["best"] and (tmp_path / "model_best.pth").read_bytes() == best
+    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4, 5, 6, 7]  # the sixth after the best ends it
+    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 6
+    assert "bbox_iobb" in results
+    stopped, _ = run(tiny_config(*options), resume=True)  # and it stays ended
+    assert stopped.start_iter == 7 and history(tmp_path) == after
+    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 6
+
+
+def test_resumed_run_validates_as_an_uninterrupted_one(tiny_config, tmp_path):
+    options = ["TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4]
+    run(tiny_config(*options, "OUTPUT_DIR", str(tmp_path / "whole")))
+    run(tiny_config(*options, "OUTPUT_DIR", str(tmp_path / "cut")), kill_at=3)
+    run(tiny_config(*options, "OUTPUT_DIR", str(tmp_path / "cut")), resume=True)
+    whole, cut = history(tmp_path / "whole"), history(tmp_path / "cut")
+    assert [e["iteration"] for e in whole["entries"]] == [e["iteration"] for e in cut["entries"]]
+    assert whole["entries"][:3] == cut["entries"][:3]
+
+
+def test_history_counts_by_hand(tmp_path):
+    path = tmp_path / "h.json"
+    h = ValidationHistory(path, "AP", min_delta=0.5)
+    assert [h.add(k, v) for k, v in ((1, 10.0), (2, 10.5), (3, 10.6), (4, None), (5, float("nan")), (6, 9.0))] == [
+        True, False, True, False, False, False
+    ]  # fmt: skip
+    assert h.best == {"iteration": 3, "value": 10.6} and h.since_best == 3
+    again = ValidationHistory(path, "AP")
+    again.resume(5)
+    assert again.best == h.best and again.since_best == 2 and len(again.entries) == 5
+    again.resume(2)  # the best came later: its file is there, and nothing has come after it
+    assert again.best == h.best and again.since_best == 0
+    fresh = ValidationHistory(path, "AP")
+    fresh.resume(0)
+    assert fresh.best is None and fresh.entries == []
+    other = ValidationHistory(path, "loss", larger_is_better=False)
+    other.resume(5)
+    assert other.best is None
+    assert [other.add(k, v) for k, v in ((1, 3.0), (2, 4.0), (3, 2.0))] == [True, False, True]
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match="h.json is damaged"):
+        ValidationHistory(path, "AP").resume(3)
+
+
+def test_mean_losses_change_nothing_and_repeat(tiny_config):
+    cfg = tiny_config()
+    model = build_model(cfg)
+    fit_clinical_statistics(cfg, model)
+    model.train()
+    loader = build_loss_loader(cfg, "tiny_cxr_val")
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    first, second = mean_losses(model, loader), mean_losses(model, loader)
+    assert first == second
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())  # batch statistics too
+    assert all(p.grad is None for p in model.parameters())
+    names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
+    weighted = model.loss_weighting({n: torch.tensor(first[f"raw/{n}"]) for n in names})
+    assert first["total_loss"] == pytest.approx(sum(v.item() for v in weighted.values()), rel=1e-4)
+
+
+def test_nan_stops_and_names_the_batch(tiny_config, tmp_path):
+    trainer = MultimodalTrainer(tiny_config("SOLVER.MAX_ITER", 3))
+    trainer.resume_or_load(resume=False)
+    with torch.no_grad():
+        trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(float("inf"))
+    with pytest.raises(
+        TrainingDivergedError, match=r"iteration 0: \{'loss_cls': nan\} of the batch \['.*train_\d.png'"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["DATASETS.VAL", (), "VALIDATION.PATIENCE", 2], "need a validation split"),
+        (["VALIDATION.PATIENCE", 2], "set TEST.EVAL_PERIOD"),
+        (["VALIDATION.TRAIN_IMAGES", -1], "must not be negative"),
+    ],
+)
+def test_contradicting_options_are_refused(tiny_config, opts, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(*opts)
+
+
+def test_unknown_metric_names_the_known_ones(tiny_config):
+    with pytest.raises(ConfigError, match=r"'AP51' is not among \['bbox/AP', "):
+        run(tiny_config("SOLVER.MAX_ITER", 1, "VALIDATION.METRIC", "AP51"))
