@@ -6,6 +6,7 @@ Shapes: I images (sorted by id, as COCO does), K classes (sorted by category id)
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def box_problem(box: Any) -> str:
         values = [float(v) for v in box]
     except (TypeError, ValueError):
         return f"bbox {list(box)} holds something that is no number"
-    if not np.isfinite(values).all():
+    if not all(map(math.isfinite, values)):
         return f"bbox {values} is not finite"
     if values[2] < 0 or values[3] < 0:
         return f"bbox {values} has a negative size"

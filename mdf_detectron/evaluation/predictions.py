@@ -65,6 +65,42 @@ class Detections:
 def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, where: str) -> Detections:
     images = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     classes = {category_id: i for i, category_id in enumerate(ground_truth.category_ids)}
+    columns = _plain_columns(results, images, classes)
+    if columns is None:  # something is odd: find the entry and say what
+        _check_entries(results, images, classes, where)
+        columns = (
+            np.array([images[r["image_id"]] for r in results], dtype=np.int64),
+            np.array([classes[r["category_id"]] for r in results], dtype=np.int64),
+            _scores(results, where),
+        )
+    image, category, scores = columns
+    sizes = [(image.get("height"), image.get("width")) for image in ground_truth.images]
+    has_masks = bool(results) and all(r.get("segmentation") for r in results)
+    return Detections(
+        image=image,
+        category=category,
+        boxes=_boxes(results, where),
+        scores=scores,
+        segmentations=[(r["segmentation"], *sizes[i]) for r, i in zip(results, image, strict=True)]
+        if has_masks
+        else None,
+    )
+
+
+def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarray, ...] | None:
+    """Image and class indices and scores where every entry is as it should be, without looking at each; else None."""
+    try:
+        image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
+        category = np.array([classes[r["category_id"]] for r in results], dtype=np.int64)
+        values = [r["score"] for r in results]
+        plain = {type(v) for v in values} <= {int, float} and all("bbox" in r or "segmentation" in r for r in results)
+    except (KeyError, TypeError):
+        return None
+    scores = np.array(values if plain else [np.nan], dtype=np.float64)
+    return (image, category, scores) if np.isfinite(scores).all() else None
+
+
+def _check_entries(results: list, images: dict, classes: dict, where: str) -> None:
     for i, result in enumerate(results):
         if not isinstance(result, Mapping):
             raise PredictionError(f"{where}[{i}]: expected an object, got a {type(result).__name__}")
@@ -73,15 +109,6 @@ def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, wher
             raise PredictionError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
     _check_known(results, "image_id", images, where)
     _check_known(results, "category_id", classes, where)
-    sizes = [(image.get("height"), image.get("width")) for image in ground_truth.images]
-    has_masks = bool(results) and all(r.get("segmentation") for r in results)
-    return Detections(
-        image=np.array([images[r["image_id"]] for r in results], dtype=np.int64),
-        category=np.array([classes[r["category_id"]] for r in results], dtype=np.int64),
-        boxes=_boxes(results, where),
-        scores=_scores(results, where),
-        segmentations=[(r["segmentation"], *sizes[images[r["image_id"]]]) for r in results] if has_masks else None,
-    )
 
 
 def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:

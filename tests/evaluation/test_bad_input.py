@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
-from evaluation_cases import dataset, results
+from evaluation_cases import dataset, random_case, results
 
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import evaluate_coco
+from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.predictions import Detections
 
 BOX = (0, 0, 10, 10)
 TRUTH = dataset([(1, 1, BOX, 0)])
@@ -90,3 +93,14 @@ def test_string_ids():
     truth = json.loads(json.dumps(TRUTH).replace('"id": 1', '"id": "a"').replace('"image_id": 1', '"image_id": "a"'))
     truth["categories"][0]["id"] = 1
     assert evaluate_coco(truth, [{**GOOD, "image_id": "a"}])["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_entries_looked_at_one_by_one_are_read_as_the_others():
+    """Numpy scores are unusual, so every entry is checked; what is read is the same."""
+    annotations, predictions = random_case(2)
+    truth = GroundTruth.load(annotations)
+    plain = Detections.load(predictions, truth)
+    checked = Detections.load([{**p, "score": np.float32(p["score"])} for p in predictions], truth)
+    for name in ("image", "category", "boxes", "scores"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(checked, name))
+    assert len(plain) > 5
