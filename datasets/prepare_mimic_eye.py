@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a broken entry")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that resize films")
+    parser.add_argument("--num-workers", type=int, default=2, help="that check or resize films")
     args = parser.parse_args()
     if args.mimic_eye and any(getattr(args, name) for name in PATHS):
         parser.error(f"{', '.join('--' + n for n in PATHS)} go with --physionet")
@@ -69,7 +69,7 @@ def main() -> None:
             protocol=args.protocol,
         )
         made = prepare_mimic(files, args.out, options, on_error=args.on_error, num_workers=args.num_workers)
-    except (UserError, FileExistsError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"prepare_mimic_eye: {error}") from None
     print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
 

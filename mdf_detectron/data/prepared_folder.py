@@ -74,6 +74,8 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
         raise FileExistsError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
     staging, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
+    if old.exists() and not out.exists():
+        old.rename(out)  # an earlier run was killed between the two moves below
     for leftover in (staging, old):
         shutil.rmtree(leftover, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -84,7 +86,12 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         raise
     if out.exists():
         out.rename(old)
-    staging.rename(out)
+    try:
+        staging.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,8 @@
-"""Patient-grouped, class-stratified splits: no patient is ever on two sides."""
+"""Patient-grouped, class-stratified splits: no patient is ever on two sides.
+
+:func:`grouped_folds` balances one stratum a record; :func:`balanced_parts` balances how often each of several classes
+occurs, for records that hold many.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +61,44 @@ def train_val_test(
     test = max(1, round(folds * fractions[2])) if fractions[2] else 0
     fold = grouped_folds(groups, strata, folds, seed)
     return ["test" if f < test else "val" if f < test + val else "train" for f in fold]
+
+
+def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Part number (0 … len(fractions)−1) of each record, (R,) int64; a group is in one part only, no part is empty.
+
+    Groups are dealt one by one, those with the rarest classes first (ties at random), each to the part that brings
+    the shares of records and of every class nearest to ``fractions`` (sum of squared differences).
+
+    Args:
+        groups: patient of each record.
+        counts: (R, C) int, how often each class occurs in a record.
+        fractions: share of each part, positive, sum 1.
+        seed: of the order.
+
+    Raises:
+        ValueError: fewer groups than parts, or other fractions.
+    """
+    if abs(sum(fractions) - 1) > 1e-9 or min(fractions) <= 0:
+        raise ValueError(f"split fractions must be positive and sum to 1, got {tuple(fractions)}")
+    codes = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    if len(codes) < len(fractions):
+        raise ValueError(f"a split into {len(fractions)} parts needs as many patients, got {len(codes)}")
+    group_of = np.array([codes[g] for g in groups])
+    held = np.zeros((len(codes), 1 + counts.shape[1]))  # records, then each class
+    np.add.at(held, group_of, np.column_stack([np.ones(len(groups)), counts]))
+    totals = held.sum(axis=0)
+    held, totals = held[:, totals > 0], totals[totals > 0]
+    rarest = np.where(held > 0, totals, np.inf).min(axis=1)
+    shuffled = np.random.default_rng(seed).permutation(len(held))
+    order = shuffled[np.lexsort((-held.sum(axis=1)[shuffled], rarest[shuffled]))]
+    wanted = np.array(fractions)[:, None]
+    share, part = np.zeros((len(fractions), len(totals))), np.empty(len(held), dtype=np.int64)
+    for place, group in enumerate(order):
+        gain = held[group] / totals
+        change = ((share + gain - wanted) ** 2 - (share - wanted) ** 2).sum(axis=1)
+        empty = ~(share > 0).any(axis=1)
+        if empty.sum() >= len(order) - place:  # the last groups go to the parts that have none
+            change[~empty] = np.inf
+        part[group] = int(change.argmin())
+        share[part[group]] += gain
+    return part[group_of]

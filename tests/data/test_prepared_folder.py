@@ -2,7 +2,9 @@
 
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema, ClinicalSchemaError, ClinicalValueError
 from mdf_detectron.data.prepared_folder import Flow, staged_folder
 from mdf_detectron.data.registration import DatasetFormatError, load_records, register_prepared_folder
-from mdf_detectron.data.splits import grouped_folds, train_val_test
+from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
 
 SCHEMA = ClinicalSchema(
     (ClinicalColumn("age", "numeric", "years", 0, 120), ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
@@ -76,6 +78,39 @@ def test_split_sizes_and_folds():
         grouped_folds([1, 1, 2], [0, 0, 0], 5, 0)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3), st.integers(0, 2)), min_size=3, max_size=80),
+    parts=st.sampled_from([(0.7, 0.15, 0.15), (0.25,) * 4]),
+    seed=st.integers(0, 100),
+)
+def test_balanced_parts_never_share_a_patient_and_are_never_empty(rows, parts, seed):
+    groups, counts = [r[0] for r in rows], np.array([r[1:] for r in rows])
+    if len(set(groups)) < len(parts):
+        with pytest.raises(ValueError, match=f"into {len(parts)} parts needs as many patients"):
+            balanced_parts(groups, counts, parts, seed)
+        return
+    part = balanced_parts(groups, counts, parts, seed)
+    assert set(part) == set(range(len(parts)))
+    assert len({(g, p) for g, p in zip(groups, part, strict=True)}) == len(set(groups))
+    assert (part == balanced_parts(groups, counts, parts, seed)).all()
+
+
+def test_balanced_parts_hold_their_share_of_every_class():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 300, size=500)
+    counts = rng.poisson([0.05, 0.3, 1.0], size=(500, 3))
+    for seed in range(5):
+        part = balanced_parts(groups, counts, (0.7, 0.15, 0.15), seed)
+        shares = np.array([counts[part == k].sum(axis=0) for k in range(3)]) / counts.sum(axis=0)
+        assert np.abs(shares - [[0.7], [0.15], [0.15]]).max() < 0.06  # the rarest has some 25 boxes
+        assert np.abs(np.bincount(part) / 500 - [0.7, 0.15, 0.15]).max() < 0.04
+    by_hand = balanced_parts(list("abcd"), np.array([[1, 0], [1, 0], [0, 1], [0, 1]]), (0.5, 0.5), 0)
+    assert by_hand[0] != by_hand[1] and by_hand[2] != by_hand[3]
+    with pytest.raises(ValueError, match="positive and sum to 1"):
+        balanced_parts(groups, counts, (0.7, 0.3, 0.3), 0)
+
+
 def test_flow_refuses_a_loss():
     flow = Flow()
     flow.add("films", 5, 3, {"dark": 2})
@@ -94,6 +129,29 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             raise KeyboardInterrupt
     assert [p.name for p in out.iterdir()] == ["report.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_run_killed_between_the_two_moves_loses_nothing(tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    with staged_folder(out) as folder:
+        (folder / "report.json").write_text("first")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError("no")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="no"), staged_folder(out) as folder:
+            (folder / "report.json").write_text("second")
+    assert (out / "report.json").read_text() == "first"
+    out.rename(tmp_path / "set.old")  # as a run leaves it that was killed for good at that moment
+    with pytest.raises(KeyboardInterrupt), staged_folder(out):
+        assert (out / "report.json").read_text() == "first"
+        raise KeyboardInterrupt
+    assert (out / "report.json").read_text() == "first"
 
 
 def test_registered_records(tiny_folder):

@@ -28,7 +28,10 @@ _OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
 
 @dataclass
 class CleaningLog:
-    """Column → reason → number of cells.  ``changed`` kept a value; ``removed`` made it missing."""
+    """Column → reason → number of cells.
+
+    ``changed``: read as another value, which stayed; ``removed``: made missing.  No cell is in both.
+    """
 
     changed: dict[str, Counter] = field(default_factory=dict)
     removed: dict[str, Counter] = field(default_factory=dict)
@@ -51,12 +54,13 @@ def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, CleaningLog]:
         The same rows with cleaned columns, and what was done to them.
     """
     log, clean = CleaningLog(), triage.copy()
+    changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, where the value is still there
     for column in VITAL_COLUMNS:
-        values = _pain(triage[column], log) if column == "pain" else _as_numbers(triage[column], log)
+        values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)
         clean[column] = values
-    clean["temperature"] = _fahrenheit(clean["temperature"], log)
+    clean["temperature"] = _fahrenheit(clean["temperature"], changes)
     cut = (clean["o2sat"] > 100) & (clean["o2sat"] <= 105)
-    log.add("changed", "o2sat", SATURATION_CUT, cut.sum())
+    changes.append(("o2sat", SATURATION_CUT, cut))
     clean["o2sat"] = clean["o2sat"].mask(cut, 100.0)
     broken = clean["acuity"].notna() & (clean["acuity"] % 1 != 0)
     log.add("removed", "acuity", NOT_A_LEVEL, broken.sum())
@@ -68,12 +72,17 @@ def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, CleaningLog]:
     for column in ("sbp", "dbp"):
         log.add("removed", column, PRESSURES, swapped.sum())
         clean[column] = clean[column].mask(swapped)
+    for column, reason, rows in changes:
+        log.add("changed", column, reason, (rows & clean[column].notna()).sum())
     return clean, log
 
 
 def outside(column) -> str:
     """The reason given for a value beyond a schema column's legal range."""
     return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+
+
+AGE_RANGE = outside(next(c for c in mimic_clinical_schema().numeric if c.name == "age"))
 
 
 def _within(values: pd.Series, column, log: CleaningLog) -> pd.Series:
@@ -96,21 +105,20 @@ def _count_missing(values: pd.Series, numbers: pd.Series, log: CleaningLog) -> N
     log.add("removed", values.name, NOT_A_NUMBER, (numbers.isna() & ~blank).sum())
 
 
-def _fahrenheit(values: pd.Series, log: CleaningLog) -> pd.Series:
+def _fahrenheit(values: pd.Series, changes: list) -> pd.Series:
     celsius = values.between(*CELSIUS)
-    log.add("changed", "temperature", FROM_CELSIUS, celsius.sum())
+    changes.append(("temperature", FROM_CELSIUS, celsius))
     return values.mask(celsius, (values * 1.8 + 32).round(2))
 
 
-def _pain(values: pd.Series, log: CleaningLog) -> pd.Series:
+def _pain(values: pd.Series, log: CleaningLog, changes: list) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return _as_numbers(values, log)
     text = values.astype("string").str.strip().str.lower()
     parsed = {raw: parse_pain(raw) for raw in text.dropna().unique()}  # few distinct spellings in many rows
     numbers = text.map({raw: number for raw, (number, _) in parsed.items()}).astype("float64")
     how = text.map({raw: reason for raw, (_, reason) in parsed.items()})
-    for reason in (PAIN_MEAN, PAIN_OF_TEN):
-        log.add("changed", "pain", reason, (how == reason).sum())
+    changes += [("pain", reason, (how == reason).fillna(False).astype(bool)) for reason in (PAIN_MEAN, PAIN_OF_TEN)]
     _count_missing(values, numbers, log)
     return numbers
 

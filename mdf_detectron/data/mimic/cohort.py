@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from mdf_detectron.data.mimic.annotations import choose_boxes, read_ellipses, read_readings
-from mdf_detectron.data.mimic.cleaning import CleaningLog, clean_triage, outside
+from mdf_detectron.data.mimic.annotations import choose_boxes
+from mdf_detectron.data.mimic.cleaning import AGE_RANGE, CleaningLog, clean_triage
 from mdf_detectron.data.mimic.layout import SourceFiles
 from mdf_detectron.data.mimic.options import MimicOptions
 from mdf_detectron.data.mimic.problems import Problems
+from mdf_detectron.data.mimic.readings import read_ellipses, read_readings
 from mdf_detectron.data.mimic.stays import MATCHED, age_at_study, match_visits
 from mdf_detectron.data.mimic.tables import VITAL_COLUMNS, read_films, read_patients, read_stays, read_triage
 from mdf_detectron.data.mimic_schema import mimic_clinical_schema
@@ -28,7 +29,8 @@ class Cohort:
 
     Attributes:
         readings: one row a kept reading: those of ``read_readings``, its film's ``subject_id, study_id, view, time``,
-            ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row).
+            ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row),
+            ``known_patient`` (the table of patients has its patient), ``age_removed`` (an impossible one).
         boxes: of :func:`~mdf_detectron.data.mimic.annotations.choose_boxes`, of the kept readings.
         triage: the triage rows as they stood, of the visits that kept readings belong to.
         film_matches: match → number of films of the whole film table.
@@ -51,10 +53,10 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, f
         SourceDataError: see :mod:`~mdf_detectron.data.mimic.tables`.
     """
     log.info("reading the tables of patients, visits, triage and films")
-    patients = read_patients(files.tables["patients"], problems)
-    stays = read_stays(files.tables["edstays"], problems)
-    triage = read_triage(files.tables["triage"], stays, problems)
-    films = read_films(files.tables["metadata"], problems)
+    patients = read_patients(files.tables["patients"], problems, flow)
+    stays = read_stays(files.tables["edstays"], problems, flow)
+    triage = read_triage(files.tables["triage"], stays, problems, flow)
+    films = read_films(files.tables["metadata"], problems, flow)
     log.info("finding the visit of %d films", len(films))
     films = films.join(match_visits(films, stays, options.stay_window_days))
     film_matches = films["match"].value_counts().to_dict()
@@ -62,9 +64,11 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, f
     flow.add("films of the table", len(films), int(matched.sum()), Counter(films.loc[~matched, "match"]))
     clean, cleaning = clean_triage(triage)
     log.info("reading the readers' metadata and ellipses")
-    readings = read_readings(files.readings, problems)
-    ellipses = read_ellipses(readings, files.reading_folders, problems)
-    readings = _choose_readings(readings, films, options, flow)
+    for absent in files.absent_readings:
+        problems.add("readers' metadata file absent", absent)
+    readings = read_readings(files.readings, problems, flow)
+    ellipses, unknown = read_ellipses(readings, files.reading_folders, problems, flow)
+    readings = _choose_readings(readings, unknown, films, options, flow)
     readings = _add_rows(readings, patients, clean, cleaning)
     boxes, changed = choose_boxes(ellipses, readings, options.classes, options.min_certainty, flow)
     _account_ellipses(ellipses, readings, boxes, flow)
@@ -72,7 +76,10 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, f
     return Cohort(readings, boxes, used, film_matches, cleaning, changed)
 
 
-def _choose_readings(readings: pd.DataFrame, films: pd.DataFrame, options: MimicOptions, flow: Flow) -> pd.DataFrame:
+def _choose_readings(
+    readings: pd.DataFrame, unknown: set[str], films: pd.DataFrame, options: MimicOptions, flow: Flow
+) -> pd.DataFrame:
+    """The readings to keep, with their film's columns; ``unknown`` are those without a usable ellipse file."""
     film = films.set_index("dicom_id").drop(columns="subject_id")
     subject = films.set_index("dicom_id")["subject_id"].rename("film_subject")
     joined = readings.join(film, on="dicom_id").join(subject, on="dicom_id")
@@ -81,6 +88,7 @@ def _choose_readings(readings: pd.DataFrame, films: pd.DataFrame, options: Mimic
     def drop(bad: pd.Series, why) -> None:
         reason[:] = reason.mask(bad & (reason == ""), why)
 
+    drop(joined["reading_id"].isin(unknown), "ellipse file absent or unusable")
     drop(joined["match"].isna(), "film not in the film table")
     drop(joined["film_subject"].notna() & (joined["film_subject"] != joined["subject_id"]), "film of another patient")
     if options.drop_discarded:
@@ -101,11 +109,12 @@ def _add_rows(
     rows = triage.set_index("stay_id")[list(VITAL_COLUMNS)]
     joined = readings.join(rows, on="stay_id").join(patients.set_index("subject_id"), on="subject_id")
     joined["triaged"] = joined["stay_id"].isin(rows.index)
+    joined["known_patient"] = joined["subject_id"].isin(patients["subject_id"])
     age = age_at_study(joined["anchor_age"], joined["anchor_year"], joined["time"])
     column = next(c for c in mimic_clinical_schema().numeric if c.name == "age")
     impossible = age.notna() & ~age.between(column.minimum, column.maximum)
-    cleaning.add("removed", "age", outside(column), impossible.sum())
-    return joined.assign(age=age.mask(impossible)).drop(columns=["anchor_age", "anchor_year"])
+    cleaning.add("removed", "age", AGE_RANGE, impossible.sum())
+    return joined.assign(age=age.mask(impossible), age_removed=impossible).drop(columns=["anchor_age", "anchor_year"])
 
 
 def _account_ellipses(ellipses: pd.DataFrame, readings: pd.DataFrame, boxes: pd.DataFrame, flow: Flow) -> None:

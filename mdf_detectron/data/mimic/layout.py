@@ -38,6 +38,7 @@ class SourceFiles:
     Attributes:
         tables: name → its files (one of PhysioNet's; one a patient of MIMIC-Eye's).
         readings: metadata files of the readings.
+        absent_readings: a message for each such file that should be there and is not.
         reading_folders: folders that hold one folder a reading.
         image_path: (dicom_id, subject_id, study_id) → the film's file.
         layout: "physionet" or "mimic-eye", for the report.
@@ -48,6 +49,7 @@ class SourceFiles:
     reading_folders: list[Path]
     image_path: Callable[[str, int, int], Path]
     layout: str
+    absent_readings: tuple[str, ...] = ()
 
 
 def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None] | None = None) -> SourceFiles:
@@ -64,11 +66,12 @@ def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None]
     root, given = _folder(root, "--physionet"), {k: Path(v) for k, v in (overrides or {}).items() if v}
     tables = {name: [_given_or_found(name, root, given)] for name in TABLES}
     main_data = given.get("reflacx") or _latest(root, ("reflacx-xray-localization/*/main_data",))
-    readings = sorted(main_data.glob("metadata_phase_*.csv")) if main_data else []
-    if not readings:
-        where = main_data or root / "reflacx-xray-localization/1.0.0/main_data"
-        raise SourceDataError(f"no {where}/metadata_phase_1.csv; it comes from {_ORIGIN['reflacx']}, or point "
-                              "--reflacx to the main_data folder")  # fmt: skip
+    where = main_data or root / "reflacx-xray-localization/1.0.0/main_data"
+    phases = [where / f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
+    absent = [f"no {path}; it comes from {_ORIGIN['reflacx']}, or point --reflacx to the main_data folder"
+              for path in phases if not path.is_file()]  # fmt: skip
+    if len(absent) == len(phases):
+        raise SourceDataError(absent[0])
     images = (
         given.get("images") or _latest(root, ("mimic-cxr-jpg/*/files",), parent=True) or tables["metadata"][0].parent
     )
@@ -76,7 +79,8 @@ def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None]
     def image_path(dicom_id: str, subject_id: int, study_id: int) -> Path:
         return images / "files" / f"p{subject_id:08d}"[:3] / f"p{subject_id:08d}" / f"s{study_id}" / f"{dicom_id}.jpg"
 
-    return SourceFiles(tables, readings, [main_data], image_path, "physionet")
+    readings = [path for path in phases if path.is_file()]
+    return SourceFiles(tables, readings, [main_data], image_path, "physionet", tuple(absent))
 
 
 def mimic_eye_files(root: str | Path) -> SourceFiles:

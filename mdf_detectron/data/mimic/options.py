@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mdf_detectron.data.mimic.annotations import KNOWN_LABELS, MASK_SHAPES
+from mdf_detectron.data.mimic.annotations import MASK_SHAPES
+from mdf_detectron.data.mimic.labels import KNOWN_LABELS
 from mdf_detectron.data.mimic_schema import MIMIC_CLASSES
 from mdf_detectron.errors import SourceDataError
 

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.mimic.annotations import ELLIPSE_FILE
 from mdf_detectron.data.mimic.cohort import Cohort, read_cohort
 from mdf_detectron.data.mimic.images import cache_images, link_images
 from mdf_detectron.data.mimic.layout import SourceFiles
 from mdf_detectron.data.mimic.options import MimicOptions
 from mdf_detectron.data.mimic.problems import Problems
+from mdf_detectron.data.mimic.readings import ELLIPSE_FILE
 from mdf_detectron.data.mimic.records import fold_records, make_records, split_records
 from mdf_detectron.data.mimic.report import report_body, write_cohort_files
 from mdf_detectron.data.mimic_schema import mimic_clinical_schema
@@ -51,14 +51,14 @@ def prepare_mimic(
     """
     out, options = Path(out).resolve(), options.effective()
     arguments = _arguments(files, options, on_error)
-    if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").iterdir()):
+    if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").glob("*")):
         return False
     problems, flow = Problems(skip=on_error == "skip"), Flow()
     with staged_folder(out) as folder:
         cohort = read_cohort(files, options, problems, flow)
         _require_readings(cohort, flow)
         sizes, suffix = _bring_films(files, cohort, out, folder / "images", options, num_workers, problems)
-        records = make_records(cohort, sizes, suffix, options, flow)
+        records = make_records(cohort, sizes, suffix, options, problems, flow)
         splits = _split(lambda: split_records(records, options))
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, options.classes, schema, TITLE)
@@ -112,7 +112,7 @@ def _bring_films(
     sources = {f.dicom_id: files.image_path(f.dicom_id, int(f.subject_id), int(f.study_id))
                for f in films.itertuples(index=False)}  # fmt: skip
     if options.image_size is None:
-        return link_images(sources, target, problems), ".jpg"
+        return link_images(sources, target, num_workers, problems), ".jpg"
     cache = _film_cache(out) / str(options.image_size)
     _reuse(out, cache, options.image_size)
     sizes = cache_images(sources, cache, options.image_size, num_workers, problems)

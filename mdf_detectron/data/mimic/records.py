@@ -6,28 +6,40 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.mimic.annotations import to_annotation
 from mdf_detectron.data.mimic.cohort import Cohort
 from mdf_detectron.data.mimic.options import MimicOptions
+from mdf_detectron.data.mimic.problems import Problems
 from mdf_detectron.data.mimic_schema import mimic_clinical_schema
 from mdf_detectron.data.prepared_folder import SPLITS, Flow, PreparedImage
-from mdf_detectron.data.splits import grouped_folds, train_val_test
+from mdf_detectron.data.splits import balanced_parts
+
+FRACTIONS = (0.7, 0.15, 0.15)
+OTHER_SHAPE = "film of another shape than was read"
+SHAPE_TOLERANCE = 0.02
+"""Relative difference of the aspect ratios: a resized copy's is rounded, a turned or swapped film's is far off."""
 
 
 def make_records(
-    cohort: Cohort, sizes: dict[str, tuple[int, int]], suffix: str, options: MimicOptions, flow: Flow
+    cohort: Cohort,
+    sizes: dict[str, tuple[int, int]],
+    suffix: str,
+    options: MimicOptions,
+    problems: Problems,
+    flow: Flow,
 ) -> list[PreparedImage]:
     """One record a reading, or one a film with all its readers' boxes; boxes in the prepared film's pixels.
 
     Args:
         sizes: dicom_id → (width, height) of the prepared film; readings of other films are dropped and counted.
         suffix: of the films' files.
+        problems: gets the readings whose film has another shape than the reader saw.
     """
-    readings = cohort.readings[cohort.readings["dicom_id"].isin(sizes)]
-    flow.add("readings with a film", len(cohort.readings), len(readings),
-             {"film absent or unreadable": len(cohort.readings) - len(readings)})  # fmt: skip
+    readings, dropped = _with_film(cohort.readings, sizes, problems)
+    flow.add("readings with a film", len(cohort.readings), len(readings), dropped)
     boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
     records: dict[str, PreparedImage] = {}
     for reading in readings.itertuples(index=False):
@@ -40,9 +52,25 @@ def make_records(
         for box in boxes.get(reading.reading_id, pd.DataFrame()).itertuples(index=False):
             record.annotations.append(to_annotation(box, options.classes, options.mask_shape, scale))
     made = sum(len(r.annotations) for r in records.values())
-    flow.add("boxes of records", len(cohort.boxes), made, {"film absent or unreadable": len(cohort.boxes) - made})
+    flow.add("boxes of records", len(cohort.boxes), made, {"reading without its film": len(cohort.boxes) - made})
     flow.add("records", len(readings), len(records), {"joined with the film's first": len(readings) - len(records)})
     return list(records.values())
+
+
+def _with_film(
+    readings: pd.DataFrame, sizes: dict[str, tuple[int, int]], problems: Problems
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The readings whose film is there and has the shape that the reader saw (its scale may differ), and the rest."""
+    there = readings[readings["dicom_id"].isin(sizes)]
+    width, height = (there["dicom_id"].map({d: s[k] for d, s in sizes.items()}).astype("float64") for k in (0, 1))
+    turned = (width * there["height"] / (height * there["width"]) - 1).abs() > SHAPE_TOLERANCE
+    for row in there.index[turned]:
+        reading = there.loc[row]
+        problems.add(OTHER_SHAPE, f"film {reading['dicom_id']} has {width[row]:.0f} × {height[row]:.0f} pixels, but "
+                                  f"reading {reading['reading_id']} is of {reading['width']} × {reading['height']}; "
+                                  "boxes would not fit, download the film again")  # fmt: skip
+    dropped = {"film absent or unreadable": len(readings) - len(there), OTHER_SHAPE: int(turned.sum())}
+    return there[~turned], dropped
 
 
 def _record(reading: Any, size: tuple[int, int], suffix: str) -> PreparedImage:
@@ -65,18 +93,18 @@ def _plain(value: Any) -> Any:
 
 
 def split_records(records: Sequence[PreparedImage], options: MimicOptions) -> dict[str, list[PreparedImage]]:
-    """70/15/15, by patient (or, as the authors did, by row), stratified by the classes of a record."""
-    names = train_val_test(_groups(records, options), _strata(records), options.seed)
-    return {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in SPLITS}
+    """70/15/15, by patient (or, as the authors did, by row), with about the same share of each class."""
+    part = balanced_parts(_groups(records, options), _counts(records, options), FRACTIONS, options.seed)
+    return {s: [r for r, p in zip(records, part, strict=True) if p == k] for k, s in enumerate(SPLITS)}
 
 
 def fold_records(records: Sequence[PreparedImage], options: MimicOptions) -> list[dict[str, list[PreparedImage]]]:
     """``options.folds`` splits: each fold is the test split once, the next one its val split."""
-    fold = grouped_folds(_groups(records, options), _strata(records), options.folds, options.seed)
+    shares = (1 / options.folds,) * options.folds
+    fold = balanced_parts(_groups(records, options), _counts(records, options), shares, options.seed)
     splits = []
     for test in range(options.folds):
-        val = (test + 1) % options.folds
-        name = {test: "test", val: "val"}
+        name = {test: "test", (test + 1) % options.folds: "val"}
         splits.append({s: [r for r, f in zip(records, fold, strict=True) if name.get(f, "train") == s] for s in SPLITS})
     return splits
 
@@ -85,8 +113,9 @@ def _groups(records: Sequence[PreparedImage], options: MimicOptions) -> list:
     return list(range(len(records))) if options.split_by == "row" else [r.patient_id for r in records]
 
 
-def _strata(records: Sequence[PreparedImage]) -> list[int]:
-    """The rarest class of each record (0 for a record without boxes)."""
-    present = [{a["category_id"] for a in r.annotations} for r in records]
-    counts = {c: sum(c in p for p in present) for c in set().union(*present)}
-    return [min(p, key=lambda c: (counts[c], c)) if p else 0 for p in present]
+def _counts(records: Sequence[PreparedImage], options: MimicOptions) -> np.ndarray:
+    """Boxes of each class, (records, classes) int64."""
+    counts = np.zeros((len(records), len(options.classes)), dtype=np.int64)
+    for row, record in zip(counts, records, strict=True):
+        np.add.at(row, [a["category_id"] - 1 for a in record.annotations], 1)
+    return counts

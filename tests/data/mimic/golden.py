@@ -133,7 +133,7 @@ class Tree:
         self.edstays = ["subject_id,hadm_id,stay_id,intime,outtime,extra"]
         self.triage = ["subject_id,stay_id," + ",".join(VITALS) + ",chiefcomplaint"]
         self.films = ["dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime"]
-        self.readings: dict[int, list[str]] = {}
+        self.readings = {phase: [self.metadata_header(phase)] for phase in LABELS}
         self.ellipses: dict[str, str] = {}
         for index, case in enumerate(cases):
             self.add(index, case)
@@ -150,14 +150,17 @@ class Tree:
         self.films.append(f"{dicom(index)},{subject(index)},{5000 + index},{case.view},{case.time[0]},{case.time[1]}")
         self.add_reading(index, case)
 
+    @staticmethod
+    def metadata_header(phase: int) -> str:
+        columns = "id,split,eye_tracking_data_discarded,image,dicom_id,subject_id,image_size_x,image_size_y,"
+        return columns + ",".join(LABELS[phase]) + ",Support devices,Other"
+
     def add_reading(self, index: int, case: Case, reader: int = 0) -> None:
         labels = LABELS[case.phase]
         name = reading(index, case, reader)
-        header = ["id,split,eye_tracking_data_discarded,image,dicom_id,subject_id,image_size_x,image_size_y,"
-                  + ",".join(labels) + ",Support devices,Other"]  # fmt: skip
         row = [name, "train", case.discarded, "x.dcm", dicom(index), str(subject(index)), str(WIDTH), str(HEIGHT)]
         row += ["0"] * len(labels) + ["False", "free text"]
-        self.readings.setdefault(case.phase, header).append(",".join(row))
+        self.readings[case.phase].append(",".join(row))
         lines = ["xmin,ymin,xmax,ymax,certainty," + ",".join(labels) + ",Support devices"]
         for text in case.ellipses:
             numbers, _, carried = text.partition(":")
@@ -165,18 +168,18 @@ class Tree:
             lines.append(",".join([numbers, *flags, "False"]))
         self.ellipses[name] = "\n".join(lines) + "\n"
 
-    def write_physionet(self, root: Path, zipped: bool = True) -> Path:
+    def write_physionet(self, root: Path, zipped: bool = True, newline: str = "\n") -> Path:
         end = ".gz" if zipped else ""
-        _write(root / f"mimiciv/2.2/hosp/patients.csv{end}", self.patients)
-        _write(root / f"mimic-iv-ed/2.2/ed/edstays.csv{end}", self.edstays)
-        _write(root / f"mimic-iv-ed/2.2/ed/triage.csv{end}", self.triage)
-        _write(root / f"mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv{end}", self.films)
+        for lines, path in ((self.patients, "mimiciv/2.2/hosp/patients.csv"),
+                            (self.edstays, "mimic-iv-ed/2.2/ed/edstays.csv"),
+                            (self.triage, "mimic-iv-ed/2.2/ed/triage.csv"),
+                            (self.films, "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv")):  # fmt: skip
+            _write(root / (path + end), lines, newline)
         main_data = root / "reflacx-xray-localization/1.0.0/main_data"
         for phase, lines in self.readings.items():
             _write(main_data / f"metadata_phase_{phase}.csv", lines, newline="\r\n")
         for name, text in self.ellipses.items():
-            _write(main_data / name / "anomaly_location_ellipses.csv", text.splitlines())
-            _write(main_data / name / "fixations.csv", ["not,read"])
+            _write(main_data / name / "anomaly_location_ellipses.csv", text.splitlines(), newline)
         for index in range(len(self.cases)):
             name = f"p{subject(index):08d}"
             _film(root / f"mimic-cxr-jpg/2.0.0/files/{name[:3]}/{name}/s{5000 + index}/{dicom(index)}.jpg")
@@ -197,10 +200,22 @@ class Tree:
                 base = folder / "REFLACX" / name if older else folder / "REFLACX/main_data" / name
                 _write(base / "anomaly_location_ellipses.csv", self.ellipses[name].splitlines())
             _film(folder / f"CXR-JPG/s{5000 + index}/{dicom(index)}.jpg")
-            _write(folder / "EyeGaze/fixations.csv", ["not,read"])
         _write(root / "spreadsheets/cxr_meta.csv", [self.films[0] + ",in_reflacx,StudyDateTime",
                                                     *(line + ",True," for line in self.films[1:])])  # fmt: skip
         return root
+
+
+def add_eye_tracking(root: Path) -> int:
+    """Eye-tracking files wherever the sources have some, of a kind that no reader could make sense of."""
+    folders = [*root.glob("**/main_data/P*"), *root.glob("**/REFLACX/P*")]
+    places = [folder / name for folder in folders for name in ("fixations.csv", "timestamps_transcription.csv")]
+    places += [folder.parent / "gaze_data" / folder.name / "gaze.csv" for folder in root.glob("**/main_data/P*")]
+    places += [patient / "EyeGaze" / name for patient in root.glob("patient_*")
+               for name in ("fixations.csv", "eye_gaze.csv", "metadata.csv")]  # fmt: skip
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b'\xff\x00 id;id;id\n"')
+    return len(places)
 
 
 def _write(path: Path, lines: list[str], newline: str = "\n") -> None:

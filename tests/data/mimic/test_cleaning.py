@@ -72,6 +72,14 @@ def test_pain_column_of_numbers_only():
     assert log.as_dict()["removed"]["pain"] == {"empty": 1, "outside 0 to 10 0-10": 1}
 
 
+def test_a_cell_is_changed_or_removed_never_both():
+    _, log = clean_one(temperature=25.0, pain="15/10", o2sat=101.0)
+    assert log.as_dict() == {
+        "changed": {"o2sat": {"101 to 105 read as 100": 1}},
+        "removed": {"temperature": {"outside 80 to 113 °F": 1}, "pain": {"outside 0 to 10 0-10": 1}},
+    }
+
+
 def test_parse_pain_gives_the_reason():
     assert parse_pain("5-6") == (5.5, "'a-b' read as its mean")
     assert parse_pain("8/10") == (8.0, "'n/10' read as n")

@@ -1,6 +1,5 @@
-"""The hand-written tree through the whole pipeline, in every layout; broken entries; the options."""
+"""The hand-written tree through the whole pipeline, in every layout, and the options."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,28 +11,29 @@ from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.mimic.options import MimicOptions
 from mdf_detectron.data.mimic.pipeline import prepare_mimic
-from mdf_detectron.errors import SourceDataError
-from tests.data.mimic.golden import CASES, CLEAN, HEIGHT, WIDTH, Case, Tree, dicom, reading, stay, subject
+from tests.data.mimic.golden import (
+    CASES,
+    CLEAN,
+    HEIGHT,
+    WIDTH,
+    Case,
+    Tree,
+    add_eye_tracking,
+    dicom,
+    reading,
+    stay,
+    subject,
+)
+from tests.data.mimic.reading_back import read_folder
 
 REPOSITORY = Path(__file__).parents[3]
 LAYOUTS = {
     "physionet, gz": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=True)),
     "physionet, plain": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=False)),
+    "physionet, plain, CRLF": lambda tree, root: physionet_files(tree.write_physionet(root, False, newline="\r\n")),
     "mimic-eye": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root)),
     "mimic-eye, older": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root, older=True)),
 }
-
-
-def read_folder(out):
-    """Images with their split and annotations, by reading id; class names; report."""
-    images, names = {}, []
-    for split in ("train", "val", "test"):
-        data = json.loads((out / "annotations" / f"{split}.json").read_text())
-        names = [c["name"] for c in data["categories"]]
-        for image in data["images"]:
-            own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
-            images[image["reading_id"]] = {**image, "split": split, "annotations": own}
-    return images, names, json.loads((out / "report.json").read_text())
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -85,6 +85,10 @@ def test_report_counts(prepared):
     assert report["films_by_match"]["patient without a visit"] == 1
 
 
+def stage(report, name):
+    return next(s for s in report["flow"] if s["stage"] == name)
+
+
 def prepare(tmp_path, tree, options=None, **kwargs):
     files = physionet_files(tree.write_physionet(tmp_path / "source"))
     prepare_mimic(files, tmp_path / "out", options or MimicOptions(), **kwargs)
@@ -116,7 +120,7 @@ def test_two_readers_are_two_records_or_one(tmp_path):
     assert len(by_image) == 6
     joined = by_image["P301R000000 P302R000000"]
     assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
-    assert report["flow"][-1]["dropped"] == {"joined with the film's first": 2}
+    assert stage(report, "records")["dropped"] == {"joined with the film's first": 2}
 
 
 def test_patient_with_several_films_is_in_one_split(tmp_path):
@@ -139,7 +143,7 @@ def test_discarded_and_lateral_readings(tmp_path):
                  *(Case(f"c{k}") for k in range(4))])  # fmt: skip
     images, _, report = prepare(tmp_path / "a", tree, MimicOptions(drop_discarded=True))
     assert len(images) == 4
-    assert report["flow"][1]["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
+    assert stage(report, "readings")["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
     assert len(prepare(tmp_path / "b", tree, MimicOptions(view="all"))[0]) == 7
 
 
@@ -191,6 +195,18 @@ def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypat
     assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
 
 
+@pytest.mark.parametrize("layout", ["physionet, gz", "mimic-eye", "mimic-eye, older"])
+def test_eye_tracking_files_change_nothing(tmp_path, layout):
+    tree = Tree([Case(f"c{k}", ellipses=["10,20,110,220,4:Atelectasis"]) for k in range(4)])
+    without = LAYOUTS[layout](tree, tmp_path / "source")
+    prepare_mimic(without, tmp_path / "without", MimicOptions())
+    assert add_eye_tracking(tmp_path / "source") >= 8
+    again = physionet_files if layout.startswith("physionet") else mimic_eye_files
+    prepare_mimic(again(tmp_path / "source"), tmp_path / "with", MimicOptions())
+    assert read_folder(tmp_path / "with")[0] == read_folder(tmp_path / "without")[0]
+    assert (tmp_path / "with/report.md").read_text() == (tmp_path / "without/report.md").read_text()
+
+
 def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
     tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(9)])
     prepare(tmp_path, tree, MimicOptions(folds=3))
@@ -198,106 +214,6 @@ def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
               for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
     assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
     assert audit_folder(tmp_path / "out") == []
-
-
-def break_duplicated_stay(tree):
-    tree.edstays.append(tree.edstays[1])
-
-
-def break_time(tree):
-    tree.edstays[1] = tree.edstays[1].replace("2150-01-10 08", "2150-13-10 08")
-
-
-def break_study_time(tree):
-    tree.films[1] = tree.films[1].replace("100000.0", "250000.0")
-
-
-def break_triage(tree):
-    tree.triage.append(tree.triage[1].replace(str(stay(0, 0)), "93999999"))
-
-
-def break_ellipse_file(tree):
-    del tree.ellipses["P301R000000"]
-
-
-def break_ellipse_value(tree):
-    tree.ellipses["P301R000000"] = tree.ellipses["P301R000000"] + "1,x,3,4,5,True,False,False,False,False,False\n"
-
-
-def break_departure(tree):
-    tree.edstays[1] = tree.edstays[1].replace("2150-01-10 12:00:00", "2150-01-10 07:00:00")
-
-
-def break_reading(tree):
-    tree.readings[3][1] = tree.readings[3][1].replace("False,x.dcm", "maybe,x.dcm")
-
-
-BROKEN = {
-    "duplicated stay_id": (break_duplicated_stay, r"edstays.csv.gz line 7: stay_id 93000000; expected each only once"),
-    "unparsable time": (break_time, r"edstays.csv.gz line 2: intime '2150-13-10 08:00:00'; expected YYYY"),
-    "unparsable time ": (break_study_time, r"metadata.csv.gz line 2: StudyDate 21500110, StudyTime 250000.0"),
-    "triage row of an unknown visit": (break_triage, r"triage.csv.gz line 7: stay_id 93999999; expected a stay_id of"),
-    "reading without its ellipse file": (break_ellipse_file, r"no .*P301R000000/anomaly_location_ellipses.csv"),
-    "unusable ellipse": (break_ellipse_value, r"ellipses.csv line 2: ymin 'x'; expected a number"),
-    "visit that ends before it begins": (break_departure, r"line 2: outtime 2150-01-10 07:00:00 lies before intime"),
-    "unusable eye_tracking_data_discarded": (break_reading, r"line 2: .*'maybe'; expected True or False"),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_broken_entry_stops_or_is_skipped_and_listed(tmp_path, kind):
-    tree = Tree([Case(f"c{k}") for k in range(5)])
-    damage, message = BROKEN[kind]
-    damage(tree)
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
-    with pytest.raises(SourceDataError, match=message):
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
-    assert not (tmp_path / "out").exists()
-    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
-    problems = read_folder(tmp_path / "out")[2]["problems"]
-    assert problems[kind.strip()]["count"] == 1 and len(problems[kind.strip()]["first"]) == 1
-
-
-@pytest.mark.parametrize("image_size", [None, 100])
-def test_absent_and_truncated_films(tmp_path, image_size):
-    source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
-    films = sorted(source.glob("mimic-cxr-jpg/2.0.0/files/**/*.jpg"))
-    films[0].unlink()
-    films[1].write_bytes(b"no image")
-    options = MimicOptions(image_size=image_size)
-    with pytest.raises(SourceDataError, match=f"no film .*{films[0].name}.*--images"):
-        prepare_mimic(physionet_files(source), tmp_path / "out", options)
-    prepare_mimic(physionet_files(source), tmp_path / "out", options, on_error="skip")
-    images, _, report = read_folder(tmp_path / "out")
-    assert len(images) == 4
-    assert {k: v["count"] for k, v in report["problems"].items()} == {"film file absent": 1, "unreadable film": 1}
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("mimiciv/2.2/hosp/patients.csv.gz", "physionet.org/content/mimiciv .*point --patients to the file"),
-        ("mimic-iv-ed/2.2/ed/triage.csv.gz", "mimic-iv-ed .*--triage"),
-        ("mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-jpg.*--metadata"),
-        ("reflacx-xray-localization/1.0.0/main_data/metadata_phase_3.csv", "reflacx.*--reflacx"),
-    ],
-)
-def test_missing_file_names_origin_and_option(tmp_path, path, message):
-    source = Tree([Case(f"c{k}") for k in range(3)]).write_physionet(tmp_path)
-    (source / path).unlink()
-    with pytest.raises(SourceDataError, match=message):
-        physionet_files(source)
-
-
-def test_missing_column_and_wrong_separator(tmp_path):
-    tree = Tree([Case(f"c{k}") for k in range(3)])
-    tree.triage[0] = tree.triage[0].replace("resprate", "rr")
-    with pytest.raises(SourceDataError, match="triage.csv.gz: no column resprate; it has subject_id"):
-        prepare(tmp_path / "a", tree)
-    tree = Tree([Case(f"c{k}") for k in range(3)])
-    tree.patients = [line.replace(",", ";") for line in tree.patients]
-    with pytest.raises(SourceDataError, match="patients.csv.gz: no column .*separator must be a comma"):
-        prepare(tmp_path / "b", tree)
 
 
 def test_command_line_end_to_end(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mdf_detectron.data.audit import audit_folder
@@ -20,7 +20,7 @@ from mdf_detectron.data.prepared_folder import Flow
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.raw.settings import RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
-from tests.data.mimic.test_pipeline import read_folder
+from tests.data.mimic.reading_back import read_folder
 
 SETTINGS = RawSettings(CohortSettings(num_patients=90, seed=3, image_size=96), dirt=5.0)
 RELATION_OF_MATCH = {
@@ -93,6 +93,12 @@ def test_report_counts_the_injected_dirt(prepared, tree):
     layout, _, images, _, report = prepared
     dirt = json.loads((tree / "truth/dirt.json").read_text())
     assert len(images) == dirt["readings"]
+    assert report["changed"] == {"boxes clamped to their film": dirt["ellipses with a corner off the film"]}
+    stages = {s["stage"]: s for s in report["flow"]}
+    pairs = stages["boxes (ellipse and label)"]
+    assert pairs["dropped"] == {"label not among the classes": dirt["ellipses with a second label"]}
+    assert pairs["kept"] == stages["rows of the ellipse files"]["in"] == dirt["ellipses"]
+    assert min(dirt["ellipses with a corner off the film"], dirt["ellipses with a second label"]) > 0
     if layout == "mimic_eye":  # it has the patients with readings only
         return
     triage = dirt["triage"]
@@ -118,11 +124,26 @@ def test_report_counts_the_injected_dirt(prepared, tree):
     assert report["problems"] == {}
 
 
+def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
+    dirt = json.loads((tree / "truth/dirt.json").read_text())
+    options = MimicOptions(keep_unmatched=True, drop_discarded=True)
+    prepare_mimic(physionet_files(tree / "physionet"), tmp_path / "out", options)
+    report = read_folder(tmp_path / "out")[2]
+    readings = next(s for s in report["flow"] if s["stage"] == "readings")
+    assert readings["dropped"] == {"eye tracking discarded": dirt["readings discarded"]}
+    assert dirt["readings discarded"] > 0
+
+
 def test_default_protocol_passes_the_audit(prepared):
     assert audit_folder(prepared[1]) == []
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a shrunk tree says no more, and takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(seed=st.integers(0, 10_000), patients=st.integers(40, 70), data=st.data())
 def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, seed, patients, data):
     root = tmp_path_factory.mktemp("random")

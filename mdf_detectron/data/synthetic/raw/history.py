@@ -75,8 +75,8 @@ def _make_patients(rng: np.random.Generator, count: int) -> pd.DataFrame:
 
 
 def _visit_counts(rng: np.random.Generator, count: int) -> np.ndarray:
-    """1 + negative binomial (1.42 on average), and none for the patients whose films have no visit at all."""
-    counts = 1 + rng.negative_binomial(1, 0.706, size=count)
+    """1 + negative binomial (1.67 on average), and none for the patients whose films have no visit at all."""
+    counts = 1 + rng.negative_binomial(1, 0.6, size=count)
     without = rng.permutation(count)[: max(1, round(RELATION_SHARES[2] * count))]
     counts[without] = 0
     return counts

@@ -9,6 +9,10 @@ from mdf_detectron.data.synthetic.raw.history import FIRST_HADM_ID, History, wri
 from mdf_detectron.data.synthetic.raw.readers import LABELS_BY_PHASE, Reading
 from mdf_detectron.data.synthetic.raw.vitals import Triage
 
+READING_COLUMNS = (
+    "id", "split", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id", "image_size_x", "image_size_y",
+)  # fmt: skip
+
 
 def patients_table(history: History) -> pd.DataFrame:
     patients = history.patients
@@ -79,7 +83,10 @@ def split_table(history: History) -> pd.DataFrame:
 
 
 def readings_table(history: History, readings: list[Reading], phase: int) -> pd.DataFrame:
-    """The metadata of one phase; a label's cell is the largest certainty of its ellipses."""
+    """The metadata of one phase (a header only, if it has no reading).
+
+    A label's cell is the largest certainty of its ellipses.
+    """
     films = history.films
     rows = []
     for reading in (r for r in readings if r.phase == phase):
@@ -105,7 +112,8 @@ def readings_table(history: History, readings: list[Reading], phase: int) -> pd.
             }
             | ({"Quality issue": False} if phase == 1 else {})
         )
-    return pd.DataFrame(rows)
+    labels = [*LABELS_BY_PHASE[phase], "Support devices", "Other", *(["Quality issue"] if phase == 1 else [])]
+    return pd.DataFrame(rows, columns=[*READING_COLUMNS, *labels])
 
 
 def ellipse_table(reading: Reading) -> pd.DataFrame:

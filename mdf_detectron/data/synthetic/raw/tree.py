@@ -25,7 +25,7 @@ from mdf_detectron.data.prepared_folder import Flow, is_up_to_date, staged_folde
 from mdf_detectron.data.synthetic.cohort import Film
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.raw.history import History, make_history
-from mdf_detectron.data.synthetic.raw.readers import Reading, choose_films, make_readings, make_scene
+from mdf_detectron.data.synthetic.raw.readers import FURTHER_LABEL, Reading, choose_films, make_readings, make_scene
 from mdf_detectron.data.synthetic.raw.settings import RawSettings
 from mdf_detectron.data.synthetic.raw.tables import (
     ellipse_table,
@@ -94,8 +94,7 @@ def _write_readings(main_data: Path, history: History, readings: list[Reading]) 
     main_data.mkdir(parents=True)
     for phase in (1, 2, 3):
         table = readings_table(history, readings, phase)
-        if len(table):
-            table.to_csv(main_data / f"metadata_phase_{phase}.csv", index=False, lineterminator="\r\n")
+        table.to_csv(main_data / f"metadata_phase_{phase}.csv", index=False, lineterminator="\r\n")
     for reading in tqdm(readings, desc="writing readings", unit="reading"):
         folder = main_data / reading.reading_id
         folder.mkdir()
@@ -178,6 +177,13 @@ def _write_truth(folder: Path, history: History, triage: Triage, readings: list[
         "films": films["relation"].value_counts().to_dict(),
         "films in overlapping visits": int(films["overlapping"].fillna(False).sum()),
         "readings": len(readings),
+        "ellipses": len(boxes),
+        "ellipses with a corner off the film": sum(_off_film(box) for box in boxes),
+        "ellipses with a second label": sum(FURTHER_LABEL in e["labels"] for r in readings for e in r.ellipses),
         "readings discarded": sum(r.discarded for r in readings),
     }
     (folder / "dirt.json").write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _off_film(box: dict) -> bool:
+    return bool(min(box["xmin"], box["ymin"]) < 0 or box["xmax"] > box["width"] or box["ymax"] > box["height"])
