@@ -15,6 +15,7 @@ from pathlib import Path
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.files import write_figure
 from mdf_detectron.evaluation.ground_truth import read_json
 from mdf_detectron.evaluation.plots import all_charts
 from mdf_detectron.evaluation.report import write_report
@@ -44,10 +45,8 @@ def main() -> None:
         write_report(out, evaluation, all_charts(evaluation["models"]) | training)
         print(f"report: {out / 'report.html'}")
         return
-    out.mkdir(parents=True, exist_ok=True)
     for name, figure in training.items():
-        figure.savefig(out / f"{name}.png")
-        print(f"picture: {out / name}.png")
+        print(f"picture: {write_figure(out / f'{name}.png', figure)}")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file atomically, making its folder."""
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file atomically, making its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial.write_bytes(content)
     os.replace(partial, path)
     return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file atomically."""
+    return write_bytes(path, text.encode())
+
+
+def write_figure(path: str | Path, figure: Figure) -> Path:
+    """Write a figure as PNG atomically."""
+    return write_bytes(path, png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
+    """The PNG file of a figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:

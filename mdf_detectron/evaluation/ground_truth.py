@@ -91,9 +91,11 @@ class GroundTruth:
 def read_json(path: str | Path, error: type[UserError]) -> Any:
     """Content of a JSON file; ``error`` with one line when it is absent, empty or no JSON."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror})") from None
+    except UnicodeDecodeError:
+        raise error(f"{path}: not a text file, so not JSON") from None
     if not text.strip():
         raise error(f"{path}: the file is empty")
     try:

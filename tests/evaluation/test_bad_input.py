@@ -78,6 +78,9 @@ def test_files(tmp_path):
             evaluate_coco(truth, found)
     with pytest.raises(UserError, match="absent.json: cannot be read"):
         evaluate_coco(tmp_path / "absent.json", found)
+    found.write_bytes(b"\x80\x02\xff")
+    with pytest.raises(UserError, match="found.json: not a text file"):
+        evaluate_coco(truth, found)
     truth.write_text("[]")
     with pytest.raises(UserError, match="truth.json: expected a COCO annotation object"):
         evaluate_coco(truth, found)
