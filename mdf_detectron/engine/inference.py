@@ -12,9 +12,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mdf_detectron.data.build import build_test_loader, records_of
-from mdf_detectron.data.row_shuffle import shuffle_rows
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
+from mdf_detectron.evaluation.row_dependence import permute_rows
 
 
 def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
@@ -25,7 +26,11 @@ def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
 
 
 def evaluate_records(
-    cfg: CfgNode, model: nn.Module, dataset_name: str, records: list[dict[str, Any]], output_dir: str | Path
+    cfg: CfgNode,
+    model: nn.Module,
+    dataset_name: str,
+    records: list[dict[str, Any]],
+    output_dir: str | Path | None = None,
 ) -> OrderedDict:
     """Metrics of a model on a dataset whose records may carry other rows than the registered ones."""
     loader = build_test_loader(cfg, dataset_name, records=records)
@@ -33,9 +38,28 @@ def evaluate_records(
     return inference_on_dataset(model, loader, evaluator)
 
 
+def score_records(
+    cfg: CfgNode, model: nn.Module, dataset_name: str, records: list[dict[str, Any]], metric: str
+) -> float:
+    """One number of :func:`evaluate_records`.
+
+    Args:
+        metric: task/metric, for example "bbox_iobb/AP50".
+
+    Raises:
+        ConfigError: a metric that is not measured; the message names those that are.
+    """
+    results = evaluate_records(cfg, model, dataset_name, records)
+    task, _, name = metric.partition("/")
+    if name not in results.get(task, {}):
+        known = [f"{t}/{m}" for t, values in results.items() for m in values]
+        raise ConfigError(f"metric '{metric}' is not measured; there are {known}")
+    return results[task][name]
+
+
 def evaluate_with_shuffled_rows(
     cfg: CfgNode, model: nn.Module, dataset_name: str, output_dir: str | Path, seed: int = 0
 ) -> OrderedDict:
     """Metrics when every image gets another patient's row: what the model gains from the table must vanish."""
-    records = shuffle_rows(records_of([dataset_name]), seed)
+    records = permute_rows(records_of([dataset_name]), seed=seed)
     return evaluate_records(cfg, model, dataset_name, records, output_dir)

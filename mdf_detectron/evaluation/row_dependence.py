@@ -13,10 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from mdf_detectron.errors import UserError
+
 Record = Mapping[str, Any]
 
 ALL_COLUMNS = "all columns"
 REMOVED = "rows removed"
+
+
+class RowDependenceError(UserError, ValueError):
+    """Records whose rows cannot be exchanged or taken away."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,16 @@ def permute_rows(
         New records; the given ones are not changed.
 
     Raises:
-        ValueError: fewer than two patients, or a column that no record has.
+        RowDependenceError: fewer than two patients, or a column that no record has.
     """
     columns = _checked(records, columns)
     images_of: dict[Any, list[int]] = {}
     for i, record in enumerate(records):
         images_of.setdefault(record.get("patient_id", ("image", record.get("image_id", i))), []).append(i)
     if len(images_of) < 2:
-        raise ValueError(f"rows can be exchanged between two patients at least; the records have {len(images_of)}")
+        raise RowDependenceError(
+            f"rows can be exchanged between two patients at least; the records have {len(images_of)}"
+        )
     patients = list(images_of)
     circle = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     out = [dict(record) for record in records]
@@ -85,8 +93,7 @@ def remove_rows(records: Sequence[Record], columns: Sequence[str] | None = None)
 
 def row_dependence(
     records: Sequence[Record],
-    predict: Callable[[Sequence[Record]], list[dict[str, Any]]],
-    score: Callable[[list[dict[str, Any]]], float],
+    score: Callable[[Sequence[Record]], float],
     *,
     columns: Sequence[str] | None = None,
     repeats: int = 3,
@@ -96,21 +103,20 @@ def row_dependence(
 
     Args:
         records: the test set.
-        predict: runs the model: records → COCO results.
-        score: COCO results → one number, for example AP50 by IoBB.
+        score: runs the model on records and gives one number, for example AP50 by IoBB.
         columns: columns to permute one by one; all when None.
         repeats: permutations of each kind, with different seeds.
 
     Returns:
         The score of the unchanged rows, and the changes: columns in order, then all columns, then removed.
     """
-    unchanged = float(score(predict(records)))
-    out = []
     changes: list[tuple[str, list[str] | None]] = [(name, [name]) for name in _checked(records, columns)]
+    unchanged = float(score(records))
+    out = []
     for change, names in [*changes, (ALL_COLUMNS, None)]:
-        scores = tuple(float(score(predict(permute_rows(records, names, seed + r)))) for r in range(repeats))
+        scores = tuple(float(score(permute_rows(records, names, seed + r))) for r in range(repeats))
         out.append(RowDependence(change, scores, tuple(unchanged - s for s in scores)))
-    removed = float(score(predict(remove_rows(records))))
+    removed = float(score(remove_rows(records)))
     return unchanged, [*out, RowDependence(REMOVED, (removed,), (unchanged - removed,))]
 
 
@@ -118,5 +124,5 @@ def _checked(records: Sequence[Record], columns: Sequence[str] | None) -> list[s
     known = clinical_column_names(records)
     unknown = sorted(set(columns or ()) - set(known))
     if unknown:
-        raise ValueError(f"no record has the clinical column(s) {unknown}; there are {known}")
+        raise RowDependenceError(f"no record has the clinical column(s) {unknown}; there are {known}")
     return known if columns is None else list(columns)

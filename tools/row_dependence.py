@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Does a trained model read the table?  Its score when a column belongs to another patient, or rows are taken away.
+
+python tools/row_dependence.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/rows \
+    MODEL.WEIGHTS output/synthetic_cxr/mdf_net/model_final.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdf_detectron.data.build import records_of
+from mdf_detectron.data.prepared_folder import markdown_table
+from mdf_detectron.engine.defaults import run_tool, setup_cfg
+from mdf_detectron.engine.inference import load_model, score_records
+from mdf_detectron.engine.trainer import check_datasets
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.evaluation.files import write_figure, write_json, write_text
+from mdf_detectron.evaluation.row_dependence import row_dependence
+from mdf_detectron.evaluation.row_dependence_plot import row_dependence_chart
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--dataset", help="registered dataset (default: the config's first test dataset)")
+    parser.add_argument("--metric", default="bbox_iobb/AP50", help="task/metric (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="permutations of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, MODEL.WEIGHTS among them")
+    args = parser.parse_args()
+    if args.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = setup_cfg(args)
+    columns = [*cfg.MODEL.CLINICAL.NUMERIC, *cfg.MODEL.CLINICAL.CATEGORICAL]
+    if not columns or not (cfg.MODEL.CLINICAL.FUSION_3D or cfg.MODEL.CLINICAL.FUSION_1D):
+        raise ConfigError(f"{args.config_file}: the model reads no clinical column, so no row can matter to it")
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("a trained model is needed: add MODEL.WEIGHTS path/to/model_final.pth")
+    dataset = args.dataset or cfg.DATASETS.TEST[0]
+    check_datasets(cfg, (dataset,))
+    records, model = records_of([dataset]), load_model(cfg, cfg.MODEL.WEIGHTS)
+    unchanged, changes = row_dependence(
+        records,
+        lambda changed: score_records(cfg, model, dataset, list(changed), args.metric),
+        columns=columns,
+        repeats=args.repeats,
+        seed=args.seed,
+    )
+    save(args, dataset, len(records), unchanged, changes)
+
+
+def save(args, dataset: str, images: int, unchanged: float, changes) -> None:
+    """``row_dependence.{json,md,png}``."""
+    rows = [{"change": c.change, "mean_loss": c.mean_loss, "scores": c.scores, "losses": c.losses} for c in changes]
+    found = {"dataset": dataset, "images": images, "metric": args.metric, "unchanged": unchanged, "changes": rows}
+    write_json(args.out / "row_dependence.json", found)
+    table = [(c.change, f"{c.mean_loss:+.1f}", f"{min(c.losses):+.1f} … {max(c.losses):+.1f}") for c in changes]
+    text = (
+        f"# What the row is worth on {dataset}\n\n{args.metric} with the rows as they are: {unchanged:.1f} "
+        f"({images} images). Loss when a column's values, or whole rows, belong to another patient "
+        f"({args.repeats} permutation(s)), and when the rows are removed:\n\n"
+        f"{markdown_table(('change', 'mean loss', 'range'), table)}\n![losses](row_dependence.png)\n"
+    )
+    write_text(args.out / "row_dependence.md", text)
+    write_figure(args.out / "row_dependence.png", row_dependence_chart(unchanged, changes, args.metric))
+    print(text)
+
+
+if __name__ == "__main__":
+    run_tool(main)
