@@ -14,6 +14,7 @@ def add_mdf_config(cfg: CfgNode) -> None:
     _add_image_backbone(cfg)
     _add_losses_and_solver(cfg)
     _add_validation(cfg)
+    _add_diagnostics(cfg)
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -23,9 +24,10 @@ def _add_input(cfg: CfgNode) -> None:
 
 def _add_clinical(cfg: CfgNode) -> None:
     c = cfg.MODEL.CLINICAL = CfgNode()
-    # Numeric columns of the clinical schema that the model reads, in input order. May be empty.
+    # Numeric columns of the clinical schema that the model reads, in input order. May be empty; without any column,
+    # numeric or categorical, the model is the image-only one, whatever FUSION_3D and FUSION_1D say.
     c.NUMERIC = []
-    # Categorical columns, in input order, and the vocabulary of each (a list of lists, same order).
+    # Categorical columns, in input order, and the vocabulary of each (a list of lists, same order). May be empty.
     c.CATEGORICAL = []
     c.VOCABULARIES = []
     # Width of the embedding of each categorical column (paper: 55, so that 9 numeric + 55 = 64).
@@ -33,10 +35,15 @@ def _add_clinical(cfg: CfgNode) -> None:
     # A missing value becomes: "token" (a learned value a column), "median" (of the train split) or
     # "median_indicator" (the median, plus one 0/1 input a numeric column that says it is missing).
     c.MISSING = "token"
-    # 3-D fusion: the spatialized row is fused with the image's feature map, before the proposals.
+    # Clinical dropout, in training: probability that a row is hidden as a whole, and that a cell of another row is. The
+    # model then also answers where a part of the row, or all of it, is missing.
+    c.DROPOUT_ROW = 0.0
+    c.DROPOUT_CELL = 0.0
+    # 3-D fusion: the row is fused with the image's feature maps, before the proposals.
     c.FUSION_3D = False
     # How the row becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved straight
-    # to the feature map's size) or "repeat" (a linear map of the row, repeated over the map).
+    # to the feature map's size) or "repeat" (a linear map of the row, repeated over the map). The fusions that read
+    # the row itself (FiLM, DAFT, CrossAttention) have no branch, and none of the keys below.
     c.BRANCH = "deconv"
     # Compute that branch in bfloat16 (the maps it gives are float32).
     c.AUTOCAST = False
@@ -56,19 +63,28 @@ def _add_clinical(cfg: CfgNode) -> None:
     s.CHECKPOINT = False
 
     f = cfg.MODEL.FUSION = CfgNode()
-    # A name in FUSION_REGISTRY.
+    # A name in FUSION_REGISTRY: of two maps (the paper's four) ElementwiseSum, HadamardProduct, ConcatenationLinear,
+    # ConcatenationConv; of a map and the row FiLM, DAFT, CrossAttention.
     f.NAME = "ElementwiseSum"
     # Whether f_fused, a 3x3 convolution, follows the fusion (paper's equation 2; the released runs had none).
     f.CONV = True
 
 
 def _add_image_backbone(cfg: CfgNode) -> None:
+    # The backbone that reads the image (MODEL.BACKBONE.NAME is the dual one around it): "build_timm_backbone" (one
+    # feature map, "p5" for stride 32), "build_timm_fpn_backbone" (a pyramid over MODEL.FPN.IN_FEATURES, named "c3" for
+    # stride 8 and so on), or one of Detectron2's, "build_resnet_fpn_backbone" for one, with Detectron2's keys.
+    cfg.MODEL.IMAGE_BACKBONE = CfgNode()
+    cfg.MODEL.IMAGE_BACKBONE.NAME = "build_timm_backbone"
+
     t = cfg.MODEL.TIMM = CfgNode()
     # Any timm model that supports features_only.
     t.NAME = "mobilenetv3_small_100"
-    # Stride of the feature map that is used; the trunk ends there.
+    # Stride of the one feature map that is used; the trunk ends there. A pyramid takes its levels from MODEL.FPN.
     t.STRIDE = 32
-    # Channels of the 3x3 convolution behind the trunk.
+    # Levels that a pyramid adds above its last: "none", "maxpool" (one, as in Mask R-CNN) or "p6p7" (two, RetinaNet).
+    t.FPN_TOP = "none"
+    # Channels of the 3x3 convolution behind the trunk (of a pyramid: MODEL.FPN.OUT_CHANNELS).
     t.OUT_CHANNELS = 64
     # Download timm's pretrained weights (needs a network).
     t.PRETRAINED = False
@@ -112,6 +128,36 @@ def _add_validation(cfg: CfgNode) -> None:
     v.MIN_DELTA = 0.0
 
 
+def _add_diagnostics(cfg: CfgNode) -> None:
+    d = cfg.CLINICAL_DIAGNOSTICS = CfgNode()
+    # Every so many iterations, and after the last, clinical/... scalars are written: the loss of a fixed batch with its
+    # own rows and with exchanged ones, and the size of each path where they are joined. 0: never.
+    d.PERIOD = 0
+    # Images of the fixed batch, of the train split.
+    d.NUM_IMAGES = 8
+
+
+def has_columns(cfg: CfgNode) -> bool:
+    """Whether the model reads any clinical column."""
+    return bool(cfg.MODEL.CLINICAL.NUMERIC or cfg.MODEL.CLINICAL.CATEGORICAL)
+
+
+def fuses_3d(cfg: CfgNode) -> bool:
+    """Whether the row is fused with the feature maps."""
+    return cfg.MODEL.CLINICAL.FUSION_3D and has_columns(cfg)
+
+
+def fuses_1d(cfg: CfgNode) -> bool:
+    """Whether the row is concatenated to the regions."""
+    return cfg.MODEL.CLINICAL.FUSION_1D and has_columns(cfg)
+
+
+def num_classes(cfg: CfgNode) -> tuple[str, int]:
+    """The key that holds the number of classes of the config's meta-architecture, and its value."""
+    part = "RETINANET" if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE else "ROI_HEADS"
+    return f"MODEL.{part}.NUM_CLASSES", cfg.MODEL[part].NUM_CLASSES
+
+
 def _check_validation(cfg: CfgNode) -> None:
     v = cfg.VALIDATION
     if (v.PATIENCE > 0 or v.TRAIN_IMAGES > 0) and not cfg.DATASETS.VAL:
@@ -124,6 +170,14 @@ def _check_validation(cfg: CfgNode) -> None:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for values that contradict each other, before anything is built."""
+    _check_clinical(cfg)
+    _check_input(cfg)
+    _check_validation(cfg)
+    if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
+        raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
+
+
+def _check_clinical(cfg: CfgNode) -> None:
     clinical = cfg.MODEL.CLINICAL
     if len(clinical.CATEGORICAL) != len(clinical.VOCABULARIES):
         raise ConfigError(
@@ -136,11 +190,20 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use deconv, repeat or compact")
     if clinical.COMPILE and clinical.BRANCH == "repeat":
         raise ConfigError("MODEL.CLINICAL.COMPILE is on, but BRANCH 'repeat' has no spatializer to compile")
-    if (clinical.FUSION_3D or clinical.FUSION_1D) and not (clinical.NUMERIC or clinical.CATEGORICAL):
+    names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"MODEL.CLINICAL.NUMERIC and CATEGORICAL name {doubled} twice; name each column once")
+    for key in ("DROPOUT_ROW", "DROPOUT_CELL"):
+        if not 0 <= clinical[key] < 1:
+            raise ConfigError(f"MODEL.CLINICAL.{key} is {clinical[key]}; use a probability of at least 0 and below 1")
+    if clinical.FUSION_1D and "RCNN" not in cfg.MODEL.META_ARCHITECTURE:
         raise ConfigError(
-            "MODEL.CLINICAL.FUSION_3D or FUSION_1D is on, but NUMERIC and CATEGORICAL name no column; "
-            "name columns of the dataset's clinical_schema.yaml, or switch both fusions off"
+            f"MODEL.CLINICAL.FUSION_1D is on, but {cfg.MODEL.META_ARCHITECTURE} has no RoI head to join the row to; "
+            "switch it off, 3-D fusion works with every detector"
         )
+
+
+def _check_input(cfg: CfgNode) -> None:
     if cfg.INPUT.FORMAT not in ("L", "RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; use L, RGB or BGR")
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
@@ -149,6 +212,5 @@ def check_config(cfg: CfgNode) -> None:
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
             f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
         )
-    _check_validation(cfg)
-    if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
-        raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
+    if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
+        raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
+from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import ConfigError
 
@@ -48,10 +49,23 @@ def test_bad_overrides():
         load_config("absent.yaml")
     with pytest.raises(ConfigError, match="Non-existent key: MODEL.NOPE"):
         load_config(config, ["MODEL.NOPE", "1"])
-    with pytest.raises(ConfigError, match="name no column"):
-        load_config(config, ["MODEL.CLINICAL.NUMERIC", "[]", "MODEL.CLINICAL.CATEGORICAL", "[]",
-                             "MODEL.CLINICAL.VOCABULARIES", "[]"])  # fmt: skip
     with pytest.raises(ConfigError, match="each column needs its list"):
         load_config(config, ["MODEL.CLINICAL.CATEGORICAL", "[]"])
     with pytest.raises(ConfigError, match="PIXEL_MEAN"):
         load_config(config, ["INPUT.FORMAT", "RGB"])
+    with pytest.raises(ConfigError, match=r"name \['age'\] twice"):
+        load_config(config, ["MODEL.CLINICAL.NUMERIC", "['age', 'age']"])
+    with pytest.raises(ConfigError, match="DROPOUT_CELL is 1.0"):
+        load_config(config, ["MODEL.CLINICAL.DROPOUT_CELL", "1.0"])
+    with pytest.raises(ConfigError, match="MultimodalRetinaNet has no RoI head"):
+        load_config(CONFIGS / "mimic_eye" / "retinanet_mdf_net.yaml", ["MODEL.CLINICAL.FUSION_1D", "True"])
+    with pytest.raises(ConfigError, match="NUM_IMAGES of at least 2"):
+        load_config(config, ["CLINICAL_DIAGNOSTICS.NUM_IMAGES", "1"])
+
+
+def test_without_columns_no_fusion_is_left():
+    none = ["MODEL.CLINICAL.NUMERIC", "[]", "MODEL.CLINICAL.CATEGORICAL", "[]", "MODEL.CLINICAL.VOCABULARIES", "[]"]
+    cfg = load_config(CONFIGS / "mimic_eye" / "mdf_net.yaml", none)
+    assert not fuses_3d(cfg) and not fuses_1d(cfg)
+    one = load_config(CONFIGS / "mimic_eye" / "mdf_net.yaml", [*none[2:], "MODEL.CLINICAL.NUMERIC", "['age']"])
+    assert fuses_3d(one) and fuses_1d(one)

@@ -14,6 +14,7 @@ from detectron2.data import (
 )
 from detectron2.utils import comm
 
+from mdf_detectron.config import num_classes
 from mdf_detectron.data.clinical_schema import ClinicalSchema, ClinicalSchemaError
 from mdf_detectron.data.dataset_mapper import MultimodalDatasetMapper
 from mdf_detectron.data.sampler import ResumableTrainingSampler
@@ -58,11 +59,9 @@ def dataset_classes(dataset_name: str) -> list[str]:
 def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
     """Raise :class:`ConfigError` if the model's classes are not as many as the dataset's."""
     classes = dataset_classes(dataset_name)
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise ConfigError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, "
-            f"but dataset '{dataset_name}' has {len(classes)}: {classes}"
-        )
+    key, count = num_classes(cfg)
+    if len(classes) != count:
+        raise ConfigError(f"{key} is {count}, but dataset '{dataset_name}' has {len(classes)}: {classes}")
 
 
 def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
@@ -101,13 +100,17 @@ def build_train_loader(cfg: CfgNode):
     )
 
 
+def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
+    """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
+    parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
+    return MultimodalDatasetMapper(**{**parts, "is_train": True})
+
+
 def build_loss_loader(cfg: CfgNode, dataset_name: str):
     """Loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
-    parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
-    mapper = MultimodalDatasetMapper(**{**parts, "is_train": True})  # annotations stay, augmentations as in the test
     return build_detection_test_loader(
         dataset=records_of([dataset_name]),
-        mapper=mapper,
+        mapper=build_loss_mapper(cfg, dataset_name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
     )

@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
+from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import CheckpointError
 
 CONFIG_KEY = "mdf_config"
@@ -21,7 +22,7 @@ SCHEMA_KEY = "clinical_schema"
 def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
     """What must agree between a checkpoint and a config: the columns in order and the vocabularies."""
     c = cfg.MODEL.CLINICAL
-    if not (c.FUSION_3D or c.FUSION_1D):
+    if not (fuses_3d(cfg) or fuses_1d(cfg)):
         return {"numeric": [], "categorical": [], "vocabularies": []}
     return {
         "numeric": list(c.NUMERIC),

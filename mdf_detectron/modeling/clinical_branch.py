@@ -12,11 +12,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from mdf_detectron.modeling.backbone.timm_backbone import build_timm_backbone
+from mdf_detectron.modeling.backbone.image_backbone import build_image_backbone
 from mdf_detectron.modeling.spatializer import Spatializer
-
-BRANCH_OPTIONS = ("deconv", "repeat", "compact")
-
 
 Size = tuple[int, int]
 
@@ -144,5 +141,5 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
         return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, channels=channels)
     return DeconvolutionBranch(
         spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
-        backbone=build_timm_backbone(cfg, image_shape),
+        backbone=build_image_backbone(cfg, image_shape),
     )

@@ -10,6 +10,7 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from mdf_detectron.data.clinical_schema import MISSING_CATEGORY
+from mdf_detectron.modeling.encoded_row import RowLayout
 
 MISSING_OPTIONS = ("token", "median", "median_indicator")
 
@@ -28,7 +29,7 @@ class ClinicalEncoder(nn.Module):
             "median_indicator": the same, plus A inputs that are 1 where the cell is missing.
 
     Attributes:
-        output_dim: D = A + B·E (+ A with indicators).
+        layout: of the output; its width is D = A + B·E (+ A with indicators).
     """
 
     @configurable
@@ -41,8 +42,9 @@ class ClinicalEncoder(nn.Module):
         self.num_numeric = num_numeric
         self.missing = missing
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
+        widths = (1,) * num_numeric + (embedding_dim,) * len(vocabulary_sizes)
         indicators = num_numeric if missing == "median_indicator" else 0
-        self.output_dim = num_numeric + embedding_dim * len(vocabulary_sizes) + indicators
+        self.layout = RowLayout(sum(widths) + indicators, widths)
         for name, value in (("mean", 0.0), ("std", 1.0), ("median", 0.0)):
             self.register_buffer(name, torch.full((num_numeric,), value))
         self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
@@ -50,6 +52,11 @@ class ClinicalEncoder(nn.Module):
         if missing == "token":
             self.numeric_token = nn.Parameter(torch.zeros(num_numeric))
             self.categorical_token = nn.Parameter(torch.randn(len(vocabulary_sizes), embedding_dim))
+
+    @property
+    def output_dim(self) -> int:
+        """D."""
+        return self.layout.dim
 
     @classmethod
     def from_config(cls, cfg):

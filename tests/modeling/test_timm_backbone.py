@@ -1,11 +1,12 @@
-"""TimmBackbone: shapes, the parameter counts of the paper's backbone, refusals, local weights."""
+"""Trunks and backbones of timm models: shapes, the paper's parameter counts, pyramids, local weights, refusals."""
 
 import pytest
 import timm
 import torch
+from detectron2.layers import ShapeSpec
 
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.backbone import TimmBackbone
+from mdf_detectron.modeling.backbone import TimmBackbone, TimmTrunk, build_timm_fpn_backbone
 
 
 def count(module):
@@ -13,7 +14,8 @@ def count(module):
 
 
 def test_paper_backbone_shape_and_parameters():
-    backbone = TimmBackbone(model_name="mobilenetv3_small_100", in_channels=3).eval()
+    trunk = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=3, strides=[32])
+    backbone = TimmBackbone(trunk).eval()
     assert count(backbone.trunk) == 927_008
     assert count(backbone.conv) == 331_840
     with torch.no_grad():
@@ -25,7 +27,8 @@ def test_paper_backbone_shape_and_parameters():
 @pytest.mark.parametrize(("in_channels", "stride"), [(1, 16), (3, 8)])
 def test_stride_and_gradients(name, in_channels, stride):
     torch.manual_seed(0)
-    backbone = TimmBackbone(model_name=name, in_channels=in_channels, stride=stride, out_channels=8)
+    trunk = TimmTrunk(model_name=name, in_channels=in_channels, strides=[stride])
+    backbone = TimmBackbone(trunk, out_channels=8)
     out = backbone(torch.randn(2, in_channels, 64, 64))
     feature = f"p{stride.bit_length() - 1}"
     assert out[feature].shape == (2, 8, 64 // stride, 64 // stride)
@@ -35,19 +38,63 @@ def test_stride_and_gradients(name, in_channels, stride):
     assert without == []
 
 
+FAMILIES = ["mobilenetv3_small_100", "efficientnet_b0", "resnet18", "densenet121", "convnext_atto"]
+TRANSFORMERS = ["swinv2_cr_tiny_224", "swinv2_tiny_window8_256"]  # built for one size; the second gives NHWC
+
+
+@pytest.mark.parametrize("name", FAMILIES + TRANSFORMERS)
+def test_several_strides_of_every_family(name):
+    trunk = TimmTrunk(model_name=name, in_channels=1, strides=[32, 8], image_size=256).eval()
+    with torch.no_grad():
+        out = trunk(torch.zeros(1, 1, 256, 256))
+    assert {k: v.shape[-2:] for k, v in out.items()} == {"c3": (32, 32), "c5": (8, 8)}
+    assert {k: v.shape[1] for k, v in out.items()} == {k: s.channels for k, s in trunk.output_shape().items()}
+    assert trunk.size_divisibility == 32
+
+
+@pytest.mark.parametrize(("top", "added"), [("none", {}), ("maxpool", {"p6": 64}), ("p6p7", {"p6": 64, "p7": 128})])
+def test_pyramid(top, added, small_config):
+    levels = ["MODEL.FPN.IN_FEATURES", ["c4", "c5"], "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.TIMM.FPN_TOP", top]
+    fpn = build_timm_fpn_backbone(small_config("mimic_eye/mask_rcnn.yaml", *levels), ShapeSpec(channels=1))
+    out = fpn(torch.randn(2, 1, 256, 256))
+    strides = {"p4": 16, "p5": 32, **added}
+    assert {k: v.shape for k, v in out.items()} == {k: (2, 8, 256 // s, 256 // s) for k, s in strides.items()}
+    assert {k: s.stride for k, s in fpn.output_shape().items()} == strides
+    sum(x.square().sum() for x in out.values()).backward()
+    assert [n for n, p in fpn.named_parameters() if p.grad is None] == []
+
+
+def test_pyramid_refusals(small_config):
+    def build(*opts):
+        build_timm_fpn_backbone(small_config("mimic_eye/mask_rcnn.yaml", *opts), ShapeSpec(channels=1))
+
+    with pytest.raises(ConfigError, match=r"\['res2'\]; name levels without a gap"):
+        build("MODEL.FPN.IN_FEATURES", ["res2"])
+    with pytest.raises(ConfigError, match="without a gap"):
+        build("MODEL.FPN.IN_FEATURES", ["c3", "c5"])
+    with pytest.raises(ConfigError, match="no feature map of stride 64"):
+        build("MODEL.FPN.IN_FEATURES", ["c5", "c6"])
+    with pytest.raises(ConfigError, match="FPN_TOP is 'p6'"):
+        build("MODEL.FPN.IN_FEATURES", ["c5"], "MODEL.TIMM.FPN_TOP", "p6")
+
+
 def test_local_weights_file(tmp_path):
     torch.manual_seed(0)
     source = timm.create_model("mobilenetv3_small_100", pretrained=False)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
-    arguments = {"model_name": "mobilenetv3_small_100", "in_channels": 3, "stride": 16}
-    backbone = TimmBackbone(**arguments, weights_file=str(tmp_path / "weights.pth"))
-    torch.testing.assert_close(backbone.trunk.conv_stem.weight, source.conv_stem.weight)
+    arguments = {"model_name": "mobilenetv3_small_100", "in_channels": 3, "strides": [16]}
+    trunk = TimmTrunk(**arguments, weights_file=str(tmp_path / "weights.pth"))
+    torch.testing.assert_close(trunk.model.conv_stem.weight, source.conv_stem.weight)
     with pytest.raises(ConfigError, match="no file at"):
-        TimmBackbone(**arguments, weights_file=str(tmp_path / "absent.pth"))
+        TimmTrunk(**arguments, weights_file=str(tmp_path / "absent.pth"))
 
 
-def test_refusals():
+def test_refusals(small_config):
     with pytest.raises(ConfigError, match="does not have; near it"):
-        TimmBackbone(model_name="mobilenetv3_tiny", in_channels=1)
-    with pytest.raises(ConfigError, match=r"STRIDE is 64; .* stride \[2, 4, 8, 16, 32\]"):
-        TimmBackbone(model_name="mobilenetv3_small_100", in_channels=1, stride=64)
+        TimmTrunk(model_name="mobilenetv3_tiny", in_channels=1, strides=[32])
+    with pytest.raises(ConfigError, match=r"no feature map of stride 64, but of stride \[2, 4, 8, 16, 32\]"):
+        TimmTrunk(model_name="mobilenetv3_small_100", in_channels=1, strides=[64])
+    with pytest.raises(ConfigError, match=r"no feature map of stride 16, but of stride \[7, 14\]"):
+        TimmTrunk(model_name="sequencer2d_s", in_channels=1, strides=[16])
+    with pytest.raises(ConfigError, match="no stride"):
+        TimmTrunk(model_name="resnet18", in_channels=1, strides=[])

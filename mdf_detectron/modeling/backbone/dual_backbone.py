@@ -1,6 +1,6 @@
-"""The dual backbone: image features fused with the spatialized clinical row (paper, Fig. 7b).
+"""The dual backbone: image features fused with the clinical row (paper, Fig. 7b).
 
-Shape letters: N images, C channels, H×W pixels, s stride, D channels of the feature map, Z width of the encoded row.
+Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded row.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from mdf_detectron.modeling.backbone.timm_backbone import build_timm_backbone
+from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.modeling.backbone.image_backbone import build_image_backbone
 from mdf_detectron.modeling.clinical_branch import ClinicalBranch, build_clinical_branch
+from mdf_detectron.modeling.clinical_dropout import ClinicalDropout
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
-from mdf_detectron.modeling.fusion import build_fusion
+from mdf_detectron.modeling.encoded_row import EncodedRow, present_columns
+from mdf_detectron.modeling.fusion import FusedConvolution, build_fusion, fusion_class
 from mdf_detectron.modeling.multimodal_input import MultimodalInput
 
 CLINICAL_FEATURE = "clinical"
@@ -26,8 +29,9 @@ class DualBackbone(Backbone):
     Args:
         image_backbone: I = f_CXR(image).
         clinical_encoder: Z^C; None for an image-only model.
-        clinical_branch: the encoded row as maps, C; None without 3-D fusion.
-        fusions: one a feature map, under its name; given together with the clinical branch.
+        clinical_dropout: hides rows and cells in training; None hides nothing.
+        fusions: one a feature map, under its name; None without 3-D fusion.
+        clinical_branch: the encoded row as maps, C, for fusions of two maps; None for fusions that read the row.
     """
 
     def __init__(
@@ -35,24 +39,31 @@ class DualBackbone(Backbone):
         *,
         image_backbone: Backbone,
         clinical_encoder: ClinicalEncoder | None = None,
+        clinical_dropout: ClinicalDropout | None = None,
+        fusions: dict[str, FusedConvolution] | None = None,
         clinical_branch: ClinicalBranch | None = None,
-        fusions: dict[str, nn.Module] | None = None,
     ):
         super().__init__()
-        if (clinical_branch is None) != (fusions is None):
-            raise ValueError("3-D fusion needs a clinical branch and fusions together")
-        if clinical_branch is not None and clinical_encoder is None:
+        read_maps = [] if fusions is None else [f for f in fusions.values() if not f.fusion.reads_row]
+        if bool(read_maps) != (clinical_branch is not None):
+            raise ValueError("fusions of two maps need a clinical branch, and a clinical branch needs such fusions")
+        if fusions is not None and clinical_encoder is None:
             raise ValueError("3-D fusion needs a clinical encoder")
         if fusions is not None and set(fusions) != set(image_backbone.output_shape()):
             raise ValueError(f"fusions {sorted(fusions)} do not match features {sorted(image_backbone.output_shape())}")
         self.image_backbone = image_backbone
         self.clinical_encoder = clinical_encoder
+        self.clinical_dropout = clinical_dropout
         self.clinical_branch = clinical_branch
         self.fusions = None if fusions is None else nn.ModuleDict(fusions)
 
     @property
     def size_divisibility(self) -> int:
         return self.image_backbone.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self.image_backbone.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """The image backbone's, and "clinical" (channels Z, no stride) where there is an encoder."""
@@ -66,24 +77,33 @@ class DualBackbone(Backbone):
         features = self.image_backbone(x.image)
         if self.clinical_encoder is None:
             return features
-        encoded = self.clinical_encoder(x.clinical_numeric, x.clinical_categorical)
-        if self.clinical_branch is not None:
-            sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
-            clinical = self.clinical_branch(encoded, tuple(x.image.shape[-2:]), sizes)
+        row = self._encode(x)
+        if self.fusions is not None:
+            clinical = dict.fromkeys(features, row)
+            if self.clinical_branch is not None:
+                sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
+                clinical = self.clinical_branch(row.vector, tuple(x.image.shape[-2:]), sizes)
             features = {name: self.fusions[name](features[name], clinical[name]) for name in features}
-        return {**features, CLINICAL_FEATURE: encoded}
+        return {**features, CLINICAL_FEATURE: row.vector}
+
+    def _encode(self, x: MultimodalInput) -> EncodedRow:
+        cells = x.clinical_numeric, x.clinical_categorical
+        if self.clinical_dropout is not None:
+            cells = self.clinical_dropout(*cells)
+        return EncodedRow(self.clinical_encoder(*cells), present_columns(*cells))
 
 
 @BACKBONE_REGISTRY.register()
 def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     """Build a :class:`DualBackbone`; ``MODEL.CLINICAL.FUSION_3D`` and ``FUSION_1D`` decide on its parts."""
     clinical = cfg.MODEL.CLINICAL
-    parts = {"image_backbone": build_timm_backbone(cfg, input_shape)}
-    if clinical.FUSION_3D or clinical.FUSION_1D:
+    parts = {"image_backbone": build_image_backbone(cfg, input_shape)}
+    if fuses_3d(cfg) or fuses_1d(cfg):
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
-    if clinical.FUSION_3D:
-        shapes = parts["image_backbone"].output_shape()
-        encoded_dim = parts["clinical_encoder"].output_dim
-        parts["clinical_branch"] = build_clinical_branch(cfg, encoded_dim, input_shape, shapes)
-        parts["fusions"] = {name: build_fusion(cfg, shape.channels) for name, shape in shapes.items()}
+        parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_ROW, clinical.DROPOUT_CELL)
+    if fuses_3d(cfg):
+        shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
+        parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}
+        if not fusion_class(cfg).reads_row:
+            parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes)
     return DualBackbone(**parts)

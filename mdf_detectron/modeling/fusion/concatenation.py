@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mdf_detectron.modeling.fusion.build import FUSION_REGISTRY
+from mdf_detectron.modeling.encoded_row import RowLayout
+from mdf_detectron.modeling.fusion.build import FUSION_REGISTRY, Fusion
 
 
-class _Concatenation(nn.Module):
-    def __init__(self, channels: int, kernel_size: int):
-        super().__init__()
-        self.projection = nn.Conv2d(2 * channels, channels, kernel_size, padding=kernel_size // 2)
+class _Concatenation(Fusion):
+    kernel_size: int
+
+    def __init__(self, channels: int, layout: RowLayout):
+        super().__init__(channels, layout)
+        self.projection = nn.Conv2d(2 * channels, channels, self.kernel_size, padding=self.kernel_size // 2)
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """(N, D, H, W) twice → (N, D, H, W)."""
@@ -22,13 +25,11 @@ class _Concatenation(nn.Module):
 class ConcatenationLinear(_Concatenation):
     """W·(I ∪ C) + b at every position: the same linear map everywhere (a 1×1 convolution)."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, kernel_size=1)
+    kernel_size = 1
 
 
 @FUSION_REGISTRY.register()
 class ConcatenationConv(_Concatenation):
     """A 3×3 convolution over I ∪ C."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, kernel_size=3)
+    kernel_size = 3

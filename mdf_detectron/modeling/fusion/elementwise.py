@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mdf_detectron.modeling.fusion.build import FUSION_REGISTRY
+from mdf_detectron.modeling.fusion.build import FUSION_REGISTRY, Fusion
 
 
 @FUSION_REGISTRY.register()
-class ElementwiseSum(nn.Module):
+class ElementwiseSum(Fusion):
     """C ⊕ I = C + I (paper, equation 2)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """(N, D, H, W) twice → (N, D, H, W)."""
@@ -20,11 +17,8 @@ class ElementwiseSum(nn.Module):
 
 
 @FUSION_REGISTRY.register()
-class HadamardProduct(nn.Module):
+class HadamardProduct(Fusion):
     """C ⊙ I, element by element."""
-
-    def __init__(self, channels: int):
-        super().__init__()
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """(N, D, H, W) twice → (N, D, H, W)."""

@@ -8,6 +8,7 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
+from mdf_detectron.config import fuses_1d
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbone.dual_backbone import CLINICAL_FEATURE
 from mdf_detectron.modeling.roi_heads.clinical_pooler import ClinicalROIPooler
@@ -20,7 +21,7 @@ class ClinicalBoxHeadMixin:
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
         parts = super()._init_box_head(cfg, input_shape)
-        if not cfg.MODEL.CLINICAL.FUSION_1D:
+        if not fuses_1d(cfg):
             return parts
         head = cfg.MODEL.ROI_BOX_HEAD
         if head.NUM_CONV or not head.NUM_FC:

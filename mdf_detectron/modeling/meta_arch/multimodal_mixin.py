@@ -1,0 +1,62 @@
+"""What Detectron2's meta-architectures lack: a second input, and weighted losses."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.structures import ImageList
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from mdf_detectron.modeling.multimodal_input import MultimodalInput
+
+
+class MultimodalMixin:
+    """Put before a meta-architecture of Detectron2.
+
+    The list of images that ``preprocess_image`` returns carries a :class:`MultimodalInput` in the place of its
+    tensor; the forward of the parent hands it to the backbone unread.
+    """
+
+    loss_weighting: nn.Module | None
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
+        """Normalize and pad the images, and stack the rows.
+
+        Raises:
+            KeyError: an input without a clinical row; the mapper gives an all-missing row where there is none.
+            ValueError: an infinite value in a row.
+        """
+        images = super().preprocess_image(batched_inputs)
+        rows = []
+        for key in ("clinical_numeric", "clinical_categorical"):
+            if any(key not in x for x in batched_inputs):
+                raise KeyError(
+                    f"an input has no '{key}': use mdf_detectron's MultimodalDatasetMapper for this loader "
+                    "(a study without a row gets one with every value missing)"
+                )
+            rows.append(torch.stack([x[key] for x in batched_inputs]))
+        _refuse_infinite(rows[0], batched_inputs)
+        return ImageList(MultimodalInput(images.tensor, *map(self._move_to_current_device, rows)), images.image_sizes)
+
+    def forward(self, batched_inputs: list[dict[str, Tensor]]):
+        """As the parent's; in training the losses are weighted and the raw ones logged as ``raw/<name>``."""
+        outputs = super().forward(batched_inputs)
+        if not self.training or self.loss_weighting is None:
+            return outputs
+        if has_event_storage():
+            storage = get_event_storage()
+            for name, value in outputs.items():
+                storage.put_scalar(f"raw/{name}", value.detach(), smoothing_hint=True)
+        return self.loss_weighting(outputs)
+
+
+def _refuse_infinite(numeric: Tensor, batched_inputs: list[dict]) -> None:
+    """NaN is a missing value; an infinite one is a mistake, which standardization would only spread."""
+    infinite = torch.isinf(numeric)
+    if infinite.any():
+        number, column = infinite.nonzero()[0].tolist()
+        where = batched_inputs[number].get("file_name", f"input {number}")
+        raise ValueError(
+            f"{where}: clinical_numeric[{column}] is {float(numeric[number, column])}; "
+            "a value must be finite, or NaN where it is missing"
+        )
