@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.build import (
     build_loss_loader,
     build_test_loader,
@@ -27,6 +28,7 @@ from mdf_detectron.data.build import (
 )
 from mdf_detectron.data.registration import check_images
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.finite_losses import FiniteLosses
 from mdf_detectron.engine.hooks.history import HISTORY_FILE_NAME, ValidationHistory
 from mdf_detectron.engine.hooks.losses import mean_losses
@@ -70,13 +72,20 @@ class MultimodalTrainer(DefaultTrainer):
         self.checkpointer = MultimodalCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
         )
-        built = [FiniteLosses(), *super().build_hooks()]
+        built = [FiniteLosses(), *self._clinical_diagnostics(), *super().build_hooks()]
         if not self.cfg.DATASETS.VAL:
             return built
         # the test split only once, after the last iteration; validation before the writers write
         at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
         return built
+
+    def _clinical_diagnostics(self) -> list[ClinicalDiagnostics]:
+        period = self.cfg.CLINICAL_DIAGNOSTICS.PERIOD
+        if not period or not (fuses_3d(self.cfg) or fuses_1d(self.cfg)):
+            return []
+        batch, shuffled = fixed_batches(self.cfg)
+        return [ClinicalDiagnostics(period=period, batch=batch, shuffled=shuffled)]
 
     def _test_and_remember(self) -> OrderedDict:
         self._last_eval_results = self.test(self.cfg, self.model)

@@ -19,10 +19,15 @@ _GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
 """Parts whose ``training`` flag decides between losses and predictions."""
 
 
+_RUNNING_STATE = ("loss_normalizer",)
+"""Plain attributes that a model moves on with every loss it gives (RetinaNet's running number of positive anchors)."""
+
+
 @contextmanager
 def giving_losses(model: nn.Module):
     """The model gives losses, while batch norm, dropout and everything else behave as at inference."""
     was_training = {module: module.training for module in model.modules()}
+    state = {key: vars(model)[key] for key in _RUNNING_STATE if key in vars(model)}
     model.eval()
     for module in model.modules():
         if isinstance(module, _GIVE_LOSSES):
@@ -32,6 +37,7 @@ def giving_losses(model: nn.Module):
     finally:
         for module, flag in was_training.items():
             module.training = flag
+        vars(model).update(state)
 
 
 def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -> dict[str, float]:

@@ -1,0 +1,112 @@
+"""Does the model in training read the row?  The loss with exchanged rows, and the size of each path at the joints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+
+from mdf_detectron.data.build import build_loss_mapper, records_of, train_part
+from mdf_detectron.engine.hooks.losses import mean_losses
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.evaluation.row_dependence import permute_rows
+from mdf_detectron.modeling.fusion import FusedConvolution
+from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
+
+
+class ClinicalDiagnostics(HookBase):
+    """Writes ``clinical/...`` scalars every ``period`` iterations and after the last one.
+
+    ``clinical/loss`` and ``clinical/loss_shuffled`` are the total loss of a fixed batch, the network as at inference,
+    with its own rows and with the rows of other patients; ``clinical/loss_gain`` is what the own rows save.
+    The rest are :func:`recorded_norms`.
+
+    Args:
+        period: iterations.
+        batch: mapped training inputs, the same at every call.
+        shuffled: the same inputs with the rows of other patients.
+    """
+
+    def __init__(self, *, period: int, batch: Sequence[dict[str, Any]], shuffled: Sequence[dict[str, Any]]) -> None:
+        self._period, self._batch, self._shuffled = period, list(batch), list(shuffled)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or done % self._period == 0:
+            scalars = clinical_scalars(self.trainer.model, self._batch, self._shuffled)
+            self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+
+
+def fixed_batches(cfg: CfgNode) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The batch of ``CLINICAL_DIAGNOSTICS`` with its own rows and with exchanged ones, mapped.
+
+    It has at most one image of a patient, and films with findings come first.
+
+    Raises:
+        ConfigError: a train split of a single patient.
+    """
+    records = train_part(cfg, len(records_of(cfg.DATASETS.TRAIN[:1])))
+    records = sorted(records, key=lambda r: not r["annotations"])
+    of_patient = {r["patient_id"]: r for r in reversed(records)}
+    chosen = [r for r in records if of_patient[r["patient_id"]] is r][: cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES]
+    if len(chosen) < 2:
+        raise ConfigError("CLINICAL_DIAGNOSTICS exchanges rows between patients: the train split needs two of them")
+    mapper = build_loss_mapper(cfg, cfg.DATASETS.TRAIN[0])
+    return [mapper(r) for r in chosen], [mapper(r) for r in permute_rows(chosen)]
+
+
+def clinical_scalars(model: nn.Module, batch: list[dict], shuffled: list[dict]) -> dict[str, float]:
+    """The scalars of :class:`ClinicalDiagnostics` for one state of a model."""
+    with recorded_norms(model) as norms:
+        own = mean_losses(model, [batch])["total_loss"]
+    others = mean_losses(model, [shuffled])["total_loss"]
+    losses = {"loss": own, "loss_shuffled": others, "loss_gain": others - own}
+    return {f"clinical/{name}": value for name, value in {**losses, **norms}.items()}
+
+
+@contextmanager
+def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
+    """Root mean squares of what meets where image and row are joined, of the last forward within the context.
+
+    ``fusion_<level>_image`` and ``fusion_<level>_row``: the image's map, and what the row brings to it (the clinical
+    map; of a fusion that reads the row itself, what it adds to the image's map).  ``roi_image`` and ``roi_row``: the
+    region's and the row's share of the first layer of the box head (of a cascade, with the stage behind it).
+    """
+    norms: dict[str, float] = {}
+    handles = []
+    for name, module in getattr(model, "module", model).named_modules():
+        if isinstance(module, FusedConvolution):
+            handles.append(module.fusion.register_forward_hook(_fusion_hook(norms, f"fusion_{name.split('.')[-1]}")))
+        elif isinstance(module, ConcatenatedLinear):
+            stage = "".join(f"_stage{part}" for part in name.split(".") if part.isdigit())
+            for part, key in ((module.region, f"roi_image{stage}"), (module.clinical, f"roi_row{stage}")):
+                handles.append(part.register_forward_hook(_output_hook(norms, key)))
+    try:
+        yield norms
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fusion_hook(norms: dict[str, float], key: str):
+    def record(fusion, inputs, output) -> None:
+        image, clinical = inputs
+        norms[f"{key}_image"] = _rms(image)
+        norms[f"{key}_row"] = _rms(output - image if fusion.reads_row else clinical)
+
+    return record
+
+
+def _output_hook(norms: dict[str, float], key: str):
+    def record(module, inputs, output) -> None:
+        norms[key] = _rms(output)
+
+    return record
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.detach().float().square().mean().sqrt()) if x.numel() else 0.0
