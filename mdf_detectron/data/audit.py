@@ -63,7 +63,7 @@ def _audit_one(root: Path, contents: dict, num_workers: int) -> Iterator[Finding
         path = root / "annotations" / f"{name}.json"
         try:
             splits[name] = json.loads(path.read_text(encoding="utf-8"))
-            splits[name]["images"], splits[name]["annotations"], splits[name]["categories"]  # noqa: B018
+            _require_keys(splits[name])
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield Finding("unreadable annotation file", f"{path}: not a COCO file ({error!r})")
             splits.pop(name, None)
@@ -77,6 +77,16 @@ def _audit_one(root: Path, contents: dict, num_workers: int) -> Iterator[Finding
         yield from _boxes(data)
     yield from _rows(root, images)
     yield from _times(images)
+
+
+def _require_keys(data: dict[str, Any]) -> None:
+    """``KeyError`` or ``TypeError`` where the file lacks what the audit goes by."""
+    for entries, keys in (("images", ("id", "file_name", "width", "height")), ("annotations", ("image_id",)),
+                          ("categories", ("id",))):  # fmt: skip
+        for number, entry in enumerate(data[entries]):
+            for key in keys:
+                if key not in entry:
+                    raise KeyError(f"{entries}[{number}] has no '{key}'")
 
 
 def _path(root: Path, name: str) -> Path:

@@ -110,6 +110,15 @@ def test_broken_files(folder):
     assert {f.kind for f in audit_folder(folder)} == {"unreadable annotation file", "no usable schema"}
 
 
+@pytest.mark.parametrize(
+    ("entries", "key"), [("images", "file_name"), ("images", "width"), ("annotations", "image_id")]
+)
+def test_entry_without_a_key(folder, entries, key):
+    edit(folder, "val", lambda d: d[entries][0].pop(key))
+    (finding,) = audit_folder(folder)
+    assert finding.kind == "unreadable annotation file" and f"{entries}[0] has no '{key}'" in finding.message
+
+
 def test_folds_are_audited_too(folder):
     fold = folder / "fold_0"
     shutil.copytree(folder / "annotations", fold / "annotations")

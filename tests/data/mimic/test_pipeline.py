@@ -1,5 +1,7 @@
 """The hand-written tree through the whole pipeline, in every layout, and the options."""
 
+import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +13,7 @@ from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.mimic.options import MimicOptions
 from mdf_detectron.data.mimic.pipeline import prepare_mimic
+from mdf_detectron.errors import SourceDataError
 from tests.data.mimic.golden import (
     CASES,
     CLEAN,
@@ -83,6 +86,21 @@ def test_report_counts(prepared):
     assert removed["temperature"] == {"outside 80 to 113 °F": 1}
     assert report["changed"] == {"boxes clamped to their film": 2}
     assert report["films_by_match"]["patient without a visit"] == 1
+    # what each split's share of it is adds up (every visit but the one that was not chosen)
+    for what, column, reason, count in (
+        ("changed", "temperature", "°C converted to °F", 1),
+        ("changed", "pain", "'n/10' read as n", 1),
+        ("removed", "sbp", "diastolic not below systolic: both removed", 2),
+    ):
+        by_split = [c[what].get(column, {}).get(reason, 0) for c in report["cleaning_by_split"].values()]
+        assert sum(by_split) == count
+    records = [split["patients"] for split in report["splits"].values()]
+    matches = [sum(split.values()) for split in report["records_by_match"].values()]
+    assert matches == records and sum(records) == len(CASES)
+    held = [split["Pleural abnormality"] for split in report["classes"].values()]
+    assert [sum(h[k] for h in held) for k in ("boxes", "records", "patients")] == [2, 2, 2]
+    held = [split["Atelectasis"] for split in report["classes"].values()]
+    assert [sum(h[k] for h in held) for k in ("boxes", "records", "patients")] == [3, 2, 2]
 
 
 def stage(report, name):
@@ -147,7 +165,13 @@ def test_discarded_and_lateral_readings(tmp_path):
     assert len(prepare(tmp_path / "b", tree, MimicOptions(view="all"))[0]) == 7
 
 
-def test_paper_protocol_leaks_and_says_so(tmp_path):
+def audit(folder, monkeypatch, capsys):
+    """Exit status and output of the tool."""
+    monkeypatch.setattr(sys, "argv", ["audit_dataset.py", str(folder)])
+    return runpy.run_path(str(REPOSITORY / "tools/audit_dataset.py"))["main"](), capsys.readouterr().out
+
+
+def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     cases = [Case(f"c{k}", ellipses=["10,20,110,220,1:Atelectasis"]) for k in range(12)]
     tree = Tree(cases)
     for index, case in enumerate(cases):
@@ -155,10 +179,21 @@ def test_paper_protocol_leaks_and_says_so(tmp_path):
     images, _, report = prepare(tmp_path, tree, MimicOptions(protocol="paper"))
     assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
     assert "leaks" in report["notes"][0]
-    kinds = {f.kind for f in audit_folder(tmp_path / "out")}
-    assert {"patient in several splits", "image in several splits"} <= kinds
+    assert [leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several")] == [
+        True
+    ] * 2
+    sides = {}
+    for image in images.values():
+        sides.setdefault(image["dicom_id"], set()).add(image["split"])
+    shared = {name for name, splits in sides.items() if len(splits) > 1}
+    findings = {f.kind: [g.message for g in audit_folder(tmp_path / "out") if g.kind == f.kind]
+                for f in audit_folder(tmp_path / "out")}  # fmt: skip
+    assert set(findings) == {"patient in several splits", "image in several splits"} and shared
+    assert len(findings["image in several splits"]) == len(shared)
+    status, text = audit(tmp_path / "out", monkeypatch, capsys)
+    assert status == 1 and all(f"image {name}.jpg is in " in text for name in shared)
     prepare(tmp_path / "patient", tree)
-    assert audit_folder(tmp_path / "patient" / "out") == []
+    assert audit(tmp_path / "patient" / "out", monkeypatch, capsys)[0] == 0
 
 
 def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
@@ -174,6 +209,24 @@ def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
     prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
     assert film.stat().st_ino == written  # other options, the same films: not decoded again
     assert not (tmp_path / "out.film_cache").exists()
+
+
+def test_resizing_goes_on_where_it_stopped(tmp_path):
+    source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
+    last = next(source.glob(f"**/{dicom(5)}.jpg"))
+    content = last.read_bytes()
+    last.unlink()
+    with pytest.raises(SourceDataError, match=f"no film .*{dicom(5)}.jpg"):
+        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
+    done = {film.name: film.stat().st_ino for film in (tmp_path / "out.film_cache/100").glob("*.png")}
+    assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
+    last.write_bytes(content)
+    changed = next(source.glob(f"**/{dicom(0)}.jpg"))
+    os.utime(changed, ns=(1, 1))  # another original than the one that was resized
+    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
+    now = {film.name: film.stat().st_ino for film in (tmp_path / "out/images").iterdir()}
+    assert len(now) == 6
+    assert {name for name in done if now[name] == done[name]} == {f"{dicom(k)}.png" for k in range(1, 5)}
 
 
 def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypatch):
