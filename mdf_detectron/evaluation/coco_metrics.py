@@ -78,6 +78,18 @@ def metric_values(matches: Matches, weights: np.ndarray | None = None) -> tuple[
     return list(columns), 100 * np.stack(list(columns.values()), axis=-1)
 
 
+def metric_patients(matches: Matches, patients: np.ndarray) -> np.ndarray:
+    """(M,) int64: patients with a region to be found, for each metric of :func:`metric_values`.
+
+    Args:
+        patients: (I,) number of each image's patient.
+    """
+    wanted = ~matches.gt_ignored
+    owner, category = patients[matches.gt_image[wanted]], matches.gt_category[wanted]
+    per_class = [len(np.unique(owner[category == k])) for k in range(len(matches.class_names))]
+    return np.concatenate([np.full(5, len(np.unique(owner))), np.repeat(per_class, 4)]).astype(np.int64)
+
+
 def evaluate_coco(
     annotations: str | Path | Mapping[str, Any] | GroundTruth | Any,
     predictions: str | Path | Sequence[Mapping[str, Any]] | Detections,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
 
-from mdf_detectron.evaluation.files import write_text
+from mdf_detectron.evaluation.files import png_of, write_bytes, write_text
 from mdf_detectron.evaluation.summary import HEADLINE
 from mdf_detectron.evaluation.tables import TABLE_TITLES, build_tables, estimate, p_text
 
@@ -79,11 +78,8 @@ def write_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, 
     written = [write_text(out / "tables" / f"{table.name}.csv", table.to_csv()) for table in tables]
     pictures: list[tuple[str, str, bytes]] = []
     for name, figure in charts.items():
-        image = _png(figure)
-        path = out / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-        written.append(path)
+        image = png_of(figure)
+        written.append(write_bytes(out / "figures" / f"{name}.png", image))
         pictures.append((chart_title(name, evaluation), f"figures/{name}.png", image))
     verdicts, facts = _verdicts(evaluation), _facts(evaluation)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -112,12 +108,6 @@ def chart_title(name: str, evaluation: dict[str, Any]) -> str:
     return CHART_TITLES.get(name, name)
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def _verdicts(evaluation: dict[str, Any]) -> list[str]:
     comparison = evaluation.get("comparison")
     if not comparison:
@@ -127,10 +117,9 @@ def _verdicts(evaluation: dict[str, Any]) -> list[str]:
     row = comparison["differences"][table][metric]
     if row["value"] is None:
         return [f"{second} against {first}: not defined, the dataset has no region to find."]
-    resamples = evaluation["models"][first]["protocol"]["num_resamples"]
     return [
         f"{second} against {first}: {comparison['verdict']}. {metric} of {TABLE_TITLES[table]} changes by "
-        f"{estimate(row)}, p {p_text(row['p_value'], resamples)}."
+        f"{estimate(row)}, p {p_text(row['p_value'], row['least_p'])}."
     ]
 
 
@@ -151,8 +140,9 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
     lines.append(
         f"At most {protocol['max_dets']} detections of an image and class. Intervals are 95 % and come from "
         f"{protocol['num_resamples']} resamples of the patients; they show the chance of the test set, not that of "
-        "training. IoBB is the share of the predicted box inside the annotated one: a small box can reach 1, so IoU is "
-        "shown beside it."
+        "training. AP is too high on small test sets; a model's intervals allow for it and reach further down than up. "
+        "IoBB is the share of the predicted box inside the annotated one: a small box can reach 1, so IoU is shown "
+        "beside it."
     )
     if data["images_without_patient_id"]:
         lines.append(

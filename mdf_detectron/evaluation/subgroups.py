@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, bootstrap, interval
+from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, metric_intervals
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 
 MISSING = "missing"
@@ -108,7 +108,6 @@ def subgroup_results(
 
 
 def _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed, highest) -> SubgroupResult:
-    weights = members.astype(np.float64)
     index = np.flatnonzero(members)
     numbers = np.unique(patients[index], return_inverse=True)[1]
 
@@ -117,9 +116,10 @@ def _subgroup(ground_truth, statistic, patients, column, name, members, num_resa
         spread[:, index] = member_weights
         return statistic(spread)
 
-    values = statistic(weights[None])[0]
-    low, high = interval(bootstrap(on_members, numbers, num_resamples, seed), values, bounds=(0.0, highest))
-    num_patients, num_regions = len(np.unique(numbers)), int((members[ground_truth.image] & ~ground_truth.crowd).sum())
+    wanted = ground_truth.image[members[ground_truth.image] & ~ground_truth.crowd]
+    num_patients, num_regions = len(np.unique(numbers)), len(wanted)
+    with_region = len(np.unique(patients[wanted]))
+    values, low, high = metric_intervals(on_members, numbers, with_region, num_resamples, seed, bounds=(0.0, highest))
     return SubgroupResult(
         column=column,
         group=name,

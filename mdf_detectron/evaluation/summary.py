@@ -17,16 +17,18 @@ from mdf_detectron.evaluation.bootstrap import (
     NUM_RESAMPLES,
     Statistic,
     bootstrap,
+    count_patients,
     interval,
-    paired_test,
+    metric_intervals,
     patients_of,
 )
-from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_values, task_settings
+from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_patients, metric_values, task_settings
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.files import finite_or_none
 from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
+from mdf_detectron.evaluation.paired_test import paired_test
 from mdf_detectron.evaluation.predictions import Detections
 from mdf_detectron.evaluation.subgroups import subgroup_results
 
@@ -93,24 +95,26 @@ def compare(
 
     Returns:
         ``{"verdict": "helps" | "harms" | "no difference shown", "differences": {table: {metric: {"first", "second",
-        "value", "low", "high", "p_value"}}}}``; the value is second minus first, and the verdict is on
-        :data:`HEADLINE`.
+        "value", "low", "high", "p_value", "least_p"}}}}``; the value is second minus first, the verdict is on
+        :data:`HEADLINE`, and no p can be smaller than the least one with so many resamples.
     """
     patients = patients_of(ground_truth)
     tasks = protocol.tasks or sorted(set(default_tasks(ground_truth, first)) & set(default_tasks(ground_truth, second)))
     differences: dict[str, dict[str, dict[str, float]]] = {}
     for name in task_settings(tasks):
         a, b = (_match(ground_truth, d, name, protocol) for d in (first, second))
-        test = paired_test(_statistic(a), _statistic(b), patients, protocol.num_resamples, protocol.seed)
+        sizes = metric_patients(a, patients)
+        test = paired_test(_statistic(a), _statistic(b), patients, sizes, protocol.num_resamples, protocol.seed)
         names, of_first = metric_values(a)
         of_second = metric_values(b)[1]
-        columns = (of_first, of_second, test.difference, test.low, test.high, test.p_value)
-        keys = ("first", "second", "value", "low", "high", "p_value")
+        columns = (of_first, of_second, test.difference, test.low, test.high, test.p_value, test.least_p)
+        keys = ("first", "second", "value", "low", "high", "p_value", "least_p")
         differences[name] = {
             metric: dict(zip(keys, map(float, row), strict=True))
             for metric, row in zip(names, np.stack(columns, axis=1), strict=True)
         }
-    return finite_or_none({"verdict": _verdict(differences[HEADLINE[0]][HEADLINE[1]]), "differences": differences})
+    verdict = _verdict(differences[HEADLINE[0]][HEADLINE[1]])
+    return finite_or_none({"verdict": verdict, "differences": differences})
 
 
 def _verdict(difference: dict[str, float]) -> str:
@@ -142,20 +146,20 @@ def _describe(ground_truth: GroundTruth, detections: Detections, patients: np.nd
     }
 
 
-def _estimates(
-    names: Iterable[str], values: np.ndarray, samples: np.ndarray, highest: float
-) -> dict[str, dict[str, float]]:
-    low, high = interval(samples, values, bounds=(0.0, highest))
+def _estimates(names: Iterable[str], values, low, high) -> dict[str, dict[str, float]]:
     return {
         name: {"value": float(v), "low": float(lo), "high": float(hi)}
         for name, v, lo, hi in zip(names, values, low, high, strict=True)
     }
 
 
+def _intervals(statistic: Statistic, patients: np.ndarray, sizes, protocol: Protocol, highest: float = 100.0):
+    return metric_intervals(statistic, patients, sizes, protocol.num_resamples, protocol.seed, bounds=(0.0, highest))
+
+
 def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, float]]:
-    names, values = metric_values(matches)
-    samples = bootstrap(_statistic(matches), patients, protocol.num_resamples, protocol.seed)
-    return _estimates(names, values, samples, highest=100.0)
+    sizes = metric_patients(matches, patients)
+    return _estimates(metric_values(matches)[0], *_intervals(_statistic(matches), patients, sizes, protocol))
 
 
 def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -165,7 +169,7 @@ def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[
     per_image = np.concatenate([per_image, per_image.sum(axis=1, keepdims=True)], axis=1)
     flat = per_image.reshape(-1, matches.num_images).T
     samples = bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed)
-    low, high = interval(samples, flat.sum(axis=0))
+    low, high = interval(samples, flat.sum(axis=0), count_patients(patients))
     low, high = low.reshape(3, -1), high.reshape(3, -1)
     return {
         name: {
@@ -194,9 +198,10 @@ def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, prot
             at_rates = sensitivity_at(marks, class_index=k, weights=weights)
             return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
 
-        values = statistic(np.ones((1, marks.num_images)))[0]
-        samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
-        estimates = _estimates([*map(str, FALSE_POSITIVE_RATES), "mean"], values, samples, highest=1.0)
+        chosen = slice(None) if k is None else marks.lesion_category == k
+        num_patients = len(np.unique(patients[marks.lesion_image[chosen]]))
+        names = [*map(str, FALSE_POSITIVE_RATES), "mean"]
+        estimates = _estimates(names, *_intervals(statistic, patients, num_patients, protocol, highest=1.0))
         chosen = _thin(len(false_positives))
         curves[name] = {
             "false_positives": false_positives[chosen].tolist(),
@@ -209,12 +214,10 @@ def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, prot
 
 def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> dict[str, Any]:
     out: dict[str, Any] = {"thresholds": SWEEP.round(4).tolist()}
+    num_patients = len(np.unique(patients[ground_truth.image[~ground_truth.crowd]]))
     for name in settings:
         statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
-        values = statistic(np.ones((1, ground_truth.num_images)))[0]
-        samples = bootstrap(statistic, patients, protocol.num_resamples, protocol.seed)
-        low, high = (ends.reshape(2, -1) for ends in interval(samples, values, bounds=(0.0, 100.0)))
-        values = values.reshape(2, -1)
+        values, low, high = (v.reshape(2, -1) for v in _intervals(statistic, patients, num_patients, protocol))
         out[name] = {
             metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}
             for m, metric in enumerate(("AP", "AR"))

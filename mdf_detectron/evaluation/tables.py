@@ -68,13 +68,14 @@ def estimate(one: dict[str, float | None], digits: int = 1) -> str:
     """Value and interval."""
     if one["value"] is None:
         return "–"
+    if one["low"] is None:
+        return f"{number(one['value'], digits)} (no interval)"
     return f"{number(one['value'], digits)} ({number(one['low'], digits)} to {number(one['high'], digits)})"
 
 
-def p_text(value: float | None, num_resamples: int) -> str:
+def p_text(value: float | None, least: float | None) -> str:
     """A bootstrap p value; it cannot be smaller than the number of resamples lets it."""
-    least = 2 / (num_resamples + 1)
-    if value is None:
+    if value is None or least is None:
         return "–"
     return f"≤ {least:.2g}" if value <= least * 1.0001 else f"{value:.2g}"
 
@@ -100,7 +101,7 @@ def _comparison(table: str, rows: dict[str, dict], models: list[str]) -> Table:
         title=f"{models[1]} minus {models[0]}: {TABLE_TITLES[table]}",
         header=["metric", *models, "difference", "p"],
         rows=[
-            [name, number(row["first"]), number(row["second"]), estimate(row), number(row["p_value"], 3)]
+            [name, number(row["first"]), number(row["second"]), estimate(row), p_text(row["p_value"], row["least_p"])]
             for name, row in rows.items()
         ],
         note="Same images, same resamples for both; p is two-sided and not corrected for the number of rows.",

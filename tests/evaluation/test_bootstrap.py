@@ -2,20 +2,25 @@ import warnings
 
 import numpy as np
 import pytest
-from evaluation_cases import random_case
+from evaluation_cases import dataset, random_case
 
 from mdf_detectron.evaluation.bootstrap import (
+    BIAS_PER_HALVING,
+    alpha_of_tail,
     bootstrap,
+    half_weights,
     interval,
-    mean_over_seeds,
-    paired_test,
+    metric_intervals,
     patients_of,
     resample_weights,
+    small_sample_bias,
+    tail_share,
 )
-from mdf_detectron.evaluation.coco_metrics import metric_values
+from mdf_detectron.evaluation.coco_metrics import metric_patients, metric_values
 from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import match
 from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.simulation import simulate
 
 
 def test_patients_come_whole():
@@ -44,7 +49,7 @@ def test_the_mean_has_its_known_spread():
     values = np.random.default_rng(0).normal(size=200)
     samples = bootstrap(lambda w: (w @ values / w.sum(axis=1))[:, None], np.arange(200), 4000)
     assert samples.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.05)
-    low, high = interval(samples, np.array([values.mean()]), bounds=(-1, 1))
+    low, high = interval(samples, np.array([values.mean()]), 200, bounds=(-1, 1))
     half = 1.96 * values.std() / np.sqrt(200)
     assert (low[0], high[0]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
@@ -85,54 +90,79 @@ def test_equals_matching_again():
         np.testing.assert_allclose(sample, statistic_of(resampled, found)[1](None), atol=1e-9)
 
 
-def test_paired_test_of_a_model_with_itself():
-    truth, statistic = statistic_of(*random_case(5, num_images=12))
-    outcome = paired_test(statistic, statistic, patients_of(truth), 100)
-    defined = np.isfinite(outcome.difference)
-    assert defined.any() and not defined.all()
-    assert (outcome.difference[defined] == 0).all() and (outcome.p_value[defined] == 1).all()
-    assert np.isnan(outcome.p_value[~defined]).all()
-
-
-def test_paired_test_sees_what_separate_intervals_do_not():
-    """Two noisy models that differ by a constant on every image."""
-    values = np.random.default_rng(0).normal(size=(100, 1))
-
-    def mean_of(v):
-        return lambda w: w @ v / w.sum(axis=1, keepdims=True)
-
-    outcome = paired_test(mean_of(values), mean_of(values + 0.05), np.arange(100), 500)
-    assert outcome.difference[0] == pytest.approx(0.05)
-    assert outcome.low[0] == pytest.approx(0.05) and outcome.high[0] == pytest.approx(0.05)
-    assert outcome.p_value[0] == pytest.approx(2 / 501)
-    low, high = interval(bootstrap(mean_of(values), np.arange(100), 500), values.mean(axis=0), bounds=(-1, 1))
-    assert high[0] - low[0] > 0.3
-
-
 def test_undefined_samples():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         samples = np.array([[np.nan, 1.0], [np.nan, np.nan], [np.nan, 3.0]])
-        low, high = interval(samples, np.array([np.nan, 2.0]), 1.0)
+        low, high = interval(samples, np.array([np.nan, 2.0]), 30, level=1.0)
         assert np.isnan(low[0]) and np.isnan(high[0]) and (low[1], high[1]) == (1.0, 3.0)
         assert resample_weights(np.zeros(0, dtype=int), 3, np.random.default_rng(0)).shape == (3, 0)
 
 
 def test_interval_by_hand():
-    """Samples 2 to 6 around 4 for a value of 3: bias 1, so the samples are moved down by 2."""
+    """Samples 2 to 6 with mean 4; value 3, bias 1: they are moved to 0 to 4, around 2."""
     samples = np.linspace(2, 6, 5)[:, None]
-    low, high = interval(samples, np.array([3.0]), 1.0)
+    low, high = interval(samples, np.array([3.0]), 30, bias=np.array([1.0]), level=1.0)
     assert (low[0], high[0]) == (0.0, 4.0)
-    assert interval(samples, np.array([3.0]), 1.0, bounds=(0.5, 3.5))[0][0] == 0.5
-    assert interval(samples, np.array([1.0]), 1.0)[1][0] == 1.0  # never without the value
+    low, high = interval(samples, np.array([3.0]), 30, widening=1.5, level=1.0)
+    assert (low[0], high[0]) == (0.0, 6.0)
+    assert interval(samples, np.array([3.0]), 30, level=1.0, bounds=(1.5, 4.5))[0][0] == 1.5
+    assert interval(samples, np.array([3.0]), 30, bias=np.array([9.0]), level=1.0)[1][0] == 3.0  # never without it
+    assert np.isnan(interval(samples, np.array([3.0]), 1)).all()
 
 
-def test_mean_over_seeds():
-    """1, 2, 3: standard deviation 1, t(0.975, 2) = 4.3027."""
-    summary = mean_over_seeds([1.0, 2.0, 3.0])
-    assert (summary["mean"], summary["std"], summary["runs"]) == (2.0, 1.0, 3)
-    assert summary["high"] - 2 == pytest.approx(4.302653 / np.sqrt(3))
-    single = mean_over_seeds([5.0])
-    assert single["mean"] == 5 and np.isnan(single["low"])
-    with pytest.raises(ValueError, match="no runs"):
-        mean_over_seeds([])
+def test_few_patients_have_wider_intervals():
+    """t(0.975, 9) = 2.26216, times the square root of 10/9: normal quantile 2.38453, a tail of 0.00855."""
+    assert tail_share(0.05, 10) == pytest.approx(0.00855, abs=1e-5)
+    assert tail_share(0.05, 100_000) == pytest.approx(0.025, abs=1e-5)
+    assert alpha_of_tail(tail_share(0.05, 10), 10) == pytest.approx(0.05)
+    samples = np.random.default_rng(0).normal(size=(20_000, 2))
+    low, high = interval(samples, np.zeros(2), np.array([10, 100_000]), bounds=(-9, 9))
+    assert (high - low) == pytest.approx([2 * 2.38453, 2 * 1.95996], rel=0.03)
+
+
+def test_halves_divide_the_patients():
+    patients = np.array([0, 1, 0, 2, 3, 4])
+    weights = half_weights(patients, 7, np.random.default_rng(0))
+    assert weights.shape == (14, 6) and set(weights.ravel()) == {0, 1}
+    assert (weights[:7] + weights[7:] == 1).all() and (weights[:, 0] == weights[:, 2]).all()
+    assert {len(set(patients[w == 1])) for w in weights} == {2, 3}
+
+
+def test_bias_of_the_variance():
+    """The plain variance of n draws is too low by σ²/n; of a half by 2 σ²/n: halving adds -σ²/n."""
+    values = np.random.default_rng(0).normal(size=100)
+
+    def variance_and_mean(w):
+        mean = w @ values / w.sum(axis=1)
+        return np.stack([w @ values**2 / w.sum(axis=1) - mean**2, mean], axis=1)
+
+    whole = np.array([values.var(), values.mean()])
+    bias = small_sample_bias(variance_and_mean, np.arange(100), whole, num_splits=2000)
+    # half of a finite set, drawn without replacement: E[var of a half] = var (1 - 1/50) 100/99
+    expected = values.var() * ((1 - 1 / 50) * 100 / 99 - 1)
+    assert bias[0] == pytest.approx(BIAS_PER_HALVING * expected, rel=0.15)
+    assert bias[1] == pytest.approx(0, abs=1e-12)  # both halves together have the mean of the whole
+    assert (small_sample_bias(variance_and_mean, np.zeros(100, dtype=int), whole) == 0).all()
+
+
+def test_intervals_of_metrics_allow_for_the_bias_of_small_test_sets():
+    annotations, (found,) = simulate(120, 3)
+    truth, statistic = statistic_of(annotations, found)
+    patients = patients_of(truth)
+    values, low, high = metric_intervals(statistic, patients, len(np.unique(patients)), 200)
+    np.testing.assert_array_equal(values, statistic(None))
+    assert (low <= values).all() and (values <= high).all()
+    assert values[0] - low[0] > 2 * (high[0] - values[0])  # AP: further down than up
+    assert values[4] - low[4] < 1.5 * (high[4] - values[4])  # AR50 is a share: no bias
+
+
+def test_patients_that_a_metric_rests_on():
+    """Class 1 has regions of patients 0 and 1, class 2 of patient 1; crowds do not count; class 3 has none."""
+    box = (0, 0, 10, 10)
+    annotations = dataset(
+        [(1, 1, box, 0), (2, 1, box, 0), (3, 1, box, 0), (3, 2, box, 0), (4, 2, box, 1)], num_images=5
+    )
+    truth, _ = statistic_of(annotations, [])
+    counts = metric_patients(match(truth, Detections.load([], truth)), np.array([0, 0, 1, 2, 3]))
+    assert counts.tolist() == [2] * 5 + [2] * 4 + [1] * 4 + [0] * 4
