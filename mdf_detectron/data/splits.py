@@ -67,7 +67,8 @@ def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Se
     """Part number (0 … len(fractions)−1) of each record, (R,) int64; a group is in one part only, no part is empty.
 
     Groups are dealt one by one, those with the rarest classes first (ties at random), each to the part that brings
-    the shares of records and of every class nearest to ``fractions`` (sum of squared differences).
+    the shares of records and of every class nearest to ``fractions`` (squared differences over the fraction, summed, so
+    that large and small parts fill up alike).
 
     Args:
         groups: patient of each record.
@@ -95,7 +96,7 @@ def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Se
     share, part = np.zeros((len(fractions), len(totals))), np.empty(len(held), dtype=np.int64)
     for place, group in enumerate(order):
         gain = held[group] / totals
-        change = ((share + gain - wanted) ** 2 - (share - wanted) ** 2).sum(axis=1)
+        change = (((share + gain - wanted) ** 2 - (share - wanted) ** 2) / wanted).sum(axis=1)
         empty = ~(share > 0).any(axis=1)
         if empty.sum() >= len(order) - place:  # the last groups go to the parts that have none
             change[~empty] = np.inf
