@@ -105,6 +105,8 @@ CASES = [
     Case("without_area", ellipses=["100,100,100,160,5:Atelectasis"]),
     Case("unlikely", ellipses=["100,100,150,160,2:Atelectasis"]),
     Case("header_only"),
+    Case("merge_thickening_alone", phase=1, ellipses=["10,20,110,220,4:Pleural thickening"],
+         boxes=[("Pleural abnormality", 10, 20, 100, 200)]),
 ]  # fmt: skip
 
 
