@@ -56,6 +56,7 @@ def test_every_film_finds_the_generators_visit(prepared, tree):
         assert RELATION_OF_MATCH[image["match"]] == film["relation"]
         assert image["stay_id"] == (None if pd.isna(film["stay_id"]) else film["stay_id"])
         assert image["clinical"]["age"] == film["age"]
+        assert pd.Timestamp(image["study_time"]) == pd.Timestamp(film["time"])  # to the millisecond
 
 
 def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):

@@ -162,7 +162,7 @@ def _write_truth(folder: Path, history: History, triage: Triage, readings: list[
     folder.mkdir()
     films, stays = history.films, history.visits["stay_id"].to_numpy()
     stay = pd.Series(np.where(films["visit"] >= 0, stays[films["visit"]], 0)).astype("Int64").replace(0, pd.NA)
-    columns = ["dicom_id", "subject_id", "relation", "overlapping", "age"]
+    columns = ["dicom_id", "subject_id", "time", "relation", "overlapping", "age"]
     films[columns].assign(stay_id=stay.to_numpy()).to_csv(folder / "films.csv", index=False)
     triage.clean.assign(dirty=triage.dirty).to_csv(folder / "rows.csv", index=False)
     boxes = [
