@@ -102,7 +102,9 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # AdamW's decay rates of its running mean and mean square of the gradient. A first layer's early gradients are
     # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
     cfg.SOLVER.BETAS = [0.9, 0.99]
-    # Learning-rate factor of the layers that read the row itself: the encoder, and the row's inputs of the box head.
+    # Learning-rate factor of the layers that read the row itself: the encoder, the row's inputs of the box head, the
+    # fusions FiLM, DAFT and CrossAttention, and the branch "repeat". Their inputs are few and their gradients noisy; at
+    # the rate of an image's layers they have not moved when the training ends.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
     # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
     # moves every weight by about the rate, so the output of a layer moves with its number of inputs (Yang et al.

@@ -7,9 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-CLINICAL_PARTS = ("clinical_encoder", "fc1.clinical")
-"""Parts of the names of the parameters that read the row itself; the spatializer and the clinical backbone behind it
-are as deep as the image's path and take its rate."""
+from mdf_detectron.modeling.clinical_branch import RepeatBranch
+from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
+from mdf_detectron.modeling.fusion import Fusion
+from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -43,16 +44,23 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
     """Learning-rate factor of each parameter that has one other than 1, by name.
 
-    ``SOLVER.CLINICAL_LR_FACTOR`` for :data:`CLINICAL_PARTS`; ``FULL_LR_FAN_IN`` / inputs for the weight of a fully
-    connected layer with more inputs than that.
+    ``SOLVER.CLINICAL_LR_FACTOR`` for the modules that read the row itself; ``FULL_LR_FAN_IN`` / inputs for the weight
+    of a fully connected layer with more inputs than that.
     """
     factors: dict[str, float] = {}
-    for name, _ in model.named_parameters():
-        if any(part in name for part in CLINICAL_PARTS):
-            factors[name] = cfg.SOLVER.CLINICAL_LR_FACTOR
     full = cfg.SOLVER.FULL_LR_FAN_IN
+    for name, module in model.named_modules():
+        if _reads_row(module):
+            factors |= {f"{name}.{part}": cfg.SOLVER.CLINICAL_LR_FACTOR for part, _ in module.named_parameters()}
+        elif isinstance(module, ConcatenatedLinear):
+            factors[f"{name}.clinical.weight"] = cfg.SOLVER.CLINICAL_LR_FACTOR
     for name, module in model.named_modules():
         if full and isinstance(module, nn.Linear) and module.in_features > full:
             weight = f"{name}.weight"
             factors[weight] = factors.get(weight, 1.0) * full / module.in_features
     return factors
+
+
+def _reads_row(module: nn.Module) -> bool:
+    """The spatializer and the clinical backbone are as deep as the image's path and take its rate."""
+    return isinstance(module, (ClinicalEncoder, RepeatBranch)) or (isinstance(module, Fusion) and module.reads_row)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.engine.optimizer import build_optimizer, lr_factors
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
@@ -34,6 +34,25 @@ def test_groups(name, small_config):
     }
     for parameter, rate in rates.items():
         assert groups[id(parameter)]["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("opts", "part"),
+    [
+        (["MODEL.FUSION.NAME", "FiLM"], "backbone.fusions.p4.fusion."),
+        (["MODEL.FUSION.NAME", "DAFT"], "backbone.fusions.p4.fusion."),
+        (["MODEL.FUSION.NAME", "CrossAttention"], "backbone.fusions.p4.fusion."),
+        (["MODEL.CLINICAL.BRANCH", "repeat"], "backbone.clinical_branch."),
+        (["MODEL.FUSION.NAME", "ConcatenationConv"], None),
+    ],
+)
+def test_what_reads_the_row_learns_faster(opts, part, small_config):
+    model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", "SOLVER.CLINICAL_LR_FACTOR", 3.0, *opts))
+    read = {name for name, factor in lr_factors(cfg, model).items() if factor > 1}
+    expected = {n for n, _ in model.named_parameters() if n.startswith("backbone.clinical_encoder.")}
+    if part:
+        expected |= {n for n, _ in model.named_parameters() if n.startswith(part)}
+    assert read >= {n for n in expected if "hidden.weight" not in n} and read <= expected
 
 
 def test_betas(small_config):
