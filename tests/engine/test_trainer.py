@@ -69,6 +69,28 @@ def test_baseline_trains_on_the_same_folder(tiny_config):
     assert "bbox_iobb" in results
 
 
+@pytest.mark.parametrize(
+    ("name", "opts"),
+    [
+        ("retinanet_mdf_net", ["MODEL.RETINANET.NUM_CLASSES", 2]),
+        ("cascade_mdf_net", ["MODEL.ROI_HEADS.NUM_CLASSES", 2]),
+        ("mdf_net_film", ["MODEL.ROI_HEADS.NUM_CLASSES", 2]),
+    ],
+)
+def test_other_detectors_train_and_evaluate_on_the_same_folder(name, opts, small_config, tiny_folder, tmp_path):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
+                "DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1]  # fmt: skip
+    opts = [*TINY, *datasets, "SOLVER.MAX_ITER", 2, "MODEL.SPATIALIZER.CHANNELS", 8, *opts]
+    cfg = small_config(f"mimic_eye/{name}.yaml", *opts, "OUTPUT_DIR", str(tmp_path))
+    check_datasets(cfg, ("tiny_cxr_train", "tiny_cxr_test"))
+    trainer, results = train(cfg)
+    assert results["bbox_iobb"].keys() >= {"AP50-bright", "AR50-dark"}
+    assert ("segm" in results) == cfg.MODEL.MASK_ON
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    assert json.dumps(evaluate_checkpoint(cfg)) == json.dumps(results)
+
+
 def test_a_checkpoint_of_other_columns_is_refused(tiny_config, tmp_path):
     cfg = tiny_config()
     MultimodalCheckpointer(build_model(cfg), str(tmp_path), cfg=cfg).save("m")
@@ -106,7 +128,7 @@ def test_loading_executes_no_code(tiny_config, tmp_path):
 
 
 def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path):
-    with pytest.raises(ConfigError, match="NUM_CLASSES is 5, but dataset 'tiny_cxr_train' has 2"):
+    with pytest.raises(ConfigError, match="ROI_HEADS.NUM_CLASSES is 5, but dataset 'tiny_cxr_train' has 2"):
         check_datasets(tiny_config("MODEL.ROI_HEADS.NUM_CLASSES", 5), ("tiny_cxr_train",))
     image = tiny_folder / "images" / "train_3.png"
     image.rename(image.with_suffix(".away"))

@@ -7,6 +7,8 @@ import torch
 from detectron2.modeling import GeneralizedRCNN, build_model
 from torch import nn
 
+from mdf_detectron.engine.optimizer import build_optimizer
+
 CONFIGS = ["mask_rcnn", "msf_net_1d", "msf_net_3d", "mdf_net"]
 
 
@@ -74,7 +76,8 @@ def test_parameter_counts_of_the_three_channel_model(small_config):
 
 def test_image_only_model_equals_detectron2s_own(small_config, make_batch, event_storage):
     torch.manual_seed(0)
-    cfg = small_config("synthetic_cxr/mask_rcnn.yaml", "MODEL.LOSS_WEIGHTING.NAME", "none")
+    opts = ["MODEL.LOSS_WEIGHTING.NAME", "none", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    cfg = small_config("synthetic_cxr/mask_rcnn.yaml", *opts)
     ours = build_model(cfg)
 
     class ImageBackbone(nn.Module):
@@ -97,15 +100,123 @@ def test_image_only_model_equals_detectron2s_own(small_config, make_batch, event
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
     batch = make_batch(cfg)
-    results = []
-    for model in (ours, stock):
+    losses = []
+    for model in (ours, stock):  # they share their parts, so that batch norm has seen the batch twice after this
         torch.manual_seed(1)
-        losses = model.train()(batch)
-        with torch.no_grad():
-            results.append((losses, model.eval()(batch)[0]["instances"]))
-    assert {k: v.item() for k, v in results[0][0].items()} == pytest.approx(
-        {k: v.item() for k, v in results[1][0].items()}, rel=1e-4
-    )
+        losses.append({name: loss.item() for name, loss in model.train()(batch).items()})
+    assert losses[0] == losses[1]
+    with torch.no_grad():
+        ours_found, stock_found = (model.eval()(batch)[0]["instances"] for model in (ours, stock))
+    assert_same_predictions(ours_found, stock_found)
+
+
+def assert_same_predictions(first, second):
+    assert len(first) > 0 and first.get_fields().keys() == second.get_fields().keys()
+    torch.testing.assert_close(first.pred_boxes.tensor, second.pred_boxes.tensor)
+    for field in ("scores", "pred_classes", "pred_masks"):
+        torch.testing.assert_close(first.get(field), second.get(field))
+
+
+def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, fit_encoder, event_storage):
+    """A few steps of training, then C = 0 and W_clinical = 0: what is left is Mask R-CNN with the same weights."""
+    torch.manual_seed(0)
+    opts = ["MODEL.FUSION.CONV", False, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    fused = fit_encoder(build_model(cfg := small_config("synthetic_cxr/mdf_net.yaml", *opts))).train()
+    optimizer, batch = build_optimizer(cfg, fused), make_batch(cfg)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(fused(batch).values()).backward()
+        optimizer.step()
+    state = {k.replace("fc1.region.", "fc1."): v for k, v in fused.state_dict().items()}
+    alone = build_model(small_config("synthetic_cxr/mask_rcnn.yaml", *opts))
+    incompatible = alone.load_state_dict(state, strict=False)
+    assert not incompatible.missing_keys
+    clinical = ("backbone.clinical_", "roi_heads.box_head.fc1.clinical.")
+    assert all(key.startswith(clinical) for key in incompatible.unexpected_keys)
+
+    with torch.no_grad():
+        with_row = fused.eval()(batch)[0]["instances"]
+        for parameter in fused.backbone.clinical_branch.backbone.conv.parameters():
+            parameter.zero_()
+        fused.roi_heads.box_head.fc1.clinical.weight.zero_()
+        zeroed, expected = fused(batch)[0]["instances"], alone.eval()(batch)[0]["instances"]
+    assert_same_predictions(zeroed, expected)
+    assert not torch.allclose(with_row.scores, zeroed.scores), "before, the row did play a part"
+
+
+def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
+    """The path of a study, paper sizes: Z^C, I, S, C, Z, the regions with the row behind them."""
+    cfg = small_config("mimic_eye/mdf_net.yaml")
+    model = fit_encoder(build_model(cfg)).eval()
+    backbone, shapes = model.backbone, {}
+
+    def record(name):
+        def hook(module, inputs, output):
+            output = next(iter(output.values())) if isinstance(output, dict) else output
+            shapes[name] = tuple(output.shape)
+
+        return hook
+
+    parts = {
+        "Z^C": backbone.clinical_encoder,
+        "I": backbone.image_backbone,
+        "S": backbone.clinical_branch.spatializer,
+        "C": backbone.clinical_branch.backbone,
+        "Z": backbone.fusions["p5"],
+        "regions": model.roi_heads.box_pooler,
+        "fc6": model.roi_heads.box_head.fc1,
+    }
+    for name, part in parts.items():
+        part.register_forward_hook(record(name))
+    with torch.no_grad():
+        model(make_batch(cfg, 1))
+    regions = shapes["regions"][0]
+    assert 0 < regions <= cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+    assert shapes == {
+        "Z^C": (1, 64), "I": (1, 64, 16, 16), "S": (1, 1, 512, 512), "C": (1, 64, 16, 16), "Z": (1, 64, 16, 16),
+        "regions": (regions, 64 * 7 * 7 + 64), "fc6": (regions, 64),
+    }  # fmt: skip
+
+
+def test_without_columns_the_model_is_the_image_only_one(small_config, make_batch):
+    opts = ["MODEL.CLINICAL.NUMERIC", [], "MODEL.CLINICAL.CATEGORICAL", [], "MODEL.CLINICAL.VOCABULARIES", []]
+    states = []
+    for name in ("mdf_net", "mask_rcnn"):
+        torch.manual_seed(0)
+        states.append(build_model(small_config(f"synthetic_cxr/{name}.yaml", *opts)).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("columns", [(["age"], []), ([], ["gender"])])
+def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, event_storage):
+    numeric, categorical = columns
+    opts = ["MODEL.CLINICAL.NUMERIC", numeric, "MODEL.CLINICAL.CATEGORICAL", categorical,
+            "MODEL.CLINICAL.VOCABULARIES", [["F", "M"]] * len(categorical)]  # fmt: skip
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    model = fit_encoder(build_model(cfg)).train()
+    assert model.backbone.clinical_encoder.output_dim == len(numeric) + 55 * len(categorical)
+    assert all(torch.isfinite(loss) for loss in model(make_batch(cfg)).values())
+
+
+def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, fit_encoder, event_storage):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_ROW", 0.999)
+    model, seen = fit_encoder(build_model(cfg)), []
+    model.backbone.clinical_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    batch = make_batch(cfg)
+    model.train()(batch)
+    model.eval()(batch)
+    (hidden, hidden_codes), (full, codes) = seen
+    assert torch.isnan(hidden).all() and (hidden_codes == -1).all()
+    assert torch.isnan(full).sum() == 1 and (codes == -1).sum() == 1  # as the batch has it
+
+
+def test_an_infinite_value_is_refused(small_config, make_batch, fit_encoder):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml")
+    model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
+    batch[1]["clinical_numeric"][2] = float("inf")
+    with pytest.raises(ValueError, match=r"input 1: clinical_numeric\[2\] is inf"):
+        model(batch)
 
 
 def test_an_input_without_a_row_is_refused(small_config, make_batch, fit_encoder):

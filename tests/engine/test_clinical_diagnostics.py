@@ -1,0 +1,85 @@
+"""Scalars of the clinical path: norms by hand, the loss with exchanged rows, and the whole training."""
+
+import json
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars, fixed_batches, recorded_norms
+from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.modeling.encoded_row import EncodedRow, RowLayout
+from mdf_detectron.modeling.fusion import FUSION_REGISTRY, FusedConvolution
+from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
+
+
+def test_norms_by_hand():
+    layout = RowLayout(1, (1,))
+    model = nn.ModuleDict(
+        {
+            "p4": FusedConvolution(FUSION_REGISTRY.get("ElementwiseSum")(1, layout), 1),
+            "p5": FusedConvolution(film := FUSION_REGISTRY.get("FiLM")(1, layout), 1),
+            "fc1": ConcatenatedLinear(nn.Linear(1, 1), 1),
+        }
+    )
+    film.scale_shift.bias.data[1] = 0.5  # adds one half everywhere
+    model["fc1"].region.weight.data.fill_(2.0)
+    model["fc1"].region.bias.data.zero_()
+    model["fc1"].clinical.weight.data.fill_(-4.0)
+    image = torch.tensor([[[[3.0, 4.0]]]])
+    with recorded_norms(model) as norms:
+        model["p4"](image, torch.tensor([[[[1.0, 7.0]]]]))
+        model["p5"](image, EncodedRow(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool)))
+        model["fc1"](torch.tensor([[3.0, 1.0], [4.0, 1.0]]))
+    rms = 12.5**0.5
+    assert norms == pytest.approx({
+        "fusion_p4_image": rms, "fusion_p4_row": 5.0, "fusion_p5_image": rms, "fusion_p5_row": 0.5,
+        "roi_image": 2 * rms, "roi_row": 4.0,
+    })  # fmt: skip
+    model["p4"](image, image * 100)
+    assert norms["fusion_p4_row"] == pytest.approx(5.0), "outside of the context nothing is recorded"
+
+
+def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config, make_batch, fit_encoder):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml")
+    batch = make_batch(cfg)
+    rows = [{k: v for k, v in x.items() if k.startswith("clinical")} for x in batch]
+    shuffled = [{**x, **row} for x, row in zip(batch, rows[::-1], strict=True)]
+    model = fit_encoder(build_model(cfg)).train()
+    scalars = clinical_scalars(model, batch, shuffled)
+    assert model.training
+    assert scalars["clinical/loss_gain"] == scalars["clinical/loss_shuffled"] - scalars["clinical/loss"] != 0
+    with torch.no_grad():
+        model.roi_heads.box_head.fc1.clinical.weight.zero_()
+        for parameter in model.backbone.clinical_branch.backbone.conv.parameters():
+            parameter.zero_()
+    blind = clinical_scalars(model, batch, shuffled)
+    assert blind["clinical/loss_gain"] == 0 == blind["clinical/fusion_p4_row"] == blind["clinical/roi_row"]
+    assert blind["clinical/roi_image"] > 0
+
+
+def test_training_writes_them(small_config, tiny_folder, tmp_path):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    cfg = small_config(
+        "synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "INPUT.IMAGE_SIZE", 64,
+        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.SPATIALIZER.NUM_STAGES", 6, "DATASETS.TRAIN", ("tiny_cxr_train",),
+        "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "CLINICAL_DIAGNOSTICS.PERIOD", 2,
+        "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4, "OUTPUT_DIR", str(tmp_path),
+    )  # fmt: skip
+    batch, shuffled = fixed_batches(cfg)
+    assert len({x["patient_id"] for x in batch}) == len(batch) == 4
+    assert all(len(x["instances"]) for x in batch), "films with findings come first"
+    for own, other in zip(batch, shuffled, strict=True):
+        assert own["patient_id"] == other["patient_id"] and own["clinical"] != other["clinical"]
+        assert torch.equal(own["image"], other["image"])
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    (last,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    names = {n for n in last if n.startswith("clinical/")}
+    losses = {f"clinical/{n}" for n in ("loss", "loss_shuffled", "loss_gain")}
+    assert names == losses | {f"clinical/{n}" for n in ("fusion_p4_image", "fusion_p4_row", "roi_image", "roi_row")}
+    assert trainer.storage.history("clinical/loss").values()[0][1] == 1, "after the second iteration, and the last"
+    assert len(trainer.storage.history("clinical/loss").values()) == 2
