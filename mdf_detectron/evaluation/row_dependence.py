@@ -88,7 +88,24 @@ def permute_rows(
 def remove_rows(records: Sequence[Record], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """New records in which the named columns (None: all) are missing."""
     columns = _checked(records, columns)
-    return [{**r, "clinical": {**(r.get("clinical") or {}), **dict.fromkeys(columns)}} for r in records]
+    return [_without(r, columns) for r in records]
+
+
+def hide_cells(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
+    """New records in each of which a random ``share`` of the columns is missing (rounded to whole columns).
+
+    Raises:
+        ValueError: a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share}")
+    columns, rng = clinical_column_names(records), np.random.default_rng(seed)
+    count = round(share * len(columns))
+    return [_without(r, rng.permutation(columns)[:count].tolist()) for r in records]
+
+
+def _without(record: Record, columns: Sequence[str]) -> dict[str, Any]:
+    return {**record, "clinical": {**(record.get("clinical") or {}), **dict.fromkeys(columns)}}
 
 
 def row_dependence(

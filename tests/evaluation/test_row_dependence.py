@@ -5,6 +5,7 @@ import pytest
 from mdf_detectron.evaluation.row_dependence import (
     ALL_COLUMNS,
     REMOVED,
+    hide_cells,
     permute_rows,
     remove_rows,
     row_dependence,
@@ -41,6 +42,19 @@ def test_one_column():
 def test_removed():
     assert remove_rows(make_records(1), ["age"])[0]["clinical"] == {"age": None, "sex": "s0"}
     assert remove_rows(make_records(1))[0]["clinical"] == {"age": None, "sex": None}
+
+
+def test_hidden_cells():
+    records = [{"image_id": i, "clinical": dict.fromkeys("abcd", i)} for i in range(400)]
+    hidden = [{c for c, v in r["clinical"].items() if v is None} for r in hide_cells(records, 0.5, seed=1)]
+    assert {len(h) for h in hidden} == {2}
+    assert len({frozenset(h) for h in hidden}) == 6  # every pair of columns
+    assert all(sum(c in h for h in hidden) == pytest.approx(200, abs=40) for c in "abcd")
+    assert hide_cells(records, 0.5, seed=1) == hide_cells(records, 0.5, seed=1) and records[0]["clinical"]["a"] == 0
+    assert hide_cells(records, 0.0) == records and hide_cells(records, 1.0) == remove_rows(records)
+    assert hide_cells([{"image_id": 1}], 0.5) == [{"image_id": 1, "clinical": {}}]
+    with pytest.raises(ValueError, match="share must be"):
+        hide_cells(records, 1.5)
 
 
 def test_losses_of_a_model_that_reads_age_only():

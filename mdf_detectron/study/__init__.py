@@ -1,0 +1,1 @@
+"""Studies: many trainings on the synthetic set at one budget, compared in one table."""

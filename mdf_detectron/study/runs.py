@@ -1,0 +1,94 @@
+"""One run of a study: train a variant, then score it with the rows as they are, halved, removed and exchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdf_detectron.data.build import records_of
+from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.engine.inference import evaluate_records, load_model
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.evaluation.row_dependence import hide_cells, permute_rows, remove_rows
+from mdf_detectron.study.variants import VARIANTS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATASET = "synthetic_cxr"
+ROW_STATES = {
+    "full": lambda records: list(records),
+    "half": lambda records: hide_cells(records, 0.5),
+    "none": remove_rows,
+    "shuffled": permute_rows,
+}
+"""What happens to the rows of the test split: nothing, half of each row's cells hidden, all hidden, exchanged."""
+
+
+def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads: int) -> dict[str, Any]:
+    """Train and score; what is there already is taken as it is, so that a study that was stopped goes on.
+
+    Args:
+        name: of :data:`VARIANTS`.
+        seed: of the training.
+        out: folder of the study, with the prepared folder in it.
+        opts: overrides of every run.
+
+    Returns:
+        ``{"variant", "seed", "seconds_per_iteration", "rows": {state: {task: {metric: value}}}}``, also written to
+        ``<out>/<name>/seed_<seed>/study.json``.
+    """
+    folder = Path(out) / name / f"seed_{seed}"
+    result = folder / "study.json"
+    asked = {"opts": [str(x) for x in opts]}
+    if result.is_file():
+        found = json.loads(result.read_text(encoding="utf-8"))
+        if found["asked"] == asked:
+            return found
+    torch.set_num_threads(num_threads)
+    _train(name, seed, folder, Path(out), opts, num_threads)
+    found = {
+        "variant": name,
+        "seed": seed,
+        "asked": asked,
+        "seconds_per_iteration": _seconds_per_iteration(folder / "metrics.json"),
+        "rows": _score(name, folder, Path(out) / DATASET, opts),
+    }
+    write_json(result, found)
+    return found
+
+
+def _train(name: str, seed: int, folder: Path, out: Path, opts: Sequence[str], num_threads: int) -> None:
+    variant = VARIANTS[name]
+    command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(variant.config_file)]
+    command += [*variant.opts, "SEED", str(seed), *opts, "OUTPUT_DIR", str(folder)]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(out), "OMP_NUM_THREADS": str(num_threads)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.json"):
+        stale.unlink()
+    with open(folder / "output.txt", "w", encoding="utf-8") as log:
+        code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise UserError(f"training of {name}, seed {seed}, failed; see {folder / 'output.txt'}")
+
+
+def _score(name: str, folder: Path, dataset: Path, opts: Sequence[str]) -> dict[str, Any]:
+    register_prepared_folder(dataset, DATASET)
+    variant, test = VARIANTS[name], f"{DATASET}_test"
+    cfg = load_config(variant.config_file, ["MODEL.DEVICE", "cpu", *variant.opts, *opts])
+    model, records = load_model(cfg, folder / "model_final.pth"), records_of([test])
+    states = ROW_STATES if model.backbone.clinical_encoder is not None else {"full": ROW_STATES["full"]}
+    return {state: evaluate_records(cfg, model, test, change(records)) for state, change in states.items()}
+
+
+def _seconds_per_iteration(path: Path) -> float:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return float(np.median([line["time"] for line in lines if "time" in line]))
