@@ -1,8 +1,9 @@
 """Prepared dataset folders in Detectron2's catalogs.
 
-Importing :mod:`mdf_detectron` registers ``<name>_{train,val,test}`` for the known folder names below
-``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked for, so neither an
-absent nor a broken folder disturbs an import; a dataset's classes are in its metadata once it has been loaded.
+Importing :mod:`mdf_detectron` registers ``<name>_{train,val,test}`` for the known folder names, and for every
+prepared folder, below ``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked
+for, so neither an absent nor a broken folder disturbs an import; a dataset's classes are in its metadata once it has
+been loaded.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ class DatasetFormatError(UserError, ValueError):
 
 
 def register_all(root: str | Path | None = None) -> None:
-    """Register the known datasets below ``root`` (default ``$DETECTRON2_DATASETS`` or ``datasets``).
+    """Register the known names and every prepared folder below ``root``.
+
+    By default that is ``$DETECTRON2_DATASETS``, or ``datasets``.
 
     Cross-validation folders in them (``fold_0`` …) become ``<name>_fold_0_{train,val,test}``.
     """
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    for name in PREPARE_HINTS:
+    prepared = {path.parent.name for path in base.glob(f"*/{SCHEMA_FILE_NAME}")}
+    for name in sorted(prepared | PREPARE_HINTS.keys()):
         register_prepared_folder(base / name, name)
         for fold in sorted((base / name).glob("fold_*")):
             register_prepared_folder(fold, f"{name}_{fold.name}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema, ClinicalSchemaError, ClinicalValueError
 from mdf_detectron.data.prepared_folder import Flow, staged_folder
-from mdf_detectron.data.registration import DatasetFormatError, load_records, register_prepared_folder
+from mdf_detectron.data.registration import DatasetFormatError, load_records, register_all, register_prepared_folder
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
 
 SCHEMA = ClinicalSchema(
@@ -182,3 +182,16 @@ def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, 
     (tmp_path / "train.json").write_text(json.dumps(data))
     with pytest.raises(error, match=message):
         load_records(tmp_path / "train.json", tiny_folder / "images", tiny_folder / "clinical_schema.yaml")
+
+
+def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_path):
+    (tmp_path / "our_hospital").symlink_to(tiny_folder)
+    (tmp_path / "notes").mkdir()
+    register_all(tmp_path)
+    assert {"our_hospital_train", "our_hospital_test", "mimic_eye_val"} <= set(DatasetCatalog.list())
+    assert "notes_train" not in DatasetCatalog.list()
+    assert len(DatasetCatalog.get("our_hospital_val")) == 2
+    for split in ("train", "val", "test"):
+        DatasetCatalog.remove(f"our_hospital_{split}")
+        MetadataCatalog.remove(f"our_hospital_{split}")
+    register_all()
