@@ -109,12 +109,12 @@ def interval(
     values: np.ndarray,
     num_patients: int | np.ndarray,
     *,
-    bias: np.ndarray | float = 0.0,
+    bias: np.ndarray | None = None,
     widening: float = 1.0,
     level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, np.inf),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval around value - bias; it always holds the value.
+    """Percentile interval of the samples, or around value - bias; it always holds the value.
 
     The percentiles lie further out than the level says, by as much as Student's t is wider than the normal
     distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
@@ -123,8 +123,8 @@ def interval(
         samples: (R, M) of :func:`bootstrap`; undefined ones are left out.
         values: (M,) of the whole dataset.
         num_patients: patients that a metric rests on, one number or (M,); fewer than 2 have no interval.
-        bias: (M,) of :func:`small_sample_bias`.
-        widening: of the samples' spread.
+        bias: (M,) of :func:`small_sample_bias`; the samples' mean is moved to value - bias.
+        widening: of the samples' spread around that.
         bounds: range that the metrics cannot leave.
 
     Returns:
@@ -132,8 +132,9 @@ def interval(
     """
     values = np.asarray(values, dtype=np.float64)
     low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    columns = centered(samples, values - bias, widening).T
-    for m, (column, count) in enumerate(zip(columns, np.broadcast_to(num_patients, len(values)), strict=True)):
+    if bias is not None:
+        samples = widening * (samples - _mean(samples)) + values - bias
+    for m, (column, count) in enumerate(zip(samples.T, np.broadcast_to(num_patients, len(values)), strict=True)):
         defined = column[np.isfinite(column)]
         if len(defined) and np.isfinite(values[m]) and count >= 2:
             tail = tail_share(1 - level, count)
@@ -163,11 +164,6 @@ def metric_intervals(
     bias = small_sample_bias(statistic, patients, values, seed=seed)
     widening = float(np.hypot(1.0, BIAS_NOISE))
     return values, *interval(samples, values, num_patients, bias=bias, widening=widening, bounds=bounds)
-
-
-def centered(samples: np.ndarray, centers: np.ndarray, widening: float = 1.0) -> np.ndarray:
-    """(R, M) samples, moved so that their means are the ``centers``, and spread by ``widening``."""
-    return widening * (samples - _mean(samples)) + centers
 
 
 def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,9 @@ def _from_dict(data: Mapping[str, Any], where: str) -> GroundTruth:
     image_index = {image["id"]: i for i, image in enumerate(images)}
     class_index = {category["id"]: i for i, category in enumerate(categories)}
     regions = data["annotations"]
-    for i, region in enumerate(regions):
-        _check_region(region, f"{where}: annotations[{i}]", image_index, class_index)
+    if not _all_plain(regions, image_index, class_index):  # something is odd: find the entry and say what
+        for i, region in enumerate(regions):
+            _check_region(region, f"{where}: annotations[{i}]", image_index, class_index)
     boxes = np.array([r["bbox"] for r in regions], dtype=np.float64).reshape(-1, 4)
     has_masks = bool(regions) and all(r.get("segmentation") for r in regions)
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in images}
@@ -142,6 +144,19 @@ def _sorted_by_id(entries: list[dict], where: str, kind: str) -> list[dict]:
     if doubled:
         raise AnnotationError(f"{where}: {kind} id {doubled[0]!r} is there twice ({len(doubled)} such ids)")
     return sorted(entries, key=lambda entry: (str(type(entry["id"])), entry["id"]))
+
+
+def _all_plain(regions: list, image_index: dict, class_index: dict) -> bool:
+    """Whether every region is as it should be, told without looking at each by itself."""
+    try:
+        known = all(r["image_id"] in image_index and r["category_id"] in class_index for r in regions)
+        boxes = [r["bbox"] for r in regions]
+        if not (known and set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}):
+            return False
+        values = np.fromiter(chain.from_iterable(boxes), np.float64, count=4 * len(boxes)).reshape(-1, 4)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return bool(np.isfinite(values).all() and (values[:, 2:] >= 0).all())
 
 
 def _check_region(region: Mapping[str, Any], entry: str, image_index: dict, class_index: dict) -> None:

@@ -199,10 +199,9 @@ def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
 
 def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the detections that count, sorted by image, class and falling score; and their ranks from 0."""
-    order = np.lexsort((-detections.scores, detections.category, detections.image))
-    image, category = detections.image[order], detections.category[order]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (image[1:] != image[:-1]) | (category[1:] != category[:-1])
+    group = detections.image * (detections.category.max(initial=0) + 1) + detections.category
+    order = np.lexsort((-detections.scores, group))
+    new = np.diff(group[order], prepend=-1) != 0
     position = np.arange(len(order))
     rank = position - np.maximum.accumulate(np.where(new, position, 0))
     return order[rank < max_dets], rank[rank < max_dets]

@@ -15,7 +15,6 @@ from mdf_detectron.evaluation.bootstrap import (
     Statistic,
     alpha_of_tail,
     bootstrap,
-    centered,
     interval,
 )
 
@@ -59,17 +58,16 @@ def paired_test(
     counts = np.broadcast_to(num_patients, len(difference))
     samples = bootstrap(lambda w: statistic_b(w) - statistic_a(w), patients, num_resamples, seed)
     low, high = interval(samples, difference, counts, level=level, bounds=(-np.inf, np.inf))
-    p_value = _two_sided_p(centered(samples, difference), counts)
+    p_value = _two_sided_p(samples, counts)
     return PairedTest(difference, low, high, p_value, _alpha(np.full(len(counts), 1 / (num_resamples + 1)), counts))
 
 
 def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(M,) from the share of resamples on the far side of 0, ties by half, never 0: one more than seen is assumed."""
+    """(M,) from the share of resamples at 0 or on its far side; never 0, as one more than seen is assumed."""
     defined = np.isfinite(samples)
     total = defined.sum(axis=0)
-    ties = 0.5 * (defined & (samples == 0)).sum(axis=0)
-    below = (defined & (samples < 0)).sum(axis=0) + ties
-    above = (defined & (samples > 0)).sum(axis=0) + ties
+    below = (defined & (samples <= 0)).sum(axis=0)
+    above = (defined & (samples >= 0)).sum(axis=0)
     tail = np.minimum(0.5, (np.minimum(below, above) + 1) / (total + 1))
     return np.where(total > 0, _alpha(tail, counts), np.nan)
 

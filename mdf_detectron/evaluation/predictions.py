@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,16 @@ def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, wher
             _scores(results, where),
         )
     image, category, scores = columns
-    sizes = [(image.get("height"), image.get("width")) for image in ground_truth.images]
-    has_masks = bool(results) and all(r.get("segmentation") for r in results)
+    masks = None
+    if results and all(r.get("segmentation") for r in results):
+        sizes = [(image.get("height"), image.get("width")) for image in ground_truth.images]
+        masks = [(r["segmentation"], *sizes[i]) for r, i in zip(results, image, strict=True)]
     return Detections(
         image=image,
         category=category,
         boxes=_boxes(results, where),
         scores=scores,
-        segmentations=[(r["segmentation"], *sizes[i]) for r, i in zip(results, image, strict=True)]
-        if has_masks
-        else None,
+        segmentations=masks,
     )
 
 
@@ -93,7 +94,7 @@ def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarr
         image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
         category = np.array([classes[r["category_id"]] for r in results], dtype=np.int64)
         values = [r["score"] for r in results]
-        plain = {type(v) for v in values} <= {int, float} and all("bbox" in r or "segmentation" in r for r in results)
+        plain = set(map(type, values)) <= {int, float} and all("bbox" in r or "segmentation" in r for r in results)
     except (KeyError, TypeError):
         return None
     scores = np.array(values if plain else [np.nan], dtype=np.float64)
@@ -132,7 +133,9 @@ def _hashable(value: Any) -> bool:
 def _boxes(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
     boxes = [r["bbox"] if "bbox" in r else _mask_box(r["segmentation"]) for r in results]
     try:
-        array = np.array(boxes, dtype=np.float64).reshape(len(results), 4)
+        if not set(map(type, boxes)) <= {list, tuple, np.ndarray} or not set(map(len, boxes)) <= {4}:
+            raise ValueError("a box that is no four numbers")
+        array = np.fromiter(chain.from_iterable(boxes), np.float64, count=4 * len(boxes)).reshape(-1, 4)
         good = bool(np.isfinite(array).all() and (array[:, 2:] >= 0).all())
     except (TypeError, ValueError):
         good = False

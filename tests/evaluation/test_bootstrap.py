@@ -104,9 +104,10 @@ def test_interval_by_hand():
     samples = np.linspace(2, 6, 5)[:, None]
     low, high = interval(samples, np.array([3.0]), 30, bias=np.array([1.0]), level=1.0)
     assert (low[0], high[0]) == (0.0, 4.0)
-    low, high = interval(samples, np.array([3.0]), 30, widening=1.5, level=1.0)
+    low, high = interval(samples, np.array([3.0]), 30, bias=np.zeros(1), widening=1.5, level=1.0)
     assert (low[0], high[0]) == (0.0, 6.0)
-    assert interval(samples, np.array([3.0]), 30, level=1.0, bounds=(1.5, 4.5))[0][0] == 1.5
+    assert interval(samples, np.array([3.0]), 30, level=1.0)[1][0] == 6.0
+    assert interval(samples, np.array([3.0]), 30, level=1.0, bounds=(2.5, 4.5)) == (2.5, 4.5)
     assert interval(samples, np.array([3.0]), 30, bias=np.array([9.0]), level=1.0)[1][0] == 3.0  # never without it
     assert np.isnan(interval(samples, np.array([3.0]), 1)).all()
 
