@@ -19,6 +19,7 @@ from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.files import write_json
 from mdf_detectron.evaluation.froc import CRITERIA
 from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.matching import AREAS
 from mdf_detectron.evaluation.plots import all_charts
 from mdf_detectron.evaluation.predictions import Detections
 from mdf_detectron.evaluation.registered import annotation_file
@@ -38,6 +39,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the models in the report")
     parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
     parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
+    parser.add_argument("--area", nargs="+", metavar="NAME", default=["all"],
+                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: regions that AP, AR and counts "
+                             "are about (default: all)")  # fmt: skip
+    parser.add_argument("--sweep", nargs=3, type=float, metavar=("FROM", "TO", "STEP"), default=(0, 1, 0.05),
+                        help="overlap thresholds of the threshold sweep (default: 0 1 0.05)")  # fmt: skip
     parser.add_argument("--froc-hit", choices=CRITERIA, default="iobb", help="what a hit is (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
@@ -61,6 +67,26 @@ def model_names(args: argparse.Namespace) -> list[str]:
     return names
 
 
+def area_of(words: list[str]) -> str | tuple[float, float]:
+    """The --area option."""
+    if len(words) == 1 and words[0] in AREAS:
+        return words[0]
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high:
+        raise UserError(f"--area {' '.join(words)}: give one of {', '.join(AREAS)}, or LOW HIGH with 0 ≤ LOW < HIGH")
+    return low, high
+
+
+def sweep_of(first: float, last: float, step: float) -> tuple[float, ...]:
+    """The --sweep option."""
+    if not 0 <= first < last <= 1 or not 0.001 <= step <= last - first:
+        raise UserError(f"--sweep {first:g} {last:g} {step:g}: give 0 ≤ FROM < TO ≤ 1 and a STEP of 0.001 to TO - FROM")
+    return tuple(round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1))
+
+
 def main() -> None:
     args = parse_args()
     names = model_names(args)
@@ -71,6 +97,8 @@ def main() -> None:
         num_resamples=args.resamples,
         seed=args.seed,
         froc_criterion=args.froc_hit,
+        area=area_of(args.area),
+        sweep=sweep_of(*args.sweep),
     )
     files = [args.predictions, *([args.compare] if args.compare else [])]
     found = [Detections.load(path, ground_truth) for path in files]

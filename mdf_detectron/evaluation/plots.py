@@ -44,7 +44,7 @@ def metric_intervals(models: Models) -> Figure:
     """AP50 by IoBB of each class, with intervals."""
     summary = next(iter(models.values()))
     regions = summary["dataset"]["regions"]
-    labels = [f"{name} ({count})" for name, count in regions.items()] + [f"{ALL} ({sum(regions.values())})"]
+    labels = [f"{_wrap(name, 30)} ({count})" for name, count in regions.items()] + [f"{ALL} ({sum(regions.values())})"]
     keys = [f"AP50-{name}" for name in regions] + ["AP50"]
     figure, axes = _figure(0.5 + 0.42 * len(keys) * (0.7 + 0.3 * len(models)) + 1.0)
     for m, (name, one) in enumerate(models.items()):
@@ -164,7 +164,7 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
     """Which class was taken for which; shade is the share of the truth's row."""
     labels, matrix = summary["confusion"]["labels"], np.array(summary["confusion"]["matrix"])
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 1.9 + 0.62 * len(labels)
+    side = max(4.0, 1.9 + 0.62 * len(labels))
     figure = Figure(figsize=(side + 0.3, side), layout="constrained", dpi=120)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -263,5 +263,5 @@ def _empty(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", color="#888888", transform=axes.transAxes)
 
 
-def _wrap(text: str, width: int = 22) -> str:
-    return "\n".join(textwrap.wrap(text, width)) or text
+def _wrap(text: str, width: int = 22, lines: int = 3) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text

@@ -137,6 +137,10 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
             f"{name}: {HEADLINE[1]} of {TABLE_TITLES[HEADLINE[0]]} {estimate(value)}; "
             f"{one['dataset']['detections']} detections."
         )
+    if protocol["area"] != "all":
+        area = protocol["area"]
+        area = area if isinstance(area, str) else f"{area[0]:g} to {area[1]:g} pixels²"
+        lines.append(f"AP, AR and counts are about regions of the area range {area}; FROC and confusion take all.")
     lines.append(
         f"At most {protocol['max_dets']} detections of an image and class. Intervals are 95 % and come from "
         f"{protocol['num_resamples']} resamples of the patients; they show the chance of the test set, not that of "

@@ -151,10 +151,10 @@ def _tertiles(numbers: np.ndarray) -> tuple[float, ...]:
 
 def _bands(numbers: np.ndarray, edges: Sequence[float]) -> dict[str, np.ndarray]:
     """Below the first edge, between two edges (the lower included), from the last on."""
-    bands = {f"< {edges[0]:g}": numbers < edges[0]}
+    bands = {f"< {edges[0]:.4g}": numbers < edges[0]}
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        bands[f"{low:g} – < {high:g}"] = (numbers >= low) & (numbers < high)
-    bands[f"≥ {edges[-1]:g}"] = numbers >= edges[-1]
+        bands[f"{low:.4g} – < {high:.4g}"] = (numbers >= low) & (numbers < high)
+    bands[f"≥ {edges[-1]:.4g}"] = numbers >= edges[-1]
     return bands
 
 

@@ -34,7 +34,9 @@ from mdf_detectron.evaluation.subgroups import subgroup_results
 
 ALL = "all"
 HEADLINE = ("bbox_iobb", "AP50")
-SWEEP = np.linspace(0, 1, 21)
+SWEEP = tuple(np.linspace(0, 1, 21).round(4).tolist())
+"""0 to 1 in steps of 0.05."""
+
 MAX_CURVE_POINTS = 400
 
 
@@ -48,6 +50,9 @@ class Protocol:
         num_resamples: bootstrap resamples.
         seed: of the bootstrap.
         froc_criterion: ``"iobb"``, ``"iou"`` (at 0.5) or ``"center"``.
+        area: range of region areas that AP, AR and counts are about, a name of
+            :data:`~mdf_detectron.evaluation.matching.AREAS` or (low, high) in pixels²; FROC and confusion take all.
+        sweep: overlap thresholds of the threshold sweep.
         tasks: of ``"bbox"`` and ``"segm"``; None: masks where both sides have them.
     """
 
@@ -56,6 +61,8 @@ class Protocol:
     num_resamples: int = NUM_RESAMPLES
     seed: int = 0
     froc_criterion: str = "iobb"
+    area: str | tuple[float, float] = "all"
+    sweep: tuple[float, ...] = SWEEP
     tasks: tuple[str, ...] | None = None
 
 
@@ -125,7 +132,8 @@ def _verdict(difference: dict[str, float]) -> str:
 
 def _match(ground_truth: GroundTruth, detections: Detections, table: str, protocol: Protocol, **options) -> Matches:
     iou_type, overlap = task_settings([table.split("_")[0]])[table]
-    return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, max_dets=protocol.max_dets, **options)
+    options = {"max_dets": protocol.max_dets, "area": protocol.area, **options}
+    return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, **options)
 
 
 def _statistic(matches: Matches) -> Statistic:
@@ -213,10 +221,10 @@ def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, prot
 
 
 def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> dict[str, Any]:
-    out: dict[str, Any] = {"thresholds": SWEEP.round(4).tolist()}
+    out: dict[str, Any] = {"thresholds": list(protocol.sweep)}
     num_patients = len(np.unique(patients[ground_truth.image[~ground_truth.crowd]]))
     for name in settings:
-        statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=SWEEP))
+        statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=list(protocol.sweep)))
         values, low, high = (v.reshape(2, -1) for v in _intervals(statistic, patients, num_patients, protocol))
         out[name] = {
             metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}

@@ -54,6 +54,7 @@ def build_tables(evaluation: dict[str, Any]) -> list[Table]:
     for model, summary in evaluation["models"].items():
         tables += [_metrics(model, table, rows, summary) for table, rows in summary["metrics"].items()]
         tables += [_counts(model, summary), _confusion(model, summary), _froc(model, summary)]
+        tables.append(_sweep(model, summary))
         if summary["subgroups"]:
             tables.append(_subgroups(model, summary))
     return tables
@@ -142,6 +143,26 @@ def _froc(model: str, summary: dict) -> Table:
             for name, curve in froc["curves"].items()
         ],
         note=f"A hit: {HIT_TEXTS[froc['criterion']]}. Healthy images count.",
+    )
+
+
+def _sweep(model: str, summary: dict) -> Table:
+    sweep = summary["sweep"]
+    names = [name for name in TABLE_TITLES if name in sweep]
+    rows = []
+    for t, threshold in enumerate(sweep["thresholds"]):
+        cells = [
+            estimate({key: sweep[name][metric][key][t] for key in ("value", "low", "high")})
+            for name in names
+            for metric in ("AP", "AR")
+        ]
+        rows.append([f"{threshold:g}", *cells])
+    return Table(
+        name=f"{_slug(model)}_threshold_sweep",
+        title=f"{model}: by overlap threshold",
+        header=["threshold", *(f"{metric}, {TABLE_TITLES[name]}" for name in names for metric in ("AP", "AR"))],
+        rows=rows,
+        note="× 100, mean over the classes that have regions; 95 % patient-level bootstrap intervals.",
     )
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 from evaluation_cases import dataset, random_case, random_cases, results
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from slow_reference import pycocotools_ap_ar, slow_ap_ar, slow_matches
 
 from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
@@ -76,21 +77,17 @@ def test_equals_loops(kind, case):
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @pytest.mark.parametrize("options", [{}, {"area": (0.0, 500.0)}, {"max_dets": 1}, {"max_dets": 100}])
-def test_equals_pycocotools(kind, options):
-    for seed in range(25):
-        annotations, predictions = random_case(seed, num_images=8)
-        for thresholds in (COCO_THRESHOLDS, SWEEP):
-            ap, ar = ap_ar(annotations, predictions, overlap=kind, thresholds=thresholds, **options)
-            expected = pycocotools_ap_ar(
-                annotations,
-                predictions,
-                kind,
-                thresholds,
-                options.get("max_dets", 10),
-                area=options.get("area", (0, 1e10)),
-            )
-            np.testing.assert_allclose(ap, expected[0], atol=1e-9)
-            np.testing.assert_allclose(ar, expected[1], atol=1e-9)
+@given(case=random_cases, sweep=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_equals_pycocotools(kind, options, case, sweep):
+    assume(case[1])  # pycocotools cannot read an empty list of results
+    thresholds = SWEEP if sweep else COCO_THRESHOLDS
+    ap, ar = ap_ar(*case, overlap=kind, thresholds=thresholds, **options)
+    expected = pycocotools_ap_ar(
+        *case, kind, thresholds, options.get("max_dets", 10), area=options.get("area", (0, 1e10))
+    )
+    np.testing.assert_allclose(ap, expected[0], atol=1e-9)
+    np.testing.assert_allclose(ar, expected[1], atol=1e-9)
 
 
 def with_masks(annotations, predictions, seed):
@@ -109,7 +106,7 @@ def with_masks(annotations, predictions, seed):
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 def test_masks_equal_pycocotools(kind):
-    for seed in range(10):
+    for seed in range(40):
         annotations, predictions = with_masks(*random_case(seed, num_images=6, crowds=False), seed)
         ap, ar = ap_ar(annotations, predictions, overlap=kind, iou_type="segm")
         found = [{k: v for k, v in p.items() if k != "bbox"} for p in predictions]

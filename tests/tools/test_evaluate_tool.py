@@ -1,0 +1,144 @@
+"""tools/evaluate.py and tools/plot_results.py: what they write, what is in it, and what mistakes get."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mdf_detectron.evaluation.coco_metrics import evaluate_coco
+from mdf_detectron.evaluation.simulation import simulate
+
+FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups"]
+
+
+def polygon(box):
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(annotations, weak predictions, strong predictions), with masks and rows; as data and as files."""
+    annotations, models = simulate(40, 3, skills=(0.5, 3.0), num_classes=2)
+    annotations["categories"][1]["name"] = (
+        "a <b>name</b> | with marks, and longer than any chart has room for it at all"
+    )
+    for n, image in enumerate(annotations["images"]):
+        image["clinical"] = {"age": 20 + n, "gender": "FM"[n % 2]} if n % 9 else None
+    for entry in [*annotations["annotations"], *models[0], *models[1]]:
+        entry["segmentation"] = polygon(entry["bbox"])
+    paths = [tmp_path / name for name in ("truth.json", "weak.json", "strong.json")]
+    for path, data in zip(paths, (annotations, *models), strict=True):
+        path.write_text(json.dumps(data))
+    return annotations, models, paths
+
+
+def test_everything_is_written(run, files, tmp_path):
+    annotations, (weak, strong), (truth, a, b) = files
+    out = tmp_path / "out"
+    printed = run("evaluate", "--annotations", truth, "--predictions", a, "--compare", b, "--out", out,
+                  "--resamples", 60)  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    for found, expected in ((metrics, weak), (metrics["compare"], strong)):
+        for table, values in evaluate_coco(annotations, expected).items():
+            assert {k: found[table][k] for k in values} == pytest.approx(values)
+    assert {"bbox_iobb", "bbox", "segm_iobb", "segm"} < set(metrics)
+    difference = metrics["comparison"]["differences"]["bbox_iobb"]["AP50"]
+    assert difference["value"] == pytest.approx(metrics["compare"]["bbox_iobb"]["AP50"] - metrics["bbox_iobb"]["AP50"])
+    assert metrics["comparison"]["verdict"] == "helps" and difference["low"] > 0 and difference["p_value"] < 0.05
+    assert "strong minus weak" in printed
+    for name in [*FILES, "confusion_1", "confusion_2"]:
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert page.count("data:image/png;base64,") == 8 and "http" not in page.replace("http-equiv", "")
+    assert "a &lt;b&gt;name" in page and "<b>name" not in page
+    assert 'name="viewport"' in page and "max-width: 100%" in page and "overflow-x: auto" in page
+    assert "strong against weak: helps" in text and "![For whom](figures/subgroups.png)" in text
+    assert {f"{m}_{t}.csv" for m in ("weak", "strong") for t in ("counts", "confusion", "froc", "threshold_sweep",
+            "subgroups", "metrics_segm")} <= {p.name for p in (out / "tables").iterdir()}  # fmt: skip
+    assert not list(out.rglob("*.partial"))
+
+
+def test_report_is_drawn_again_with_the_training_curves(run, files, tmp_path):
+    _, _, (truth, a, _) = files
+    out = tmp_path / "out"
+    run("evaluate", "--annotations", truth, "--predictions", a, "--out", out, "--resamples", 20, "--no-report")
+    assert not (out / "figures").exists() and "data:image" not in (out / "report.html").read_text()
+    log = tmp_path / "log.json"
+    log.write_text("\n".join(json.dumps({"iteration": i, "total_loss": 3 / (i + 1), "val/bbox_iobb/AP50": 10 + i})
+                             for i in range(5)))  # fmt: skip
+    run("plot_results", "--evaluation", out, "--training", log)
+    assert {p.stem for p in (out / "figures").iterdir()} == {*FILES, "confusion", "training"}
+    assert "Training: loss and generalization gap" in (out / "report.html").read_text()
+    run("plot_results", "--training", log, "--out", tmp_path / "curves")
+    assert (tmp_path / "curves" / "training.png").is_file()
+
+
+def test_area_and_sweep(run, files, tmp_path):
+    annotations, (weak, _), (truth, a, _) = files
+    out = tmp_path / "out"
+    run("evaluate", "--annotations", truth, "--predictions", a, "--out", out, "--resamples", 20, "--no-report",
+        "--area", 0, 6000, "--sweep", 0.5, 0.7, 0.1)  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    for table, values in evaluate_coco(annotations, weak, area=(0, 6000)).items():
+        assert {k: metrics[table][k] for k in values} == pytest.approx(values)
+    assert metrics["bbox_iobb"]["AP50"] != evaluate_coco(annotations, weak)["bbox_iobb"]["AP50"]
+    sweep = json.loads((out / "evaluation.json").read_text())["models"]["weak"]["sweep"]
+    assert sweep["thresholds"] == [0.5, 0.6, 0.7]
+    assert sweep["segm"]["AP"]["value"][0] == pytest.approx(metrics["segm"]["AP50"])
+    assert "area range 0 to 6000 pixels²" in (out / "report.md").read_text()
+
+
+def test_nothing_predicted_and_nothing_to_find(run, files, tmp_path):
+    annotations, _, (truth, _, _) = files
+    empty = tmp_path / "empty.json"
+    empty.write_text("[]")
+    run("evaluate", "--annotations", truth, "--predictions", empty, "--out", tmp_path / "none", "--resamples", 10)
+    assert json.loads((tmp_path / "none" / "metrics.json").read_text())["bbox_iobb"]["AP50"] == 0
+    truth.write_text(json.dumps({**annotations, "annotations": []}))
+    run("evaluate", "--annotations", truth, "--predictions", empty, "--compare", empty, "--names", "A", "B",
+        "--out", tmp_path / "healthy", "--resamples", 10)  # fmt: skip
+    metrics = json.loads((tmp_path / "healthy" / "metrics.json").read_text())
+    assert metrics["bbox_iobb"]["AP50"] is None and metrics["comparison"]["verdict"] == "no difference shown"
+    assert "not defined" in (tmp_path / "healthy" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--area", "huge"], "--area huge: give one of all, small, medium, large"),
+        (["--area", "9", "3"], "0 ≤ LOW < HIGH"),
+        (["--sweep", "0.9", "0.5", "0.1"], "--sweep 0.9 0.5 0.1: give 0 ≤ FROM < TO ≤ 1"),
+        (["--names", "A", "B"], "--names needs 1 different name"),
+        (["--predictions", "absent.json"], "absent.json: cannot be read"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, files, tmp_path, options, message):
+    _, _, (truth, a, _) = files
+    with pytest.raises(SystemExit, match=message):
+        run("evaluate", "--annotations", truth, "--predictions", a, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_an_evaluation(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"evaluation.json: cannot be read"):
+        run("plot_results", "--evaluation", tmp_path)
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"not written by tools/evaluate.py"):
+        run("plot_results", "--evaluation", tmp_path)
+
+
+def test_seeds(run, tmp_path):
+    for n, value in enumerate((20.0, 22.0, 24.0, 40.0, 43.0)):
+        (tmp_path / f"r{n}.json").write_text(json.dumps({"bbox_iobb": {"AP50": value, "AR50": value + 1}}))
+    r = [tmp_path / f"r{n}.json" for n in range(5)]
+    printed = run(
+        "compare_seeds", "--results", *r[:3], "--against", *r[3:], "--names", "A", "B", "--out", tmp_path / "o"
+    )
+    found = json.loads((tmp_path / "o" / "seeds.json").read_text())
+    assert found["models"]["A"]["bbox_iobb/AP50"]["mean"] == 22
+    assert found["differences"]["bbox_iobb/AP50"]["value"] == pytest.approx(np.mean([40, 43]) - 22)
+    assert "| bbox_iobb/AP50 | 22.0 ± 2.0 (17.0 to 27.0) |" in printed
+    assert (tmp_path / "o" / "seeds.png").is_file() and (tmp_path / "o" / "seeds.csv").is_file()
+    with pytest.raises(SystemExit, match="--names needs 1 different"):
+        run("compare_seeds", "--results", *r[:3], "--names", "A", "B", "--out", tmp_path / "o")
