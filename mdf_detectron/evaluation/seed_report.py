@@ -13,7 +13,7 @@ from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.ground_truth import read_json
 from mdf_detectron.evaluation.plots import COLORS, WIDTH
 from mdf_detectron.evaluation.seeds import difference_over_seeds, flat_metrics, mean_over_seeds
-from mdf_detectron.evaluation.tables import Table, number
+from mdf_detectron.evaluation.tables import Table
 
 
 class SeedResultsError(UserError, ValueError):
@@ -90,7 +90,7 @@ def seed_table(summary: dict[str, Any]) -> Table:
         row = [metric, *(_mean_text(one[metric]) for one in models.values())]
         if differences:
             d = differences[metric]
-            row += [_interval_text(d["value"], d["low"], d["high"]), number(_or_none(d["p_value"]), 3)]
+            row += [_interval_text(d["value"], d["low"], d["high"]), _p_text(d["p_value"])]
         rows.append(row)
     runs = ", ".join(f"{name}: {next(iter(one.values()))['runs']} runs" for name, one in models.items())
     return Table("seeds", "Over seeds", header, rows, f"{runs}; Student's t intervals (difference: Welch's), × 100.")
@@ -133,5 +133,7 @@ def _interval_text(value: float, low: float, high: float) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if np.isfinite(low) else f"{value:+.1f}"
 
 
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _p_text(value: float) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
