@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from mdf_detectron.data.build import records_of
 from mdf_detectron.data.registration import register_prepared_folder
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
-from mdf_detectron.engine.inference import evaluate_records, score_records
+from mdf_detectron.engine.inference import evaluate_records
 from mdf_detectron.engine.trainer import fit_clinical_statistics
 from mdf_detectron.evaluation.row_dependence import permute_rows, remove_rows
 
