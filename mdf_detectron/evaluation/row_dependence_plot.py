@@ -28,5 +28,5 @@ def row_dependence_chart(unchanged: float, changes: Sequence[RowDependence], met
     axes.set_axisbelow(True)
     axes.set_xlabel(f"loss of {metric} (× 100) when these values belong to another patient, or are removed")
     axes.set_title(f"What the clinical row is worth ({metric} {unchanged:.1f} with the rows as they are)", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure
