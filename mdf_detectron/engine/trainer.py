@@ -84,8 +84,8 @@ class MultimodalTrainer(DefaultTrainer):
         period = self.cfg.CLINICAL_DIAGNOSTICS.PERIOD
         if not period or not (fuses_3d(self.cfg) or fuses_1d(self.cfg)):
             return []
-        batch, shuffled = fixed_batches(self.cfg)
-        return [ClinicalDiagnostics(period=period, batch=batch, shuffled=shuffled)]
+        own, shuffled = fixed_batches(self.cfg)
+        return [ClinicalDiagnostics(period=period, own=own, shuffled=shuffled)]
 
     def _test_and_remember(self) -> OrderedDict:
         self._last_eval_results = self.test(self.cfg, self.model)

@@ -48,14 +48,14 @@ def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config,
     rows = [{k: v for k, v in x.items() if k.startswith("clinical")} for x in batch]
     shuffled = [{**x, **row} for x, row in zip(batch, rows[::-1], strict=True)]
     model = fit_encoder(build_model(cfg)).train()
-    scalars = clinical_scalars(model, batch, shuffled)
+    scalars = clinical_scalars(model, [batch], [shuffled])
     assert model.training
     assert scalars["clinical/loss_gain"] == scalars["clinical/loss_shuffled"] - scalars["clinical/loss"] != 0
     with torch.no_grad():
         model.roi_heads.box_head.fc1.clinical.weight.zero_()
         for parameter in model.backbone.clinical_branch.backbone.conv.parameters():
             parameter.zero_()
-    blind = clinical_scalars(model, batch, shuffled)
+    blind = clinical_scalars(model, [batch], [shuffled])
     assert blind["clinical/loss_gain"] == 0 == blind["clinical/fusion_p4_row"] == blind["clinical/roi_row"]
     assert blind["clinical/roi_image"] > 0
 
@@ -68,7 +68,9 @@ def test_training_writes_them(small_config, tiny_folder, tmp_path):
         "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "CLINICAL_DIAGNOSTICS.PERIOD", 2,
         "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4, "OUTPUT_DIR", str(tmp_path),
     )  # fmt: skip
-    batch, shuffled = fixed_batches(cfg)
+    own_batches, shuffled_batches = fixed_batches(cfg)
+    assert [len(b) for b in own_batches] == [2, 2], "in batches of the training's size"
+    batch, shuffled = sum(own_batches, []), sum(shuffled_batches, [])
     assert len({x["patient_id"] for x in batch}) == len(batch) == 4
     assert all(len(x["instances"]) for x in batch), "films with findings come first"
     for own, other in zip(batch, shuffled, strict=True):

@@ -17,34 +17,36 @@ from mdf_detectron.evaluation.row_dependence import permute_rows
 from mdf_detectron.modeling.fusion import FusedConvolution
 from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
 
+Batches = Sequence[list[dict[str, Any]]]
+
 
 class ClinicalDiagnostics(HookBase):
     """Writes ``clinical/...`` scalars every ``period`` iterations and after the last one.
 
-    ``clinical/loss`` and ``clinical/loss_shuffled`` are the total loss of a fixed batch, the network as at inference,
-    with its own rows and with the rows of other patients; ``clinical/loss_gain`` is what the own rows save.
+    ``clinical/loss`` and ``clinical/loss_shuffled`` are the total loss of fixed batches, the network as at inference,
+    with their own rows and with the rows of other patients; ``clinical/loss_gain`` is what the own rows save.
     The rest are :func:`recorded_norms`.
 
     Args:
         period: iterations.
-        batch: mapped training inputs, the same at every call.
+        own: batches of mapped training inputs, the same at every call.
         shuffled: the same inputs with the rows of other patients.
     """
 
-    def __init__(self, *, period: int, batch: Sequence[dict[str, Any]], shuffled: Sequence[dict[str, Any]]) -> None:
-        self._period, self._batch, self._shuffled = period, list(batch), list(shuffled)
+    def __init__(self, *, period: int, own: Batches, shuffled: Batches) -> None:
+        self._period, self._own, self._shuffled = period, own, shuffled
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or done % self._period == 0:
-            scalars = clinical_scalars(self.trainer.model, self._batch, self._shuffled)
+            scalars = clinical_scalars(self.trainer.model, self._own, self._shuffled)
             self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
 
 
-def fixed_batches(cfg: CfgNode) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The batch of ``CLINICAL_DIAGNOSTICS`` with its own rows and with exchanged ones, mapped.
+def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
+    """The images of ``CLINICAL_DIAGNOSTICS`` with their own rows and with exchanged ones, in batches of the training's.
 
-    It has at most one image of a patient, and films with findings come first.
+    There is at most one image of a patient, and films with findings come first.
 
     Raises:
         ConfigError: a train split of a single patient.
@@ -56,15 +58,20 @@ def fixed_batches(cfg: CfgNode) -> tuple[list[dict[str, Any]], list[dict[str, An
     if len(chosen) < 2:
         raise ConfigError("CLINICAL_DIAGNOSTICS exchanges rows between patients: the train split needs two of them")
     mapper = build_loss_mapper(cfg, cfg.DATASETS.TRAIN[0])
-    return [mapper(r) for r in chosen], [mapper(r) for r in permute_rows(chosen)]
+    size = cfg.SOLVER.IMS_PER_BATCH
+
+    def batches(of: Sequence[dict[str, Any]]) -> Batches:
+        return [[mapper(r) for r in of[i : i + size]] for i in range(0, len(of), size)]
+
+    return batches(chosen), batches(permute_rows(chosen))
 
 
-def clinical_scalars(model: nn.Module, batch: list[dict], shuffled: list[dict]) -> dict[str, float]:
+def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[str, float]:
     """The scalars of :class:`ClinicalDiagnostics` for one state of a model."""
     with recorded_norms(model) as norms:
-        own = mean_losses(model, [batch])["total_loss"]
-    others = mean_losses(model, [shuffled])["total_loss"]
-    losses = {"loss": own, "loss_shuffled": others, "loss_gain": others - own}
+        loss = mean_losses(model, own)["total_loss"]
+    exchanged = mean_losses(model, shuffled)["total_loss"]
+    losses = {"loss": loss, "loss_shuffled": exchanged, "loss_gain": exchanged - loss}
     return {f"clinical/{name}": value for name, value in {**losses, **norms}.items()}
 
 
