@@ -18,7 +18,7 @@ from mdf_detectron.data.registration import register_prepared_folder
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.inference import evaluate_records, load_model
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.evaluation.files import finite_or_none, write_json
 from mdf_detectron.evaluation.row_dependence import hide_cells, permute_rows, remove_rows
 from mdf_detectron.study.variants import VARIANTS
 
@@ -55,13 +55,15 @@ def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads
             return found
     torch.set_num_threads(num_threads)
     _train(name, seed, folder, Path(out), opts, num_threads)
-    found = {
-        "variant": name,
-        "seed": seed,
-        "asked": asked,
-        "seconds_per_iteration": _seconds_per_iteration(folder / "metrics.json"),
-        "rows": _score(name, folder, Path(out) / DATASET, opts),
-    }
+    found = finite_or_none(
+        {
+            "variant": name,
+            "seed": seed,
+            "asked": asked,
+            "seconds_per_iteration": _seconds_per_iteration(folder / "metrics.json"),
+            "rows": _score(name, folder, Path(out) / DATASET, opts),
+        }
+    )
     write_json(result, found)
     return found
 
