@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from mdf_detectron.modeling.loss_weighting import build_loss_weighting
 from mdf_detectron.modeling.multimodal_input import MultimodalInput
 
 
 class MultimodalMixin:
-    """Put before a meta-architecture of Detectron2.
+    """Put before a meta-architecture of Detectron2; the class then names its losses in ``loss_names``.
 
     The list of images that ``preprocess_image`` returns carries a :class:`MultimodalInput` in the place of its
     tensor; the forward of the parent hands it to the backbone unread.
     """
 
-    loss_weighting: nn.Module | None
+    @configurable
+    def __init__(self, *, loss_weighting: nn.Module | None = None, **parts):
+        super().__init__(**parts)
+        self.loss_weighting = loss_weighting
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode):
+        return {**super().from_config(cfg), "loss_weighting": build_loss_weighting(cfg, cls.loss_names(cfg))}
+
+    @staticmethod
+    def loss_names(cfg: CfgNode) -> list[str]:
+        """Names of the losses that the parent gives in training."""
+        raise NotImplementedError
 
     def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
         """Normalize and pad the images, and stack the rows.

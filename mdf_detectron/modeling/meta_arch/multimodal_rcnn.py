@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from torch import nn
 
-from mdf_detectron.modeling.loss_weighting import build_loss_weighting
 from mdf_detectron.modeling.meta_arch.multimodal_mixin import MultimodalMixin
 
 
@@ -18,17 +16,12 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
     ``clinical_categorical`` ((B,) long, -1 where missing).
     """
 
-    @configurable
-    def __init__(self, *, loss_weighting: nn.Module | None = None, **parts):
-        super().__init__(**parts)
-        self.loss_weighting = loss_weighting
-
-    @classmethod
-    def from_config(cls, cfg):
-        names = ["loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"]
+    @staticmethod
+    def loss_names(cfg: CfgNode) -> list[str]:
+        """Of the proposals, of the boxes (of every stage of a cascade) and of the masks, if there are any."""
+        names = ["loss_rpn_cls", "loss_rpn_loc"]
+        stages = [""]
         if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:
-            stages = range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))
-            names = names[:2] + [f"{n}_stage{k}" for k in stages for n in ("loss_cls", "loss_box_reg")]
-        if cfg.MODEL.MASK_ON:
-            names.append("loss_mask")
-        return {**super().from_config(cfg), "loss_weighting": build_loss_weighting(cfg, names)}
+            stages = [f"_stage{k}" for k in range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))]
+        names += [f"{name}{stage}" for stage in stages for name in ("loss_cls", "loss_box_reg")]
+        return [*names, "loss_mask"] if cfg.MODEL.MASK_ON else names
