@@ -132,11 +132,11 @@ def _add_validation(cfg: CfgNode) -> None:
 
 def _add_diagnostics(cfg: CfgNode) -> None:
     d = cfg.CLINICAL_DIAGNOSTICS = CfgNode()
-    # Every so many iterations, and after the last, clinical/... scalars are written: the loss of a fixed batch with its
-    # own rows and with exchanged ones, and the size of each path where they are joined. 0: never.
+    # Every so many iterations, and after the last, clinical/... scalars are written: the loss of fixed images with
+    # their own rows and with exchanged ones, and the size of each path where they are joined. 0: never.
     d.PERIOD = 0
-    # Images of the fixed batch, of the train split.
-    d.NUM_IMAGES = 8
+    # So many fixed images of the train split, one a patient.
+    d.NUM_IMAGES = 32
 
 
 def has_columns(cfg: CfgNode) -> bool:

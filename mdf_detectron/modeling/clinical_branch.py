@@ -5,16 +5,21 @@ Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.backbone.image_backbone import build_image_backbone
+from mdf_detectron.modeling.backbone.timm_backbone import TimmBackbone
 from mdf_detectron.modeling.spatializer import Spatializer
 
+START_SCALE = 0.1
+"""Of the weights of the layers that give the maps, against their usual initialization."""
 Size = tuple[int, int]
 
 
@@ -48,6 +53,10 @@ class ClinicalBranch(nn.Module):
         """:meth:`forward` without its care for number formats."""
         raise NotImplementedError
 
+    def start_near(self, neutral: float) -> None:
+        """Make the maps of the untrained branch lie near ``neutral``, where the layers that give them are known."""
+        raise NotImplementedError
+
 
 class DeconvolutionBranch(ClinicalBranch):
     """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
@@ -65,6 +74,14 @@ class DeconvolutionBranch(ClinicalBranch):
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
         return self.backbone(self.spatializer(encoded, image_size))
+
+    def start_near(self, neutral: float) -> None:
+        """For this project's backbone, and for a pyramid without norms."""
+        layers = [self.backbone.conv] if isinstance(self.backbone, TimmBackbone) else []
+        if isinstance(self.backbone, FPN):
+            top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
+            layers = [layer for layer in (*self.backbone.output_convs, *top[-1:]) if layer.bias is not None]
+        _start_near(layers, neutral)
 
 
 class RepeatBranch(ClinicalBranch):
@@ -86,19 +103,31 @@ class RepeatBranch(ClinicalBranch):
             for name, projection in self.projections.items()
         }
 
+    def start_near(self, neutral: float) -> None:
+        """See the base."""
+        _start_near(self.projections.values(), neutral)
+
 
 class CompactBranch(ClinicalBranch):
-    """Deconvolved straight to the size of the finest feature map: no pseudo-image, no second backbone.
+    """Deconvolved straight to the size of the finest feature map, beside the repeated row: no second backbone.
+
+    The repeated row is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
+    norm stands in the place of the paper's batch norm: on maps as small as these, batch norm makes the code of a row
+    depend on the few other rows of the batch.
 
     Args:
         spatializer: its stages reach the finest map's side, or near it.
-        channels: D of each map.
         spatial_channels: channels that the spatializer gives.
+        repeat: the short way.
+        channels: D of each map.
     """
 
-    def __init__(self, *, spatializer: Spatializer, spatial_channels: int, channels: dict[str, int]):
+    def __init__(
+        self, *, spatializer: Spatializer, spatial_channels: int, repeat: RepeatBranch, channels: dict[str, int]
+    ):
         super().__init__()
         self.spatializer = spatializer
+        self.repeat = repeat
         self.projections = nn.ModuleDict(
             {name: nn.Conv2d(spatial_channels, width, kernel_size=1) for name, width in channels.items()}
         )
@@ -106,14 +135,27 @@ class CompactBranch(ClinicalBranch):
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; coarser maps are the finest one's means."""
         finest = self.spatializer(encoded, max(sizes.values()))
+        repeated = self.repeat.spread(encoded, image_size, sizes)
         return {
-            name: projection(F.adaptive_avg_pool2d(finest, sizes[name]))
+            name: repeated[name] + projection(F.adaptive_avg_pool2d(finest, sizes[name]))
             for name, projection in self.projections.items()
         }
 
+    def start_near(self, neutral: float) -> None:
+        """See the base."""
+        self.repeat.start_near(neutral)
+        _start_near(self.projections.values(), 0.0)
+
+
+def _start_near(layers: Iterable[nn.Module], neutral: float) -> None:
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(START_SCALE)
+            layer.bias.fill_(neutral)
+
 
 def build_clinical_branch(
-    cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec]
+    cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec], neutral: float = 0.0
 ) -> ClinicalBranch:
     """The branch that ``MODEL.CLINICAL.BRANCH`` asks for, beside the image's ``features``.
 
@@ -121,8 +163,10 @@ def build_clinical_branch(
         in_dim: Z.
         image_shape: channels of the model's input.
         features: channels and strides of the image's maps.
+        neutral: value near which the maps start.
     """
     branch = _build_kind(cfg, in_dim, image_shape, features)
+    branch.start_near(neutral)
     branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
     if cfg.MODEL.CLINICAL.COMPILE:
         branch.spatializer.compile()
@@ -137,8 +181,10 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
     options = {"in_dim": in_dim, "channels": s.CHANNELS, "use_checkpoint": s.CHECKPOINT}
     if kind == "compact":
         side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
-        spatializer = Spatializer(out_channels=s.CHANNELS, num_stages=max(1, side.bit_length() - 1), **options)
-        return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, channels=channels)
+        options |= {"num_stages": max(1, side.bit_length() - 1), "norm": "GN", "start_uniform": True}
+        spatializer = Spatializer(out_channels=s.CHANNELS, **options)
+        repeat = RepeatBranch(in_dim=in_dim, channels=channels)
+        return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, repeat=repeat, channels=channels)
     return DeconvolutionBranch(
         spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
         backbone=build_image_backbone(cfg, image_shape),

@@ -22,14 +22,16 @@ def test_compact_pools_its_finest_map_for_coarser_ones():
     branch = CompactBranch(
         spatializer=Spatializer(in_dim=4, out_channels=3, num_stages=3, channels=6),
         spatial_channels=3,
+        repeat=RepeatBranch(in_dim=4, channels={"p4": 5, "p5": 5}),
         channels={"p4": 5, "p5": 5},
     ).eval()
     encoded = torch.randn(2, 4)
     out = branch(encoded, (128, 128), {"p4": (8, 8), "p5": (4, 4)})
     finest = branch.spatializer(encoded, (8, 8))
     coarse = finest.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))
-    torch.testing.assert_close(out["p4"], branch.projections["p4"](finest))
-    torch.testing.assert_close(out["p5"], branch.projections["p5"](coarse))
+    for name, pooled in (("p4", finest), ("p5", coarse)):
+        repeated = branch.repeat.projections[name](encoded)[:, :, None, None]
+        torch.testing.assert_close(out[name], branch.projections[name](pooled) + repeated)
 
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
@@ -46,6 +48,43 @@ def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, 
     maps = model.backbone(images)
     images.clinical_numeric[:, 0] += 3.0
     assert not torch.allclose(maps["p4"], model.backbone(images)["p4"])
+
+
+@pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
+@pytest.mark.parametrize("name", ["ElementwiseSum", "HadamardProduct", "ConcatenationLinear", "ConcatenationConv"])
+def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.FUSION.NAME", name]
+    model = fit_encoder(build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))).train()
+    images = model.preprocess_image(make_batch(cfg, 4)).tensor
+    with torch.no_grad():
+        fused, alone = model.backbone(images)["p4"], model.backbone.image_backbone(images.image)["p4"]
+    assert 0 < (fused - alone).norm() < 0.4 * alone.norm()
+
+
+def test_the_untrained_deconvolution_branch_carries_the_row(small_config):
+    """A linear map of one cell of C gives back nine columns; with plain rectifiers R² is about 0."""
+    torch.manual_seed(0)
+    model = build_model(small_config("synthetic_cxr/msf_net_3d.yaml"))
+    branch, columns = model.backbone.clinical_branch.train(), torch.randn(300, 9)
+    rows = torch.cat([columns, torch.randn(1, 55).expand(300, -1)], dim=1)
+    with torch.no_grad():
+        cells = branch(rows, (128, 128), {})["p4"][:, :, 3, 3]
+    fit, held = slice(0, 240), slice(240, None)
+    features = torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
+    weights = torch.linalg.lstsq(features[fit], columns[fit]).solution
+    error = (features[held] @ weights - columns[held]).square().mean()
+    assert 1 - error / columns[held].var() > 0.5
+
+
+def test_a_pyramid_starts_near_the_image_too(small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    cfg = small_config("mimic_eye/mdf_net_fpn.yaml", "INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.NUM_STAGES", 7)
+    model = fit_encoder(build_model(cfg)).train()
+    images = model.preprocess_image(make_batch(cfg, 2)).tensor
+    with torch.no_grad():
+        fused, alone = model.backbone(images), model.backbone.image_backbone(images.image)
+    assert all((fused[name] - alone[name]).norm() < 0.4 * alone[name].norm() for name in alone)
 
 
 def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):

@@ -11,6 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbone.image_backbone import build_image_backbone
 from mdf_detectron.modeling.clinical_branch import ClinicalBranch, build_clinical_branch
 from mdf_detectron.modeling.clinical_dropout import ClinicalDropout
@@ -104,6 +105,12 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     if fuses_3d(cfg):
         shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
         parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}
-        if not fusion_class(cfg).reads_row:
-            parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes)
+        fusion = fusion_class(cfg)
+        if not fusion.reads_row:
+            parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
+        elif clinical.COMPILE:
+            raise ConfigError(
+                f"MODEL.CLINICAL.COMPILE is on, but the fusion {fusion.__name__} reads the row itself: there is no "
+                "spatializer to compile; switch it off"
+            )
     return DualBackbone(**parts)

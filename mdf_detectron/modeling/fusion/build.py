@@ -27,9 +27,12 @@ class Fusion(nn.Module):
     Attributes:
         reads_row: False: ``clinical`` is a map (N, D, H, W), which a clinical branch makes of the row.  True: it is
             the :class:`EncodedRow` itself, and the model has no clinical branch.
+        neutral: value of a clinical map that leaves the image's map as it is; training starts near it, because an
+            untrained row is noise that the detector would first have to unlearn.
     """
 
     reads_row = False
+    neutral = 0.0
 
     def __init__(self, channels: int, layout: RowLayout):
         super().__init__()

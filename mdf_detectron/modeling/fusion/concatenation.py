@@ -15,6 +15,8 @@ class _Concatenation(Fusion):
     def __init__(self, channels: int, layout: RowLayout):
         super().__init__(channels, layout)
         self.projection = nn.Conv2d(2 * channels, channels, self.kernel_size, padding=self.kernel_size // 2)
+        nn.init.dirac_(self.projection.weight[:, :channels])
+        nn.init.zeros_(self.projection.bias)
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """(N, D, H, W) twice → (N, D, H, W)."""

@@ -20,6 +20,8 @@ class ElementwiseSum(Fusion):
 class HadamardProduct(Fusion):
     """C ⊙ I, element by element."""
 
+    neutral = 1.0
+
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """(N, D, H, W) twice → (N, D, H, W)."""
         return image * clinical
