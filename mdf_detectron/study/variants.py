@@ -50,5 +50,10 @@ VARIANTS = {
     "mdf_net": StudyVariant("MDF-Net: 3-D (sum, deconv) and 1-D", "mdf_net"),
     "mdf_net_bfloat16": StudyVariant("MDF-Net, branch in bfloat16", "mdf_net", ("MODEL.CLINICAL.AUTOCAST", "True")),
     "mdf_net_compact": _branch("MDF-Net, compact", "compact", "mdf_net"),
+    "mdf_net_compact_dropout": StudyVariant(
+        "MDF-Net, compact, clinical dropout",
+        "mdf_net",
+        ("MODEL.CLINICAL.BRANCH", "compact", "MODEL.CLINICAL.DROPOUT_ROW", "0.1", "MODEL.CLINICAL.DROPOUT_CELL", "0.3"),
+    ),
 }
 """The 3-D fusions stand alone, without the 1-D one beside them: together, either could hide that the other fails."""
