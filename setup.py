@@ -36,5 +36,5 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
     ],
-    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6"]},
+    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"]},
 )

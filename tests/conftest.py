@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from mdf_detectron.engine.defaults import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-torch.set_num_threads(2)
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of their own would only wait for each other
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the command lines that tests start
 
 
 @pytest.fixture
