@@ -147,13 +147,17 @@ def _start_linear(stage: SpatializerStage) -> None:
     """Keep the variance by the inputs of one output pixel, and let the row through.
 
     With norms that start at bias 0, a rectifier behind each scrambles the row before anything is learned: behind the
-    clinical backbone a linear map of a cell recovers nothing of the vitals (R² near 0).  Started at
-    :data:`RECTIFIER_MARGIN` standard deviations above zero the rectifiers hardly cut at first, the pseudo-image is a
-    sum of one pattern a column, and R² is above 0.8.
+    clinical backbone a linear map of a cell recovers nothing of the vitals (R² below 0).  Started at
+    :data:`RECTIFIER_MARGIN` standard deviations above zero the rectifiers hardly cut at first, and the pseudo-image is
+    a sum of one pattern a column.  The weights of each output sum to zero over the inputs, so that the margin itself,
+    the same for every row, is not carried on: it would soon drown what differs between rows.
     """
     deconvolution, norm, _, convolution, second_norm, *_ = stage
     nn.init.normal_(deconvolution.weight, std=deconvolution.in_channels**-0.5)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
+    with torch.no_grad():
+        deconvolution.weight.sub_(deconvolution.weight.mean(dim=0, keepdim=True))
+        convolution.weight.sub_(convolution.weight.mean(dim=1, keepdim=True))
     for layer in (deconvolution, convolution):
         nn.init.zeros_(layer.bias)
     nn.init.constant_(norm.bias, RECTIFIER_MARGIN)

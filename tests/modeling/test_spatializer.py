@@ -62,6 +62,29 @@ def test_recomputing_the_stages_changes_nothing():
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize(("norm", "uniform"), [("BN", False), ("GN", True)])
+def test_the_row_is_most_of_what_an_untrained_map_shows(norm, uniform):
+    """The spread between rows against the whole spread of S, behind nine stages."""
+    torch.manual_seed(0)
+    module = Spatializer(in_dim=9, out_channels=4, num_stages=7, channels=32, norm=norm, start_uniform=uniform)
+    with torch.no_grad():
+        out = module(torch.randn(32, 9), (128, 128))
+    assert (out - out.mean(dim=0)).square().mean() > 0.6 * (out - out.mean()).square().mean()
+    spread_in_space = out.var(dim=(2, 3)).mean() / out.var()
+    assert spread_in_space < 1e-3 if uniform else spread_in_space > 0.5
+
+
+def test_group_norm_codes_each_row_by_itself():
+    torch.manual_seed(0)
+    module = Spatializer(in_dim=9, out_channels=4, num_stages=3, channels=8, norm="GN").train()
+    rows = torch.randn(5, 9)
+    torch.testing.assert_close(module(rows, (8, 8))[:2], module(rows[:2], (8, 8)))
+    batch_norm = Spatializer(in_dim=9, out_channels=4, num_stages=3, channels=8).train()
+    assert not torch.allclose(batch_norm(rows, (8, 8))[:2], batch_norm(rows[:2], (8, 8)))
+    with pytest.raises(ValueError, match="norm must be one of"):
+        Spatializer(in_dim=9, out_channels=1, norm="IN")
+
+
 def test_other_sizes_are_resized_and_bad_arguments_refused():
     module = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=4).eval()
     assert module(torch.randn(2, 5), (12, 20)).shape == (2, 1, 12, 20)
