@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.encoded_row import EncodedRow, RowLayout
@@ -165,6 +166,25 @@ def test_an_empty_batch(name):
     row = EncodedRow(torch.zeros(0, 6), torch.zeros(0, 3, dtype=torch.bool))
     empty = torch.zeros(0, 4, 3, 3)
     assert fusion(empty, row if name in OF_ROWS else empty).shape == (0, 4, 3, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATIALIZER.CHANNELS", 8]
+    cfg = small_config("mimic_eye/mdf_net_fpn.yaml", *small, "MODEL.FUSION.NAME", name)
+    model = fit_encoder(build_model(cfg)).eval()
+    for level in model.backbone.fusions.values():
+        randomize(level)
+    images = model.preprocess_image(make_batch(cfg, 1)).tensor
+    with torch.no_grad():
+        before = model.backbone(images)
+        images.clinical_numeric[:, 1] += 3.0
+        after = model.backbone(images)
+    assert sorted(before) == ["clinical", "p2", "p3", "p4", "p5", "p6"]
+    for feature in before:
+        assert before[feature].shape == after[feature].shape
+        assert not torch.equal(before[feature], after[feature]), feature
 
 
 def test_refusals(small_config):
