@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -38,12 +37,13 @@ def measure_here(name: str, device: str, image_size: int, batch_size: int, num_t
         step()
         step()
         return torch.cuda.max_memory_allocated() - before
-    before = _resident()
+    before = _status("VmRSS")
     step()
     step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _status("VmHWM") - before
 
 
-def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def _status(key: str) -> int:
+    """Bytes of an entry of this process's own status; the peak that getrusage gives is inherited from the parent."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{key}:"))

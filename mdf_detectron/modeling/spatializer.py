@@ -117,8 +117,8 @@ class Spatializer(nn.Module):
             )
         )
         self.use_checkpoint = use_checkpoint
-        for stage in self.stages:
-            _start_linear(stage)
+        for number, stage in enumerate(self.stages):
+            _start_linear(stage, first=number == 0)
             if start_uniform:
                 _start_uniform(stage)
 
@@ -132,8 +132,10 @@ class Spatializer(nn.Module):
         Returns:
             (N, C, H, W).
         """
-        x = encoded[:, :, None, None].contiguous(memory_format=torch.channels_last)
-        for stage in self.stages:
+        x = encoded[:, :, None, None]
+        for number, stage in enumerate(self.stages):
+            if number == 1:  # a map of one cell is in both formats at once: only behind the first stage they differ
+                x = x.contiguous(memory_format=torch.channels_last)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:
@@ -143,7 +145,7 @@ class Spatializer(nn.Module):
         return x
 
 
-def _start_linear(stage: SpatializerStage) -> None:
+def _start_linear(stage: SpatializerStage, first: bool) -> None:
     """Keep the variance by the inputs of one output pixel, and let the row through.
 
     With norms that start at bias 0, a rectifier behind each scrambles the row before anything is learned: behind the
@@ -156,8 +158,9 @@ def _start_linear(stage: SpatializerStage) -> None:
     nn.init.normal_(deconvolution.weight, std=deconvolution.in_channels**-0.5)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
     with torch.no_grad():
-        deconvolution.weight.sub_(deconvolution.weight.mean(dim=0, keepdim=True))
         convolution.weight.sub_(convolution.weight.mean(dim=1, keepdim=True))
+        if not first:  # the first stage reads the row itself, which has no margin
+            deconvolution.weight.sub_(deconvolution.weight.mean(dim=0, keepdim=True))
     for layer in (deconvolution, convolution):
         nn.init.zeros_(layer.bias)
     nn.init.constant_(norm.bias, RECTIFIER_MARGIN)

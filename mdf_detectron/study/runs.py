@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 
 from mdf_detectron.data.build import records_of
+from mdf_detectron.data.prepared_folder import REPORT_FILE_NAME
 from mdf_detectron.data.registration import register_prepared_folder
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.inference import evaluate_records, load_model
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.files import finite_or_none, write_json
 from mdf_detectron.evaluation.row_dependence import hide_cells, permute_rows, remove_rows
-from mdf_detectron.study.variants import VARIANTS
+from mdf_detectron.study.variants import VARIANTS, StudyVariant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATASET = "synthetic_cxr"
@@ -48,28 +50,35 @@ def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads
     """
     folder = Path(out) / name / f"seed_{seed}"
     result = folder / "study.json"
-    asked = {"opts": [str(x) for x in opts]}
+    variant = VARIANTS[name]
+    asked = {
+        "dataset": json.loads((Path(out) / DATASET / REPORT_FILE_NAME).read_text(encoding="utf-8"))["arguments"],
+        "config": _config(variant, opts).dump(),
+    }
     if result.is_file():
         found = json.loads(result.read_text(encoding="utf-8"))
-        if found["asked"] == asked:
+        if found.get("asked") == asked:
             return found
     torch.set_num_threads(num_threads)
-    _train(name, seed, folder, Path(out), opts, num_threads)
+    _train(variant, seed, folder, Path(out), opts, num_threads)
     found = finite_or_none(
         {
             "variant": name,
             "seed": seed,
             "asked": asked,
             "seconds_per_iteration": _seconds_per_iteration(folder / "metrics.json"),
-            "rows": _score(name, folder, Path(out) / DATASET, opts),
+            "rows": _score(variant, folder, Path(out) / DATASET, opts),
         }
     )
     write_json(result, found)
     return found
 
 
-def _train(name: str, seed: int, folder: Path, out: Path, opts: Sequence[str], num_threads: int) -> None:
-    variant = VARIANTS[name]
+def _config(variant: StudyVariant, opts: Sequence[str]) -> CfgNode:
+    return load_config(variant.config_file, ["MODEL.DEVICE", "cpu", *variant.opts, *opts])
+
+
+def _train(variant: StudyVariant, seed: int, folder: Path, out: Path, opts: Sequence[str], num_threads: int) -> None:
     command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(variant.config_file)]
     command += [*variant.opts, "SEED", str(seed), *opts, "OUTPUT_DIR", str(folder)]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(out), "OMP_NUM_THREADS": str(num_threads)}
@@ -79,13 +88,12 @@ def _train(name: str, seed: int, folder: Path, out: Path, opts: Sequence[str], n
     with open(folder / "output.txt", "w", encoding="utf-8") as log:
         code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
-        raise UserError(f"training of {name}, seed {seed}, failed; see {folder / 'output.txt'}")
+        raise UserError(f"training of {variant.title}, seed {seed}, failed; see {folder / 'output.txt'}")
 
 
-def _score(name: str, folder: Path, dataset: Path, opts: Sequence[str]) -> dict[str, Any]:
+def _score(variant: StudyVariant, folder: Path, dataset: Path, opts: Sequence[str]) -> dict[str, Any]:
     register_prepared_folder(dataset, DATASET)
-    variant, test = VARIANTS[name], f"{DATASET}_test"
-    cfg = load_config(variant.config_file, ["MODEL.DEVICE", "cpu", *variant.opts, *opts])
+    test, cfg = f"{DATASET}_test", _config(variant, opts)
     model, records = load_model(cfg, folder / "model_final.pth"), records_of([test])
     states = ROW_STATES if model.backbone.clinical_encoder is not None else {"full": ROW_STATES["full"]}
     return {state: evaluate_records(cfg, model, test, change(records)) for state, change in states.items()}

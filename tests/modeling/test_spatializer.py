@@ -4,20 +4,9 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
+from mdf_detectron.benchmark.plain_spatializer import PlainSpatializer
 from mdf_detectron.modeling.spatializer import Deconvolution2x2, Spatializer
-
-
-def plain(module: nn.Module) -> nn.Module:
-    """The same module with torch's own deconvolutions."""
-    module = copy.deepcopy(module)
-    for stage in module.stages:
-        fast = stage[0]
-        slow = nn.ConvTranspose2d(fast.in_channels, fast.out_channels, 2, stride=2)
-        slow.load_state_dict(fast.state_dict())
-        stage[0] = slow
-    return module
 
 
 def test_deconvolution_by_hand():
@@ -31,8 +20,13 @@ def test_deconvolution_by_hand():
 @pytest.mark.parametrize("training", [True, False])
 def test_equals_the_plain_module_in_values_and_gradients(training):
     torch.manual_seed(0)
-    fast = Spatializer(in_dim=5, out_channels=2, num_stages=4, channels=8).train(training)
-    slow = plain(fast)
+    fast = Spatializer(in_dim=5, out_channels=2, num_stages=4, channels=8)
+    for parameter in fast.parameters():  # norms and biases too, away from where they start
+        torch.nn.init.normal_(parameter, mean=0.3, std=0.5)
+    for _ in range(5):
+        fast(torch.randn(6, 5), (16, 16))  # running statistics of their own
+    fast.train(training)
+    slow = PlainSpatializer(fast).train(training)
     row_fast = torch.randn(3, 5, requires_grad=True)
     row_slow = row_fast.detach().clone().requires_grad_()
     outputs = fast(row_fast, (16, 16)), slow(row_slow, (16, 16))
@@ -40,9 +34,32 @@ def test_equals_the_plain_module_in_values_and_gradients(training):
     weights = torch.randn_like(outputs[0])
     for out in outputs:
         (out * weights).sum().backward()
-    torch.testing.assert_close(row_fast.grad, row_slow.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(row_fast.grad, row_slow.grad, atol=1e-4, rtol=1e-3)
     for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_maps_are_channels_last():
+    module, formats = Spatializer(in_dim=5, out_channels=3, num_stages=4, channels=8), []
+    for stage in module.stages[1:]:
+        stage.register_forward_hook(
+            lambda m, args, out: formats.append(out.is_contiguous(memory_format=torch.channels_last))
+        )
+    module.train()(torch.randn(2, 5), (16, 16))
+    module.eval()(torch.randn(2, 5), (16, 16))
+    assert formats == [True] * 6
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_few_columns_get_through(columns, norm):
+    torch.manual_seed(0)
+    module = Spatializer(in_dim=columns, out_channels=1, num_stages=5, channels=16, norm=norm)
+    rows = torch.tensor([[2.0, 2.0], [-2.0, -2.0], [1.0, -1.0], [0.5, 3.0]])[:, :columns].requires_grad_()
+    out = module(rows, (32, 32))
+    assert (out[0] - out[1]).abs().mean() > 0.3
+    out.square().sum().backward()
+    assert all(p.grad.abs().max() < 1e4 for p in module.parameters())
 
 
 def test_parameters_are_those_of_the_paper():

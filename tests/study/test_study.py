@@ -54,5 +54,8 @@ def test_a_run_trains_scores_and_is_kept(tmp_path):
     before = weights.stat().st_mtime_ns
     again = run_variant("film", 3, str(tmp_path), opts, 1)
     assert weights.stat().st_mtime_ns == before and json.dumps(again) == json.dumps(found)
-    with pytest.raises(UserError, match=r"training of film, seed 3, failed; see .*output\.txt"):
-        run_variant("film", 3, str(tmp_path), [*opts, "MODEL.NOPE", "1"], 1)
+    prepare_synthetic(tmp_path / DATASET, CohortSettings(12, seed=2, image_size=96))
+    run_variant("film", 3, str(tmp_path), opts, 1)
+    assert weights.stat().st_mtime_ns > before, "another data set: trained again"
+    with pytest.raises(UserError, match=r"training of 3-D, FiLM, seed 4, failed; see .*output\.txt"):
+        run_variant("film", 4, str(tmp_path), [*opts, "DATASETS.TRAIN", "('absent_train',)"], 1)
