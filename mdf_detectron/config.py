@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode
 
 from mdf_detectron.errors import ConfigError
+
+LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded")
+MISSING_OPTIONS = ("token", "median", "median_indicator")
+BRANCHES = ("deconv", "repeat", "compact")
 
 
 def add_mdf_config(cfg: CfgNode) -> None:
@@ -42,8 +47,9 @@ def _add_clinical(cfg: CfgNode) -> None:
     # 3-D fusion: the row is fused with the image's feature maps, before the proposals.
     c.FUSION_3D = False
     # How the row becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved straight
-    # to the feature map's size) or "repeat" (a linear map of the row, repeated over the map). The fusions that read
-    # the row itself (FiLM, DAFT, CrossAttention) have no branch, and none of the keys below.
+    # to the feature map's size, beside a repeated linear map; its number of stages follows from that size) or "repeat"
+    # (the repeated linear map alone). The fusions that read the row itself (FiLM, DAFT, CrossAttention) have no branch,
+    # and read none of the branch's keys.
     c.BRANCH = "deconv"
     # Compute that branch in bfloat16 (the maps it gives are float32).
     c.AUTOCAST = False
@@ -103,8 +109,8 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
     cfg.SOLVER.BETAS = [0.9, 0.99]
     # Learning-rate factor of the layers that read the row itself: the encoder, the row's inputs of the box head, the
-    # fusions FiLM, DAFT and CrossAttention, and the branch "repeat". Their inputs are few and their gradients noisy; at
-    # the rate of an image's layers they have not moved when the training ends.
+    # fusions FiLM, DAFT and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
+    # gradients noisy; at the rate of an image's layers they have not moved when the training ends.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
     # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
     # moves every weight by about the rate, so the output of a layer moves with its number of inputs (Yang et al.
@@ -172,9 +178,12 @@ def _check_validation(cfg: CfgNode) -> None:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for values that contradict each other, before anything is built."""
+    _check_model(cfg)
     _check_clinical(cfg)
     _check_input(cfg)
     _check_validation(cfg)
+    if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
+        raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
 
@@ -186,10 +195,10 @@ def _check_clinical(cfg: CfgNode) -> None:
             f"MODEL.CLINICAL.CATEGORICAL names {len(clinical.CATEGORICAL)} column(s), "
             f"MODEL.CLINICAL.VOCABULARIES holds {len(clinical.VOCABULARIES)}; each column needs its list of values"
         )
-    if clinical.MISSING not in ("token", "median", "median_indicator"):
-        raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use token, median or median_indicator")
-    if clinical.BRANCH not in ("deconv", "repeat", "compact"):
-        raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use deconv, repeat or compact")
+    if clinical.MISSING not in MISSING_OPTIONS:
+        raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use one of {MISSING_OPTIONS}")
+    if clinical.BRANCH not in BRANCHES:
+        raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use one of {BRANCHES}")
     if clinical.COMPILE and clinical.BRANCH == "repeat":
         raise ConfigError("MODEL.CLINICAL.COMPILE is on, but BRANCH 'repeat' has no spatializer to compile")
     names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
@@ -198,10 +207,40 @@ def _check_clinical(cfg: CfgNode) -> None:
     for key in ("DROPOUT_ROW", "DROPOUT_CELL"):
         if not 0 <= clinical[key] < 1:
             raise ConfigError(f"MODEL.CLINICAL.{key} is {clinical[key]}; use a probability of at least 0 and below 1")
-    if clinical.FUSION_1D and "RCNN" not in cfg.MODEL.META_ARCHITECTURE:
+    if clinical.CATEGORICAL and clinical.EMBEDDING_DIM < 1:
+        raise ConfigError(f"MODEL.CLINICAL.EMBEDDING_DIM is {clinical.EMBEDDING_DIM}; use at least 1")
+    if clinical.FUSION_1D and cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet":
         raise ConfigError(
-            f"MODEL.CLINICAL.FUSION_1D is on, but {cfg.MODEL.META_ARCHITECTURE} has no RoI head to join the row to; "
+            "MODEL.CLINICAL.FUSION_1D is on, but MultimodalRetinaNet has no RoI head to join the row to; "
             "switch it off, 3-D fusion works with every detector"
+        )
+    if clinical.FUSION_1D and not cfg.MODEL.ROI_HEADS.NAME.startswith("Clinical"):
+        raise ConfigError(
+            f"MODEL.CLINICAL.FUSION_1D is on, but MODEL.ROI_HEADS.NAME '{cfg.MODEL.ROI_HEADS.NAME}' does not read the "
+            "row; use ClinicalROIHeads or ClinicalCascadeROIHeads"
+        )
+
+
+def _check_model(cfg: CfgNode) -> None:
+    model = cfg.MODEL
+    if model.META_ARCHITECTURE not in ("MultimodalRCNN", "MultimodalRetinaNet"):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is '{model.META_ARCHITECTURE}'; use MultimodalRCNN or MultimodalRetinaNet, which "
+            "bring the row to the backbone (without fusion they are Detectron2's own detectors)"
+        )
+    if model.BACKBONE.NAME != "build_dual_backbone":
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is '{model.BACKBONE.NAME}'; leave build_dual_backbone there and name the image's "
+            "backbone in MODEL.IMAGE_BACKBONE.NAME"
+        )
+    if model.LOSS_WEIGHTING.NAME not in LOSS_WEIGHTINGS:
+        raise ConfigError(f"MODEL.LOSS_WEIGHTING.NAME is '{model.LOSS_WEIGHTING.NAME}'; use one of {LOSS_WEIGHTINGS}")
+    if model.SPATIALIZER.NUM_STAGES < 1 or model.SPATIALIZER.CHANNELS < 1:
+        raise ConfigError("MODEL.SPATIALIZER.NUM_STAGES and CHANNELS must be at least 1")
+    if cfg.SOLVER.AMP.ENABLED and (model.DEVICE == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError(
+            "SOLVER.AMP.ENABLED needs a GPU; on a CPU use MODEL.CLINICAL.AUTOCAST, which computes the clinical branch "
+            "in bfloat16"
         )
 
 
@@ -214,5 +253,3 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
             f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
         )
-    if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
-        raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")

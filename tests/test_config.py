@@ -33,7 +33,7 @@ def write(tmp_path, text):
         ("MODEL:\n  CLINICAL:\n    NUMERICAL: [age]\n", r"c\.yaml: Non-existent config key: MODEL.CLINICAL.NUMERICAL"),
         ("MODEL: !!python/object/apply:os.system ['true']\n", "not safe YAML"),
         ("SOLVER:\n  MAX_ITER: many\n", "c.yaml: Type mismatch"),
-        ("SOLVER:\n  OPTIMIZER: Adam\n", "SOLVER.OPTIMIZER is 'Adam'"),
+        ("MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n", "use MultimodalRCNN or MultimodalRetinaNet"),
         ("_BASE_: absent.yaml\n", "absent.yaml"),
     ],
 )
@@ -61,6 +61,25 @@ def test_bad_overrides():
         load_config(CONFIGS / "mimic_eye" / "retinanet_mdf_net.yaml", ["MODEL.CLINICAL.FUSION_1D", "True"])
     with pytest.raises(ConfigError, match="NUM_IMAGES of at least 2"):
         load_config(config, ["CLINICAL_DIAGNOSTICS.NUM_IMAGES", "1"])
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER is 'Adam'"),
+        (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], "'StandardROIHeads' does not read the row"),
+        (["MODEL.BACKBONE.NAME", "build_timm_backbone"], "name the image's backbone in MODEL.IMAGE_BACKBONE.NAME"),
+        (["MODEL.META_ARCHITECTURE", "Nope"], "META_ARCHITECTURE is 'Nope'"),
+        (["MODEL.LOSS_WEIGHTING.NAME", "kendall"], "LOSS_WEIGHTING.NAME is 'kendall'; use one of"),
+        (["MODEL.SPATIALIZER.NUM_STAGES", "0"], "NUM_STAGES and CHANNELS must be at least 1"),
+        (["MODEL.CLINICAL.EMBEDDING_DIM", "0"], "EMBEDDING_DIM is 0"),
+        (["MODEL.CLINICAL.MISSING", "zero"], "MISSING is 'zero'; use one of"),
+        (["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"], "AMP.ENABLED needs a GPU"),
+    ],
+)
+def test_values_that_do_not_fit(opts, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(CONFIGS / "mimic_eye" / "mdf_net.yaml", opts)
 
 
 def test_without_columns_no_fusion_is_left():

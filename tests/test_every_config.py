@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
@@ -21,6 +22,15 @@ def predict(model, batch):
     with torch.no_grad():
         outputs = model.eval()([{k: v for k, v in x.items() if k != "instances"} for x in batch])
     return [o["instances"].get_fields() for o in outputs]
+
+
+def test_recipe_for_pretrained_weights_freezes_the_image_path_only(small_config):
+    frozen = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 2]
+    backbone = build_model(small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", *SMALL, *frozen)).backbone
+    assert not backbone.image_backbone.bottom_up.stem.conv1.weight.requires_grad
+    clinical = backbone.clinical_branch.backbone
+    assert all(p.requires_grad for p in clinical.parameters())
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in clinical.modules())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -82,17 +82,45 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         if not filename.endswith(".pth"):
             raise CheckpointError(
                 f"{filename}: only .pth files are loaded, because loading .pkl or .pyth files can execute code; "
-                "convert the weights with torch.save(state_dict, 'weights.pth')"
+                "convert weights of Detectron2's zoo with tools/convert_zoo_weights.py"
             )
         loaded = super()._load_file(filename)
         saved = loaded.get(SCHEMA_KEY)
         wanted = clinical_signature(self.cfg)
-        if saved is not None and saved != wanted:
+        image_only = saved is not None and not any(saved.values())  # a start that every model with a row may take
+        if saved is not None and saved != wanted and not image_only:
             raise CheckpointError(
                 f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
                 "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
             )
+        loaded["model"] = self._with_row_inputs(loaded["model"])
         return loaded
+
+    def _with_row_inputs(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The first layer of a box head without row has its weight where a box head with row has the region's part."""
+        own = self.model.state_dict().keys()
+        moved = {name: name.replace(".fc1.", ".fc1.region.") for name in state if name not in own}
+        return {moved[name] if moved.get(name) in own else name: value for name, value in state.items()}
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        self._incompatible = super()._load_model(checkpoint)
+        return self._incompatible
+
+    def load_whole(self, path: str) -> None:
+        """:meth:`load` for a model that is used as it is.
+
+        Raises:
+            CheckpointError: a part of the model is not in the file, or has another shape there.
+        """
+        self.load(path)
+        absent = sorted(self._incompatible.missing_keys)
+        shapes = [name for name, *_ in self._incompatible.incorrect_shapes]
+        if absent or shapes:
+            raise CheckpointError(
+                f"{path} does not hold the whole model of this config: {len(absent)} weight(s) are absent "
+                f"({', '.join(absent[:3])} …), {len(shapes)} of another shape ({', '.join(shapes[:3])} …); "
+                "use the checkpoint's own config (config.yaml beside it)"
+            )
 
 
 def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:

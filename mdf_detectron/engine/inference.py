@@ -21,7 +21,7 @@ from mdf_detectron.evaluation.row_dependence import permute_rows
 def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
     """The config's model with the weights of a checkpoint, in evaluation mode."""
     model = build_model(cfg)
-    MultimodalCheckpointer(model, cfg=cfg).load(str(weights))
+    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(weights))
     return model.eval()
 
 

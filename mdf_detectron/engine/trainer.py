@@ -167,7 +167,7 @@ def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
 def evaluate_checkpoint(cfg: CfgNode) -> OrderedDict:
     """Build the model, load ``MODEL.WEIGHTS`` and evaluate it on ``DATASETS.TEST``."""
     model = build_model(cfg)
-    MultimodalCheckpointer(model, save_dir=cfg.OUTPUT_DIR, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    MultimodalCheckpointer(model, save_dir=cfg.OUTPUT_DIR, cfg=cfg).load_whole(cfg.MODEL.WEIGHTS)
     return MultimodalTrainer.test(cfg, model)
 
 

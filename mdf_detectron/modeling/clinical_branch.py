@@ -80,7 +80,7 @@ class DeconvolutionBranch(ClinicalBranch):
         layers = [self.backbone.conv] if isinstance(self.backbone, TimmBackbone) else []
         if isinstance(self.backbone, FPN):
             top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
-            layers = [layer for layer in (*self.backbone.output_convs, *top[-1:]) if layer.bias is not None]
+            layers = [layer for layer in (*self.backbone.output_convs, *top) if layer.bias is not None]
         _start_near(layers, neutral)
 
 
@@ -187,5 +187,15 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
         return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, repeat=repeat, channels=channels)
     return DeconvolutionBranch(
         spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
-        backbone=build_image_backbone(cfg, image_shape),
+        backbone=build_image_backbone(_trained_from_scratch(cfg), image_shape),
     )
+
+
+def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
+    """Without frozen layers: pretrained weights are those of images, and the pseudo-image is none."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"
+    return cfg

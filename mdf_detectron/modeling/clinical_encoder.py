@@ -9,10 +9,9 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from mdf_detectron.config import MISSING_OPTIONS
 from mdf_detectron.data.clinical_schema import MISSING_CATEGORY
 from mdf_detectron.modeling.encoded_row import RowLayout
-
-MISSING_OPTIONS = ("token", "median", "median_indicator")
 
 
 class ClinicalEncoder(nn.Module):
@@ -49,9 +48,12 @@ class ClinicalEncoder(nn.Module):
             self.register_buffer(name, torch.full((num_numeric,), value))
         self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
         self.register_buffer("fitted", torch.tensor(False))
-        if missing == "token":
+        # parameters that nothing reads would stay without gradient, which distributed training refuses
+        if missing == "token" and num_numeric:
             self.numeric_token = nn.Parameter(torch.zeros(num_numeric))
-            self.categorical_token = nn.Parameter(torch.randn(len(vocabulary_sizes), embedding_dim))
+        if missing == "token" and vocabulary_sizes:
+            means = [embedding.weight.detach().mean(dim=0) for embedding in self.embeddings]
+            self.categorical_token = nn.Parameter(torch.stack(means))
 
     @property
     def output_dim(self) -> int:
@@ -103,21 +105,57 @@ class ClinicalEncoder(nn.Module):
 
         Raises:
             RuntimeError: the statistics were neither fitted nor loaded.
+            ValueError: rows of other columns than the encoder was built for.
         """
         if not self.fitted:
             raise RuntimeError(
                 "the clinical statistics are not set: train first, load a checkpoint of this project, "
                 "or call ClinicalEncoder.fit on the train split's rows"
             )
+        self._check_width(numeric, categorical)
         absent = torch.isnan(numeric)
-        fill = (self.median - self.mean) / self.std if self.missing != "token" else self.numeric_token
-        standardized = (numeric - self.mean) / self.std
-        parts = [torch.where(absent, fill.to(numeric.dtype), standardized)]
+        parts = [numeric]
+        if self.num_numeric:
+            fill = (self.median - self.mean) / self.std if self.missing != "token" else self.numeric_token
+            parts = [torch.where(absent, fill.to(numeric.dtype), (numeric - self.mean) / self.std)]
         for i, embedding in enumerate(self.embeddings):
             parts.append(self._embed(i, embedding, categorical[:, i]))
         if self.missing == "median_indicator":
             parts.append(absent.to(numeric.dtype))
         return torch.cat(parts, dim=1)
+
+    def check_rows(self, numeric: Tensor, categorical: Tensor, where: list[str]) -> None:
+        """Refuse what :meth:`forward` does not look for: on a GPU the look would cost a wait.
+
+        Args:
+            numeric: (N, A); NaN is a missing value, an infinite one a mistake that standardization would spread.
+            categorical: (N, B); -1 is a missing value.
+            where: N names for the message.
+
+        Raises:
+            ValueError: an infinite number, or a code outside of its vocabulary.
+        """
+        self._check_width(numeric, categorical)
+        for row, column in torch.isinf(numeric).nonzero().tolist():
+            raise ValueError(
+                f"{where[row]}: clinical_numeric[{column}] is {float(numeric[row, column])}; "
+                "a value must be finite, or NaN where it is missing"
+            )
+        sizes = torch.tensor([embedding.num_embeddings for embedding in self.embeddings])
+        codes = categorical.cpu()
+        for row, column in ((codes < MISSING_CATEGORY) | (codes >= sizes)).nonzero().tolist():
+            raise ValueError(
+                f"{where[row]}: clinical_categorical[{column}] is {int(codes[row, column])}; a code must be below "
+                f"{int(sizes[column])}, the size of its vocabulary, or {MISSING_CATEGORY} where the value is missing"
+            )
+
+    def _check_width(self, numeric: Tensor, categorical: Tensor) -> None:
+        widths, expected = (numeric.shape[1], categorical.shape[1]), (self.num_numeric, len(self.embeddings))
+        if widths != expected:
+            raise ValueError(
+                f"rows have {widths[0]} numeric and {widths[1]} categorical column(s), the model reads {expected[0]} "
+                f"and {expected[1]}: use a mapper with the model's own columns (MODEL.CLINICAL.NUMERIC and CATEGORICAL)"
+            )
 
     def _embed(self, column: int, embedding: nn.Embedding, codes: Tensor) -> Tensor:
         absent = codes == MISSING_CATEGORY

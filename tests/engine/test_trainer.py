@@ -100,6 +100,25 @@ def test_a_checkpoint_of_other_columns_is_refused(tiny_config, tmp_path):
         checkpointer.load(str(tmp_path / "m.pth"))
 
 
+def test_only_a_whole_model_is_evaluated(tiny_config, tmp_path):
+    cfg = tiny_config()
+    MultimodalCheckpointer(build_model(cfg), str(tmp_path), cfg=cfg).save("m")
+    for opts in (["MODEL.FUSION.NAME", "FiLM"], ["MODEL.CLINICAL.MISSING", "median_indicator"]):
+        with pytest.raises(CheckpointError, match=r"m.pth does not hold the whole model of this config"):
+            evaluate_checkpoint(tiny_config(*opts, "MODEL.WEIGHTS", str(tmp_path / "m.pth")))
+
+
+def test_training_may_start_from_the_image_only_model(tiny_config, tmp_path):
+    alone = build_model(cfg := tiny_config(name="mask_rcnn"))
+    MultimodalCheckpointer(alone, str(tmp_path), cfg=cfg).save("alone")
+    fused = build_model(cfg := tiny_config())
+    MultimodalCheckpointer(fused, cfg=cfg).load(str(tmp_path / "alone.pth"))
+    torch.testing.assert_close(fused.roi_heads.box_head.fc1.region.weight, alone.roi_heads.box_head.fc1.weight)
+    torch.testing.assert_close(fused.backbone.image_backbone.conv.weight, alone.backbone.image_backbone.conv.weight)
+    with pytest.raises(CheckpointError, match="does not hold the whole model"):
+        evaluate_checkpoint(tiny_config("MODEL.WEIGHTS", str(tmp_path / "alone.pth")))
+
+
 class Malicious:
     """Unpickling this would write a file."""
 

@@ -77,9 +77,12 @@ def test_the_untrained_deconvolution_branch_carries_the_row(small_config):
     assert 1 - error / columns[held].var() > 0.2
 
 
-def test_a_pyramid_starts_near_the_image_too(small_config, make_batch, fit_encoder):
+@pytest.mark.parametrize("name", ["mdf_net_fpn", "retinanet_mdf_net"])
+@pytest.mark.parametrize("fusion", ["ElementwiseSum", "HadamardProduct"])
+def test_a_pyramid_starts_near_the_image_too(name, fusion, small_config, make_batch, fit_encoder):
     torch.manual_seed(0)
-    cfg = small_config("mimic_eye/mdf_net_fpn.yaml", "INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.NUM_STAGES", 7)
+    small = ["INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.NUM_STAGES", 7, "MODEL.SPATIALIZER.CHANNELS", 8]
+    cfg = small_config(f"mimic_eye/{name}.yaml", *small, "MODEL.FUSION.NAME", fusion)
     model = fit_encoder(build_model(cfg)).train()
     images = model.preprocess_image(make_batch(cfg, 2)).tensor
     with torch.no_grad():
@@ -100,5 +103,5 @@ def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
 
 
 def test_unknown_branch(small_config):
-    with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use deconv, repeat or compact"):
+    with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use one of"):
         small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN, build_model
-from torch import nn
+from detectron2.modeling.roi_heads import StandardROIHeads
 
 from mdf_detectron.engine.optimizer import build_optimizer
 
@@ -70,6 +70,10 @@ def test_parameter_counts_of_the_three_channel_model(small_config):
     }
     counts = {name: sum(p.numel() for p in part.parameters()) for name, (part, _) in parts.items()}
     assert counts == {name: expected for name, (_, expected) in parts.items()}
+    # FACTS' total of the released model less the background: 260 of the box predictor, a mask channel of 257
+    assert (
+        sum(p.numel() for n, p in model.named_parameters() if "log_alpha" not in n and "_token" not in n) == 5_399_329
+    )
     convolutions = [m for n, m in model.roi_heads.mask_head.named_children() if n.startswith("mask_fcn")]
     assert sum(p.numel() for m in convolutions for p in m.parameters()) == 1_917_952
 
@@ -80,28 +84,17 @@ def test_image_only_model_equals_detectron2s_own(small_config, make_batch, event
     cfg = small_config("synthetic_cxr/mask_rcnn.yaml", *opts)
     ours = build_model(cfg)
 
-    class ImageBackbone(nn.Module):
-        """What GeneralizedRCNN expects: a backbone of a plain tensor."""
-
-        def __init__(self, backbone):
-            super().__init__()
-            self.backbone = backbone.image_backbone
-            self.size_divisibility = self.backbone.size_divisibility
-            self.padding_constraints = self.backbone.padding_constraints
-
-        def forward(self, x):
-            return self.backbone(x)
-
-    stock = GeneralizedRCNN(
-        backbone=ImageBackbone(ours.backbone),
-        proposal_generator=ours.proposal_generator,
-        roi_heads=ours.roi_heads,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
+    stock_cfg = cfg.clone()
+    stock_cfg.defrost()
+    stock_cfg.MODEL.META_ARCHITECTURE, stock_cfg.MODEL.ROI_HEADS.NAME = "GeneralizedRCNN", "StandardROIHeads"
+    stock_cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    stock = build_model(stock_cfg)
+    assert type(stock) is GeneralizedRCNN and type(stock.roi_heads) is StandardROIHeads
+    state = {k.replace("backbone.image_backbone.", "backbone."): v for k, v in ours.state_dict().items()}
+    stock.load_state_dict(state)
     batch = make_batch(cfg)
     losses = []
-    for model in (ours, stock):  # they share their parts, so that batch norm has seen the batch twice after this
+    for model in (ours, stock):
         torch.manual_seed(1)
         losses.append({name: loss.item() for name, loss in model.train()(batch).items()})
     assert losses[0] == losses[1]
@@ -196,7 +189,10 @@ def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, 
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = fit_encoder(build_model(cfg)).train()
     assert model.backbone.clinical_encoder.output_dim == len(numeric) + 55 * len(categorical)
-    assert all(torch.isfinite(loss) for loss in model(make_batch(cfg)).values())
+    losses = model(make_batch(cfg, 4))
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() < 1e4 for p in model.parameters())
 
 
 def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, fit_encoder, event_storage):
@@ -211,12 +207,21 @@ def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, 
     assert torch.isnan(full).sum() == 1 and (codes == -1).sum() == 1  # as the batch has it
 
 
-def test_an_infinite_value_is_refused(small_config, make_batch, fit_encoder):
+def test_rows_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder):
     cfg = small_config("synthetic_cxr/mdf_net.yaml")
     model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
-    batch[1]["clinical_numeric"][2] = float("inf")
+
+    def change(key, values):
+        return [batch[0], {**batch[1], key: torch.tensor(values)}]
+
     with pytest.raises(ValueError, match=r"input 1: clinical_numeric\[2\] is inf"):
-        model(batch)
+        model(change("clinical_numeric", [0.0, 0.0, float("inf"), *[0.0] * 6]))
+    for code in (2, -2):
+        with pytest.raises(ValueError, match=rf"input 1: clinical_categorical\[0\] is {code}; a code must be below 2"):
+            model(change("clinical_categorical", [code]))
+    narrow = [{**x, "clinical_numeric": torch.zeros(1)} for x in batch]
+    with pytest.raises(ValueError, match=r"rows have 1 numeric and 1 categorical column\(s\), the model reads 9 and 1"):
+        model(narrow)
 
 
 def test_an_input_without_a_row_is_refused(small_config, make_batch, fit_encoder):

@@ -89,6 +89,10 @@ def test_local_weights_file(tmp_path):
         TimmTrunk(**arguments, weights_file=str(tmp_path / "absent.pth"))
 
 
+def test_names_with_the_tag_of_their_weights():
+    assert TimmTrunk(model_name="resnet18.a1_in1k", in_channels=1, strides=[8]).output_shape()["c3"].stride == 8
+
+
 def test_refusals(small_config):
     with pytest.raises(ConfigError, match="does not have; near it"):
         TimmTrunk(model_name="mobilenetv3_tiny", in_channels=1, strides=[32])

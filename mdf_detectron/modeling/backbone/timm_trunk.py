@@ -67,8 +67,8 @@ class TimmTrunk(Backbone):
 
 
 def _has_fixed_size(name: str) -> bool:
-    if name not in timm.list_models():
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
         raise ConfigError(f"MODEL.TIMM.NAME is '{name}', which timm {timm.__version__} does not have; near it: {close}")
     config = timm.get_pretrained_cfg(name)
     return config is not None and config.fixed_input_size

@@ -38,7 +38,7 @@ class MultimodalMixin:
 
         Raises:
             KeyError: an input without a clinical row; the mapper gives an all-missing row where there is none.
-            ValueError: an infinite value in a row.
+            ValueError: rows of other columns than the model's, an infinite value, or a code outside its vocabulary.
         """
         images = super().preprocess_image(batched_inputs)
         rows = []
@@ -49,7 +49,9 @@ class MultimodalMixin:
                     "(a study without a row gets one with every value missing)"
                 )
             rows.append(torch.stack([x[key] for x in batched_inputs]))
-        _refuse_infinite(rows[0], batched_inputs)
+        encoder = getattr(self.backbone, "clinical_encoder", None)
+        if encoder is not None:
+            encoder.check_rows(*rows, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
         return ImageList(MultimodalInput(images.tensor, *map(self._move_to_current_device, rows)), images.image_sizes)
 
     def forward(self, batched_inputs: list[dict[str, Tensor]]):
@@ -62,15 +64,3 @@ class MultimodalMixin:
             for name, value in outputs.items():
                 storage.put_scalar(f"raw/{name}", value.detach(), smoothing_hint=True)
         return self.loss_weighting(outputs)
-
-
-def _refuse_infinite(numeric: Tensor, batched_inputs: list[dict]) -> None:
-    """NaN is a missing value; an infinite one is a mistake, which standardization would only spread."""
-    infinite = torch.isinf(numeric)
-    if infinite.any():
-        number, column = infinite.nonzero()[0].tolist()
-        where = batched_inputs[number].get("file_name", f"input {number}")
-        raise ValueError(
-            f"{where}: clinical_numeric[{column}] is {float(numeric[number, column])}; "
-            "a value must be finite, or NaN where it is missing"
-        )
