@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.export.flatten import TracingAdapter
 from detectron2.modeling import build_model
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import get_shape
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
     Args:
         depth: parts with names of at most this many components; the first is the whole model, named "".
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.CLINICAL.COMPILE = False  # the same arithmetic, but it cannot be traced
     model = build_model(cfg).eval()
     encoder = getattr(model.backbone, "clinical_encoder", None)
     if encoder is not None:
@@ -44,12 +49,21 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
 def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
     """Counts under the model's own names; the adapter calls the model "model"."""
     analysis = kind(adapter, adapter.flattened_inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    if kind is FlopCountAnalysis:
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_operations)
     with warnings.catch_warnings():
         # tracing scripts small functions of detectron2 and torchvision
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         counts = analysis.by_module()
     return {name.removeprefix("model").lstrip("."): count for name, count in counts.items() if name}
+
+
+def _attention_operations(inputs: list, outputs: list) -> int:
+    """Multiply-adds of softmax(Q·Kᵀ)·V for Q (…, q, d), K (…, k, d), V (…, k, e)."""
+    *batch, queries, width = get_shape(inputs[0])
+    keys, values = get_shape(inputs[2])[-2:]
+    return math.prod(batch) * queries * keys * (width + values)
 
 
 def _one_film(cfg: CfgNode) -> dict:

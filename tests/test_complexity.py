@@ -21,3 +21,13 @@ def test_counts_by_hand(small_config):
 def test_image_alone_is_cheaper(small_config):
     alone, fused = (analyze(small_config(f"synthetic_cxr/{name}.yaml"), 1)[0] for name in ("mask_rcnn", "mdf_net"))
     assert alone.operations < fused.operations and alone.parameters < fused.parameters
+
+
+def test_attention_is_counted_and_a_compiled_branch_too(small_config):
+    opts = ["MODEL.FUSION.NAME", "CrossAttention"]
+    parts = {p.name: p for p in analyze(small_config("synthetic_cxr/msf_net_3d.yaml", *opts), depth=5)}
+    fusion = parts["backbone.fusions.p4.fusion"]
+    within = sum(p.operations for name, p in parts.items() if name.startswith("backbone.fusions.p4.fusion."))
+    # 64 cells look at 10 columns and the token that is always there; 64 channels twice: scores, then values
+    assert fusion.operations - within == 64 * 11 * (64 + 64)
+    assert analyze(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.COMPILE", True), 1)[0].operations > 0

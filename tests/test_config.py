@@ -74,6 +74,7 @@ def test_bad_overrides():
         (["MODEL.SPATIALIZER.NUM_STAGES", "0"], "NUM_STAGES and CHANNELS must be at least 1"),
         (["MODEL.CLINICAL.EMBEDDING_DIM", "0"], "EMBEDDING_DIM is 0"),
         (["MODEL.CLINICAL.MISSING", "zero"], "MISSING is 'zero'; use one of"),
+        (["MODEL.CLINICAL.BRANCH", "repeat", "MODEL.SPATIALIZER.CHECKPOINT", "True"], "'repeat' has no spatializer"),
         (["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"], "AMP.ENABLED needs a GPU"),
     ],
 )

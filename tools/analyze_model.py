@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 
 from mdf_detectron.complexity import analyze, complexity_table
 from mdf_detectron.engine.defaults import load_config, run_tool
@@ -16,13 +17,18 @@ from mdf_detectron.engine.defaults import load_config, run_tool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--config-file", required=True, nargs="+", help="several are also compared as wholes")
     parser.add_argument("--depth", type=int, default=2, help="how many dots a part's name may have, plus one")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="last: config overrides, KEY VALUE")
     args = parser.parse_args()
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    cfg = load_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
-    print(complexity_table(analyze(cfg, args.depth)))
+    wholes = []
+    for file in args.config_file:
+        parts = analyze(load_config(file, ["MODEL.DEVICE", "cpu", *args.opts]), args.depth)
+        wholes.append(replace(parts[0], name=file))
+        print(f"{file}\n\n{complexity_table(parts)}\n")
+    if len(wholes) > 1:
+        print(complexity_table(wholes))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ def measure_times(args, names: list[str]) -> tuple[dict[str, dict[str, np.ndarra
         (TRAINING, training_step, args.batch_size),
         (INFERENCE, inference_step, 1),
     ):
-        wanted = {n for t in TARGETS if t.measure == measure for n in (t.name, t.reference)} | {"repeat"}
+        wanted = {n for t in TARGETS if t.measure == measure for n in (t.name, t.reference)} | {
+            "repeat",
+            "deconv_contiguous",
+        }
         steps = {n: build(n, args.device, args.image_size, batch_size) for n in names if n in wanted}
         rounds = args.rounds if measure == TRAINING else 4 * args.rounds
         times[measure] = time_side_by_side(steps, rounds)

@@ -35,6 +35,7 @@ VARIANTS = {
     "image_only": Variant("mimic_eye/mask_rcnn.yaml"),
     "plain": Variant(_MDF, plain=True),
     "deconv": Variant(_MDF),
+    "deconv_contiguous": Variant(_MDF, ("MODEL.SPATIALIZER.CHANNELS_LAST", False)),
     "deconv_compiled": Variant(_MDF, ("MODEL.CLINICAL.COMPILE", True)),
     "deconv_bfloat16": Variant(_MDF, ("MODEL.CLINICAL.AUTOCAST", True)),
     "deconv_compiled_bfloat16": Variant(_MDF, ("MODEL.CLINICAL.COMPILE", True, "MODEL.CLINICAL.AUTOCAST", True)),

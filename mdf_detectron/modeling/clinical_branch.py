@@ -178,7 +178,12 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
     channels = {name: shape.channels for name, shape in features.items()}
     if kind == "repeat":
         return RepeatBranch(in_dim=in_dim, channels=channels)
-    options = {"in_dim": in_dim, "channels": s.CHANNELS, "use_checkpoint": s.CHECKPOINT}
+    options = {
+        "in_dim": in_dim,
+        "channels": s.CHANNELS,
+        "use_checkpoint": s.CHECKPOINT,
+        "channels_last": s.CHANNELS_LAST,
+    }
     if kind == "compact":
         side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
         options |= {"num_stages": max(1, side.bit_length() - 1), "norm": "GN", "start_uniform": True}

@@ -91,6 +91,7 @@ class Spatializer(nn.Module):
         norm: "BN" or "GN", see :class:`SpatializerStage`.
         start_uniform: start as a repetition of the row over the map, see :func:`_start_uniform`.
         use_checkpoint: recompute the stages in the backward pass.
+        channels_last: memory format of the maps; faster where it is measured to be.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Spatializer(nn.Module):
         norm: str = "BN",
         start_uniform: bool = False,
         use_checkpoint: bool = False,
+        channels_last: bool = True,
     ):
         super().__init__()
         if num_stages < 1:
@@ -117,6 +119,7 @@ class Spatializer(nn.Module):
             )
         )
         self.use_checkpoint = use_checkpoint
+        self.channels_last = channels_last
         for number, stage in enumerate(self.stages):
             _start_linear(stage, first=number == 0)
             if start_uniform:
@@ -134,7 +137,7 @@ class Spatializer(nn.Module):
         """
         x = encoded[:, :, None, None]
         for number, stage in enumerate(self.stages):
-            if number == 1:  # a map of one cell is in both formats at once: only behind the first stage they differ
+            if number == 1 and self.channels_last:  # a map of one cell is in both formats at once, the next is not
                 x = x.contiguous(memory_format=torch.channels_last)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)

@@ -8,6 +8,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads import StandardROIHeads
 
 from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.errors import ConfigError
 
 CONFIGS = ["mask_rcnn", "msf_net_1d", "msf_net_3d", "mdf_net"]
 
@@ -247,3 +248,17 @@ def test_the_row_reaches_proposals_and_classes(small_config, make_batch, fit_enc
     for name in ("p4", "clinical"):
         change = (features[0][name] - features[1][name]).norm() / features[0][name].norm()
         assert change > 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("name", "opts", "message"),
+    [
+        ("synthetic_cxr/mdf_net", ["MODEL.TIMM.STRIDE", 32], r"RPN.IN_FEATURES is \['p4'\], .* gives \['p5'\]"),
+        ("mimic_eye/retinanet_mdf_net", ["MODEL.TIMM.FPN_TOP", "none"], "RETINANET.IN_FEATURES is"),
+        ("mimic_eye/mdf_net", ["MODEL.IMAGE_BACKBONE.NAME", "build_dual_backbone"], "IMAGE_BACKBONE.NAME is"),
+        ("mimic_eye/mdf_net_film", ["MODEL.CLINICAL.AUTOCAST", True], "FiLM reads the row itself"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_when_built(name, opts, message, small_config):
+    with pytest.raises(ConfigError, match=message):
+        build_model(small_config(f"{name}.yaml", *opts))

@@ -99,6 +99,7 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     """Build a :class:`DualBackbone`; ``MODEL.CLINICAL.FUSION_3D`` and ``FUSION_1D`` decide on its parts."""
     clinical = cfg.MODEL.CLINICAL
     parts = {"image_backbone": build_image_backbone(cfg, input_shape)}
+    _check_in_features(cfg, sorted(parts["image_backbone"].output_shape()))
     if fuses_3d(cfg) or fuses_1d(cfg):
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
         parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_ROW, clinical.DROPOUT_CELL)
@@ -108,9 +109,21 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
         fusion = fusion_class(cfg)
         if not fusion.reads_row:
             parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
-        elif clinical.COMPILE:
+        elif clinical.COMPILE or clinical.AUTOCAST or cfg.MODEL.SPATIALIZER.CHECKPOINT:
             raise ConfigError(
-                f"MODEL.CLINICAL.COMPILE is on, but the fusion {fusion.__name__} reads the row itself: there is no "
-                "spatializer to compile; switch it off"
+                f"the fusion {fusion.__name__} reads the row itself, there is no clinical branch: switch "
+                "MODEL.CLINICAL.COMPILE, MODEL.CLINICAL.AUTOCAST and MODEL.SPATIALIZER.CHECKPOINT off"
             )
     return DualBackbone(**parts)
+
+
+def _check_in_features(cfg: CfgNode, features: list[str]) -> None:
+    """Raise :class:`ConfigError` where the detector asks for a feature map that the image backbone does not give."""
+    one_stage = cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet"
+    for part in ("RETINANET",) if one_stage else ("RPN", "ROI_HEADS"):
+        asked = list(cfg.MODEL[part].IN_FEATURES)
+        if not set(asked) <= set(features):
+            raise ConfigError(
+                f"MODEL.{part}.IN_FEATURES is {asked}, the image backbone gives {features} (named by the log2 of their "
+                "stride); make them agree, with as many MODEL.ANCHOR_GENERATOR.SIZES"
+            )
