@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from mdf_detectron.complexity import analyze, complexity_table
 from mdf_detectron.engine.defaults import load_config, run_tool
@@ -25,7 +26,7 @@ def main() -> None:
     wholes = []
     for file in args.config_file:
         parts = analyze(load_config(file, ["MODEL.DEVICE", "cpu", *args.opts]), args.depth)
-        wholes.append(replace(parts[0], name=file))
+        wholes.append(replace(parts[0], name=Path(file).stem))
         print(f"{file}\n\n{complexity_table(parts)}\n")
     if len(wholes) > 1:
         print(complexity_table(wholes))
