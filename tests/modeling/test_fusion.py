@@ -85,9 +85,11 @@ def test_film_by_hand():
 
 
 def test_daft_by_hand():
-    fusion = set_by_hand(fusion_of("DAFT"), [0, 2])  # mean of image channel 0 (2.5) plus the row's first entry
-    row = EncodedRow(torch.tensor([[-2.0, 0, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
-    assert fusion(IMAGE, row).tolist() == [[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]]
+    # the means of the channels, 2.5 and 6.5, are -1 and 1 when normalized; 1 and the row's first entry give 0.5
+    fusion = set_by_hand(fusion_of("DAFT"), [1, 2])
+    row = EncodedRow(torch.tensor([[-0.5, 0, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
+    expected = torch.tensor([[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]])
+    torch.testing.assert_close(fusion(IMAGE, row), expected, atol=1e-4, rtol=1e-4)
 
 
 def slow_cross_attention(fusion, image, row):

@@ -6,6 +6,7 @@ Shape letters: N images, D channels, H×W cells of a feature map, Z width of the
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.encoded_row import EncodedRow, RowLayout
@@ -13,7 +14,7 @@ from mdf_detectron.modeling.fusion.build import FUSION_REGISTRY, Fusion
 
 HIDDEN_FEATURES = 64
 DAFT_REDUCTION = 7
-"""Inputs over hidden features of DAFT's perceptron, as in its paper."""
+"""Inputs over hidden features of DAFT's perceptron, as in its paper, where that is not less than FiLM's."""
 
 
 class _Modulation(Fusion):
@@ -49,13 +50,15 @@ class FiLM(_Modulation):
 class DAFT(_Modulation):
     """Scale and shift from the row and the image together: dynamic affine feature map transform (Wolf et al. 2022).
 
-    The image enters as the mean of each channel over the map.
+    The image enters as the mean of each channel over the map, normalized over the channels: beside raw means, several
+    times larger than a standardized row, the row is not learned.
     """
 
     def __init__(self, channels: int, layout: RowLayout):
         inputs = channels + layout.dim
-        super().__init__(channels, layout, inputs, max(1, inputs // DAFT_REDUCTION))
+        super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
 
     def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
         """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
-        return self.modulate(image, torch.cat([image.mean(dim=(2, 3)), clinical.vector], dim=1))
+        pooled = F.layer_norm(image.mean(dim=(2, 3)), image.shape[1:2])
+        return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
