@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 
@@ -45,7 +44,7 @@ def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads
         opts: overrides of every run.
 
     Returns:
-        ``{"variant", "seed", "seconds_per_iteration", "rows": {state: {task: {metric: value}}}}``, also written to
+        ``{"variant", "seed", "asked", "rows": {state: {task: {metric: value}}}}``, also written to
         ``<out>/<name>/seed_<seed>/study.json``.
     """
     folder = Path(out) / name / f"seed_{seed}"
@@ -66,7 +65,6 @@ def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads
             "variant": name,
             "seed": seed,
             "asked": asked,
-            "seconds_per_iteration": _seconds_per_iteration(folder / "metrics.json"),
             "rows": _score(variant, folder, Path(out) / DATASET, opts),
         }
     )
@@ -97,8 +95,3 @@ def _score(variant: StudyVariant, folder: Path, dataset: Path, opts: Sequence[st
     model, records = load_model(cfg, folder / "model_final.pth"), records_of([test])
     states = ROW_STATES if model.backbone.clinical_encoder is not None else {"full": ROW_STATES["full"]}
     return {state: evaluate_records(cfg, model, test, change(records)) for state, change in states.items()}
-
-
-def _seconds_per_iteration(path: Path) -> float:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return float(np.median([line["time"] for line in lines if "time" in line]))

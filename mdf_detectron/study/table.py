@@ -28,16 +28,12 @@ def scores_by_variant(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def study_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a variant a row; AP50 by IoBB of each state of the rows, with spread over seeds, and the cost."""
+    """Markdown: a variant a row; AP50 by IoBB of each state of the rows, with the spread over seeds."""
     rows = []
-    base = [r["seconds_per_iteration"] for r in runs if r["variant"] == "image"]
     for name, scores in scores_by_variant(runs).items():
-        seconds = [r["seconds_per_iteration"] for r in runs if r["variant"] == name]
-        cost = f"{np.mean(seconds) / np.mean(base):.2f}" if base else "–"
         cells = [_cell(scores[state]) if state in scores else "–" for state in ROW_STATES]
-        rows.append((VARIANTS[name].title, *cells, cost))
-    header = ("model", "full row", "half of each row", "no row", "rows shuffled", "time of a step (image alone = 1)")
-    return markdown_table(header, rows)
+        rows.append((VARIANTS[name].title, *cells))
+    return markdown_table(("model", "full row", "half of each row", "no row", "rows shuffled"), rows)
 
 
 def _cell(values: Sequence[float]) -> str:
