@@ -15,7 +15,7 @@ RECTIFIER_MARGIN = 2.0
 
 
 class Deconvolution2x2(nn.ConvTranspose2d):
-    """A 2×2 deconvolution of stride 2, computed as a 1×1 convolution and a pixel shuffle.
+    """A 2×2 deconvolution of stride 2, computed as a 1×1 convolution and a shuffle of its pixels.
 
     With this kernel and stride no two input pixels reach the same output pixel, so the two are the same
     function; the convolution is several times faster on a CPU.  Parameters are ``nn.ConvTranspose2d``'s.
@@ -32,9 +32,18 @@ class Deconvolution2x2(nn.ConvTranspose2d):
 def deconvolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The deconvolution of :class:`Deconvolution2x2`: (N, in, H, W), weight (in, out, 2, 2) → (N, out, 2H, 2W)."""
     in_channels, out_channels = weight.shape[:2]
-    # (in, out, 2, 2) -> (out*4, in, 1, 1): the channel order that pixel_shuffle expects
-    kernel = weight.permute(1, 2, 3, 0).reshape(4 * out_channels, in_channels, 1, 1)
-    return F.pixel_shuffle(F.conv2d(x, kernel, bias.repeat_interleave(4)), 2)
+    # Channels in the order (row, column, out): then the shuffle below moves whole pixels of a channels_last map, and
+    # not single numbers, as F.pixel_shuffle with its order (out, row, column) would.
+    kernel = weight.permute(2, 3, 1, 0).reshape(4 * out_channels, in_channels, 1, 1)
+    parts = F.conv2d(x, kernel, bias.repeat(4))
+    n, _, height, width = parts.shape
+    pixels = parts.permute(0, 2, 3, 1).reshape(n, height, width, 2, 2, out_channels)
+    pixels = pixels.transpose(2, 3).reshape(n, 2 * height, 2 * width, out_channels)
+    return pixels.permute(0, 3, 1, 2).contiguous(memory_format=_format_of(x))
+
+
+def _format_of(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
@@ -137,8 +146,8 @@ class Spatializer(nn.Module):
         """
         x = encoded[:, :, None, None]
         for number, stage in enumerate(self.stages):
-            if number == 1 and self.channels_last:  # a map of one cell is in both formats at once, the next is not
-                x = x.contiguous(memory_format=torch.channels_last)
+            if number == 1:  # a map of one cell is in both formats at once, the next is in one
+                x = x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:

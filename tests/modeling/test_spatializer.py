@@ -39,15 +39,17 @@ def test_equals_the_plain_module_in_values_and_gradients(training):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3, msg=name)
 
 
-def test_maps_are_channels_last():
-    module, formats = Spatializer(in_dim=5, out_channels=3, num_stages=4, channels=8), []
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_memory_format_of_the_maps(channels_last):
+    module = Spatializer(in_dim=5, out_channels=3, num_stages=4, channels=8, channels_last=channels_last)
+    formats = []
     for stage in module.stages[1:]:
         stage.register_forward_hook(
             lambda m, args, out: formats.append(out.is_contiguous(memory_format=torch.channels_last))
         )
     module.train()(torch.randn(2, 5), (16, 16))
     module.eval()(torch.randn(2, 5), (16, 16))
-    assert formats == [True] * 6
+    assert formats == [channels_last] * 6
 
 
 @pytest.mark.parametrize("columns", [1, 2])
