@@ -75,7 +75,9 @@ def precision_recall(models: Models) -> Figure:
                       fontsize=8, transform=axes.transAxes, bbox=WHITE)  # fmt: skip
         if not count:
             _empty(axes, "no regions")
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
+        # room for a line of text a model above precision 1, where no curve can be
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
+        axes.set_yticks(np.linspace(0, 1, 6))
         axes.set_title(f"{_wrap(class_name, 34)}\n({count} regions)")
     _legend_below(figure, panels[0], title="IoBB 0.5; AP50 with its 95 % interval")
     return figure
