@@ -12,12 +12,10 @@ Detectron2's log names them.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-import torch
-
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
+from mdf_detectron.engine.checkpointer import save_checkpoint_file
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.engine.zoo_weights import for_dual_backbone, read_zoo_weights
 from mdf_detectron.errors import CheckpointError
@@ -33,9 +31,7 @@ def main() -> None:
     if not state:
         raise CheckpointError(f"{args.source} has no weights of a ResNet or a detector, but {dropped[:5]}")
     args.target.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.target.with_suffix(".partial")
-    torch.save({"model": state}, partial)
-    os.replace(partial, args.target)
+    save_checkpoint_file({"model": state}, args.target)
     print(f"{args.target}: {len(state)} tensors; left out: {dropped or 'none'}")
 
 

@@ -55,10 +55,8 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         data |= {CONFIG_KEY: self.cfg.dump(), SCHEMA_KEY: clinical_signature(self.cfg), **kwargs}
         target = Path(self.save_dir) / f"{name}.pth"
-        partial = target.with_suffix(".partial")
         self.logger.info(f"Saving checkpoint to {target}")
-        torch.save(data, partial)
-        os.replace(partial, target)
+        save_checkpoint_file(data, target)
         if tag_last:
             self.tag_last_checkpoint(target.name)
 
@@ -121,6 +119,13 @@ class MultimodalCheckpointer(DetectionCheckpointer):
                 f"({', '.join(absent[:3])} …), {len(shapes)} of another shape ({', '.join(shapes[:3])} …); "
                 "use the checkpoint's own config (config.yaml beside it)"
             )
+
+
+def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
+    """Write a ``.pth`` file atomically: it is whole or absent."""
+    partial = target.with_suffix(".partial")
+    torch.save(data, partial)
+    os.replace(partial, target)
 
 
 def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:
