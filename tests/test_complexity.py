@@ -18,6 +18,14 @@ def test_counts_by_hand(small_config):
     assert len(rows) == 2 + len(parts) and rows[2].startswith("| whole model | ")
 
 
+def test_the_spatializers_own_operator_is_counted(small_config):
+    """Seven stages of 32 channels over 64 inputs; the last reads 64×64 cells and gives one channel of 128×128."""
+    parts = {p.name: p for p in analyze(small_config("synthetic_cxr/mdf_net.yaml"), depth=5)}
+    last = parts["backbone.clinical_branch.spatializer.stages.6"]
+    assert last.operations == 64 * 64 * 32 * (4 * 32) + 128 * 128 * 9 * 32
+    assert last.activations == 128 * 128 * (32 + 1)
+
+
 def test_image_alone_is_cheaper(small_config):
     alone, fused = (analyze(small_config(f"synthetic_cxr/{name}.yaml"), 1)[0] for name in ("mask_rcnn", "mdf_net"))
     assert alone.operations < fused.operations and alone.parameters < fused.parameters

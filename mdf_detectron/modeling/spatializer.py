@@ -5,52 +5,32 @@ Shape letters: N rows, D width of the encoded row, H×W pixels of the model's in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdf_detectron.modeling.channel_moments import channel_moments, deconvolution_moments
+from mdf_detectron.modeling.deconvolution import Deconvolution2x2, deconvolve, deconvolve_and_convolve
+
 RECTIFIER_MARGIN = 2.0
 """Bias that the batch norms before a ReLU start with, in standard deviations of their output."""
 
-
-class Deconvolution2x2(nn.ConvTranspose2d):
-    """A 2×2 deconvolution of stride 2, computed as a 1×1 convolution and a shuffle of its pixels.
-
-    With this kernel and stride no two input pixels reach the same output pixel, so the two are the same
-    function; the convolution is several times faster on a CPU.  Parameters are ``nn.ConvTranspose2d``'s.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, kernel_size=2, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, 2H, 2W)."""
-        return deconvolve(x, self.weight, self.bias)
-
-
-def deconvolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The deconvolution of :class:`Deconvolution2x2`: (N, in, H, W), weight (in, out, 2, 2) → (N, out, 2H, 2W)."""
-    in_channels, out_channels = weight.shape[:2]
-    # Channels in the order (row, column, out): then the shuffle below moves whole pixels of a channels_last map, and
-    # not single numbers, as F.pixel_shuffle with its order (out, row, column) would.
-    kernel = weight.permute(2, 3, 1, 0).reshape(4 * out_channels, in_channels, 1, 1)
-    parts = F.conv2d(x, kernel, bias.repeat(4))
-    n, _, height, width = parts.shape
-    pixels = parts.permute(0, 2, 3, 1).reshape(n, height, width, 2, 2, out_channels)
-    pixels = pixels.transpose(2, 3).reshape(n, 2 * height, 2 * width, out_channels)
-    return pixels.permute(0, 3, 1, 2).contiguous(memory_format=_format_of(x))
-
-
-def _format_of(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-
+FEW_CHANNELS = 4
+"""Up to so many channels out, the last stage is computed without its large map."""
 
 NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
 
 
 class SpatializerStage(nn.Sequential):
     """Deconvolution 2×2 (doubles the side), then convolution 3×3; each with a norm, ReLU between and behind.
+
+    With batch norm the first norm is folded into the deconvolution, in training too (its statistics follow from the
+    input's, see ``channel_moments``), and in evaluation the second into the convolution.
 
     Args:
         norm: "BN", batch norm as in the paper, or "GN", group norm with one group: each row by itself, whatever the
@@ -71,22 +51,42 @@ class SpatializerStage(nn.Sequential):
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, 2H, 2W); in evaluation batch norms are folded into the convolutions."""
-        if self.training or not self.foldable:
+        """(N, in, H, W) → (N, out, 2H, 2W)."""
+        if not self.foldable:
             return super().forward(x)
         deconvolution, norm, _, convolution, second_norm, *_ = self
-        scale, shift = _affine(norm)
-        x = deconvolve(x, deconvolution.weight * scale[:, None, None], deconvolution.bias * scale + shift).relu_()
-        scale, shift = _affine(second_norm)
-        kernel = convolution.weight * scale[:, None, None, None]
-        x = F.conv2d(x, kernel, convolution.bias * scale + shift, padding=1)
+        scale, shift = self._first_norm(x)
+        weight, bias = deconvolution.weight * scale[:, None, None], deconvolution.bias * scale + shift
+        kernel, kernel_bias = convolution.weight, convolution.bias
+        if not self.training:
+            scale, shift = _affine(second_norm, second_norm.running_mean, second_norm.running_var)
+            kernel, kernel_bias = kernel * scale[:, None, None, None], kernel_bias * scale + shift
+        if self.last and convolution.out_channels <= FEW_CHANNELS:
+            x = deconvolve_and_convolve(x, weight, bias, kernel, kernel_bias)
+        else:
+            x = F.conv2d(deconvolve(x, weight, bias, rectify=True), kernel, kernel_bias, padding=1)
+        if self.training:
+            x = second_norm(x)
         return x if self.last else x.relu_()
 
+    def _first_norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (channels,), of the norm behind the deconvolution of ``x``."""
+        deconvolution, norm = self[0], self[1]
+        if not self.training:
+            return _affine(norm, norm.running_mean, norm.running_var)
+        mean, variance = deconvolution_moments(deconvolution.weight, deconvolution.bias, *channel_moments(x))
+        count = 4 * x.numel() // x.shape[1]
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        return _affine(norm, mean, variance)
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a batch norm applies in evaluation, each (channels,)."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
+
+def _affine(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift, each (channels,), that a batch norm applies with these statistics."""
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
 
 
 class Spatializer(nn.Module):
@@ -149,12 +149,31 @@ class Spatializer(nn.Module):
             if number == 1:  # a map of one cell is in both formats at once, the next is in one
                 x = x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
-                x = checkpoint(stage, x, use_reentrant=False)
+                x = checkpoint(stage, x, use_reentrant=False, context_fn=partial(_recomputation, stage))
             else:
                 x = stage(x)
         if x.shape[-2:] != tuple(size):
             x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
         return x
+
+
+def _recomputation(stage: SpatializerStage) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a stage's forward and of its repetition, in which running statistics must not move again."""
+    return nullcontext(), _statistics_kept(stage)
+
+
+@contextmanager
+def _statistics_kept(stage: SpatializerStage) -> Iterator[None]:
+    norms = [m for m in stage if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked -= 1
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _start_linear(stage: SpatializerStage, first: bool) -> None:

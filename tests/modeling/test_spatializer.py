@@ -1,4 +1,4 @@
-"""Spatializer: against torch's own deconvolution, shapes, gradients, and its parameter count."""
+"""Spatializer: against torch's own modules, shapes, gradients, and its parameter count."""
 
 import copy
 
@@ -6,15 +6,7 @@ import pytest
 import torch
 
 from mdf_detectron.benchmark.plain_spatializer import PlainSpatializer
-from mdf_detectron.modeling.spatializer import Deconvolution2x2, Spatializer
-
-
-def test_deconvolution_by_hand():
-    layer = Deconvolution2x2(1, 1)
-    layer.weight.data = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    layer.bias.data = torch.tensor([0.5])
-    out = layer(torch.tensor([[[[10.0, 20.0]]]]))
-    assert out.tolist() == [[[[10.5, 20.5, 20.5, 40.5], [30.5, 40.5, 60.5, 80.5]]]]
+from mdf_detectron.modeling.spatializer import Spatializer
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -37,6 +29,8 @@ def test_equals_the_plain_module_in_values_and_gradients(training):
     torch.testing.assert_close(row_fast.grad, row_slow.grad, atol=1e-4, rtol=1e-3)
     for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3, msg=name)
+    for (name, a), b in zip(fast.named_buffers(), slow.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -79,6 +73,8 @@ def test_recomputing_the_stages_changes_nothing():
         module(rows, (8, 8)).square().sum().backward()
     for a, b in zip(stored.parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+    for (name, a), b in zip(stored.named_buffers(), recomputed.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=f"{name}: the statistics moved twice")
 
 
 @pytest.mark.parametrize(("norm", "uniform"), [("BN", False), ("GN", True)])
@@ -109,3 +105,21 @@ def test_other_sizes_are_resized_and_bad_arguments_refused():
     assert module(torch.randn(2, 5), (12, 20)).shape == (2, 1, 12, 20)
     with pytest.raises(ValueError, match="num_stages"):
         Spatializer(in_dim=5, out_channels=1, num_stages=0)
+
+
+@pytest.mark.parametrize("use_checkpoint", [False, True])
+def test_compiled_it_computes_the_same(use_checkpoint):
+    """As the graphs that inductor gets, without a C++ compiler; recomputed stages break the graph, no others do."""
+    torch.manual_seed(0)
+    eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8, use_checkpoint=use_checkpoint)
+    compiled = copy.deepcopy(eager)
+    compiled.compile(backend="aot_eager", fullgraph=not use_checkpoint)
+    for training in (True, False):
+        outputs = []
+        for module in (eager.train(training), compiled.train(training)):
+            module.zero_grad()
+            out = module(torch.linspace(-2, 2, 32).view(4, 8), (8, 8))
+            out.square().sum().backward()
+            outputs.append([out, *(p.grad for p in module.parameters()), *module.buffers()])
+        for a, b in zip(*outputs, strict=True):
+            torch.testing.assert_close(a, b)

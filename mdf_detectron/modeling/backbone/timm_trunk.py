@@ -26,6 +26,7 @@ class TimmTrunk(Backbone):
         image_size: side of the input in pixels, for models that are built for one size.
         pretrained: download timm's weights.
         weights_file: a local timm weights file; excludes ``pretrained``.
+        channels_last: memory format of the maps within the trunk, and of those it gives.
 
     Raises:
         ConfigError: an unknown model, a stride the model does not have, or weights that cannot be had.
@@ -40,6 +41,7 @@ class TimmTrunk(Backbone):
         image_size: int = 512,
         pretrained: bool = False,
         weights_file: str = "",
+        channels_last: bool = False,
     ):
         super().__init__()
         if not strides:
@@ -49,7 +51,8 @@ class TimmTrunk(Backbone):
         levels = _levels(model_name, strides, options)
         options |= {"in_chans": in_channels, "features_only": True, "out_indices": levels}
         self.model = _create(model_name, pretrained, weights_file, options)
-        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.permuted = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last = channels_last
         self._out_features = [f"c{stride.bit_length() - 1}" for stride in strides]
         self._out_feature_channels = dict(zip(self._out_features, self.model.feature_info.channels(), strict=True))
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
@@ -60,10 +63,19 @@ class TimmTrunk(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        maps = self.model(x)
-        if self.channels_last:  # Swin and its kin give (N, H/s, W/s, D_s)
-            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        maps = self.model(_in_format(x, memory_format))
+        if self.permuted:  # Swin and its kin give (N, H/s, W/s, D_s)
+            maps = [m.permute(0, 3, 1, 2).contiguous(memory_format=memory_format) for m in maps]
         return dict(zip(self._out_features, maps, strict=True))
+
+
+def _in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Also where a map of one channel is in both formats at once: convolutions go by the strides."""
+    if x.shape[1] > 1 or memory_format == torch.contiguous_format:
+        return x.contiguous(memory_format=memory_format)
+    n, _, height, width = x.shape
+    return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
 
 
 def _has_fixed_size(name: str) -> bool:
