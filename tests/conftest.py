@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
 import mdf_detectron  # noqa: F401  (registers the components)
+from mdf_detectron.benchmark.variants import random_batch
+from mdf_detectron.config import num_classes
 from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.prepared_folder import (
     Flow,
@@ -51,28 +52,10 @@ def small_config():
 
 @pytest.fixture
 def make_batch():
-    """``make_batch(cfg, n)``: n inputs with one box each, random rows, the last row with missing values."""
+    """``make_batch(cfg, n)``: n inputs with two boxes each, random rows, the last row with missing values."""
 
     def make(cfg, n: int = 2):
-        generator = torch.Generator().manual_seed(0)
-        side, clinical = cfg.INPUT.IMAGE_SIZE, cfg.MODEL.CLINICAL
-        low, high = side * 0.2, side * 0.7
-        batch = []
-        for _ in range(n):
-            instances = Instances((side, side))
-            instances.gt_boxes = Boxes(torch.tensor([[low, low, high, high]]))
-            instances.gt_classes = torch.tensor([1])
-            instances.gt_masks = PolygonMasks([[np.array([low, low, high, low, high, high, low, high])]])
-            batch.append(
-                {
-                    "image": torch.rand(len(cfg.MODEL.PIXEL_MEAN), side, side, generator=generator) * 255,
-                    "instances": instances,
-                    "height": side,
-                    "width": side,
-                    "clinical_numeric": torch.randn(len(clinical.NUMERIC), generator=generator),
-                    "clinical_categorical": torch.zeros(len(clinical.CATEGORICAL), dtype=torch.long),
-                }
-            )
+        batch = random_batch(cfg, n)
         batch[-1]["clinical_numeric"][:1] = float("nan")
         batch[-1]["clinical_categorical"][:1] = -1
         return batch
@@ -110,22 +93,52 @@ TINY_CLASSES = ("bright", "dark")
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A prepared folder of 8 train, 2 val and 4 test images of 96×80 pixels; one image of each split is healthy."""
-    out = tmp_path_factory.mktemp("data") / "tiny_cxr"
+    return _make_tiny_folder(tmp_path_factory.mktemp("data") / "tiny_cxr", TINY_CLASSES, TINY_SCHEMA)
+
+
+@pytest.fixture(scope="session")
+def folder_for(tmp_path_factory):
+    """``folder_for(cfg)``: such a folder with the columns and the number of classes that a config asks for."""
+    made = {}
+
+    def get(cfg) -> Path:
+        schema, (_, count) = _schema_of(cfg), num_classes(cfg)
+        if (schema, count) not in made:
+            out = tmp_path_factory.mktemp("data") / "fitting_cxr"
+            made[schema, count] = _make_tiny_folder(out, tuple(f"class {i}" for i in range(count)), schema)
+        return made[schema, count]
+
+    return get
+
+
+def _schema_of(cfg) -> ClinicalSchema:
+    c = cfg.MODEL.CLINICAL
+    numeric = [ClinicalColumn(name, "numeric", "", -1000, 1000) for name in c.NUMERIC]
+    categorical = [
+        ClinicalColumn(name, "categorical", vocabulary=tuple(values))
+        for name, values in zip(c.CATEGORICAL, c.VOCABULARIES, strict=True)
+    ]
+    return ClinicalSchema((*numeric, *categorical))
+
+
+def _make_tiny_folder(out: Path, classes: tuple[str, ...], schema: ClinicalSchema) -> Path:
     rng = np.random.default_rng(0)
     with staged_folder(out) as folder:
         (folder / "images").mkdir()
         splits = {}
         for split, count in (("train", 8), ("val", 2), ("test", 4)):
-            splits[split] = [_tiny_record(folder, split, i, rng) for i in range(count)]
-        write_annotations(folder, splits, TINY_CLASSES, TINY_SCHEMA, "tiny")
+            splits[split] = [_tiny_record(folder, split, i, rng, schema) for i in range(count)]
+        write_annotations(folder, splits, classes, schema, "tiny")
         flow = Flow()
         flow.add("images", 14, 14)
-        summary = summarize_splits(splits, TINY_CLASSES, TINY_SCHEMA)
+        summary = summarize_splits(splits, classes, schema)
         write_report(folder, "Tiny", {"seed": 0}, flow, {"splits": summary})
     return out
 
 
-def _tiny_record(folder: Path, split: str, number: int, rng: np.random.Generator) -> PreparedImage:
+def _tiny_record(
+    folder: Path, split: str, number: int, rng: np.random.Generator, schema: ClinicalSchema
+) -> PreparedImage:
     pixels = rng.integers(90, 110, (80, 96), dtype=np.uint8)
     annotations = []
     if number:
@@ -136,7 +149,9 @@ def _tiny_record(folder: Path, split: str, number: int, rng: np.random.Generator
         annotations = [{"bbox": [x, y, w, h], "category_id": label + 1, "segmentation": [polygon]}]
     name = f"{split}_{number}.png"
     Image.fromarray(pixels).save(folder / "images" / name)
-    row = {"age": 40 + number, "temperature": None if number == 1 else 98.6, "gender": "FM"[number % 2]}
+    row = {c.name: 40 + number if c.kind == "numeric" else c.vocabulary[number % 2] for c in schema.columns}
+    if "temperature" in row:
+        row["temperature"] = None if number == 1 else 98.6
     return PreparedImage(name, 96, 80, f"{split}-{number}", row, annotations)
 
 

@@ -1,5 +1,6 @@
 """Every config below configs/, at a small size: builds, trains a step, evaluates, saves and loads."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
-from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-"))
@@ -16,12 +17,6 @@ SMALL = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATI
          "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.PRE_NMS_TOPK_TEST", 50,
          "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
          "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20]  # fmt: skip
-
-
-def predict(model, batch):
-    with torch.no_grad():
-        outputs = model.eval()([{k: v for k, v in x.items() if k != "instances"} for x in batch])
-    return [o["instances"].get_fields() for o in outputs]
 
 
 def test_recipe_for_pretrained_weights_freezes_the_image_path_only(small_config):
@@ -34,25 +29,23 @@ def test_recipe_for_pretrained_weights_freezes_the_image_path_only(small_config)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_trains_evaluates_saves_and_loads(name, small_config, make_batch, fit_encoder, event_storage, tmp_path):
+def test_trains_evaluates_saves_and_loads(name, small_config, folder_for, tmp_path):
+    """The trainer with its loaders, optimizer, hooks, evaluator and checkpointer, as the command line uses it."""
     torch.manual_seed(0)
-    cfg = small_config(name, *SMALL)
-    model = fit_encoder(build_model(cfg)).train()
-    batch = make_batch(cfg)
-    optimizer = build_optimizer(cfg, model)
-    losses = model(batch)
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-    optimizer.step()
-
-    predictions = predict(model, batch)
-    assert 0 < len(predictions[0]["scores"]) <= cfg.TEST.DETECTIONS_PER_IMAGE
-    MultimodalCheckpointer(model, str(tmp_path), cfg=cfg).save("model")
-    loaded = build_model(cfg)
-    MultimodalCheckpointer(loaded, cfg=cfg).load(str(tmp_path / "model.pth"))
-    for before, after in zip(predictions, predict(loaded, batch), strict=True):
-        assert before.keys() == after.keys()
-        torch.testing.assert_close(before["scores"], after["scores"])
-        torch.testing.assert_close(before["pred_boxes"].tensor, after["pred_boxes"].tensor)
+    datasets = ["DATASETS.TRAIN", ("every_cxr_train",), "DATASETS.TEST", ("every_cxr_test",), "DATASETS.VAL", ()]
+    opts = [*SMALL, *datasets, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0, "OUTPUT_DIR", str(tmp_path)]
+    cfg = small_config(name, *opts, "SOLVER.IMS_PER_BATCH", 2, "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 2)
+    register_prepared_folder(folder_for(cfg), "every_cxr")
+    check_datasets(cfg, ("every_cxr_train", "every_cxr_test"))
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(False)
+    results = trainer.train()
+    assert [n for n, p in trainer.model.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert len(trainer.optimizer.state) == len(list(trainer.model.parameters())), "each has taken a step"
+    tasks = {"bbox", "bbox_iobb"} | ({"segm", "segm_iobb"} if cfg.MODEL.MASK_ON else set())
+    assert tasks <= set(results)
+    found = json.loads((tmp_path / "inference" / "every_cxr_test" / "coco_instances_results.json").read_text())
+    assert 0 < len(found) <= 4 * cfg.TEST.DETECTIONS_PER_IMAGE
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    assert json.dumps(evaluate_checkpoint(cfg)) == json.dumps(results)

@@ -61,7 +61,7 @@ def make_model(name: str, device: str, image_size: int) -> tuple[CfgNode, nn.Mod
     return cfg, model
 
 
-def make_batch(cfg: CfgNode, count: int) -> list[dict]:
+def random_batch(cfg: CfgNode, count: int) -> list[dict]:
     """Random films with two boxes and masks each, and random rows."""
     side, rng = cfg.INPUT.IMAGE_SIZE, np.random.default_rng(0)
     batch = []
@@ -90,7 +90,7 @@ def make_batch(cfg: CfgNode, count: int) -> list[dict]:
 def training_step(name: str, device: str, image_size: int, batch_size: int) -> Callable[[], None]:
     """Forward, backward and optimizer step of a variant on one fixed batch."""
     cfg, model = make_model(name, device, image_size)
-    optimizer, batch = build_optimizer(cfg, model), make_batch(cfg, batch_size)
+    optimizer, batch = build_optimizer(cfg, model), random_batch(cfg, batch_size)
     model.train()
 
     def step() -> None:
@@ -107,7 +107,7 @@ def inference_step(name: str, device: str, image_size: int, batch_size: int) -> 
     """One forward pass of a variant in evaluation."""
     cfg, model = make_model(name, device, image_size)
     model.eval()
-    batch = [{k: v for k, v in x.items() if k != "instances"} for x in make_batch(cfg, batch_size)]
+    batch = [{k: v for k, v in x.items() if k != "instances"} for x in random_batch(cfg, batch_size)]
 
     def step() -> None:
         with torch.inference_mode():

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config, check_config
+from mdf_detectron.engine.cpu_memory import keep_freed_memory
 from mdf_detectron.errors import ConfigError, UserError
 
 __all__ = ["default_argument_parser", "get_mdf_cfg", "launch", "load_config", "run_tool", "setup", "setup_cfg"]
@@ -64,9 +65,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """:func:`setup_cfg`, then Detectron2's logging, output folder and seeds."""
+    """:func:`setup_cfg`, then Detectron2's logging, output folder and seeds; on a CPU freed memory is kept."""
     cfg = setup_cfg(args)
     default_setup(cfg, args)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     return cfg
 
 
