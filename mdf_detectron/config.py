@@ -51,6 +51,10 @@ def _add_clinical(cfg: CfgNode) -> None:
     # (the repeated linear map alone). The fusions that read the row itself (FiLM, DAFT, CrossAttention) have no branch,
     # and read none of the branch's keys.
     c.BRANCH = "deconv"
+    # "deconv" only: in training its norms normalize by running statistics (batch renormalization, the same function at
+    # inference), and the pseudo-image starts as a repeated pattern. False: batch norm, as in the paper; with the few
+    # rows of a batch the branch then hardly learns to carry them.
+    c.BATCH_RENORM = True
     # Compute that branch in bfloat16 (the maps it gives are float32).
     c.AUTOCAST = False
     # torch.compile the branch's spatializer: faster steps after a first one that takes minutes; needs a C++ compiler
@@ -116,6 +120,9 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # fusions FiLM, DAFT and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
     # gradients noisy; at the rate of an image's layers they have not moved when the training ends.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
+    # Learning-rate factors of the branch "deconv": of its deep layers (spatializer and trunk), which carry the row
+    # through as they start and lose it when they change fast, and of the last convolutions, which read it out of them.
+    cfg.SOLVER.DECONV_LR_FACTORS = [1.0, 1.0]
     # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
     # moves every weight by about the rate, so the output of a layer moves with its number of inputs (Yang et al.
     # 2021, "Tensor Programs V", table 8).
@@ -188,6 +195,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_validation(cfg)
     if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
         raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")
+    if len(cfg.SOLVER.DECONV_LR_FACTORS) != 2:
+        raise ConfigError(f"SOLVER.DECONV_LR_FACTORS is {cfg.SOLVER.DECONV_LR_FACTORS}; it takes two factors")
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
 

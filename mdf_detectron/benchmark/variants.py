@@ -33,7 +33,7 @@ class Variant:
 _MDF = "mimic_eye/mdf_net.yaml"
 VARIANTS = {
     "image_only": Variant("mimic_eye/mask_rcnn.yaml"),
-    "plain": Variant(_MDF, plain=True),
+    "plain": Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False), plain=True),
     "deconv": Variant(_MDF),
     "deconv_contiguous": Variant(_MDF, ("MODEL.SPATIALIZER.CHANNELS_LAST", False)),
     "deconv_compiled": Variant(_MDF, ("MODEL.CLINICAL.COMPILE", True)),

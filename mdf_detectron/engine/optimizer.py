@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-from mdf_detectron.modeling.clinical_branch import RepeatBranch
+from mdf_detectron.modeling.clinical_branch import DeconvolutionBranch, RepeatBranch
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
 from mdf_detectron.modeling.fusion import Fusion
 from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
@@ -44,8 +44,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
     """Learning-rate factor of each parameter that has one other than 1, by name.
 
-    ``SOLVER.CLINICAL_LR_FACTOR`` for the modules that read the row itself; ``FULL_LR_FAN_IN`` / inputs for the weight
-    of a fully connected layer with more inputs than that.
+    ``SOLVER.CLINICAL_LR_FACTOR`` for the modules that read the row itself; ``DECONV_LR_FACTORS`` for the paper's
+    branch; ``FULL_LR_FAN_IN`` / inputs for the weight of a fully connected layer with more inputs than that.
     """
     factors: dict[str, float] = {}
     full = cfg.SOLVER.FULL_LR_FAN_IN
@@ -54,6 +54,10 @@ def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
             factors |= {f"{name}.{part}": cfg.SOLVER.CLINICAL_LR_FACTOR for part, _ in module.named_parameters()}
         elif isinstance(module, ConcatenatedLinear):
             factors[f"{name}.clinical.weight"] = cfg.SOLVER.CLINICAL_LR_FACTOR
+        elif isinstance(module, DeconvolutionBranch):
+            deep, out = cfg.SOLVER.DECONV_LR_FACTORS
+            read_out = {id(p) for layer in module.output_layers() for p in layer.parameters()}
+            factors |= {f"{name}.{part}": out if id(p) in read_out else deep for part, p in module.named_parameters()}
     for name, module in model.named_modules():
         if full and isinstance(module, nn.Linear) and module.in_features > full:
             weight = f"{name}.weight"
@@ -62,5 +66,5 @@ def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
 
 
 def _reads_row(module: nn.Module) -> bool:
-    """The spatializer and the clinical backbone are as deep as the image's path and take its rate."""
+    """Not the spatializer and the clinical backbone: they are deep."""
     return isinstance(module, (ClinicalEncoder, RepeatBranch)) or (isinstance(module, Fusion) and module.reads_row)

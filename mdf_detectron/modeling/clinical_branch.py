@@ -12,14 +12,18 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.backbone.image_backbone import build_image_backbone
 from mdf_detectron.modeling.backbone.timm_backbone import TimmBackbone
-from mdf_detectron.modeling.spatializer import Spatializer
+from mdf_detectron.modeling.batch_renorm import BatchRenormAct2d, with_batch_renorm
+from mdf_detectron.modeling.spatializer import RECTIFIER_MARGIN, Spatializer
 
 START_SCALE = 0.1
 """Of the weights of the layers that give the maps, against their usual initialization."""
+LEAST_PERIOD = 8
+"""Pixels a side of the pattern that the paper's branch starts with; fewer could not hold the columns of a row."""
 Size = tuple[int, int]
 
 
@@ -61,6 +65,10 @@ class ClinicalBranch(nn.Module):
 class DeconvolutionBranch(ClinicalBranch):
     """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
 
+    An untrained backbone scrambles a row beyond what the detector can read.  So it starts nearly linear: norms that
+    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  And
+    the pseudo-image starts as a pattern that repeats with the backbone's stride, so that every cell reads the same.
+
     Args:
         spatializer: S = f_spa(Z^C).
         backbone: C = f_clinical(S).
@@ -70,6 +78,9 @@ class DeconvolutionBranch(ClinicalBranch):
         super().__init__()
         self.spatializer = spatializer
         self.backbone = backbone
+        for module in backbone.modules():
+            if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
+                nn.init.constant_(module.bias, RECTIFIER_MARGIN)
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
@@ -77,11 +88,16 @@ class DeconvolutionBranch(ClinicalBranch):
 
     def start_near(self, neutral: float) -> None:
         """For this project's backbone, and for a pyramid without norms."""
-        layers = [self.backbone.conv] if isinstance(self.backbone, TimmBackbone) else []
+        _start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
+
+    def output_layers(self) -> list[nn.Module]:
+        """The convolutions that give the maps, where they are known: of this project's backbone and of a pyramid."""
+        if isinstance(self.backbone, TimmBackbone):
+            return [self.backbone.conv]
         if isinstance(self.backbone, FPN):
             top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
-            layers = [layer for layer in (*self.backbone.output_convs, *top) if layer.bias is not None]
-        _start_near(layers, neutral)
+            return [*self.backbone.output_convs, *top]
+        return []
 
 
 class RepeatBranch(ClinicalBranch):
@@ -186,13 +202,19 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
     }
     if kind == "compact":
         side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
-        options |= {"num_stages": max(1, side.bit_length() - 1), "norm": "GN", "start_uniform": True}
+        num_stages = max(1, side.bit_length() - 1)
+        options |= {"num_stages": num_stages, "norm": "GN", "num_uniform": num_stages}
         spatializer = Spatializer(out_channels=s.CHANNELS, **options)
         repeat = RepeatBranch(in_dim=in_dim, channels=channels)
         return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, repeat=repeat, channels=channels)
+    renorm = cfg.MODEL.CLINICAL.BATCH_RENORM
+    if renorm:
+        finest = min(shape.stride for shape in features.values())
+        options |= {"norm": "BRN", "num_uniform": max(0, s.NUM_STAGES - (max(finest, LEAST_PERIOD).bit_length() - 1))}
+    backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
     return DeconvolutionBranch(
         spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
-        backbone=build_image_backbone(_trained_from_scratch(cfg), image_shape),
+        backbone=with_batch_renorm(backbone) if renorm else backbone,
     )
 
 

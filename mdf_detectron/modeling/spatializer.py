@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdf_detectron.modeling.batch_renorm import BatchRenorm2d
 from mdf_detectron.modeling.channel_moments import channel_moments, deconvolution_moments
 from mdf_detectron.modeling.deconvolution import Deconvolution2x2, deconvolve, deconvolve_and_convolve
 
@@ -23,7 +24,7 @@ RECTIFIER_MARGIN = 2.0
 FEW_CHANNELS = 4
 """Up to so many channels out, the last stage is computed without its large map."""
 
-NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
+NORMS = {"BN": nn.BatchNorm2d, "BRN": BatchRenorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
 
 
 class SpatializerStage(nn.Sequential):
@@ -33,8 +34,8 @@ class SpatializerStage(nn.Sequential):
     input's, see ``channel_moments``), and in evaluation the second into the convolution.
 
     Args:
-        norm: "BN", batch norm as in the paper, or "GN", group norm with one group: each row by itself, whatever the
-            others of the batch are.
+        norm: "BN", batch norm as in the paper, "BRN", batch renormalization (another training of the same function), or
+            "GN", group norm with one group: each row by itself, whatever the others of the batch are.
         last: end without ReLU.
     """
 
@@ -47,7 +48,7 @@ class SpatializerStage(nn.Sequential):
             NORMS[norm](out_channels),
         ]
         super().__init__(*layers, *([] if last else [nn.ReLU(inplace=True)]))
-        self.foldable = norm == "BN"
+        self.foldable = norm != "GN"
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,6 +77,9 @@ class SpatializerStage(nn.Sequential):
             return _affine(norm, norm.running_mean, norm.running_var)
         mean, variance = deconvolution_moments(deconvolution.weight, deconvolution.bias, *channel_moments(x))
         count = 4 * x.numel() // x.shape[1]
+        if isinstance(norm, BatchRenorm2d):
+            norm.track(mean, variance, count)
+            return norm.affine_of(mean, variance)
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
@@ -97,8 +101,9 @@ class Spatializer(nn.Module):
         out_channels: C; the last stage ends without ReLU, so that S is centered like a normalized image.
         num_stages: e ≥ 1; the stages reach 2^e pixels a side (paper: 9 → 512).
         channels: channels between the stages.
-        norm: "BN" or "GN", see :class:`SpatializerStage`.
-        start_uniform: start as a repetition of the row over the map, see :func:`_start_uniform`.
+        norm: "BN", "BRN" or "GN", see :class:`SpatializerStage`.
+        num_uniform: so many stages, from the first, start as a repetition over the map, see :func:`_start_uniform`:
+            the row then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
         use_checkpoint: recompute the stages in the backward pass.
         channels_last: memory format of the maps; faster where it is measured to be.
     """
@@ -111,7 +116,7 @@ class Spatializer(nn.Module):
         num_stages: int = 9,
         channels: int = 64,
         norm: str = "BN",
-        start_uniform: bool = False,
+        num_uniform: int = 0,
         use_checkpoint: bool = False,
         channels_last: bool = True,
     ):
@@ -131,7 +136,7 @@ class Spatializer(nn.Module):
         self.channels_last = channels_last
         for number, stage in enumerate(self.stages):
             _start_linear(stage, first=number == 0)
-            if start_uniform:
+            if number < num_uniform:
                 _start_uniform(stage)
 
     def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
@@ -165,15 +170,15 @@ def _recomputation(stage: SpatializerStage) -> tuple[AbstractContextManager, Abs
 @contextmanager
 def _statistics_kept(stage: SpatializerStage) -> Iterator[None]:
     norms = [m for m in stage if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-        norm.num_batches_tracked -= 1
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def _start_linear(stage: SpatializerStage, first: bool) -> None:
@@ -202,9 +207,9 @@ def _start_linear(stage: SpatializerStage, first: bool) -> None:
 def _start_uniform(stage: SpatializerStage) -> None:
     """The four kernel positions of the deconvolution start alike, the 3×3 convolution with its center only.
 
-    A map is then uniform over space.  Otherwise each place starts with a code of its own for the same row, and the
-    detector has to learn to read every one of them.  Not with batch norm: of a uniform map it sees as many values a
-    channel as there are rows in the batch, and the row drowns in the noise of their mean.
+    What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same row, and
+    the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many values
+    a channel as there are rows in the batch, and the row drowns in the noise of their mean.
     """
     deconvolution, convolution = stage[0], stage[3]
     with torch.no_grad():

@@ -14,6 +14,8 @@ def test_groups(name, small_config):
         0.1,
         "SOLVER.CLINICAL_LR_FACTOR",
         3.0,
+        "SOLVER.DECONV_LR_FACTORS",
+        [0.5, 2.0],
         "SOLVER.FULL_LR_FAN_IN",
         64,
     ]
@@ -29,7 +31,9 @@ def test_groups(name, small_config):
         fc1.region.bias: 0.1,
         fc1.clinical.weight: 0.3,
         predictor.cls_score.weight: 0.1,
-        model.backbone.clinical_branch.spatializer.stages[0][0].weight: 0.1,
+        model.backbone.clinical_branch.spatializer.stages[0][0].weight: 0.05,
+        model.backbone.clinical_branch.backbone.trunk.model.conv_stem.weight: 0.05,
+        model.backbone.clinical_branch.backbone.conv.bias: 0.2,
         model.backbone.image_backbone.conv.weight: 0.1,
     }
     for parameter, rate in rates.items():
@@ -43,15 +47,14 @@ def test_groups(name, small_config):
         (["MODEL.FUSION.NAME", "DAFT"], "backbone.fusions.p4.fusion."),
         (["MODEL.FUSION.NAME", "CrossAttention"], "backbone.fusions.p4.fusion."),
         (["MODEL.CLINICAL.BRANCH", "repeat"], "backbone.clinical_branch."),
-        (["MODEL.FUSION.NAME", "ConcatenationConv"], None),
+        (["MODEL.FUSION.NAME", "ConcatenationConv"], "backbone.clinical_branch.backbone.conv."),
     ],
 )
 def test_what_reads_the_row_learns_faster(opts, part, small_config):
     model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", "SOLVER.CLINICAL_LR_FACTOR", 3.0, *opts))
     read = {name for name, factor in lr_factors(cfg, model).items() if factor > 1}
     expected = {n for n, _ in model.named_parameters() if n.startswith("backbone.clinical_encoder.")}
-    if part:
-        expected |= {n for n, _ in model.named_parameters() if n.startswith(part)}
+    expected |= {n for n, _ in model.named_parameters() if n.startswith(part)}
     assert read >= {n for n in expected if "hidden.weight" not in n} and read <= expected
 
 

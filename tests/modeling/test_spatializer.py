@@ -47,7 +47,7 @@ def test_memory_format_of_the_maps(channels_last):
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("norm", ["BN", "GN"])
+@pytest.mark.parametrize("norm", ["BN", "BRN", "GN"])
 def test_few_columns_get_through(columns, norm):
     torch.manual_seed(0)
     module = Spatializer(in_dim=columns, out_channels=1, num_stages=5, channels=16, norm=norm)
@@ -63,9 +63,11 @@ def test_parameters_are_those_of_the_paper():
     assert sum(p.numel() for p in module.parameters()) == 447_369
 
 
-def test_recomputing_the_stages_changes_nothing():
+@pytest.mark.parametrize("norm", ["BN", "BRN"])
+def test_recomputing_the_stages_changes_nothing(norm):
     torch.manual_seed(0)
-    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8)
+    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8, norm=norm)
+    stored(torch.randn(7, 5), (8, 8))  # statistics other than the next batch's
     recomputed = copy.deepcopy(stored)
     recomputed.use_checkpoint = True
     rows = torch.randn(2, 5)
@@ -77,16 +79,28 @@ def test_recomputing_the_stages_changes_nothing():
         torch.testing.assert_close(a, b, msg=f"{name}: the statistics moved twice")
 
 
-@pytest.mark.parametrize(("norm", "uniform"), [("BN", False), ("GN", True)])
+@pytest.mark.parametrize(("norm", "uniform"), [("BN", 0), ("BRN", 0), ("GN", 7)])
 def test_the_row_is_most_of_what_an_untrained_map_shows(norm, uniform):
     """The spread between rows against the whole spread of S, behind nine stages."""
     torch.manual_seed(0)
-    module = Spatializer(in_dim=9, out_channels=4, num_stages=7, channels=32, norm=norm, start_uniform=uniform)
+    module = Spatializer(
+        in_dim=9, out_channels=4, num_stages=7, channels=32, norm=norm, num_uniform=7 if uniform else 0
+    )
     with torch.no_grad():
         out = module(torch.randn(32, 9), (128, 128))
     assert (out - out.mean(dim=0)).square().mean() > 0.6 * (out - out.mean()).square().mean()
     spread_in_space = out.var(dim=(2, 3)).mean() / out.var()
     assert spread_in_space < 1e-3 if uniform else spread_in_space > 0.5
+
+
+def test_a_pattern_that_repeats():
+    torch.manual_seed(0)
+    module = Spatializer(in_dim=9, out_channels=1, num_stages=6, channels=16, norm="BRN", num_uniform=3)
+    with torch.no_grad():
+        out = module(torch.randn(32, 9), (64, 64))[:, :, 8:-8, 8:-8]  # the borders are padded with zeros
+    torch.testing.assert_close(out[..., 8:, :], out[..., :-8, :])
+    torch.testing.assert_close(out[..., 8:], out[..., :-8])
+    assert not torch.allclose(out[..., 4:], out[..., :-4], atol=0.1)
 
 
 def test_group_norm_codes_each_row_by_itself():
@@ -107,11 +121,12 @@ def test_other_sizes_are_resized_and_bad_arguments_refused():
         Spatializer(in_dim=5, out_channels=1, num_stages=0)
 
 
+@pytest.mark.parametrize("norm", ["BN", "BRN"])
 @pytest.mark.parametrize("use_checkpoint", [False, True])
-def test_compiled_it_computes_the_same(use_checkpoint):
+def test_compiled_it_computes_the_same(use_checkpoint, norm):
     """As the graphs that inductor gets, without a C++ compiler; recomputed stages break the graph, no others do."""
     torch.manual_seed(0)
-    eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8, use_checkpoint=use_checkpoint)
+    eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8, norm=norm, use_checkpoint=use_checkpoint)
     compiled = copy.deepcopy(eager)
     compiled.compile(backend="aot_eager", fullgraph=not use_checkpoint)
     for training in (True, False):
