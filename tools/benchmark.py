@@ -17,20 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mdf_detectron.benchmark.memory import peak_memory
 from mdf_detectron.benchmark.targets import INFERENCE, MEMORY, TARGETS, TRAINING, table
-from mdf_detectron.benchmark.timing import Ratio, matrix_product_rate, ratio, time_side_by_side
+from mdf_detectron.benchmark.timing import Ratio, product_rate, ratio, time_side_by_side
 from mdf_detectron.benchmark.variants import VARIANTS, inference_step, make_model, training_step
+from mdf_detectron.engine.cpu_memory import keep_freed_memory
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.evaluation.files import write_json
 
 
 def branch_limit(device: str, image_size: int, batch_size: int) -> dict[str, float]:
-    """Seconds that the deconvolution branch needs at least, forward and backward, at the rate of matrix products."""
+    """Seconds that the deconvolution branch needs at least, forward and backward, at the rate of products."""
     _, model = make_model("plain", device, image_size)
     branch, encoded = model.backbone.clinical_branch.train(), torch.randn(batch_size, 64, device=device)
     with FlopCounterMode(display=False) as counter:
         maps = branch(encoded, (image_size, image_size), {})
         sum(x.sum() for x in maps.values()).backward()
-    rate = matrix_product_rate(device)
+    rate = product_rate(device)
     operations = counter.get_total_flops()
     return {"operations": operations, "operations_per_second": rate, "seconds": operations / rate}
 
@@ -59,13 +60,23 @@ def measure_memory(args, names: list[str]) -> tuple[dict[str, int], dict]:
     """Bytes by variant, and the ratios of the targets."""
     targets = [t for t in TARGETS if t.measure == MEMORY and {t.name, t.reference} <= set(names)]
     wanted = sorted({n for t in targets for n in (t.name, t.reference)})
-    size = args.device, args.image_size, args.batch_size, args.threads
+    size = args.device, args.image_size, args.batch_size, args.threads, args.allocator == "keep"
     used = {name: peak_memory(name, *size) for name in wanted}
     ratios = {}
     for t in targets:
         value = used[t.name] / used[t.reference]
         ratios[t.name, t.reference, MEMORY] = Ratio(value, value, value)
     return used, ratios
+
+
+def _processor() -> str:
+    """Its name, which the platform module does not give on Linux."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -75,13 +86,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="of a training step; inference takes one film")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--allocator",
+        choices=("keep", "default"),
+        default="keep",
+        help="on a CPU: keep freed memory, as tools/train_net.py does, or what the C library does",
+    )
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=sorted(VARIANTS))
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--out", type=Path, default=Path("output/benchmark.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
-    print(f"{machine}, torch {torch.__version__}, {args.image_size}×{args.image_size}, batch {args.batch_size}")
+    if args.device == "cpu" and args.allocator == "keep":
+        keep_freed_memory()
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else _processor()
+    print(
+        f"{machine}, torch {torch.__version__}, {args.image_size}×{args.image_size}, batch {args.batch_size}", end=", "
+    )
+    print(f"{args.threads} threads, {args.allocator} allocator")
     times, ratios = measure_times(args, args.variants)
     used, memory_ratios = ({}, {}) if args.no_memory else measure_memory(args, args.variants)
     limit = branch_limit(args.device, args.image_size, args.batch_size)
@@ -93,7 +115,7 @@ def main() -> None:
         print(f"  {MEMORY}: {name:<26}{value / 2**20:8.0f} MiB")
     print(
         f"\nthe branch's arithmetic, {limit['operations'] / 1e9:.0f} GFLOP forward and backward, takes "
-        f"{limit['seconds']:.2f} s at this machine's matrix-product rate of "
+        f"{limit['seconds']:.2f} s at this machine's rate of products of "
         f"{limit['operations_per_second'] / 1e9:.0f} GFLOP/s\n"
     )
     text = table({**ratios, **memory_ratios})

@@ -9,25 +9,32 @@ import sys
 import torch
 
 from mdf_detectron.benchmark.variants import training_step
+from mdf_detectron.engine.cpu_memory import keep_freed_memory
 
 _SCRIPT = """
 import sys
 from mdf_detectron.benchmark.memory import measure_here
-print(measure_here(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))
+print(measure_here(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
 """
 
 
-def peak_memory(name: str, device: str, image_size: int, batch_size: int, num_threads: int) -> int:
-    """Bytes that the first two training steps of a variant need beyond what the process held before them."""
-    arguments = [name, device, *map(str, (image_size, batch_size, num_threads))]
+def peak_memory(name: str, device: str, image_size: int, batch_size: int, num_threads: int, keep: bool) -> int:
+    """Bytes that the first two training steps of a variant need beyond what the process held before them.
+
+    Args:
+        keep: keep freed memory, as training on a CPU does.
+    """
+    arguments = [name, device, *map(str, (image_size, batch_size, num_threads, int(keep)))]
     result = subprocess.run([sys.executable, "-c", _SCRIPT, *arguments], capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"measuring the memory of {name} failed:\n{result.stderr}")
     return int(json.loads(result.stdout.splitlines()[-1]))
 
 
-def measure_here(name: str, device: str, image_size: int, batch_size: int, num_threads: int) -> int:
+def measure_here(name: str, device: str, image_size: int, batch_size: int, num_threads: int, keep: int) -> int:
     """:func:`peak_memory` of this process; a small step first loads what torch loads lazily."""
+    if keep:
+        keep_freed_memory()
     torch.set_num_threads(num_threads)
     training_step(name, device, 64, 1)()
     step = training_step(name, device, image_size, batch_size)
