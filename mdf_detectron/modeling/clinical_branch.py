@@ -72,15 +72,15 @@ class DeconvolutionBranch(ClinicalBranch):
     Args:
         spatializer: S = f_spa(Z^C).
         backbone: C = f_clinical(S).
+        start_linear: start the backbone so; not with pretrained weights.
     """
 
-    def __init__(self, *, spatializer: Spatializer, backbone: Backbone):
+    def __init__(self, *, spatializer: Spatializer, backbone: Backbone, start_linear: bool = True):
         super().__init__()
         self.spatializer = spatializer
         self.backbone = backbone
-        for module in backbone.modules():
-            if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
-                nn.init.constant_(module.bias, RECTIFIER_MARGIN)
+        if start_linear:
+            _start_linear(backbone)
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
@@ -163,6 +163,12 @@ class CompactBranch(ClinicalBranch):
         _start_near(self.projections.values(), 0.0)
 
 
+def _start_linear(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
+            nn.init.constant_(module.bias, RECTIFIER_MARGIN)
+
+
 def _start_near(layers: Iterable[nn.Module], neutral: float) -> None:
     with torch.no_grad():
         for layer in layers:
@@ -215,6 +221,7 @@ def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dic
     return DeconvolutionBranch(
         spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
         backbone=with_batch_renorm(backbone) if renorm else backbone,
+        start_linear=not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
     )
 
 
