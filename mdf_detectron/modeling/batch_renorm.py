@@ -31,7 +31,8 @@ class BatchRenorm2d(nn.BatchNorm2d):
             return super().forward(x)
         with torch.no_grad():
             neutral = torch.ones_like(self.weight), torch.zeros_like(self.bias)
-            normalized, mean, inverse = torch.native_batch_norm(x, *neutral, None, None, True, 0.0, self.eps)
+            normalized, *statistics = torch.native_batch_norm(x, *neutral, None, None, True, 0.0, self.eps)
+            mean, inverse = (s.to(self.weight.dtype) for s in statistics)
         variance = inverse.square().reciprocal() - self.eps
         self.track(mean, variance, x.numel() // x.shape[1])
         scale, shift = self.affine_of(mean, variance)

@@ -41,6 +41,9 @@ VARIANTS = {
     "hadamard": _fusion("3-D, Hadamard product, deconv", "HadamardProduct"),
     "concat_linear": _fusion("3-D, concatenation + linear, deconv", "ConcatenationLinear"),
     "concat_conv": _fusion("3-D, concatenation + convolution, deconv", "ConcatenationConv"),
+    "sum_batch_norm": StudyVariant(
+        "3-D, sum, deconv with batch norm (paper)", "msf_net_3d", ("MODEL.CLINICAL.BATCH_RENORM", "False")
+    ),
     "film": _fusion("3-D, FiLM", "FiLM"),
     "daft": _fusion("3-D, DAFT", "DAFT"),
     "cross_attention": _fusion("3-D, cross-attention", "CrossAttention"),

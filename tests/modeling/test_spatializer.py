@@ -121,9 +121,9 @@ def test_other_sizes_are_resized_and_bad_arguments_refused():
         Spatializer(in_dim=5, out_channels=1, num_stages=0)
 
 
-@pytest.mark.parametrize("norm", ["BN", "BRN"])
+@pytest.mark.parametrize(("norm", "low"), [("BN", False), ("BRN", False), ("BRN", True)])
 @pytest.mark.parametrize("use_checkpoint", [False, True])
-def test_compiled_it_computes_the_same(use_checkpoint, norm):
+def test_compiled_it_computes_the_same(use_checkpoint, norm, low):
     """As the graphs that inductor gets, without a C++ compiler; recomputed stages break the graph, no others do."""
     torch.manual_seed(0)
     eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8, norm=norm, use_checkpoint=use_checkpoint)
@@ -133,8 +133,11 @@ def test_compiled_it_computes_the_same(use_checkpoint, norm):
         outputs = []
         for module in (eager.train(training), compiled.train(training)):
             module.zero_grad()
-            out = module(torch.linspace(-2, 2, 32).view(4, 8), (8, 8))
-            out.square().sum().backward()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+                out = module(torch.linspace(-2, 2, 32).view(4, 8), (8, 8))
+            out.float().square().sum().backward()
             outputs.append([out, *(p.grad for p in module.parameters()), *module.buffers()])
-        for a, b in zip(*outputs, strict=True):
-            torch.testing.assert_close(a, b)
+        for a, b in zip(
+            *outputs, strict=True
+        ):  # in bfloat16 a fused operation rounds once, where eager ones round twice
+            torch.testing.assert_close(a, b, **({"atol": 0.02, "rtol": 0.02} if low else {}))
