@@ -139,5 +139,5 @@ def test_compiled_it_computes_the_same(use_checkpoint, norm, low):
             outputs.append([out, *(p.grad for p in module.parameters()), *module.buffers()])
         for a, b in zip(
             *outputs, strict=True
-        ):  # in bfloat16 a fused operation rounds once, where eager ones round twice
+        ):  # bfloat16: fused operations round less often
             torch.testing.assert_close(a, b, **({"atol": 0.02, "rtol": 0.02} if low else {}))
