@@ -52,8 +52,8 @@ def _add_clinical(cfg: CfgNode) -> None:
     # and read none of the branch's keys.
     c.BRANCH = "deconv"
     # "deconv" only: in training its norms normalize by running statistics (batch renormalization, the same function at
-    # inference), and the pseudo-image starts as a repeated pattern. False: batch norm, as in the paper; with the few
-    # rows of a batch the branch then hardly learns to carry them.
+    # inference), and the pseudo-image starts as a repeated pattern; at least four images a process are needed. False:
+    # batch norm, as in the paper; with the few rows of a batch the branch then hardly learns to carry them.
     c.BATCH_RENORM = True
     # Compute that branch in bfloat16 (the maps it gives are float32).
     c.AUTOCAST = False
@@ -195,8 +195,9 @@ def check_config(cfg: CfgNode) -> None:
     _check_validation(cfg)
     if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
         raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")
-    if len(cfg.SOLVER.DECONV_LR_FACTORS) != 2:
-        raise ConfigError(f"SOLVER.DECONV_LR_FACTORS is {cfg.SOLVER.DECONV_LR_FACTORS}; it takes two factors")
+    factors = cfg.SOLVER.DECONV_LR_FACTORS
+    if len(factors) != 2 or min(factors) < 0:
+        raise ConfigError(f"SOLVER.DECONV_LR_FACTORS is {factors}; it takes two factors of at least 0")
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
 
@@ -218,6 +219,11 @@ def _check_clinical(cfg: CfgNode) -> None:
     ):
         if value and clinical.BRANCH == "repeat":
             raise ConfigError(f"MODEL.{key} is on, but the branch 'repeat' has no spatializer; switch it off")
+    if clinical.COMPILE and cfg.MODEL.SPATIALIZER.CHECKPOINT:
+        raise ConfigError(
+            "MODEL.CLINICAL.COMPILE and MODEL.SPATIALIZER.CHECKPOINT exclude each other: stages that are recomputed "
+            "cannot be compiled; switch one off"
+        )
     names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"MODEL.CLINICAL.NUMERIC and CATEGORICAL name {doubled} twice; name each column once")

@@ -55,6 +55,11 @@ def test_bad_overrides():
         load_config(config, ["INPUT.FORMAT", "RGB"])
     with pytest.raises(ConfigError, match=r"name \['age'\] twice"):
         load_config(config, ["MODEL.CLINICAL.NUMERIC", "['age', 'age']"])
+    with pytest.raises(ConfigError, match="COMPILE and MODEL.SPATIALIZER.CHECKPOINT exclude each other"):
+        load_config(config, ["MODEL.CLINICAL.COMPILE", "True", "MODEL.SPATIALIZER.CHECKPOINT", "True"])
+    for factors in ("[1.0]", "[1.0, -1.0]"):
+        with pytest.raises(ConfigError, match="DECONV_LR_FACTORS is .* two factors of at least 0"):
+            load_config(config, ["SOLVER.DECONV_LR_FACTORS", factors])
     with pytest.raises(ConfigError, match="DROPOUT_CELL is 1.0"):
         load_config(config, ["MODEL.CLINICAL.DROPOUT_CELL", "1.0"])
     with pytest.raises(ConfigError, match="MultimodalRetinaNet has no RoI head"):

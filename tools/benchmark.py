@@ -23,6 +23,9 @@ from mdf_detectron.engine.cpu_memory import keep_freed_memory
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.evaluation.files import write_json
 
+BESIDE = {"repeat", "deconv_contiguous", "deconv_renorm", "image_only_contiguous"}
+"""Variants that have no target and are measured too."""
+
 
 def branch_limit(device: str, image_size: int, batch_size: int) -> dict[str, float]:
     """Seconds that the deconvolution branch needs at least, forward and backward, at the rate of products."""
@@ -43,10 +46,7 @@ def measure_times(args, names: list[str]) -> tuple[dict[str, dict[str, np.ndarra
         (TRAINING, training_step, args.batch_size),
         (INFERENCE, inference_step, 1),
     ):
-        wanted = {n for t in TARGETS if t.measure == measure for n in (t.name, t.reference)} | {
-            "repeat",
-            "deconv_contiguous",
-        }
+        wanted = {n for t in TARGETS if t.measure == measure for n in (t.name, t.reference)} | BESIDE
         steps = {n: build(n, args.device, args.image_size, batch_size) for n in names if n in wanted}
         rounds = args.rounds if measure == TRAINING else 4 * args.rounds
         times[measure] = time_side_by_side(steps, rounds)

@@ -31,15 +31,24 @@ class Variant:
 
 
 _MDF = "mimic_eye/mdf_net.yaml"
+
+
+def _deconv(*opts: object, plain: bool = False) -> Variant:
+    """With the paper's batch norm, so that all compute the same, in training too."""
+    return Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False, *opts), plain)
+
+
 VARIANTS = {
     "image_only": Variant("mimic_eye/mask_rcnn.yaml"),
-    "plain": Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False), plain=True),
-    "deconv": Variant(_MDF),
-    "deconv_contiguous": Variant(_MDF, ("MODEL.SPATIALIZER.CHANNELS_LAST", False)),
-    "deconv_compiled": Variant(_MDF, ("MODEL.CLINICAL.COMPILE", True)),
-    "deconv_bfloat16": Variant(_MDF, ("MODEL.CLINICAL.AUTOCAST", True)),
-    "deconv_compiled_bfloat16": Variant(_MDF, ("MODEL.CLINICAL.COMPILE", True, "MODEL.CLINICAL.AUTOCAST", True)),
-    "deconv_checkpoint": Variant(_MDF, ("MODEL.SPATIALIZER.CHECKPOINT", True)),
+    "image_only_contiguous": Variant("mimic_eye/mask_rcnn.yaml", ("MODEL.TIMM.CHANNELS_LAST", False)),
+    "plain": _deconv(plain=True),
+    "deconv": _deconv(),
+    "deconv_contiguous": _deconv("MODEL.SPATIALIZER.CHANNELS_LAST", False),
+    "deconv_compiled": _deconv("MODEL.CLINICAL.COMPILE", True),
+    "deconv_bfloat16": _deconv("MODEL.CLINICAL.AUTOCAST", True),
+    "deconv_compiled_bfloat16": _deconv("MODEL.CLINICAL.COMPILE", True, "MODEL.CLINICAL.AUTOCAST", True),
+    "deconv_checkpoint": _deconv("MODEL.SPATIALIZER.CHECKPOINT", True),
+    "deconv_renorm": Variant(_MDF),
     "compact": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "compact")),
     "repeat": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "repeat")),
 }

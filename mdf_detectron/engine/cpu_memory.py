@@ -19,13 +19,14 @@ def keep_freed_memory() -> bool:
     about what it was; the process holds it to its end.
 
     Returns:
-        whether it was done: False, and a line in the log, where the C library is another one than glibc.
+        whether it was done: False, and a line in the log, where the C library is not glibc of 2.35 or newer.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
     except (OSError, AttributeError):
         mallopt = None
-    done = mallopt is not None and all(mallopt(option, _MOST) for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    # In this order: older ones refuse the first, and the second without it would make things worse.
+    done = mallopt is not None and all(mallopt(option, _MOST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
     if not done:
-        logging.getLogger(__name__).info("freed memory goes back to the system: this C library has no such setting")
+        logging.getLogger(__name__).info("freed memory goes back to the system: the C library cannot keep it")
     return done

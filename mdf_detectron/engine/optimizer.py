@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -57,6 +59,11 @@ def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
         elif isinstance(module, DeconvolutionBranch):
             deep, out = cfg.SOLVER.DECONV_LR_FACTORS
             read_out = {id(p) for layer in module.output_layers() for p in layer.parameters()}
+            if not read_out and deep != out:
+                logging.getLogger(__name__).warning(
+                    "SOLVER.DECONV_LR_FACTORS: the last layers of this clinical backbone are not known; all of it "
+                    f"learns at {deep} times the rate"
+                )
             factors |= {f"{name}.{part}": out if id(p) in read_out else deep for part, p in module.named_parameters()}
     for name, module in model.named_modules():
         if full and isinstance(module, nn.Linear) and module.in_features > full:

@@ -36,6 +36,7 @@ from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT, LOSS_METRICS,
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
 from mdf_detectron.evaluation.files import finite_or_none, write_json
+from mdf_detectron.modeling.batch_renorm import BatchRenorm2d
 
 RESULTS_FILE_NAME = "results.json"
 
@@ -46,6 +47,12 @@ class MultimodalTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         fit_clinical_statistics(cfg, self._trainer.model)
+        rows = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        if rows < 4 and any(isinstance(m, BatchRenorm2d) for m in self._trainer.model.modules()):
+            logging.getLogger(__name__).warning(
+                f"{rows} image(s) a process are too few for MODEL.CLINICAL.BATCH_RENORM to pass gradients to the row; "
+                "use four or more (SOLVER.IMS_PER_BATCH), or set it False"
+            )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

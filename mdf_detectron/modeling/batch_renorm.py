@@ -15,14 +15,59 @@ import torch
 from detectron2.layers import BatchNorm2d
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mdf_detectron.errors import ConfigError
+
+
+@torch.library.custom_op(
+    "mdf_detectron::move_statistics", mutates_args=("running_mean", "running_var", "num_batches_tracked")
+)
+def move_statistics(
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """Move running statistics towards those of a batch of ``count`` values a channel, and return copies of them.
+
+    With a momentum of 0 they stay as they are.  An operator of its own, because a compiled backward pass would compute
+    plain operations once more, from the statistics that they have already moved.
+    """
+    if momentum > 0.0:
+        share = (1.0 / (num_batches_tracked + 2.0)).clamp_min(momentum)
+        num_batches_tracked += 1
+        running_mean.lerp_(mean, share)
+        running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+    return running_mean.clone(), running_var.clone()
+
+
+@move_statistics.register_fake
+def _(
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(running_mean), torch.empty_like(running_var)
 
 
 class BatchRenorm2d(nn.BatchNorm2d):
     """y = (x̂·r + d)·γ + β with x̂ normalized by the batch, and r, d, taken as constants, that make running statistics
     of the batch's (equations 4 to 6 there).
 
-    r and d are not clipped: the running statistics start as the mean over the first batches, so that the first step is
-    batch norm's.  Parameters and buffers are ``nn.BatchNorm2d``'s, and so is :meth:`forward` in evaluation.
+    r and d are not clipped; instead the running statistics start as the mean over the first batches and one of mean 0
+    and variance 1, so that no batch is divided by its own vanishing variance.  Parameters and buffers are
+    ``nn.BatchNorm2d``'s, and so is :meth:`forward` in evaluation.  Processes of a distributed training have running
+    statistics of their own, as with batch norm.  Two values
+    a channel, as two rows make over a uniform map, are always normalized to ±1 and pass no gradient on: a process needs
+    four rows or more.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,32 +79,29 @@ class BatchRenorm2d(nn.BatchNorm2d):
             normalized, *statistics = torch.native_batch_norm(x, *neutral, None, None, True, 0.0, self.eps)
             mean, inverse = (s.to(self.weight.dtype) for s in statistics)
         variance = inverse.square().reciprocal() - self.eps
-        self.track(mean, variance, x.numel() // x.shape[1])
-        scale, shift = self.affine_of(mean, variance)
+        scale, shift = self.affine_of(mean, variance, x.numel() // x.shape[1])
         # x·scale + shift in terms of x̂ = (x − mean)·inverse
         return _Renormalization.apply(x, scale / inverse, shift + scale * mean, normalized, mean, inverse)
 
-    @torch.no_grad()
-    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's (each (C,), variance biased, over ``count`` values)."""
-        if self.momentum == 0.0:
-            return
-        share = (1.0 / (self.num_batches_tracked + 1.0)).clamp_min(self.momentum)
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
-
-    def affine_of(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift, each (C,), of x, for a batch of these statistics.
+    def affine_of(self, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (C,), of x, for a batch of these statistics, which move the running ones first.
 
         By value they are the running statistics' alone; the gradient is that of batch norm.
+
+        Args:
+            mean: (C,).
+            variance: (C,), biased.
+            count: values a channel.
         """
-        inverse = (self.running_var + self.eps).rsqrt()
+        running_mean, running_var = move_statistics(
+            self.running_mean, self.running_var, self.num_batches_tracked, mean.detach(), variance.detach(),
+            self.momentum, count,
+        )  # fmt: skip
+        inverse = (running_var + self.eps).rsqrt()
         std = (variance + self.eps).sqrt()
         ratio = std.detach() / std
-        return self.weight * inverse * ratio, self.bias + self.weight * inverse * (
-            mean.detach() - self.running_mean - mean * ratio
-        )
+        scale = self.weight * inverse
+        return scale * ratio, self.bias + scale * (mean.detach() - running_mean - mean * ratio)
 
 
 class _Renormalization(torch.autograd.Function):
@@ -101,16 +143,33 @@ class BatchRenormAct2d(BatchRenorm2d):
 
 
 def with_batch_renorm(module: nn.Module) -> nn.Module:
-    """Replace every batch norm within ``module``, which is changed and returned; other norms stay."""
+    """Replace every batch norm within ``module``, which is changed and returned; other norms stay.
+
+    Weights are kept, running statistics start anew: they are of other inputs.
+
+    Raises:
+        ConfigError: a batch norm of another kind, synchronized over processes, say.
+    """
     for name, child in module.named_children():
-        options = {"eps": getattr(child, "eps", None), "momentum": getattr(child, "momentum", None)}
-        if isinstance(child, BatchNormAct2d):
-            new = BatchRenormAct2d(child.num_features, act=child.act, drop=child.drop, **options)
-        elif type(child) in (nn.BatchNorm2d, BatchNorm2d):
-            new = BatchRenorm2d(child.num_features, **options)
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, _renormed(child))
         else:
             with_batch_renorm(child)
-            continue
-        new.load_state_dict(child.state_dict())
-        setattr(module, name, new)
     return module
+
+
+def _renormed(norm: _BatchNorm) -> BatchRenorm2d:
+    known = isinstance(norm, BatchNormAct2d) or type(norm) in (nn.BatchNorm2d, BatchNorm2d)
+    if not known or not norm.affine or norm.momentum is None:
+        raise ConfigError(
+            f"MODEL.CLINICAL.BATCH_RENORM does not know how to replace {norm} in the clinical backbone: choose plain "
+            "batch norm (of Detectron2's ResNets MODEL.RESNETS.NORM BN), or set BATCH_RENORM False"
+        )
+    options = {"eps": norm.eps, "momentum": norm.momentum}
+    if isinstance(norm, BatchNormAct2d):
+        new: BatchRenorm2d = BatchRenormAct2d(norm.num_features, act=norm.act, drop=norm.drop, **options)
+    else:
+        new = BatchRenorm2d(norm.num_features, **options)
+    new.load_state_dict(norm.state_dict())
+    new.reset_running_stats()
+    return new

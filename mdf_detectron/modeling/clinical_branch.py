@@ -20,7 +20,7 @@ from mdf_detectron.modeling.backbone.timm_backbone import TimmBackbone
 from mdf_detectron.modeling.batch_renorm import BatchRenormAct2d, with_batch_renorm
 from mdf_detectron.modeling.spatializer import RECTIFIER_MARGIN, Spatializer
 
-START_SCALE = 0.1
+START_SCALE = 0.08
 """Of the weights of the layers that give the maps, against their usual initialization."""
 LEAST_PERIOD = 8
 """Pixels a side of the pattern that the paper's branch starts with; fewer could not hold the columns of a row."""
@@ -66,8 +66,10 @@ class DeconvolutionBranch(ClinicalBranch):
     """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
 
     An untrained backbone scrambles a row beyond what the detector can read.  So it starts nearly linear: norms that
-    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  And
-    the pseudo-image starts as a pattern that repeats with the backbone's stride, so that every cell reads the same.
+    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  With
+    batch renormalization the pseudo-image starts as a pattern that repeats with the backbone's finest stride (with 8
+    pixels at least), so that every cell reads the same; where the stages end at another size than the image's, the
+    cells differ.
 
     Args:
         spatializer: S = f_spa(Z^C).

@@ -112,7 +112,7 @@ def convolve_by_strips(x: Tensor, weight: Tensor, bias: Tensor, projection: Tens
     """
     shift = _shift_kernel(projection)
     out = x.new_empty(_output_shape(x, projection))
-    for image, of_image in zip(_images(x), out.split(1), strict=True):
+    for image, of_image in zip(_images(x), out.split(1) if len(x) else (), strict=True):
         products = [_project(_rectified(strip, weight, bias), projection) for strip in _strips(image)]
         of_image.copy_(F.conv2d(_shuffle(torch.cat(products, dim=2), len(projection)), shift, padding=1))
     return out
@@ -130,8 +130,9 @@ def _backward(
     """Gradients of x, weight, bias and projection; each strip is computed again on the way."""
     unshift = _shift_kernel(projection).transpose(0, 1).flip(2, 3)
     of_x = torch.empty_like(x, memory_format=torch.channels_last)
-    of_weight, of_bias, of_projection = (torch.zeros_like(operand) for operand in (weight, bias, projection))
-    for image, of_image, of_map in zip(_images(x), of_x.split(1), of_out.split(1), strict=True):
+    exact = torch.promote_types(x.dtype, torch.float32)  # many small parts add up
+    of_weight, of_bias, of_projection = (torch.zeros_like(t, dtype=exact) for t in (weight, bias, projection))
+    for image, of_image, of_map in zip(_images(x), _images(of_x), _images(of_out), strict=True):
         of_products = _unshuffle(F.conv2d(of_map, unshift, padding=1))
         for strip, of_strip, of_product in zip(_strips(image), _strips(of_image), _strips(of_products), strict=True):
             pixels = _as_pixels(_rectified(strip, weight, bias))
@@ -142,7 +143,7 @@ def _backward(
             of_strip.copy_(of_input)
             of_weight += part
             of_bias += of_constant
-    return of_x, of_weight, of_bias, of_projection
+    return of_x, *(total.to(x.dtype) for total in (of_weight, of_bias, of_projection))
 
 
 @_backward.register_fake
@@ -163,7 +164,7 @@ def _output_shape(x: Tensor, projection: Tensor) -> tuple[int, int, int, int]:
 
 
 def _images(x: Tensor) -> tuple[Tensor, ...]:
-    return x.contiguous(memory_format=torch.channels_last).split(1)
+    return x.contiguous(memory_format=torch.channels_last).split(1) if len(x) else ()
 
 
 def _strips(x: Tensor) -> tuple[Tensor, ...]:

@@ -5,8 +5,7 @@ Shape letters: N rows, D width of the encoded row, H×W pixels of the model's in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
 import torch
@@ -75,11 +74,11 @@ class SpatializerStage(nn.Sequential):
         deconvolution, norm = self[0], self[1]
         if not self.training:
             return _affine(norm, norm.running_mean, norm.running_var)
-        mean, variance = deconvolution_moments(deconvolution.weight, deconvolution.bias, *channel_moments(x))
+        with torch.autocast(x.device.type, enabled=False):
+            mean, variance = deconvolution_moments(deconvolution.weight, deconvolution.bias, *channel_moments(x))
         count = 4 * x.numel() // x.shape[1]
         if isinstance(norm, BatchRenorm2d):
-            norm.track(mean, variance, count)
-            return norm.affine_of(mean, variance)
+            return norm.affine_of(mean, variance, count)
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
@@ -162,23 +161,41 @@ class Spatializer(nn.Module):
         return x
 
 
-def _recomputation(stage: SpatializerStage) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of a stage's forward and of its repetition, in which running statistics must not move again."""
-    return nullcontext(), _statistics_kept(stage)
+class _Replay(AbstractContextManager):
+    """A stage's forward once more, in the backward pass: with the running statistics that it left, which stay."""
 
+    def __init__(self, stage: SpatializerStage):
+        self._norms = [m for m in stage if isinstance(m, nn.BatchNorm2d)]
+        self._momenta = [norm.momentum for norm in self._norms]
 
-@contextmanager
-def _statistics_kept(stage: SpatializerStage) -> Iterator[None]:
-    norms = [m for m in stage if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+    def remember(self) -> None:
+        """Call after the first forward."""
+        self._then = self._statistics()
+
+    def _statistics(self) -> list[Tensor]:
+        return [b.clone() for norm in self._norms for b in norm.buffers()]
+
+    def _set(self, statistics: list[Tensor]) -> None:
+        for buffer, value in zip((b for norm in self._norms for b in norm.buffers()), statistics, strict=True):
+            buffer.copy_(value)
+
+    def __enter__(self) -> None:
+        self._now = self._statistics()
+        self._set(self._then)
+        for norm in self._norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self._now)
+        for norm, momentum in zip(self._norms, self._momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+
+
+def _recomputation(stage: SpatializerStage) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a stage's forward and of its repetition."""
+    first, replay = ExitStack(), _Replay(stage)
+    first.callback(replay.remember)
+    return first, replay
 
 
 def _start_linear(stage: SpatializerStage, first: bool) -> None:

@@ -47,15 +47,27 @@ def test_groups(name, small_config):
         (["MODEL.FUSION.NAME", "DAFT"], "backbone.fusions.p4.fusion."),
         (["MODEL.FUSION.NAME", "CrossAttention"], "backbone.fusions.p4.fusion."),
         (["MODEL.CLINICAL.BRANCH", "repeat"], "backbone.clinical_branch."),
-        (["MODEL.FUSION.NAME", "ConcatenationConv"], "backbone.clinical_branch.backbone.conv."),
+        (["MODEL.FUSION.NAME", "ConcatenationConv"], "backbone.clinical_encoder."),
     ],
 )
 def test_what_reads_the_row_learns_faster(opts, part, small_config):
-    model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", "SOLVER.CLINICAL_LR_FACTOR", 3.0, *opts))
+    opts = [*opts, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.DECONV_LR_FACTORS", [1.0, 1.0]]
+    model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))
     read = {name for name, factor in lr_factors(cfg, model).items() if factor > 1}
     expected = {n for n, _ in model.named_parameters() if n.startswith("backbone.clinical_encoder.")}
     expected |= {n for n, _ in model.named_parameters() if n.startswith(part)}
     assert read >= {n for n in expected if "hidden.weight" not in n} and read <= expected
+
+
+def test_a_clinical_backbone_whose_last_layers_are_unknown_is_said(small_config, caplog):
+    opts = ["MODEL.IMAGE_BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NORM", "BN",
+            "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ROI_HEADS.IN_FEATURES",
+            ["res4"]]  # fmt: skip
+    model = build_model(cfg := small_config("synthetic_cxr/mdf_net.yaml", *opts))
+    factors = lr_factors(cfg, model)
+    assert "last layers of this clinical backbone are not known" in caplog.text
+    deep = [f for name, f in factors.items() if name.startswith("backbone.clinical_branch.")]
+    assert deep and set(deep) == {0.1}
 
 
 def test_betas(small_config):

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from detectron2.layers import BatchNorm2d as DetectronBatchNorm2d
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.batch_renorm import BatchRenorm2d, BatchRenormAct2d, with_batch_renorm
 from mdf_detectron.modeling.deconvolution import Deconvolution2x2
 from mdf_detectron.modeling.spatializer import SpatializerStage
@@ -62,16 +63,26 @@ def test_folded_into_a_deconvolution_it_is_the_same():
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-6)
 
 
-def test_the_first_step_is_batch_norms_and_evaluation_always_is():
+def test_evaluation_is_batch_norms():
     torch.manual_seed(0)
     renorm, norm = BatchRenorm2d(3), nn.BatchNorm2d(3)
     x = torch.randn(4, 3, 16, 16) * 3 + 2
-    torch.testing.assert_close(renorm(x), norm(x), atol=2e-3, rtol=1e-3)  # n or n − 1 in the variance
     for _ in range(3):
         renorm(torch.randn(2, 3, 4, 4))
     norm.load_state_dict(renorm.state_dict())
     torch.testing.assert_close(renorm.eval()(x), norm.eval()(x))
     assert not torch.allclose(renorm.train()(x), norm.train()(x), atol=0.1)
+
+
+def test_running_statistics_by_hand():
+    """They start as one batch of mean 0 and variance 1; each further one weighs the same, until momentum says more."""
+    norm = BatchRenorm2d(1, momentum=0.4)
+    expected = []
+    for share, value in ((0.5, 4.0), (0.4, 2.0), (0.4, 2.0)):
+        mean, var = expected[-1] if expected else (0.0, 1.0)
+        expected.append((mean + share * (value - mean), var + share * (2.0 - var)))
+        norm(torch.tensor([value - 1, value + 1]).view(2, 1, 1, 1))  # unbiased variance 2
+        torch.testing.assert_close((norm.running_mean.item(), norm.running_var.item()), expected[-1])
 
 
 def test_a_row_becomes_the_same_in_training_and_at_inference():
@@ -95,8 +106,13 @@ def test_converter():
     )
     for p in model.parameters():
         nn.init.normal_(p)
-    before = copy.deepcopy(model).eval()
+    model.train()(torch.randn(2, 1, 8, 8))
+    frozen = copy.deepcopy(model[3].state_dict())
+    before = copy.deepcopy(model)
     converted = with_batch_renorm(model)
+    for norm in (m for m in before.modules() if isinstance(m, nn.BatchNorm2d)):
+        assert norm.num_batches_tracked == 1
+        norm.reset_running_stats()
     assert [type(m) for m in (*converted[1], *converted[2:])] == [
         BatchRenorm2d,
         BatchRenormAct2d,
@@ -107,4 +123,14 @@ def test_converter():
     assert (converted[1][0].eps, converted[1][0].momentum) == (1e-3, 0.2)
     assert converted.state_dict().keys() == before.state_dict().keys()
     x = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(converted.eval()(x), before(x))
+    torch.testing.assert_close(converted.eval()(x), before.eval()(x))
+    assert all(torch.equal(frozen[k], v) for k, v in converted[3].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.SyncBatchNorm(4), NaiveSyncBatchNorm(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None)],
+)
+def test_other_batch_norms_are_refused(norm):
+    with pytest.raises(ConfigError, match="BATCH_RENORM does not know how to replace"):
+        with_batch_renorm(nn.Sequential(nn.Conv2d(1, 4, 1), norm))

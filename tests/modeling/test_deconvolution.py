@@ -64,6 +64,14 @@ def test_strips_equal_torchs_own_convolutions(cells, out_channels, memory_format
         torch.testing.assert_close(mine, reference)
 
 
+def test_no_maps_give_no_maps():
+    operands = random_operands(2, torch.float32, (0, 4, 6, 7, 5))
+    out = deconvolve_and_convolve(*operands)
+    assert out.shape == (0, 2, 12, 14)
+    out.sum().backward()
+    assert all(operand.grad.abs().sum() == 0 for operand in operands)
+
+
 def test_strips_are_a_sound_operator():
     x, weight, bias, kernel, _ = random_operands(2, torch.float32)
     projection = kernel.detach().permute(2, 3, 0, 1).reshape(18, 5, 1, 1).requires_grad_()
@@ -71,9 +79,12 @@ def test_strips_are_a_sound_operator():
     torch.library.opcheck(convolve_by_strips, (x, first, bias.detach().repeat(4).requires_grad_(), projection))
 
 
-def test_strips_in_bfloat16_are_as_near_float32_as_torchs_own():
-    operands = random_operands(1, torch.float32, (2, 16, 8, 8, 16))
-    weights, errors = torch.randn(2, 1, 16, 16), []
+@pytest.mark.parametrize("cells", [64, 4096])
+def test_strips_in_bfloat16_are_as_near_float32_as_torchs_own(cells, monkeypatch):
+    """Also where the gradient is a sum over many strips (32 of 64 cells), all of one sign."""
+    monkeypatch.setitem(deconvolution.STRIP_CELLS, "cpu", cells)
+    operands = random_operands(1, torch.float32, (2, 16, 32, 32, 16))
+    weights, errors = torch.rand(2, 1, 64, 64), []
     expected = by_torch(*operands)
     reference = [expected, *torch.autograd.grad((expected * weights).sum(), operands)]
     for function in (deconvolve_and_convolve, by_torch):

@@ -38,6 +38,29 @@ def test_stride_and_gradients(name, in_channels, stride):
     assert without == []
 
 
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_memory_format_changes_the_layout_and_nothing_else(in_channels):
+    torch.manual_seed(0)
+    trunk = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=in_channels, strides=[8, 16])
+    stem_inputs, results = [], []
+    trunk.model.conv_stem.register_forward_pre_hook(lambda module, inputs: stem_inputs.append(inputs[0].stride()))
+    x = torch.randn(2, in_channels, 64, 64)
+    for channels_last in (False, True):
+        trunk.channels_last = channels_last
+        trunk.zero_grad()
+        maps = trunk(x)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert all(m.is_contiguous(memory_format=layout) for m in maps.values())
+        sum(m.square().mean() for m in maps.values()).backward()
+        results.append([*maps.values(), *(p.grad for p in trunk.parameters())])
+    assert stem_inputs == [
+        (64 * 64 * in_channels, 64 * 64, 64, 1),
+        (64 * 64 * in_channels, 1, 64 * in_channels, in_channels),
+    ]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
 FAMILIES = ["mobilenetv3_small_100", "efficientnet_b0", "resnet18", "densenet121", "convnext_atto"]
 TRANSFORMERS = ["swinv2_cr_tiny_224", "swinv2_tiny_window8_256"]  # built for one size; the second gives NHWC
 
