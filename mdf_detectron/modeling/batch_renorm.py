@@ -46,15 +46,7 @@ def move_statistics(
 
 
 @move_statistics.register_fake
-def _(
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    momentum: float,
-    count: int,
-) -> tuple[Tensor, Tensor]:
+def _(running_mean: Tensor, running_var: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(running_mean), torch.empty_like(running_var)
 
 
