@@ -27,7 +27,7 @@ class FiniteLosses(HookBase):
         values = torch.stack([v.detach().float().reshape(()) for v in outputs.values()])
         if torch.isfinite(values).all():
             return
-        bad = {name: float(v) for name, v in outputs.items() if not torch.isfinite(v).all()}
+        bad = {name: float(v.detach()) for name, v in outputs.items() if not torch.isfinite(v).all()}
         files = [str(x.get("file_name", x.get("image_id"))) for x in inputs[0]]
         raise TrainingDivergedError(
             f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
