@@ -57,9 +57,8 @@ class BatchRenorm2d(nn.BatchNorm2d):
     r and d are not clipped; instead the running statistics start as the mean over the first batches and one of mean 0
     and variance 1, so that no batch is divided by its own vanishing variance.  Parameters and buffers are
     ``nn.BatchNorm2d``'s, and so is :meth:`forward` in evaluation.  Processes of a distributed training have running
-    statistics of their own, as with batch norm.  Two values
-    a channel, as two rows make over a uniform map, are always normalized to ±1 and pass no gradient on: a process needs
-    four rows or more.
+    statistics of their own, as with batch norm.  Two values a channel, as two rows make over a uniform map, are always
+    normalized to ±1 and pass no gradient on: a process needs four rows or more.
     """
 
     def forward(self, x: Tensor) -> Tensor:
