@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from mdf_detectron.data.covid_chestxray import prepare_covid
+from mdf_detectron.data.sources.covid_chestxray import prepare_covid
 from mdf_detectron.errors import UserError
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import logging
 
-from mdf_detectron.data.mimic.annotations import MASK_SHAPES
-from mdf_detectron.data.mimic.layout import TABLES, mimic_eye_files, physionet_files
-from mdf_detectron.data.mimic.options import PROTOCOLS, RECORDS, VIEWS, MimicOptions
-from mdf_detectron.data.mimic.pipeline import prepare_mimic
-from mdf_detectron.data.mimic_schema import MIMIC_CLASSES
+from mdf_detectron.data.sources.mimic.annotations import MASK_SHAPES
+from mdf_detectron.data.sources.mimic.layout import TABLES, mimic_eye_files, physionet_files
+from mdf_detectron.data.sources.mimic.options import PROTOCOLS, RECORDS, VIEWS, MimicOptions
+from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
 from mdf_detectron.errors import UserError
 
 PATHS = (*TABLES, "reflacx", "images")

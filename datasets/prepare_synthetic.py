@@ -11,7 +11,7 @@ import argparse
 
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.data.synthetic.raw.settings import FILMS_PER_PATIENT, RawSettings
+from mdf_detectron.data.synthetic.raw.history import FILMS_PER_PATIENT, RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 
 

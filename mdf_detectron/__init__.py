@@ -16,8 +16,8 @@ import_detectron2_quietly()
 
 from mdf_detectron import modeling  # noqa: E402, F401  (registration)
 from mdf_detectron.config import add_mdf_config  # noqa: E402
-from mdf_detectron.data import registration  # noqa: E402
+from mdf_detectron.data import catalog  # noqa: E402
 
-registration.register_all()
+catalog.register_all()
 
 __all__ = ["__version__", "add_mdf_config"]

@@ -13,10 +13,8 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 import mdf_detectron  # noqa: F401  (registers the components)
-from mdf_detectron.benchmark.variants import random_batch
 from mdf_detectron.config import num_classes
-from mdf_detectron.data.clinical_schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.prepared_folder import (
+from mdf_detectron.data.prepared import (
     Flow,
     PreparedImage,
     staged_folder,
@@ -24,6 +22,8 @@ from mdf_detectron.data.prepared_folder import (
     write_annotations,
     write_report,
 )
+from mdf_detectron.data.random_inputs import random_batch
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.defaults import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -8,7 +8,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"

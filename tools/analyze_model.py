@@ -12,7 +12,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from mdf_detectron.complexity import analyze, complexity_table
+from mdf_detectron.engine.complexity import analyze, complexity_table
 from mdf_detectron.engine.defaults import load_config, run_tool
 
 

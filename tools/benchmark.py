@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.memory import peak_memory
+from benchmarks.timing import INFERENCE, MEMORY, TARGETS, TRAINING, Ratio, product_rate, ratio, table, time_side_by_side
+from benchmarks.variants import VARIANTS, inference_step, make_model, training_step
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdf_detectron.benchmark.memory import peak_memory
-from mdf_detectron.benchmark.targets import INFERENCE, MEMORY, TARGETS, TRAINING, table
-from mdf_detectron.benchmark.timing import Ratio, product_rate, ratio, time_side_by_side
-from mdf_detectron.benchmark.variants import VARIANTS, inference_step, make_model, training_step
-from mdf_detectron.engine.cpu_memory import keep_freed_memory
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.fileio import write_json
+from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
 BESIDE = {"repeat", "deconv_contiguous", "deconv_renorm", "image_only_contiguous"}
 """Variants that have no target and are measured too."""

@@ -11,17 +11,14 @@ import timeit
 from pathlib import Path
 
 import numpy as np
+from benchmarks.evaluation_loops import loop_ap_ar
+from benchmarks.interval_study import simulate
 
-from mdf_detectron.benchmark.evaluation_loops import loop_ap_ar
-from mdf_detectron.data.prepared_folder import markdown_table
-from mdf_detectron.evaluation.average_precision import average_precision
-from mdf_detectron.evaluation.bootstrap import bootstrap, patients_of
-from mdf_detectron.evaluation.coco_metrics import COCO_THRESHOLDS, metric_values
-from mdf_detectron.evaluation.files import write_json
-from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.predictions import Detections
-from mdf_detectron.evaluation.simulation import simulate
+from mdf_detectron.evaluation.metrics import COCO_THRESHOLDS, average_precision, metric_values
+from mdf_detectron.evaluation.statistics import bootstrap, patients_of
+from mdf_detectron.fileio import markdown_table, write_json
 
 DETECTIONS = 2.0 - 0.255
 """False alarms an image and class, so that an image has about 10 detections of 5 classes."""

@@ -13,15 +13,16 @@ import re
 import time
 from pathlib import Path
 
-from mdf_detectron.data.mimic.cohort import read_cohort
-from mdf_detectron.data.mimic.layout import physionet_files
-from mdf_detectron.data.mimic.options import MimicOptions
-from mdf_detectron.data.mimic.problems import Problems
-from mdf_detectron.data.mimic.readings import read_readings
-from mdf_detectron.data.prepared_folder import Flow, markdown_table
+from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.mimic.cohort import read_cohort
+from mdf_detectron.data.sources.mimic.layout import physionet_files
+from mdf_detectron.data.sources.mimic.options import MimicOptions
+from mdf_detectron.data.sources.mimic.readings import read_readings
+from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from mdf_detectron.data.synthetic.raw.settings import FILMS_PER_PATIENT, RawSettings
+from mdf_detectron.data.synthetic.raw.history import FILMS_PER_PATIENT, RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
+from mdf_detectron.fileio import markdown_table
 
 REAL_SIZE = 377_110
 FACTORS = (1, 4, 16)

@@ -16,8 +16,8 @@ from pathlib import Path
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.files import write_figure, write_json, write_text
-from mdf_detectron.evaluation.seed_report import read_runs, seed_chart, seed_table, summarize_seeds
+from mdf_detectron.fileio import write_figure, write_json, write_text
+from mdf_detectron.report.seeds import read_runs, seed_chart, seed_table, summarize_seeds
 
 CHARTED = ("AP50", "AR50", "AP")
 

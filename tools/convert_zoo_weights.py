@@ -15,9 +15,8 @@ import argparse
 from pathlib import Path
 
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
-from mdf_detectron.engine.checkpointer import save_checkpoint_file
+from mdf_detectron.engine.checkpoint import for_dual_backbone, read_zoo_weights, save_checkpoint_file
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.engine.zoo_weights import for_dual_backbone, read_zoo_weights
 from mdf_detectron.errors import CheckpointError
 
 

@@ -11,23 +11,23 @@ import sys
 from pathlib import Path
 
 from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.data.mimic.layout import physionet_files
-from mdf_detectron.data.mimic.options import MimicOptions
-from mdf_detectron.data.mimic.pipeline import prepare_mimic
-from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.sources.mimic.layout import physionet_files
+from mdf_detectron.data.sources.mimic.options import MimicOptions
+from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.data.synthetic.raw.settings import RawSettings
+from mdf_detectron.data.synthetic.raw.history import RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
-from mdf_detectron.demo_report import draw_ap_bars, draw_films, draw_loss_curves, write_demo_report
 from mdf_detectron.engine.defaults import load_config, run_tool
 from mdf_detectron.engine.inference import evaluate_with_shuffled_rows, load_model
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.coco_metrics import evaluate_coco
-from mdf_detectron.evaluation.cxr_evaluator import PREDICTIONS_FILE_NAME
-from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
+from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.fileio import write_json
+from mdf_detectron.report.demo import draw_ap_bars, draw_films, draw_loss_curves, write_demo_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = ("mask_rcnn", "mdf_net")

@@ -16,16 +16,15 @@ from pathlib import Path
 import mdf_detectron  # noqa: F401  (registers the datasets)
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.files import write_json
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import annotation_file
 from mdf_detectron.evaluation.froc import CRITERIA
-from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import AREAS
-from mdf_detectron.evaluation.plots import all_charts
-from mdf_detectron.evaluation.predictions import Detections
-from mdf_detectron.evaluation.registered import annotation_file
-from mdf_detectron.evaluation.report import write_report
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
-from mdf_detectron.evaluation.tables import build_tables
+from mdf_detectron.fileio import write_json
+from mdf_detectron.report.charts import all_charts
+from mdf_detectron.report.html import write_report
+from mdf_detectron.report.tables import build_tables
 
 
 def parse_args() -> argparse.Namespace:

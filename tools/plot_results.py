@@ -15,11 +15,10 @@ from pathlib import Path
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
 from mdf_detectron.engine.defaults import run_tool
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.files import write_figure
-from mdf_detectron.evaluation.ground_truth import read_json
-from mdf_detectron.evaluation.plots import all_charts
-from mdf_detectron.evaluation.report import write_report
-from mdf_detectron.evaluation.training_plot import read_series, training_curves
+from mdf_detectron.fileio import read_json, write_figure
+from mdf_detectron.report.charts import all_charts
+from mdf_detectron.report.curves import read_series, training_curves
+from mdf_detectron.report.html import write_report
 
 
 def parse_args() -> argparse.Namespace:

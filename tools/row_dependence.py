@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.data.build import records_of
-from mdf_detectron.data.prepared_folder import markdown_table
+from mdf_detectron.data.loaders import records_of
 from mdf_detectron.engine.defaults import run_tool, setup_cfg
 from mdf_detectron.engine.inference import load_model, score_records
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.evaluation.files import write_figure, write_json, write_text
-from mdf_detectron.evaluation.row_dependence import row_dependence
-from mdf_detectron.evaluation.row_dependence_plot import row_dependence_chart
+from mdf_detectron.evaluation.record_dependence import row_dependence
+from mdf_detectron.fileio import markdown_table, write_figure, write_json, write_text
+from mdf_detectron.report.curves import row_dependence_chart
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.interval_study import METRICS, interval_study
 from tqdm import tqdm
 
-from mdf_detectron.data.prepared_folder import markdown_table
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.evaluation.files import write_json
-from mdf_detectron.evaluation.interval_study import METRICS, interval_study
+from mdf_detectron.fileio import markdown_table, write_json
 
 
 def main() -> None:

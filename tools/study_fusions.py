@@ -16,16 +16,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mdf_detectron.data.prepared_folder import markdown_table
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.evaluation.coco_metrics import evaluate_coco
-from mdf_detectron.evaluation.files import write_figure, write_json, write_text
-from mdf_detectron.study.runs import DATASET, run_variant
-from mdf_detectron.study.table import METRIC, TASK, study_chart, study_table
-from mdf_detectron.study.variants import VARIANTS
+from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.experiments.fusion_study import (
+    DATASET,
+    METRIC,
+    TASK,
+    VARIANTS,
+    run_variant,
+    study_chart,
+    study_table,
+)
+from mdf_detectron.fileio import markdown_table, write_figure, write_json, write_text
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mdf_detectron.data.build import dataset_classes, model_schema, records_of
-from mdf_detectron.data.dataset_mapper import MultimodalDatasetMapper
+from mdf_detectron.data.loaders import dataset_classes, model_schema, records_of
+from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.engine.defaults import default_argument_parser, run_tool, setup_cfg
-from mdf_detectron.visualization import Panel, row_text, save_panels
+from mdf_detectron.report.images import Panel, row_text, save_panels
 
 
 def main() -> None:

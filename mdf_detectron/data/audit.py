@@ -15,9 +15,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mdf_detectron.data.clinical_schema import SCHEMA_FILE_NAME, ClinicalSchema, ClinicalSchemaError, ClinicalValueError
-from mdf_detectron.data.image_io import read_radiograph
-from mdf_detectron.data.prepared_folder import SPLITS
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.schema import (
+    SCHEMA_FILE_NAME,
+    ClinicalSchema,
+    ClinicalSchemaError,
+    ClinicalValueError,
+)
 from mdf_detectron.errors import ImageReadError
 
 TOLERANCE = 0.5

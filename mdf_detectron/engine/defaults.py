@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config, check_config
-from mdf_detectron.engine.cpu_memory import keep_freed_memory
 from mdf_detectron.errors import ConfigError, UserError
+from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
 __all__ = ["default_argument_parser", "get_mdf_cfg", "launch", "load_config", "run_tool", "setup", "setup_cfg"]
 

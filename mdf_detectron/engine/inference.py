@@ -11,11 +11,11 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from torch import nn
 
-from mdf_detectron.data.build import build_test_loader, records_of
-from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.data.loaders import build_test_loader, records_of
+from mdf_detectron.data.record_changes import permute_rows
+from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
-from mdf_detectron.evaluation.row_dependence import permute_rows
+from mdf_detectron.evaluation.evaluator import CXREvaluator
 
 
 def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:

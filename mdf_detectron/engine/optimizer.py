@@ -9,10 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-from mdf_detectron.modeling.clinical_branch import DeconvolutionBranch, RepeatBranch
+from mdf_detectron.modeling.clinical_branches import DeconvolutionBranch, RepeatBranch
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
-from mdf_detectron.modeling.fusion import Fusion
-from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
+from mdf_detectron.modeling.fusions import Fusion
+from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

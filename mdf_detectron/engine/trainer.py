@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.data.build import (
+from mdf_detectron.data.loaders import (
     build_loss_loader,
     build_test_loader,
     build_train_loader,
@@ -26,17 +26,22 @@ from mdf_detectron.data.build import (
     train_clinical_rows,
     train_part,
 )
-from mdf_detectron.data.registration import check_images
-from mdf_detectron.engine.checkpointer import MultimodalCheckpointer
+from mdf_detectron.data.prepared import check_images
+from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
-from mdf_detectron.engine.hooks.finite_losses import FiniteLosses
-from mdf_detectron.engine.hooks.history import HISTORY_FILE_NAME, ValidationHistory
-from mdf_detectron.engine.hooks.losses import mean_losses
-from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT, LOSS_METRICS, EarlyStop, ValidationHook
+from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
+from mdf_detectron.engine.hooks.validation import (
+    BEST_CHECKPOINT,
+    HISTORY_FILE_NAME,
+    LOSS_METRICS,
+    EarlyStop,
+    ValidationHistory,
+    ValidationHook,
+)
 from mdf_detectron.engine.optimizer import build_optimizer
-from mdf_detectron.evaluation.cxr_evaluator import CXREvaluator
-from mdf_detectron.evaluation.files import finite_or_none, write_json
-from mdf_detectron.modeling.batch_renorm import BatchRenorm2d
+from mdf_detectron.evaluation.evaluator import CXREvaluator
+from mdf_detectron.fileio import finite_or_none, write_json
+from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
 
 RESULTS_FILE_NAME = "results.json"
 

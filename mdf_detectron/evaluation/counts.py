@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches, greedy, match, same_group_pairs
-from mdf_detectron.evaluation.overlap import paired_box_overlaps
-from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, greedy, match, paired_box_overlaps, same_group_pairs
 
 BACKGROUND = "background"
 

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.matching import greedy, keep_best, same_group_pairs
-from mdf_detectron.evaluation.overlap import OVERLAPS, paired_box_overlaps
-from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.matching import OVERLAPS, greedy, keep_best, paired_box_overlaps, same_group_pairs
 
 FALSE_POSITIVE_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives an image at which sensitivity is read; their mean is the usual single number."""
@@ -119,7 +117,7 @@ def sensitivity_at(
 
     Args:
         weights: (B, I) weights of the images, see
-            :func:`~mdf_detectron.evaluation.average_precision.average_precision`; all ones when None.
+            :func:`~mdf_detectron.evaluation.metrics.average_precision`; all ones when None.
 
     Returns:
         (R,), or (B, R) with ``weights``; NaN without lesions.

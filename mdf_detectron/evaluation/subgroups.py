@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.evaluation.bootstrap import NUM_RESAMPLES, metric_intervals
-from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.coco import GroundTruth
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, metric_intervals
 
 MISSING = "missing"
 ROW = "clinical row"

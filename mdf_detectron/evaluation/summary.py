@@ -12,25 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
-from mdf_detectron.evaluation.bootstrap import (
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
+from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
+from mdf_detectron.evaluation.metrics import (
+    average_precision,
+    default_tasks,
+    mean_over_classes,
+    metric_patients,
+    metric_values,
+    precision_recall_curve,
+    task_settings,
+)
+from mdf_detectron.evaluation.statistics import (
     NUM_RESAMPLES,
     Statistic,
     bootstrap,
     count_patients,
     interval,
     metric_intervals,
+    paired_test,
     patients_of,
 )
-from mdf_detectron.evaluation.coco_metrics import default_tasks, metric_patients, metric_values, task_settings
-from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
-from mdf_detectron.evaluation.files import finite_or_none
-from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
-from mdf_detectron.evaluation.paired_test import paired_test
-from mdf_detectron.evaluation.predictions import Detections
 from mdf_detectron.evaluation.subgroups import subgroup_results
+from mdf_detectron.fileio import finite_or_none
 
 ALL = "all"
 HEADLINE = ("bbox_iobb", "AP50")

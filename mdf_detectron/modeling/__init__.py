@@ -1,12 +1,13 @@
 """Model parts; importing this package registers them with Detectron2."""
 
-from mdf_detectron.modeling.backbone import DualBackbone, TimmBackbone
+from mdf_detectron.modeling.backbones import TimmBackbone
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
-from mdf_detectron.modeling.fusion import FUSION_REGISTRY
+from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
+from mdf_detectron.modeling.dual_backbone import DualBackbone
+from mdf_detectron.modeling.fusions import FUSION_REGISTRY
 from mdf_detectron.modeling.loss_weighting import HomoscedasticLossWeighting
 from mdf_detectron.modeling.meta_arch import MultimodalRCNN, MultimodalRetinaNet
 from mdf_detectron.modeling.roi_heads import ClinicalCascadeROIHeads, ClinicalROIHeads
-from mdf_detectron.modeling.spatializer import Spatializer
 
 __all__ = [
     "FUSION_REGISTRY",

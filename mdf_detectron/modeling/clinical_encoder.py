@@ -1,17 +1,88 @@
-"""Clinical row → Z^C, the encoded row (paper: Z^C = f_Emb(X^Ccat) ∪ X^Cnum).
+"""Clinical record → Z^C, the encoded record (paper: Z^C = f_Emb(X^Ccat) ∪ X^Cnum), and clinical dropout.
 
-Shape letters: N rows, A numeric columns, B categorical columns, E embedding width, D = output width.
+Shape letters: N records, A numeric columns, B categorical columns, L = A + B columns, E embedding width, Z width of the
+encoded record.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
 from mdf_detectron.config import MISSING_OPTIONS
-from mdf_detectron.data.clinical_schema import MISSING_CATEGORY
-from mdf_detectron.modeling.encoded_row import RowLayout
+from mdf_detectron.data.schema import MISSING_CATEGORY
+
+
+class EncodedRow(NamedTuple):
+    """A batch of encoded rows.
+
+    Attributes:
+        vector: (N, Z) float, Z^C.
+        present: (N, L) bool, False where the column is missing.
+    """
+
+    vector: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How a vector is made of its columns.
+
+    Attributes:
+        dim: Z.
+        column_widths: length L; the columns' entries follow each other from the first entry of the vector on.
+            What lies behind them (indicators of missing values) belongs to no column.
+    """
+
+    dim: int
+    column_widths: tuple[int, ...]
+
+    def columns(self, vector: Tensor) -> list[Tensor]:
+        """(N, Z) → L tensors (N, width)."""
+        return list(vector[:, : sum(self.column_widths)].split(list(self.column_widths), dim=1))
+
+
+def present_columns(numeric: Tensor, categorical: Tensor) -> Tensor:
+    """(N, A) float with NaN, (N, B) long with -1 → (N, A + B) bool."""
+    return torch.cat([~torch.isnan(numeric), categorical != MISSING_CATEGORY], dim=1)
+
+
+class ClinicalDropout(nn.Module):
+    """Makes rows and cells missing at random; in evaluation it does nothing.
+
+    Args:
+        row_probability: that a row is hidden as a whole.
+        cell_probability: that a cell of the other rows is hidden, each on its own.
+    """
+
+    def __init__(self, row_probability: float = 0.0, cell_probability: float = 0.0):
+        super().__init__()
+        for name, value in (("row_probability", row_probability), ("cell_probability", cell_probability)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        self.row_probability = row_probability
+        self.cell_probability = cell_probability
+
+    def forward(self, numeric: Tensor, categorical: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, A) float with NaN, (N, B) long with -1 → the same with more of both; the inputs stay as they are."""
+        if not self.training or not (self.row_probability or self.cell_probability):
+            return numeric, categorical
+        count, width = numeric.shape
+        cells = torch.rand(count, width + categorical.shape[1], device=numeric.device) < self.cell_probability
+        hidden = cells | (torch.rand(count, 1, device=numeric.device) < self.row_probability)
+        return (
+            numeric.masked_fill(hidden[:, :width], math.nan),
+            categorical.masked_fill(hidden[:, width:], MISSING_CATEGORY),
+        )
+
+    def extra_repr(self) -> str:
+        return f"row_probability={self.row_probability}, cell_probability={self.cell_probability}"
 
 
 class ClinicalEncoder(nn.Module):

@@ -7,12 +7,12 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from mdf_detectron.data.registration import register_prepared_folder
+from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars, fixed_batches, recorded_norms
 from mdf_detectron.engine.trainer import MultimodalTrainer
-from mdf_detectron.modeling.encoded_row import EncodedRow, RowLayout
-from mdf_detectron.modeling.fusion import FUSION_REGISTRY, FusedConvolution
-from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
+from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
+from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution
+from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 
 def test_norms_by_hand():

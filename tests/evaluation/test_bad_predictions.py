@@ -8,8 +8,7 @@ from evaluation_cases import dataset, random_case, results
 
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import evaluate_coco
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 BOX = (0, 0, 10, 10)
 TRUTH = dataset([(1, 1, BOX, 0)])

@@ -2,9 +2,13 @@ import warnings
 
 import numpy as np
 import pytest
+from benchmarks.interval_study import simulate
 from evaluation_cases import dataset, random_case
 
-from mdf_detectron.evaluation.bootstrap import (
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.matching import match
+from mdf_detectron.evaluation.metrics import metric_patients, metric_values
+from mdf_detectron.evaluation.statistics import (
     BIAS_PER_HALVING,
     alpha_of_tail,
     bootstrap,
@@ -16,11 +20,6 @@ from mdf_detectron.evaluation.bootstrap import (
     small_sample_bias,
     tail_share,
 )
-from mdf_detectron.evaluation.coco_metrics import metric_patients, metric_values
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.predictions import Detections
-from mdf_detectron.evaluation.simulation import simulate
 
 
 def test_patients_come_whole():

@@ -4,10 +4,9 @@ from evaluation_cases import dataset, random_cases, results
 from hypothesis import given, settings
 from slow_reference import slow_confusion, slow_matches
 
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.counts import confusion_matrix, counts_per_image, detection_counts
-from mdf_detectron.evaluation.ground_truth import GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.predictions import Detections
 
 A, B = (0, 0, 10, 10), (50, 50, 20, 20)
 

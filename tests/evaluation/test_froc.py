@@ -4,9 +4,8 @@ from evaluation_cases import dataset, random_case, random_cases, results
 from hypothesis import given, settings
 from slow_reference import slow_froc_points, slow_overlap
 
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, froc_curve, froc_marks, sensitivity_at
-from mdf_detectron.evaluation.ground_truth import GroundTruth
-from mdf_detectron.evaluation.predictions import Detections
 
 A = (0, 0, 10, 10)
 

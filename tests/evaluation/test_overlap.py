@@ -3,7 +3,7 @@ import pycocotools.mask as mask_utils
 import pytest
 from slow_reference import slow_overlap
 
-from mdf_detectron.evaluation.overlap import overlap_matrix, paired_box_overlaps
+from mdf_detectron.evaluation.matching import overlap_matrix, paired_box_overlaps
 
 DETECTION = np.array([[0.0, 0.0, 10.0, 10.0]])
 REGION = np.array([[5.0, 0.0, 20.0, 10.0]])

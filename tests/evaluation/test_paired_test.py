@@ -2,12 +2,10 @@ import numpy as np
 import pytest
 from evaluation_cases import random_case
 
-from mdf_detectron.evaluation.bootstrap import alpha_of_tail, bootstrap, interval, patients_of
-from mdf_detectron.evaluation.coco_metrics import metric_values
-from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.paired_test import paired_test
-from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.metrics import metric_values
+from mdf_detectron.evaluation.statistics import alpha_of_tail, bootstrap, interval, paired_test, patients_of
 
 
 def mean_of(values):

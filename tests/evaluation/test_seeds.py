@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.seed_report import read_runs, seed_chart, seed_table, summarize_seeds
-from mdf_detectron.evaluation.seeds import difference_over_seeds, flat_metrics, mean_over_seeds
+from mdf_detectron.evaluation.statistics import difference_over_seeds, flat_metrics, mean_over_seeds
+from mdf_detectron.report.seeds import read_runs, seed_chart, seed_table, summarize_seeds
 
 
 def test_mean_by_hand():

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from evaluation_cases import dataset, random_case
 
-from mdf_detectron.evaluation.bootstrap import patients_of
-from mdf_detectron.evaluation.coco_metrics import evaluate_coco, metric_values
-from mdf_detectron.evaluation.ground_truth import GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.predictions import Detections
+from mdf_detectron.evaluation.metrics import evaluate_coco, metric_values
+from mdf_detectron.evaluation.statistics import patients_of
 from mdf_detectron.evaluation.subgroups import ROW, clinical_columns, groups_of, subgroup_results
 
 ROWS = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdf_detectron.modeling.clinical_dropout import ClinicalDropout
+from mdf_detectron.modeling.clinical_encoder import ClinicalDropout
 
 
 def hidden_cells(row, cell, count=20_000):

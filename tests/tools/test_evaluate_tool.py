@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from benchmarks.interval_study import simulate
 
-from mdf_detectron.evaluation.coco_metrics import evaluate_coco
-from mdf_detectron.evaluation.simulation import simulate
+from mdf_detectron.evaluation.metrics import evaluate_coco
 
 FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups"]
 

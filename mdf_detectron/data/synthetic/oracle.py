@@ -17,12 +17,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from mdf_detectron.data.synthetic.cohort import (
-    CARDIAC_CLASS,
-    CLASS_PRIORS,
-    CLASS_SHIFTS,
-    vital_correlation,
-)
+from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CLASS_PRIORS, CLASS_SHIFTS, vital_correlation
 
 TRUTH_FILE_NAME = "oracle_truth.json"
 

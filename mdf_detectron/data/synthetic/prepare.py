@@ -12,8 +12,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from mdf_detectron.data.mimic_schema import MIMIC_CLASSES, mimic_clinical_schema
-from mdf_detectron.data.prepared_folder import (
+from mdf_detectron.data.prepared import (
     Flow,
     PreparedImage,
     is_up_to_date,
@@ -22,6 +21,7 @@ from mdf_detectron.data.prepared_folder import (
     write_annotations,
     write_report,
 )
+from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME

@@ -10,12 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from mdf_detectron.data.build import build_loss_mapper, records_of, train_part
+from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
+from mdf_detectron.data.record_changes import permute_rows
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.evaluation.row_dependence import permute_rows
-from mdf_detectron.modeling.fusion import FusedConvolution
-from mdf_detectron.modeling.roi_heads.concatenated_linear import ConcatenatedLinear
+from mdf_detectron.modeling.fusions import FusedConvolution
+from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 Batches = Sequence[list[dict[str, Any]]]
 

@@ -1,4 +1,4 @@
-"""The losses of a model on held-out data: the network as at inference, the losses and their weights as in training."""
+"""Losses of a model on held-out data, and the stop at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator import RPN
@@ -14,6 +15,8 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+
+from mdf_detectron.errors import UserError
 
 _GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
 """Parts whose ``training`` flag decides between losses and predictions."""
@@ -67,3 +70,31 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -
     total = sum(count for _, count in gathered)
     names = {name: None for part, _ in gathered for name in part}
     return {name: sum(part.get(name, 0.0) for part, _ in gathered) / total for name in names}
+
+
+class TrainingDivergedError(UserError, FloatingPointError):
+    """A loss that is NaN or infinite; the message names it and the batch."""
+
+
+class FiniteLosses(HookBase):
+    """Checks the losses of every training step before they are used."""
+
+    def before_train(self) -> None:
+        self._handle = self.trainer._trainer.model.register_forward_hook(self._check)
+
+    def after_train(self) -> None:
+        self._handle.remove()
+
+    def _check(self, model, inputs, outputs) -> None:
+        if not isinstance(outputs, dict) or not torch.is_grad_enabled():  # predictions, or validation
+            return
+        values = torch.stack([v.detach().float().reshape(()) for v in outputs.values()])
+        if torch.isfinite(values).all():
+            return
+        bad = {name: float(v.detach()) for name, v in outputs.items() if not torch.isfinite(v).all()}
+        files = [str(x.get("file_name", x.get("image_id"))) for x in inputs[0]]
+        raise TrainingDivergedError(
+            f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
+            "rows (tools/visualize_data.py); if they are sound, lower SOLVER.BASE_LR or switch on "
+            "SOLVER.CLIP_GRADIENTS, and go on from the last checkpoint with --resume"
+        )

@@ -21,22 +21,22 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mdf_detectron.data.prepared_folder import Flow, is_up_to_date, staged_folder, write_report
+from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
 from mdf_detectron.data.synthetic.cohort import Film
 from mdf_detectron.data.synthetic.prepare import NOTE
-from mdf_detectron.data.synthetic.raw.history import History, make_history
+from mdf_detectron.data.synthetic.raw.history import History, RawSettings, make_history
 from mdf_detectron.data.synthetic.raw.readers import FURTHER_LABEL, Reading, choose_films, make_readings, make_scene
-from mdf_detectron.data.synthetic.raw.settings import RawSettings
 from mdf_detectron.data.synthetic.raw.tables import (
+    Triage,
     ellipse_table,
     films_table,
+    make_triage,
     patients_table,
     readings_table,
     split_table,
     stays_table,
     triage_table,
 )
-from mdf_detectron.data.synthetic.raw.vitals import Triage, make_triage
 from mdf_detectron.data.synthetic.scene import draw_film
 
 RELEASES = {

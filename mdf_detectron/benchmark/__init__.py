@@ -1,1 +1,0 @@
-"""Speed and memory of the model family, measured side by side."""

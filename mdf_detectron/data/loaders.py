@@ -1,0 +1,153 @@
+"""Train and test loaders over the multimodal mapper, and the sampler that resumes; healthy images stay in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+
+from mdf_detectron.config import num_classes
+from mdf_detectron.data.mapper import MultimodalDatasetMapper
+from mdf_detectron.data.schema import ClinicalSchema, ClinicalSchemaError
+from mdf_detectron.errors import ConfigError
+
+
+class ResumableTrainingSampler(TrainingSampler):
+    """``TrainingSampler`` that can skip what an earlier run has consumed, so that both see the same images.
+
+    Detectron2's starts its shuffled stream anew at each start of the program.
+    """
+
+    def __init__(self, size: int, seed: int):
+        super().__init__(size, shuffle=True, seed=seed)
+        self.num_consumed = 0
+
+    def skip(self, num_consumed: int) -> None:
+        """Leave out the first ``num_consumed`` images of this worker's stream; call before iterating."""
+        self.num_consumed = num_consumed
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(super().__iter__(), self.num_consumed, None)
+
+
+def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
+    """The columns that the model reads, taken from the dataset's own schema.
+
+    Raises:
+        ConfigError: the dataset is not registered.
+        ClinicalSchemaError: a column is not in the schema, or a vocabulary differs from the config's.
+    """
+    metadata = _metadata(dataset_name)
+    path = metadata.clinical_schema_file
+    clinical = cfg.MODEL.CLINICAL
+    try:
+        schema = ClinicalSchema.load(path).subset(clinical.NUMERIC, clinical.CATEGORICAL)
+    except ClinicalSchemaError as error:
+        raise ClinicalSchemaError(f"dataset '{dataset_name}' ({path}): {error}; see MODEL.CLINICAL") from None
+    for column, vocabulary in zip(schema.categorical, clinical.VOCABULARIES, strict=True):
+        if list(column.vocabulary) != list(vocabulary):
+            raise ClinicalSchemaError(
+                f"dataset '{dataset_name}' ({path}): column '{column.name}' has the values "
+                f"{list(column.vocabulary)}, MODEL.CLINICAL.VOCABULARIES says {list(vocabulary)}; make them equal"
+            )
+    return schema
+
+
+def _metadata(dataset_name: str):
+    if dataset_name not in DatasetCatalog.list():
+        ours = sorted(n for n in DatasetCatalog.list() if hasattr(MetadataCatalog.get(n), "clinical_schema_file"))
+        raise ConfigError(f"dataset '{dataset_name}' is not registered; registered here: {ours}")
+    return MetadataCatalog.get(dataset_name)
+
+
+def dataset_classes(dataset_name: str) -> list[str]:
+    """Class names of a registered dataset, in the order of the model's classes."""
+    return list(_metadata(dataset_name).thing_classes)
+
+
+def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise :class:`ConfigError` if the model's classes are not as many as the dataset's."""
+    classes = dataset_classes(dataset_name)
+    key, count = num_classes(cfg)
+    if len(classes) != count:
+        raise ConfigError(f"{key} is {count}, but dataset '{dataset_name}' has {len(classes)}: {classes}")
+
+
+def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
+    """The records of several registered datasets, one list."""
+    records = []
+    for name in dataset_names:
+        _metadata(name)
+        records.extend(DatasetCatalog.get(name))
+    return records
+
+
+def train_clinical_rows(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
+    """All rows of the train split: (M, A) float with NaN, (M, B) long with -1."""
+    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=model_schema(cfg, cfg.DATASETS.TRAIN[0]))
+    rows = [mapper.clinical_tensors(record) for record in records_of(cfg.DATASETS.TRAIN)]
+    return (
+        torch.stack([r["clinical_numeric"] for r in rows]),
+        torch.stack([r["clinical_categorical"] for r in rows]),
+    )
+
+
+def build_train_loader(cfg: CfgNode):
+    """Infinite shuffled loader of the train datasets; the sampler is a :class:`ResumableTrainingSampler`."""
+    schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
+    records = records_of(cfg.DATASETS.TRAIN)
+    if not records:
+        raise ConfigError(f"the train split {list(cfg.DATASETS.TRAIN)} has no image")
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return build_detection_train_loader(
+        dataset=records,
+        mapper=MultimodalDatasetMapper(cfg, is_train=True, schema=schema),
+        sampler=ResumableTrainingSampler(len(records), seed=seed),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=False,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
+    """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
+    parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
+    return MultimodalDatasetMapper(**{**parts, "is_train": True})
+
+
+def build_loss_loader(cfg: CfgNode, dataset_name: str):
+    """Loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
+    return build_detection_test_loader(
+        dataset=records_of([dataset_name]),
+        mapper=build_loss_mapper(cfg, dataset_name),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+    )
+
+
+def train_part(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
+    """``count`` records of the first train dataset (all, if it has fewer), always the same ones."""
+    records = records_of(cfg.DATASETS.TRAIN[:1])
+    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:count]
+    return [records[i] for i in sorted(chosen.tolist())]
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, Any]] | None = None):
+    """Loader of every image of a dataset, once; ``records`` replace the registered ones (rows shuffled, say)."""
+    schema = model_schema(cfg, dataset_name)
+    return build_detection_test_loader(
+        dataset=records if records is not None else records_of([dataset_name]),
+        mapper=MultimodalDatasetMapper(cfg, is_train=False, schema=schema),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )

@@ -1,0 +1,113 @@
+"""One record → the model's input: image, boxes, masks and the clinical row."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.schema import ClinicalSchema
+
+
+class MultimodalDatasetMapper:
+    """Maps a Detectron2 dataset dict with a "clinical" entry to a training or test input.
+
+    Args:
+        is_train: apply augmentations that are random, and attach ``instances``.
+        augmentations: Detectron2 augmentations, in order.
+        image_format: "L", "RGB" or "BGR".
+        schema: the columns the model reads, in order.
+        use_instance_mask: attach ``gt_masks``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str,
+        schema: ClinicalSchema,
+        use_instance_mask: bool,
+    ):
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.schema = schema
+        self.use_instance_mask = use_instance_mask
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool, schema: ClinicalSchema):
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "schema": schema,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Map one record.
+
+        Returns:
+            the record with ``image`` ((C, H, W) float32, 0–255), ``clinical_numeric`` ((A,) float32, NaN where
+            missing), ``clinical_categorical`` ((B,) long, -1 where missing) and, where the record has
+            annotations and ``is_train``, ``instances`` (gt_boxes, gt_classes, gt_masks).
+
+        Raises:
+            ImageReadError: the file cannot be read.
+            ClinicalValueError: a value that the schema does not allow.
+        """
+        record = copy.deepcopy(record)
+
+        # 1. the image, and its geometry
+        image = read_radiograph(record["file_name"], self.image_format)
+        utils.check_image_size(record, image)
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image = aug_input.image
+        if image.ndim == 2:  # some transforms drop a lone channel
+            image = image[:, :, None]
+        record["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C"))
+
+        # 2. the clinical row; columns that the model does not read are left out
+        record.update(self.clinical_tensors(record))
+
+        # 3. the instances
+        annotations = record.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            record["instances"] = self._instances(annotations, transforms, image.shape[:2])
+        return record
+
+    def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """``clinical_numeric`` and ``clinical_categorical`` of a record; no row at all is all missing."""
+        row = {name: (record.get("clinical") or {}).get(name) for name in self.schema.names}
+        parsed = self.schema.parse_row(row, where=str(record.get("file_name", "record")))
+        return {
+            "clinical_numeric": torch.tensor(parsed.numeric, dtype=torch.float32),
+            "clinical_categorical": torch.tensor(parsed.categorical, dtype=torch.long),
+        }
+
+    def _instances(self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]):
+        kept = [a for a in annotations if not a.get("iscrowd", 0)]
+        if not self.use_instance_mask:
+            kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
+        transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
+        instances = utils.annotations_to_instances(transformed, size, mask_format="polygon")
+        return utils.filter_empty_instances(instances)
+
+
+def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
+    """Resize to the square input (aspect ignored, as in the paper) and, in training, the flip of the config."""
+    augmentations: list[T.Augmentation] = [T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE))]
+    if is_train and cfg.INPUT.RANDOM_FLIP != "none":
+        augmentations.append(
+            T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical")
+        )
+    return augmentations

@@ -1,0 +1,88 @@
+"""Change clinical records: exchange them between patients, remove them, or hide a share of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.errors import UserError
+
+Record = Mapping[str, Any]
+
+
+class RowDependenceError(UserError, ValueError):
+    """Records whose rows cannot be exchanged or taken away."""
+
+
+def clinical_column_names(records: Sequence[Record]) -> list[str]:
+    """Names of the columns in the records' rows, in order of appearance."""
+    return list(dict.fromkeys(name for record in records for name in record.get("clinical") or {}))
+
+
+def permute_rows(
+    records: Sequence[Record], columns: Sequence[str] | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Records in which every patient has another patient's values.
+
+    Patients are put in a random circle and each takes the values of the next, so nobody keeps their own; a patient's
+    n-th image takes them from the n-th image of that other patient, counted around.  All ``columns`` come from the same
+    donor, so what is permuted stays plausible in itself.
+
+    Args:
+        columns: names, or None for the whole rows.
+
+    Returns:
+        New records; the given ones are not changed.
+
+    Raises:
+        RowDependenceError: fewer than two patients, or a column that no record has.
+    """
+    columns = _checked(records, columns)
+    images_of: dict[Any, list[int]] = {}
+    for i, record in enumerate(records):
+        images_of.setdefault(record.get("patient_id", ("image", record.get("image_id", i))), []).append(i)
+    if len(images_of) < 2:
+        raise RowDependenceError(
+            f"rows can be exchanged between two patients at least; the records have {len(images_of)}"
+        )
+    patients = list(images_of)
+    circle = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
+    out = [dict(record) for record in records]
+    for patient, donor in zip(circle, circle[1:] + circle[:1], strict=True):
+        for n, i in enumerate(images_of[patient]):
+            source = records[images_of[donor][n % len(images_of[donor])]].get("clinical") or {}
+            out[i]["clinical"] = {**(records[i].get("clinical") or {}), **{c: source.get(c) for c in columns}}
+    return out
+
+
+def remove_rows(records: Sequence[Record], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """New records in which the named columns (None: all) are missing."""
+    columns = _checked(records, columns)
+    return [_without(r, columns) for r in records]
+
+
+def hide_cells(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
+    """New records in each of which a random ``share`` of the columns is missing (rounded to whole columns).
+
+    Raises:
+        ValueError: a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share}")
+    columns, rng = clinical_column_names(records), np.random.default_rng(seed)
+    count = round(share * len(columns))
+    return [_without(r, rng.permutation(columns)[:count].tolist()) for r in records]
+
+
+def _without(record: Record, columns: Sequence[str]) -> dict[str, Any]:
+    return {**record, "clinical": {**(record.get("clinical") or {}), **dict.fromkeys(columns)}}
+
+
+def _checked(records: Sequence[Record], columns: Sequence[str] | None) -> list[str]:
+    known = clinical_column_names(records)
+    unknown = sorted(set(columns or ()) - set(known))
+    if unknown:
+        raise RowDependenceError(f"no record has the clinical column(s) {unknown}; there are {known}")
+    return known if columns is None else list(columns)

@@ -1,0 +1,1 @@
+"""Collections of studies, one file or small folder each: source files → a prepared folder."""

@@ -1,0 +1,150 @@
+"""Cleaning of triage values: every change is counted by column and reason; what is missing stays missing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
+from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
+
+CELSIUS = (25.0, 45.0)
+"""Temperatures in this range are degrees Celsius: no living patient has them in degrees Fahrenheit."""
+
+
+EMPTY, NOT_A_NUMBER = "empty", "not a number"
+
+
+FROM_CELSIUS = "°C converted to °F"
+
+
+SATURATION_CUT = "101 to 105 read as 100"
+
+
+PRESSURES = "diastolic not below systolic: both removed"
+
+
+PAIN_MEAN, PAIN_OF_TEN = "'a-b' read as its mean", "'n/10' read as n"
+
+
+NOT_A_LEVEL = "not a whole level"
+
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+
+
+_RANGE = re.compile(rf"{_NUMBER}\s*(?:-|–|to)\s*{_NUMBER}(?:\s*/\s*10)?")
+
+
+_OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
+
+
+@dataclass
+class CleaningLog:
+    """Column → reason → number of cells.
+
+    ``changed``: read as another value, which stayed; ``removed``: made missing.  No cell is in both.
+    """
+
+    changed: dict[str, Counter] = field(default_factory=dict)
+    removed: dict[str, Counter] = field(default_factory=dict)
+
+    def add(self, kind: str, column: str, reason: str, count: int) -> None:
+        if count:
+            getattr(self, kind).setdefault(column, Counter())[reason] += int(count)
+
+    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {k: {c: dict(n) for c, n in getattr(self, k).items()} for k in ("changed", "removed")}
+
+
+def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, CleaningLog]:
+    """Triage values in °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed.
+
+    Args:
+        triage: any columns and :data:`~mdf_detectron.data.sources.mimic.visits.VITAL_COLUMNS`, numbers or text.
+
+    Returns:
+        The same rows with cleaned columns, and what was done to them.
+    """
+    log, clean = CleaningLog(), triage.copy()
+    changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, where the value is still there
+    for column in VITAL_COLUMNS:
+        values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)
+        clean[column] = values
+    clean["temperature"] = _fahrenheit(clean["temperature"], changes)
+    cut = (clean["o2sat"] > 100) & (clean["o2sat"] <= 105)
+    changes.append(("o2sat", SATURATION_CUT, cut))
+    clean["o2sat"] = clean["o2sat"].mask(cut, 100.0)
+    broken = clean["acuity"].notna() & (clean["acuity"] % 1 != 0)
+    log.add("removed", "acuity", NOT_A_LEVEL, broken.sum())
+    clean["acuity"] = clean["acuity"].mask(broken)
+    for column in mimic_clinical_schema().numeric:
+        if column.name in VITAL_COLUMNS:
+            clean[column.name] = _within(clean[column.name], column, log)
+    swapped = clean["dbp"] >= clean["sbp"]
+    for column in ("sbp", "dbp"):
+        log.add("removed", column, PRESSURES, swapped.sum())
+        clean[column] = clean[column].mask(swapped)
+    for column, reason, rows in changes:
+        log.add("changed", column, reason, (rows & clean[column].notna()).sum())
+    return clean, log
+
+
+def outside(column) -> str:
+    """The reason given for a value beyond a schema column's legal range."""
+    return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+
+
+AGE_RANGE = outside(next(c for c in mimic_clinical_schema().numeric if c.name == "age"))
+
+
+def _within(values: pd.Series, column, log: CleaningLog) -> pd.Series:
+    bad = values.notna() & ~values.between(column.minimum, column.maximum)
+    log.add("removed", column.name, outside(column), bad.sum())
+    return values.mask(bad)
+
+
+def _as_numbers(values: pd.Series, log: CleaningLog) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    _count_missing(values, numbers, log)
+    return numbers
+
+
+def _count_missing(values: pd.Series, numbers: pd.Series, log: CleaningLog) -> None:
+    blank = values.isna()
+    if not pd.api.types.is_numeric_dtype(values):
+        blank |= values.astype("string").str.strip().eq("").fillna(True).astype(bool)
+    log.add("removed", values.name, EMPTY, blank.sum())
+    log.add("removed", values.name, NOT_A_NUMBER, (numbers.isna() & ~blank).sum())
+
+
+def _fahrenheit(values: pd.Series, changes: list) -> pd.Series:
+    celsius = values.between(*CELSIUS)
+    changes.append(("temperature", FROM_CELSIUS, celsius))
+    return values.mask(celsius, (values * 1.8 + 32).round(2))
+
+
+def _pain(values: pd.Series, log: CleaningLog, changes: list) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(values):
+        return _as_numbers(values, log)
+    text = values.astype("string").str.strip().str.lower()
+    parsed = {raw: parse_pain(raw) for raw in text.dropna().unique()}  # few distinct spellings in many rows
+    numbers = text.map({raw: number for raw, (number, _) in parsed.items()}).astype("float64")
+    how = text.map({raw: reason for raw, (_, reason) in parsed.items()})
+    changes += [("pain", reason, (how == reason).fillna(False).astype(bool)) for reason in (PAIN_MEAN, PAIN_OF_TEN)]
+    _count_missing(values, numbers, log)
+    return numbers
+
+
+def parse_pain(text: str) -> tuple[float | None, str | None]:
+    """The number that a pain entry means, and how it was read: "7" → (7, None), "5-6" → (5.5, …), "8/10" → (8, …)."""
+    if re.fullmatch(_NUMBER, text):
+        return float(text), None
+    if match := _RANGE.fullmatch(text):
+        return (float(match[1]) + float(match[2])) / 2, PAIN_MEAN
+    if match := _OF_TEN.fullmatch(text):
+        return float(match[1]), PAIN_OF_TEN
+    return None, None

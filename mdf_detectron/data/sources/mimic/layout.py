@@ -1,0 +1,155 @@
+"""Where the source files lie: a folder of PhysioNet downloads, or MIMIC-Eye's folders of single patients.
+
+Only paths are decided here; :mod:`~mdf_detectron.data.sources.mimic.visits` reads them.
+Eye-tracking files lie beside the ones that are read, and are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdf_detectron.errors import SourceDataError
+
+TABLES = ("patients", "edstays", "triage", "metadata")
+"""The four tables; readings are found separately."""
+
+
+_ORIGIN = {
+    "patients": "physionet.org/content/mimiciv (hosp/, or core/ in release 1.0)",
+    "edstays": "physionet.org/content/mimic-iv-ed (ed/)",
+    "triage": "physionet.org/content/mimic-iv-ed (ed/)",
+    "metadata": "physionet.org/content/mimic-cxr-jpg",
+    "reflacx": "physionet.org/content/reflacx-xray-localization (main_data/)",
+}
+
+
+_PATTERNS = {
+    "patients": ("mimiciv/*/hosp/patients.csv", "mimiciv/*/core/patients.csv"),
+    "edstays": ("mimic-iv-ed/*/ed/edstays.csv",),
+    "triage": ("mimic-iv-ed/*/ed/triage.csv",),
+    "metadata": ("mimic-cxr-jpg/*/mimic-cxr-*-metadata.csv",),
+}
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of one source tree.
+
+    Attributes:
+        tables: name → its files (one of PhysioNet's; one a patient of MIMIC-Eye's).
+        readings: metadata files of the readings.
+        absent_readings: a message for each such file that should be there and is not.
+        reading_folders: folders that hold one folder a reading.
+        image_path: (dicom_id, subject_id, study_id) → the film's file.
+        layout: "physionet" or "mimic-eye", for the report.
+    """
+
+    tables: Mapping[str, list[Path]]
+    readings: list[Path]
+    reading_folders: list[Path]
+    image_path: Callable[[str, int, int], Path]
+    layout: str
+    absent_readings: tuple[str, ...] = ()
+
+
+def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None] | None = None) -> SourceFiles:
+    """Files below a folder that holds PhysioNet's projects by their names; of several releases the latest.
+
+    Args:
+        root: parent of ``mimiciv/``, ``mimic-iv-ed/``, ``mimic-cxr-jpg/``, ``reflacx-xray-localization/``.
+        overrides: a path for any of ``patients``, ``edstays``, ``triage``, ``metadata`` (files), ``reflacx``
+            (the ``main_data`` folder) and ``images`` (the folder that holds ``files/``).
+
+    Raises:
+        SourceDataError: a file that is absent, with where it comes from and the option that points to it.
+    """
+    root, given = _folder(root, "--physionet"), {k: Path(v) for k, v in (overrides or {}).items() if v}
+    tables = {name: [_given_or_found(name, root, given)] for name in TABLES}
+    main_data = given.get("reflacx") or _latest(root, ("reflacx-xray-localization/*/main_data",))
+    where = main_data or root / "reflacx-xray-localization/1.0.0/main_data"
+    phases = [where / f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
+    absent = [f"no {path}; it comes from {_ORIGIN['reflacx']}, or point --reflacx to the main_data folder"
+              for path in phases if not path.is_file()]  # fmt: skip
+    if len(absent) == len(phases):
+        raise SourceDataError(absent[0])
+    images = (
+        given.get("images") or _latest(root, ("mimic-cxr-jpg/*/files",), parent=True) or tables["metadata"][0].parent
+    )
+
+    def image_path(dicom_id: str, subject_id: int, study_id: int) -> Path:
+        return images / "files" / f"p{subject_id:08d}"[:3] / f"p{subject_id:08d}" / f"s{study_id}" / f"{dicom_id}.jpg"
+
+    readings = [path for path in phases if path.is_file()]
+    return SourceFiles(tables, readings, [main_data], image_path, "physionet", tuple(absent))
+
+
+def mimic_eye_files(root: str | Path) -> SourceFiles:
+    """Files of a MIMIC-Eye folder, the older layout (``Core/``, no ``main_data/``) too.
+
+    Raises:
+        SourceDataError: no patient folder, no film table, or no table of a kind in any patient's folder.
+    """
+    root = _folder(root, "--mimic-eye")
+    patients = sorted(p for p in root.glob("patient_*") if p.is_dir()) or sorted(root.glob("*/patient_*"))
+    if not patients:
+        raise SourceDataError(f"no folder patient_<subject_id> in {root}; --mimic-eye points to the folder of them")
+    found = {
+        "patients": [_first(p, ("Hosp/patients.csv", "Core/patients.csv")) for p in patients],
+        "edstays": [_first(p, ("ED/edstays.csv",)) for p in patients],
+        "triage": [_first(p, ("ED/triage.csv",)) for p in patients],
+        "readings": [_first(p, ("REFLACX/metadata.csv",)) for p in patients],
+    }
+    found = {name: [path for path in paths if path] for name, paths in found.items()}
+    for name, paths in found.items():
+        if not paths:
+            raise SourceDataError(f"no patient folder of {root} holds the table '{name}' ({len(patients)} "
+                                  "folders); download MIMIC-Eye again or use --physionet")  # fmt: skip
+    films = next((f for base in (root, *root.parents[:1], patients[0].parent)
+                  if (f := _first(base, ("spreadsheets/cxr_meta.csv", "cxr_meta.csv")))), None)  # fmt: skip
+    if films is None:
+        raise SourceDataError(f"no {root}/spreadsheets/cxr_meta.csv; it is part of MIMIC-Eye, beside the patients")
+    readings = found.pop("readings")
+    folders = [p.parent / "main_data" if (p.parent / "main_data").is_dir() else p.parent for p in readings]
+    by_patient = {p.name: p for p in patients}
+
+    def image_path(dicom_id: str, subject_id: int, study_id: int) -> Path:
+        name = f"patient_{subject_id}"
+        return by_patient.get(name, root / name) / "CXR-JPG" / f"s{study_id}" / f"{dicom_id}.jpg"
+
+    return SourceFiles({**found, "metadata": [films]}, readings, folders, image_path, "mimic-eye")
+
+
+def _folder(path: str | Path, option: str) -> Path:
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise SourceDataError(f"no folder {path}; {option} points to the downloaded files, see datasets/README.md")
+    return path
+
+
+def _given_or_found(name: str, root: Path, given: Mapping[str, Path]) -> Path:
+    path = given.get(name) or _latest(root, tuple(f"{p}{end}" for p in _PATTERNS[name] for end in (".gz", "")))
+    if path is None or not path.is_file():
+        wanted = path or root / (_PATTERNS[name][0] + ".gz")
+        raise SourceDataError(f"no {wanted}; it comes from {_ORIGIN[name]}, or point --{name} to the file")
+    return path
+
+
+def _latest(root: Path, patterns: tuple[str, ...], parent: bool = False) -> Path | None:
+    """The match of the highest release number; of one release the pattern named first."""
+    found = [(_release(path, root), -rank, path) for rank, p in enumerate(patterns) for path in root.glob(p)]
+    if not found:
+        return None
+    path = max(found)[2]
+    return path.parent if parent else path
+
+
+def _release(path: Path, root: Path) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", path.relative_to(root).parts[1]))
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    candidates = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,225 @@
+"""Checkpoints: written atomically, read without executing code; weights of Detectron2's zoo converted to them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.errors import CheckpointError
+
+CONFIG_KEY = "mdf_config"
+
+
+SCHEMA_KEY = "clinical_schema"
+
+
+def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
+    """What must agree between a checkpoint and a config: the columns in order and the vocabularies."""
+    c = cfg.MODEL.CLINICAL
+    if not (fuses_3d(cfg) or fuses_1d(cfg)):
+        return {"numeric": [], "categorical": [], "vocabularies": []}
+    return {
+        "numeric": list(c.NUMERIC),
+        "categorical": list(c.CATEGORICAL),
+        "vocabularies": [list(v) for v in c.VOCABULARIES],
+    }
+
+
+class MultimodalCheckpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` whose files also hold the config (YAML) and the clinical columns.
+
+    Args:
+        cfg: the run's config.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **kwargs: Any):
+        super().__init__(model, save_dir, **kwargs)
+        self.cfg = cfg
+
+    def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
+
+        Args:
+            tag_last: a resumed run goes on from this file (not so for the best checkpoint).
+            kwargs: further entries, ``iteration`` for one.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        data |= {CONFIG_KEY: self.cfg.dump(), SCHEMA_KEY: clinical_signature(self.cfg), **kwargs}
+        target = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {target}")
+        save_checkpoint_file(data, target)
+        if tag_last:
+            self.tag_last_checkpoint(target.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the last checkpoint, atomically."""
+        target = Path(self.save_dir) / "last_checkpoint"
+        partial = target.with_suffix(".partial")
+        partial.write_text(last_filename_basename)
+        os.replace(partial, target)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As the parent's; an absent file is a :class:`CheckpointError`."""
+        if path and "://" not in path and not os.path.isfile(path):
+            raise CheckpointError(f"no checkpoint at {path}; MODEL.WEIGHTS names the file")
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, filename: str) -> dict[str, Any]:
+        return load_checkpoint_file(filename)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if not filename.endswith(".pth"):
+            raise CheckpointError(
+                f"{filename}: only .pth files are loaded, because loading .pkl or .pyth files can execute code; "
+                "convert weights of Detectron2's zoo with tools/convert_zoo_weights.py"
+            )
+        loaded = super()._load_file(filename)
+        saved = loaded.get(SCHEMA_KEY)
+        wanted = clinical_signature(self.cfg)
+        image_only = saved is not None and not any(saved.values())  # a start that every model with a row may take
+        if saved is not None and saved != wanted and not image_only:
+            raise CheckpointError(
+                f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
+                "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
+            )
+        loaded["model"] = self._with_row_inputs(loaded["model"])
+        return loaded
+
+    def _with_row_inputs(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The first layer of a box head without row has its weight where a box head with row has the region's part."""
+        own = self.model.state_dict().keys()
+        moved = {name: name.replace(".fc1.", ".fc1.region.") for name in state if name not in own}
+        return {moved[name] if moved.get(name) in own else name: value for name, value in state.items()}
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        self._incompatible = super()._load_model(checkpoint)
+        return self._incompatible
+
+    def load_whole(self, path: str) -> None:
+        """:meth:`load` for a model that is used as it is.
+
+        Raises:
+            CheckpointError: a part of the model is not in the file, or has another shape there.
+        """
+        self.load(path)
+        absent = sorted(self._incompatible.missing_keys)
+        shapes = [name for name, *_ in self._incompatible.incorrect_shapes]
+        if absent or shapes:
+            raise CheckpointError(
+                f"{path} does not hold the whole model of this config: {len(absent)} weight(s) are absent "
+                f"({', '.join(absent[:3])} …), {len(shapes)} of another shape ({', '.join(shapes[:3])} …); "
+                "use the checkpoint's own config (config.yaml beside it)"
+            )
+
+
+def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
+    """Write a ``.pth`` file atomically: it is whole or absent."""
+    partial = target.with_suffix(".partial")
+    torch.save(data, partial)
+    os.replace(partial, target)
+
+
+def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:
+    """Read a ``.pth`` file on the CPU without executing code from it.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds objects other than tensors and plain values.
+    """
+    try:
+        return torch.load(filename, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{filename} cannot be loaded safely: {reason}") from None
+
+
+IMAGE_BACKBONE = "backbone.image_backbone."
+
+
+_ALLOWED = {
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+}
+"""All that a pickle of a dict of arrays needs; none of it runs anything else."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.") if hasattr(np, "_core") else module
+        if (module.replace("numpy.core.", "numpy._core."), name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
+        return super().find_class(module, name)
+
+
+def read_zoo_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pkl`` file of the zoo under Detectron2's names.
+
+    Three kinds are read: whole detectors, torchvision's ImageNet weights ("stem.conv1.weight" …), and MSRA's in
+    Caffe2's names.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that holds anything but arrays and plain values.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = _ArrayUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise CheckpointError(f"no weights at {path}") from None
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be loaded safely: {error}") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not a dict of weights")
+    of_detectron2 = "model" in data and "__author__" in data
+    weights = data["model"] if of_detectron2 else data.get("blobs", data)
+    state = {
+        name: torch.from_numpy(np.array(value))
+        for name, value in weights.items()
+        if isinstance(value, np.ndarray) and not name.endswith("_momentum")
+    }
+    if of_detectron2 and data["__author__"] != "Caffe2":
+        return state
+    return convert_c2_detectron_names(state)[0]
+
+
+def for_dual_backbone(state: dict[str, Tensor], input_channels: int = 3) -> tuple[dict[str, Tensor], list[str]]:
+    """Renamed for the image backbone of a ``DualBackbone``; detector parts keep their names.
+
+    Args:
+        state: of :func:`read_zoo_weights`.
+        input_channels: 1 sums the first convolution over its three, which is the same function of a gray image.
+
+    Returns:
+        the weights, and the names that no model of this project has a place for (an ImageNet classifier, say).
+    """
+    out, dropped = {}, []
+    for name, value in state.items():
+        if re.match(r"(stem|res\d)\.", name):
+            new = f"{IMAGE_BACKBONE}bottom_up.{name}"
+        elif name.startswith("backbone."):
+            new = IMAGE_BACKBONE + name.removeprefix("backbone.")
+        elif name.startswith(("proposal_generator.", "roi_heads.", "head.")):
+            new = name
+        else:
+            dropped.append(name)
+            continue
+        if input_channels == 1 and name.endswith("stem.conv1.weight"):
+            value = value.sum(dim=1, keepdim=True)
+        out[new] = value
+    return out, dropped

@@ -1,0 +1,169 @@
+"""Detectron2 evaluator: AP and AR by IoBB and by IoU; healthy images and empty predictions are scored right."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+from mdf_detectron.evaluation.coco import AnnotationError, GroundTruth
+from mdf_detectron.evaluation.matching import MAX_DETS
+from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.fileio import write_json
+
+
+def annotation_file(dataset_name: str) -> Path:
+    """COCO JSON file of a registered dataset.
+
+    Raises:
+        AnnotationError: a dataset that is not registered, or not from a COCO JSON file.
+        DatasetNotPreparedError: a known dataset that is not there yet; the message says how to prepare it.
+    """
+    known = dataset_name in DatasetCatalog.list()
+    if not known and dataset_name not in MetadataCatalog.list():
+        raise AnnotationError(f"dataset '{dataset_name}' is not registered; registered are {_some_names()}")
+    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    if json_file and known and not Path(json_file).is_file():
+        DatasetCatalog.get(dataset_name)
+    if not json_file:
+        raise AnnotationError(
+            f"dataset '{dataset_name}' has no json_file in its metadata; register it from a COCO JSON file"
+        )
+    return Path(json_file)
+
+
+def _some_names() -> str:
+    """The names that a user of this project means, before Detectron2's own."""
+    names = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("evaluator_type") == "cxr"]
+    return ", ".join(names or DatasetCatalog.list()[:5])
+
+
+PREDICTIONS_FILE_NAME = "coco_instances_results.json"
+
+
+logger = logging.getLogger(__name__)
+
+
+class CXREvaluator(DatasetEvaluator):
+    """Score the instances that a model predicts on a registered COCO-format dataset.
+
+    Detectron2's ``COCOEvaluator`` swaps its COCOeval class with ``maxDets``, so an overlap put into one of them can be
+    lost without a sign; this one does its own matching (:mod:`~mdf_detectron.evaluation.matching`).
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        distributed: bool = True,
+        *,
+        max_dets: int = MAX_DETS,
+        tasks: Iterable[str] | None = None,
+        image_ids: Iterable[Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered name whose metadata has ``json_file``.
+            output_dir: folder for ``coco_instances_results.json``; nothing is written when None.
+            distributed: gather the predictions of all processes; the main one evaluates.
+            max_dets: detections of one image and class that count.
+            tasks: of ``"bbox"`` and ``"segm"``; by default masks too where the model predicts them and every
+                annotation has one.
+            image_ids: score these images only (by default the whole dataset).
+
+        Raises:
+            AnnotationError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
+        """
+        self._dataset_name = dataset_name
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._distributed = distributed
+        self._max_dets = max_dets
+        self._tasks = tuple(tasks) if tasks else None
+        self._image_ids = list(image_ids) if image_ids is not None else None
+        self._ground_truth = GroundTruth.load(annotation_file(dataset_name))
+        to_contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
+        if to_contiguous is None:
+            to_contiguous = {c: i for i, c in enumerate(self._ground_truth.category_ids)}
+        self._category_of = {contiguous: category for category, contiguous in to_contiguous.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._predictions: dict[Any, list[dict[str, Any]]] = {}
+        self._has_masks = False
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take the outputs of a batch.
+
+        Args:
+            inputs: dicts with ``"image_id"``.
+            outputs: dicts with ``"instances"``: ``pred_boxes`` (XYXY, pixels of the original image), ``scores``,
+                ``pred_classes`` and, for mask models, ``pred_masks``.
+        """
+        cpu = torch.device("cpu")
+        for one, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(cpu)
+            if instances.has("pred_masks"):
+                self._has_masks = True
+                instances.pred_masks = instances.pred_masks.numpy()  # numpy 2 warns where Detectron2 converts tensors
+            results = instances_to_coco_json(instances, one["image_id"])
+            for result in results:
+                result["category_id"] = self._category(result["category_id"])
+            self._predictions[one["image_id"]] = results
+
+    def evaluate(self, img_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
+        """Score what was processed.
+
+        Returns:
+            ``{"bbox_iobb": {...}, "bbox": {...}, ...}`` times 100, see
+            :mod:`~mdf_detectron.evaluation.metrics`; an empty dict except in the main process.
+        """
+        predictions, has_masks = self._predictions, self._has_masks
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather((predictions, has_masks), dst=0)
+            if not comm.is_main_process():
+                return OrderedDict()
+            predictions = {image_id: results for part, _ in gathered for image_id, results in part.items()}
+            has_masks = any(masks for _, masks in gathered)
+        wanted = list(img_ids) if img_ids is not None else self._image_ids
+        self._warn_of_unseen(predictions, wanted)
+        results = list(itertools.chain.from_iterable(predictions.values()))
+        if self._output_dir is not None:
+            write_json(self._output_dir / PREDICTIONS_FILE_NAME, results, indent=None)
+        return evaluate_coco(
+            self._ground_truth,
+            results,
+            tasks=self._tasks or self._default_tasks(has_masks),
+            max_dets=self._max_dets,
+            image_ids=wanted,
+        )
+
+    def _category(self, contiguous: int) -> Any:
+        if contiguous not in self._category_of:
+            raise ValueError(
+                f"the model predicts class {contiguous}, but dataset '{self._dataset_name}' has "
+                f"{len(self._category_of)} classes; MODEL.ROI_HEADS.NUM_CLASSES must be that number"
+            )
+        return self._category_of[contiguous]
+
+    def _default_tasks(self, has_masks: bool) -> tuple[str, ...]:
+        return ("bbox", "segm") if has_masks and self._ground_truth.segmentations is not None else ("bbox",)
+
+    def _warn_of_unseen(self, predictions: dict[Any, list], wanted: list[Any] | None) -> None:
+        unseen = set(self._ground_truth.image_ids if wanted is None else wanted) - set(predictions)
+        if unseen:
+            logger.warning(
+                "%d of the images of '%s' were not given to the model; their annotations count as missed",
+                len(unseen),
+                self._dataset_name,
+            )

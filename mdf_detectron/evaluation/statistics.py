@@ -1,0 +1,317 @@
+"""How sure a metric is: patient-level bootstrap intervals.
+
+Images of one patient are alike, so patients are drawn, each with all their images.  A resample is a weighting of the
+images; metrics are worked out from the matches by these weights, nothing is matched again.
+
+Shapes: I images, P patients, R resamples, M metrics, B weightings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mdf_detectron.evaluation.coco import GroundTruth
+
+LEVEL = 0.95
+
+
+NUM_RESAMPLES = 1000
+
+
+NUM_SPLITS = 50
+"""Random divisions of the patients into halves, for the bias of small test sets."""
+
+
+BIAS_PER_HALVING = 2.0
+"""The bias of a test set is this much times what halving it adds, see :func:`small_sample_bias`."""
+
+
+BIAS_NOISE = 0.25
+"""Standard error of that bias as a share of the metric's own standard error, as tools/simulate_intervals.py shows it
+for test sets of 60 and 150 images."""
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""(B, I) weights of the images → (B, M) metrics."""
+
+
+def patients_of(ground_truth: GroundTruth) -> np.ndarray:
+    """(I,) int64 number of each image's patient, from ``patient_id``; an image without one is a patient of its own."""
+    keys = [("patient", str(i["patient_id"])) if i.get("patient_id") is not None else ("image", str(i["id"]))
+            for i in ground_truth.images]  # fmt: skip
+    numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+def resample_weights(patients: np.ndarray, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(R, I) weights: how often each image's patient was drawn in P draws with replacement."""
+    num_patients = count_patients(patients)
+    if num_patients == 0:
+        return np.zeros((num_resamples, 0))
+    return rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=num_resamples)[:, patients]
+
+
+def half_weights(patients: np.ndarray, num_splits: int, rng: np.random.Generator) -> np.ndarray:
+    """(2 S, I) weights 0 and 1: both halves of S random divisions of the patients."""
+    num_patients = count_patients(patients)
+    second = np.array([rng.permutation(num_patients) % 2 for _ in range(num_splits)]).reshape(num_splits, -1)
+    return np.concatenate([1 - second, second])[:, patients]
+
+
+def count_patients(patients: np.ndarray) -> int:
+    """P of (I,) patient numbers 0 … P - 1."""
+    return int(patients.max(initial=-1)) + 1
+
+
+def bootstrap(
+    statistic: Statistic, patients: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0, chunk: int = 50
+) -> np.ndarray:
+    """Metrics of resampled datasets.
+
+    The same ``patients``, ``num_resamples`` and ``seed`` give the same resamples, whatever the statistic and the chunk.
+
+    Args:
+        patients: (I,) as of :func:`patients_of`.
+        chunk: resamples worked on at a time; a matter of memory only.
+
+    Returns:
+        (R, M); NaN where a resample has no ground truth for a metric.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [
+        statistic(resample_weights(patients, min(chunk, num_resamples - begin), rng).astype(np.float64))
+        for begin in range(0, num_resamples, chunk)
+    ]
+    return np.concatenate(parts)
+
+
+def small_sample_bias(
+    statistic: Statistic, patients: np.ndarray, values: np.ndarray, num_splits: int = NUM_SPLITS, seed: int = 0
+) -> np.ndarray:
+    """How much too high a metric is because the test set is small, (M,).
+
+    AP takes, at every recall, the best precision at that recall or a higher one.  With few regions it picks lucky
+    points: halves of a test set have, on average, a higher AP than the whole, and the whole a higher one than the
+    population.  This bias falls with the size n as 1/√n where precision is flat and as 1/n where it is steep, so
+    halving multiplies it by 1.4 to 2; by 1.5 is taken, and then the bias is twice what halving adds.  Resamples with
+    replacement see less than half of it, because they repeat the points that were picked.
+
+    Args:
+        values: (M,) of the whole dataset.
+
+    Returns:
+        0 for recalls and other plain means up to chance; 0 also where it cannot be told.
+    """
+    if count_patients(patients) < 2:
+        return np.zeros(len(values))
+    halves = statistic(half_weights(patients, num_splits, np.random.default_rng([seed, 1])).astype(np.float64))
+    return np.nan_to_num(BIAS_PER_HALVING * (_mean(halves) - values))
+
+
+def interval(
+    samples: np.ndarray,
+    values: np.ndarray,
+    num_patients: int | np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    widening: float = 1.0,
+    level: float = LEVEL,
+    bounds: tuple[float, float] = (0.0, np.inf),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of the samples, or around value - bias; it always holds the value.
+
+    The percentiles lie further out than the level says, by as much as Student's t is wider than the normal
+    distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
+
+    Args:
+        samples: (R, M) of :func:`bootstrap`; undefined ones are left out.
+        values: (M,) of the whole dataset.
+        num_patients: patients that a metric rests on, one number or (M,); fewer than 2 have no interval.
+        bias: (M,) of :func:`small_sample_bias`; the samples' mean is moved to value - bias.
+        widening: of the samples' spread around that.
+        bounds: range that the metrics cannot leave.
+
+    Returns:
+        Low and high end, (M,) each; NaN where the value or every sample is undefined.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
+    if bias is not None:
+        samples = widening * (samples - _mean(samples)) + values - bias
+    for m, (column, count) in enumerate(zip(samples.T, np.broadcast_to(num_patients, len(values)), strict=True)):
+        defined = column[np.isfinite(column)]
+        if len(defined) and np.isfinite(values[m]) and count >= 2:
+            tail = tail_share(1 - level, count)
+            ends = np.clip(np.quantile(defined, [tail, 1 - tail]), *bounds)
+            low[m], high[m] = min(ends[0], values[m]), max(ends[1], values[m])
+    return low, high
+
+
+def metric_intervals(
+    statistic: Statistic,
+    patients: np.ndarray,
+    num_patients: int | np.ndarray,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 100.0),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of the metrics on the whole dataset and the ends of their bias-corrected intervals, (M,) each.
+
+    For averages, shares and areas, which have the same meaning on a part of the dataset; not for totals.
+
+    Args:
+        patients: (I,) as of :func:`patients_of`.
+        num_patients: patients with a region that a metric needs, one number or (M,).
+    """
+    values = statistic(np.ones((1, len(patients))))[0]
+    samples = bootstrap(statistic, patients, num_resamples, seed)
+    bias = small_sample_bias(statistic, patients, values, seed=seed)
+    widening = float(np.hypot(1.0, BIAS_NOISE))
+    return values, *interval(samples, values, num_patients, bias=bias, widening=widening, bounds=bounds)
+
+
+def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:
+    """Share of resamples to leave out at each end for a two-sided error of ``alpha``; at least 2 patients."""
+    spread = np.sqrt(num_patients / (num_patients - 1))
+    return stats.norm.cdf(spread * stats.t.ppf(alpha / 2, num_patients - 1))
+
+
+def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> float | np.ndarray:
+    """The inverse of :func:`tail_share`."""
+    spread = np.sqrt(num_patients / (num_patients - 1))
+    return 2 * stats.t.cdf(stats.norm.ppf(tail) / spread, num_patients - 1)
+
+
+def _mean(samples: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is defined; NaN where nothing is."""
+    defined = np.isfinite(samples)
+    count = defined.sum(axis=0)
+    total = np.where(defined, samples, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Metrics of model B minus those of model A, on the same images.
+
+    Attributes:
+        difference, low, high: (M,) difference and its interval.
+        p_value: (M,) two-sided, from the same resamples as the interval: small where the interval leaves out 0.
+        least_p: (M,) the smallest p value that so many resamples can give.
+    """
+
+    difference: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p_value: np.ndarray
+    least_p: np.ndarray
+
+
+def paired_test(
+    statistic_a: Statistic,
+    statistic_b: Statistic,
+    patients: np.ndarray,
+    num_patients: int | np.ndarray,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> PairedTest:
+    """Score both models on the same resampled patients, so that what they share cancels out.
+
+    The bias of small test sets is much the same in both models; it is left in, as its estimate would add more noise to
+    the difference than it takes away (tools/simulate_intervals.py).
+
+    Args:
+        patients, num_patients: see :func:`~mdf_detectron.evaluation.statistics.metric_intervals`.
+    """
+    whole = np.ones((1, len(patients)))
+    difference = (statistic_b(whole) - statistic_a(whole))[0]
+    counts = np.broadcast_to(num_patients, len(difference))
+    samples = bootstrap(lambda w: statistic_b(w) - statistic_a(w), patients, num_resamples, seed)
+    low, high = interval(samples, difference, counts, level=level, bounds=(-np.inf, np.inf))
+    p_value = _two_sided_p(samples, counts)
+    return PairedTest(difference, low, high, p_value, _alpha(np.full(len(counts), 1 / (num_resamples + 1)), counts))
+
+
+def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(M,) from the share of resamples at 0 or on its far side; never 0, as one more than seen is assumed."""
+    defined = np.isfinite(samples)
+    total = defined.sum(axis=0)
+    below = (defined & (samples <= 0)).sum(axis=0)
+    above = (defined & (samples >= 0)).sum(axis=0)
+    tail = np.minimum(0.5, (np.minimum(below, above) + 1) / (total + 1))
+    return np.where(total > 0, _alpha(tail, counts), np.nan)
+
+
+def _alpha(tail: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(M,) two-sided error of leaving out the share ``tail`` at each end; NaN for fewer than 2 patients."""
+    enough = counts >= 2
+    return np.where(enough, alpha_of_tail(tail, np.where(enough, counts, 2)), np.nan)
+
+
+def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> dict[str, float]:
+    """Mean over runs with different seeds, its standard deviation and Student's t interval.
+
+    Args:
+        values: one metric of S runs.
+
+    Returns:
+        ``{"mean", "std", "low", "high", "runs"}``; spread and interval are NaN for a single run.
+
+    Raises:
+        ValueError: no values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError("no runs to average")
+    mean = float(array.mean())
+    if array.size == 1:
+        return {"mean": mean, "std": np.nan, "low": np.nan, "high": np.nan, "runs": 1}
+    std = float(array.std(ddof=1))
+    half = float(stats.t.ppf((1 + level) / 2, array.size - 1)) * std / np.sqrt(array.size)
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "runs": int(array.size)}
+
+
+def difference_over_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> dict[str, float]:
+    """Mean of the second model's runs minus the mean of the first's, Welch's t interval and p value.
+
+    The runs of the two models are taken as independent, and their spreads may differ.
+
+    Args:
+        first, second: one metric of each run.
+
+    Returns:
+        ``{"value", "low", "high", "p_value"}``; interval and p are NaN where a model has a single run.
+
+    Raises:
+        ValueError: a model without runs.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if min(a.size, b.size) == 0:
+        raise ValueError("no runs to average")
+    difference = float(b.mean() - a.mean())
+    if min(a.size, b.size) < 2:
+        return {"value": difference, "low": np.nan, "high": np.nan, "p_value": np.nan}
+    parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
+    error = float(np.sqrt(parts.sum()))
+    if error == 0:
+        return {"value": difference, "low": difference, "high": difference, "p_value": float(difference == 0)}
+    freedom = parts.sum() ** 2 / (parts**2 / (np.array([a.size, b.size]) - 1)).sum()
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return {"value": difference, "low": difference - half, "high": difference + half, "p_value": p_value}
+
+
+def flat_metrics(results: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """{table: {metric: value}} → {"table/metric": value}, defined values only."""
+    return {
+        f"{table}/{name}": float(value)
+        for table, values in results.items()
+        if isinstance(values, Mapping)
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and np.isfinite(value)
+    }

@@ -1,0 +1,1 @@
+"""Many trainings at one budget, compared in one table."""

@@ -1,0 +1,240 @@
+"""The encoded row as feature maps beside the image's: three branches of rising cost (``MODEL.CLINICAL.BRANCH``).
+
+Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's input, D channels and h×w cells of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, Backbone
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
+from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenormAct2d, with_batch_renorm
+from mdf_detectron.modeling.deconv_fast.spatializer import RECTIFIER_MARGIN, Spatializer
+
+START_SCALE = 0.08
+"""Of the weights of the layers that give the maps, against their usual initialization."""
+
+
+LEAST_PERIOD = 8
+"""Pixels a side of the pattern that the paper's branch starts with; fewer could not hold the columns of a row."""
+
+
+Size = tuple[int, int]
+
+
+class ClinicalBranch(nn.Module):
+    """Base of the branches.
+
+    Attributes:
+        autocast: compute in bfloat16 where torch's autocast allows it; the maps come out as float32.
+    """
+
+    autocast = False
+
+    def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """Rows → maps.
+
+        Args:
+            encoded: (N, Z) float32.
+            image_size: (H, W).
+            sizes: (h, w) of each of the image's maps.
+
+        Returns:
+            (N, D, h, w) float32 under each name.
+        """
+        if not self.autocast:
+            return self.spread(encoded, image_size, sizes)
+        with torch.autocast(encoded.device.type, dtype=torch.bfloat16):
+            maps = self.spread(encoded, image_size, sizes)
+        return {name: x.float() for name, x in maps.items()}
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """:meth:`forward` without its care for number formats."""
+        raise NotImplementedError
+
+    def start_near(self, neutral: float) -> None:
+        """Make the maps of the untrained branch lie near ``neutral``, where the layers that give them are known."""
+        raise NotImplementedError
+
+
+class DeconvolutionBranch(ClinicalBranch):
+    """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
+
+    An untrained backbone scrambles a row beyond what the detector can read.  So it starts nearly linear: norms that
+    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  With
+    batch renormalization the pseudo-image starts as a pattern that repeats with the backbone's finest stride (with 8
+    pixels at least), so that every cell reads the same; where the stages end at another size than the image's, the
+    cells differ.
+
+    Args:
+        spatializer: S = f_spa(Z^C).
+        backbone: C = f_clinical(S).
+        start_linear: start the backbone so; not with pretrained weights.
+    """
+
+    def __init__(self, *, spatializer: Spatializer, backbone: Backbone, start_linear: bool = True):
+        super().__init__()
+        self.spatializer = spatializer
+        self.backbone = backbone
+        if start_linear:
+            _start_linear(backbone)
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
+        return self.backbone(self.spatializer(encoded, image_size))
+
+    def start_near(self, neutral: float) -> None:
+        """For this project's backbone, and for a pyramid without norms."""
+        _start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
+
+    def output_layers(self) -> list[nn.Module]:
+        """The convolutions that give the maps, where they are known: of this project's backbone and of a pyramid."""
+        if isinstance(self.backbone, TimmBackbone):
+            return [self.backbone.conv]
+        if isinstance(self.backbone, FPN):
+            top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
+            return [*self.backbone.output_convs, *top]
+        return []
+
+
+class RepeatBranch(ClinicalBranch):
+    """A linear map of the row, repeated over each feature map.
+
+    Args:
+        in_dim: Z.
+        channels: D of each map.
+    """
+
+    def __init__(self, *, in_dim: int, channels: dict[str, int]):
+        super().__init__()
+        self.projections = nn.ModuleDict({name: nn.Linear(in_dim, width) for name, width in channels.items()})
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`."""
+        return {
+            name: projection(encoded)[:, :, None, None].expand(-1, -1, *sizes[name])
+            for name, projection in self.projections.items()
+        }
+
+    def start_near(self, neutral: float) -> None:
+        """See the base."""
+        _start_near(self.projections.values(), neutral)
+
+
+class CompactBranch(ClinicalBranch):
+    """Deconvolved straight to the size of the finest feature map, beside the repeated row: no second backbone.
+
+    The repeated row is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
+    norm stands in the place of the paper's batch norm: on maps as small as these, batch norm makes the code of a row
+    depend on the few other rows of the batch.
+
+    Args:
+        spatializer: its stages reach the finest map's side, or near it.
+        spatial_channels: channels that the spatializer gives.
+        repeat: the short way.
+        channels: D of each map.
+    """
+
+    def __init__(
+        self, *, spatializer: Spatializer, spatial_channels: int, repeat: RepeatBranch, channels: dict[str, int]
+    ):
+        super().__init__()
+        self.spatializer = spatializer
+        self.repeat = repeat
+        self.projections = nn.ModuleDict(
+            {name: nn.Conv2d(spatial_channels, width, kernel_size=1) for name, width in channels.items()}
+        )
+
+    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As :meth:`ClinicalBranch.forward`; coarser maps are the finest one's means."""
+        finest = self.spatializer(encoded, max(sizes.values()))
+        repeated = self.repeat.spread(encoded, image_size, sizes)
+        return {
+            name: repeated[name] + projection(F.adaptive_avg_pool2d(finest, sizes[name]))
+            for name, projection in self.projections.items()
+        }
+
+    def start_near(self, neutral: float) -> None:
+        """See the base."""
+        self.repeat.start_near(neutral)
+        _start_near(self.projections.values(), 0.0)
+
+
+def _start_linear(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
+            nn.init.constant_(module.bias, RECTIFIER_MARGIN)
+
+
+def _start_near(layers: Iterable[nn.Module], neutral: float) -> None:
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(START_SCALE)
+            layer.bias.fill_(neutral)
+
+
+def build_clinical_branch(
+    cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec], neutral: float = 0.0
+) -> ClinicalBranch:
+    """The branch that ``MODEL.CLINICAL.BRANCH`` asks for, beside the image's ``features``.
+
+    Args:
+        in_dim: Z.
+        image_shape: channels of the model's input.
+        features: channels and strides of the image's maps.
+        neutral: value near which the maps start.
+    """
+    branch = _build_kind(cfg, in_dim, image_shape, features)
+    branch.start_near(neutral)
+    branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
+    if cfg.MODEL.CLINICAL.COMPILE:
+        branch.spatializer.compile()
+    return branch
+
+
+def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec]) -> ClinicalBranch:
+    kind, s = cfg.MODEL.CLINICAL.BRANCH, cfg.MODEL.SPATIALIZER
+    channels = {name: shape.channels for name, shape in features.items()}
+    if kind == "repeat":
+        return RepeatBranch(in_dim=in_dim, channels=channels)
+    options = {
+        "in_dim": in_dim,
+        "channels": s.CHANNELS,
+        "use_checkpoint": s.CHECKPOINT,
+        "channels_last": s.CHANNELS_LAST,
+    }
+    if kind == "compact":
+        side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
+        num_stages = max(1, side.bit_length() - 1)
+        options |= {"num_stages": num_stages, "norm": "GN", "num_uniform": num_stages}
+        spatializer = Spatializer(out_channels=s.CHANNELS, **options)
+        repeat = RepeatBranch(in_dim=in_dim, channels=channels)
+        return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, repeat=repeat, channels=channels)
+    renorm = cfg.MODEL.CLINICAL.BATCH_RENORM
+    if renorm:
+        finest = min(shape.stride for shape in features.values())
+        options |= {"norm": "BRN", "num_uniform": max(0, s.NUM_STAGES - (max(finest, LEAST_PERIOD).bit_length() - 1))}
+    backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
+    return DeconvolutionBranch(
+        spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
+        backbone=with_batch_renorm(backbone) if renorm else backbone,
+        start_linear=not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
+    )
+
+
+def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
+    """Without frozen layers: pretrained weights are those of images, and the pseudo-image is none."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"
+    return cfg

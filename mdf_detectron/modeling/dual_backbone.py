@@ -1,0 +1,127 @@
+"""The dual backbone: image features fused with the clinical row (paper, Fig. 7b).
+
+Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded row.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.backbones import build_image_backbone
+from mdf_detectron.modeling.clinical_branches import ClinicalBranch, build_clinical_branch
+from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder, EncodedRow, present_columns
+from mdf_detectron.modeling.fusions import FusedConvolution, build_fusion, fusion_class
+from mdf_detectron.modeling.meta_arch import MultimodalInput
+
+CLINICAL_FEATURE = "clinical"
+"""Name of the encoded row among the features, read by the RoI heads with 1-D fusion."""
+
+
+class DualBackbone(Backbone):
+    """Image features, fused with the clinical row where asked.
+
+    Args:
+        image_backbone: I = f_CXR(image).
+        clinical_encoder: Z^C; None for an image-only model.
+        clinical_dropout: hides rows and cells in training; None hides nothing.
+        fusions: one a feature map, under its name; None without 3-D fusion.
+        clinical_branch: the encoded row as maps, C, for fusions of two maps; None for fusions that read the row.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_backbone: Backbone,
+        clinical_encoder: ClinicalEncoder | None = None,
+        clinical_dropout: ClinicalDropout | None = None,
+        fusions: dict[str, FusedConvolution] | None = None,
+        clinical_branch: ClinicalBranch | None = None,
+    ):
+        super().__init__()
+        read_maps = [] if fusions is None else [f for f in fusions.values() if not f.fusion.reads_row]
+        if bool(read_maps) != (clinical_branch is not None):
+            raise ValueError("fusions of two maps need a clinical branch, and a clinical branch needs such fusions")
+        if fusions is not None and clinical_encoder is None:
+            raise ValueError("3-D fusion needs a clinical encoder")
+        if fusions is not None and set(fusions) != set(image_backbone.output_shape()):
+            raise ValueError(f"fusions {sorted(fusions)} do not match features {sorted(image_backbone.output_shape())}")
+        self.image_backbone = image_backbone
+        self.clinical_encoder = clinical_encoder
+        self.clinical_dropout = clinical_dropout
+        self.clinical_branch = clinical_branch
+        self.fusions = None if fusions is None else nn.ModuleDict(fusions)
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.image_backbone.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self.image_backbone.padding_constraints
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """The image backbone's, and "clinical" (channels Z, no stride) where there is an encoder."""
+        shapes = dict(self.image_backbone.output_shape())
+        if self.clinical_encoder is not None:
+            shapes[CLINICAL_FEATURE] = ShapeSpec(channels=self.clinical_encoder.output_dim)
+        return shapes
+
+    def forward(self, x: MultimodalInput) -> dict[str, Tensor]:
+        """Features by name, each (N, D, H/s, W/s), and "clinical" (N, Z) where there is an encoder."""
+        features = self.image_backbone(x.image)
+        if self.clinical_encoder is None:
+            return features
+        row = self._encode(x)
+        if self.fusions is not None:
+            clinical = dict.fromkeys(features, row)
+            if self.clinical_branch is not None:
+                sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
+                clinical = self.clinical_branch(row.vector, tuple(x.image.shape[-2:]), sizes)
+            features = {name: self.fusions[name](features[name], clinical[name]) for name in features}
+        return {**features, CLINICAL_FEATURE: row.vector}
+
+    def _encode(self, x: MultimodalInput) -> EncodedRow:
+        cells = x.clinical_numeric, x.clinical_categorical
+        if self.clinical_dropout is not None:
+            cells = self.clinical_dropout(*cells)
+        return EncodedRow(self.clinical_encoder(*cells), present_columns(*cells))
+
+
+@BACKBONE_REGISTRY.register()
+def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
+    """Build a :class:`DualBackbone`; ``MODEL.CLINICAL.FUSION_3D`` and ``FUSION_1D`` decide on its parts."""
+    clinical = cfg.MODEL.CLINICAL
+    parts = {"image_backbone": build_image_backbone(cfg, input_shape)}
+    _check_in_features(cfg, sorted(parts["image_backbone"].output_shape()))
+    if fuses_3d(cfg) or fuses_1d(cfg):
+        parts["clinical_encoder"] = ClinicalEncoder(cfg)
+        parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_ROW, clinical.DROPOUT_CELL)
+    if fuses_3d(cfg):
+        shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
+        parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}
+        fusion = fusion_class(cfg)
+        if not fusion.reads_row:
+            parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
+        elif clinical.COMPILE or clinical.AUTOCAST or cfg.MODEL.SPATIALIZER.CHECKPOINT:
+            raise ConfigError(
+                f"the fusion {fusion.__name__} reads the row itself, there is no clinical branch: switch "
+                "MODEL.CLINICAL.COMPILE, MODEL.CLINICAL.AUTOCAST and MODEL.SPATIALIZER.CHECKPOINT off"
+            )
+    return DualBackbone(**parts)
+
+
+def _check_in_features(cfg: CfgNode, features: list[str]) -> None:
+    """Raise :class:`ConfigError` where the detector asks for a feature map that the image backbone does not give."""
+    one_stage = cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet"
+    for part in ("RETINANET",) if one_stage else ("RPN", "ROI_HEADS"):
+        asked = list(cfg.MODEL[part].IN_FEATURES)
+        if not set(asked) <= set(features):
+            raise ConfigError(
+                f"MODEL.{part}.IN_FEATURES is {asked}, the image backbone gives {features} (named by the log2 of their "
+                "stride); make them agree, with as many MODEL.ANCHOR_GENERATOR.SIZES"
+            )

@@ -1,0 +1,243 @@
+"""3-D fusions: a registered class joins an image's feature map with the clinical record.
+
+Of two maps: element-wise sum (the paper's choice), Hadamard product, concatenation. Of a map and the encoded record:
+FiLM, DAFT, cross-attention; these start as the identity.
+
+Shape letters: N images, D channels, H×W cells of a feature map, Z width of the encoded record, L columns, M heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
+
+FUSION_REGISTRY = Registry("FUSION")
+FUSION_REGISTRY.__doc__ = """
+Fusions of a feature map with the clinical row.
+
+A registered class is a :class:`Fusion`: it is called with ``channels`` (D) and ``layout`` (a ``RowLayout``) and
+returns a module ``forward(image: (N, D, H, W), clinical) -> (N, D, H, W)``.
+"""
+
+
+class Fusion(nn.Module):
+    """Base of the fusions.
+
+    Attributes:
+        reads_row: False: ``clinical`` is a map (N, D, H, W), which a clinical branch makes of the row.  True: it is
+            the :class:`EncodedRow` itself, and the model has no clinical branch.
+        neutral: value of a clinical map that leaves the image's map as it is; training starts near it, because an
+            untrained row is noise that the detector would first have to unlearn.
+    """
+
+    reads_row = False
+    neutral = 0.0
+
+    def __init__(self, channels: int, layout: RowLayout):
+        super().__init__()
+
+
+class FusedConvolution(nn.Module):
+    """f_fused(C ⊕ I): a fusion, then a 3×3 convolution (paper, equation 2), which starts as the identity."""
+
+    def __init__(self, fusion: Fusion, channels: int, use_conv: bool = True):
+        super().__init__()
+        self.fusion = fusion
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1) if use_conv else nn.Identity()
+        if use_conv:
+            nn.init.dirac_(self.conv.weight)
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, image: Tensor, clinical: Tensor | EncodedRow) -> Tensor:
+        """(N, D, H, W) and what the fusion reads → (N, D, H, W).
+
+        Raises:
+            ValueError: maps of different shape, or rows of another number than images: nothing is broadcast.
+        """
+        if self.fusion.reads_row:
+            if len(clinical.vector) != len(image):
+                raise ValueError(f"cannot fuse {len(image)} image(s) with {len(clinical.vector)} row(s)")
+        elif image.shape != clinical.shape:
+            raise ValueError(f"cannot fuse maps of shape {tuple(image.shape)} and {tuple(clinical.shape)}")
+        return self.conv(self.fusion(image, clinical))
+
+
+def fusion_class(cfg: CfgNode) -> type[Fusion]:
+    """The class that ``MODEL.FUSION.NAME`` names."""
+    name = cfg.MODEL.FUSION.NAME
+    if name not in FUSION_REGISTRY:
+        known = sorted(key for key, _ in FUSION_REGISTRY)
+        raise ConfigError(f"MODEL.FUSION.NAME is '{name}'; use one of {known}")
+    return FUSION_REGISTRY.get(name)
+
+
+def build_fusion(cfg: CfgNode, channels: int, layout: RowLayout) -> FusedConvolution:
+    """The fusion that ``MODEL.FUSION`` asks for, for maps of ``channels`` channels."""
+    return FusedConvolution(fusion_class(cfg)(channels, layout), channels, cfg.MODEL.FUSION.CONV)
+
+
+@FUSION_REGISTRY.register()
+class ElementwiseSum(Fusion):
+    """C ⊕ I = C + I (paper, equation 2)."""
+
+    def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
+        """(N, D, H, W) twice → (N, D, H, W)."""
+        return image + clinical
+
+
+@FUSION_REGISTRY.register()
+class HadamardProduct(Fusion):
+    """C ⊙ I, element by element."""
+
+    neutral = 1.0
+
+    def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
+        """(N, D, H, W) twice → (N, D, H, W)."""
+        return image * clinical
+
+
+class _Concatenation(Fusion):
+    kernel_size: int
+
+    def __init__(self, channels: int, layout: RowLayout):
+        super().__init__(channels, layout)
+        self.projection = nn.Conv2d(2 * channels, channels, self.kernel_size, padding=self.kernel_size // 2)
+        nn.init.dirac_(self.projection.weight[:, :channels])
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
+        """(N, D, H, W) twice → (N, D, H, W)."""
+        return self.projection(torch.cat([image, clinical], dim=1))
+
+
+@FUSION_REGISTRY.register()
+class ConcatenationLinear(_Concatenation):
+    """W·(I ∪ C) + b at every position: the same linear map everywhere (a 1×1 convolution)."""
+
+    kernel_size = 1
+
+
+@FUSION_REGISTRY.register()
+class ConcatenationConv(_Concatenation):
+    """A 3×3 convolution over I ∪ C."""
+
+    kernel_size = 3
+
+
+HIDDEN_FEATURES = 64
+
+
+DAFT_REDUCTION = 7
+"""Inputs over hidden features of DAFT's perceptron, as in its paper, where that is not less than FiLM's."""
+
+
+class _Modulation(Fusion):
+    """I → (1 + γ)·I + β with γ, β (N, D) from a perceptron whose last layer starts at zero."""
+
+    reads_row = True
+
+    def __init__(self, channels: int, layout: RowLayout, in_features: int, hidden: int):
+        super().__init__(channels, layout)
+        self.hidden = nn.Linear(in_features, hidden)
+        self.scale_shift = nn.Linear(hidden, 2 * channels)
+        nn.init.zeros_(self.scale_shift.weight)
+        nn.init.zeros_(self.scale_shift.bias)
+
+    def modulate(self, image: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(self.hidden(condition).relu())[:, :, None, None].chunk(2, dim=1)
+        return image * (1 + scale) + shift
+
+
+@FUSION_REGISTRY.register()
+class FiLM(_Modulation):
+    """Scale and shift from the row: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2)."""
+
+    def __init__(self, channels: int, layout: RowLayout):
+        super().__init__(channels, layout, layout.dim, HIDDEN_FEATURES)
+
+    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+        """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
+        return self.modulate(image, clinical.vector)
+
+
+@FUSION_REGISTRY.register()
+class DAFT(_Modulation):
+    """Scale and shift from the row and the image together: dynamic affine feature map transform (Wolf et al. 2022).
+
+    The image enters as the mean of each channel over the map, normalized over the channels: beside raw means, several
+    times larger than a standardized row, the row is not learned.
+    """
+
+    def __init__(self, channels: int, layout: RowLayout):
+        inputs = channels + layout.dim
+        super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
+
+    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+        """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
+        pooled = F.layer_norm(image.mean(dim=(2, 3)), image.shape[1:2])
+        return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
+
+
+NUM_HEADS = 4
+
+
+class ColumnTokens(nn.Module):
+    """One token a column (Gorishniy et al. 2021, "feature tokenizer"): its entries through a linear map of its own.
+
+    Args:
+        layout: of the vectors.
+        channels: D.
+    """
+
+    def __init__(self, layout: RowLayout, channels: int):
+        super().__init__()
+        self.layout = layout
+        self.projections = nn.ModuleList(nn.Linear(width, channels) for width in layout.column_widths)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """(N, Z) → (N, L, D)."""
+        columns = self.layout.columns(vector)
+        return torch.stack([p(x) for p, x in zip(self.projections, columns, strict=True)], dim=1)
+
+
+@FUSION_REGISTRY.register()
+class CrossAttention(Fusion):
+    """I + W_o·Attention(queries: cells of I, keys and values: tokens of the columns) (Vaswani et al. 2017).
+
+    A missing column is masked out.  A learned token that is always there takes what a cell does not want to give to
+    any column; without a row it is all there is to see.  W_o starts at zero, so that the untrained fusion is the
+    identity.
+    """
+
+    reads_row = True
+
+    def __init__(self, channels: int, layout: RowLayout):
+        super().__init__(channels, layout)
+        if channels % NUM_HEADS:
+            raise ConfigError(f"CrossAttention has {NUM_HEADS} heads: the map's {channels} channels must divide by it")
+        self.tokens = ColumnTokens(layout, channels)
+        self.no_column = nn.Parameter(torch.randn(1, 1, channels) * channels**-0.5)
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+        """(N, D, H, W), rows of L columns → (N, D, H, W)."""
+        count, channels, height, width = image.shape
+        tokens = torch.cat([self.tokens(clinical.vector), self.no_column.expand(count, -1, -1)], dim=1)
+        visible = F.pad(clinical.present, (0, 1), value=True)
+        queries = self.query(self.norm(image.flatten(2).transpose(1, 2)))
+        keys, values = self.key_value(tokens).chunk(2, dim=-1)
+        heads = [x.unflatten(-1, (NUM_HEADS, -1)).transpose(1, 2) for x in (queries, keys, values)]
+        seen = F.scaled_dot_product_attention(*heads, attn_mask=visible[:, None, None, :])
+        seen = self.out(seen.transpose(1, 2).flatten(2))
+        return image + seen.transpose(1, 2).reshape(count, channels, height, width)

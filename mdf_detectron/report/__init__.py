@@ -1,0 +1,1 @@
+"""Tables, charts, images and HTML pages of results."""

@@ -1,0 +1,120 @@
+"""Pictures of films with boxes, masks and the clinical row beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib.patches import Polygon, Rectangle  # noqa: E402
+from matplotlib.transforms import Bbox  # noqa: E402
+
+from mdf_detectron.data.schema import ClinicalSchema  # noqa: E402
+
+matplotlib.use("Agg")
+
+
+COLORS = ("#ffd54f", "#4fc3f7", "#aed581", "#ff8a65", "#ce93d8", "#f06292", "#90a4ae", "#fff176")
+
+
+@dataclass
+class Panel:
+    """One image of a row of panels.
+
+    Attributes:
+        title: above the image.
+        boxes: (n, 4) XYXY in pixels of the image.
+        classes: class number of each box.
+        scores: score of each box, or None for ground truth.
+        polygons: for each box a list of flat [x1, y1, …] polygons; may be empty.
+    """
+
+    title: str
+    boxes: Sequence[Sequence[float]]
+    classes: Sequence[int]
+    scores: Sequence[float] | None = None
+    polygons: Sequence[Sequence[Sequence[float]]] = field(default_factory=list)
+
+
+def row_text(schema: ClinicalSchema, row: Mapping[str, Any] | None) -> str:
+    """The clinical row, one column a line, with units; missing values say so."""
+    lines = []
+    for column in schema.columns:
+        value = (row or {}).get(column.name)
+        shown = "missing" if value is None else f"{value:g} {column.unit}" if column.kind == "numeric" else str(value)
+        lines.append(f"{column.name:<15} {shown}")
+    return "\n".join(lines)
+
+
+def save_panels(
+    path: str | Path, image: np.ndarray, panels: Sequence[Panel], class_names: Sequence[str], row: str
+) -> Path:
+    """Draw the same image once a panel, side by side, with the row at the right and the classes below.
+
+    Args:
+        path: PNG file to write.
+        image: (H, W) or (H, W, 1 or 3) uint8.
+        row: text of :func:`row_text`.
+    """
+    width = 3.4 * len(panels) + 2.8
+    ratios = [3.4] * len(panels) + [2.8]
+    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(width, 4.4), width_ratios=ratios)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(axis, image, panel)
+    axes[-1].axis("off")
+    axes[-1].set_title("clinical row", fontsize=11)
+    axes[-1].text(0, 0.98, row, family="monospace", fontsize=8, va="top", transform=axes[-1].transAxes)
+    shown = sorted({c for panel in panels for c in panel.classes})
+    handles = [Rectangle((0, 0), 1, 1, color=COLORS[c % len(COLORS)], label=class_names[c]) for c in shown]
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    for axis in axes[:-1]:
+        _separate_labels(axis)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return path
+
+
+def _draw(axis, image: np.ndarray, panel: Panel) -> None:
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.set_title(panel.title, fontsize=11)
+    axis.axis("off")
+    for polygons, class_index in zip(panel.polygons, panel.classes, strict=False):
+        for polygon in polygons:
+            points = np.asarray(polygon).reshape(-1, 2)
+            axis.add_patch(Polygon(points, color=COLORS[class_index % len(COLORS)], alpha=0.18, lw=0))
+    scores = panel.scores if panel.scores is not None else [None] * len(panel.boxes)
+    drawn = list(zip(panel.boxes, panel.classes, scores, strict=True))
+    for (x0, y0, x1, y1), class_index, score in sorted(drawn, key=lambda d: d[2] or 0):  # the surest box on top
+        color = COLORS[class_index % len(COLORS)]
+        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=1.6))
+        if score is not None:
+            axis.text(x0, y0 - 2, f"{score:.2f}", color="black", fontsize=7, va="bottom",
+                      bbox={"facecolor": color, "pad": 0.8, "lw": 0})  # fmt: skip
+
+
+def _separate_labels(axis) -> None:
+    """Keep the scores of one panel inside it and off each other; call it when the layout is final."""
+    placed: list[Bbox] = []
+    inside = axis.get_window_extent()
+    step = axis.transData.inverted()
+    for label in reversed(axis.texts):  # the surest first: it stays where it belongs
+        extent = label.get_window_extent().padded(2)
+        down = max(extent.y1 - inside.y1, 0)
+        left = min(max(extent.x1 - inside.x1, 0), max(extent.x0 - inside.x0, 0))
+        extent = extent.translated(-left, -down)
+        for _ in placed:
+            below = [other.y0 for other in placed if other.overlaps(extent)]
+            if not below:
+                break
+            extent = extent.translated(0, min(below) - extent.y1 - 1)
+        placed.append(extent)
+        # Text was anchored at its lower left corner, two pixels of padding inside.
+        label.set_position(step.transform((extent.x0 + 2, extent.y0 + 2)))

@@ -1,0 +1,299 @@
+"""Broken sources: one message with file, row and value; with ``on_error="skip"`` left out, counted and listed."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
+from mdf_detectron.data.sources.mimic.options import MimicOptions
+from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.errors import SourceDataError
+from tests.data.sources.mimic.golden import Case, Tree, dicom, stay, subject
+from tests.data.sources.mimic.reading_back import read_folder
+
+PATHS = {
+    "patients": "mimiciv/2.2/hosp/patients.csv.gz",
+    "edstays": "mimic-iv-ed/2.2/ed/edstays.csv.gz",
+    "triage": "mimic-iv-ed/2.2/ed/triage.csv.gz",
+    "films": "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz",
+    "readings": "reflacx-xray-localization/1.0.0/main_data/metadata_phase_3.csv",
+}
+FIRST = "P301R000000"
+ELLIPSE = "10,20,110,220,4:Atelectasis"
+
+
+def make_tree(count=6):
+    return Tree([Case(f"c{k}", ellipses=[ELLIPSE]) for k in range(count)])
+
+
+def lines_of(tree, table):
+    return tree.readings[3] if table == "readings" else getattr(tree, table)
+
+
+def replaced(table, old, new, line=1):
+    """Damage: text of one line (the header is line 0)."""
+
+    def damage(tree):
+        lines = lines_of(tree, table)
+        assert old in lines[line]
+        lines[line] = lines[line].replace(old, new, 1)
+
+    return damage
+
+
+def doubled(table):
+    return lambda tree: lines_of(tree, table).append(lines_of(tree, table)[1])
+
+
+def ellipse_line(text):
+    def damage(tree):
+        tree.ellipses[FIRST] += text + "\n"
+
+    return damage
+
+
+def ellipse_text(old, new):
+    def damage(tree):
+        tree.ellipses[FIRST] = tree.ellipses[FIRST].replace(old, new)
+
+    return damage
+
+
+def triage_of(stay_id, owner):
+    def damage(tree):
+        tree.triage.append(tree.triage[1].replace(str(stay(0, 0)), stay_id).replace(str(subject(0)), owner))
+
+    return damage
+
+
+ROWS_OF = {"patients": "rows of the table of patients", "edstays": "rows of the table of visits",
+           "triage": "rows of the table of triage", "films": "rows of the table of films",
+           "readings": "rows of the readers' metadata", "ellipses": "rows of the ellipse files"}  # fmt: skip
+VITALS = ",98.4,80,16,97,120,70,3,2,"
+# what is damaged, table that loses a row, kind, message after the file's name
+ROWS = {
+    "patient twice": (doubled("patients"), "patients", "duplicated subject_id", "line 8: subject_id 90000001; exp"),
+    "visit twice": (doubled("edstays"), "edstays", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
+    "triage twice": (doubled("triage"), "triage", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
+    "film twice": (doubled("films"), "films", "duplicated dicom_id", "line 8: dicom_id '00000000-0-0-0-0'; expected"),
+    "reading twice": (doubled("readings"), "readings", "duplicated reading", "line 8: id 'P301R000000' stands there a"),
+    "subject": (replaced("patients", "90000001", "9000x001"), "patients", "unusable subject_id",
+                "line 2: subject_id '9000x001'; expected a whole number"),
+    "anchor_age": (replaced("patients", ",60,", ",old,"), "patients", "unusable anchor_age",
+                   "line 2: anchor_age 'old'; expected a number or nothing"),
+    "gender": (replaced("patients", ",F,", ",female,"), "patients", "unusable gender",
+               "line 2: gender 'female'; expected 'F', 'M' or nothing"),
+    "intime": (replaced("edstays", "2150-01-10 08", "2150-13-10 08"), "edstays", "unparsable time",
+               "line 2: intime '2150-13-10 08:00:00'; expected YYYY-MM-DD HH:MM:SS"),
+    "intime empty": (replaced("edstays", "2150-01-10 08:00:00", ""), "edstays", "unparsable time",
+                     "line 2: intime nan; expected YYYY-MM-DD HH:MM:SS"),
+    "outtime": (replaced("edstays", "2150-01-10 12:00:00", "noon", line=3), "edstays", "unparsable time",
+                "line 4: outtime 'noon'; expected YYYY-MM-DD HH:MM:SS"),
+    "stay_id": (replaced("triage", "93000000", "9300.5"), "triage", "unusable stay_id",
+                "line 2: stay_id 9300.5; expected a whole number"),
+    "StudyDate": (replaced("films", "21500110", "21500230"), "films", "unparsable time",
+                  "line 2: StudyDate 21500230, StudyTime 100000.0; expected yyyymmdd and hhmmss.fff"),
+    "StudyTime": (replaced("films", "100000.0", "10:00"), "films", "unparsable time",
+                  "line 2: StudyDate 21500110, StudyTime '10:00'; expected yyyymmdd and hhmmss.fff"),
+    "film without a name": (replaced("films", "00000000-0-0-0-0", ""), "films", "unusable dicom_id",
+                            "line 2: dicom_id nan; expected a film's name"),
+    "unknown visit": (triage_of("93999999", str(subject(0))), "triage", "triage row of an unknown visit",
+                      "line 8: stay_id 93999999; expected a stay_id of the table of visits"),
+    "visit of another": (replaced("triage", "90000001", "90000002"), "triage", "triage row of another patient",
+                         "line 2: subject_id 90000002, stay_id 93000000; expected the visit's own patient"),
+    "unquoted comma": (replaced("triage", VITALS, ",98,4,80,16,97,120,70,3,2,"), "triage",
+                       "row of another length than the header", "line 2: 12 cells, the header has 11; a row is cut"),
+    "row cut off": (lambda tree: tree.edstays.append("90000001,,930000"), "edstays",
+                    "row of another length than the header", "line 8: 3 cells, the header has 6; a row is cut off"),
+    "line after blank ones": (lambda tree: tree.films.extend(["", "", "x"]), "films",
+                              "row of another length than the header", "line 10: 1 cells, the header has 6"),
+    "discarded": (replaced("readings", "False,x.dcm", "maybe,x.dcm"), "readings",
+                  "unusable eye_tracking_data_discarded", "line 2: .*'maybe'; expected True or False"),
+    "reading id": (replaced("readings", FIRST, "R1"), "readings", "unusable reading id", "line 2: id 'R1'; expected P"),
+    "width": (replaced("readings", ",400,500,", ",0,500,"), "readings", "unusable image_size_x",
+              "line 2: image_size_x '0'; expected a positive whole number"),
+    "reading cut off": (replaced("readings", ",False,free text", ""), "readings",
+                        "row of another length than the header", "line 2: 13 cells, the header has 15"),
+    "corner": (ellipse_line("1,x,3,4,5" + ",True" + ",False" * 5), "ellipses", "unusable ellipse",
+               "line 3: ymin 'x'; expected a number"),
+    "certainty": (ellipse_line("1,2,3,4,7" + ",True" + ",False" * 5), "ellipses", "unusable ellipse",
+                  "line 3: certainty '7'; expected 1, 2, 3, 4 or 5"),
+    "flag": (ellipse_line("1,2,3,4,5,yes" + ",False" * 5), "ellipses", "unusable ellipse",
+             "line 3: Consolidation 'yes'; expected True or False"),
+    "ellipse cut off": (ellipse_line("1,2,3,4,5,True"), "ellipses", "row of another length than the header",
+                        "line 3: 6 cells, the header has 11"),
+}  # fmt: skip
+
+
+def both_ways(tree, tmp_path, message):
+    """The preparation stops with the message and leaves nothing; skipped, it writes a folder, which is read back."""
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    with pytest.raises(SourceDataError, match=message):
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    assert not (tmp_path / "out").exists()
+    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
+    return read_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_broken_row(tmp_path, name):
+    damage, table, kind, message = ROWS[name]
+    tree = make_tree()
+    damage(tree)
+    path = f"{FIRST}/anomaly_location_ellipses.csv" if table == "ellipses" else PATHS[table]
+    _, _, report = both_ways(tree, tmp_path, f"{re.escape(path)} {message}")
+    assert report["problems"][kind]["count"] == 1
+    assert path in report["problems"][kind]["first"][0]
+    assert kind in (tmp_path / "out/report.md").read_text()
+    stage = next(s for s in report["flow"] if s["stage"] == ROWS_OF[table])
+    assert stage["dropped"] == {kind: 1} and stage["in"] == stage["kept"] + 1
+
+
+def test_visit_that_ends_before_it_begins_has_no_departure(tmp_path):
+    tree = make_tree()
+    replaced("edstays", "2150-01-10 12:00:00", "2150-01-10 07:00:00")(tree)
+    message = "line 2: outtime 2150-01-10 07:00:00 lies before intime 2150-01-10 08:00:00"
+    images, _, report = both_ways(tree, tmp_path, message)
+    assert report["problems"]["visit that ends before it begins"]["count"] == 1
+    assert images[FIRST]["match"] == "within the window"
+
+
+def test_reading_whose_ellipses_are_unknown_is_no_healthy_film(tmp_path):
+    tree = make_tree()
+    del tree.ellipses[FIRST]
+    message = f"no .*{FIRST}/anomaly_location_ellipses.csv; the metadata names reading {FIRST}, download"
+    images, _, report = both_ways(tree, tmp_path, message)
+    assert FIRST not in images and len(images) == 5
+    readings = next(s for s in report["flow"] if s["stage"] == "readings")
+    assert readings["dropped"] == {"ellipse file absent or unusable": 1}
+    assert report["problems"]["reading without its ellipse file"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("certainty", "sure", "no column certainty; it has xmin"), (",", ";", "no column .*separator must be a comma")],
+)
+def test_ellipse_file_without_its_columns(tmp_path, old, new, message):
+    tree = make_tree()
+    ellipse_text(old, new)(tree)
+    images, _, report = both_ways(tree, tmp_path, f"{FIRST}/anomaly_location_ellipses.csv: {message}")
+    assert FIRST not in images and report["problems"]["unusable file"]["count"] == 1
+
+
+COLUMNS = {"patients": "anchor_year", "edstays": "outtime", "triage": "resprate", "films": "StudyTime",
+           "readings": "image_size_y"}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", PATHS)
+def test_missing_column(tmp_path, table):
+    tree = make_tree()
+    replaced(table, COLUMNS[table], "something", line=0)(tree)
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    with pytest.raises(SourceDataError, match=f"{PATHS[table]}: no column {COLUMNS[table]}; it has .*something"):
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+
+
+@pytest.mark.parametrize("table", PATHS)
+def test_wrong_separator(tmp_path, table):
+    tree = make_tree()
+    lines_of(tree, table)[:] = [line.replace(",", ";") for line in lines_of(tree, table)]
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    with pytest.raises(SourceDataError, match=rf"{PATHS[table]}: no column .*\(the separator must be a comma\)"):
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+
+
+@pytest.mark.parametrize("table", [name for name in PATHS if name != "readings"])
+@pytest.mark.parametrize("length", [0, 40, -9])
+def test_cut_off_download(tmp_path, table, length):
+    source = make_tree().write_physionet(tmp_path / "source")
+    path = source / PATHS[table]
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SourceDataError, match=f"{PATHS[table]}: "):
+        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(), on_error="skip")
+    assert not (tmp_path / "out").exists()
+
+
+ORIGINS = {"patients": ("mimiciv ", "--patients"), "edstays": ("mimic-iv-ed ", "--edstays"),
+           "triage": ("mimic-iv-ed ", "--triage"), "films": ("mimic-cxr-jpg", "--metadata"),
+           "readings": ("reflacx-xray-localization ", "--reflacx")}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", PATHS)
+def test_missing_file_names_its_origin_and_the_option(tmp_path, table):
+    source = make_tree().write_physionet(tmp_path)
+    for path in source.glob(PATHS[table].replace("phase_3", "phase_*")):
+        path.unlink()
+    origin, option = ORIGINS[table]
+    name = (
+        PATHS[table].replace("phase_3", "phase_1").replace("2.0.0-metadata", ".*-metadata").replace("/2.0.0/", "/.*/")
+    )
+    name = re.sub(r"/\d\.\d(\.\d)?/", "/.*/", name)
+    with pytest.raises(SourceDataError, match=f"no .*{name}; it comes from physionet.org/content/{origin}.* {option} "):
+        physionet_files(source)
+
+
+def test_missing_phase_is_not_passed_over(tmp_path):
+    source = make_tree().write_physionet(tmp_path / "source")
+    (source / PATHS["readings"].replace("phase_3", "phase_2")).unlink()
+    with pytest.raises(SourceDataError, match="no .*metadata_phase_2.csv; it comes from .*reflacx.* --reflacx"):
+        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions())
+    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(), on_error="skip")
+    assert read_folder(tmp_path / "out")[2]["problems"]["readers' metadata file absent"]["count"] == 1
+
+
+@pytest.mark.parametrize("image_size", [None, 100])
+def test_absent_truncated_and_turned_films(tmp_path, image_size):
+    source = make_tree(8).write_physionet(tmp_path / "source")
+    films = sorted(source.glob("mimic-cxr-jpg/2.0.0/files/**/*.jpg"))
+    whole = films[1].read_bytes()
+    films[0].unlink()
+    films[1].write_bytes(whole[: len(whole) * 2 // 3])  # a sound header, and then too little
+    films[2].write_bytes(b"no image")
+    Image.new("L", (500, 400), 7).save(films[3])
+    options = MimicOptions(image_size=image_size)
+    messages = [
+        f"no film .*{dicom(0)}.jpg; download it again from mimic-cxr-jpg, or point --images",
+        f"cannot read film .*{dicom(1)}.jpg.*truncated",
+        f"cannot read film .*{dicom(2)}.jpg",
+        f"film {dicom(3)} has .* pixels, but reading P301R000003 is of 400 × 500; boxes would not fit",
+    ]
+    for film, message in zip(films, messages, strict=False):
+        with pytest.raises(SourceDataError, match=message):
+            prepare_mimic(physionet_files(source), tmp_path / "out", options)
+        if film == films[0]:
+            prepare_mimic(physionet_files(source), tmp_path / "out", options, on_error="skip")
+            images, _, report = read_folder(tmp_path / "out")
+        Image.new("L", (400, 500), 9).save(film)
+    assert {i["dicom_id"] for i in images.values()} == {dicom(k) for k in range(4, 8)}
+    counts = {kind: problem["count"] for kind, problem in report["problems"].items()}
+    assert counts == {"film file absent": 1, "unreadable film": 2, "film of another shape than was read": 1}
+    stage = next(s for s in report["flow"] if s["stage"] == "readings with a film")
+    assert stage["dropped"] == {"film absent or unreadable": 3, "film of another shape than was read": 1}
+
+
+def test_mimic_eye_folder_with_a_broken_patient(tmp_path):
+    source = make_tree().write_mimic_eye(tmp_path / "source")
+    (source / f"patient_{subject(0)}/ED/triage.csv").write_text("subject_id;stay_id\n")
+    files = mimic_eye_files(source)
+    with pytest.raises(SourceDataError, match=f"patient_{subject(0)}/ED/triage.csv: no column .*separator"):
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
+    images, _, report = read_folder(tmp_path / "out")
+    assert report["problems"]["unusable file"]["count"] == 1
+    assert images[FIRST]["clinical"]["heartrate"] is None and images["P301R000001"]["clinical"]["heartrate"] == 80
+
+
+def test_mimic_eye_without_its_parts(tmp_path):
+    with pytest.raises(SourceDataError, match="no folder .*nowhere; --mimic-eye points to the downloaded files"):
+        mimic_eye_files(tmp_path / "nowhere")
+    with pytest.raises(SourceDataError, match="no folder patient_<subject_id> in "):
+        mimic_eye_files(tmp_path)
+    source = make_tree(3).write_mimic_eye(tmp_path / "source")
+    (source / "spreadsheets/cxr_meta.csv").unlink()
+    with pytest.raises(SourceDataError, match="no .*spreadsheets/cxr_meta.csv; it is part of MIMIC-Eye"):
+        mimic_eye_files(source)
+    for path in source.glob("patient_*/ED/triage.csv"):
+        path.unlink()
+    with pytest.raises(SourceDataError, match=r"no patient folder of .* holds the table 'triage' \(3 folders\)"):
+        mimic_eye_files(source)

@@ -1,0 +1,282 @@
+"""The hand-written tree through the whole pipeline, in every layout, and the options."""
+
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
+from mdf_detectron.data.sources.mimic.options import MimicOptions
+from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.errors import SourceDataError
+from tests.data.sources.mimic.golden import (
+    CASES,
+    CLEAN,
+    HEIGHT,
+    WIDTH,
+    Case,
+    Tree,
+    add_eye_tracking,
+    dicom,
+    reading,
+    stay,
+    subject,
+)
+from tests.data.sources.mimic.reading_back import read_folder
+
+REPOSITORY = Path(__file__).parents[4]
+LAYOUTS = {
+    "physionet, gz": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=True)),
+    "physionet, plain": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=False)),
+    "physionet, plain, CRLF": lambda tree, root: physionet_files(tree.write_physionet(root, False, newline="\r\n")),
+    "mimic-eye": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root)),
+    "mimic-eye, older": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root, older=True)),
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def prepared(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    files = LAYOUTS[request.param](Tree(), folder / "source")
+    assert prepare_mimic(files, folder / "out", MimicOptions(keep_unmatched=True))
+    return read_folder(folder / "out")
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[c.name for c in CASES])
+def test_golden_case(prepared, index):
+    images, names, _ = prepared
+    case = CASES[index]
+    image = images[reading(index, case)]
+    assert image["match"] == case.match
+    assert image["stay_id"] == (None if case.stay is None else stay(index, case.stay))
+    row = case.expected_row if case.stay is not None else {**dict.fromkeys(CLEAN), "age": case.age, "gender": "F"}
+    assert image["clinical"] == row
+    boxes = [(names[a["category_id"] - 1], *a["bbox"]) for a in image["annotations"]]
+    assert sorted(boxes) == sorted(case.boxes)
+    assert image["patient_id"] == str(subject(index)) and image["dicom_id"] == dicom(index)
+    assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+
+
+def test_report_counts(prepared):
+    _, _, report = prepared
+    flow = {s["stage"]: s for s in report["flow"]}
+    assert flow["readings"] == {"stage": "readings", "in": len(CASES), "kept": len(CASES), "dropped": {}}
+    assert flow["boxes (ellipse and label)"]["dropped"] == {
+        "label not among the classes": 2,
+        "certainty below 3": 1,
+        "without area": 1,
+        "outside the image": 1,
+    }
+    assert flow["ellipses with a label"] == {
+        "stage": "ellipses with a label", "in": 11, "kept": 7, "dropped": {"none of its labels became a box": 4}
+    }  # fmt: skip
+    changed, removed = report["cleaning"]["changed"], report["cleaning"]["removed"]
+    assert changed == {
+        "temperature": {"°C converted to °F": 1},
+        "o2sat": {"101 to 105 read as 100": 1},
+        "pain": {"'a-b' read as its mean": 1, "'n/10' read as n": 1},
+    }
+    assert removed["pain"] == {"empty": 1, "not a number": 1, "outside 0 to 10 0-10": 1}
+    assert removed["sbp"] == removed["dbp"] == {"diastolic not below systolic: both removed": 2}
+    assert removed["temperature"] == {"outside 80 to 113 °F": 1}
+    assert report["changed"] == {"boxes clamped to their film": 2}
+    assert report["films_by_match"]["patient without a visit"] == 1
+    # what each split's share of it is adds up (every visit but the one that was not chosen)
+    for what, column, reason, count in (
+        ("changed", "temperature", "°C converted to °F", 1),
+        ("changed", "pain", "'n/10' read as n", 1),
+        ("removed", "sbp", "diastolic not below systolic: both removed", 2),
+    ):
+        by_split = [c[what].get(column, {}).get(reason, 0) for c in report["cleaning_by_split"].values()]
+        assert sum(by_split) == count
+    records = [split["patients"] for split in report["splits"].values()]
+    matches = [sum(split.values()) for split in report["records_by_match"].values()]
+    assert matches == records and sum(records) == len(CASES)
+    held = [split["Pleural abnormality"] for split in report["classes"].values()]
+    assert [sum(h[k] for h in held) for k in ("boxes", "records", "patients")] == [3, 3, 3]
+    held = [split["Atelectasis"] for split in report["classes"].values()]
+    assert [sum(h[k] for h in held) for k in ("boxes", "records", "patients")] == [3, 2, 2]
+
+
+def stage(report, name):
+    return next(s for s in report["flow"] if s["stage"] == name)
+
+
+def prepare(tmp_path, tree, options=None, **kwargs):
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", options or MimicOptions(), **kwargs)
+    return read_folder(tmp_path / "out")
+
+
+def test_unmatched_films_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
+    images, _, report = prepare(tmp_path, Tree(), MimicOptions(stay_window_days=0))
+    dropped = next(s["dropped"] for s in report["flow"] if s["stage"] == "readings")
+    unmatched = [c for c in CASES if c.match not in ("inside a visit", "inside several visits, the latest taken")]
+    assert sum(dropped.values()) == len(unmatched)
+    assert dropped["only visits without a departure time"] == 2
+    assert len(images) == len(CASES) - len(unmatched)
+
+
+def two_readers():
+    cases = [Case(f"c{k}", ellipses=["10,20,110,220,4:Atelectasis"]) for k in range(6)]
+    tree = Tree(cases)
+    for index in (0, 1):
+        tree.add_reading(index, replace(cases[index], ellipses=["50,60,150,260,5:Consolidation"]), reader=1)
+    return tree
+
+
+def test_two_readers_are_two_records_or_one(tmp_path):
+    by_reading, _, _ = prepare(tmp_path / "a", two_readers())
+    assert len(by_reading) == 8
+    assert by_reading["P301R000000"]["split"] == by_reading["P302R000000"]["split"]
+    by_image, names, report = prepare(tmp_path / "b", two_readers(), MimicOptions(records="image"))
+    assert len(by_image) == 6
+    joined = by_image["P301R000000 P302R000000"]
+    assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
+    assert stage(report, "records")["dropped"] == {"joined with the film's first": 2}
+
+
+def test_patient_with_several_films_is_in_one_split(tmp_path):
+    tree = Tree([Case(f"c{k}") for k in range(8)])
+    tree.films[2:5] = [line.replace(str(subject(k)), str(subject(0))) for k, line in enumerate(tree.films[2:5], 1)]
+    for k in range(1, 4):
+        tree.readings[3][k + 1] = tree.readings[3][k + 1].replace(str(subject(k)), str(subject(0)))
+    source = tree.write_physionet(tmp_path / "source")
+    for k in range(1, 4):  # their files lie in the first patient's folder
+        old = source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(k)}/s{5000 + k}"
+        old.rename(source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(0)}/s{5000 + k}")
+    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions())
+    images, _, _ = read_folder(tmp_path / "out")
+    own = [image for image in images.values() if image["patient_id"] == str(subject(0))]
+    assert len(own) == 4 and len({image["split"] for image in own}) == 1
+
+
+def test_discarded_and_lateral_readings(tmp_path):
+    tree = Tree([Case("d", discarded="True"), Case("l", view="LATERAL"), Case("u", view=""),
+                 *(Case(f"c{k}") for k in range(4))])  # fmt: skip
+    images, _, report = prepare(tmp_path / "a", tree, MimicOptions(drop_discarded=True))
+    assert len(images) == 4
+    assert stage(report, "readings")["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
+    assert len(prepare(tmp_path / "b", tree, MimicOptions(view="all"))[0]) == 7
+
+
+def audit(folder, monkeypatch, capsys):
+    """Exit status and output of the tool."""
+    monkeypatch.setattr(sys, "argv", ["audit_dataset.py", str(folder)])
+    return runpy.run_path(str(REPOSITORY / "tools/audit_dataset.py"))["main"](), capsys.readouterr().out
+
+
+def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
+    cases = [Case(f"c{k}", ellipses=["10,20,110,220,1:Atelectasis"]) for k in range(12)]
+    tree = Tree(cases)
+    for index, case in enumerate(cases):
+        tree.add_reading(index, case, reader=1)
+    images, _, report = prepare(tmp_path, tree, MimicOptions(protocol="paper"))
+    assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
+    assert "leaks" in report["notes"][0]
+    assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several films"))
+    sides = {}
+    for image in images.values():
+        sides.setdefault(image["dicom_id"], set()).add(image["split"])
+    shared = {name for name, splits in sides.items() if len(splits) > 1}
+    findings = {f.kind: [g.message for g in audit_folder(tmp_path / "out") if g.kind == f.kind]
+                for f in audit_folder(tmp_path / "out")}  # fmt: skip
+    assert set(findings) == {"patient in several splits", "image in several splits"} and shared
+    assert len(findings["image in several splits"]) == len(shared)
+    status, text = audit(tmp_path / "out", monkeypatch, capsys)
+    assert status == 1 and all(f"image {name}.jpg is in " in text for name in shared)
+    prepare(tmp_path / "patient", tree)
+    assert audit(tmp_path / "patient" / "out", monkeypatch, capsys)[0] == 0
+
+
+def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
+    tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(4)])
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200))
+    images, _, _ = read_folder(tmp_path / "out")
+    image = images["P301R000000"]
+    assert (image["width"], image["height"]) == (200, 250)
+    assert image["annotations"][0]["bbox"] == [50, 60, 50, 70]
+    film = tmp_path / "out/images" / image["file_name"]
+    written = film.stat().st_ino
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
+    assert film.stat().st_ino == written  # other options, the same films: not decoded again
+    assert not (tmp_path / "out.film_cache").exists()
+
+
+def test_resizing_goes_on_where_it_stopped(tmp_path):
+    source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
+    last = next(source.glob(f"**/{dicom(5)}.jpg"))
+    content = last.read_bytes()
+    last.unlink()
+    with pytest.raises(SourceDataError, match=f"no film .*{dicom(5)}.jpg"):
+        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
+    done = {film.name: film.stat().st_ino for film in (tmp_path / "out.film_cache/100").glob("*.png")}
+    assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
+    last.write_bytes(content)
+    changed = next(source.glob(f"**/{dicom(0)}.jpg"))
+    os.utime(changed, ns=(1, 1))  # another original than the one that was resized
+    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
+    now = {film.name: film.stat().st_ino for film in (tmp_path / "out/images").iterdir()}
+    assert len(now) == 6
+    assert {name for name in done if now[name] == done[name]} == {f"{dicom(k)}.png" for k in range(1, 5)}
+
+
+def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypatch):
+    files = physionet_files(Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source"))
+    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=100))
+    before = (tmp_path / "out/report.json").read_text()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mdf_detectron.data.sources.mimic.prepare.write_annotations", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+    assert (tmp_path / "out/report.json").read_text() == before
+    assert len(list((tmp_path / "out.film_cache/80").glob("*.png"))) == 4
+    assert not (tmp_path / "out.partial").exists()
+    assert prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+    assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+
+
+@pytest.mark.parametrize("layout", ["physionet, gz", "mimic-eye", "mimic-eye, older"])
+def test_eye_tracking_files_change_nothing(tmp_path, layout):
+    tree = Tree([Case(f"c{k}", ellipses=["10,20,110,220,4:Atelectasis"]) for k in range(4)])
+    without = LAYOUTS[layout](tree, tmp_path / "source")
+    prepare_mimic(without, tmp_path / "without", MimicOptions())
+    assert add_eye_tracking(tmp_path / "source") >= 8
+    again = physionet_files if layout.startswith("physionet") else mimic_eye_files
+    prepare_mimic(again(tmp_path / "source"), tmp_path / "with", MimicOptions())
+    assert read_folder(tmp_path / "with")[0] == read_folder(tmp_path / "without")[0]
+    assert (tmp_path / "with/report.md").read_text() == (tmp_path / "without/report.md").read_text()
+
+
+def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
+    tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(9)])
+    prepare(tmp_path, tree, MimicOptions(folds=3))
+    tested = [i["patient_id"] for k in range(3)
+              for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
+    assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
+    assert audit_folder(tmp_path / "out") == []
+
+
+def test_command_line_end_to_end(tmp_path):
+    source = Tree([Case(f"c{k}") for k in range(5)]).write_mimic_eye(tmp_path / "eye")
+    command = [sys.executable, str(REPOSITORY / "datasets/prepare_mimic_eye.py"), "--mimic-eye", str(source)]
+    run = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "written" in run.stdout and (tmp_path / "out/correlations.png").is_file()
+    again = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert "already up to date" in again.stdout
+    (source / "spreadsheets/cxr_meta.csv").unlink()
+    failed = subprocess.run([*command, "--out", str(tmp_path / "out2")], capture_output=True, text=True)
+    assert (
+        failed.returncode == 1 and failed.stderr.startswith("prepare_mimic_eye: no ") and "Trace" not in failed.stderr
+    )

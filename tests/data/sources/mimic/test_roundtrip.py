@@ -1,0 +1,178 @@
+"""The generator's source tree through the pipeline: its own truth must come out, and its dirt must be counted."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.mimic.cohort import read_cohort
+from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
+from mdf_detectron.data.sources.mimic.options import MimicOptions
+from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
+from mdf_detectron.data.sources.mimic.source_table import Problems
+from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
+from mdf_detectron.data.synthetic.cohort import CohortSettings
+from mdf_detectron.data.synthetic.raw.history import RawSettings
+from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
+from tests.data.sources.mimic.reading_back import read_folder
+
+SETTINGS = RawSettings(CohortSettings(num_patients=90, seed=3, image_size=96), dirt=5.0)
+RELATION_OF_MATCH = {
+    "inside a visit": "inside",
+    "inside several visits, the latest taken": "inside",
+    "within the window": "after",
+    "patient without a visit": "no_visit",
+    "before the first arrival": "before_first_visit",
+    "later than the window after every departure": "outside_window",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw") / "tree"
+    assert write_raw_tree(root, SETTINGS)
+    assert not write_raw_tree(root, SETTINGS)
+    return root
+
+
+@pytest.fixture(scope="module", params=["physionet", "mimic_eye"])
+def prepared(request, tree):
+    files = physionet_files(tree / "physionet") if request.param == "physionet" else mimic_eye_files(tree / "mimic_eye")
+    out = tree.parent / f"prepared_{request.param}"
+    prepare_mimic(files, out, MimicOptions(keep_unmatched=True, min_certainty=1))
+    return request.param, out, *read_folder(out)
+
+
+def test_every_film_finds_the_generators_visit(prepared, tree):
+    truth = pd.read_csv(tree / "truth/films.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
+    for image in prepared[2].values():
+        film = truth.loc[image["dicom_id"]]
+        assert RELATION_OF_MATCH[image["match"]] == film["relation"]
+        assert image["stay_id"] == (None if pd.isna(film["stay_id"]) else film["stay_id"])
+        assert image["clinical"]["age"] == film["age"]
+        assert pd.Timestamp(image["study_time"]) == pd.Timestamp(film["time"])  # to the millisecond
+
+
+def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
+    truth = pd.read_csv(tree / "truth/rows.csv").set_index("stay_id")
+    compared = 0
+    for image in prepared[2].values():
+        if image["stay_id"] is None:
+            assert all(image["clinical"][c] is None for c in VITAL_COLUMNS)
+            continue
+        row = truth.loc[image["stay_id"]]
+        tolerance = 0.011 if row["dirty"] else 0.0  # °C are written with two digits
+        for column in VITAL_COLUMNS:
+            value = image["clinical"][column]
+            assert (value is None) == pd.isna(row[column])
+            assert value is None or abs(value - row[column]) <= tolerance
+            compared += 1
+    assert compared > 300
+
+
+def test_boxes_are_the_generators(prepared, tree):
+    _, _, images, names, _ = prepared
+    truth = pd.read_csv(tree / "truth/boxes.csv")
+    truth = truth[truth["label"].isin(MIMIC_CLASSES)]
+    for reading_id, image in images.items():
+        expected = []
+        for box in truth[truth["reading_id"] == reading_id].itertuples():
+            x0, x1 = (min(max(v, 0), box.width) for v in (box.xmin, box.xmax))
+            y0, y1 = (min(max(v, 0), box.height) for v in (box.ymin, box.ymax))
+            expected.append((box.label, x0, y0, x1 - x0, y1 - y0, box.certainty))
+        found = [(names[a["category_id"] - 1], *a["bbox"], a["certainty"]) for a in image["annotations"]]
+        assert sorted(found) == sorted(expected)
+
+
+def test_report_counts_the_injected_dirt(prepared, tree):
+    layout, _, images, _, report = prepared
+    dirt = json.loads((tree / "truth/dirt.json").read_text())
+    assert len(images) == dirt["readings"]
+    assert report["changed"] == {"boxes clamped to their film": dirt["ellipses with a corner off the film"]}
+    stages = {s["stage"]: s for s in report["flow"]}
+    pairs = stages["boxes (ellipse and label)"]
+    assert pairs["dropped"] == {"label not among the classes": dirt["ellipses with a second label"]}
+    assert pairs["kept"] == stages["rows of the ellipse files"]["in"] == dirt["ellipses"]
+    assert min(dirt["ellipses with a corner off the film"], dirt["ellipses with a second label"]) > 0
+    if layout == "mimic_eye":  # it has the patients with readings only
+        return
+    triage = dirt["triage"]
+    changed, removed = report["cleaning"]["changed"], report["cleaning"]["removed"]
+    assert changed["temperature"] == {"°C converted to °F": triage["temperatures in °C"]}
+    assert changed["o2sat"] == {"101 to 105 read as 100": triage["saturations above 100"]}
+    assert changed["pain"]["'a-b' read as its mean"] == triage["pain written '5-6'"]
+    assert changed["pain"]["'n/10' read as n"] == triage["pain written '8/10'"]
+    assert removed["pain"]["not a number"] == triage["pain written 'unable'"] + triage["pain written 'ett'"]
+    assert removed["pain"]["outside 0 to 10 0-10"] == triage["pain written '13'"]
+    for column in ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp"):
+        outside = sum(n for reason, n in removed[column].items() if reason.startswith("outside"))
+        assert outside == triage[f"decimal slips in {column}"] > 0
+        assert removed[column]["empty"] == triage["missing rows"]
+    for column in ("sbp", "dbp"):
+        assert removed[column]["diastolic not below systolic: both removed"] == triage["pressures swapped"]
+    films = {}
+    for match, count in report["films_by_match"].items():
+        films[RELATION_OF_MATCH[match]] = films.get(RELATION_OF_MATCH[match], 0) + count
+    assert films == dirt["films"]
+    several = report["films_by_match"]["inside several visits, the latest taken"]
+    assert several == dirt["films in overlapping visits"] > 0
+    assert report["problems"] == {}
+
+
+def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
+    dirt = json.loads((tree / "truth/dirt.json").read_text())
+    options = MimicOptions(keep_unmatched=True, drop_discarded=True)
+    prepare_mimic(physionet_files(tree / "physionet"), tmp_path / "out", options)
+    report = read_folder(tmp_path / "out")[2]
+    readings = next(s for s in report["flow"] if s["stage"] == "readings")
+    assert readings["dropped"] == {"eye tracking discarded": dirt["readings discarded"]}
+    assert dirt["readings discarded"] > 0
+
+
+def test_default_protocol_passes_the_audit(prepared):
+    assert audit_folder(prepared[1]) == []
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a shrunk tree says no more, and takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 10_000), patients=st.integers(40, 70), data=st.data())
+def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, seed, patients, data):
+    root = tmp_path_factory.mktemp("random")
+    cohort = CohortSettings(num_patients=patients, seed=seed, image_size=64)
+    write_raw_tree(root / "raw", RawSettings(cohort, dirt=data.draw(st.sampled_from([0.0, 1.0, 8.0]))), num_workers=1)
+    options = MimicOptions(
+        records=data.draw(st.sampled_from(["reading", "image"])),
+        min_certainty=data.draw(st.integers(1, 5)),
+        stay_window_days=data.draw(st.sampled_from([0.0, 7.0])),
+        keep_unmatched=data.draw(st.booleans()),
+    )
+    prepare_mimic(physionet_files(root / "raw/physionet"), root / "out", options)
+    images, _, report = read_folder(root / "out")
+    for stage in report["flow"]:
+        assert stage["in"] == stage["kept"] + sum(stage["dropped"].values())
+    splits = {}
+    for image in images.values():
+        splits.setdefault(image["patient_id"], set()).add(image["split"])
+        assert image["row_time"] is None or image["row_time"] < image["study_time"]
+    assert all(len(names) == 1 for names in splits.values())
+    stages = {s["stage"]: s["kept"] for s in report["flow"]}
+    assert stages["records"] == len(images)
+    assert stages["boxes of records"] == sum(len(i["annotations"]) for i in images.values())
+
+
+def test_clean_settings_leave_nothing_to_clean(tmp_path):
+    write_raw_tree(tmp_path / "raw", replace(SETTINGS, dirt=0.0, reader_noise=0.0, tables_only=True), num_workers=1)
+    cohort = read_cohort(physionet_files(tmp_path / "raw/physionet"), MimicOptions(), Problems(), Flow())
+    log = cohort.cleaning.as_dict()
+    assert log["changed"] == {} and {reason for r in log["removed"].values() for reason in r} == {"empty"}
+    assert cohort.changed == {"boxes clamped to their film": 0}

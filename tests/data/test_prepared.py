@@ -1,0 +1,202 @@
+"""Schema, splits, format and registration of prepared folders."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdf_detectron.data.catalog import register_all, register_prepared_folder
+from mdf_detectron.data.prepared import DatasetFormatError, Flow, load_records, staged_folder
+from mdf_detectron.data.schema import (
+    ClinicalColumn,
+    ClinicalSchema,
+    ClinicalSchemaError,
+    ClinicalValueError,
+)
+from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
+
+SCHEMA = ClinicalSchema(
+    (ClinicalColumn("age", "numeric", "years", 0, 120), ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
+)
+
+
+def test_schema_round_trip_and_parsing(tmp_path):
+    SCHEMA.save(tmp_path / "s.yaml")
+    assert ClinicalSchema.load(tmp_path / "s.yaml") == SCHEMA
+    row = SCHEMA.parse_row({"age": "61", "sex": "M"}, "here")
+    assert row.numeric == [61.0] and row.categorical == [1]
+    empty = SCHEMA.parse_row({"age": None, "sex": ""}, "here")
+    assert math.isnan(empty.numeric[0]) and empty.categorical == [-1]
+    assert SCHEMA.parse_row({"age": 120}, "here").numeric == [120.0]
+    assert SCHEMA.subset(["age"], []).names == ["age"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"age": 121}, r"here: column 'age' is 121, outside its legal range \[0, 120\] years"),
+        ({"age": "old"}, "column 'age' is 'old', not a number"),
+        ({"sex": "f"}, r"column 'sex' is 'f'; the schema allows \['F', 'M'\]"),
+        ({"weight": 80}, r"unknown clinical column\(s\) \['weight'\]"),
+    ],
+)
+def test_values_that_the_schema_refuses(row, message):
+    with pytest.raises(ClinicalValueError, match=message):
+        SCHEMA.parse_row(row, "here")
+
+
+def test_bad_schemas(tmp_path):
+    with pytest.raises(ClinicalSchemaError, match="no clinical schema at"):
+        ClinicalSchema.load(tmp_path / "absent.yaml")
+    (tmp_path / "s.yaml").write_text("columns: [{name: age, kind: number}]")
+    with pytest.raises(ClinicalSchemaError, match="s.yaml: column 'age': kind 'number'"):
+        ClinicalSchema.load(tmp_path / "s.yaml")
+    with pytest.raises(ClinicalSchemaError, match="named twice"):
+        ClinicalSchema((SCHEMA.columns[0], SCHEMA.columns[0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 1000))
+def test_splits_never_share_a_patient(groups, seed):
+    if len(set(groups)) < 3:
+        with pytest.raises(ValueError, match="at least 3 patients"):
+            train_val_test(groups, groups, seed)
+        return
+    sides = train_val_test(groups, [g % 3 for g in groups], seed)
+    assert len(sides) == len(groups) and set(sides) == {"train", "val", "test"}
+    for group in set(groups):
+        assert len({s for s, g in zip(sides, groups, strict=True) if g == group}) == 1
+
+
+def test_split_sizes_and_folds():
+    groups = [i // 2 for i in range(2000)]
+    sides = train_val_test(groups, [i % 5 for i in groups], 0)
+    assert [sides.count(s) / 2000 for s in ("train", "val", "test")] == pytest.approx([0.7, 0.15, 0.15], abs=0.01)
+    folds = grouped_folds(groups, groups, 5, 0)
+    assert sorted(set(folds)) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="cannot make 5 folds of 2 patients"):
+        grouped_folds([1, 1, 2], [0, 0, 0], 5, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3), st.integers(0, 2)), min_size=3, max_size=80),
+    parts=st.sampled_from([(0.7, 0.15, 0.15), (0.25,) * 4]),
+    seed=st.integers(0, 100),
+)
+def test_balanced_parts_never_share_a_patient_and_are_never_empty(rows, parts, seed):
+    groups, counts = [r[0] for r in rows], np.array([r[1:] for r in rows])
+    if len(set(groups)) < len(parts):
+        with pytest.raises(ValueError, match=f"into {len(parts)} parts needs as many patients"):
+            balanced_parts(groups, counts, parts, seed)
+        return
+    part = balanced_parts(groups, counts, parts, seed)
+    assert set(part) == set(range(len(parts)))
+    assert len({(g, p) for g, p in zip(groups, part, strict=True)}) == len(set(groups))
+    assert (part == balanced_parts(groups, counts, parts, seed)).all()
+
+
+def test_balanced_parts_hold_their_share_of_every_class():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 300, size=500)
+    counts = rng.poisson([0.05, 0.3, 1.0], size=(500, 3))
+    for seed in range(5):
+        part = balanced_parts(groups, counts, (0.7, 0.15, 0.15), seed)
+        shares = np.array([counts[part == k].sum(axis=0) for k in range(3)]) / counts.sum(axis=0)
+        assert np.abs(shares - [[0.7], [0.15], [0.15]]).max() < 0.04  # a box of the rarest class is 1 / 24
+        assert np.abs(np.bincount(part) / 500 - [0.7, 0.15, 0.15]).max() < 0.01
+    by_hand = balanced_parts(list("abcd"), np.array([[1, 0], [1, 0], [0, 1], [0, 1]]), (0.5, 0.5), 0)
+    assert by_hand[0] != by_hand[1] and by_hand[2] != by_hand[3]
+    with pytest.raises(ValueError, match="positive and sum to 1"):
+        balanced_parts(groups, counts, (0.7, 0.3, 0.3), 0)
+
+
+def test_flow_refuses_a_loss():
+    flow = Flow()
+    flow.add("films", 5, 3, {"dark": 2})
+    with pytest.raises(AssertionError, match="stage 'boxes': 5 in"):
+        flow.add("boxes", 5, 3, {"small": 1})
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "set"
+    with staged_folder(out) as folder:
+        (folder / "report.json").write_text("{}")
+        assert not out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        with staged_folder(out) as folder:
+            (folder / "half").write_text("")
+            raise KeyboardInterrupt
+    assert [p.name for p in out.iterdir()] == ["report.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_run_killed_between_the_two_moves_loses_nothing(tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    with staged_folder(out) as folder:
+        (folder / "report.json").write_text("first")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError("no")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="no"), staged_folder(out) as folder:
+            (folder / "report.json").write_text("second")
+    assert (out / "report.json").read_text() == "first"
+    out.rename(tmp_path / "set.old")  # as a run leaves it that was killed for good at that moment
+    with pytest.raises(KeyboardInterrupt), staged_folder(out):
+        assert (out / "report.json").read_text() == "first"
+        raise KeyboardInterrupt
+    assert (out / "report.json").read_text() == "first"
+
+
+def test_registered_records(tiny_folder):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    records = DatasetCatalog.get("tiny_cxr_train")
+    assert len(records) == 8 and records[0]["annotations"] == []
+    assert records[2]["clinical"] == {"age": 42, "temperature": 98.6, "gender": "F"}
+    assert records[1]["annotations"][0]["category_id"] == 1 and records[1]["patient_id"] == "train-1"
+    assert MetadataCatalog.get("tiny_cxr_train").thing_classes == ["bright", "dark"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda d: d["images"][3]["clinical"].update(age=500), ClinicalValueError, "train_3.png: column 'age' is 500"),
+        (lambda d: d["images"][3]["clinical"].update(x=1), ClinicalValueError, "unknown clinical column"),
+        (lambda d: d["images"][3].update(id=d["images"][2]["id"]), DatasetFormatError, "two images have the same id"),
+        (lambda d: d["annotations"][0].update(category_id=9), DatasetFormatError, "category_id 9"),
+        (lambda d: d["annotations"][0].update(image_id=999), DatasetFormatError, "image_id 999"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, 5]), DatasetFormatError, "positive size"),
+        (lambda d: d.pop("categories"), DatasetFormatError, "no list"),
+    ],
+)
+def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, error, message):
+    data = annotations_of(tiny_folder, "train")
+    change(data)
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    with pytest.raises(error, match=message):
+        load_records(tmp_path / "train.json", tiny_folder / "images", tiny_folder / "clinical_schema.yaml")
+
+
+def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_path):
+    (tmp_path / "our_hospital").symlink_to(tiny_folder)
+    (tmp_path / "notes").mkdir()
+    register_all(tmp_path)
+    assert {"our_hospital_train", "our_hospital_test", "mimic_eye_val"} <= set(DatasetCatalog.list())
+    assert "notes_train" not in DatasetCatalog.list()
+    assert len(DatasetCatalog.get("our_hospital_val")) == 2
+    for split in ("train", "val", "test"):
+        DatasetCatalog.remove(f"our_hospital_{split}")
+        MetadataCatalog.remove(f"our_hospital_{split}")
+    register_all()

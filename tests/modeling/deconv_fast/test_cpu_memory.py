@@ -1,0 +1,54 @@
+"""What a process does with the memory that it frees, seen from the system."""
+
+import ctypes
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+
+SCRIPT = """
+import resource, sys, torch
+from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit("refused")
+for turn in range(12):
+    torch.ones(10 * 2**20)
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_a_map_of_40_mib_is_not_asked_of_the_system_ten_times():
+    faults = {}
+    for how in ("keep", "default"):
+        result = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True)
+        if result.stderr.strip() == "refused":
+            pytest.skip("needs glibc 2.35 or newer")
+        faults[how] = int(result.stdout)
+    assert faults["keep"] < 0.1 * faults["default"], faults
+
+
+class OldLibrary:
+    """Refuses the threshold of maps, as glibc before 2.35 does."""
+
+    def __init__(self):
+        self.taken = []
+
+    def mallopt(self, option, value):
+        self.taken += [option] if option != -3 else []
+        return option != -3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize("library", [OldLibrary(), object()], ids=["old", "without mallopt"])
+def test_a_library_that_cannot_is_left_alone_and_said(library, monkeypatch, caplog):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    with caplog.at_level(logging.INFO, "mdf_detectron.modeling.deconv_fast.cpu_memory"):
+        assert keep_freed_memory() is False
+    assert "the C library cannot keep it" in caplog.text
+    assert getattr(library, "taken", []) == []

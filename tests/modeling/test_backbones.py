@@ -1,0 +1,127 @@
+"""Trunks and backbones of timm models: shapes, the paper's parameter counts, pyramids, local weights, refusals."""
+
+import pytest
+import timm
+import torch
+from detectron2.layers import ShapeSpec
+
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.backbones import TimmBackbone, TimmTrunk, build_timm_fpn_backbone
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_paper_backbone_shape_and_parameters():
+    trunk = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=3, strides=[32])
+    backbone = TimmBackbone(trunk).eval()
+    assert count(backbone.trunk) == 927_008
+    assert count(backbone.conv) == 331_840
+    with torch.no_grad():
+        out = backbone(torch.zeros(1, 3, 512, 512))
+    assert {k: v.shape for k, v in out.items()} == {"p5": (1, 64, 16, 16)}
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet18"])
+@pytest.mark.parametrize(("in_channels", "stride"), [(1, 16), (3, 8)])
+def test_stride_and_gradients(name, in_channels, stride):
+    torch.manual_seed(0)
+    trunk = TimmTrunk(model_name=name, in_channels=in_channels, strides=[stride])
+    backbone = TimmBackbone(trunk, out_channels=8)
+    out = backbone(torch.randn(2, in_channels, 64, 64))
+    feature = f"p{stride.bit_length() - 1}"
+    assert out[feature].shape == (2, 8, 64 // stride, 64 // stride)
+    assert backbone.output_shape()[feature].stride == stride
+    out[feature].square().sum().backward()
+    without = [n for n, p in backbone.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_memory_format_changes_the_layout_and_nothing_else(in_channels):
+    torch.manual_seed(0)
+    trunk = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=in_channels, strides=[8, 16])
+    stem_inputs, results = [], []
+    trunk.model.conv_stem.register_forward_pre_hook(lambda module, inputs: stem_inputs.append(inputs[0].stride()))
+    x = torch.randn(2, in_channels, 64, 64)
+    for channels_last in (False, True):
+        trunk.channels_last = channels_last
+        trunk.zero_grad()
+        maps = trunk(x)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert all(m.is_contiguous(memory_format=layout) for m in maps.values())
+        sum(m.square().mean() for m in maps.values()).backward()
+        results.append([*maps.values(), *(p.grad for p in trunk.parameters())])
+    assert stem_inputs == [
+        (64 * 64 * in_channels, 64 * 64, 64, 1),
+        (64 * 64 * in_channels, 1, 64 * in_channels, in_channels),
+    ]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+FAMILIES = ["mobilenetv3_small_100", "efficientnet_b0", "resnet18", "densenet121", "convnext_atto"]
+TRANSFORMERS = ["swinv2_cr_tiny_224", "swinv2_tiny_window8_256"]  # built for one size; the second gives NHWC
+
+
+@pytest.mark.parametrize("name", FAMILIES + TRANSFORMERS)
+def test_several_strides_of_every_family(name):
+    trunk = TimmTrunk(model_name=name, in_channels=1, strides=[32, 8], image_size=256).eval()
+    with torch.no_grad():
+        out = trunk(torch.zeros(1, 1, 256, 256))
+    assert {k: v.shape[-2:] for k, v in out.items()} == {"c3": (32, 32), "c5": (8, 8)}
+    assert {k: v.shape[1] for k, v in out.items()} == {k: s.channels for k, s in trunk.output_shape().items()}
+    assert trunk.size_divisibility == 32
+
+
+@pytest.mark.parametrize(("top", "added"), [("none", {}), ("maxpool", {"p6": 64}), ("p6p7", {"p6": 64, "p7": 128})])
+def test_pyramid(top, added, small_config):
+    levels = ["MODEL.FPN.IN_FEATURES", ["c4", "c5"], "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.TIMM.FPN_TOP", top]
+    fpn = build_timm_fpn_backbone(small_config("mimic_eye/mask_rcnn.yaml", *levels), ShapeSpec(channels=1))
+    out = fpn(torch.randn(2, 1, 256, 256))
+    strides = {"p4": 16, "p5": 32, **added}
+    assert {k: v.shape for k, v in out.items()} == {k: (2, 8, 256 // s, 256 // s) for k, s in strides.items()}
+    assert {k: s.stride for k, s in fpn.output_shape().items()} == strides
+    sum(x.square().sum() for x in out.values()).backward()
+    assert [n for n, p in fpn.named_parameters() if p.grad is None] == []
+
+
+def test_pyramid_refusals(small_config):
+    def build(*opts):
+        build_timm_fpn_backbone(small_config("mimic_eye/mask_rcnn.yaml", *opts), ShapeSpec(channels=1))
+
+    with pytest.raises(ConfigError, match=r"\['res2'\]; name levels without a gap"):
+        build("MODEL.FPN.IN_FEATURES", ["res2"])
+    with pytest.raises(ConfigError, match="without a gap"):
+        build("MODEL.FPN.IN_FEATURES", ["c3", "c5"])
+    with pytest.raises(ConfigError, match="no feature map of stride 64"):
+        build("MODEL.FPN.IN_FEATURES", ["c5", "c6"])
+    with pytest.raises(ConfigError, match="FPN_TOP is 'p6'"):
+        build("MODEL.FPN.IN_FEATURES", ["c5"], "MODEL.TIMM.FPN_TOP", "p6")
+
+
+def test_local_weights_file(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("mobilenetv3_small_100", pretrained=False)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    arguments = {"model_name": "mobilenetv3_small_100", "in_channels": 3, "strides": [16]}
+    trunk = TimmTrunk(**arguments, weights_file=str(tmp_path / "weights.pth"))
+    torch.testing.assert_close(trunk.model.conv_stem.weight, source.conv_stem.weight)
+    with pytest.raises(ConfigError, match="no file at"):
+        TimmTrunk(**arguments, weights_file=str(tmp_path / "absent.pth"))
+
+
+def test_names_with_the_tag_of_their_weights():
+    assert TimmTrunk(model_name="resnet18.a1_in1k", in_channels=1, strides=[8]).output_shape()["c3"].stride == 8
+
+
+def test_refusals(small_config):
+    with pytest.raises(ConfigError, match="does not have; near it"):
+        TimmTrunk(model_name="mobilenetv3_tiny", in_channels=1, strides=[32])
+    with pytest.raises(ConfigError, match=r"no feature map of stride 64, but of stride \[2, 4, 8, 16, 32\]"):
+        TimmTrunk(model_name="mobilenetv3_small_100", in_channels=1, strides=[64])
+    with pytest.raises(ConfigError, match=r"no feature map of stride 16, but of stride \[7, 14\]"):
+        TimmTrunk(model_name="sequencer2d_s", in_channels=1, strides=[16])
+    with pytest.raises(ConfigError, match="no stride"):
+        TimmTrunk(model_name="resnet18", in_channels=1, strides=[])

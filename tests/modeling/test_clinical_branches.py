@@ -1,0 +1,138 @@
+"""The three ways from the encoded row to maps: shapes, values by hand, number formats, and the whole model."""
+
+import pytest
+import timm
+import torch
+from detectron2.modeling import build_model
+
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.clinical_branches import CompactBranch, RepeatBranch
+from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d, BatchRenormAct2d
+from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
+
+
+def test_repeat_by_hand():
+    branch = RepeatBranch(in_dim=2, channels={"p5": 1})
+    branch.projections["p5"].weight.data = torch.tensor([[2.0, 3.0]])
+    branch.projections["p5"].bias.data = torch.tensor([0.5])
+    out = branch(torch.tensor([[1.0, 1.0], [0.0, -1.0]]), (64, 64), {"p5": (2, 3)})
+    assert out["p5"].shape == (2, 1, 2, 3)
+    assert out["p5"][0].unique().tolist() == [5.5] and out["p5"][1].unique().tolist() == [-2.5]
+
+
+def test_compact_pools_its_finest_map_for_coarser_ones():
+    branch = CompactBranch(
+        spatializer=Spatializer(in_dim=4, out_channels=3, num_stages=3, channels=6),
+        spatial_channels=3,
+        repeat=RepeatBranch(in_dim=4, channels={"p4": 5, "p5": 5}),
+        channels={"p4": 5, "p5": 5},
+    ).eval()
+    encoded = torch.randn(2, 4)
+    out = branch(encoded, (128, 128), {"p4": (8, 8), "p5": (4, 4)})
+    finest = branch.spatializer(encoded, (8, 8))
+    coarse = finest.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))
+    for name, pooled in (("p4", finest), ("p5", coarse)):
+        repeated = branch.repeat.projections[name](encoded)[:, :, None, None]
+        torch.testing.assert_close(out[name], branch.projections[name](pooled) + repeated)
+
+
+@pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
+def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, fit_encoder, event_storage):
+    opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.CLINICAL.FUSION_1D", False]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    model = fit_encoder(build_model(cfg)).train()
+    batch = make_batch(cfg)
+    sum(model(batch).values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.clinical_branch.parameters()
+               if p.ndim > 1)  # fmt: skip
+    model.eval()
+    images = model.preprocess_image(batch).tensor
+    maps = model.backbone(images)
+    images.clinical_numeric[:, 0] += 3.0
+    assert not torch.allclose(maps["p4"], model.backbone(images)["p4"])
+
+
+@pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
+@pytest.mark.parametrize("name", ["ElementwiseSum", "HadamardProduct", "ConcatenationLinear", "ConcatenationConv"])
+def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.FUSION.NAME", name]
+    model = fit_encoder(build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))).train()
+    images = model.preprocess_image(make_batch(cfg, 4)).tensor
+    with torch.no_grad():
+        fused, alone = model.backbone(images)["p4"], model.backbone.image_backbone(images.image)["p4"]
+    assert 0 < (fused - alone).norm() < 0.4 * alone.norm()
+
+
+def test_the_untrained_deconvolution_branch_carries_the_row(small_config):
+    """A linear map of one cell of C gives back most of nine columns, and less with plain rectifiers in the trunk."""
+    torch.manual_seed(0)
+    model = build_model(small_config("synthetic_cxr/msf_net_3d.yaml"))
+    branch, columns = model.backbone.clinical_branch.train(), torch.randn(500, 9)
+    rows = torch.cat([columns, torch.randn(1, 55).expand(500, -1)], dim=1)
+    linear = _explained_by_a_cell(branch, rows, columns)
+    for module in branch.backbone.modules():
+        if isinstance(module, BatchRenormAct2d):
+            torch.nn.init.zeros_(module.bias)
+    assert linear > 0.55 and _explained_by_a_cell(branch, rows, columns) < linear - 0.1
+
+
+def _explained_by_a_cell(branch, rows, columns):
+    with torch.no_grad():
+        cells = branch(rows, (128, 128), {})["p4"][:, :, 3, 3]
+    fit, held = slice(0, 400), slice(400, None)
+    features = torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
+    weights = torch.linalg.lstsq(features[fit], columns[fit]).solution
+    error = (features[held] @ weights - columns[held]).square().mean()
+    return float(1 - error / columns[held].var())
+
+
+def test_batch_renorm_and_the_start_are_switches(small_config):
+    paper = build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BATCH_RENORM", False))
+    default = build_model(small_config("synthetic_cxr/mdf_net.yaml"))
+    for model, is_renormed in ((paper, False), (default, True)):
+        norms = [m for m in model.backbone.clinical_branch.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms and all(isinstance(norm, BatchRenorm2d) == is_renormed for norm in norms)
+        image_norms = [m for m in model.backbone.image_backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert image_norms and not any(isinstance(norm, BatchRenorm2d) for norm in image_norms)
+    assert paper.state_dict().keys() == default.state_dict().keys(), "checkpoints fit either"
+
+
+def test_pretrained_weights_keep_their_norms(small_config, tmp_path):
+    trunk = timm.create_model("mobilenetv3_small_100", in_chans=1)
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    opts = ["MODEL.TIMM.WEIGHTS_FILE", str(tmp_path / "trunk.pth")]
+    for config_opts, start in ((opts, 0.0), ([], 2.0)):
+        backbone = build_model(small_config("synthetic_cxr/mdf_net.yaml", *config_opts)).backbone
+        assert backbone.clinical_branch.backbone.trunk.model.blocks[0][0].bn1.bias.tolist() == [start] * 16
+        assert backbone.image_backbone.trunk.model.blocks[0][0].bn1.bias.tolist() == [0.0] * 16
+
+
+@pytest.mark.parametrize("name", ["mdf_net_fpn", "retinanet_mdf_net"])
+@pytest.mark.parametrize("fusion", ["ElementwiseSum", "HadamardProduct"])
+def test_a_pyramid_starts_near_the_image_too(name, fusion, small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    small = ["INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.NUM_STAGES", 7, "MODEL.SPATIALIZER.CHANNELS", 8]
+    cfg = small_config(f"mimic_eye/{name}.yaml", *small, "MODEL.FUSION.NAME", fusion)
+    model = fit_encoder(build_model(cfg)).train()
+    images = model.preprocess_image(make_batch(cfg, 2)).tensor
+    with torch.no_grad():
+        fused, alone = model.backbone(images), model.backbone.image_backbone(images.image)
+    assert all((fused[name] - alone[name]).norm() < 0.4 * alone[name].norm() for name in alone)
+
+
+def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
+    torch.manual_seed(0)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.AUTOCAST", True)
+    model = fit_encoder(build_model(cfg)).eval()
+    branch, encoded, sizes = model.backbone.clinical_branch, torch.randn(3, 64), {"p4": (8, 8)}
+    low = branch(encoded, (128, 128), sizes)["p4"]
+    branch.autocast = False
+    full = branch(encoded, (128, 128), sizes)["p4"]
+    assert low.dtype == torch.float32
+    assert 0 < (low - full).norm() < 0.05 * full.norm()
+
+
+def test_unknown_branch(small_config):
+    with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use one of"):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled")

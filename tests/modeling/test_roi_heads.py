@@ -1,0 +1,52 @@
+"""1-D fusion: the pooler by hand, and the box head's inputs and initialization."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+from torch import nn
+
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.roi_heads import ClinicalROIPooler, ConcatenatedLinear
+
+
+def test_each_region_gets_its_own_images_row():
+    pooler = ClinicalROIPooler(ROIPooler(output_size=2, scales=(1.0,), sampling_ratio=1, pooler_type="ROIAlignV2"))
+    features = torch.stack([torch.full((1, 8, 8), 3.0), torch.full((1, 8, 8), 5.0), torch.full((1, 8, 8), 7.0)])
+    encoded = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    box = [1.0, 1.0, 5.0, 5.0]
+    boxes = [Boxes(torch.tensor([box])), Boxes(torch.zeros(0, 4)), Boxes(torch.tensor([box, box]))]
+    out = pooler([features, encoded], boxes)
+    expected = [[3.0] * 4 + [0.1, 0.2]] + [[7.0] * 4 + [0.5, 0.6]] * 2
+    torch.testing.assert_close(out, torch.tensor(expected))
+
+
+def test_box_head_reads_regions_and_row(small_config):
+    model = build_model(small_config("mimic_eye/mdf_net.yaml"))
+    fc1 = model.roi_heads.box_head.fc1
+    assert fc1.weight.shape == (64, 64 * 7 * 7 + 64)
+    assert sum(p.numel() for p in fc1.parameters()) == 204_864
+    assert sum(p.numel() for p in model.roi_heads.box_head.fc2.parameters()) == 4_160
+
+
+def test_concatenated_linear_is_one_linear_map():
+    layer = ConcatenatedLinear(nn.Linear(12, 5), clinical_features=3)
+    x = torch.randn(7, 15)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.region.bias))
+    assert layer.clinical.weight.abs().max() > 0
+
+
+def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, event_storage):
+    opts = ["MODEL.ROI_HEADS.NAME", "ClinicalCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    model = fit_encoder(build_model(cfg)).train()
+    losses = model(make_batch(cfg))
+    assert len(losses) == 2 + 3 * 2 + 1
+    sum(losses.values()).backward()
+    assert all(h.fc1.clinical.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
+
+
+def test_a_convolutional_box_head_is_refused(small_config):
+    with pytest.raises(ConfigError, match="NUM_CONV 0"):
+        build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NUM_CONV", 1))

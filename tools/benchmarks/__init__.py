@@ -1,0 +1,1 @@
+"""Benchmarks of this repository; they are not part of the installed package."""
