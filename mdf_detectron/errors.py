@@ -1,4 +1,8 @@
-"""The base of every error that is the user's to mend: command lines print it as one line, without a traceback."""
+"""The errors that a user can correct; command lines print each as one line, without a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class UserError(Exception):
@@ -13,9 +17,38 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be read safely, or that does not belong to this model."""
 
 
+class DatasetError(UserError, ValueError):
+    """A prepared folder, annotation file, schema or clinical record that is absent or broken."""
+
+
 class ImageReadError(UserError, OSError):
     """An image file that is absent or cannot be decoded."""
 
 
+class ResultsError(UserError, ValueError):
+    """Predictions, metrics or a training log that are absent or broken."""
+
+
 class SourceDataError(UserError, ValueError):
-    """A source table, annotation or image of a data set that is absent or broken; the message names file and row."""
+    """A source table, annotation or image of a collection that is absent or broken; the message names file and row."""
+
+
+class TrainingDivergedError(UserError, FloatingPointError):
+    """A loss that is not finite; the message names the losses, the iteration and the images of the batch."""
+
+
+LONGEST = 80
+"""Characters of a value that a message shows."""
+
+
+def shorten(value: Any, longest: int = LONGEST) -> str:
+    """Return ``repr(value)`` on one line of at most ``longest`` characters, the middle replaced by an ellipsis."""
+    if isinstance(value, (str, bytes)) and len(value) > 2 * longest:  # never build the repr of a huge value
+        value = value[:longest] + value[-longest:]
+    elif isinstance(value, (list, tuple)) and len(value) > longest:
+        value = [*value[:longest], *value[-longest:]]
+    text = " ".join(repr(value).split())
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) * 2 // 3
+    return f"{text[:head]}…{text[head + 1 - longest :]}"

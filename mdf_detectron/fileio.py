@@ -1,29 +1,72 @@
-"""Atomic writing of files, and the one reader of JSON and writer of Markdown tables."""
+"""Read and write files: atomic writers, and the one reader of JSON, the one of CSV and the one formatter of tables.
+
+Every reader takes the class of the error that it raises, and every error is one line that names the file.
+"""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import io
 import json
 import math
 import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdf_detectron.errors import UserError, shorten
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from collections.abc import Sequence
 
-from mdf_detectron.errors import UserError
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; when the block ends without an error, it replaces ``path``.
+
+    The content is on the disk before it gets its name, so that after a crash the file is whole, old or absent, never
+    half-written. The folder is made.
+
+    Raises:
+        UserError: the file cannot be written (no permission, a full disk).
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+        if os.name == "posix":
+            _flush(path.parent)
+    except OSError as cause:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(cause, UserError):  # of the block itself, an ImageReadError for one
+            raise
+        raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file atomically, making its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
+    """Write a file atomically, making its folder; returns its path."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+    return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -37,7 +80,7 @@ def write_figure(path: str | Path, figure: Figure) -> Path:
 
 
 def png_of(figure: Figure) -> bytes:
-    """The PNG file of a figure."""
+    """Render a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -45,11 +88,11 @@ def png_of(figure: Figure) -> bytes:
 
 def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become ``null``."""
-    return write_text(path, json.dumps(finite_or_none(data), indent=indent, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(finite_or_none(data), indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def finite_or_none(data: Any) -> Any:
-    """The same nested data with None for every float that is not finite."""
+    """Copy nested data with None in the place of every float that is not finite."""
     if isinstance(data, dict):
         return {key: finite_or_none(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -59,23 +102,97 @@ def finite_or_none(data: Any) -> Any:
     return data
 
 
-def read_json(path: str | Path, error: type[UserError]) -> Any:
-    """Content of a JSON file; ``error`` with one line when it is absent, empty or no JSON."""
+def read_text(path: str | Path, error: type[UserError]) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        UserError: of the class ``error``, where the file is absent, unreadable or not UTF-8.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as cause:
-        raise error(f"{path}: cannot be read ({cause.strerror})") from None
-    except UnicodeDecodeError:
-        raise error(f"{path}: not a text file, so not JSON") from None
+        raise error(f"{path}: cannot be read ({cause.strerror or cause})") from None
+    except UnicodeDecodeError as cause:
+        raise error(f"{path}: not a text file in UTF-8 (byte {cause.start}); save it as UTF-8") from None
+    except ValueError as cause:  # a name with a null character
+        raise error(f"{shorten(str(path))}: not the name of a file ({cause})") from None
+    except MemoryError:
+        raise error(f"{path}: too large for the memory of this machine") from None
+
+
+def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) -> Any:
+    """Read a JSON file.
+
+    Args:
+        nan: accept the literals NaN, Infinity and -Infinity, which are no JSON but which pandas writes; whoever reads
+            the data then names the entry.
+
+    Raises:
+        UserError: of the class ``error``, where the file is absent, empty, no JSON, nested too deeply, or has a key
+            twice in one object (whose first value would be lost).
+    """
+    text = read_text(path, error)
     if not text.strip():
         raise error(f"{path}: the file is empty")
+    options: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct, **options)
     except json.JSONDecodeError as cause:
         raise error(f"{path}: not JSON ({cause})") from None
+    except RecursionError:
+        raise error(f"{path}: not readable as JSON, it is nested too deeply") from None
+    except MemoryError:
+        raise error(f"{path}: too large for the memory of this machine") from None
+    except ValueError as cause:  # of the hooks, or a number of too many digits
+        raise error(f"{path}: not readable as JSON ({cause})") from None
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A GitHub-flavored table."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
-    return "\n".join(lines) + "\n"
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shorten(doubled)} stands twice in the object {shorten(found)}; remove one")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which JSON does not have; write null")
+
+
+def read_csv(path: str | Path, error: type[UserError]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line where it begins, its values) of every row of a CSV file, the header first; empty lines are left out.
+
+    The file may be gzipped (``.gz``), with LF or CRLF, with or without a byte order mark. Values may span lines.
+
+    Raises:
+        UserError: of the class ``error``, where the file is absent, damaged, not UTF-8, or no CSV.
+    """
+    path = Path(path)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            line = 1
+            for row in reader:
+                if row:
+                    yield line, row
+                line = reader.line_num + 1
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as cause:
+        raise error(f"{path}: cannot be read as a CSV table ({cause}); download or save it again as UTF-8") from None
+
+
+def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """Format a GitHub-flavored Markdown table; bars and line ends in values are escaped."""
+    lines = [_markdown_line(row) for row in (header, *rows)]
+    return "\n".join([lines[0], _markdown_line(["---"] * len(header)), *lines[1:]]) + "\n"
+
+
+def _markdown_line(row: Sequence[Any]) -> str:
+    return "| " + " | ".join(" ".join(str(value).replace("|", "\\|").splitlines()) for value in row) + " |"
+
+
+def csv_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """Format a CSV table with LF."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

@@ -10,6 +10,7 @@ import argparse
 from collections import defaultdict
 
 from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.errors import UserError
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         findings = audit_folder(args.folder, args.num_workers)
-    except FileNotFoundError as error:
+    except UserError as error:
         parser.exit(2, f"audit_dataset: {error}\n")
     by_kind = defaultdict(list)
     for finding in findings:

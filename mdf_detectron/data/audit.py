@@ -17,13 +17,8 @@ from tqdm import tqdm
 
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.readers import read_radiograph
-from mdf_detectron.data.schema import (
-    SCHEMA_FILE_NAME,
-    ClinicalSchema,
-    ClinicalSchemaError,
-    ClinicalValueError,
-)
-from mdf_detectron.errors import ImageReadError
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.errors import DatasetError, ImageReadError
 
 TOLERANCE = 0.5
 """Pixels that a box may pass its image's edge by: boxes are written with rounded coordinates."""
@@ -49,11 +44,11 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> list[Finding]:
         num_workers: threads that read the images.
 
     Raises:
-        FileNotFoundError: no such folder, or not a prepared one.
+        DatasetError: no such folder, or not a prepared one.
     """
     root = Path(root)
     if not (root / "annotations").is_dir():
-        raise FileNotFoundError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
     contents: dict[Path, tuple[tuple[int, int], str] | str] = {}
     findings = []
     for folder in [root, *sorted(p for p in root.glob("fold_*") if p.is_dir())]:
@@ -181,13 +176,13 @@ def _inside(box: list[float], image: dict[str, Any]) -> bool:
 def _rows(root: Path, images) -> Iterator[Finding]:
     try:
         schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
-    except ClinicalSchemaError as error:
+    except DatasetError as error:
         yield Finding("no usable schema", str(error))
         return
     for split, image in images:
         try:
             schema.parse_row(image.get("clinical"), where=f"{split}: image {image['file_name']}")
-        except (ClinicalValueError, ClinicalSchemaError) as error:
+        except DatasetError as error:
             yield Finding("row outside the schema", str(error))
 
 

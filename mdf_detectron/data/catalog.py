@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mdf_detectron.data.prepared import SPLITS, _read_json, _records
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError
 
 PREPARE_HINTS = {
     "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
@@ -25,10 +25,6 @@ PREPARE_HINTS = {
     "--physionet ROOT --out {root}",
 }
 """Known folder names, and how each is made."""
-
-
-class DatasetNotPreparedError(UserError, FileNotFoundError):
-    """A registered dataset whose folder is not there; the message says how to make it."""
 
 
 def register_all(root: str | Path | None = None) -> None:
@@ -79,7 +75,7 @@ class _Loader:
 
     def __call__(self) -> list[dict[str, Any]]:
         if not self.json_file.is_file():
-            raise DatasetNotPreparedError(_how_to_prepare(self.name, self.root, self.json_file))
+            raise DatasetError(_how_to_prepare(self.name, self.root, self.json_file))
         data = _read_json(self.json_file)
         records = _records(data, self.json_file, self.root / "images", self.root / SCHEMA_FILE_NAME)
         _set_classes(self.name, data["categories"])

@@ -19,8 +19,8 @@ from detectron2.utils import comm
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.schema import ClinicalSchema, ClinicalSchemaError
-from mdf_detectron.errors import ConfigError
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.errors import ConfigError, DatasetError
 
 
 class ResumableTrainingSampler(TrainingSampler):
@@ -46,18 +46,18 @@ def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
 
     Raises:
         ConfigError: the dataset is not registered.
-        ClinicalSchemaError: a column is not in the schema, or a vocabulary differs from the config's.
+        DatasetError: a column is not in the schema, or a vocabulary differs from the config's.
     """
     metadata = _metadata(dataset_name)
     path = metadata.clinical_schema_file
     clinical = cfg.MODEL.CLINICAL
     try:
         schema = ClinicalSchema.load(path).subset(clinical.NUMERIC, clinical.CATEGORICAL)
-    except ClinicalSchemaError as error:
-        raise ClinicalSchemaError(f"dataset '{dataset_name}' ({path}): {error}; see MODEL.CLINICAL") from None
+    except DatasetError as error:
+        raise DatasetError(f"dataset '{dataset_name}' ({path}): {error}; see MODEL.CLINICAL") from None
     for column, vocabulary in zip(schema.categorical, clinical.VOCABULARIES, strict=True):
         if list(column.vocabulary) != list(vocabulary):
-            raise ClinicalSchemaError(
+            raise DatasetError(
                 f"dataset '{dataset_name}' ({path}): column '{column.name}' has the values "
                 f"{list(column.vocabulary)}, MODEL.CLINICAL.VOCABULARIES says {list(vocabulary)}; make them equal"
             )

@@ -62,7 +62,7 @@ class MultimodalDatasetMapper:
 
         Raises:
             ImageReadError: the file cannot be read.
-            ClinicalValueError: a value that the schema does not allow.
+            DatasetError: a value that the schema does not allow.
         """
         record = copy.deepcopy(record)
 

@@ -25,7 +25,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.errors import ImageReadError, UserError
+from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import markdown_table
 
 SPLITS = ("train", "val", "test")
@@ -75,12 +75,12 @@ class Flow:
 def staged_folder(out: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that replaces ``out`` when the block ends without an error.
 
-    Refuses (``FileExistsError``) to replace a folder that is not a prepared dataset, so that a mistyped
+    Refuses (``DatasetError``) to replace a folder that is not a prepared dataset, so that a mistyped
     ``--out`` cannot delete anything else.
     """
     out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
-        raise FileExistsError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
+        raise DatasetError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
     staging, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
     if old.exists() and not out.exists():
         old.rename(out)  # an earlier run was killed between the two moves below
@@ -200,19 +200,15 @@ def _report_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-class DatasetFormatError(UserError, ValueError):
-    """A prepared folder whose annotation file does not hold together."""
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DatasetFormatError(f"{path}: not valid JSON ({error}); prepare the dataset again") from None
+        raise DatasetError(f"{path}: not valid JSON ({error}); prepare the dataset again") from None
     lists = data if isinstance(data, dict) else {}
     absent = [key for key in ("images", "annotations", "categories") if not isinstance(lists.get(key), list)]
     if absent:
-        raise DatasetFormatError(f"{path}: expected COCO detection JSON, but it has no list {absent}")
+        raise DatasetError(f"{path}: expected COCO detection JSON, but it has no list {absent}")
     return data
 
 
@@ -224,8 +220,8 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
         and besides Detectron2's keys ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
 
     Raises:
-        ClinicalSchemaError, ClinicalValueError: no schema, or a row that it does not allow.
-        DatasetFormatError: keys that are absent, ids that do not match, or boxes without area in their image.
+        DatasetError: no schema, a row that it does not allow, keys that are absent, ids that do not match, or boxes
+            without area in their image.
     """
     path = Path(json_file)
     return _records(_read_json(path), path, Path(image_root), Path(schema_file))
@@ -237,10 +233,10 @@ def _records(data: dict[str, Any], path: Path, image_root: Path, schema_file: Pa
         _check_keys(data[key], kind, path)
     contiguous = {c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}
     if len(contiguous) != len(data["categories"]):
-        raise DatasetFormatError(f"{path}: two categories have the same id")
+        raise DatasetError(f"{path}: two categories have the same id")
     images = {image["id"]: image for image in data["images"]}
     if len(images) != len(data["images"]):
-        raise DatasetFormatError(f"{path}: two images have the same id")
+        raise DatasetError(f"{path}: two images have the same id")
     for image in images.values():
         _check_size(image, path)
     annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
@@ -263,13 +259,13 @@ def _check_keys(entries: list[Any], kind: str, path: Path) -> None:
         absent = [k for k in _REQUIRED_KEYS[kind] if not isinstance(entry, dict) or entry.get(k) in (None, "")]
         if absent:
             name = (entry.get("file_name") or entry.get("id")) if isinstance(entry, dict) else None
-            raise DatasetFormatError(f"{path}: {kind} {number if name is None else name} has no {', '.join(absent)}")
+            raise DatasetError(f"{path}: {kind} {number if name is None else name} has no {', '.join(absent)}")
 
 
 def _check_size(image: dict[str, Any], path: Path) -> None:
     size = (image["width"], image["height"])
     if not all(map(_is_number, size)) or min(size) <= 0:
-        raise DatasetFormatError(f"{path}: image {image['file_name']}: {size} is not a width and height in pixels")
+        raise DatasetError(f"{path}: image {image['file_name']}: {size} is not a width and height in pixels")
 
 
 def _image_record(
@@ -292,15 +288,15 @@ def _check_annotation(
 ) -> None:
     where = f"{path}: annotation {annotation.get('id')}"
     if annotation["image_id"] not in images:
-        raise DatasetFormatError(f"{where}: image_id {annotation['image_id']} is not among the images")
+        raise DatasetError(f"{where}: image_id {annotation['image_id']} is not among the images")
     if annotation["category_id"] not in categories:
-        raise DatasetFormatError(f"{where}: category_id {annotation['category_id']} is not among the categories")
+        raise DatasetError(f"{where}: category_id {annotation['category_id']} is not among the categories")
     image, box = images[annotation["image_id"]], annotation["bbox"]
     where += f" of image {image['file_name']}"
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or not (box[2] > 0 and box[3] > 0):
-        raise DatasetFormatError(f"{where}: bbox {box} is not [x, y, width, height] with positive size")
+        raise DatasetError(f"{where}: bbox {box} is not [x, y, width, height] with positive size")
     if box[0] >= image["width"] or box[1] >= image["height"] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
-        raise DatasetFormatError(f"{where}: bbox {box} lies outside the {image['width']} × {image['height']} image")
+        raise DatasetError(f"{where}: bbox {box} lies outside the {image['width']} × {image['height']} image")
 
 
 def _is_number(value: Any) -> bool:

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError
 
 Record = Mapping[str, Any]
-
-
-class RowDependenceError(UserError, ValueError):
-    """Records whose rows cannot be exchanged or taken away."""
 
 
 def clinical_column_names(records: Sequence[Record]) -> list[str]:
@@ -37,16 +33,14 @@ def permute_rows(
         New records; the given ones are not changed.
 
     Raises:
-        RowDependenceError: fewer than two patients, or a column that no record has.
+        DatasetError: fewer than two patients, or a column that no record has.
     """
     columns = _checked(records, columns)
     images_of: dict[Any, list[int]] = {}
     for i, record in enumerate(records):
         images_of.setdefault(record.get("patient_id", ("image", record.get("image_id", i))), []).append(i)
     if len(images_of) < 2:
-        raise RowDependenceError(
-            f"rows can be exchanged between two patients at least; the records have {len(images_of)}"
-        )
+        raise DatasetError(f"rows can be exchanged between two patients at least; the records have {len(images_of)}")
     patients = list(images_of)
     circle = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     out = [dict(record) for record in records]
@@ -84,5 +78,5 @@ def _checked(records: Sequence[Record], columns: Sequence[str] | None) -> list[s
     known = clinical_column_names(records)
     unknown = sorted(set(columns or ()) - set(known))
     if unknown:
-        raise RowDependenceError(f"no record has the clinical column(s) {unknown}; there are {known}")
+        raise DatasetError(f"no record has the clinical column(s) {unknown}; there are {known}")
     return known if columns is None else list(columns)

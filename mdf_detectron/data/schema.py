@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError
 
 MISSING_CATEGORY = -1
 """Code of a missing categorical value in :attr:`ClinicalRow.categorical`."""
@@ -33,14 +33,6 @@ SCHEMA_FILE_NAME = "clinical_schema.yaml"
 
 
 _KINDS = ("numeric", "categorical")
-
-
-class ClinicalSchemaError(UserError, ValueError):
-    """A schema that cannot be read, or two schemas that should be equal and are not."""
-
-
-class ClinicalValueError(UserError, ValueError):
-    """A value that the schema does not allow; the message names the record, the column and the rule."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +58,14 @@ class ClinicalColumn:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise ClinicalSchemaError(f"column '{self.name}': kind '{self.kind}' is not one of {_KINDS}")
+            raise DatasetError(f"column '{self.name}': kind '{self.kind}' is not one of {_KINDS}")
         if self.kind == "categorical" and len(set(self.vocabulary)) != max(len(self.vocabulary), 1):
-            raise ClinicalSchemaError(
+            raise DatasetError(
                 f"column '{self.name}': a categorical column needs a vocabulary of distinct values, "
                 f"got {list(self.vocabulary)}"
             )
         if self.kind == "numeric" and not self.minimum <= self.maximum:
-            raise ClinicalSchemaError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
+            raise DatasetError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
 
     def parse(self, value: Any, where: str) -> float | int:
         """Number of a raw value: a float (NaN where missing) or a vocabulary index (-1 where missing)."""
@@ -81,16 +73,16 @@ class ClinicalColumn:
             return MISSING_CATEGORY if self.kind == "categorical" else math.nan
         if self.kind == "categorical":
             if str(value) not in self.vocabulary:
-                raise ClinicalValueError(
+                raise DatasetError(
                     f"{where}: column '{self.name}' is {value!r}; the schema allows {list(self.vocabulary)} or null"
                 )
             return self.vocabulary.index(str(value))
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise ClinicalValueError(f"{where}: column '{self.name}' is {value!r}, not a number or null") from None
+            raise DatasetError(f"{where}: column '{self.name}' is {value!r}, not a number or null") from None
         if not (self.minimum <= number <= self.maximum and math.isfinite(number)):
-            raise ClinicalValueError(
+            raise DatasetError(
                 f"{where}: column '{self.name}' is {number:g}, outside its legal range "
                 f"[{self.minimum:g}, {self.maximum:g}] {self.unit}".rstrip()
                 + "; correct the value or set it to null"
@@ -129,7 +121,7 @@ class ClinicalSchema:
         names = [c.name for c in self.columns]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:
-            raise ClinicalSchemaError(f"columns named twice: {doubled}")
+            raise DatasetError(f"columns named twice: {doubled}")
 
     @property
     def names(self) -> list[str]:
@@ -144,10 +136,10 @@ class ClinicalSchema:
         return [c for c in self.columns if c.kind == "categorical"]
 
     def check_names(self, names: Iterable[str], where: str) -> None:
-        """Raise :class:`ClinicalValueError` if a row has a column that the schema does not know."""
+        """Raise :class:`DatasetError` if a row has a column that the schema does not know."""
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise ClinicalValueError(f"{where}: unknown clinical column(s) {unknown}; the schema has {self.names}")
+            raise DatasetError(f"{where}: unknown clinical column(s) {unknown}; the schema has {self.names}")
 
     def parse_row(self, row: Mapping[str, Any] | None, where: str) -> ClinicalRow:
         """Parse the ``clinical`` dict of a record; an absent column, or no row at all, is missing.
@@ -164,14 +156,14 @@ class ClinicalSchema:
         )
 
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
-        """The schema of the named columns, in the order named; an unknown name raises :class:`ClinicalSchemaError`."""
+        """The schema of the named columns, in the order named; an unknown name raises :class:`DatasetError`."""
         by_name = {c.name: c for c in self.columns}
         chosen = []
         for kind, names in (("numeric", numeric), ("categorical", categorical)):
             for name in names:
                 if name not in by_name or by_name[name].kind != kind:
                     known = [c.name for c in self.columns if c.kind == kind]
-                    raise ClinicalSchemaError(f"no {kind} column '{name}' in the schema; it has {known}")
+                    raise DatasetError(f"no {kind} column '{name}' in the schema; it has {known}")
                 chosen.append(by_name[name])
         return ClinicalSchema(tuple(chosen))
 
@@ -187,10 +179,10 @@ class ClinicalSchema:
                 for c in data["columns"]
             )
             return cls(columns)
-        except ClinicalSchemaError as error:
-            raise ClinicalSchemaError(f"{where}: {error}") from None
+        except DatasetError as error:
+            raise DatasetError(f"{where}: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
-            raise ClinicalSchemaError(
+            raise DatasetError(
                 f"{where}: expected 'columns', a list of {{name, kind, ...}}; could not read it: {error}"
             ) from None
 
@@ -199,16 +191,16 @@ class ClinicalSchema:
 
     @classmethod
     def load(cls, path: str | Path) -> ClinicalSchema:
-        """Read a YAML file (safe loader); a missing or broken file raises :class:`ClinicalSchemaError`."""
+        """Read a YAML file (safe loader); a missing or broken file raises :class:`DatasetError`."""
         path = Path(path)
         if not path.is_file():
-            raise ClinicalSchemaError(
+            raise DatasetError(
                 f"no clinical schema at {path}; a prepared dataset folder has one, see datasets/README.md"
             )
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ClinicalSchemaError(f"{path}: not valid YAML: {error}") from None
+            raise DatasetError(f"{path}: not valid YAML: {error}") from None
         return cls.from_dict(data, where=str(path))
 
 

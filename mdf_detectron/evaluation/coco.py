@@ -19,12 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError, ResultsError
 from mdf_detectron.fileio import read_json
-
-
-class AnnotationError(UserError, ValueError):
-    """An annotation file that cannot be scored against; the message names the entry."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,14 @@ class GroundTruth:
         """From a COCO JSON file, its content as a dict, or a ``pycocotools.coco.COCO`` object.
 
         Raises:
-            AnnotationError: unreadable or empty file, missing part, duplicated id, unknown reference, bad box.
+            DatasetError: unreadable or empty file, missing part, duplicated id, unknown reference, bad box.
         """
         if isinstance(annotations, GroundTruth):
             return annotations
         where = "annotations"
         if isinstance(annotations, (str, Path)):
             where = str(annotations)
-            annotations = read_json(annotations, AnnotationError)
+            annotations = read_json(annotations, DatasetError)
         elif not isinstance(annotations, Mapping):
             annotations = annotations.dataset
         return _from_dict(annotations, where)
@@ -82,23 +78,23 @@ class GroundTruth:
         """(I,) float64: 1 for the images named, 0 for the others.
 
         Raises:
-            AnnotationError: an id that no image has.
+            DatasetError: an id that no image has.
         """
         index = {image_id: i for i, image_id in enumerate(self.image_ids)}
         weights = np.zeros(self.num_images)
         for image_id in image_ids:
             if image_id not in index:
-                raise AnnotationError(f"image id {image_id!r} is not in the annotations")
+                raise DatasetError(f"image id {image_id!r} is not in the annotations")
             weights[index[image_id]] = 1.0
         return weights
 
 
 def _from_dict(data: Mapping[str, Any], where: str) -> GroundTruth:
     if not isinstance(data, Mapping):
-        raise AnnotationError(f"{where}: expected a COCO annotation object, got a {type(data).__name__}")
+        raise DatasetError(f"{where}: expected a COCO annotation object, got a {type(data).__name__}")
     for part in ("images", "annotations", "categories"):
         if not isinstance(data.get(part), list):
-            raise AnnotationError(f"{where}: no '{part}' list; this is not a COCO annotation file")
+            raise DatasetError(f"{where}: no '{part}' list; this is not a COCO annotation file")
     images = _sorted_by_id(data["images"], where, "image")
     categories = _sorted_by_id(data["categories"], where, "category")
     image_index = {image["id"]: i for i, image in enumerate(images)}
@@ -127,10 +123,10 @@ def _from_dict(data: Mapping[str, Any], where: str) -> GroundTruth:
 def _sorted_by_id(entries: list[dict], where: str, kind: str) -> list[dict]:
     for i, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or "id" not in entry:
-            raise AnnotationError(f"{where}: {kind} entry {i} has no id")
+            raise DatasetError(f"{where}: {kind} entry {i} has no id")
     doubled = [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]
     if doubled:
-        raise AnnotationError(f"{where}: {kind} id {doubled[0]!r} is there twice ({len(doubled)} such ids)")
+        raise DatasetError(f"{where}: {kind} id {doubled[0]!r} is there twice ({len(doubled)} such ids)")
     return sorted(entries, key=lambda entry: (str(type(entry["id"])), entry["id"]))
 
 
@@ -149,14 +145,14 @@ def _all_plain(regions: list, image_index: dict, class_index: dict) -> bool:
 
 def _check_region(region: Mapping[str, Any], entry: str, image_index: dict, class_index: dict) -> None:
     if not isinstance(region, Mapping) or not {"image_id", "category_id", "bbox"} <= region.keys():
-        raise AnnotationError(f"{entry}: needs image_id, category_id and bbox")
+        raise DatasetError(f"{entry}: needs image_id, category_id and bbox")
     if region["image_id"] not in image_index:
-        raise AnnotationError(f"{entry}: image_id {region['image_id']!r} is not among the images")
+        raise DatasetError(f"{entry}: image_id {region['image_id']!r} is not among the images")
     if region["category_id"] not in class_index:
-        raise AnnotationError(f"{entry}: category_id {region['category_id']!r} is not among the categories")
+        raise DatasetError(f"{entry}: category_id {region['category_id']!r} is not among the categories")
     message = box_problem(region["bbox"])
     if message:
-        raise AnnotationError(f"{entry} (image_id {region['image_id']!r}): {message}")
+        raise DatasetError(f"{entry} (image_id {region['image_id']!r}): {message}")
 
 
 def box_problem(box: Any) -> str:
@@ -172,10 +168,6 @@ def box_problem(box: Any) -> str:
     if values[2] < 0 or values[3] < 0:
         return f"bbox {values} has a negative size"
     return ""
-
-
-class PredictionError(UserError, ValueError):
-    """Predictions that cannot be scored; the message names the entry."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +195,7 @@ class Detections:
         """From a results file or its content.
 
         Raises:
-            PredictionError: unreadable or empty file, no list, a missing key, an unknown image or category,
+            ResultsError: unreadable or empty file, no list, a missing key, an unknown image or category,
                 a score or box that is not finite, a negative size.
         """
         if isinstance(predictions, Detections):
@@ -211,9 +203,9 @@ class Detections:
         where = "predictions"
         if isinstance(predictions, (str, Path)):
             where = str(predictions)
-            predictions = read_json(predictions, PredictionError)
+            predictions = read_json(predictions, ResultsError)
         if not isinstance(predictions, list):
-            raise PredictionError(f"{where}: expected a list of COCO results, got a {type(predictions).__name__}")
+            raise ResultsError(f"{where}: expected a list of COCO results, got a {type(predictions).__name__}")
         return _from_list(predictions, ground_truth, where)
 
 
@@ -258,10 +250,10 @@ def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarr
 def _check_entries(results: list, images: dict, classes: dict, where: str) -> None:
     for i, result in enumerate(results):
         if not isinstance(result, Mapping):
-            raise PredictionError(f"{where}[{i}]: expected an object, got a {type(result).__name__}")
+            raise ResultsError(f"{where}[{i}]: expected an object, got a {type(result).__name__}")
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
         if missing or not ("bbox" in result or "segmentation" in result):
-            raise PredictionError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
+            raise ResultsError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
     _check_known(results, "image_id", images, where)
     _check_known(results, "category_id", classes, where)
 
@@ -269,13 +261,13 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
 def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:
     unknown = [i for i, r in enumerate(results) if not _hashable(r[key]) or r[key] not in known]
     if unknown and len(unknown) == len(results):
-        raise PredictionError(
+        raise ResultsError(
             f"{where}: not one {key} is in the annotations (the first is {results[0][key]!r}); "
             "these are results of another dataset"
         )
     if unknown:
         i = unknown[0]
-        raise PredictionError(
+        raise ResultsError(
             f"{where}[{i}]: {key} {results[i][key]!r} is not in the annotations ({len(unknown)} such entries)"
         )
 
@@ -295,7 +287,7 @@ def _boxes(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
         good = False
     if not good:
         i, message = next((i, m) for i, m in enumerate(map(box_problem, boxes)) if m)
-        raise PredictionError(f"{where}[{i}] (image_id {results[i]['image_id']!r}): {message}")
+        raise ResultsError(f"{where}[{i}] (image_id {results[i]['image_id']!r}): {message}")
     return array
 
 
@@ -314,7 +306,5 @@ def _scores(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
     for i, result in enumerate(results):
         score = result["score"]
         if not isinstance(score, (int, float, np.floating, np.integer)) or not np.isfinite(score):
-            raise PredictionError(
-                f"{where}[{i}] (image_id {result['image_id']!r}): score {score!r} is no finite number"
-            )
+            raise ResultsError(f"{where}[{i}] (image_id {result['image_id']!r}): score {score!r} is no finite number")
     return np.array([r["score"] for r in results], dtype=np.float64)

@@ -15,7 +15,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from mdf_detectron.evaluation.coco import AnnotationError, GroundTruth
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
 from mdf_detectron.evaluation.metrics import evaluate_coco
 from mdf_detectron.fileio import write_json
@@ -25,17 +26,17 @@ def annotation_file(dataset_name: str) -> Path:
     """COCO JSON file of a registered dataset.
 
     Raises:
-        AnnotationError: a dataset that is not registered, or not from a COCO JSON file.
-        DatasetNotPreparedError: a known dataset that is not there yet; the message says how to prepare it.
+        DatasetError: a dataset that is not registered, or not from a COCO JSON file.
+        DatasetError: a known dataset that is not there yet; the message says how to prepare it.
     """
     known = dataset_name in DatasetCatalog.list()
     if not known and dataset_name not in MetadataCatalog.list():
-        raise AnnotationError(f"dataset '{dataset_name}' is not registered; registered are {_some_names()}")
+        raise DatasetError(f"dataset '{dataset_name}' is not registered; registered are {_some_names()}")
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if json_file and known and not Path(json_file).is_file():
         DatasetCatalog.get(dataset_name)
     if not json_file:
-        raise AnnotationError(
+        raise DatasetError(
             f"dataset '{dataset_name}' has no json_file in its metadata; register it from a COCO JSON file"
         )
     return Path(json_file)
@@ -81,7 +82,7 @@ class CXREvaluator(DatasetEvaluator):
             image_ids: score these images only (by default the whole dataset).
 
         Raises:
-            AnnotationError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
+            DatasetError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
         """
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None

@@ -195,7 +195,7 @@ def evaluate_coco(
         table → metric → value times 100, as in this module's text.
 
     Raises:
-        AnnotationError, PredictionError: input that cannot be scored; the message names the entry.
+        DatasetError, ResultsError: input that cannot be scored; the message names the entry.
     """
     ground_truth = GroundTruth.load(annotations)
     detections = Detections.load(predictions, ground_truth)

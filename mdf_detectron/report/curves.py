@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.record_dependence import RowDependence
 from mdf_detectron.report.charts import WIDTH
 
 Series = dict[str, tuple[list[float], list[float]]]
-
-
-class TrainingLogError(UserError, ValueError):
-    """A training log that cannot be drawn."""
 
 
 def read_series(path: str | Path) -> Series:
@@ -27,12 +23,12 @@ def read_series(path: str | Path) -> Series:
         name → (iterations, values), of all finite numbers.
 
     Raises:
-        TrainingLogError: unreadable, a line that is no JSON object, or nothing in it.
+        ResultsError: unreadable, a line that is no JSON object, or nothing in it.
     """
     try:
         lines = Path(path).read_text().splitlines()
     except OSError as cause:
-        raise TrainingLogError(f"{path}: cannot be read ({cause.strerror})") from None
+        raise ResultsError(f"{path}: cannot be read ({cause.strerror})") from None
     series: Series = {}
     for n, line in enumerate(lines, start=1):
         if not line.strip():
@@ -41,14 +37,14 @@ def read_series(path: str | Path) -> Series:
             entry = json.loads(line)
             iteration = float(entry["iteration"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise TrainingLogError(f"{path}: line {n} is no JSON object with an iteration") from None
+            raise ResultsError(f"{path}: line {n} is no JSON object with an iteration") from None
         for name, value in entry.items():
             if name != "iteration" and isinstance(value, (int, float)) and value == value:
                 iterations, values = series.setdefault(name, ([], []))
                 iterations.append(iteration)
                 values.append(float(value))
     if not series:
-        raise TrainingLogError(f"{path}: holds no training curve")
+        raise ResultsError(f"{path}: holds no training curve")
     return series
 
 

@@ -9,32 +9,28 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.statistics import difference_over_seeds, flat_metrics, mean_over_seeds
 from mdf_detectron.fileio import read_json
 from mdf_detectron.report.charts import COLORS, WIDTH
 from mdf_detectron.report.tables import Table
 
 
-class SeedResultsError(UserError, ValueError):
-    """Results of several seeds that cannot be put together; the message names the file."""
-
-
 def read_runs(files: Sequence[Path]) -> list[dict[str, float]]:
     """ "table/metric" → value of each results file.
 
     Raises:
-        SeedResultsError: a file without metrics, or given twice.
+        ResultsError: a file without metrics, or given twice.
     """
     doubled = [str(f) for i, f in enumerate(files) if f.resolve() in [g.resolve() for g in files[:i]]]
     if doubled:
-        raise SeedResultsError(f"{doubled[0]} is given twice; every seed has a results file of its own")
+        raise ResultsError(f"{doubled[0]} is given twice; every seed has a results file of its own")
     runs = []
     for path in files:
-        data = read_json(path, SeedResultsError)
+        data = read_json(path, ResultsError)
         metrics = flat_metrics(data) if isinstance(data, dict) else {}
         if not metrics:
-            raise SeedResultsError(
+            raise ResultsError(
                 f"{path}: holds no metrics by table; name results.json of a training or metrics.json of "
                 "tools/evaluate.py"
             )
@@ -53,12 +49,12 @@ def summarize_seeds(models: dict[str, list[dict[str, float]]]) -> dict[str, Any]
         runs have, "differences": {metric: difference_over_seeds} (of two models, second minus first)}``.
 
     Raises:
-        SeedResultsError: no metric is in all runs.
+        ResultsError: no metric is in all runs.
     """
     every = [run for runs in models.values() for run in runs]
     shared = [name for name in every[0] if all(name in run for run in every)]
     if not shared:
-        raise SeedResultsError("no metric is defined in all of the results; are they of the same dataset?")
+        raise ResultsError("no metric is defined in all of the results; are they of the same dataset?")
     out: dict[str, Any] = {
         "models": {
             model: {

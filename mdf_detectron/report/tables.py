@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from mdf_detectron.evaluation.summary import ALL
+from mdf_detectron.fileio import csv_table, markdown_table
 
 TABLE_TITLES = {
     "bbox_iobb": "boxes by IoBB",
@@ -28,15 +27,10 @@ class Table:
     note: str = ""
 
     def to_csv(self) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
-        return text.getvalue()
+        return csv_table(self.header, self.rows)
 
     def to_markdown(self) -> str:
-        lines = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [self.header, *self.rows]
-        ]
-        return "\n".join([lines[0], "|" + "---|" * len(self.header), *lines[1:]])
+        return markdown_table(self.header, self.rows).rstrip("\n")
 
 
 def build_tables(evaluation: dict[str, Any]) -> list[Table]:

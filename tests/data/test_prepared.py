@@ -11,14 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdf_detectron.data.catalog import register_all, register_prepared_folder
-from mdf_detectron.data.prepared import DatasetFormatError, Flow, load_records, staged_folder
-from mdf_detectron.data.schema import (
-    ClinicalColumn,
-    ClinicalSchema,
-    ClinicalSchemaError,
-    ClinicalValueError,
-)
+from mdf_detectron.data.prepared import Flow, load_records, staged_folder
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
+from mdf_detectron.errors import DatasetError
 
 SCHEMA = ClinicalSchema(
     (ClinicalColumn("age", "numeric", "years", 0, 120), ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
@@ -46,17 +42,17 @@ def test_schema_round_trip_and_parsing(tmp_path):
     ],
 )
 def test_values_that_the_schema_refuses(row, message):
-    with pytest.raises(ClinicalValueError, match=message):
+    with pytest.raises(DatasetError, match=message):
         SCHEMA.parse_row(row, "here")
 
 
 def test_bad_schemas(tmp_path):
-    with pytest.raises(ClinicalSchemaError, match="no clinical schema at"):
+    with pytest.raises(DatasetError, match="no clinical schema at"):
         ClinicalSchema.load(tmp_path / "absent.yaml")
     (tmp_path / "s.yaml").write_text("columns: [{name: age, kind: number}]")
-    with pytest.raises(ClinicalSchemaError, match="s.yaml: column 'age': kind 'number'"):
+    with pytest.raises(DatasetError, match="s.yaml: column 'age': kind 'number'"):
         ClinicalSchema.load(tmp_path / "s.yaml")
-    with pytest.raises(ClinicalSchemaError, match="named twice"):
+    with pytest.raises(DatasetError, match="named twice"):
         ClinicalSchema((SCHEMA.columns[0], SCHEMA.columns[0]))
 
 
@@ -172,13 +168,13 @@ def test_registered_records(tiny_folder):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda d: d["images"][3]["clinical"].update(age=500), ClinicalValueError, "train_3.png: column 'age' is 500"),
-        (lambda d: d["images"][3]["clinical"].update(x=1), ClinicalValueError, "unknown clinical column"),
-        (lambda d: d["images"][3].update(id=d["images"][2]["id"]), DatasetFormatError, "two images have the same id"),
-        (lambda d: d["annotations"][0].update(category_id=9), DatasetFormatError, "category_id 9"),
-        (lambda d: d["annotations"][0].update(image_id=999), DatasetFormatError, "image_id 999"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, 5]), DatasetFormatError, "positive size"),
-        (lambda d: d.pop("categories"), DatasetFormatError, "no list"),
+        (lambda d: d["images"][3]["clinical"].update(age=500), DatasetError, "train_3.png: column 'age' is 500"),
+        (lambda d: d["images"][3]["clinical"].update(x=1), DatasetError, "unknown clinical column"),
+        (lambda d: d["images"][3].update(id=d["images"][2]["id"]), DatasetError, "two images have the same id"),
+        (lambda d: d["annotations"][0].update(category_id=9), DatasetError, "category_id 9"),
+        (lambda d: d["annotations"][0].update(image_id=999), DatasetError, "image_id 999"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, 5]), DatasetError, "positive size"),
+        (lambda d: d.pop("categories"), DatasetError, "no list"),
     ],
 )
 def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, error, message):

@@ -10,10 +10,10 @@ from detectron2.modeling import build_model
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_loader, train_part
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
-from mdf_detectron.engine.hooks.losses import TrainingDivergedError, mean_losses
+from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.engine.hooks.validation import ValidationHistory
 from mdf_detectron.engine.trainer import MultimodalTrainer, fit_clinical_statistics
-from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.errors import CheckpointError, ConfigError, TrainingDivergedError
 
 # Four images: of fewer rows the clinical branch gets gradients that are rounding alone, and no two runs are alike.
 TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from mdf_detectron.data.catalog import DatasetNotPreparedError, register_prepared_folder
+from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
-from mdf_detectron.errors import CheckpointError, ConfigError, ImageReadError
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
@@ -157,7 +157,7 @@ def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path
     finally:
         image.with_suffix(".away").rename(image)
     register_prepared_folder(tmp_path / "mimic_eye", "mimic_eye")
-    with pytest.raises(DatasetNotPreparedError, match="to prepare it, get PhysioNet's files .*prepare_mimic_eye.py"):
+    with pytest.raises(DatasetError, match="to prepare it, get PhysioNet's files .*prepare_mimic_eye.py"):
         check_datasets(tiny_config(), ("mimic_eye_train",))
 
 

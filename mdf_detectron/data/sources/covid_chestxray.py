@@ -29,7 +29,7 @@ from mdf_detectron.data.prepared import (
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.splits import train_val_test
-from mdf_detectron.errors import ImageReadError, UserError
+from mdf_detectron.errors import ImageReadError, SourceDataError
 
 METADATA_FILE = "metadata.csv"
 
@@ -40,20 +40,16 @@ ANNOTATION_FILE = "annotations/imageannotation_ai_lung_bounding_boxes.json"
 SOURCE = "https://github.com/ieee8023/covid-chestxray-dataset"
 
 
-class CovidSourceError(UserError, ValueError):
-    """A source file that is absent or cannot be read; the message names it and where it comes from."""
-
-
 def signatures(root: Path) -> dict[str, str]:
     """SHA-256 of the two source files and of the images' names and sizes: another one means other sources.
 
     Raises:
-        CovidSourceError: a source file is absent.
+        SourceDataError: a source file is absent.
     """
     digests = {}
     for name in (METADATA_FILE, ANNOTATION_FILE):
         if not (root / name).is_file():
-            raise CovidSourceError(f"no {root / name}; --root is a copy of {SOURCE}, which has it")
+            raise SourceDataError(f"no {root / name}; --root is a copy of {SOURCE}, which has it")
         digests[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
     files = sorted((p.name, p.stat().st_size) for p in (root / "images").glob("*") if p.is_file())
     digests["images"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
@@ -67,15 +63,15 @@ def read_table(path: Path, columns: Sequence[str], flow: Flow) -> pd.DataFrame:
         columns: clinical columns that it must have.
 
     Raises:
-        CovidSourceError: not a CSV, or a column is absent.
+        SourceDataError: not a CSV, or a column is absent.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise CovidSourceError(f"{path}: not a CSV table ({error}); download it again") from None
+        raise SourceDataError(f"{path}: not a CSV table ({error}); download it again") from None
     absent = sorted({"patientid", "filename", "view", "modality", *columns} - set(table.columns))
     if absent:
-        raise CovidSourceError(f"{path}: no column {absent}; it has {list(table.columns)}")
+        raise SourceDataError(f"{path}: no column {absent}; it has {list(table.columns)}")
     unique = table.drop_duplicates("filename")
     flow.add("rows of metadata.csv", len(table), len(unique), {"second row of a file": len(table) - len(unique)})
     return unique.set_index("filename")
@@ -85,7 +81,7 @@ def read_lung_boxes(path: Path) -> dict[str, Any]:
     """``images`` and ``annotations`` of the COCO file, and ``names`` (category id → name).
 
     Raises:
-        CovidSourceError: not COCO JSON, an id twice, or a file name that leads out of the images folder.
+        SourceDataError: not COCO JSON, an id twice, or a file name that leads out of the images folder.
     """
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
@@ -93,17 +89,17 @@ def read_lung_boxes(path: Path) -> dict[str, Any]:
         files = [(image["id"], image["file_name"]) for image in coco["images"]]
         [annotation["image_id"] for annotation in coco["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise CovidSourceError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
+        raise SourceDataError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
     ids = pd.Series([i for i, _ in files], dtype=object)
     if ids.duplicated().any():
-        raise CovidSourceError(f"{path}: image id {ids[ids.duplicated()].iloc[0]!r} occurs twice; ids must be unique")
+        raise SourceDataError(f"{path}: image id {ids[ids.duplicated()].iloc[0]!r} occurs twice; ids must be unique")
     for _, name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise CovidSourceError(f"{path}: file_name {name!r} leads out of the images folder")
+            raise SourceDataError(f"{path}: file_name {name!r} leads out of the images folder")
     return {"images": coco["images"], "annotations": coco["annotations"], "names": names}
 
 
-__all__ = ["CLASSES", "CovidSourceError", "covid_clinical_schema", "prepare_covid"]
+__all__ = ["CLASSES", "covid_clinical_schema", "prepare_covid"]
 
 
 CLASSES = ("Right Lung", "Left Lung")
@@ -143,7 +139,7 @@ def prepare_covid(
         on_error: "stop" at an unreadable image, or "skip" and count it.
 
     Raises:
-        CovidSourceError: a source file is absent or lacks a column.
+        SourceDataError: a source file is absent or lacks a column.
         ImageReadError: an image cannot be read (with ``on_error="stop"``).
     """
     root = Path(root).resolve()

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import TrainingDivergedError
 
 _GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
 """Parts whose ``training`` flag decides between losses and predictions."""
@@ -70,10 +70,6 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -
     total = sum(count for _, count in gathered)
     names = {name: None for part, _ in gathered for name in part}
     return {name: sum(part.get(name, 0.0) for part, _ in gathered) / total for name in names}
-
-
-class TrainingDivergedError(UserError, FloatingPointError):
-    """A loss that is NaN or infinite; the message names it and the batch."""
 
 
 class FiniteLosses(HookBase):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdf_detectron.data.sources.covid_chestxray import CovidSourceError, prepare_covid
-from mdf_detectron.errors import ImageReadError
+from mdf_detectron.data.sources.covid_chestxray import prepare_covid
+from mdf_detectron.errors import DatasetError, ImageReadError, SourceDataError
 
 REPOSITORY = Path(__file__).parents[3]
 HEADER = (
@@ -125,12 +125,12 @@ def test_an_unreadable_image_stops_or_is_counted(tmp_path):
 
 
 def test_bad_sources_are_one_clear_message(tmp_path):
-    with pytest.raises(CovidSourceError, match="no .*metadata.csv; --root is a copy of"):
+    with pytest.raises(SourceDataError, match="no .*metadata.csv; --root is a copy of"):
         prepare_covid(tmp_path, tmp_path / "out")
     root = make_tree(tmp_path / "raw")
     text = (root / "metadata.csv").read_text()
     (root / "metadata.csv").write_text(text.replace("temperature", "temp"))
-    with pytest.raises(CovidSourceError, match=r"no column \['temperature'\]"):
+    with pytest.raises(SourceDataError, match=r"no column \['temperature'\]"):
         prepare_covid(root, tmp_path / "out")
     command = [sys.executable, str(REPOSITORY / "datasets" / "prepare_covid_chestxray.py")]
     result = subprocess.run([*command, "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
@@ -156,7 +156,7 @@ def change_boxes(root, change):
 def test_contradictory_boxes_are_refused(tmp_path, change, message):
     root = make_tree(tmp_path / "raw")
     change_boxes(root, change)
-    with pytest.raises(CovidSourceError, match=message):
+    with pytest.raises(SourceDataError, match=message):
         prepare_covid(root, tmp_path / "out")
 
 
@@ -179,7 +179,7 @@ def test_entries_without_numbers_and_doubled_rows_are_counted(tmp_path):
 def test_an_empty_table_is_named(tmp_path):
     root = make_tree(tmp_path / "raw")
     (root / "metadata.csv").write_text("")
-    with pytest.raises(CovidSourceError, match="metadata.csv: not a CSV table"):
+    with pytest.raises(SourceDataError, match="metadata.csv: not a CSV table"):
         prepare_covid(root, tmp_path / "out")
 
 
@@ -195,6 +195,6 @@ def test_another_folder_is_never_replaced(tmp_path):
     root, out = make_tree(tmp_path / "raw"), tmp_path / "home"
     out.mkdir()
     (out / "thesis.txt").write_text("work")
-    with pytest.raises(FileExistsError, match="not a prepared dataset folder"):
+    with pytest.raises(DatasetError, match="not a prepared dataset folder"):
         prepare_covid(root, out)
     assert (out / "thesis.txt").read_text() == "work"

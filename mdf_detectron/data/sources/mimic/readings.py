@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mdf_detectron.data.prepared import Flow
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MERGED_LABELS
 from mdf_detectron.data.sources.mimic.source_table import OTHER_LENGTH, UNUSABLE_FILE, Problems, check_columns
 from mdf_detectron.errors import SourceDataError
+from mdf_detectron.fileio import read_csv
 
 ELLIPSE_FILE = "anomaly_location_ellipses.csv"
 
@@ -189,21 +190,20 @@ def _ellipse(row: dict[str | None, Any]) -> tuple[float, list[float], list[str]]
 
 def _read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict]]:
     """(line, row) of a small CSV; :class:`SourceDataError` where it cannot be read or a needed column is absent."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return list(_numbered(path, csv.DictReader(file), needed))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceDataError(f"{path}: cannot be read as a CSV table ({error}); download it again") from None
+    rows = read_csv(path, SourceDataError)
+    _, header = next(rows, (1, []))
+    check_columns(path, header, needed)
+    return [(line, _by_name(header, row)) for line, row in rows]
 
 
-def _numbered(path: Path, reader: csv.DictReader, needed: Sequence[str]) -> Iterator[tuple[int, dict]]:
-    check_columns(path, reader.fieldnames or [], needed)
-    for row in reader:
-        yield reader.line_num, row
+def _by_name(header: list[str], row: list[str]) -> dict[str | None, Any]:
+    """Map columns to values; further values are under None, absent ones are None (as ``csv.DictReader`` does)."""
+    named: dict[str | None, Any] = dict(zip_longest(header, row[: len(header)]))
+    return {**named, None: row[len(header) :]} if len(row) > len(header) else named
 
 
 def _require_length(row: dict[str | None, Any]) -> None:
-    """DictReader puts further cells under None, and None in the place of absent ones."""
+    """Raise where :func:`_by_name` found too many values or too few."""
     if None in row or None in row.values():
         header = len(row) - (None in row)
         cells = header + len(row[None]) if None in row else header - sum(v is None for v in row.values())

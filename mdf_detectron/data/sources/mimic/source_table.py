@@ -6,8 +6,6 @@ A broken row is named by file, line and value; it stops the preparation or is le
 
 from __future__ import annotations
 
-import csv
-import gzip
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
 from mdf_detectron.errors import SourceDataError
+from mdf_detectron.fileio import read_csv
 
 LISTED = 20
 """Messages of one kind that the report lists; further ones are counted only."""
@@ -153,11 +152,11 @@ class SourceTable:
 
 
 def _read_file(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    header, lines, ragged = _scan(path)
+    check_columns(path, header, columns)
     try:
-        header, lines, ragged = _scan(path)
-        check_columns(path, header, columns)
         table = pd.read_csv(path, usecols=list(columns), index_col=False, low_memory=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise SourceDataError(f"{path}: cannot be read as a CSV table ({error}); download it again") from None
     if len(table) != len(lines):
         raise SourceDataError(f"{path}: cannot be read as a CSV table (a quote that does not end, or a line of blanks);"
@@ -171,16 +170,13 @@ def _scan(path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
     The fast parser pads short rows and cuts long ones without a word, so that a lost or an unquoted comma would shift
     values.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        lines, ragged = [], {}
-        for row in reader:
-            if row:
-                if len(row) != len(header):
-                    ragged[len(lines)] = f"{len(row)} cells, the header has {len(header)}"
-                lines.append(reader.line_num)
+    rows = read_csv(path, SourceDataError)
+    _, header = next(rows, (1, []))
+    lines, ragged = [], {}
+    for line, row in rows:
+        if len(row) != len(header):
+            ragged[len(lines)] = f"{len(row)} cells, the header has {len(header)}"
+        lines.append(line)
     return header, np.array(lines, dtype=np.int64), ragged
 
 
