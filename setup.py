@@ -35,6 +35,18 @@ setup(
         "PyYAML>=6",
         "jinja2>=3.1",
         "tqdm>=4.66",
+        "ImageHash>=4.3",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"]},
+    extras_require={
+        "dicom": [
+            "pydicom>=3.0",
+            "pylibjpeg>=2.0",
+            "pylibjpeg-libjpeg>=2.2",
+            "pylibjpeg-openjpeg>=2.3",
+            "pylibjpeg-rle>=2.0",
+            "pyjpegls>=1.4",
+        ],
+        "tables": ["openpyxl>=3.1", "pyarrow>=16"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+    },
 )

@@ -1,49 +1,217 @@
-"""Reading radiographs of any common file type into 8-bit arrays."""
+"""From the path of a radiograph to its pixels: raster files here, DICOM in :mod:`mdf_detectron.data.dicom`."""
 
 from __future__ import annotations
 
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from mdf_detectron.data.dicom import dicom_size, is_dicom, read_dicom
+from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
 from mdf_detectron.errors import ImageReadError
+
+FULL_RANGE_KEY = "mdf_detectron:scaling"
+"""Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
+
+_READ_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
 def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
-    """Read one image file.
+    """Read one image file as the model's input.
 
     Args:
-        path: PNG, JPEG or whatever Pillow reads; gray (8 or 16 bits), palette, RGB or with alpha.
+        path: a DICOM file or whatever :func:`read_pixels` reads.
         image_format: "L", "RGB" or "BGR".
 
     Returns:
-        (H, W, C) uint8, C = 1 for "L" and else 3. 16-bit and float images are scaled from their own minimum
-        and maximum; transparent pixels lie on black.
+        (H, W, C) uint8, C = 1 for "L" and else 3.
 
     Raises:
-        ImageReadError: the file is absent, truncated or not an image.
+        ImageReadError: the file is absent, truncated, not an image, or needs more memory than there is.
     """
+    pixels, _ = read_pixels(path)
+    if image_format == "L":
+        return to_gray(pixels)[:, :, None]
+    if pixels.ndim == 2:
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    return pixels[:, :, ::-1].copy() if image_format == "BGR" else pixels
+
+
+def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+    """Read one image file upright, with bone bright, at 8 or 16 bits.
+
+    Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
+    orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are scaled
+    by :func:`~mdf_detectron.data.intensity.robust_range`.
+
+    Returns:
+        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
+
+    Raises:
+        ImageReadError: the file is absent, truncated, not an image, or needs more memory than there is.
+    """
+    path = Path(path)
+    with _one_line_errors(path):
+        return read_dicom(path, bit_depth) if is_dicom(path) else _read_raster(path, bit_depth)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Read (width, height) in upright pixels from a file's header, without decoding it.
+
+    Raises:
+        ImageReadError: the file is absent or its header cannot be read.
+    """
+    path = Path(path)
+    with _one_line_errors(path):
+        if is_dicom(path):
+            return dicom_size(path)
+        with _no_pixel_limit(), Image.open(path) as image:
+            width, height = image.size
+            sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if sideways else (width, height)
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            image.load()
-            array = _to_mode(image, "L" if image_format == "L" else "RGB")
+        yield
     except FileNotFoundError:
         raise ImageReadError(f"no image file at {path}; prepare the dataset again, see datasets/README.md") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except ImageReadError:
+        raise
+    except _READ_ERRORS as error:
         raise ImageReadError(f"cannot read image {path}: {error}; replace the file or remove it") from None
-    if image_format == "L":
-        return array[:, :, None]
-    return array[:, :, ::-1].copy() if image_format == "BGR" else array
+    except MemoryError:
+        raise ImageReadError(f"cannot read image {path}: not enough memory; reduce the image") from None
 
 
-def _to_mode(image: Image.Image, mode: str) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        low, high = values.min(), values.max()
-        image = Image.fromarray(np.round((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) luma of (H, W, 3) RGB (ITU-R 601, as Pillow), same dtype; gray pixels are returned as they are."""
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.dtype == np.uint8:
+        return np.array(Image.fromarray(pixels).convert("L"))
+    return np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(pixels.dtype)
+
+
+def write_png(path: str | Path, pixels: np.ndarray) -> None:
+    """Write (H, W) uint8 or uint16 pixels that span black to white; :func:`read_pixels` returns the same values."""
+    info = PngInfo()
+    if pixels.dtype == np.uint16:
+        info.add_text(FULL_RANGE_KEY, "full range")
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=info)
+
+
+def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+    # a file object, because Pillow maps a named TIFF into memory by its turned size, which garbles it
+    with _no_pixel_limit(), open(path, "rb") as file, Image.open(file) as image:
+        check_memory(path, *image.size)
+        notes = []
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1:
+            notes.append(f"{pages} pages: the first is read")
+        if _has_deep_color(image, path):
+            pixels, provenance = _deep_color(path, bit_depth)
+            return pixels, _with_size(provenance, pixels, notes, image.format)
+        kind = image.format or "image"
+        white_is_zero = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            notes.append("EXIF orientation applied")
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            full_range = image.info.get(FULL_RANGE_KEY) == "full range"
+            pixels, provenance = _scale(np.asarray(upright), bit_depth, white_is_zero, full_range)
+        else:
+            pixels = change_depth(_eight_bit(upright), bit_depth)
+            provenance = Provenance(kind, 0, 0, 1 if upright.mode == "1" else 8, inverted=white_is_zero)
+        return pixels, _with_size(provenance, pixels, notes, kind)
+
+
+def _with_size(done: Provenance, pixels: np.ndarray, notes: list[str], kind: str | None) -> Provenance:
+    height, width = pixels.shape[:2]
+    return Provenance(kind or "image", width, height, done.bits, done.scaling, done.low, done.high, done.inverted,
+                      (*notes, *done.notes))  # fmt: skip
+
+
+def _scale(values: np.ndarray, bit_depth: int, invert: bool, full_range: bool = False) -> tuple[np.ndarray, Provenance]:
+    """Scale samples of more than eight bits or float; pixels that are not finite become black and are named."""
+    bits = values.dtype.itemsize * 8
+    finite = np.isfinite(values)
+    notes: tuple[str, ...] = ()
+    if not finite.all():
+        bad = int(values.size - finite.sum())
+        if bad == values.size:
+            raise ValueError("none of its pixels is a finite number")
+        notes = ("pixels that are not finite numbers are black",)
+        values = np.where(finite, values, values[finite].max() if invert else values[finite].min())
+    if full_range:
+        low, high, rule = 0.0, 65535.0, "full range"
+    else:
+        low, high, rule = robust_range(values[finite])
+    pixels = quantize(values, low, high, bit_depth, invert)
+    return pixels, Provenance("", 0, 0, bits, rule, low, high, invert, notes)
+
+
+def _eight_bit(image: Image.Image) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 of any eight-bit mode; transparent pixels lie on black."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(background, image)
-    return np.array(image.convert(mode))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    pixels = np.array(image.convert("RGB"))
+    gray = pixels[:, :, 0]
+    return gray.copy() if (pixels == gray[:, :, None]).all() else pixels
+
+
+def _has_deep_color(image: Image.Image, path: Path) -> bool:
+    """Whether the file has several samples of 16 bits, of which Pillow would keep the upper eight only."""
+    if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
+        with open(path, "rb") as file:
+            return file.read(25)[24:25] == b"\x10"
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) == 16
+    return False
+
+
+def _deep_color(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ImageReadError(f"cannot read image {path}: its 16-bit color cannot be decoded; save it as 16-bit gray")
+    if decoded.ndim == 3 and decoded.shape[2] == 4:
+        decoded = np.rint(decoded[:, :, :3] * (decoded[:, :, 3:] / 65535.0)).astype(np.uint16)
+    colors = decoded[:, :, ::-1] if decoded.ndim == 3 else decoded
+    if colors.ndim == 3 and (colors == colors[:, :, :1]).all():
+        colors = colors[:, :, 0]
+    low, high, rule = robust_range(colors.reshape(-1))
+    pixels = np.ascontiguousarray(quantize(colors, low, high, bit_depth))
+    return pixels, Provenance("", 0, 0, 16, rule, low, high)
+
+
+_limit_lock, _limit_users, _limit_saved = threading.Lock(), 0, None
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's fixed limit of pixels while files are open: :func:`check_memory` knows this machine's."""
+    global _limit_users, _limit_saved
+    with _limit_lock:
+        if _limit_users == 0:
+            _limit_saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _limit_users += 1
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limit_users -= 1
+            if _limit_users == 0:
+                Image.MAX_IMAGE_PIXELS = _limit_saved

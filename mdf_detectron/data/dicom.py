@@ -1,0 +1,286 @@
+"""DICOM radiographs by pydicom: pixels as they are meant to be shown, and tags."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
+from mdf_detectron.errors import ImageReadError, SourceDataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = (".dcm", ".dicom", ".dic")
+
+_STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet: a chest as it is hung
+_LEAST_INSIDE = 0.01
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is named as DICOM or has its preamble."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+    """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+
+    Without a VOI LUT or window, more than eight bits are scaled by
+    :func:`~mdf_detectron.data.intensity.robust_range`, up to eight by their bit depth. Padding is black.
+
+    Returns:
+        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
+
+    Raises:
+        ImageReadError: no DICOM, no pixels, several frames, or pixels that cannot be decoded.
+        FileNotFoundError: no such file.
+    """
+    dataset = _open(path)
+    check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
+    pixels = _decode(path, dataset)
+    notes = _notes(dataset, pixels)
+    if pixels.ndim == 3:
+        bits = int(dataset.BitsStored)
+        scaled = change_depth(pixels, bit_depth) if bits == 8 else quantize(pixels, 0, 2**bits - 1, bit_depth)
+        return scaled, Provenance("DICOM", pixels.shape[1], pixels.shape[0], bits, notes=tuple(notes))
+    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    scaled, rule, low, high = _present(path, pixels, dataset, bit_depth, inverted, notes)
+    height, width = pixels.shape
+    bits = int(dataset.get("BitsStored") or pixels.dtype.itemsize * 8)
+    return scaled, Provenance("DICOM", width, height, bits, rule, low, high, inverted, tuple(notes))
+
+
+def dicom_size(path: Path) -> tuple[int, int]:
+    """Read (width, height) from the header of a DICOM file."""
+    dataset = _open(path, ["Rows", "Columns"])
+    if not dataset.get("Rows") or not dataset.get("Columns"):
+        raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
+    return int(dataset.Columns), int(dataset.Rows)
+
+
+def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str | None]:
+    """Read tags by keyword (``"PatientAge"``) as text; an absent or empty one is None, several values joined by "\\\\".
+
+    Raises:
+        SourceDataError: a keyword that DICOM does not have.
+        ImageReadError: no such file, or no DICOM.
+    """
+    pydicom = _pydicom()
+    unknown = [keyword for keyword in keywords if pydicom.datadict.tag_for_keyword(keyword) is None]
+    if unknown:
+        raise SourceDataError(f"DICOM has no tag {unknown}; use its keywords, such as PatientAge or AccessionNumber")
+    try:
+        dataset = _open(Path(path), list(keywords))
+    except FileNotFoundError:
+        raise ImageReadError(f"no image file at {path}") from None
+    return {keyword: _text(dataset.get(keyword)) for keyword in keywords}
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    several = isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue"
+    text = "\\".join(str(v) for v in value) if several else str(value)
+    return text.strip(" \0") or None
+
+
+def _pydicom():
+    """The optional package, imported where it is needed."""
+    try:
+        import pydicom
+    except ImportError:
+        raise ImageReadError("DICOM files need pydicom; run: pip install 'mdf_detectron[dicom]'") from None
+    return pydicom
+
+
+def _open(path: Path, only: list[str] | None = None) -> Dataset:
+    pydicom = _pydicom()
+    arguments = {} if only is None else {"stop_before_pixels": True, "specific_tags": only}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
+            return pydicom.dcmread(path, force=path.suffix.lower() in SUFFIXES, **arguments)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pydicom has no one base class for what a broken file raises
+        raise ImageReadError(f"cannot read image {path}: not DICOM ({_short(error)}); replace the file") from None
+
+
+def _decode(path: Path, dataset: Dataset) -> np.ndarray:
+    """Stored samples, (H, W) or (H, W, 3) RGB."""
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageReadError(f"cannot read image {path}: a DICOM file without pixels; leave it out")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageReadError(f"cannot read image {path}: {frames} frames, a radiograph has one; export the frame")
+    pydicom = _pydicom()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.asarray(dataset.pixel_array)
+            if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+                pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
+                dataset.BitsStored = pixels.dtype.itemsize * 8
+    except Exception as error:  # whatever the decoding plug-ins raise
+        syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+        name = getattr(syntax, "name", "no transfer syntax")
+        raise ImageReadError(f"cannot read image {path}: {_short(error)} ({name}); replace the file") from None
+    pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+    if pixels.shape[:2] != (int(dataset.Rows), int(dataset.Columns)):
+        raise ImageReadError(
+            f"cannot read image {path}: {pixels.shape[1]} × {pixels.shape[0]} pixels are stored, the header says "
+            f"{dataset.Columns} × {dataset.Rows}; replace the file"
+        )
+    return pixels
+
+
+def _notes(dataset: Dataset, pixels: np.ndarray) -> list[str]:
+    notes = []
+    orientation = [str(v) for v in dataset.get("PatientOrientation") or ()]
+    if orientation and orientation != _STANDARD_ORIENTATION and dataset.get("ViewPosition") in ("PA", "AP"):
+        notes.append(f"PatientOrientation is {'/'.join(orientation)}, not L/F: pixels are not turned")
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        ratio = dataset.get(keyword)
+        if ratio and len(ratio) == 2 and abs(float(ratio[0]) - float(ratio[1])) > 0.01 * float(ratio[0]):
+            notes.append(f"pixels are not square ({keyword}): the aspect is left as stored")
+            break
+    if dataset.get("BurnedInAnnotation") == "YES":
+        notes.append("burned-in annotation")
+    return notes
+
+
+def _present(
+    path: Path, pixels: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
+) -> tuple[np.ndarray, str, float, float]:
+    """Scaled pixels, the rule, and the modality values at its ends.
+
+    Integers of up to 16 bits go through a table of their values, which is many times faster than computing each pixel.
+    """
+    padding = _padding(pixels, dataset)
+    shown = pixels if padding is None else pixels[~padding]
+    if shown.size == 0:
+        notes.append("all pixels are padding")
+        return np.zeros(pixels.shape, np.uint8 if bit_depth == 8 else np.uint16), "none", 0.0, 0.0
+    if not np.issubdtype(pixels.dtype, np.integer):
+        finite = np.isfinite(shown)
+        if not finite.any():
+            raise ImageReadError(f"cannot read image {path}: none of its pixels is a finite number; remove the file")
+        if not finite.all():
+            notes.append("pixels that are not finite numbers are black")
+            padding = ~np.isfinite(pixels) if padding is None else padding | ~np.isfinite(pixels)
+        low, high, rule = robust_range(shown[finite])
+        scaled = quantize(np.nan_to_num(pixels), low, high, bit_depth, inverted)
+    else:
+        first, last = int(pixels.min()), int(pixels.max())
+        stored = np.arange(first, last + 1)
+        table, rule, low, high = _table(stored, shown, dataset, bit_depth, inverted, notes)
+        scaled = table[pixels.astype(np.int64) - first]
+    if padding is not None:
+        scaled[padding] = 0
+    return scaled, rule, low, high
+
+
+def _table(
+    stored: np.ndarray, shown: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
+) -> tuple[np.ndarray, str, float, float]:
+    """What each stored value becomes."""
+    modality = _modality(stored, dataset)
+    steps = []
+    if dataset.get("VOILUTSequence"):
+        steps.append(_voi_lut)
+    if dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
+        steps.append(_window)
+    for step in steps:
+        try:
+            values, low, high, rule = step(modality, dataset)
+        except (ValueError, NotImplementedError, TypeError, AttributeError, IndexError) as error:
+            notes.append(f"its {'VOI LUT' if step is _voi_lut else 'window'} is not usable ({_short(error)})")
+            continue
+        table = quantize(values, low, high, bit_depth, inverted)
+        if _shows_something(table[shown.astype(np.int64) - int(stored[0])], shown, bit_depth):
+            return table, rule, *_ends(modality, values, low, high)
+        notes.append(f"its {rule} shows almost nothing of it and is not used")
+    bits = int(dataset.BitsStored)
+    if bits <= 8:
+        signed = bool(dataset.get("PixelRepresentation"))
+        ends = _modality(np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1]), dataset)
+        low, high, rule = float(ends.min()), float(ends.max()), "bit depth"
+    else:
+        low, high, rule = robust_range(modality[shown.astype(np.int64) - int(stored[0])])
+    return quantize(modality, low, high, bit_depth, inverted), rule, low, high
+
+
+def _shows_something(scaled: np.ndarray, stored: np.ndarray, bit_depth: int) -> bool:
+    """Whether at least 1 % of the pixels are neither black nor white, or the image itself has only two values."""
+    inside = np.count_nonzero((scaled > 0) & (scaled < 2**bit_depth - 1))
+    return inside >= _LEAST_INSIDE * scaled.size or len(np.unique(stored[:: max(1, stored.size // 10000)])) <= 2
+
+
+def _ends(modality: np.ndarray, values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """The modality values around what is neither black nor white."""
+    inside = np.flatnonzero((values > min(low, high)) & (values < max(low, high)))
+    span = modality[[inside[0], inside[-1]]] if inside.size else modality[[0, -1]]
+    return float(span.min()), float(span.max())
+
+
+def _modality(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    if dataset.get("ModalityLUTSequence"):
+        return _lookup(stored, dataset.ModalityLUTSequence[0], dataset)[0]
+    return _pydicom().pixels.apply_modality_lut(stored, dataset)
+
+
+def _voi_lut(modality: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float, str]:
+    values, bits = _lookup(modality, dataset.VOILUTSequence[0], dataset)
+    # some files declare 16 bits for a table of 12
+    bits = min(bits, max(1, int(np.asarray(values).max()).bit_length()))
+    return values, 0.0, 2.0**bits - 1, "VOI LUT"
+
+
+def _window(modality: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float, str]:
+    apply_windowing = _pydicom().pixels.apply_windowing
+    values = apply_windowing(modality, dataset)
+    with np.errstate(over="ignore"):
+        low, high = sorted(apply_windowing(np.array([-1e12, 1e12]), dataset))
+    if not low < high:
+        raise ValueError("no range")
+    return values, float(low), float(high), "window"
+
+
+def _lookup(values: np.ndarray, item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
+    """Look values up in a LUT (PS3.3 C.11.1.1): below its first, the first entry; above its last, the last.
+
+    pydicom's own function wraps around where a table of 8-bit entries has more than 256 of them.
+    """
+    count, first, bits = (int(v) for v in item.LUTDescriptor)
+    entries = item.LUTData
+    if isinstance(entries, bytes):
+        order = "<" if getattr(dataset, "original_encoding", (None, True))[1] is not False else ">"
+        wide = len(entries) >= 2 * (count or 65536)
+        entries = np.frombuffer(entries, dtype=f"{order}u2" if wide else "u1")
+    table = np.atleast_1d(np.asarray(entries, dtype=np.int64))[: count or 65536]
+    if table.size == 0:
+        raise ValueError("an empty LUT")
+    return table[np.clip(np.asarray(values).astype(np.int64) - first, 0, table.size - 1)], bits
+
+
+def _padding(pixels: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    """(H, W) bool of padding, or None where there is none."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    inside = (pixels >= low) & (pixels <= high)
+    return inside if inside.any() else None
+
+
+def _short(error: Exception) -> str:
+    """First line of an error's text, at most 160 characters."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 160 else text[:157] + "..."
