@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,31 +12,15 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.seeded_stream import ResumableSampler, SeededByPlace, derive_seed
 from mdf_detectron.errors import ConfigError, DatasetError
-
-
-class ResumableTrainingSampler(TrainingSampler):
-    """``TrainingSampler`` that can skip what an earlier run has consumed, so that both see the same images.
-
-    Detectron2's starts its shuffled stream anew at each start of the program.
-    """
-
-    def __init__(self, size: int, seed: int):
-        super().__init__(size, shuffle=True, seed=seed)
-        self.num_consumed = 0
-
-    def skip(self, num_consumed: int) -> None:
-        """Leave out the first ``num_consumed`` images of this worker's stream; call before iterating."""
-        self.num_consumed = num_consumed
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(super().__iter__(), self.num_consumed, None)
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
@@ -104,16 +86,22 @@ def train_clinical_rows(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build_train_loader(cfg: CfgNode):
-    """Infinite shuffled loader of the train datasets; the sampler is a :class:`ResumableTrainingSampler`."""
+    """Build the infinite shuffled loader of the train datasets; its stream of images follows from the seed alone."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
     records = records_of(cfg.DATASETS.TRAIN)
     if not records:
         raise ConfigError(f"the train split {list(cfg.DATASETS.TRAIN)} has no image")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    mapped = MapDataset(
+        DatasetFromList(records, copy=False), MultimodalDatasetMapper(cfg, is_train=True, schema=schema)
+    )
+    sampler = ResumableSampler(TrainingSampler(len(records), seed=seed), comm.get_rank(), comm.get_world_size())
     return build_detection_train_loader(
-        dataset=records,
-        mapper=MultimodalDatasetMapper(cfg, is_train=True, schema=schema),
-        sampler=ResumableTrainingSampler(len(records), seed=seed),
+        dataset=SeededByPlace(mapped, seed),
+        mapper=None,
+        sampler=sampler,
+        # of its own: the loader's start would draw from the generator that the step samples with
+        generator=torch.Generator().manual_seed(derive_seed(seed, 2)),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -13,6 +14,7 @@ from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
@@ -30,6 +32,7 @@ from mdf_detectron.data.prepared import check_images
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
+from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, SeedIterations
 from mdf_detectron.engine.hooks.validation import (
     BEST_CHECKPOINT,
     HISTORY_FILE_NAME,
@@ -39,6 +42,7 @@ from mdf_detectron.engine.hooks.validation import (
     ValidationHook,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.engine.run_folder import METRICS_FILE_NAME, cut_log
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
 from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
@@ -84,12 +88,16 @@ class MultimodalTrainer(DefaultTrainer):
         self.checkpointer = MultimodalCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
         )
-        built = [FiniteLosses(), *self._clinical_diagnostics(), *super().build_hooks()]
+        seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
+        built = [*seeding, ModelRunningState(), FiniteLosses(), *self._clinical_diagnostics(), *super().build_hooks()]
         if not self.cfg.DATASETS.VAL:
             return built
-        # the test split only once, after the last iteration; validation before the writers write
+        # The test split only once, after the last iteration. Validation comes before the periodic checkpoint: a run
+        # that resumes from one would otherwise miss the validation of that iteration.
         at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
+        built[at] = hooks.EvalHook(0, self._test_and_remember)
+        before = next((i for i, hook in enumerate(built) if isinstance(hook, hooks.PeriodicCheckpointer)), at)
+        built.insert(before, self._validation_hook())
         return built
 
     def _clinical_diagnostics(self) -> list[ClinicalDiagnostics]:
@@ -143,18 +151,54 @@ class MultimodalTrainer(DefaultTrainer):
         """
         try:
             super().train()
+            if self.start_iter >= self.max_iter:  # resumed behind the last step: it was killed before its end
+                self.iter = self.max_iter - 1
+                self.checkpointer.save("model_final", iteration=self.iter)
         except EarlyStop as stop:
             self.checkpointer.save("model_final", iteration=stop.iterations - 1)
             if self.cfg.DATASETS.TEST:
                 self._test_and_remember()
         return getattr(self, "_last_eval_results", None)
 
+    def run_step(self) -> None:
+        """One step. Scripted functions (the focal loss) are run as written.
+
+        Optimized, they change from their third call on, and a resumed run would round differently.
+        """
+        with torch.jit.optimized_execution(False):
+            super().run_step()
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """As the parent's; the sampler goes on where the resumed run stopped."""
+        """As the parent's; the images and the logs go on where the resumed run stopped."""
         super().resume_or_load(resume)
-        if self.start_iter:
-            sampler = self._trainer.data_loader.dataset.sampler
-            sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH // sampler._world_size)
+        if not self.start_iter:
+            return
+        self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)
+        if comm.is_main_process():
+            cut_log(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME), self.start_iter)
+        self._purge_step = self.start_iter
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's three; TensorBoard drops what a killed run has logged behind its last checkpoint."""
+        self._purge_step: int | None = None
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME)),
+            _LateTensorBoardWriter(self.cfg.OUTPUT_DIR, lambda: self._purge_step),
+        ]
+
+
+class _LateTensorBoardWriter(TensorboardXWriter):
+    """``TensorboardXWriter`` that learns before its first write from which step on it replaces events."""
+
+    def __init__(self, log_dir: str, purge_step: Callable[[], int | None]) -> None:
+        super().__init__(log_dir)
+        self._purge_step = purge_step
+
+    def write(self) -> None:
+        self._writer_args["purge_step"] = self._purge_step()
+        super().write()
 
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:

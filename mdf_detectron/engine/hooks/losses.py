@@ -22,7 +22,7 @@ _GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
 """Parts whose ``training`` flag decides between losses and predictions."""
 
 
-_RUNNING_STATE = ("loss_normalizer",)
+RUNNING_STATE = ("loss_normalizer",)
 """Plain attributes that a model moves on with every loss it gives (RetinaNet's running number of positive anchors)."""
 
 
@@ -30,7 +30,7 @@ _RUNNING_STATE = ("loss_normalizer",)
 def giving_losses(model: nn.Module):
     """The model gives losses, while batch norm, dropout and everything else behave as at inference."""
     was_training = {module: module.training for module in model.modules()}
-    state = {key: vars(model)[key] for key in _RUNNING_STATE if key in vars(model)}
+    state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
     model.eval()
     for module in model.modules():
         if isinstance(module, _GIVE_LOSSES):

@@ -55,13 +55,19 @@ class ValidationHistory:
     def add(self, iteration: int, value: float | None) -> bool:
         """Record a validation; True if it is the best so far (an undefined value never is)."""
         value = None if value is None or not math.isfinite(value) else float(value)
+        better = self.is_better(value)
         self.entries.append({"iteration": iteration, "value": value})
-        better = value is not None and (self.best is None or self._gain(value) > self.min_delta)
         if better:
             self.best = {"iteration": iteration, "value": value}
         data = {"metric": self.metric, "best": self.best, "entries": self.entries}
         write_json(self.path, data)
         return better
+
+    def is_better(self, value: float | None) -> bool:
+        """Whether a value would be the best so far; an undefined one never is."""
+        if value is None or not math.isfinite(value):
+            return False
+        return self.best is None or self._gain(value) > self.min_delta
 
     @property
     def since_best(self) -> int:
@@ -152,8 +158,10 @@ class ValidationHook(HookBase):
             if f"val/{self._history.metric}" not in scalars:
                 known = sorted(n.removeprefix("val/") for n in scalars if n.startswith("val/"))
                 raise ConfigError(f"VALIDATION.METRIC '{self._history.metric}' is not among {known}")
-            if self._history.add(done, scalars[f"val/{self._history.metric}"]) and self._save_best:
-                self._save_best(done)
+            value = scalars[f"val/{self._history.metric}"]
+            if self._save_best and self._history.is_better(value):
+                self._save_best(done)  # before the history names it: a run killed in between saves it again
+            self._history.add(done, value)
             if best := self._history.best:
                 scalars["val/best"] = best["value"]
             scalars["val/validations_since_best"] = self._history.since_best

@@ -1,0 +1,121 @@
+"""A training that is interrupted and resumed ends with the weights, results and history of one that was not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.trainer import MultimodalTrainer
+
+TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
+        "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", (), "SOLVER.MAX_ITER", 6,
+        "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_CELL", 0.2,
+        "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "VALIDATION.METRIC", "total_loss"]  # fmt: skip
+
+
+class Interrupt(HookBase):
+    """Stop like a killed process: before a step, or behind all hooks of one."""
+
+    def __init__(self, at, behind=False):
+        self.at, self.behind = at, behind
+
+    def before_step(self):
+        if not self.behind and self.trainer.iter == self.at:
+            raise KeyboardInterrupt
+
+    def after_step(self):
+        if self.behind and self.trainer.iter == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def run(small_config, tiny_folder, tmp_path):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
+                "DATASETS.VAL", ("tiny_cxr_val",)]  # fmt: skip
+
+    def start(name, *opts, resume=False, interrupt=None, config="synthetic_cxr/mdf_net.yaml"):
+        cfg = small_config(config, *TINY, *datasets, "OUTPUT_DIR", str(tmp_path / name), *opts)
+        torch.manual_seed(0)
+        trainer = MultimodalTrainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        if interrupt:
+            trainer.register_hooks([interrupt])
+        torch.manual_seed(hash(name) % 2**31)  # whatever state the generator is left in
+        try:
+            return trainer.train()
+        except KeyboardInterrupt:
+            return None
+
+    return start
+
+
+def final(folder):
+    data = load_checkpoint_file(folder / "model_final.pth")
+    return data["model"], data["trainer"], json.loads((folder / "validation_history.json").read_text())
+
+
+def assert_same(first, second):
+    for a, b in zip(final(first)[:1], final(second)[:1], strict=True):
+        assert a.keys() == b.keys()
+        assert [n for n in a if not torch.equal(a[n], b[n])] == []
+    assert final(first)[2] == final(second)[2]
+    assert repr(final(first)[1]) == repr(final(second)[1])  # optimizer and schedule
+
+
+@pytest.mark.parametrize(
+    "interrupt", [Interrupt(3), Interrupt(4), Interrupt(5, behind=True)], ids=["step 3", "step 4", "behind the last"]
+)
+def test_interrupted_run_ends_like_the_whole_one(run, tmp_path, interrupt):
+    whole = run("whole")
+    assert run("parts", interrupt=interrupt) is None
+    assert run("parts", resume=True) == whole
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    lines = [json.loads(line)["iteration"] for line in (tmp_path / "parts" / "metrics.json").read_text().splitlines()]
+    assert lines == sorted(set(lines))
+
+
+def test_killed_between_the_last_checkpoint_and_the_final_one(run, tmp_path):
+    whole = run("whole")
+    run("parts")
+    (tmp_path / "parts" / "model_final.pth").unlink()
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000005.pth")
+    assert run("parts", resume=True) == whole
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_validation_period_and_workers_do_not_change_the_weights(run, tmp_path):
+    run("a")
+    run("b", "TEST.EVAL_PERIOD", 3)
+    run("c", "DATALOADER.NUM_WORKERS", 2)
+    weights = [final(tmp_path / name)[0] for name in "abc"]
+    for other in weights[1:]:
+        assert [n for n in other if not torch.equal(other[n], weights[0][n])] == []
+    run("d", "SEED", 2)
+    other = final(tmp_path / "d")[0]
+    assert any(not torch.equal(other[n], weights[0][n]) for n in other), "another seed is another training"
+
+
+def test_retinanet_keeps_its_loss_normalizer(run, tmp_path):
+    def start(name, **options):
+        return run(name, "MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
+                   config="mimic_eye/retinanet.yaml", **options)  # fmt: skip
+
+    start("whole")
+    start("parts", interrupt=Interrupt(4))
+    start("parts", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_best_checkpoint_of_an_interrupted_run_is_the_whole_runs(run, tmp_path):
+    run("whole")
+    run("parts", interrupt=Interrupt(3))
+    shutil.rmtree(tmp_path / "parts" / "inference")
+    run("parts", resume=True)
+    best = [load_checkpoint_file(tmp_path / name / "model_best.pth") for name in ("whole", "parts")]
+    assert best[0]["iteration"] == best[1]["iteration"]
+    assert all(torch.equal(v, best[1]["model"][n]) for n, v in best[0]["model"].items())
