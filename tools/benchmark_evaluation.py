@@ -14,9 +14,10 @@ import numpy as np
 from benchmarks.evaluation_loops import loop_ap_ar
 from benchmarks.interval_study import simulate
 
+from mdf_detectron.evaluation.average_precision import average_precision
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import COCO_THRESHOLDS, average_precision, metric_values
+from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
+from mdf_detectron.evaluation.metrics import metric_values
 from mdf_detectron.evaluation.statistics import bootstrap, patients_of
 from mdf_detectron.fileio import markdown_table, write_json
 

@@ -19,8 +19,6 @@ from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import write_figure, write_json, write_text
 from mdf_detectron.report.seeds import read_runs, seed_chart, seed_table, summarize_seeds
 
-CHARTED = ("AP50", "AR50", "AP")
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,13 +37,12 @@ def main() -> None:
         raise UserError(f"--names needs {len(groups)} different name(s), got {names}")
     summary = summarize_seeds({name: read_runs(files) for name, files in zip(names, groups, strict=True)})
     table = seed_table(summary)
-    charted = [f"{t}/{m}" for t in ("bbox_iobb", "bbox", "segm_iobb", "segm") for m in CHARTED]
     text = f"# {table.title}\n\n{table.to_markdown()}\n\n{table.note}\n\n![runs](seeds.png)\n"
     if summary["left_out"]:
         text += f"\nNot defined in all runs, so left out: {', '.join(summary['left_out'])}.\n"
     write_json(args.out / "seeds.json", summary)
     write_text(args.out / "seeds.csv", table.to_csv())
-    write_figure(args.out / "seeds.png", seed_chart(summary, charted))
+    write_figure(args.out / "seeds.png", seed_chart(summary))
     write_text(args.out / "seeds.md", text)
     print(text)
 

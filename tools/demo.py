@@ -24,8 +24,8 @@ from mdf_detectron.engine.defaults import load_config, run_tool
 from mdf_detectron.engine.inference import evaluate_with_shuffled_rows, load_model
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
-from mdf_detectron.evaluation.metrics import evaluate_coco
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.demo import draw_ap_bars, draw_films, draw_loss_curves, write_demo_report
 

@@ -20,10 +20,10 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import annotation_file
 from mdf_detectron.evaluation.froc import CRITERIA
 from mdf_detectron.evaluation.matching import AREAS
-from mdf_detectron.evaluation.summary import Protocol, compare, summarize
+from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.charts import all_charts
-from mdf_detectron.report.html import write_report
+from mdf_detectron.report.html import write_evaluation_report
 from mdf_detectron.report.tables import build_tables
 
 
@@ -39,11 +39,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
     parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
     parser.add_argument("--area", nargs="+", metavar="NAME", default=["all"],
-                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: regions that AP, AR and counts "
-                             "are about (default: all)")  # fmt: skip
+                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: ground-truth boxes that metrics and "
+                             "counts are about (default: all)")  # fmt: skip
     parser.add_argument("--sweep", nargs=3, type=float, metavar=("FROM", "TO", "STEP"), default=(0, 1, 0.05),
                         help="overlap thresholds of the threshold sweep (default: 0 1 0.05)")  # fmt: skip
-    parser.add_argument("--froc-hit", choices=CRITERIA, default="iobb", help="what a hit is (default: %(default)s)")
+    parser.add_argument(
+        "--froc-hit", choices=CRITERIA, default="iobb", help="what a true positive of FROC is (default: %(default)s)"
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--no-report", action="store_true", help="numbers and tables only")
@@ -101,18 +103,15 @@ def main() -> None:
     )
     files = [args.predictions, *([args.compare] if args.compare else [])]
     found = [Detections.load(path, ground_truth) for path in files]
-    evaluation = {
-        "title": f"Evaluation on {args.dataset or args.annotations.name}",
-        "models": {name: summarize(ground_truth, one, protocol) for name, one in zip(names, found, strict=True)},
-    }
+    title = f"Evaluation on {args.dataset or args.annotations.name}"
+    evaluation = evaluate_models(ground_truth, dict(zip(names, found, strict=True)), protocol, title)
     values = [values_of(summary["metrics"]) for summary in evaluation["models"].values()]
     metrics = dict(values[0])
     if args.compare:
-        evaluation["comparison"] = compare(ground_truth, *found, protocol)
         metrics |= {"compare": values[1], "comparison": evaluation["comparison"]}
     write_json(args.out / "metrics.json", metrics)
-    write_json(args.out / "evaluation.json", evaluation)
-    write_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))
+    write_json(args.out / FILE_NAME, evaluation)
+    write_evaluation_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))
     for table in build_tables(evaluation)[: 2 if args.compare else 1]:
         print(f"{table.title}\n{table.to_markdown()}\n")
     print(f"results: {args.out / 'metrics.json'}, report: {args.out / 'report.html'}")

@@ -4,7 +4,8 @@
     tools/plot_results.py --evaluation DIR [--training RUN/metrics.json]    charts and report below DIR
     tools/plot_results.py --training RUN/metrics.json --out DIR             losses and train-against-test curves only
 
-DIR is what tools/evaluate.py wrote: precision and recall, FROC, threshold sweep, counts, confusion, subgroups.
+DIR is what tools/evaluate.py wrote: precision and recall, FROC, threshold sweep, TP, FP and FN, confusion matrix,
+subgroup analysis.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 
 import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import read_json, write_figure
+from mdf_detectron.evaluation.summary import read_evaluation
+from mdf_detectron.fileio import write_figure
 from mdf_detectron.report.charts import all_charts
 from mdf_detectron.report.curves import read_series, training_curves
-from mdf_detectron.report.html import write_report
+from mdf_detectron.report.html import write_evaluation_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,10 +39,8 @@ def main() -> None:
     out = args.out or args.evaluation
     training = {"training": training_curves(read_series(args.training), args.metric)} if args.training else {}
     if args.evaluation:
-        evaluation = read_json(args.evaluation / "evaluation.json", UserError)
-        if not isinstance(evaluation, dict) or not {"title", "models"} <= evaluation.keys():
-            raise UserError(f"{args.evaluation / 'evaluation.json'}: not written by tools/evaluate.py")
-        write_report(out, evaluation, all_charts(evaluation["models"]) | training)
+        evaluation = read_evaluation(args.evaluation)
+        write_evaluation_report(out, evaluation, all_charts(evaluation["models"]) | training)
         print(f"report: {out / 'report.html'}")
         return
     for name, figure in training.items():

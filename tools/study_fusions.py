@@ -20,7 +20,7 @@ from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.experiments.fusion_study import (
     DATASET,
     METRIC,

@@ -1,6 +1,21 @@
-"""Evaluation: metric maths are pure functions on arrays; evaluators and command lines are thin layers over them."""
+"""Evaluation: metric maths are pure functions on arrays; the evaluator and command lines are thin layers over them.
 
-from mdf_detectron.evaluation.evaluator import CXREvaluator
-from mdf_detectron.evaluation.metrics import evaluate_coco
+Only :mod:`~mdf_detectron.evaluation.evaluator` needs detectron2, so it is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mdf_detectron.evaluation.scoring import evaluate_coco
+
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.evaluator import CXREvaluator
 
 __all__ = ["CXREvaluator", "evaluate_coco"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CXREvaluator":
+        from mdf_detectron.evaluation.evaluator import CXREvaluator
+
+        return CXREvaluator
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

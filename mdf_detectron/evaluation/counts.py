@@ -1,44 +1,48 @@
-"""How many lesions are found, missed and made up at a score threshold, and which class is taken for which.
+"""TP, FP and FN at a fixed score threshold, and the confusion matrix.
 
-Shapes: K classes, D detections, G ground-truth regions.
+Shapes: K classes, D detections, G ground-truth boxes, I images.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, greedy, match, paired_box_overlaps, same_group_pairs
+
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 BACKGROUND = "background"
 
 
 def detection_counts(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> dict[str, np.ndarray]:
-    """True positives, false positives and misses of each class (the counts of the paper's figure 2b).
+    """Count TP, FP and FN of each class (the paper's figure 2b).
 
     Args:
         matches: matched at ``overlap_threshold``, among others.
         score_threshold: a detection counts from this score on (score ≥ threshold).
 
     Returns:
-        ``{"tp", "fp", "fn"}``, (K,) int64 each.  tp + fn is the number of regions to be found; detections on crowd
-        regions count as neither.
+        ``{"tp", "fp", "fn"}``, (K,) int64 each.  tp + fn is the number of ground-truth boxes; detections on crowds
+        count as neither.
     """
     tp, fp, fn = counts_per_image(matches, score_threshold, overlap_threshold).sum(axis=2)
     return {"tp": tp, "fp": fp, "fn": fn}
 
 
 def counts_per_image(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> np.ndarray:
-    """(3, K, I) int64: true positives, false positives and misses of each class on each image."""
+    """Count TP, FP and FN of each class on each image, (3, K, I) int64."""
     row = matches.threshold_index(overlap_threshold)
-    sure = matches.scores >= score_threshold
-    right = matches.right[row] & sure
-    wrong = (matches.found[row] < 0) & ~matches.ignored[row] & sure
-    wanted = ~matches.gt_ignored
+    scored = matches.scores >= score_threshold
+    tp = matches.true_positive[row] & scored
+    fp = matches.false_positive[row] & scored
+    boxes = ~matches.gt_ignored
     counts = np.zeros((3, len(matches.class_names), matches.num_images), dtype=np.int64)
-    np.add.at(counts[0], (matches.category[right], matches.image[right]), 1)
-    np.add.at(counts[1], (matches.category[wrong], matches.image[wrong]), 1)
-    np.add.at(counts[2], (matches.gt_category[wanted], matches.gt_image[wanted]), 1)
+    np.add.at(counts[0], (matches.category[tp], matches.image[tp]), 1)
+    np.add.at(counts[1], (matches.category[fp], matches.image[fp]), 1)
+    np.add.at(counts[2], (matches.gt_category[boxes], matches.gt_image[boxes]), 1)
     counts[2] -= counts[0]
     return counts
 
@@ -52,38 +56,38 @@ def confusion_matrix(
     overlap_threshold: float = 0.5,
     max_dets: int = MAX_DETS,
 ) -> np.ndarray:
-    """Which class was taken for which.
+    """Compute the confusion matrix of detections and ground-truth boxes.
 
-    Two abnormalities often share a place on a chest film, so pairs of the same class are matched first (the diagonal
-    is :func:`detection_counts`' ``tp``); what is left over on both sides is then matched across classes, by falling
-    score.  What still stands alone is paired with the background.
+    Two findings often overlap on a chest radiograph, so pairs of the same class are matched first (the diagonal is
+    :func:`detection_counts`' ``tp``); detections and boxes that are left are then matched across classes, by falling
+    score. What still has no partner is paired with the background.
 
     Returns:
         (K + 1, K + 1) int64; rows are the truth, columns the predictions, the last of each is the background.
-        Each region and each detection above ``score_threshold`` counts once; the lower right cell is 0.
-        Crowd regions, and detections on them, are left out.
+        Each ground-truth box and each detection from ``score_threshold`` on counts once; the last entry is 0.
+        Crowds, and detections on them, are left out.
     """
     matches = match(ground_truth, detections, overlap=overlap, thresholds=[overlap_threshold], max_dets=max_dets)
     background = ground_truth.num_classes
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
-    sure = matches.scores >= score_threshold
-    right = matches.right[0] & sure
-    np.add.at(matrix, (matches.category[right], matches.category[right]), 1)
+    scored = matches.scores >= score_threshold
+    tp = matches.true_positive[0] & scored
+    np.add.at(matrix, (matches.category[tp], matches.category[tp]), 1)
 
-    left_det = matches.source[sure & (matches.found[0] < 0) & ~matches.ignored[0]]
+    left_det = matches.source[scored & matches.false_positive[0]]
     left_gt = ~matches.gt_ignored
-    left_gt[matches.found[0][right]] = False
+    left_gt[matches.matched_box[0][tp]] = False
     left_gt = np.flatnonzero(left_gt)
     taken = _match_across_classes(ground_truth, detections, left_det, left_gt, overlap, overlap_threshold)
     truth = np.append(ground_truth.category[left_gt], background)[taken]
     np.add.at(matrix, (truth, detections.category[left_det]), 1)
-    missed = np.setdiff1d(np.arange(len(left_gt)), taken)
-    np.add.at(matrix, (ground_truth.category[left_gt[missed]], background), 1)
+    alone = np.setdiff1d(np.arange(len(left_gt)), taken)
+    np.add.at(matrix, (ground_truth.category[left_gt[alone]], background), 1)
     return matrix
 
 
 def _match_across_classes(ground_truth, detections, left_det, left_gt, overlap, overlap_threshold) -> np.ndarray:
-    """For each left-over detection the position in ``left_gt`` of the region it takes, or -1."""
+    """Find, for each left-over detection, the position in ``left_gt`` of the box it takes, or -1."""
     order = np.lexsort((-detections.scores[left_det], detections.image[left_det]))
     image = detections.image[left_det][order]
     rank = np.arange(len(order)) - np.searchsorted(image, image, side="left")
@@ -91,8 +95,8 @@ def _match_across_classes(ground_truth, detections, left_det, left_gt, overlap, 
     overlaps = paired_box_overlaps(
         detections.boxes[left_det][order][pair_det], ground_truth.boxes[left_gt][pair_gt], overlap
     )
-    nothing_special = np.zeros(len(left_gt), dtype=bool)
-    found = greedy(pair_det, pair_gt, overlaps, rank, np.array([overlap_threshold]), nothing_special, nothing_special)
+    no_crowd = np.zeros(len(left_gt), dtype=bool)
+    matched = greedy(pair_det, pair_gt, overlaps, rank, np.array([overlap_threshold]), no_crowd, no_crowd)
     taken = np.empty(len(order), dtype=np.int64)
-    taken[order] = found[0]
+    taken[order] = matched[0]
     return taken

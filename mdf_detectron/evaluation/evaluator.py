@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
-from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.evaluation.scoring import evaluate_coco
 from mdf_detectron.fileio import write_json
 
 
@@ -164,7 +164,7 @@ class CXREvaluator(DatasetEvaluator):
         unseen = set(self._ground_truth.image_ids if wanted is None else wanted) - set(predictions)
         if unseen:
             logger.warning(
-                "%d of the images of '%s' were not given to the model; their annotations count as missed",
+                "%d of the images of '%s' were not given to the model; their ground-truth boxes are false negatives",
                 len(unseen),
                 self._dataset_name,
             )

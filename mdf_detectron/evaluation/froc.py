@@ -1,22 +1,25 @@
-"""Free-response operating characteristic: sensitivity against false positives an image.
+"""Free-response ROC (FROC): sensitivity against false positives an image.
 
-A *mark* is a detection.  It hits a lesion of its own class when it overlaps it enough (IoU or IoBB) or when its center
-lies in the lesion's box; marks go by falling score and every lesion is hit once.  A further mark on a lesion that
-is hit already is neither a hit nor a false positive (as in LUNA16); nor is a mark on a crowd region.  Every other mark
-is a false positive.  The number of images includes the healthy ones.  Marks of equal score enter together, so that
-no order among them is made up.
+A detection is a true positive when it overlaps a ground-truth box of its class enough (IoU or IoBB), or when its
+center lies in that box; detections go by falling score and every box is detected once. A further detection of a box
+that is detected already is neither a true nor a false positive (as in LUNA16); nor is a detection on a crowd. Every
+other detection is a false positive. The number of images includes the healthy ones. Detections of equal score enter
+together, so that no order among them is assumed.
 
-Shapes: D marks, G lesions, K classes, I images, B weightings of the images, R false-positive rates.
+Shapes: D detections, G ground-truth boxes, K classes, I images, B weightings of the images, R false-positive rates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import OVERLAPS, greedy, keep_best, paired_box_overlaps, same_group_pairs
+
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 FALSE_POSITIVE_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives an image at which sensitivity is read; their mean is the usual single number."""
@@ -25,39 +28,39 @@ CRITERIA = (*OVERLAPS, "center")
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Marks that count, by falling score, and the lesions.
+class FrocDetections:
+    """Detections that count, by falling score, and the ground-truth boxes.
 
     Attributes:
         scores, image, category: (D,).
-        hit: (D,) bool; all other marks are false positives.
-        lesion_image, lesion_category: (G,).
+        true_positive: (D,) bool; all others are false positives.
+        gt_image, gt_category: (G,).
         num_images: I.
     """
 
     scores: np.ndarray
     image: np.ndarray
     category: np.ndarray
-    hit: np.ndarray
-    lesion_image: np.ndarray
-    lesion_category: np.ndarray
+    true_positive: np.ndarray
+    gt_image: np.ndarray
+    gt_category: np.ndarray
     num_images: int
 
 
-def froc_marks(
+def froc_detections(
     ground_truth: GroundTruth,
     detections: Detections,
     *,
     criterion: str = "iobb",
     threshold: float = 0.5,
     max_dets: int | None = None,
-) -> Marks:
-    """Tell hits from false positives.
+) -> FrocDetections:
+    """Divide detections into true and false positives.
 
     Args:
-        criterion: ``"iobb"``, ``"iou"`` or ``"center"`` (of the mark, edges of the lesion's box included).
-        threshold: overlap that a hit needs; without meaning for ``"center"``.
-        max_dets: marks of one image and class that count; all when None.
+        criterion: ``"iobb"``, ``"iou"`` or ``"center"`` (of the detection, edges of the ground-truth box included).
+        threshold: overlap that a true positive needs; without meaning for ``"center"``.
+        max_dets: detections of one image and class that count; all when None.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion '{criterion}' is not one of {CRITERIA}")
@@ -67,63 +70,63 @@ def froc_marks(
         detections.image[kept] * groups + detections.category[kept],
         ground_truth.image * groups + ground_truth.category,
     )
-    boxes, regions = detections.boxes[kept][pair_det], ground_truth.boxes[pair_gt]
+    boxes, gt_boxes = detections.boxes[kept][pair_det], ground_truth.boxes[pair_gt]
     if criterion == "center":
-        near, threshold = _center_in(boxes, regions).astype(float), 1.0
+        near, threshold = _center_in(boxes, gt_boxes).astype(float), 1.0
     else:
-        near = paired_box_overlaps(boxes, regions, criterion, ground_truth.crowd[pair_gt])
+        near = paired_box_overlaps(boxes, gt_boxes, criterion, ground_truth.crowd[pair_gt])
     crowd = ground_truth.crowd
-    found = greedy(pair_det, pair_gt, near, rank, np.array([threshold]), crowd, crowd)[0]
-    hit = (found >= 0) & ~np.append(crowd, False)[found]
+    matched = greedy(pair_det, pair_gt, near, rank, np.array([threshold]), crowd, crowd)[0]
+    true_positive = (matched >= 0) & ~np.append(crowd, False)[matched]
     touches = np.zeros(len(kept), dtype=bool)
     touches[pair_det[near >= min(threshold, 1 - 1e-10)]] = True
-    counted = np.flatnonzero(hit | ~touches)
+    counted = np.flatnonzero(true_positive | ~touches)
     counted = counted[np.argsort(-detections.scores[kept[counted]], kind="stable")]
-    return Marks(
+    return FrocDetections(
         scores=detections.scores[kept[counted]],
         image=detections.image[kept[counted]],
         category=detections.category[kept[counted]],
-        hit=hit[counted],
-        lesion_image=ground_truth.image[~crowd],
-        lesion_category=ground_truth.category[~crowd],
+        true_positive=true_positive[counted],
+        gt_image=ground_truth.image[~crowd],
+        gt_category=ground_truth.category[~crowd],
         num_images=ground_truth.num_images,
     )
 
 
-def froc_curve(marks: Marks, class_index: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The operating points.
+def froc_curve(detections: FrocDetections, class_index: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the operating points.
 
     Args:
         class_index: one class, or None for all classes pooled.
 
     Returns:
-        false positives an image, sensitivity (NaN without lesions), score threshold; each (n + 1,) for the n distinct
-        scores, starting at no marks: 0, 0, infinity.
+        false positives an image, sensitivity (NaN without ground-truth boxes), score threshold; each (n + 1,) for the
+        n distinct scores, starting at no detections: 0, 0, infinity.
     """
-    false_positives, sensitivity, scores = _curves(marks, class_index, np.ones((1, marks.num_images)))
+    false_positives, sensitivity, scores = _curves(detections, class_index, np.ones((1, detections.num_images)))
     return false_positives[0], sensitivity[0], scores
 
 
 def sensitivity_at(
-    marks: Marks,
+    detections: FrocDetections,
     rates: tuple[float, ...] = FALSE_POSITIVE_RATES,
     class_index: int | None = None,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Best sensitivity among the operating points with at most the given false positives an image.
+    """Find the best sensitivity among the operating points with at most the given false positives an image.
 
-    No interpolation: only what a score threshold can attain counts.  Where the marks make fewer false positives than
-    the rate, it is the sensitivity of all marks.
+    No interpolation: only what a score threshold can attain counts. Where all detections together make fewer false
+    positives than the rate, it is the sensitivity of all detections.
 
     Args:
         weights: (B, I) weights of the images, see
-            :func:`~mdf_detectron.evaluation.metrics.average_precision`; all ones when None.
+            :func:`~mdf_detectron.evaluation.average_precision.average_precision`; all ones when None.
 
     Returns:
-        (R,), or (B, R) with ``weights``; NaN without lesions.
+        (R,), or (B, R) with ``weights``; NaN without ground-truth boxes.
     """
-    batch = np.ones((1, marks.num_images)) if weights is None else np.asarray(weights, dtype=float)
-    false_positives, sensitivity, _ = _curves(marks, class_index, batch)
+    batch = np.ones((1, detections.num_images)) if weights is None else np.asarray(weights, dtype=float)
+    false_positives, sensitivity, _ = _curves(detections, class_index, batch)
     out = np.empty((len(batch), len(rates)))
     for r, rate in enumerate(rates):
         last = (false_positives <= rate + 1e-12).sum(axis=1) - 1
@@ -131,22 +134,23 @@ def sensitivity_at(
     return out[0] if weights is None else out
 
 
-def _curves(marks: Marks, class_index: int | None, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(B, n + 1) false positives an image and sensitivities, (n + 1,) scores."""
-    chosen = slice(None) if class_index is None else marks.category == class_index
-    lesions = marks.lesion_image if class_index is None else marks.lesion_image[marks.lesion_category == class_index]
-    scores, hit = marks.scores[chosen], marks.hit[chosen]
-    mark_weights = weights[:, marks.image[chosen]]
-    ends = np.flatnonzero(np.diff(scores, append=-np.inf))  # the last mark of each score
+def _curves(detections: FrocDetections, class_index: int | None, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Compute (B, n + 1) false positives an image and sensitivities, and their (n + 1,) scores."""
+    chosen, gt_image = slice(None), detections.gt_image
+    if class_index is not None:
+        chosen, gt_image = detections.category == class_index, gt_image[detections.gt_category == class_index]
+    scores, true_positive = detections.scores[chosen], detections.true_positive[chosen]
+    own_weights = weights[:, detections.image[chosen]]
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf))  # the last detection of each score
     start = np.zeros((len(weights), 1))
-    false_positives = np.hstack([start, np.cumsum(mark_weights * ~hit, axis=1)[:, ends]])
-    hits = np.hstack([start, np.cumsum(mark_weights * hit, axis=1)[:, ends]])
+    false_positives = np.hstack([start, np.cumsum(own_weights * ~true_positive, axis=1)[:, ends]])
+    true_positives = np.hstack([start, np.cumsum(own_weights * true_positive, axis=1)[:, ends]])
     images = np.maximum(weights.sum(axis=1, keepdims=True), np.spacing(1))
-    total = weights[:, lesions].sum(axis=1, keepdims=True)
-    sensitivity = np.divide(hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
+    total = weights[:, gt_image].sum(axis=1, keepdims=True)
+    sensitivity = np.divide(true_positives, total, out=np.full(true_positives.shape, np.nan), where=total > 0)
     return false_positives / images, sensitivity, np.append(np.inf, scores[ends])
 
 
-def _center_in(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+def _center_in(boxes: np.ndarray, gt_boxes: np.ndarray) -> np.ndarray:
     center = boxes[:, :2] + boxes[:, 2:] / 2
-    return ((center >= regions[:, :2]) & (center <= regions[:, :2] + regions[:, 2:])).all(axis=1)
+    return ((center >= gt_boxes[:, :2]) & (center <= gt_boxes[:, :2] + gt_boxes[:, 2:])).all(axis=1)

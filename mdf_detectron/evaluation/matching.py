@@ -1,11 +1,11 @@
-"""How far a predicted region covers an annotated one: IoU and IoBB.
+"""Match detections with ground-truth boxes or masks, by IoU or IoBB.
 
-Shapes: D detections, G ground-truth regions, P pairs of one detection and one ground-truth region.
-Boxes are XYWH in pixels, float64.
+Shapes: D detections, G ground-truth boxes, P pairs of one detection and one ground-truth box, I images, K classes,
+T overlap thresholds. Boxes are XYWH in pixels, float64.
 
 IoU is intersection / union.  IoBB is intersection / area of the *prediction* (ChestX-ray8, Wang et al. 2017,
-and the MDF-Net paper): a tiny box inside a lesion has IoBB = 1, so IoU is always to be read beside it.  COCO's IoU
-against a crowd region is intersection / area(detection), i.e. IoBB exactly; that is how it is computed here, for boxes
+and the MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it beside IoU. COCO's IoU
+against a crowd box is intersection / area(detection), i.e. IoBB exactly; that is how it is computed here, for boxes
 and for masks, by pycocotools.
 """
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 OVERLAPS = ("iobb", "iou")
 
@@ -34,16 +36,16 @@ def overlap_matrix(
     overlap: str = "iobb",
     crowd: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """Overlap of every detection with every ground-truth region.
+    """Compute the overlap of every detection with every ground-truth box.
 
     Args:
         detections: (D, 4) boxes, or D masks as COCO run-length encodings.
         ground_truth: (G, 4) boxes, or G masks, of the same kind.
         overlap: ``"iobb"`` or ``"iou"``.
-        crowd: G flags; against a crowd region both overlaps are intersection / area(detection), as in COCO.
+        crowd: G flags; against a crowd both overlaps are intersection / area(detection), as in COCO.
 
     Returns:
-        (D, G) float64 in [0, 1]; 0 where a region has no area.
+        (D, G) float64 in [0, 1]; 0 where either side has no area.
     """
     check_overlap(overlap)
     if len(detections) == 0 or len(ground_truth) == 0:
@@ -59,7 +61,7 @@ def overlap_matrix(
 def paired_box_overlaps(
     detections: np.ndarray, ground_truth: np.ndarray, overlap: str = "iobb", crowd: np.ndarray | None = None
 ) -> np.ndarray:
-    """Overlap of the p-th detection with the p-th ground-truth box, vectorized over all pairs of a dataset.
+    """Compute the overlap of the p-th detection with the p-th ground-truth box, for all pairs of a dataset at once.
 
     The operations and their order are those of pycocotools' ``bbIou``, so the values are the same to the last bit.
 
@@ -92,7 +94,6 @@ def _crowd_flags(crowd: Sequence[bool] | None, length: int) -> list[int]:
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """0.50:0.95 in steps of 0.05."""
 
-
 MAX_DETS = 10
 
 
@@ -102,7 +103,7 @@ AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**
 
 @dataclass(frozen=True)
 class Matches:
-    """The outcome, from which every metric is computed without matching again.
+    """The outcome of matching, from which every metric is computed without matching again.
 
     Detections are sorted by class, then by falling score; equal scores by image, then by their order in the file.
 
@@ -112,10 +113,10 @@ class Matches:
         num_images: I.
         scores, image, category: (D,) of the detections.
         source: (D,) index of each detection in the :class:`Detections` it comes from.
-        found: (T, D) index of the region that the detection found, or -1.
-        ignored: (T, D) True where the detection counts neither as right nor as wrong.
-        gt_image, gt_category: (G,) of the regions.
-        gt_ignored: (G,) True for regions that need not be found (crowds, and areas out of range).
+        matched_box: (T, D) index of the ground-truth box that the detection matched, or -1.
+        ignored: (T, D) True where the detection is neither a true nor a false positive.
+        gt_image, gt_category: (G,) of the ground-truth boxes.
+        gt_ignored: (G,) True for boxes that cannot be false negatives (crowds, and areas out of range).
     """
 
     thresholds: np.ndarray
@@ -125,19 +126,24 @@ class Matches:
     image: np.ndarray
     category: np.ndarray
     source: np.ndarray
-    found: np.ndarray
+    matched_box: np.ndarray
     ignored: np.ndarray
     gt_image: np.ndarray
     gt_category: np.ndarray
     gt_ignored: np.ndarray
 
     @property
-    def right(self) -> np.ndarray:
-        """(T, D) True for the true positives."""
-        return (self.found >= 0) & ~self.ignored
+    def true_positive(self) -> np.ndarray:
+        """(T, D) bool."""
+        return (self.matched_box >= 0) & ~self.ignored
+
+    @property
+    def false_positive(self) -> np.ndarray:
+        """(T, D) bool."""
+        return (self.matched_box < 0) & ~self.ignored
 
     def threshold_index(self, threshold: float) -> int:
-        """Row of a threshold; ``ValueError`` when it was not matched at."""
+        """Return the row of a threshold; ``ValueError`` when it was not matched at."""
         near = np.flatnonzero(np.isclose(self.thresholds, threshold, atol=1e-9))
         if len(near) == 0:
             raise ValueError(f"no matches at overlap {threshold:g}; there are {np.round(self.thresholds, 4).tolist()}")
@@ -161,7 +167,7 @@ def match(
         iou_type: ``"bbox"`` or ``"segm"`` (masks on both sides).
         thresholds: T overlaps that a match needs at least.
         max_dets: detections of one image and class that count, those with the highest scores.
-        area: a name of :data:`AREAS` or (low, high) in pixels²; regions outside it are ignored.
+        area: a name of :data:`AREAS` or (low, high) in pixels²; boxes outside it are ignored.
 
     Raises:
         ValueError: an unknown overlap, type or area, or masks that are absent.
@@ -186,9 +192,9 @@ def match(
         overlaps = _paired_mask_overlaps(*masks, pair_det, pair_gt, overlap, ground_truth.crowd)
         det_areas = np.array([float(mask_utils.area(m)) for m in masks[0]])
     thresholds = np.asarray(thresholds, dtype=np.float64)
-    found = greedy(pair_det, pair_gt, overlaps, rank, thresholds, gt_ignored, ground_truth.crowd)
+    matched = greedy(pair_det, pair_gt, overlaps, rank, thresholds, gt_ignored, ground_truth.crowd)
     outside = (det_areas < low) | (det_areas > high)
-    ignored = np.where(found >= 0, _take(gt_ignored, found), outside[None, :])
+    ignored = np.where(matched >= 0, _take(gt_ignored, matched), outside[None, :])
     order = np.lexsort((-detections.scores[kept], detections.category[kept]))
     return Matches(
         thresholds=thresholds,
@@ -198,7 +204,7 @@ def match(
         image=detections.image[kept][order],
         category=detections.category[kept][order],
         source=kept[order],
-        found=found[:, order],
+        matched_box=matched[:, order],
         ignored=ignored[:, order],
         gt_image=ground_truth.image,
         gt_category=ground_truth.category,
@@ -207,7 +213,7 @@ def match(
 
 
 def same_group_pairs(det_group: np.ndarray, gt_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,), (P,): indices of every detection and region with the same group number, by detection, then by region."""
+    """List all pairs (P,), (P,) of a detection and a box of one group number, by detection, then by box."""
     order = np.argsort(gt_group, kind="stable")
     first = np.searchsorted(gt_group[order], det_group, side="left")
     count = np.searchsorted(gt_group[order], det_group, side="right") - first
@@ -225,10 +231,10 @@ def greedy(
     gt_ignored: np.ndarray,
     gt_crowd: np.ndarray,
 ) -> np.ndarray:
-    """Greedy assignment.
+    """Assign detections to ground-truth boxes greedily, as COCO does.
 
-    A detection takes, of the regions still free that it covers enough, the one it covers most; one to be found
-    before one to be ignored; of equals the last in the file.  A crowd is never used up.
+    Of the free boxes that a detection overlaps enough, it takes the one with the largest overlap; one that counts
+    before an ignored one; of equals the last in the file. A crowd matches any number of detections.
 
     Args:
         pair_det, pair_gt, overlaps: (P,) candidate pairs.
@@ -237,10 +243,10 @@ def greedy(
         gt_ignored, gt_crowd: (G,) bool.
 
     Returns:
-        (T, D) index of the region taken, or -1.
+        (T, D) index of the box taken, or -1.
     """
     bounds = np.minimum(thresholds, 1 - 1e-10)  # COCO's guard against rounding at overlap 1
-    found = np.full((len(bounds), len(rank)), -1, dtype=np.int64)
+    matched = np.full((len(bounds), len(rank)), -1, dtype=np.int64)
     taken = np.zeros((len(bounds), len(gt_ignored)), dtype=bool)
     near = overlaps >= bounds.min(initial=np.inf)
     pair_det, pair_gt, overlaps = pair_det[near], pair_gt[near], overlaps[near]
@@ -256,9 +262,9 @@ def greedy(
         first = np.minimum.reduceat(np.where(free, np.arange(end - begin), end - begin), starts, axis=1)
         row, segment = np.nonzero(first < end - begin)
         chosen = gt[first[row, segment]]
-        found[row, det[starts[segment]]] = chosen
+        matched[row, det[starts[segment]]] = chosen
         taken[row, chosen] = ~gt_crowd[chosen]
-    return found
+    return matched
 
 
 def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
@@ -270,7 +276,7 @@ def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
 
 
 def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the detections that count, sorted by image, class and falling score; and their ranks from 0."""
+    """Select the detections that count: indices sorted by image, class and falling score, and their ranks from 0."""
     group = detections.image * (detections.category.max(initial=0) + 1) + detections.category
     order = np.lexsort((-detections.scores, group))
     new = np.diff(group[order], prepend=-1) != 0
@@ -289,8 +295,8 @@ def _masks_of(ground_truth: GroundTruth, detections: Detections, kept: np.ndarra
         len(ground_truth.image) and ground_truth.segmentations is None
     ):
         raise ValueError("masks are scored only where every prediction and every annotation has a segmentation")
-    found = [_run_length(*detections.segmentations[i]) for i in kept]
-    return found, [_run_length(*s) for s in ground_truth.segmentations or []]
+    gt_masks = [_run_length(*s) for s in ground_truth.segmentations or []]
+    return [_run_length(*detections.segmentations[i]) for i in kept], gt_masks
 
 
 def _run_length(segmentation, height: int, width: int) -> dict:
@@ -302,11 +308,11 @@ def _run_length(segmentation, height: int, width: int) -> dict:
 
 
 def _paired_mask_overlaps(det_masks, gt_masks, pair_det, pair_gt, overlap, crowd) -> np.ndarray:
-    """(P,) overlaps of masks; one call of pycocotools for each detection."""
+    """Compute the (P,) overlaps of masks; one call of pycocotools for each detection."""
     overlaps = np.zeros(len(pair_det))
     edges = np.append(np.flatnonzero(np.diff(pair_det, prepend=-1)), len(pair_det))
     for begin, end in zip(edges[:-1], edges[1:], strict=True):
-        regions = pair_gt[begin:end]
-        matrix = overlap_matrix([det_masks[pair_det[begin]]], [gt_masks[g] for g in regions], overlap, crowd[regions])
+        boxes = pair_gt[begin:end]
+        matrix = overlap_matrix([det_masks[pair_det[begin]]], [gt_masks[g] for g in boxes], overlap, crowd[boxes])
         overlaps[begin:end] = matrix[0]
     return overlaps

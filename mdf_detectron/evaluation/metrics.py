@@ -1,216 +1,194 @@
-"""Average precision and recall from matches, by COCO's 101-point rule, for any weighting of the images.
+"""The metrics: one object each, in one list. To add one, append it to :data:`METRICS`.
 
-Shapes: B weightings of the images (1 for the plain metric; one for each resample in a bootstrap), I images,
-T overlap thresholds, K classes.
+Training's ``metrics.json``, ``tools/evaluate.py``, tables, charts, bootstrap intervals, the paired test, the subgroup
+analysis, the comparison of seeds and the report all iterate over the list. For example, AP at an overlap of 0.25::
 
-Defined where COCO leaves a hole:
+    METRICS.append(Metric("AP25", values=ap, thresholds=(0.25,)))
 
-* a class without ground truth to be found: NaN for the class, left out of the mean over classes;
-* no class with ground truth at all: NaN everywhere;
-* a class with ground truth and no predictions, or no predictions at all: AP = AR = 0;
-* an image without ground truth (a healthy film): its detections are false positives, no detections cost nothing;
-* an image without either: no effect.
+Every metric is a share in [0, 1], larger is better, and is reported times 100. Matching is done once for a table, at
+the union of all thresholds; a metric is computed from the matches for any weighting of the images.
+
+Shapes: B weightings of the images, I images, T overlap thresholds, K classes, M reported values.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, MAX_DETS, Matches, match
-
-RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes
+from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, Matches
 
 
-def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """AP and AR of each class at each threshold.
+@dataclass(frozen=True)
+class Scores:
+    """What a metric is computed from, at the metric's own thresholds.
 
-    A weight of 2 counts an image twice, exactly as if it stood in the dataset twice (each detection's copies side by
-    side, where scores are equal); a weight of 0 leaves it out.
-
-    Args:
-        matches: see :func:`~mdf_detectron.evaluation.matching.match`.
-        weights: (I,) or (B, I) non-negative; all ones when None.
-
-    Returns:
-        ap, ar: (B, T, K) float64 in [0, 1], NaN where undefined; (T, K) unless ``weights`` is (B, I).
+    Attributes:
+        matches: of one table, at all thresholds of the list.
+        rows: T indices of the metric's thresholds in ``matches.thresholds``.
+        weights: (B, I) weights of the images.
+        ap, ar: (B, T, K) of :func:`~mdf_detectron.evaluation.average_precision.average_precision`.
     """
-    single = weights is None or np.ndim(weights) == 1
-    weights = np.ones((1, matches.num_images)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
-    shape = (len(weights), len(matches.thresholds), len(matches.class_names))
-    ap, ar = np.full(shape, np.nan), np.full(shape, np.nan)
-    right = matches.right
-    for k in range(shape[2]):
-        positives = _positives(matches, k, weights)
-        begin, end = np.searchsorted(matches.category, [k, k + 1])
-        class_weights = weights[:, matches.image[begin:end]]
-        ap[:, :, k], ar[:, :, k] = _class_metrics(
-            right[:, begin:end], matches.ignored[:, begin:end], class_weights, positives
-        )
-    return (ap[0], ar[0]) if single else (ap, ar)
+
+    matches: Matches
+    rows: tuple[int, ...]
+    weights: np.ndarray
+    ap: np.ndarray
+    ar: np.ndarray
 
 
-def precision_recall_curve(matches: Matches, class_index: int, threshold: float) -> tuple[np.ndarray, ...]:
-    """The raw curve of one class, for drawing.
+def ap(scores: Scores) -> np.ndarray:
+    """Return average precision, (B, T, K)."""
+    return scores.ap
 
-    Returns:
-        recall, precision, score: (n,) after each of the class's n detections that count, highest score first;
-        recall is NaN for a class without ground truth.
+
+def ar(scores: Scores) -> np.ndarray:
+    """Return recall of all detections that count, (B, T, K)."""
+    return scores.ar
+
+
+def images_with_boxes(matches: Matches) -> np.ndarray:
+    """Find the images with a ground-truth box: of any class, and of each class, (1 + K, I) bool."""
+    to_find = ~matches.gt_ignored
+    image, category = matches.gt_image[to_find], matches.gt_category[to_find]
+    found = np.zeros((1 + len(matches.class_names), matches.num_images), dtype=bool)
+    found[0, image] = True
+    found[1 + category, image] = True
+    return found
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: key in ``metrics.json``; the value of a class is ``"<name>-<class>"``.
+        values: :class:`Scores` → (B, T, K) in [0, 1], NaN where undefined. A class's value is the mean over T, the
+            overall value the mean over the classes that are defined and over T.
+        thresholds: T overlaps that a true positive needs at least.
+        support: matches → (1 + K, I) bool, the images that the overall value and each class's value rest on; fewer
+            than two patients among them have no interval.
+        title: heading in tables and charts; the name by default.
+        per_class: report it of each class too.
+        charted: draw it in the chart of metrics and in the chart over seeds.
+        in_subgroups: compute it in the subgroup analysis.
     """
-    row = matches.threshold_index(threshold)
-    counted = (matches.category == class_index) & ~matches.ignored[row]
-    right = np.cumsum(matches.right[row, counted])
-    positives = int(((matches.gt_category == class_index) & ~matches.gt_ignored).sum())
-    recall = right / positives if positives else np.full(len(right), np.nan)
-    return recall, right / np.arange(1, len(right) + 1), matches.scores[counted]
+
+    name: str
+    values: Callable[[Scores], np.ndarray]
+    thresholds: tuple[float, ...]
+    support: Callable[[Matches], np.ndarray] = images_with_boxes
+    title: str = ""
+    per_class: bool = True
+    charted: bool = True
+    in_subgroups: bool = True
+
+    @property
+    def heading(self) -> str:
+        return self.title or self.name
 
 
-def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the classes that are defined; NaN where none is."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+_COCO = tuple(COCO_THRESHOLDS.tolist())
+
+METRICS: list[Metric] = [
+    Metric("AP", ap, _COCO, title="AP 50:95", in_subgroups=False),
+    Metric("AP50", ap, (0.5,)),
+    Metric("AP75", ap, (0.75,), per_class=False, charted=False, in_subgroups=False),
+    Metric("AR", ar, _COCO, title="AR 50:95", charted=False, in_subgroups=False),
+    Metric("AR50", ar, (0.5,)),
+]
+"""All metrics, in the order in which they are reported."""
+
+HEADLINE = ("bbox_iobb", "AP50")
+"""Table and metric of the verdict of a comparison."""
 
 
-def _positives(matches: Matches, class_index: int, weights: np.ndarray) -> np.ndarray:
-    """(B,) weight of the class's regions that are to be found."""
-    wanted = (matches.gt_category == class_index) & ~matches.gt_ignored
-    return weights[:, matches.gt_image[wanted]].sum(axis=1)
+def overlap_thresholds() -> np.ndarray:
+    """Collect the thresholds of all metrics for one matching, sorted, each once."""
+    found: list[float] = []
+    for threshold in (t for metric in METRICS for t in metric.thresholds):
+        if not any(abs(threshold - other) < 1e-9 for other in found):
+            found.append(threshold)
+    return np.array(sorted(found))
 
 
-def _class_metrics(right, ignored, weights, positives) -> tuple[np.ndarray, np.ndarray]:
-    """AP and AR of one class, (B, T) each, from (T, n) outcomes of its n detections and their (B, n) weights.
-
-    Precision has its local maxima at true positives only, so the curve is worked out just there.
-    """
-    num_thresholds = len(right)
-    ap, ar = np.full((len(weights), num_thresholds), np.nan), np.full((len(weights), num_thresholds), np.nan)
-    defined = positives > 0
-    scale = np.where(defined, positives, 1.0)[:, None]
-    all_counted = np.cumsum(weights, axis=1)
-    for t in range(num_thresholds):
-        counted = np.cumsum(weights * ~ignored[t], axis=1) if ignored[t].any() else all_counted
-        at = np.flatnonzero(right[t])
-        hits = np.cumsum(weights[:, at], axis=1)
-        precision = hits / np.maximum(counted[:, at], np.spacing(1))
-        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        reached = np.searchsorted(RECALL_POINTS, hits / scale, side="right")
-        ap[:, t] = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALL_POINTS)
-        ar[:, t] = hits[:, -1] / scale[:, 0] if len(at) else 0.0
-    ap[~defined], ar[~defined] = np.nan, np.nan
-    return ap, ar
+def subgroup_metrics() -> list[Metric]:
+    """Select the metrics of the subgroup analysis; only their overall values are reported."""
+    return [replace(metric, per_class=False) for metric in METRICS if metric.in_subgroups]
 
 
-TASKS = ("bbox", "segm")
+def describe_metrics() -> list[dict[str, Any]]:
+    """Describe the list as JSON, so that a report of saved results needs no list of its own."""
+    keys = ("name", "heading", "per_class", "charted", "in_subgroups")
+    return [{key: getattr(metric, key) for key in keys} for metric in METRICS]
 
 
-def task_settings(tasks: Iterable[str]) -> OrderedDict[str, tuple[str, str]]:
-    """Name of each table → (iou_type, overlap): ``"bbox_iobb"`` before ``"bbox"``.
+def metric_names(class_names: Sequence[str], metrics: Sequence[Metric] | None = None) -> list[str]:
+    """Name the M reported values: overall ones in the order of the list, then those of each class.
 
     Raises:
-        ValueError: a task that is not one of :data:`TASKS`.
+        ValueError: two values of one name.
     """
-    settings: OrderedDict[str, tuple[str, str]] = OrderedDict()
-    for task in tasks:
-        if task not in TASKS:
-            raise ValueError(f"task '{task}' is not one of {TASKS}")
-        settings[f"{task}_iobb"] = (task, "iobb")
-        settings[task] = (task, "iou")
-    return settings
+    metrics = METRICS if metrics is None else metrics
+    names = [metric.name for metric in metrics]
+    names += [f"{metric.name}-{name}" for name in class_names for metric in metrics if metric.per_class]
+    doubled = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if doubled is not None:
+        raise ValueError(f"two metrics are named '{doubled}'; names in METRICS and of classes must differ")
+    return names
 
 
-def default_tasks(ground_truth: GroundTruth, detections: Detections) -> tuple[str, ...]:
-    """``("bbox", "segm")`` where both sides have masks, else ``("bbox",)``."""
-    both = ground_truth.segmentations is not None and detections.segmentations is not None
-    return ("bbox", "segm") if both else ("bbox",)
-
-
-def metric_values(matches: Matches, weights: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
-    """Names and values of the metrics of one table.
+def metric_values(
+    matches: Matches, weights: np.ndarray | None = None, metrics: Sequence[Metric] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Compute the metrics of one table.
 
     Args:
-        matches: at :data:`~mdf_detectron.evaluation.matching.COCO_THRESHOLDS`.
+        matches: at :func:`overlap_thresholds`, or more.
         weights: (I,) or (B, I) weights of the images, see
-            :func:`~mdf_detectron.evaluation.metrics.average_precision`.
+            :func:`~mdf_detectron.evaluation.average_precision.average_precision`; all ones when None.
+        metrics: those to compute; all of :data:`METRICS` when None.
 
     Returns:
         M names; (M,) or (B, M) float64, times 100.
     """
-    ap, ar = average_precision(matches, weights)
-    at50, at75 = matches.threshold_index(0.5), matches.threshold_index(0.75)
-    mean_ap, mean_ar = mean_over_classes(ap), mean_over_classes(ar)
-    columns = {
-        "AP": mean_ap.mean(axis=-1),
-        "AP50": mean_ap[..., at50],
-        "AP75": mean_ap[..., at75],
-        "AR": mean_ar.mean(axis=-1),
-        "AR50": mean_ar[..., at50],
-    }
-    for k, name in enumerate(matches.class_names):
-        columns[f"AP-{name}"] = ap[..., k].mean(axis=-1)
-        columns[f"AP50-{name}"] = ap[..., at50, k]
-        columns[f"AR-{name}"] = ar[..., k].mean(axis=-1)
-        columns[f"AR50-{name}"] = ar[..., at50, k]
-    return list(columns), 100 * np.stack(list(columns.values()), axis=-1)
+    metrics = METRICS if metrics is None else metrics
+    single = weights is None or np.ndim(weights) == 1
+    weights = np.ones((1, matches.num_images)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
+    all_ap, all_ar = average_precision(matches, weights)
+    overall, of_class = [], [[] for _ in matches.class_names]
+    for metric in metrics:
+        rows = tuple(matches.threshold_index(threshold) for threshold in metric.thresholds)
+        at_rows = (np.take(values, rows, axis=1) for values in (all_ap, all_ar))
+        values = metric.values(Scores(matches, rows, weights, *at_rows))
+        overall.append(mean_over_classes(values).mean(axis=-1))
+        if metric.per_class:
+            for k, columns in enumerate(of_class):
+                columns.append(values[..., k].mean(axis=-1))
+    columns = [*overall, *(column for columns in of_class for column in columns)]
+    out = 100 * np.stack(columns, axis=-1)
+    return metric_names(matches.class_names, metrics), out[0] if single else out
 
 
-def metric_patients(matches: Matches, patients: np.ndarray) -> np.ndarray:
-    """(M,) int64: patients with a region to be found, for each metric of :func:`metric_values`.
+def metric_support(matches: Matches, metrics: Sequence[Metric] | None = None) -> np.ndarray:
+    """Find the images that each value of :func:`metric_values` rests on, (M, I) bool."""
+    metrics = METRICS if metrics is None else metrics
+    supports = [(metric, metric.support(matches)) for metric in metrics]
+    rows = [support[0] for _, support in supports]
+    for k in range(len(matches.class_names)):
+        rows += [support[1 + k] for metric, support in supports if metric.per_class]
+    return np.array(rows, dtype=bool).reshape(len(rows), matches.num_images)
+
+
+def metric_patients(matches: Matches, patients: np.ndarray, metrics: Sequence[Metric] | None = None) -> np.ndarray:
+    """Count the patients that each value of :func:`metric_values` rests on, (M,) int64.
 
     Args:
         patients: (I,) number of each image's patient.
     """
-    wanted = ~matches.gt_ignored
-    owner, category = patients[matches.gt_image[wanted]], matches.gt_category[wanted]
-    per_class = [len(np.unique(owner[category == k])) for k in range(len(matches.class_names))]
-    return np.concatenate([np.full(5, len(np.unique(owner))), np.repeat(per_class, 4)]).astype(np.int64)
-
-
-def evaluate_coco(
-    annotations: str | Path | Mapping[str, Any] | GroundTruth | Any,
-    predictions: str | Path | Sequence[Mapping[str, Any]] | Detections,
-    *,
-    tasks: Iterable[str] | None = None,
-    max_dets: int = MAX_DETS,
-    area: str | tuple[float, float] = "all",
-    image_ids: Iterable[Any] | None = None,
-) -> OrderedDict[str, dict[str, float]]:
-    """Score predictions against annotations.
-
-    Args:
-        annotations: COCO JSON file, its content, or a ``COCO`` object.
-        predictions: COCO results file or list; ``[]`` scores 0.
-        tasks: of ``"bbox"`` and ``"segm"``; by default masks where both sides have them.
-        max_dets: detections of one image and class that count.
-        area: area range, see :func:`~mdf_detectron.evaluation.matching.match`.
-        image_ids: score these images only.
-
-    Returns:
-        table → metric → value times 100, as in this module's text.
-
-    Raises:
-        DatasetError, ResultsError: input that cannot be scored; the message names the entry.
-    """
-    ground_truth = GroundTruth.load(annotations)
-    detections = Detections.load(predictions, ground_truth)
-    weights = None if image_ids is None else ground_truth.image_weights(image_ids)
-    results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for name, (iou_type, overlap) in task_settings(tasks or default_tasks(ground_truth, detections)).items():
-        matches = match(
-            ground_truth,
-            detections,
-            overlap=overlap,
-            iou_type=iou_type,
-            thresholds=COCO_THRESHOLDS,
-            max_dets=max_dets,
-            area=area,
-        )
-        names, values = metric_values(matches, weights)
-        results[name] = dict(zip(names, values.tolist(), strict=True))
-    return results
+    counts = [len(np.unique(patients[row])) for row in metric_support(matches, metrics)]
+    return np.array(counts, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""How sure a metric is: patient-level bootstrap intervals.
+"""Patient-level bootstrap intervals, the paired bootstrap test, and statistics over seeds.
 
-Images of one patient are alike, so patients are drawn, each with all their images.  A resample is a weighting of the
-images; metrics are worked out from the matches by these weights, nothing is matched again.
+Images of one patient are correlated, so patients are drawn, each with all their images. A resample is a weighting of
+the images; metrics are computed from the matches with these weights, nothing is matched again.
 
 Shapes: I images, P patients, R resamples, M metrics, B weightings.
 """
@@ -10,37 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
-from mdf_detectron.evaluation.coco import GroundTruth
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.coco import GroundTruth
 
 LEVEL = 0.95
 
-
 NUM_RESAMPLES = 1000
-
 
 NUM_SPLITS = 50
 """Random divisions of the patients into halves, for the bias of small test sets."""
 
-
 BIAS_PER_HALVING = 2.0
-"""The bias of a test set is this much times what halving it adds, see :func:`small_sample_bias`."""
-
+"""Bias of a test set over what halving it adds, see :func:`small_sample_bias`."""
 
 BIAS_NOISE = 0.25
 """Standard error of that bias as a share of the metric's own standard error, as tools/simulate_intervals.py shows it
 for test sets of 60 and 150 images."""
-
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """(B, I) weights of the images → (B, M) metrics."""
 
 
 def patients_of(ground_truth: GroundTruth) -> np.ndarray:
-    """(I,) int64 number of each image's patient, from ``patient_id``; an image without one is a patient of its own."""
+    """Number each image's patient by ``patient_id``, (I,) int64; an image without one is a patient of its own."""
     keys = [("patient", str(i["patient_id"])) if i.get("patient_id") is not None else ("image", str(i["id"]))
             for i in ground_truth.images]  # fmt: skip
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
@@ -48,7 +45,7 @@ def patients_of(ground_truth: GroundTruth) -> np.ndarray:
 
 
 def resample_weights(patients: np.ndarray, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """(R, I) weights: how often each image's patient was drawn in P draws with replacement."""
+    """Draw P patients with replacement, R times: (R, I) weights, how often each image's patient was drawn."""
     num_patients = count_patients(patients)
     if num_patients == 0:
         return np.zeros((num_resamples, 0))
@@ -56,27 +53,27 @@ def resample_weights(patients: np.ndarray, num_resamples: int, rng: np.random.Ge
 
 
 def half_weights(patients: np.ndarray, num_splits: int, rng: np.random.Generator) -> np.ndarray:
-    """(2 S, I) weights 0 and 1: both halves of S random divisions of the patients."""
+    """Divide the patients into halves at random, S times: (2 S, I) weights 0 and 1 of both halves."""
     num_patients = count_patients(patients)
     second = np.array([rng.permutation(num_patients) % 2 for _ in range(num_splits)]).reshape(num_splits, -1)
     return np.concatenate([1 - second, second])[:, patients]
 
 
 def count_patients(patients: np.ndarray) -> int:
-    """P of (I,) patient numbers 0 … P - 1."""
+    """Return P of (I,) patient numbers 0 … P - 1."""
     return int(patients.max(initial=-1)) + 1
 
 
 def bootstrap(
     statistic: Statistic, patients: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0, chunk: int = 50
 ) -> np.ndarray:
-    """Metrics of resampled datasets.
+    """Compute the metrics of resampled datasets.
 
     The same ``patients``, ``num_resamples`` and ``seed`` give the same resamples, whatever the statistic and the chunk.
 
     Args:
         patients: (I,) as of :func:`patients_of`.
-        chunk: resamples worked on at a time; a matter of memory only.
+        chunk: resamples computed at a time; only memory depends on it.
 
     Returns:
         (R, M); NaN where a resample has no ground truth for a metric.
@@ -92,10 +89,10 @@ def bootstrap(
 def small_sample_bias(
     statistic: Statistic, patients: np.ndarray, values: np.ndarray, num_splits: int = NUM_SPLITS, seed: int = 0
 ) -> np.ndarray:
-    """How much too high a metric is because the test set is small, (M,).
+    """Estimate each metric's upward small-sample bias, shape (M,).
 
-    AP takes, at every recall, the best precision at that recall or a higher one.  With few regions it picks lucky
-    points: halves of a test set have, on average, a higher AP than the whole, and the whole a higher one than the
+    AP takes, at every recall, the best precision at that recall or a higher one.  With few ground-truth boxes it picks
+    lucky points: halves of a test set have, on average, a higher AP than the whole, and the whole a higher one than the
     population.  This bias falls with the size n as 1/√n where precision is flat and as 1/n where it is steep, so
     halving multiplies it by 1.4 to 2; by 1.5 is taken, and then the bias is twice what halving adds.  Resamples with
     replacement see less than half of it, because they repeat the points that were picked.
@@ -104,7 +101,7 @@ def small_sample_bias(
         values: (M,) of the whole dataset.
 
     Returns:
-        0 for recalls and other plain means up to chance; 0 also where it cannot be told.
+        0, up to chance, for recalls and other plain means; 0 also where it cannot be estimated.
     """
     if count_patients(patients) < 2:
         return np.zeros(len(values))
@@ -122,7 +119,7 @@ def interval(
     level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, np.inf),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the samples, or around value - bias; it always holds the value.
+    """Compute the percentile interval of the samples, or around value - bias; it always contains the value.
 
     The percentiles lie further out than the level says, by as much as Student's t is wider than the normal
     distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
@@ -159,13 +156,13 @@ def metric_intervals(
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 100.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of the metrics on the whole dataset and the ends of their bias-corrected intervals, (M,) each.
+    """Compute the metrics on the whole dataset and the ends of their bias-corrected intervals, (M,) each.
 
     For averages, shares and areas, which have the same meaning on a part of the dataset; not for totals.
 
     Args:
         patients: (I,) as of :func:`patients_of`.
-        num_patients: patients with a region that a metric needs, one number or (M,).
+        num_patients: patients that a metric rests on (those with a ground-truth box), one number or (M,).
     """
     values = statistic(np.ones((1, len(patients))))[0]
     samples = bootstrap(statistic, patients, num_resamples, seed)
@@ -175,19 +172,19 @@ def metric_intervals(
 
 
 def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:
-    """Share of resamples to leave out at each end for a two-sided error of ``alpha``; at least 2 patients."""
+    """Return the share of resamples to cut off at each end for a two-sided error of ``alpha``; at least 2 patients."""
     spread = np.sqrt(num_patients / (num_patients - 1))
     return stats.norm.cdf(spread * stats.t.ppf(alpha / 2, num_patients - 1))
 
 
 def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> float | np.ndarray:
-    """The inverse of :func:`tail_share`."""
+    """Invert :func:`tail_share`."""
     spread = np.sqrt(num_patients / (num_patients - 1))
     return 2 * stats.t.cdf(stats.norm.ppf(tail) / spread, num_patients - 1)
 
 
 def _mean(samples: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is defined; NaN where nothing is."""
+    """Average the defined values over the first axis; NaN where none is."""
     defined = np.isfinite(samples)
     count = defined.sum(axis=0)
     total = np.where(defined, samples, 0.0).sum(axis=0)
@@ -200,7 +197,7 @@ class PairedTest:
 
     Attributes:
         difference, low, high: (M,) difference and its interval.
-        p_value: (M,) two-sided, from the same resamples as the interval: small where the interval leaves out 0.
+        p_value: (M,) two-sided, from the same resamples as the interval: small where the interval excludes 0.
         least_p: (M,) the smallest p value that so many resamples can give.
     """
 
@@ -220,7 +217,7 @@ def paired_test(
     seed: int = 0,
     level: float = LEVEL,
 ) -> PairedTest:
-    """Score both models on the same resampled patients, so that what they share cancels out.
+    """Compare two models on the same resampled patients, so that what they share cancels out.
 
     The bias of small test sets is much the same in both models; it is left in, as its estimate would add more noise to
     the difference than it takes away (tools/simulate_intervals.py).
@@ -238,7 +235,7 @@ def paired_test(
 
 
 def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(M,) from the share of resamples at 0 or on its far side; never 0, as one more than seen is assumed."""
+    """Compute (M,) p values from the share of resamples at 0 or beyond; never 0, as one more than seen is assumed."""
     defined = np.isfinite(samples)
     total = defined.sum(axis=0)
     below = (defined & (samples <= 0)).sum(axis=0)
@@ -248,13 +245,13 @@ def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _alpha(tail: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(M,) two-sided error of leaving out the share ``tail`` at each end; NaN for fewer than 2 patients."""
+    """Compute the (M,) two-sided errors of cutting off ``tail`` at each end; NaN for fewer than 2 patients."""
     enough = counts >= 2
     return np.where(enough, alpha_of_tail(tail, np.where(enough, counts, 2)), np.nan)
 
 
 def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> dict[str, float]:
-    """Mean over runs with different seeds, its standard deviation and Student's t interval.
+    """Average runs with different seeds: mean, standard deviation and Student's t interval.
 
     Args:
         values: one metric of S runs.
@@ -277,7 +274,7 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> dict[str, 
 
 
 def difference_over_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> dict[str, float]:
-    """Mean of the second model's runs minus the mean of the first's, Welch's t interval and p value.
+    """Compare the runs of two models: difference of their means (second minus first), Welch's t interval and p value.
 
     The runs of the two models are taken as independent, and their spreads may differ.
 
@@ -307,7 +304,7 @@ def difference_over_seeds(first: Sequence[float], second: Sequence[float], level
 
 
 def flat_metrics(results: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """{table: {metric: value}} → {"table/metric": value}, defined values only."""
+    """Flatten {table: {metric: value}} to {"table/metric": value}, defined values only."""
     return {
         f"{table}/{name}": float(value)
         for table, values in results.items()

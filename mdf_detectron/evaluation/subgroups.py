@@ -1,4 +1,4 @@
-"""For whom it works: metrics on the images of each subgroup of a clinical column.
+"""Subgroup analysis: metrics on the images of each subgroup of a clinical column.
 
 Shapes: I images, M metrics.
 """
@@ -16,24 +16,31 @@ from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, metric_intervals
 
 MISSING = "missing"
-ROW = "clinical row"
+RECORD = "clinical record"
 AGE_BANDS = (40.0, 65.0, 80.0)
 MAX_VALUES = 6
 """A numeric column with at most so many distinct values (an acuity level) is grouped by value, others by range."""
 
 MIN_PATIENTS = 30
-MIN_REGIONS = 10
+MIN_BOXES = 10
 
 
 @dataclass(frozen=True)
 class SubgroupResult:
-    """Metrics of one subgroup; ``warning`` is empty, or says why little can be read from it."""
+    """Metrics of one subgroup.
+
+    Attributes:
+        column, group: clinical column, and the group's name.
+        images, patients, boxes: how many there are in the group (ground-truth boxes without crowds).
+        values, low, high: (M,) metrics and the ends of their intervals.
+        warning: empty, or why the group is too small to rely on.
+    """
 
     column: str
     group: str
     images: int
     patients: int
-    regions: int
+    boxes: int
     values: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -41,16 +48,16 @@ class SubgroupResult:
 
 
 def clinical_columns(ground_truth: GroundTruth) -> list[str]:
-    """Names of the clinical columns of the images, in order of appearance."""
+    """List the names of the images' clinical columns, in order of appearance."""
     return list(dict.fromkeys(name for image in ground_truth.images for name in image.get("clinical") or {}))
 
 
 def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | None = None) -> dict[str, np.ndarray]:
     """Divide the images by a clinical column.
 
-    Words, and numbers of at most :data:`MAX_VALUES` distinct values, make a group each; other numbers are cut at
+    Categories, and numbers of at most :data:`MAX_VALUES` distinct values, make a group each; other numbers are cut at
     ``edges`` (by default :data:`AGE_BANDS` for ``age``, tertiles else).  Images without a value are the group
-    ``"missing"``.  The column :data:`ROW` divides into rows that are there, in whole or part, and those that are not.
+    ``"missing"``. The column :data:`RECORD` divides into records with any value, and those without.
 
     Returns:
         group name → (I,) bool; the groups do not overlap, none is empty, and together they are all images.
@@ -58,13 +65,13 @@ def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | N
     Raises:
         ValueError: a column that no image has.
     """
-    rows = [image.get("clinical") or {} for image in ground_truth.images]
-    if column == ROW:
-        present = np.array([any(not _missing(v) for v in row.values()) for row in rows], dtype=bool)
+    records = [image.get("clinical") or {} for image in ground_truth.images]
+    if column == RECORD:
+        present = np.array([any(not _missing(v) for v in record.values()) for record in records], dtype=bool)
         return _not_empty({"present": present, MISSING: ~present})
     if column not in clinical_columns(ground_truth):
         raise ValueError(f"no image has a clinical column '{column}'; there are {clinical_columns(ground_truth)}")
-    values = [row.get(column) for row in rows]
+    values = [record.get(column) for record in records]
     missing = np.array([_missing(v) for v in values], dtype=bool)
     known = [v for v in values if not _missing(v)]
     numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
@@ -88,26 +95,39 @@ def subgroup_results(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     highest: float = 100.0,
+    support: np.ndarray | None = None,
 ) -> list[SubgroupResult]:
-    """Metrics and bootstrap intervals of every subgroup of every column.
+    """Compute metrics and bootstrap intervals of every subgroup of every column.
 
     Args:
         statistic: (B, I) weights of the images → (B, M) metrics.
         patients: (I,) patient numbers; a subgroup's interval comes from resampling its own patients.
-        columns: names; all clinical columns and :data:`ROW` when None.
+        columns: names; all clinical columns and :data:`RECORD` when None.
         highest: the metrics' greatest possible value.
+        support: (M, I) bool, the images that each metric rests on; those with a ground-truth box when None.
     """
-    wanted = [*clinical_columns(ground_truth), ROW] if columns is None else columns
+    if support is None:
+        support = np.zeros((1, ground_truth.num_images), dtype=bool)
+        support[:, ground_truth.image[~ground_truth.crowd]] = True
+    wanted = [*clinical_columns(ground_truth), RECORD] if columns is None else columns
     out = []
     for column in wanted:
         for name, members in groups_of(ground_truth, column).items():
-            out.append(
-                _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed, highest)
-            )
+            part = _Part(column, name, members, support)
+            out.append(_subgroup(part, ground_truth, statistic, patients, num_resamples, seed, highest))
     return out
 
 
-def _subgroup(ground_truth, statistic, patients, column, name, members, num_resamples, seed, highest) -> SubgroupResult:
+@dataclass(frozen=True)
+class _Part:
+    column: str
+    group: str
+    members: np.ndarray
+    support: np.ndarray
+
+
+def _subgroup(part, ground_truth, statistic, patients, num_resamples, seed, highest) -> SubgroupResult:
+    members = part.members
     index = np.flatnonzero(members)
     numbers = np.unique(patients[index], return_inverse=True)[1]
 
@@ -116,29 +136,29 @@ def _subgroup(ground_truth, statistic, patients, column, name, members, num_resa
         spread[:, index] = member_weights
         return statistic(spread)
 
-    wanted = ground_truth.image[members[ground_truth.image] & ~ground_truth.crowd]
-    num_patients, num_regions = len(np.unique(numbers)), len(wanted)
-    with_region = len(np.unique(patients[wanted]))
-    values, low, high = metric_intervals(on_members, numbers, with_region, num_resamples, seed, bounds=(0.0, highest))
+    num_patients = len(np.unique(numbers))
+    num_boxes = int((members[ground_truth.image] & ~ground_truth.crowd).sum())
+    supported = np.array([len(np.unique(patients[row & members])) for row in part.support])
+    values, low, high = metric_intervals(on_members, numbers, supported, num_resamples, seed, bounds=(0.0, highest))
     return SubgroupResult(
-        column=column,
-        group=name,
+        column=part.column,
+        group=part.group,
         images=len(index),
         patients=num_patients,
-        regions=num_regions,
+        boxes=num_boxes,
         values=values,
         low=low,
         high=high,
-        warning=_warning(num_patients, num_regions),
+        warning=_warning(num_patients, num_boxes),
     )
 
 
-def _warning(num_patients: int, num_regions: int) -> str:
-    if num_regions == 0:
-        return "no annotated region: nothing to find"
+def _warning(num_patients: int, num_boxes: int) -> str:
+    if num_boxes == 0:
+        return "no ground-truth box: nothing to find"
     few = [f"{n} {what}" for n, what, least in (
-        (num_patients, "patients", MIN_PATIENTS), (num_regions, "regions", MIN_REGIONS)) if n < least]  # fmt: skip
-    return f"small group ({' and '.join(few)}): read nothing into it" if few else ""
+        (num_patients, "patients", MIN_PATIENTS), (num_boxes, "boxes", MIN_BOXES)) if n < least]  # fmt: skip
+    return f"small group ({' and '.join(few)}): not reliable" if few else ""
 
 
 def _missing(value: Any) -> bool:

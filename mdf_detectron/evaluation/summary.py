@@ -1,30 +1,41 @@
 """Everything that a report says of one model's predictions, or of two models', as JSON-ready dicts.
 
-Numbers that are not defined are None.  Metrics are times 100; counts are counts; sensitivities are in [0, 1].
+Numbers that are not defined are None. Metrics are times 100; counts are counts; sensitivities are in [0, 1].
 An *estimate* is ``{"value", "low", "high"}`` with the ends of the 95 % patient-level bootstrap interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mdf_detectron.errors import ResultsError
+from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
-from mdf_detectron.evaluation.froc import FALSE_POSITIVE_RATES, Marks, froc_curve, froc_marks, sensitivity_at
+from mdf_detectron.evaluation.froc import (
+    FALSE_POSITIVE_RATES,
+    FrocDetections,
+    froc_curve,
+    froc_detections,
+    sensitivity_at,
+)
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
 from mdf_detectron.evaluation.metrics import (
-    average_precision,
-    default_tasks,
-    mean_over_classes,
+    HEADLINE,
+    describe_metrics,
+    metric_names,
     metric_patients,
+    metric_support,
     metric_values,
-    precision_recall_curve,
-    task_settings,
+    overlap_thresholds,
+    subgroup_metrics,
 )
+from mdf_detectron.evaluation.scoring import default_tasks, task_settings
 from mdf_detectron.evaluation.statistics import (
     NUM_RESAMPLES,
     Statistic,
@@ -36,10 +47,17 @@ from mdf_detectron.evaluation.statistics import (
     patients_of,
 )
 from mdf_detectron.evaluation.subgroups import subgroup_results
-from mdf_detectron.fileio import finite_or_none
+from mdf_detectron.fileio import finite_or_none, read_json
+
+FORMAT_VERSION = 2
+"""Of evaluation.json; raised when its keys change."""
+
+FILE_NAME = "evaluation.json"
 
 ALL = "all"
-HEADLINE = ("bbox_iobb", "AP50")
+COUNT_THRESHOLD = 0.5
+"""Overlap of a true positive in counts and precision-recall curves."""
+
 SWEEP = tuple(np.linspace(0, 1, 21).round(4).tolist())
 """0 to 1 in steps of 0.05."""
 
@@ -56,7 +74,7 @@ class Protocol:
         num_resamples: bootstrap resamples.
         seed: of the bootstrap.
         froc_criterion: ``"iobb"``, ``"iou"`` (at 0.5) or ``"center"``.
-        area: range of region areas that AP, AR and counts are about, a name of
+        area: range of ground-truth areas that metrics and counts are about, a name of
             :data:`~mdf_detectron.evaluation.matching.AREAS` or (low, high) in pixels²; FROC and confusion take all.
         sweep: overlap thresholds of the threshold sweep.
         tasks: of ``"bbox"`` and ``"segm"``; None: masks where both sides have them.
@@ -73,15 +91,16 @@ class Protocol:
 
 
 def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
-    """All results of one model: dataset, metrics, counts, confusion, curves, threshold sweep and subgroups."""
+    """Compute all results of one model: dataset, metrics, counts, confusion, curves, threshold sweep and subgroups."""
     patients = patients_of(ground_truth)
     settings = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
     matches = {name: _match(ground_truth, detections, name, protocol) for name in settings}
-    marks = froc_marks(ground_truth, detections, criterion=protocol.froc_criterion)
+    of_froc = froc_detections(ground_truth, detections, criterion=protocol.froc_criterion)
     return finite_or_none(
         {
             "dataset": _describe(ground_truth, detections, patients),
             "protocol": asdict(protocol),
+            "metric_list": describe_metrics(),
             "metrics": {name: _metrics(m, patients, protocol) for name, m in matches.items()},
             "counts": {name: _counts(m, patients, protocol) for name, m in matches.items()},
             "confusion": {
@@ -91,9 +110,9 @@ def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Proto
                 ).tolist(),
             },
             "precision_recall": {name: _precision_recall(m) for name, m in matches.items()},
-            "froc": _froc(marks, ground_truth.class_names, patients, protocol),
+            "froc": _froc(of_froc, ground_truth.class_names, patients, protocol),
             "sweep": _sweep(ground_truth, detections, patients, settings, protocol),
-            "subgroups": _subgroups(ground_truth, detections, patients, protocol),
+            "subgroups": _subgroups(ground_truth, matches, patients, protocol),
         }
     )
 
@@ -104,7 +123,7 @@ def compare(
     second: Detections,
     protocol: Protocol = Protocol(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Is the second model better than the first on the same images?
+    """Test whether the second model is better than the first on the same images.
 
     Returns:
         ``{"verdict": "helps" | "harms" | "no difference shown", "differences": {table: {metric: {"first", "second",
@@ -130,6 +149,43 @@ def compare(
     return finite_or_none({"verdict": verdict, "differences": differences})
 
 
+def evaluate_models(
+    ground_truth: GroundTruth,
+    models: Mapping[str, Detections],
+    protocol: Protocol = Protocol(),  # noqa: B008
+    title: str = "Evaluation",
+) -> dict[str, Any]:
+    """Summarize one model, or two and their comparison: the content of :data:`FILE_NAME`.
+
+    Args:
+        models: name → detections, of one or two models.
+    """
+    summaries = {name: summarize(ground_truth, found, protocol) for name, found in models.items()}
+    evaluation = {"format_version": FORMAT_VERSION, "title": title, "models": summaries}
+    if len(models) == 2:
+        evaluation["comparison"] = compare(ground_truth, *models.values(), protocol)
+    return evaluation
+
+
+def read_evaluation(folder: str | Path) -> dict[str, Any]:
+    """Read the :data:`FILE_NAME` of a folder that tools/evaluate.py wrote.
+
+    Raises:
+        ResultsError: an absent file, one that is none, or one of another version; the message says how to make it.
+    """
+    path = Path(folder) / FILE_NAME
+    evaluation = read_json(path, ResultsError)
+    if not isinstance(evaluation, dict) or not {"title", "models"} <= evaluation.keys():
+        raise ResultsError(f"{path}: not written by tools/evaluate.py")
+    version = evaluation.get("format_version", 1)
+    if version != FORMAT_VERSION:
+        raise ResultsError(
+            f"{path}: has format {version}, this version reads {FORMAT_VERSION}; make it anew: tools/evaluate.py "
+            f"--annotations FILE --predictions FILE --out {folder}"
+        )
+    return evaluation
+
+
 def _verdict(difference: dict[str, float]) -> str:
     if difference["low"] > 0:
         return "helps"
@@ -138,7 +194,10 @@ def _verdict(difference: dict[str, float]) -> str:
 
 def _match(ground_truth: GroundTruth, detections: Detections, table: str, protocol: Protocol, **options) -> Matches:
     iou_type, overlap = task_settings([table.split("_")[0]])[table]
-    options = {"max_dets": protocol.max_dets, "area": protocol.area, **options}
+    thresholds = overlap_thresholds()
+    if not np.isclose(thresholds, COUNT_THRESHOLD).any():
+        thresholds = np.sort(np.append(thresholds, COUNT_THRESHOLD))
+    options = {"max_dets": protocol.max_dets, "area": protocol.area, "thresholds": thresholds, **options}
     return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, **options)
 
 
@@ -147,15 +206,16 @@ def _statistic(matches: Matches) -> Statistic:
 
 
 def _describe(ground_truth: GroundTruth, detections: Detections, patients: np.ndarray) -> dict[str, Any]:
-    regions = ~ground_truth.crowd
+    boxes = ~ground_truth.crowd
     return {
         "images": ground_truth.num_images,
-        "healthy_images": ground_truth.num_images - len(np.unique(ground_truth.image[regions])),
+        "healthy_images": ground_truth.num_images - len(np.unique(ground_truth.image[boxes])),
         "patients": len(np.unique(patients)),
+        "patients_with_boxes": len(np.unique(patients[ground_truth.image[boxes]])),
         "images_without_patient_id": sum(image.get("patient_id") is None for image in ground_truth.images),
         "detections": len(detections),
-        "regions": {
-            name: int((regions & (ground_truth.category == k)).sum()) for k, name in enumerate(ground_truth.class_names)
+        "boxes": {
+            name: int((boxes & (ground_truth.category == k)).sum()) for k, name in enumerate(ground_truth.class_names)
         },
     }
 
@@ -173,13 +233,14 @@ def _intervals(statistic: Statistic, patients: np.ndarray, sizes, protocol: Prot
 
 def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, float]]:
     sizes = metric_patients(matches, patients)
-    return _estimates(metric_values(matches)[0], *_intervals(_statistic(matches), patients, sizes, protocol))
+    names = metric_names(matches.class_names)
+    return _estimates(names, *_intervals(_statistic(matches), patients, sizes, protocol))
 
 
 def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, Any]]:
-    """Counts, and under ``"interval"`` the ends of each count's bootstrap interval."""
+    """Count TP, FP and FN; under ``"interval"`` are the ends of each count's bootstrap interval."""
     outcomes = ("tp", "fp", "fn")
-    per_image = counts_per_image(matches, protocol.score_threshold)  # (3, K, I)
+    per_image = counts_per_image(matches, protocol.score_threshold, COUNT_THRESHOLD)  # (3, K, I)
     per_image = np.concatenate([per_image, per_image.sum(axis=1, keepdims=True)], axis=1)
     flat = per_image.reshape(-1, matches.num_images).T
     samples = bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed)
@@ -197,23 +258,25 @@ def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[
 def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
     out = {}
     for k, name in enumerate(matches.class_names):
-        recall, precision, _ = precision_recall_curve(matches, k, 0.5)
+        recall, precision, _ = precision_recall_curve(matches, k, COUNT_THRESHOLD)
         chosen = _thin(len(recall))
         out[name] = {"recall": recall[chosen].tolist(), "precision": precision[chosen].tolist()}
     return out
 
 
-def _froc(marks: Marks, class_names: tuple[str, ...], patients: np.ndarray, protocol: Protocol) -> dict[str, Any]:
+def _froc(
+    detections: FrocDetections, class_names: tuple[str, ...], patients: np.ndarray, protocol: Protocol
+) -> dict[str, Any]:
     curves = {}
     for name, k in [(ALL, None), *((name, k) for k, name in enumerate(class_names))]:
-        false_positives, sensitivity, _ = froc_curve(marks, k)
+        false_positives, sensitivity, _ = froc_curve(detections, k)
 
         def statistic(weights: np.ndarray, k: int | None = k) -> np.ndarray:
-            at_rates = sensitivity_at(marks, class_index=k, weights=weights)
+            at_rates = sensitivity_at(detections, class_index=k, weights=weights)
             return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
 
-        chosen = slice(None) if k is None else marks.lesion_category == k
-        num_patients = len(np.unique(patients[marks.lesion_image[chosen]]))
+        chosen = slice(None) if k is None else detections.gt_category == k
+        num_patients = len(np.unique(patients[detections.gt_image[chosen]]))
         names = [*map(str, FALSE_POSITIVE_RATES), "mean"]
         estimates = _estimates(names, *_intervals(statistic, patients, num_patients, protocol, highest=1.0))
         chosen = _thin(len(false_positives))
@@ -240,7 +303,7 @@ def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> 
 
 
 def _means(matches: Matches) -> Statistic:
-    """(B, I) weights → (B, 2 T): mean over classes of AP, then of AR, at each threshold, times 100."""
+    """Make the statistic (B, I) weights → (B, 2 T): mean AP, then mean AR over classes at each threshold, times 100."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ap, ar = average_precision(matches, weights)
@@ -249,23 +312,30 @@ def _means(matches: Matches) -> Statistic:
     return statistic
 
 
-def _subgroups(ground_truth, detections, patients, protocol: Protocol) -> list[dict[str, Any]]:
-    matches = _match(ground_truth, detections, HEADLINE[0], protocol, thresholds=[0.5])
+def _subgroups(ground_truth, matches: dict[str, Matches], patients, protocol: Protocol) -> list[dict[str, Any]]:
+    """Analyze subgroups by the headline's table; nothing where the protocol leaves that table out."""
+    metrics = subgroup_metrics()
+    if HEADLINE[0] not in matches or not metrics:
+        return []
+    own = matches[HEADLINE[0]]
     found = subgroup_results(
-        ground_truth, _means(matches), patients, num_resamples=protocol.num_resamples, seed=protocol.seed
+        ground_truth,
+        lambda weights: metric_values(own, weights, metrics)[1],
+        patients,
+        num_resamples=protocol.num_resamples,
+        seed=protocol.seed,
+        support=metric_support(own, metrics),
     )
+    names = [metric.name for metric in metrics]
     return [
         {
-            **{key: getattr(r, key) for key in ("column", "group", "images", "patients", "regions", "warning")},
-            **{
-                metric: {"value": float(r.values[m]), "low": float(r.low[m]), "high": float(r.high[m])}
-                for m, metric in enumerate(("AP50", "AR50"))
-            },
+            **{key: getattr(r, key) for key in ("column", "group", "images", "patients", "boxes", "warning")},
+            "metrics": _estimates(names, r.values, r.low, r.high),
         }
         for r in found
     ]
 
 
 def _thin(length: int) -> np.ndarray:
-    """Indices of at most :data:`MAX_CURVE_POINTS` of the points, both ends among them."""
+    """Choose at most :data:`MAX_CURVE_POINTS` of the points, both ends among them."""
     return np.unique(np.linspace(0, length - 1, min(length, MAX_CURVE_POINTS)).round().astype(int))

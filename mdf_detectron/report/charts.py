@@ -12,26 +12,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
-from mdf_detectron.report.tables import HIT_TEXTS, estimate, number
+from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, number
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
 
-
-OUTCOMES = {"tp": ("found (TP)", "#3a8f5c"), "fp": ("made up (FP)", "#d1495b"), "fn": ("missed (FN)", "#b9b9b9")}
-
+OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b9b9")}
 
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
-
 WIDTH = 8.0
-
 
 Models = dict[str, dict[str, Any]]
 
 
 def all_charts(models: Models) -> dict[str, Figure]:
-    """File name without ending → figure; charts without anything to show are left out."""
+    """Draw every chart that has something to show: file name without ending → figure."""
     charts = {
         "metrics": metric_intervals(models),
         "precision_recall": precision_recall(models),
@@ -48,28 +45,32 @@ def all_charts(models: Models) -> dict[str, Figure]:
 
 
 def metric_intervals(models: Models) -> Figure:
-    """AP50 by IoBB of each class, with intervals."""
+    """Draw every charted metric by IoBB, of each class and overall, with intervals; one panel a metric."""
     summary = next(iter(models.values()))
-    regions = summary["dataset"]["regions"]
-    labels = [f"{_wrap(name, 30)} ({count})" for name, count in regions.items()] + [f"{ALL} ({sum(regions.values())})"]
-    keys = [f"AP50-{name}" for name in regions] + ["AP50"]
-    figure, axes = _figure(0.5 + 0.42 * len(keys) * (0.7 + 0.3 * len(models)) + 1.0)
-    for m, (name, one) in enumerate(models.items()):
-        heights = np.arange(len(keys)) + _shift(m, len(models))
-        _points(axes, heights, [one["metrics"]["bbox_iobb"][key] for key in keys], COLORS[m % 4], name)
-    axes.set(xlim=(-3, 119), xlabel="AP50 by IoBB (× 100), 95 % interval", title="Average precision by class (regions)")
-    axes.set_yticks(np.arange(len(keys)), labels)
-    axes.set_xticks(np.arange(0, 101, 20))
-    axes.invert_yaxis()
-    _legend_below(figure, axes)
+    boxes = summary["dataset"]["boxes"]
+    listed = [one for one in summary["metric_list"] if one["charted"]]
+    labels = [f"{_wrap(name, 24)} ({count})" for name, count in boxes.items()] + [f"{ALL} ({sum(boxes.values())})"]
+    height = 1.1 + 0.42 * len(labels) * (0.7 + 0.3 * len(models))
+    figure, panels = _panels(len(listed), columns=min(2, len(listed)), height=height)
+    for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
+        keys = [f"{metric['name']}-{name}" if metric["per_class"] else None for name in boxes] + [metric["name"]]
+        for m, (name, one) in enumerate(models.items()):
+            rows = one["metrics"]["bbox_iobb"]
+            shown = [(i + _shift(m, len(models)), rows[key]) for i, key in enumerate(keys) if key]
+            _points(axes, *zip(*shown, strict=True), COLORS[m % 4], name)
+        axes.set(xlim=(-3, 122), xlabel=f"{metric['heading']} (× 100)", title=metric["heading"])
+        axes.set_ylim(len(keys) - 0.5, -0.5)
+        axes.set_yticks(np.arange(len(keys)), labels if p % 2 == 0 else [""] * len(keys), fontsize=8)
+        axes.set_xticks(np.arange(0, 101, 20))
+    _legend_below(figure, panels[0], title="by IoBB, 95 % intervals; in brackets: ground-truth boxes")
     return figure
 
 
 def precision_recall(models: Models) -> Figure:
-    """Precision against recall of each class at IoBB 0.5."""
-    regions = next(iter(models.values()))["dataset"]["regions"]
-    figure, panels = _panels(len(regions))
-    for axes, (class_name, count) in zip(panels, regions.items(), strict=True):
+    """Draw precision against recall of each class at IoBB 0.5."""
+    boxes = next(iter(models.values()))["dataset"]["boxes"]
+    figure, panels = _panels(len(boxes))
+    for axes, (class_name, count) in zip(panels, boxes.items(), strict=True):
         for m, (name, summary) in enumerate(models.items()):
             curve = summary["precision_recall"]["bbox_iobb"][class_name]
             if count and curve["recall"]:
@@ -77,26 +78,26 @@ def precision_recall(models: Models) -> Figure:
                           label=name, drawstyle="steps-post")  # fmt: skip
             else:
                 axes.plot([], [], color=COLORS[m % 4], label=name)
-            ap50 = summary["metrics"]["bbox_iobb"][f"AP50-{class_name}"]
-            axes.text(0.98, 1.0 - 0.09 * m, f"AP50 {estimate(ap50)}", color=COLORS[m % 4], ha="right", va="top",
+            one = summary["metrics"]["bbox_iobb"][f"{HEADLINE[1]}-{class_name}"]
+            axes.text(0.98, 1.0 - 0.09 * m, f"{HEADLINE[1]} {estimate(one)}", color=COLORS[m % 4], ha="right", va="top",
                       fontsize=8, transform=axes.transAxes, bbox=WHITE)  # fmt: skip
         if not count:
-            _empty(axes, "no regions")
+            _empty(axes, "no ground-truth boxes")
         # room for a line of text a model above precision 1, where no curve can be
         axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
         axes.set_yticks(np.linspace(0, 1, 6))
-        axes.set_title(f"{_wrap(class_name, 34)}\n({count} regions)")
-    _legend_below(figure, panels[0], title="IoBB 0.5; AP50 with its 95 % interval")
+        axes.set_title(f"{_wrap(class_name, 34)}\n({count} ground-truth boxes)")
+    _legend_below(figure, panels[0], title=f"IoBB 0.5; {HEADLINE[1]} with its 95 % interval")
     return figure
 
 
 def froc(models: Models) -> Figure:
-    """Sensitivity against false positives an image: all classes pooled, and each class."""
+    """Draw the free-response ROC (FROC) of all classes pooled and of each class."""
     first = next(iter(models.values()))
-    rates, regions = first["froc"]["rates"], first["dataset"]["regions"]
-    figure, panels = _panels(len(regions) + 1)
-    for axes, class_name in zip(panels, [ALL, *regions], strict=True):
-        count = sum(regions.values()) if class_name == ALL else regions[class_name]
+    rates, boxes = first["froc"]["rates"], first["dataset"]["boxes"]
+    figure, panels = _panels(len(boxes) + 1)
+    for axes, class_name in zip(panels, [ALL, *boxes], strict=True):
+        count = sum(boxes.values()) if class_name == ALL else boxes[class_name]
         for m, (name, summary) in enumerate(models.items()):
             curve = summary["froc"]["curves"][class_name]
             drawn = count > 0
@@ -109,22 +110,24 @@ def froc(models: Models) -> Figure:
                     at = rate * 2 ** (_shift(m, len(models)) / 2)
                     axes.plot([at, at], [one["low"], one["high"]], color=COLORS[m % 4], linewidth=1, alpha=0.6)
         if not count:
-            _empty(axes, "no lesions")
+            _empty(axes, "no ground-truth boxes")
         axes.set_xscale("log", base=2)
         axes.set_xticks(rates, [f"{r:g}" if r >= 1 else f"1/{round(1 / r)}" for r in rates])
         axes.minorticks_off()
         axes.set(xlim=(rates[0] / 1.4, rates[-1] * 1.4), ylim=(0, 1.05))
         axes.set(xlabel="false positives an image", ylabel="sensitivity")
-        axes.set_title(f"{'all, pooled' if class_name == ALL else _wrap(class_name, 34)}\n({count} lesions)")
+        axes.set_title(f"{'all, pooled' if class_name == ALL else _wrap(class_name, 34)}\n({count} ground-truth boxes)")
     images, healthy = first["dataset"]["images"], first["dataset"]["healthy_images"]
     _legend_below(
-        figure, panels[0], f"{images} images, {healthy} healthy; hit: {HIT_TEXTS[first['froc']['criterion']]}"
+        figure,
+        panels[0],
+        f"{images} images, {healthy} healthy; true positive: {CRITERION_TEXTS[first['froc']['criterion']]}",
     )
     return figure
 
 
 def threshold_sweep(models: Models) -> Figure:
-    """Mean AP and AR against the overlap threshold, by IoBB and by IoU."""
+    """Draw mean AP and AR against the overlap threshold, by IoBB and by IoU."""
     figure, panels = _panels(2)
     styles = {"bbox_iobb": ("IoBB", "-"), "bbox": ("IoU", "--")}
     for axes, metric in zip(panels, ("AP", "AR"), strict=True):
@@ -136,18 +139,18 @@ def threshold_sweep(models: Models) -> Figure:
                 if table == "bbox_iobb":
                     axes.fill_between(x, curve["low"], curve["high"], color=COLORS[m % 4], alpha=0.15, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100), mean over classes")
-    regions = sum(next(iter(models.values()))["dataset"]["regions"].values())
-    _legend_below(figure, panels[0], title=f"{regions} regions; bands: 95 % interval, by IoBB")
+    boxes = sum(next(iter(models.values()))["dataset"]["boxes"].values())
+    _legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: 95 % interval, by IoBB")
     return figure
 
 
 def counts(models: Models) -> Figure:
-    """True positives, false positives and misses of each class (the paper's figure 2b)."""
+    """Draw TP, FP and FN of each class (the paper's figure 2b)."""
     first = next(iter(models.values()))
-    classes = list(first["dataset"]["regions"])
+    classes = list(first["dataset"]["boxes"])
     figure, panels = _panels(len(models), columns=min(2, len(models)), height=0.5 * len(classes) + 1.6)
     shown = [c for s in models.values() for n, c in s["counts"]["bbox_iobb"].items() if n != ALL]
-    most = max((max(c[k], c["interval"][k][1]) for c in shown for k in OUTCOMES), default=1)
+    most = max((max(c[k], c["interval"][k][1] or 0) for c in shown for k in OUTCOMES), default=1)
     for axes, (name, summary) in zip(panels, models.items(), strict=True):
         rows = summary["counts"]["bbox_iobb"]
         for o, (outcome, (label, color)) in enumerate(OUTCOMES.items()):
@@ -156,11 +159,12 @@ def counts(models: Models) -> Figure:
             axes.barh(heights, values, 0.25, color=color, label=label)
             for height, value, class_name in zip(heights, values, classes, strict=True):
                 low, high = rows[class_name]["interval"][outcome]
-                axes.plot([low, high], [height, height], color="#444444", linewidth=0.8)
-                axes.text(max(high, value) + 0.02 * most, height, f"{value}", va="center", fontsize=7)
+                if low is not None:
+                    axes.plot([low, high], [height, height], color="#444444", linewidth=0.8)
+                axes.text(max(high or 0, value) + 0.02 * most, height, f"{value}", va="center", fontsize=7)
         total = rows[ALL]
         axes.set_yticks(np.arange(len(classes)), [_wrap(c) for c in classes])
-        axes.set(xlim=(0, 1.15 * max(most, 1)), xlabel="number of regions or detections")
+        axes.set(xlim=(0, 1.15 * max(most, 1)), xlabel="ground-truth boxes or detections")
         axes.set_title(f"{_wrap(name, 34)}\nTP {total['tp']}, FP {total['fp']}, FN {total['fn']}")
         axes.invert_yaxis()
     _legend_below(
@@ -170,7 +174,7 @@ def counts(models: Models) -> Figure:
 
 
 def confusion(name: str, summary: dict[str, Any]) -> Figure:
-    """Which class was taken for which; shade is the share of the truth's row."""
+    """Draw the confusion matrix; the shade is the share of the row (of the true class)."""
     labels, matrix = summary["confusion"]["labels"], np.array(summary["confusion"]["matrix"])
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 1.9 + 0.62 * len(labels))
@@ -191,34 +195,33 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
 
 
 def subgroup_forest(models: Models) -> Figure:
-    """AP50 by IoBB of every subgroup; small groups are hollow."""
-    rows = next(s["subgroups"] for s in models.values() if s["subgroups"])
-    labels = [f"{r['column']}: {r['group']}  ({r['patients']} patients, {r['regions']} regions)" for r in rows]
-    figure, axes = _figure(1.4 + (0.24 + 0.1 * (len(models) - 1)) * len(rows))
-    for m, (name, summary) in enumerate(models.items()):
-        heights = np.arange(len(rows)) + _shift(m, len(models))
-        small = [bool(r["warning"]) for r in summary["subgroups"]]
-        _points(axes, heights, [r["AP50"] for r in summary["subgroups"]], COLORS[m % 4], name, small, text=False)
-        whole = summary["metrics"]["bbox_iobb"]["AP50"]["value"]
-        if whole is not None:
-            axes.axvline(whole, color=COLORS[m % 4], linewidth=0.8, linestyle=":")
+    """Draw the metrics of the subgroup analysis, one panel a metric; small groups are hollow."""
+    first = next(s for s in models.values() if s["subgroups"])
+    rows, listed = first["subgroups"], [one for one in first["metric_list"] if one["in_subgroups"]]
+    labels = [f"{r['column']}: {r['group']}  ({r['patients']} / {r['boxes']})" for r in rows]
+    height = 1.1 + (0.24 + 0.1 * (len(models) - 1)) * len(rows)
+    figure, panels = _panels(len(listed), columns=min(2, len(listed)), height=height)
     starts = [i for i in range(1, len(rows)) if rows[i]["column"] != rows[i - 1]["column"]]
-    for start in starts:
-        axes.axhline(start - 0.5, color="#cccccc", linewidth=0.6)
-    axes.set_yticks(np.arange(len(rows)), labels, fontsize=7)
-    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.4, -0.6), xlabel="AP50 by IoBB (× 100), 95 % interval")
-    axes.set_title("For whom (hollow: small group; dotted: everybody)")
-    _legend_below(figure, axes)
+    for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
+        for m, (name, summary) in enumerate(models.items()):
+            color, own = COLORS[m % 4], summary["subgroups"]
+            small = [bool(r["warning"]) for r in own]
+            estimates = [r["metrics"][metric["name"]] for r in own]
+            _points(axes, np.arange(len(rows)) + _shift(m, len(models)), estimates, color, name, small, text=False)
+            whole = summary["metrics"][HEADLINE[0]][metric["name"]]["value"]
+            if whole is not None:
+                axes.axvline(whole, color=color, linewidth=0.8, linestyle=":")
+        for start in starts:
+            axes.axhline(start - 0.5, color="#cccccc", linewidth=0.6)
+        axes.set_yticks(np.arange(len(rows)), labels if p % 2 == 0 else [""] * len(rows), fontsize=7)
+        axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.4, -0.6), xlabel=f"{metric['heading']} by IoBB (× 100)")
+        axes.set_title(metric["heading"])
+    _legend_below(
+        figure,
+        panels[0],
+        title="95 % intervals; in brackets: patients / ground-truth boxes; hollow: small group; dotted: all images",
+    )
     return figure
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=120)
-    axes = figure.subplots()
-    axes.grid(axis="x", color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
@@ -236,7 +239,7 @@ def _panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure
 
 
 def _points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:
-    """A point and its interval on each height; nothing where the estimate is not defined."""
+    """Draw each estimate as a point and its interval; a text where it is not defined."""
     axes.plot([], [], "o-", color=color, label=label)
     for i, (height, one) in enumerate(zip(heights, estimates, strict=True)):
         if one["value"] is None:

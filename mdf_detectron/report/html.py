@@ -9,66 +9,28 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from mdf_detectron.evaluation.summary import HEADLINE
+from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.fileio import png_of, write_bytes, write_text
 from mdf_detectron.report.tables import TABLE_TITLES, build_tables, estimate, p_text
 
 CHART_TITLES = {
-    "metrics": "Average precision with intervals",
+    "metrics": "Metrics with intervals",
     "precision_recall": "Precision and recall",
-    "froc": "Sensitivity and false positives (FROC)",
-    "threshold_sweep": "How the overlap threshold matters",
-    "counts": "Found, made up, missed",
-    "confusion": "Which class was taken for which",
-    "subgroups": "For whom",
+    "froc": "Free-response ROC (FROC)",
+    "threshold_sweep": "AP and AR by overlap threshold",
+    "counts": "TP, FP and FN",
+    "confusion": "Confusion matrix",
+    "subgroups": "Subgroup analysis",
     "training": "Training: loss and generalization gap",
 }
 
 
-HTML = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 60rem; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { background: #f5f5f5; }
-.note { color: #666; font-size: .85rem; }
-.verdict { border-left: .3rem solid #1f6f8b; padding: .5rem 1rem; background: #f2f7f9; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for line in verdicts %}<p class="verdict">{{ line }}</p>
-{% endfor %}{% for line in facts %}<p>{{ line }}</p>
-{% endfor %}{% for heading, source in charts %}<h2>{{ heading }}</h2>
-<img alt="{{ heading }}" src="data:image/png;base64,{{ source }}">
-{% endfor %}{% for table in tables %}<h2>{{ table.title }}</h2>
-<div class="scroll"><table>
-<thead><tr>{% for cell in table.header %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table></div>
-{% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}
-{% endfor %}</body>
-</html>
-"""
-
-
-def write_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, Figure]) -> list[Path]:
-    """Write tables, pictures and both reports.
+def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, Figure]) -> list[Path]:
+    """Write the tables, the charts and both reports of an evaluation.
 
     Args:
         out: folder; gets ``tables/*.csv``, ``figures/*.png``, ``report.md`` and ``report.html``.
-        evaluation: ``{"title", "models": {name: summary}, "comparison": {...} (optional)}``.
+        evaluation: of :func:`~mdf_detectron.evaluation.summary.evaluate_models`.
         charts: of :func:`~mdf_detectron.report.charts.all_charts`.
 
     Returns:
@@ -83,8 +45,7 @@ def write_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, 
         written.append(write_bytes(out / "figures" / f"{name}.png", image))
         pictures.append((chart_title(name, evaluation), f"figures/{name}.png", image))
     verdicts, facts = _verdicts(evaluation), _facts(evaluation)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(HTML).render(
+    page = _template("evaluation.html").render(
         title=evaluation["title"],
         verdicts=verdicts,
         facts=facts,
@@ -101,8 +62,14 @@ def write_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, 
     ]
 
 
+def _template(name: str) -> jinja2.Template:
+    """Load a template of this package; a value that is missing is an error, and values are escaped."""
+    loader = jinja2.PackageLoader("mdf_detectron.report")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
 def chart_title(name: str, evaluation: dict[str, Any]) -> str:
-    """Heading of a chart; a chart of one of several models names it."""
+    """Return the heading of a chart; a chart of one of several models names it."""
     stem, _, index = name.rpartition("_")
     if index.isdigit():
         return f"{CHART_TITLES[stem]}: {list(evaluation['models'])[int(index) - 1]}"
@@ -117,7 +84,7 @@ def _verdicts(evaluation: dict[str, Any]) -> list[str]:
     table, metric = HEADLINE
     row = comparison["differences"][table][metric]
     if row["value"] is None:
-        return [f"{second} against {first}: not defined, the dataset has no region to find."]
+        return [f"{second} against {first}: not defined, the dataset has no ground-truth box."]
     return [
         f"{second} against {first}: {comparison['verdict']}. {metric} of {TABLE_TITLES[table]} changes by "
         f"{estimate(row)}, p {p_text(row['p_value'], row['least_p'])}."
@@ -125,30 +92,46 @@ def _verdicts(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _facts(evaluation: dict[str, Any]) -> list[str]:
-    lines = []
     summary = next(iter(evaluation["models"].values()))
     data, protocol = summary["dataset"], summary["protocol"]
-    lines.append(
+    table, metric = HEADLINE
+    lines = [
         f"{data['images']} images of {data['patients']} patients, {data['healthy_images']} of them healthy (without a "
-        f"region); {sum(data['regions'].values())} regions of {len(data['regions'])} classes."
-    )
+        f"ground-truth box); {sum(data['boxes'].values())} ground-truth boxes of {len(data['boxes'])} classes."
+    ]
     for name, one in evaluation["models"].items():
-        value = one["metrics"][HEADLINE[0]][HEADLINE[1]]
-        lines.append(
-            f"{name}: {HEADLINE[1]} of {TABLE_TITLES[HEADLINE[0]]} {estimate(value)}; "
-            f"{one['dataset']['detections']} detections."
-        )
+        value = estimate(one["metrics"][table][metric])
+        lines.append(f"{name}: {metric} of {TABLE_TITLES[table]} {value}; {one['dataset']['detections']} detections.")
     if protocol["area"] != "all":
         area = protocol["area"]
         area = area if isinstance(area, str) else f"{area[0]:g} to {area[1]:g} pixels²"
-        lines.append(f"AP, AR and counts are about regions of the area range {area}; FROC and confusion take all.")
+        lines.append(
+            f"Metrics and counts are about ground-truth boxes of the area range {area}; FROC and the confusion matrix "
+            "take all."
+        )
     lines.append(
-        f"At most {protocol['max_dets']} detections of an image and class. Intervals are 95 % and come from "
-        f"{protocol['num_resamples']} resamples of the patients; they show the chance of the test set, not that of "
-        "training. AP is too high on small test sets; a model's intervals allow for it and reach further down than up. "
-        "IoBB is the share of the predicted box inside the annotated one: a small box can reach 1, so IoU is shown "
-        "beside it."
+        f"At most {protocol['max_dets']} detections of an image and class. IoBB is the share of the predicted box "
+        "inside the ground-truth box: a small box can reach 1, so IoU is shown beside it."
     )
+    return [*lines, *_interval_facts(data, protocol)]
+
+
+def _interval_facts(data: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
+    """Say what the intervals cover, or why there are none."""
+    if data["patients_with_boxes"] < 2:
+        of = "the images belong to one patient" if data["patients"] == 1 else (
+            f"{data['patients_with_boxes']} of {data['patients']} patients have a ground-truth box"
+        )  # fmt: skip
+        return [
+            f"No intervals: they come from resampling patients and need two with a ground-truth box, but {of}. The "
+            "values describe these images only. If the patient_id of the annotations is wrong, correct it and "
+            "evaluate again."
+        ]
+    lines = [
+        f"Intervals are 95 % and come from {protocol['num_resamples']} resamples of the patients; they cover the "
+        "chance of the test set, not that of training. AP is biased upward on small test sets; a model's intervals "
+        "allow for it and reach further down than up. A value of fewer than two patients has no interval."
+    ]
     if data["images_without_patient_id"]:
         lines.append(
             f"{data['images_without_patient_id']} images have no patient id and are taken as patients of their own; "

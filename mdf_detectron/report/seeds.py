@@ -10,14 +10,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.errors import ResultsError
+from mdf_detectron.evaluation.metrics import METRICS
 from mdf_detectron.evaluation.statistics import difference_over_seeds, flat_metrics, mean_over_seeds
 from mdf_detectron.fileio import read_json
 from mdf_detectron.report.charts import COLORS, WIDTH
-from mdf_detectron.report.tables import Table
+from mdf_detectron.report.tables import TABLE_TITLES, Table
 
 
 def read_runs(files: Sequence[Path]) -> list[dict[str, float]]:
-    """ "table/metric" → value of each results file.
+    """Read "table/metric" → value of each results file.
 
     Raises:
         ResultsError: a file without metrics, or given twice.
@@ -39,7 +40,7 @@ def read_runs(files: Sequence[Path]) -> list[dict[str, float]]:
 
 
 def summarize_seeds(models: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Every metric that is defined in all runs.
+    """Summarize every metric that is defined in all runs.
 
     Args:
         models: name → runs, of one or two models.
@@ -74,7 +75,7 @@ def summarize_seeds(models: dict[str, list[dict[str, float]]]) -> dict[str, Any]
 
 
 def seed_table(summary: dict[str, Any]) -> Table:
-    """One line a metric: mean (95 % interval) of each model, and their difference."""
+    """Build the table: mean, standard deviation and interval of each metric and model, and the difference."""
     models, differences = summary["models"], summary.get("differences")
     header = [
         "metric",
@@ -92,10 +93,15 @@ def seed_table(summary: dict[str, Any]) -> Table:
     return Table("seeds", "Over seeds", header, rows, f"{runs}; Student's t intervals (difference: Welch's), × 100.")
 
 
-def seed_chart(summary: dict[str, Any], metrics: Sequence[str]) -> Figure:
-    """Each run as a dot, the mean and its interval as a diamond and a line."""
+def seed_chart(summary: dict[str, Any], metrics: Sequence[str] | None = None) -> Figure:
+    """Draw the charted metrics of every table: each run as a dot, the mean and its interval as a diamond and a line.
+
+    Args:
+        metrics: "table/metric" of those to draw instead; absent ones are left out.
+    """
     models = summary["models"]
-    shown = [m for m in metrics if m in next(iter(models.values()))]
+    charted = metrics or [f"{table}/{metric.name}" for table in TABLE_TITLES for metric in METRICS if metric.charted]
+    shown = [name for name in charted if name in next(iter(models.values()))]
     figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(shown) * len(models)), layout="constrained", dpi=120)
     axes = figure.subplots()
     for k, (name, one) in enumerate(models.items()):
@@ -111,7 +117,7 @@ def seed_chart(summary: dict[str, Any], metrics: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(shown)), shown)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("× 100; diamond and line: mean and 95 % interval over seeds, dots: single runs")
-    axes.set_title("How much training varies")
+    axes.set_title("Variation over training seeds")
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ TABLE_TITLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells; ``name`` is its file name without ending."""
+    """A table of text; ``name`` is its file name without ending."""
 
     name: str
     title: str
@@ -34,10 +35,10 @@ class Table:
 
 
 def build_tables(evaluation: dict[str, Any]) -> list[Table]:
-    """All tables.
+    """Build all tables of an evaluation.
 
     Args:
-        evaluation: ``{"models": {name: summary}, "comparison": {...} (optional)}``.
+        evaluation: of :func:`~mdf_detectron.evaluation.summary.evaluate_models`.
     """
     tables = []
     if evaluation.get("comparison"):
@@ -55,12 +56,12 @@ def build_tables(evaluation: dict[str, Any]) -> list[Table]:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number for people; a dash where it is not defined."""
+    """Format a number; a dash where it is not defined."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def estimate(one: dict[str, float | None], digits: int = 1) -> str:
-    """Value and interval."""
+    """Format an estimate: value and interval."""
     if one["value"] is None:
         return "–"
     if one["low"] is None:
@@ -69,24 +70,26 @@ def estimate(one: dict[str, float | None], digits: int = 1) -> str:
 
 
 def p_text(value: float | None, least: float | None) -> str:
-    """A bootstrap p value; it cannot be smaller than the number of resamples lets it."""
+    """Format a bootstrap p value, which cannot be smaller than ``least``, the limit of the number of resamples."""
     if value is None or least is None:
         return "–"
     return f"≤ {least:.2g}" if value <= least * 1.0001 else f"{value:.2g}"
 
 
 def _metrics(model: str, table: str, rows: dict[str, dict], summary: dict) -> Table:
-    per_class = [
-        [name, str(count), *(estimate(rows[f"{m}-{name}"]) for m in ("AP50", "AR50", "AP", "AR"))]
-        for name, count in summary["dataset"]["regions"].items()
-    ]
-    total = str(sum(summary["dataset"]["regions"].values()))
+    listed, boxes = summary["metric_list"], summary["dataset"]["boxes"]
+
+    def values(suffix: str, shown: Callable[[dict], bool]) -> list[str]:
+        return [estimate(rows[one["name"] + suffix]) if shown(one) else "" for one in listed]
+
+    per_class = [[name, str(n), *values(f"-{name}", lambda one: one["per_class"])] for name, n in boxes.items()]
     return Table(
         name=f"{_slug(model)}_metrics_{table}",
         title=f"{model}: {TABLE_TITLES[table]}",
-        header=["class", "regions", "AP50", "AR50", "AP 50:95", "AR 50:95"],
-        rows=[*per_class, [ALL, total, *(estimate(rows[m]) for m in ("AP50", "AR50", "AP", "AR"))]],
-        note="× 100, 95 % patient-level bootstrap intervals; 'all' is the mean over the classes that have regions.",
+        header=["class", "ground-truth boxes", *(one["heading"] for one in listed)],
+        rows=[*per_class, [ALL, str(sum(boxes.values())), *values("", lambda one: True)]],
+        note="× 100, 95 % patient-level bootstrap intervals; 'all' is the mean over the classes with ground-truth "
+        "boxes.",
     )
 
 
@@ -99,7 +102,7 @@ def _comparison(table: str, rows: dict[str, dict], models: list[str]) -> Table:
             [name, number(row["first"]), number(row["second"]), estimate(row), p_text(row["p_value"], row["least_p"])]
             for name, row in rows.items()
         ],
-        note="Same images, same resamples for both; p is two-sided and not corrected for the number of rows.",
+        note="Paired test on the same images and resamples; p is two-sided and not corrected for multiple comparisons.",
     )
 
 
@@ -108,7 +111,7 @@ def _counts(model: str, summary: dict) -> Table:
     first = next(iter(tables))
     return Table(
         name=f"{_slug(model)}_counts",
-        title=f"{model}: found, made up, missed",
+        title=f"{model}: TP, FP and FN",
         header=["class", *(f"{c} ({TABLE_TITLES[t]})" for t in tables for c in ("TP", "FP", "FN"))],
         rows=[[name, *(str(tables[t][name][c]) for t in tables for c in ("tp", "fp", "fn"))] for name in tables[first]],
         note=f"Overlap 0.5, score ≥ {summary['protocol']['score_threshold']:g}.",
@@ -119,8 +122,8 @@ def _confusion(model: str, summary: dict) -> Table:
     labels, matrix = summary["confusion"]["labels"], summary["confusion"]["matrix"]
     return Table(
         name=f"{_slug(model)}_confusion",
-        title=f"{model}: which class was taken for which",
-        header=["truth \\ prediction", *labels],
+        title=f"{model}: confusion matrix",
+        header=["truth \\ predicted", *labels],
         rows=[[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)],
         note=f"IoBB 0.5, score ≥ {summary['protocol']['score_threshold']:g}; same-class pairs are matched first.",
     )
@@ -130,13 +133,13 @@ def _froc(model: str, summary: dict) -> Table:
     froc = summary["froc"]
     return Table(
         name=f"{_slug(model)}_froc",
-        title=f"{model}: sensitivity at false positives an image",
+        title=f"{model}: free-response ROC (FROC), sensitivity at false positives an image",
         header=["class", *(f"{rate:g}" for rate in froc["rates"]), "mean"],
         rows=[
             [name, *(number(one["value"], 2) for one in curve["at"].values()), estimate(curve["mean"], 2)]
             for name, curve in froc["curves"].items()
         ],
-        note=f"A hit: {HIT_TEXTS[froc['criterion']]}. Healthy images count.",
+        note=f"True positive: {CRITERION_TEXTS[froc['criterion']]}. Healthy images count.",
     )
 
 
@@ -153,32 +156,37 @@ def _sweep(model: str, summary: dict) -> Table:
         rows.append([f"{threshold:g}", *cells])
     return Table(
         name=f"{_slug(model)}_threshold_sweep",
-        title=f"{model}: by overlap threshold",
+        title=f"{model}: AP and AR by overlap threshold",
         header=["threshold", *(f"{metric}, {TABLE_TITLES[name]}" for name in names for metric in ("AP", "AR"))],
         rows=rows,
-        note="× 100, mean over the classes that have regions; 95 % patient-level bootstrap intervals.",
+        note="× 100, mean over the classes with ground-truth boxes; 95 % patient-level bootstrap intervals.",
     )
 
 
-HIT_TEXTS = {
-    "iobb": "IoBB with a lesion of the class ≥ 0.5",
-    "iou": "IoU with a lesion of the class ≥ 0.5",
-    "center": "center within a lesion's box of the class",
+CRITERION_TEXTS = {
+    "iobb": "IoBB with a ground-truth box of the class ≥ 0.5",
+    "iou": "IoU with a ground-truth box of the class ≥ 0.5",
+    "center": "center within a ground-truth box of the class",
 }
 
 
 def _subgroups(model: str, summary: dict) -> Table:
+    listed = [one for one in summary["metric_list"] if one["in_subgroups"]]
+    counts = ("patients", "images", "boxes")
     return Table(
         name=f"{_slug(model)}_subgroups",
-        title=f"{model}: for whom (boxes by IoBB)",
-        header=["column", "group", "patients", "images", "regions", "AP50", "AR50", "caution"],
+        title=f"{model}: subgroup analysis (boxes by IoBB)",
+        header=["column", "group", "patients", "images", "ground-truth boxes", *(m["heading"] for m in listed), "note"],
         rows=[
-            [r["column"], r["group"], *(str(r[c]) for c in ("patients", "images", "regions")),
-             estimate(r["AP50"]), estimate(r["AR50"]), r["warning"]]
-            for r in summary["subgroups"]
+            [
+                *(row["column"], row["group"], *(str(row[count]) for count in counts)),
+                *(estimate(row["metrics"][one["name"]]) for one in listed),
+                row["warning"],
+            ]
+            for row in summary["subgroups"]
         ],
         note="× 100, each group resampled by its own patients.",
-    )  # fmt: skip
+    )
 
 
 def _slug(text: str) -> str:

@@ -21,7 +21,7 @@ from mdf_detectron.data.synthetic.oracle import (
 )
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.data.synthetic.scene import draw_film, ellipse_box, ellipse_polygon
-from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.evaluation import evaluate_coco
 
 
 def slow_ap(scores, labels):

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 from evaluation_cases import dataset, random_case
 
+from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import evaluate_coco, metric_values
+from mdf_detectron.evaluation.metrics import metric_values
 from mdf_detectron.evaluation.statistics import patients_of
-from mdf_detectron.evaluation.subgroups import ROW, clinical_columns, groups_of, subgroup_results
+from mdf_detectron.evaluation.subgroups import RECORD, clinical_columns, groups_of, subgroup_results
 
-ROWS = [
+RECORDS = [
     {"age": 39, "gender": "F", "acuity": 2, "heart_rate": 60},
     {"age": 40, "gender": "M", "acuity": 3, "heart_rate": 70.5},
     {"age": 80, "gender": None, "acuity": 2, "heart_rate": None},
@@ -16,10 +17,10 @@ ROWS = [
 ]
 
 
-def truth_of(rows, regions=()):
-    annotations = dataset(list(regions), num_images=len(rows))
-    for image, row in zip(annotations["images"], rows, strict=True):
-        image["clinical"] = row
+def truth_of(records, regions=()):
+    annotations = dataset(list(regions), num_images=len(records))
+    for image, record in zip(annotations["images"], records, strict=True):
+        image["clinical"] = record
     return GroundTruth.load(annotations)
 
 
@@ -28,7 +29,7 @@ def as_lists(groups):
 
 
 def test_groups_by_hand():
-    truth = truth_of(ROWS)
+    truth = truth_of(RECORDS)
     assert clinical_columns(truth) == ["age", "gender", "acuity", "heart_rate"]
     assert as_lists(groups_of(truth, "gender")) == {"F": [0], "M": [1], "missing": [2, 3]}
     assert as_lists(groups_of(truth, "acuity")) == {"2": [0, 2], "3": [1], "missing": [3]}
@@ -38,8 +39,8 @@ def test_groups_by_hand():
         "≥ 80": [2],
         "missing": [3],
     }
-    assert as_lists(groups_of(truth, ROW)) == {"present": [0, 1, 2], "missing": [3]}
-    assert as_lists(groups_of(truth_of([None, {"age": 1}]), ROW)) == {"present": [1], "missing": [0]}
+    assert as_lists(groups_of(truth, RECORD)) == {"present": [0, 1, 2], "missing": [3]}
+    assert as_lists(groups_of(truth_of([None, {"age": 1}]), RECORD)) == {"present": [1], "missing": [0]}
 
 
 def test_many_values_make_bands():
@@ -50,14 +51,14 @@ def test_many_values_make_bands():
 
 
 def test_every_image_is_in_one_group():
-    truth = truth_of(ROWS)
-    for column in [*clinical_columns(truth), ROW]:
+    truth = truth_of(RECORDS)
+    for column in [*clinical_columns(truth), RECORD]:
         assert (sum(m.astype(int) for m in groups_of(truth, column).values()) == 1).all()
 
 
 def test_unknown_column():
     with pytest.raises(ValueError, match="'weight'"):
-        groups_of(truth_of(ROWS), "weight")
+        groups_of(truth_of(RECORDS), "weight")
 
 
 def test_values_are_those_of_the_part():
@@ -71,7 +72,7 @@ def test_values_are_those_of_the_part():
     assert [(r.column, r.group, r.images, r.patients) for r in found] == [
         ("gender", "F", 5, 5),
         ("gender", "M", 5, 5),
-        (ROW, "present", 10, 5),
+        (RECORD, "present", 10, 5),
     ]
     for result, ids in zip(found, ([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], range(1, 11)), strict=True):
         expected = evaluate_coco(truth, predictions, image_ids=ids)["bbox"]
@@ -79,7 +80,7 @@ def test_values_are_those_of_the_part():
         defined = np.isfinite(result.low)
         assert defined.any() and (result.low[defined] <= result.high[defined]).all()
         regions = [a for a in annotations["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
-        assert result.regions == len(regions)
+        assert result.boxes == len(regions)
         assert "5 patients" in result.warning and "small group" in result.warning
 
 

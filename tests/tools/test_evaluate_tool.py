@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmarks.interval_study import simulate
 
-from mdf_detectron.evaluation.metrics import evaluate_coco
+from mdf_detectron.evaluation import evaluate_coco
 
 FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups"]
 
@@ -53,7 +53,7 @@ def test_everything_is_written(run, files, tmp_path):
     assert page.count("data:image/png;base64,") == 8 and "http" not in page.replace("http-equiv", "")
     assert "a &lt;b&gt;name" in page and "<b>name" not in page
     assert 'name="viewport"' in page and "max-width: 100%" in page and "overflow-x: auto" in page
-    assert "strong against weak: helps" in text and "![For whom](figures/subgroups.png)" in text
+    assert "strong against weak: helps" in text and "![Subgroup analysis](figures/subgroups.png)" in text
     assert {f"{m}_{t}.csv" for m in ("weak", "strong") for t in ("counts", "confusion", "froc", "threshold_sweep",
             "subgroups", "metrics_segm")} <= {p.name for p in (out / "tables").iterdir()}  # fmt: skip
     assert not list(out.rglob("*.partial"))

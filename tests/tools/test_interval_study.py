@@ -6,9 +6,10 @@ from benchmarks import interval_study
 from benchmarks.evaluation_loops import loop_ap_ar
 from benchmarks.interval_study import FOUND, simulate
 
+from mdf_detectron.evaluation import evaluate_coco
+from mdf_detectron.evaluation.average_precision import average_precision
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
-from mdf_detectron.evaluation.metrics import average_precision, evaluate_coco
 
 
 def test_what_is_drawn():

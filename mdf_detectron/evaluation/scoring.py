@@ -1,0 +1,82 @@
+"""Score COCO predictions against COCO annotations: load, match once a table, compute the listed metrics.
+
+A *table* is a task scored by one overlap: ``"bbox_iobb"``, ``"bbox"`` (by IoU), ``"segm_iobb"`` and ``"segm"``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.matching import MAX_DETS, match
+from mdf_detectron.evaluation.metrics import metric_values, overlap_thresholds
+
+TASKS = ("bbox", "segm")
+
+
+def task_settings(tasks: Iterable[str]) -> OrderedDict[str, tuple[str, str]]:
+    """Map the name of each table of the tasks to (iou_type, overlap); ``"bbox_iobb"`` comes before ``"bbox"``.
+
+    Raises:
+        ValueError: a task that is not one of :data:`TASKS`.
+    """
+    settings: OrderedDict[str, tuple[str, str]] = OrderedDict()
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"task '{task}' is not one of {TASKS}")
+        settings[f"{task}_iobb"] = (task, "iobb")
+        settings[task] = (task, "iou")
+    return settings
+
+
+def default_tasks(ground_truth: GroundTruth, detections: Detections) -> tuple[str, ...]:
+    """Return ``("bbox", "segm")`` where both sides have masks, else ``("bbox",)``."""
+    both = ground_truth.segmentations is not None and detections.segmentations is not None
+    return ("bbox", "segm") if both else ("bbox",)
+
+
+def evaluate_coco(
+    annotations: str | Path | Mapping[str, Any] | GroundTruth | Any,
+    predictions: str | Path | Sequence[Mapping[str, Any]] | Detections,
+    *,
+    tasks: Iterable[str] | None = None,
+    max_dets: int = MAX_DETS,
+    area: str | tuple[float, float] = "all",
+    image_ids: Iterable[Any] | None = None,
+) -> OrderedDict[str, dict[str, float]]:
+    """Score predictions against annotations.
+
+    Args:
+        annotations: COCO JSON file, its content, or a ``COCO`` object.
+        predictions: COCO results file or list; ``[]`` scores 0.
+        tasks: of ``"bbox"`` and ``"segm"``; by default masks where both sides have them.
+        max_dets: detections of one image and class that count.
+        area: area range, see :func:`~mdf_detectron.evaluation.matching.match`.
+        image_ids: score these images only.
+
+    Returns:
+        table → metric → value times 100, see :mod:`~mdf_detectron.evaluation.metrics`; NaN where undefined.
+
+    Raises:
+        DatasetError, ResultsError: input that cannot be scored; the message names the entry.
+    """
+    ground_truth = GroundTruth.load(annotations)
+    detections = Detections.load(predictions, ground_truth)
+    weights = None if image_ids is None else ground_truth.image_weights(image_ids)
+    results: OrderedDict[str, dict[str, float]] = OrderedDict()
+    for name, (iou_type, overlap) in task_settings(tasks or default_tasks(ground_truth, detections)).items():
+        matches = match(
+            ground_truth,
+            detections,
+            overlap=overlap,
+            iou_type=iou_type,
+            thresholds=overlap_thresholds(),
+            max_dets=max_dets,
+            area=area,
+        )
+        names, values = metric_values(matches, weights)
+        results[name] = dict(zip(names, values.tolist(), strict=True))
+    return results
