@@ -17,22 +17,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="any prepared folder")
     parser.add_argument("--num-workers", type=int, default=2, help="threads that read the images")
-    parser.add_argument("--list", type=int, default=20, help="findings of a kind that are printed (default 20)")
+    parser.add_argument("--list", type=int, default=20, help="problems of a kind that are printed (default 20)")
     args = parser.parse_args()
     try:
-        findings = audit_folder(args.folder, args.num_workers)
+        audit = audit_folder(args.folder, args.num_workers)
     except UserError as error:
         parser.exit(2, f"audit_dataset: {error}\n")
     by_kind = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.kind].append(finding.message)
+    for problem in audit.problems:
+        by_kind[problem.kind].append(problem.message)
     for kind, messages in by_kind.items():
         print(f"{kind}: {len(messages)}")
         print("".join(f"  {message}\n" for message in messages[: args.list]), end="")
         if len(messages) > args.list:
             print(f"  … and {len(messages) - args.list} more (--list {len(messages)} prints all)")
-    print(f"{args.folder}: {'FAILS' if findings else 'passes'}")
-    return 1 if findings else 0
+    for text in audit.unchecked:
+        print(f"not checked: {text}")
+    print(f"{args.folder}: {'FAILS' if audit.problems else 'passes'}")
+    return 1 if audit.problems else 0
 
 
 if __name__ == "__main__":

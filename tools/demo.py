@@ -59,7 +59,7 @@ def prepare_source_files(out: Path, seed: int) -> int:
     """A small synthetic PhysioNet tree through the pipeline for real downloads, audited; returns readings kept."""
     write_raw_tree(out / "raw", RawSettings(CohortSettings(150, seed, image_size=160)))
     prepare_mimic(physionet_files(out / "raw" / "physionet"), out / "mimic_eye", MimicOptions())
-    if findings := audit_folder(out / "mimic_eye"):
+    if findings := audit_folder(out / "mimic_eye").problems:
         raise UserError(f"{out / 'mimic_eye'} fails its audit: {findings[0].kind}: {findings[0].message}")
     return json.loads((out / "mimic_eye" / "report.json").read_text())["kept"]["readings"]
 

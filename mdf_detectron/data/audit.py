@@ -1,43 +1,61 @@
-"""The leakage audit that every prepared folder passes or fails: what is shared between splits, and what is broken."""
+"""Audit a prepared folder: what its splits share, what is broken, and what could not be checked."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.patients import look_alike
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 
 TOLERANCE = 0.5
 """Pixels that a box may pass its image's edge by: boxes are written with rounded coordinates."""
 
+Image = dict[str, Any]
+Contents = dict[Path, "tuple[tuple[int, int], str] | str"]
+"""File → ((width, height), SHA-256), or what is wrong with it."""
+
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: its kind (what findings are counted by) and what, where."""
+class Problem:
+    """One thing that is wrong: its kind (what problems are counted by) and what, where."""
 
     kind: str
     message: str
 
 
-def audit_folder(root: str | Path, num_workers: int = 2) -> list[Finding]:
-    """Everything that is wrong with a prepared folder and the ``fold_*`` folders in it; empty if it passes.
+@dataclass
+class Audit:
+    """The result of an audit.
 
-    Patients, images (one file under any name) and byte-identical files must be in one split only; every file must
-    decode to the size that is written; boxes must lie in their images; rows must be in the schema; and no clinical
-    row may be later than its film (entries with ``study_time`` and ``row_time``).
+    Attributes:
+        problems: everything that is wrong; the folder passes without any.
+        unchecked: what the audit could not look at, and why; one line each.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+
+def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
+    """Audit a prepared folder and the ``fold_*`` folders in it.
+
+    Patients, images (one file under any name) and byte-identical files must be in one split only, and the classes the
+    same in all; every file must decode to the size that is written; entries must be sound as
+    :mod:`~mdf_detectron.data.annotations` has it, boxes must lie in their images, values in the schema; and no clinical
+    record may be later than its image (entries with ``study_time`` and ``row_time``).
 
     Args:
         root: the folder.
@@ -49,56 +67,108 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> list[Finding]:
     root = Path(root)
     if not (root / "annotations").is_dir():
         raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
-    contents: dict[Path, tuple[tuple[int, int], str] | str] = {}
-    findings = []
+    contents: Contents = {}
+    audit = Audit()
     for folder in [root, *sorted(p for p in root.glob("fold_*") if p.is_dir())]:
         prefix = "" if folder == root else f"{folder.name}: "
-        findings += [Finding(f.kind, prefix + f.message) for f in _audit_one(folder, contents, num_workers)]
-    return findings
+        one = _FolderAudit(folder, contents, num_workers).run()
+        audit.problems += [Problem(p.kind, prefix + p.message) for p in one.problems]
+        audit.unchecked += [prefix + text for text in one.unchecked]
+    return audit
 
 
-def _audit_one(root: Path, contents: dict, num_workers: int) -> Iterator[Finding]:
-    splits = {}
-    for name in SPLITS:
-        path = root / "annotations" / f"{name}.json"
+class _FolderAudit:
+    def __init__(self, root: Path, contents: Contents, num_workers: int) -> None:
+        self.root, self.contents, self.num_workers = root, contents, num_workers
+        self.audit = Audit()
+
+    def run(self) -> Audit:
+        splits = self._read_splits()
+        images = [(name, image) for name, one in splits.items() for image in one.images]
+        self._read_images({image["file_name"] for _, image in images})
+        problems = self.audit.problems
+        problems += _classes(splits)
+        problems += _shared(images, "patient", lambda image: image["patient_id"])
+        problems += _look_alikes(images)
+        problems += _shared(images, "image", lambda image: self._path(image))
+        problems += self._identical(images)
+        problems += self._files(images)
+        for name, one in splits.items():
+            problems += _boxes(name, one)
+        problems += _times(images)
+        if not any(image.get("study_time") and image.get("row_time") for _, image in images):
+            self._unchecked("whether records are later than their images: no image has study_time and row_time")
+        self._unchecked("whether two files of other bytes show one image, re-encoded or resized for one")
+        return self.audit
+
+    def _unchecked(self, text: str) -> None:
+        self.audit.unchecked.append(text)
+
+    def _read_splits(self) -> dict[str, Annotations]:
+        schema = self._schema()
+        splits = {}
+        for name in SPLITS:
+            path = self.root / "annotations" / f"{name}.json"
+            try:
+                splits[name] = read_annotations(path, prepared=True, schema=schema, report=self._report)
+            except DatasetError as error:
+                self.audit.problems.append(Problem("unreadable annotation file", str(error)))
+                self._unchecked(f"anything about split {name}, or what it shares with others: see its file's problem")
+                continue
+            if not splits[name].annotations:
+                what = "annotation" if splits[name].images else "image"
+                self._unchecked(f"split {name} has no {what}: nothing to check there, and its metrics are undefined")
+        return splits
+
+    def _report(self, kind: str, message: str) -> None:
+        self.audit.problems.append(Problem(kind, message))
+
+    def _schema(self) -> ClinicalSchema | None:
         try:
-            splits[name] = json.loads(path.read_text(encoding="utf-8"))
-            _require_keys(splits[name])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            yield Finding("unreadable annotation file", f"{path}: not a COCO file ({error!r})")
-            splits.pop(name, None)
-    images = [(name, image) for name, data in splits.items() for image in data["images"]]
-    _read_files(root, {image["file_name"] for _, image in images}, contents, num_workers)
-    yield from _shared(images, "patient", lambda image: str(image.get("patient_id")))
-    yield from _shared(images, "image", lambda image: _path(root, image["file_name"]))
-    yield from _identical(root, images, contents)
-    yield from _files(root, images, contents)
-    for data in splits.values():
-        yield from _boxes(data)
-    yield from _rows(root, images)
-    yield from _times(images)
+            return ClinicalSchema.load(self.root / SCHEMA_FILE_NAME)
+        except DatasetError as error:
+            self.audit.problems.append(Problem("no usable schema", str(error)))
+            self._unchecked("the values of the clinical records: there is no usable schema")
+            return None
 
+    def _path(self, image: Image | str) -> Path:
+        name = image if isinstance(image, str) else image["file_name"]
+        return (self.root / "images" / name).resolve()
 
-def _require_keys(data: dict[str, Any]) -> None:
-    """``KeyError`` or ``TypeError`` where the file lacks what the audit goes by."""
-    for entries, keys in (("images", ("id", "file_name", "width", "height")), ("annotations", ("image_id",)),
-                          ("categories", ("id",))):  # fmt: skip
-        for number, entry in enumerate(data[entries]):
-            for key in keys:
-                if key not in entry:
-                    raise KeyError(f"{entries}[{number}] has no '{key}'")
+    def _read_images(self, names: set[str]) -> None:
+        """Read the files that were not read yet."""
+        paths = sorted({self._path(name) for name in names} - self.contents.keys())
+        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
+            read = tqdm(pool.map(_read_file, paths), desc="reading images", total=len(paths), unit="image")
+            self.contents.update(zip(paths, read, strict=True))
 
+    def _identical(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
+        """Find files of different names with the same bytes in different splits."""
+        by_digest: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        paths: dict[str, set[Path]] = defaultdict(set)
+        for split, image in images:
+            path = self._path(image)
+            content = self.contents[path]
+            if not isinstance(content, str):
+                by_digest[content[1]][split].append(image["file_name"])
+                paths[content[1]].add(path)
+        for digest, splits in by_digest.items():
+            if len(splits) > 1 and len(paths[digest]) > 1:
+                yield Problem("byte-identical files in several splits", f"the same bytes are in {_where(splits)}")
 
-def _path(root: Path, name: str) -> Path:
-    return (root / "images" / name).resolve()
-
-
-def _read_files(root: Path, names: set[str], contents: dict, num_workers: int) -> None:
-    """Path → ((width, height), SHA-256), or what is wrong with it, for the files that were not read yet."""
-    paths = sorted({_path(root, name) for name in names} - contents.keys())
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        read = tqdm(pool.map(_read_file, paths), desc="reading images", total=len(paths), unit="image")
-        contents.update(zip(paths, read, strict=True))
+    def _files(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
+        unread = 0
+        for split, image in images:
+            content = self.contents[self._path(image)]
+            if isinstance(content, str):
+                unread += 1
+                yield Problem("unreadable image", f"{split}: {content}")
+            elif content[0] != (image["width"], image["height"]):
+                found, written = (f"{w} × {h}" for w, h in (content[0], (image["width"], image["height"])))
+                message = f"{split}: {image['file_name']} has {found} pixels, {written} are written (width × height)"
+                yield Problem("image of another size", message)
+        if unread:
+            self._unchecked(f"the sizes of {unread} images, and whether they are byte-identical to others: unreadable")
 
 
 def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
@@ -109,7 +179,16 @@ def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
         return str(error)
 
 
-def _splits_by(images, key) -> dict[Hashable, dict[str, list[str]]]:
+def _classes(splits: dict[str, Annotations]) -> Iterator[Problem]:
+    """Find splits whose list of classes is another than the first one's: the model's class numbers would differ."""
+    first, *others = splits or ("",)
+    for name in others:
+        if splits[name].class_names != splits[first].class_names:
+            lists = " and ".join(f"{split} has {shorten(splits[split].class_names, 200)}" for split in (first, name))
+            yield Problem("classes differ between splits", f"{lists}; write the same categories in the same order")
+
+
+def _splits_by(images: list[tuple[str, Image]], key) -> dict[Hashable, dict[str, list[str]]]:
     found: dict[Hashable, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for split, image in images:
         found[key(image)][split].append(image["file_name"])
@@ -120,80 +199,44 @@ def _where(splits: dict[str, list[str]]) -> str:
     return "; ".join(f"{split} ({', '.join(sorted(set(names))[:3])})" for split, names in splits.items())
 
 
-def _shared(images, what: str, key) -> Iterator[Finding]:
+def _shared(images: list[tuple[str, Image]], what: str, key) -> Iterator[Problem]:
     for value, splits in _splits_by(images, key).items():
         if len(splits) > 1:
             name = value.name if isinstance(value, Path) else value
-            yield Finding(f"{what} in several splits", f"{what} {name} is in {_where(splits)}")
+            yield Problem(f"{what} in several splits", f"{what} {shorten(str(name))[1:-1]} is in {_where(splits)}")
 
 
-def _identical(root: Path, images, contents: dict) -> Iterator[Finding]:
-    """Files of different names with the same bytes, in different splits."""
-    by_digest: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    paths: dict[str, set[Path]] = defaultdict(set)
+def _look_alikes(images: list[tuple[str, Image]]) -> Iterator[Problem]:
+    """Find ids of different splits that differ in letter case, leading zeros or punctuation only."""
+    spellings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for split, image in images:
-        path = _path(root, image["file_name"])
-        if not isinstance(contents[path], str):
-            by_digest[contents[path][1]][split].append(image["file_name"])
-            paths[contents[path][1]].add(path)
-    for digest, splits in by_digest.items():
-        if len(splits) > 1 and len(paths[digest]) > 1:
-            yield Finding("byte-identical files in several splits", f"the same bytes are in {_where(splits)}")
+        spellings[look_alike(image["patient_id"])][image["patient_id"]].add(split)
+    for by_id in spellings.values():
+        if len(by_id) > 1 and len(set().union(*by_id.values())) > 1:
+            named = "; ".join(f"{shorten(key)} ({', '.join(sorted(splits))})" for key, splits in by_id.items())
+            yield Problem("patients that may be one", f"{named}; spell one patient's id in one way, or rename others")
 
 
-def _files(root: Path, images, contents: dict) -> Iterator[Finding]:
+def _boxes(split: str, annotations: Annotations) -> Iterator[Problem]:
+    images = {image["id"]: image for image in annotations.images}
+    for annotation in annotations.annotations:
+        (x, y, w, h), image = annotation["bbox"], images[annotation["image_id"]]
+        over = max(-x, -y, x + w - image["width"], y + h - image["height"])
+        if over > TOLERANCE:
+            size = f"{image['width']} × {image['height']} pixels"
+            what = f"bbox {shorten(annotation['bbox'])} of {image['file_name']} ({size}) passes its edge by {over:g}"
+            yield Problem("box outside its image", f"{split}: annotation {annotation.get('id')}: {what}")
+
+
+def _times(images: list[tuple[str, Image]]) -> Iterator[Problem]:
     for split, image in images:
-        content = contents[_path(root, image["file_name"])]
-        if isinstance(content, str):
-            yield Finding("unreadable image", f"{split}: {content}")
-        elif content[0] != (image.get("width"), image.get("height")):
-            written = f"{image.get('width')} × {image.get('height')}"
-            found = f"{content[0][0]} × {content[0][1]}"
-            message = f"{split}: {image['file_name']} has {found} pixels, {written} are written"
-            yield Finding("image of another size", message)
-
-
-def _boxes(data: dict[str, Any]) -> Iterator[Finding]:
-    images, categories = {i["id"]: i for i in data["images"]}, {c["id"] for c in data["categories"]}
-    for annotation in data["annotations"]:
-        image, box = images.get(annotation["image_id"]), annotation.get("bbox")
-        where = f"annotation {annotation.get('id')}"
-        if image is None or annotation.get("category_id") not in categories:
-            yield Finding("annotation of nothing", f"{where}: image {annotation['image_id']} or category "
-                                                   f"{annotation.get('category_id')} is not in the file")  # fmt: skip
-            continue
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if not numbers or not all(map(math.isfinite, box)) or min(box[2:]) <= 0 or not _inside(box, image):
-            size = f"{image['width']} × {image['height']}"
-            yield Finding("box outside its image", f"{where}: box {box} of {image['file_name']} ({size} pixels)")
-
-
-def _inside(box: list[float], image: dict[str, Any]) -> bool:
-    x, y, w, h = box
-    return min(x, y) >= -TOLERANCE and x + w <= image["width"] + TOLERANCE and y + h <= image["height"] + TOLERANCE
-
-
-def _rows(root: Path, images) -> Iterator[Finding]:
-    try:
-        schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
-    except DatasetError as error:
-        yield Finding("no usable schema", str(error))
-        return
-    for split, image in images:
+        study, record = image.get("study_time"), image.get("row_time")
         try:
-            schema.parse_row(image.get("clinical"), where=f"{split}: image {image['file_name']}")
-        except DatasetError as error:
-            yield Finding("row outside the schema", str(error))
-
-
-def _times(images) -> Iterator[Finding]:
-    for split, image in images:
-        study, row = image.get("study_time"), image.get("row_time")
-        try:
-            late = study and row and datetime.fromisoformat(study) < datetime.fromisoformat(row)
+            late = study and record and datetime.fromisoformat(study) < datetime.fromisoformat(record)
         except (TypeError, ValueError):
-            yield Finding("unreadable time", f"{split}: {image['file_name']}: study_time {study}, row_time {row}")
+            times = f"study_time {shorten(study)}, row_time {shorten(record)}; expected ISO 8601 for both"
+            yield Problem("unreadable time", f"{split}: {image['file_name']}: {times}")
             continue
         if late:
-            message = f"{split}: {image['file_name']} of {study} has a clinical row of {row}"
-            yield Finding("film dated before its clinical row", message)
+            message = f"{split}: {image['file_name']} of {study} has a clinical record of {record}"
+            yield Problem("image older than its clinical record", message)

@@ -12,11 +12,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 
-from mdf_detectron.data.prepared import SPLITS, _read_json, _records
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME
-from mdf_detectron.errors import DatasetError
+from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.errors import DatasetError, ImageReadError
 
 PREPARE_HINTS = {
     "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
@@ -76,20 +79,75 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         if not self.json_file.is_file():
             raise DatasetError(_how_to_prepare(self.name, self.root, self.json_file))
-        data = _read_json(self.json_file)
-        records = _records(data, self.json_file, self.root / "images", self.root / SCHEMA_FILE_NAME)
-        _set_classes(self.name, data["categories"])
-        return records
+        annotations = _read(self.json_file, self.root / SCHEMA_FILE_NAME)
+        MetadataCatalog.get(self.name).set(
+            thing_classes=annotations.class_names,
+            thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(annotations.categories)},
+        )
+        return _records(annotations, self.root / "images")
+
+
+def load_records(json_file: str | Path, image_root: str | Path, schema_file: str | Path) -> list[dict[str, Any]]:
+    """Read the Detectron2 dataset dicts of one split, healthy images included.
+
+    Returns:
+        dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
+        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and besides Detectron2's keys
+        ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
+
+    Raises:
+        DatasetError: no schema, a broken annotation file, or a record that the schema does not allow.
+    """
+    return _records(_read(json_file, schema_file), image_root)
+
+
+def _read(json_file: str | Path, schema_file: str | Path) -> Annotations:
+    return read_annotations(json_file, prepared=True, schema=ClinicalSchema.load(schema_file))
+
+
+def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:
+    contiguous = {category["id"]: i for i, category in enumerate(annotations.categories)}
+    of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in annotations.images}
+    for annotation in annotations.annotations:
+        of_image[annotation["image_id"]].append(_annotation_record(annotation, contiguous))
+    folder = os.path.abspath(image_root)
+    return [
+        {
+            "file_name": os.path.join(folder, image["file_name"]),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "patient_id": image["patient_id"],
+            "clinical": dict(image.get("clinical") or {}),
+            "annotations": of_image[image["id"]],
+        }
+        for image in annotations.images
+    ]
+
+
+def _annotation_record(annotation: dict[str, Any], contiguous: dict[Any, int]) -> dict[str, Any]:
+    record = {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous[annotation["category_id"]],
+        "iscrowd": annotation.get("iscrowd", 0),
+    }
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):  # Detectron2 decodes compressed RLE
+        segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
+    return {**record, "segmentation": segmentation} if segmentation else record
+
+
+def check_images(records: list[dict[str, Any]]) -> None:
+    """Raise :class:`~mdf_detectron.errors.ImageReadError` if a record's file is absent (all are counted)."""
+    absent = [r["file_name"] for r in records if not os.path.isfile(r["file_name"])]
+    if absent:
+        raise ImageReadError(
+            f"{len(absent)} of {len(records)} image files are absent, the first is {absent[0]}; "
+            "prepare the dataset again, see datasets/README.md"
+        )
 
 
 def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
     hint = PREPARE_HINTS.get(name.rsplit("_", 1)[0], "write a prepared folder to {root}").format(root=root)
     return f"dataset '{name}': no {json_file}; to prepare it, {hint} (see datasets/README.md)"
-
-
-def _set_classes(name: str, categories: list[dict[str, Any]]) -> None:
-    ordered = sorted(categories, key=lambda c: c["id"])
-    MetadataCatalog.get(name).set(
-        thing_classes=[c["name"] for c in ordered],
-        thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(ordered)},
-    )

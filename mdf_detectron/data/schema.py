@@ -1,4 +1,4 @@
-"""The columns of a clinical table, and the check that every row passes.
+"""Describe the columns of the clinical records, and check every record against them.
 
 A schema is a YAML file beside a prepared dataset (``clinical_schema.yaml``)::
 
@@ -10,20 +10,26 @@ A schema is a YAML file beside a prepared dataset (``clinical_schema.yaml``)::
 The order of the columns is the order of the model's inputs.  A missing value is ``null`` (``None``,
 NaN or an empty string are read as the same); any other value outside ``[minimum, maximum]`` or outside
 ``vocabulary`` is an error that names the record and the column, because a value that the preparation
-should have cleaned must not reach a model silently.
+should have cleaned must not reach a model silently.  YAML makes booleans of an unquoted ``yes`` or ``no`` and text of
+``1e3``: where it must be something else, the message says how to write it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from mdf_detectron.errors import DatasetError
+from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.fileio import read_text, write_text
+
+VERSION = 1
+"""Of the schema file."""
 
 MISSING_CATEGORY = -1
 """Code of a missing categorical value in :attr:`ClinicalRow.categorical`."""
@@ -68,19 +74,28 @@ class ClinicalColumn:
             raise DatasetError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
 
     def parse(self, value: Any, where: str) -> float | int:
-        """Number of a raw value: a float (NaN where missing) or a vocabulary index (-1 where missing)."""
-        if _is_missing(value):
+        """Return the number of a raw value: a float (NaN where missing) or a vocabulary index (-1 where missing).
+
+        Raises:
+            DatasetError: a value outside the range or the vocabulary, or of another kind (a boolean is no number).
+        """
+        if is_missing(value):
             return MISSING_CATEGORY if self.kind == "categorical" else math.nan
+        if isinstance(value, (bool, np.bool_)):
+            expected = f"one of {shorten(list(self.vocabulary))}" if self.kind == "categorical" else "a number"
+            raise DatasetError(f"{where}: column '{self.name}' is the boolean {value}, not {expected} or null")
         if self.kind == "categorical":
-            if str(value) not in self.vocabulary:
+            text = str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+            if text not in self.vocabulary:
                 raise DatasetError(
-                    f"{where}: column '{self.name}' is {value!r}; the schema allows {list(self.vocabulary)} or null"
+                    f"{where}: column '{self.name}' is {shorten(value)}; "
+                    f"the schema allows {shorten(list(self.vocabulary), 200)} or null"
                 )
-            return self.vocabulary.index(str(value))
+            return self.vocabulary.index(text)
         try:
             number = float(value)
-        except (TypeError, ValueError):
-            raise DatasetError(f"{where}: column '{self.name}' is {value!r}, not a number or null") from None
+        except (TypeError, ValueError, OverflowError):
+            raise DatasetError(f"{where}: column '{self.name}' is {shorten(value)}, not a number or null") from None
         if not (self.minimum <= number <= self.maximum and math.isfinite(number)):
             raise DatasetError(
                 f"{where}: column '{self.name}' is {number:g}, outside its legal range "
@@ -105,7 +120,7 @@ class ClinicalColumn:
 
 @dataclass(frozen=True)
 class ClinicalRow:
-    """One parsed row: ``numeric`` floats (NaN = missing) and ``categorical`` codes (-1 = missing), schema order."""
+    """One parsed record: ``numeric`` floats (NaN = missing) and ``categorical`` codes (-1 = missing), schema order."""
 
     numeric: list[float] = field(default_factory=list)
     categorical: list[int] = field(default_factory=list)
@@ -136,13 +151,15 @@ class ClinicalSchema:
         return [c for c in self.columns if c.kind == "categorical"]
 
     def check_names(self, names: Iterable[str], where: str) -> None:
-        """Raise :class:`DatasetError` if a row has a column that the schema does not know."""
+        """Raise :class:`~mdf_detectron.errors.DatasetError` if a record has a column that the schema does not know."""
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise DatasetError(f"{where}: unknown clinical column(s) {unknown}; the schema has {self.names}")
+            raise DatasetError(
+                f"{where}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(self.names)}"
+            )
 
     def parse_row(self, row: Mapping[str, Any] | None, where: str) -> ClinicalRow:
-        """Parse the ``clinical`` dict of a record; an absent column, or no row at all, is missing.
+        """Parse the ``clinical`` dict of a study; an absent column, or no record at all, is missing.
 
         Args:
             row: column name → raw value.
@@ -156,7 +173,11 @@ class ClinicalSchema:
         )
 
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
-        """The schema of the named columns, in the order named; an unknown name raises :class:`DatasetError`."""
+        """Return the schema of the named columns, in the order named.
+
+        Raises:
+            DatasetError: a name that no column of that kind has.
+        """
         by_name = {c.name: c for c in self.columns}
         chosen = []
         for kind, names in (("numeric", numeric), ("categorical", categorical)):
@@ -168,41 +189,106 @@ class ClinicalSchema:
         return ClinicalSchema(tuple(chosen))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": 1, "columns": [c.to_dict() for c in self.columns]}
+        return {"version": VERSION, "columns": [c.to_dict() for c in self.columns]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "clinical schema") -> ClinicalSchema:
-        """Inverse of :meth:`to_dict`; unknown keys are an error."""
-        try:
-            columns = tuple(
-                ClinicalColumn(**{**c, "vocabulary": tuple(str(v) for v in c.get("vocabulary", ()))})
-                for c in data["columns"]
+        """Invert :meth:`to_dict`.
+
+        Raises:
+            DatasetError: no list of columns, an unknown or absent key, or a value of another kind.
+        """
+        columns = data.get("columns") if isinstance(data, Mapping) else None
+        if not isinstance(columns, list) or not columns:
+            raise DatasetError(f"{where}: no 'columns'; expected a list of {{name, kind, ...}}")
+        if data.get("version", VERSION) != VERSION:
+            raise DatasetError(
+                f"{where}: version {shorten(data['version'])}; this software reads {VERSION}, prepare the dataset again"
             )
-            return cls(columns)
+        try:
+            return cls(tuple(_column(column, number) for number, column in enumerate(columns)))
         except DatasetError as error:
             raise DatasetError(f"{where}: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(
-                f"{where}: expected 'columns', a list of {{name, kind, ...}}; could not read it: {error}"
-            ) from None
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     @classmethod
     def load(cls, path: str | Path) -> ClinicalSchema:
-        """Read a YAML file (safe loader); a missing or broken file raises :class:`DatasetError`."""
+        """Read a YAML file with the safe loader; a missing or broken file raises ``DatasetError``."""
         path = Path(path)
         if not path.is_file():
             raise DatasetError(
                 f"no clinical schema at {path}; a prepared dataset folder has one, see datasets/README.md"
             )
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise DatasetError(f"{path}: not valid YAML: {error}") from None
+            data = yaml.safe_load(read_text(path, DatasetError))
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            if isinstance(error, DatasetError):
+                raise
+            raise DatasetError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         return cls.from_dict(data, where=str(path))
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+def _column(entry: Any, number: int) -> ClinicalColumn:
+    """Build a column from its YAML form, every value checked for what YAML made of it."""
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise DatasetError(
+            f"columns[{number}]: {shorten(entry)} has no name; expected {{name: age, kind: numeric, ...}}"
+            + (_QUOTE if isinstance(name, bool) else "")
+        )
+    known = [f.name for f in fields(ClinicalColumn)]
+    unknown = [key for key in entry if key not in known]
+    if unknown or "kind" not in entry:
+        wrong = f"unknown key {shorten(unknown[0])}" if unknown else "no 'kind' (numeric or categorical)"
+        raise DatasetError(f"column '{name}': {wrong}; a column has {', '.join(known)}")
+    texts = {key: _text(entry[key], name, key) for key in ("kind", "unit", "description") if entry.get(key) is not None}
+    limits = {key: _limit(entry[key], name, key) for key in ("minimum", "maximum") if key in entry}
+    values = entry.get("vocabulary", ())
+    if not isinstance(values, (list, tuple)):
+        raise DatasetError(f"column '{name}': vocabulary {shorten(values)} is no list; write [F, M], for example")
+    return ClinicalColumn(name=name, **texts, **limits, vocabulary=tuple(_word(value, name) for value in values))
+
+
+_QUOTE = "; YAML reads an unquoted yes, no, on, off, true or false as a boolean: put it in quotes"
+
+
+def _text(value: Any, name: str, key: str) -> str:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    hint = _QUOTE if isinstance(value, bool) else ""
+    raise DatasetError(f"column '{name}': {key} is {shorten(value)}, not a text{hint}")
+
+
+def _word(value: Any, name: str) -> str:
+    if isinstance(value, bool):
+        text = f"YAML made the boolean {value} of a value of the vocabulary; write it in quotes"
+        raise DatasetError(f'column \'{name}\': {text}, for example vocabulary: ["yes", "no"]')
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise DatasetError(
+        f"column '{name}': YAML made {shorten(value)} ({type(value).__name__}) of a value of the vocabulary; "
+        "write it in quotes, as the records have it"
+    )
+
+
+def _limit(value: Any, name: str, key: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+        return value
+    hint = ""
+    if isinstance(value, str):
+        try:
+            hint = f": YAML reads {value} as text; write {float(value):.15g}"
+        except ValueError:
+            hint = ", but a text"
+    raise DatasetError(f"column '{name}': {key} is {shorten(value)}, not a number{hint}")
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a raw value stands for none: None, NaN, or a text without characters."""
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )

@@ -12,22 +12,24 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from mdf_detectron.data.patients import patient_key
+from mdf_detectron.errors import DatasetError
+
 
 def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds: int, seed: int) -> np.ndarray:
     """Fold number (0 … folds−1) of each record, (len(groups),) int64; a group is in one fold only.
 
     Args:
-        groups: patient of each record.
+        groups: patient of each record, in any spelling of :func:`~mdf_detectron.data.patients.patient_key`.
         strata: what to balance between the folds (a record's rarest class, say).
 
     Raises:
         ValueError: fewer groups than folds.
     """
-    codes = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    if len(codes) < folds:
-        raise ValueError(f"cannot make {folds} folds of {len(codes)} patients")
+    group_ids = _patient_numbers(groups)
+    if group_ids.max(initial=-1) + 1 < folds:
+        raise ValueError(f"cannot make {folds} folds of {group_ids.max(initial=-1) + 1} patients")
     labels = {s: i for i, s in enumerate(dict.fromkeys(strata))}
-    group_ids = np.array([codes[g] for g in groups])
     stratum_ids = np.array([labels[s] for s in strata])
     # StratifiedGroupKFold wants at least `folds` members of some class; rare strata it only spreads as it can.
     if np.bincount(stratum_ids).max() < folds:
@@ -42,6 +44,16 @@ def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds:
     return fold
 
 
+def _patient_numbers(groups: Sequence[Hashable]) -> np.ndarray:
+    """Number the patients in order of appearance, (R,) int64; one number for all spellings of a patient."""
+    keys = [patient_key(group) for group in groups]
+    if None in keys:
+        at = keys.index(None)
+        raise DatasetError(f"record {at}: patient {groups[at]!r} is no patient; leave such records out")
+    codes = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([codes[key] for key in keys], dtype=np.int64)
+
+
 def train_val_test(
     groups: Sequence[Hashable],
     strata: Sequence[Hashable],
@@ -54,7 +66,7 @@ def train_val_test(
     """
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
         raise ValueError(f"split fractions must be non-negative and sum to 1, got {fractions}")
-    folds = min(20, len(set(groups)))
+    folds = min(20, _patient_numbers(groups).max(initial=-1) + 1)
     if folds < 3:
         raise ValueError(f"a train/val/test split needs at least 3 patients, got {folds}")
     val = max(1, round(folds * fractions[1])) if fractions[1] else 0
@@ -81,11 +93,11 @@ def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Se
     """
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) <= 0:
         raise ValueError(f"split fractions must be positive and sum to 1, got {tuple(fractions)}")
-    codes = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    if len(codes) < len(fractions):
-        raise ValueError(f"a split into {len(fractions)} parts needs as many patients, got {len(codes)}")
-    group_of = np.array([codes[g] for g in groups])
-    held = np.zeros((len(codes), 1 + counts.shape[1]))  # records, then each class
+    group_of = _patient_numbers(groups)
+    count = group_of.max(initial=-1) + 1
+    if count < len(fractions):
+        raise ValueError(f"a split into {len(fractions)} parts needs as many patients, got {count}")
+    held = np.zeros((count, 1 + counts.shape[1]))  # records, then each class
     np.add.at(held, group_of, np.column_stack([np.ones(len(groups)), counts]))
     totals = held.sum(axis=0)
     held, totals = held[:, totals > 0], totals[totals > 0]

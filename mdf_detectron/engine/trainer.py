@@ -18,6 +18,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.data.catalog import check_images
 from mdf_detectron.data.loaders import (
     build_loss_loader,
     build_test_loader,
@@ -28,7 +29,6 @@ from mdf_detectron.data.loaders import (
     train_clinical_rows,
     train_part,
 )
-from mdf_detectron.data.prepared import check_images
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses

@@ -9,7 +9,6 @@ from PIL import Image
 
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import (
-    ResumableTrainingSampler,
     build_test_loader,
     build_train_loader,
     model_schema,
@@ -112,13 +111,3 @@ def test_unreadable_images_name_the_file(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(ImageReadError, match="cannot read image .*text.png"):
         read_radiograph(tmp_path / "text.png")
-
-
-def test_the_sampler_goes_on_where_it_stopped():
-    whole = iter(ResumableTrainingSampler(10, seed=3))
-    first = [next(whole) for _ in range(25)]
-    resumed = ResumableTrainingSampler(10, seed=3)
-    resumed.skip(13)
-    stream = iter(resumed)
-    assert [next(stream) for _ in range(12)] == first[13:]
-    assert sorted(first[:10]) == list(range(10))

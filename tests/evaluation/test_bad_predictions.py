@@ -18,8 +18,8 @@ GOOD = results([(1, 1, BOX, 0.5)])[0]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 77}, r"predictions\[1\]: image_id 77 is not in the annotations"),
-        ({"category_id": 9}, r"predictions\[1\]: category_id 9 is not in the annotations"),
+        ({"image_id": 77}, r"predictions\[1\]: image_id 77 is not among the images of the annotations"),
+        ({"category_id": 9}, r"predictions\[1\]: category_id 9 is not among the categories of the annotations"),
         ({"category_id": [1]}, r"predictions\[1\]: category_id \[1\]"),
         ({"score": float("nan")}, r"predictions\[1\] \(image_id 1\): score nan"),
         ({"score": "high"}, r"predictions\[1\] \(image_id 1\): score 'high'"),
@@ -42,7 +42,10 @@ def test_bad_prediction(change, message):
         ([GOOD, {k: v for k, v in GOOD.items() if k != "bbox"}], r"predictions\[1\]: has no bbox"),
         ([GOOD, "box"], r"predictions\[1\]: expected an object"),
         ({"results": []}, "expected a list"),
-        ([{**GOOD, "image_id": i} for i in (501, 502)], "not one image_id .* another dataset"),
+        (
+            [{**GOOD, "image_id": i} for i in (501, 502)],
+            r"predictions\[0\]: image_id 501 is not among the images .*so for every entry: .* another dataset",
+        ),
     ],
 )
 def test_not_results_of_this_dataset(predictions, message):
@@ -53,14 +56,22 @@ def test_not_results_of_this_dataset(predictions, message):
 @pytest.mark.parametrize(
     ("part", "entries", "message"),
     [
-        ("images", [{"id": 1}, {"id": 1}], "image id 1 is there twice"),
-        ("images", [{"name": "x"}], "image entry 0 has no id"),
+        ("images", [{"id": 1}, {"id": 1}], r"images\[1\] \(id 1\): two images have the id 1"),
+        ("images", [{"name": "x"}], r"images\[0\] \(name 'x'\): no id"),
         ("images", None, "no 'images' list"),
-        ("categories", [{"id": 1}, {"id": 1}], "category id 1 is there twice"),
-        ("annotations", [{"image_id": 9, "category_id": 1, "bbox": BOX}], r"annotations\[0\]: image_id 9"),
-        ("annotations", [{"image_id": 1, "category_id": 9, "bbox": BOX}], r"annotations\[0\]: category_id 9"),
+        ("categories", [{"id": 1}, {"id": 1}], r"categories\[1\] .*two categories have the id 1"),
+        (
+            "annotations",
+            [{"image_id": 9, "category_id": 1, "bbox": BOX}],
+            r"annotations\[0\] \(image_id 9\): image_id 9 is not among the images",
+        ),
+        (
+            "annotations",
+            [{"image_id": 1, "category_id": 9, "bbox": BOX}],
+            r"annotations\[0\] \(image_id 1\): category_id 9 is not among the categories",
+        ),
         ("annotations", [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, -1]}], r"annotations\[0\] .*negative"),
-        ("annotations", [{"image_id": 1}], r"annotations\[0\]: needs"),
+        ("annotations", [{"image_id": 1}], r"annotations\[0\] .*: no category_id, bbox; every annotation needs"),
     ],
 )
 def test_bad_annotations(part, entries, message):
@@ -81,7 +92,7 @@ def test_files(tmp_path):
     with pytest.raises(UserError, match="found.json: not a text file"):
         evaluate_coco(truth, found)
     truth.write_text("[]")
-    with pytest.raises(UserError, match="truth.json: expected a COCO annotation object"):
+    with pytest.raises(UserError, match="truth.json: no 'images' list; expected COCO detection JSON"):
         evaluate_coco(truth, found)
 
 
@@ -92,8 +103,14 @@ def test_empty_list_is_valid(tmp_path):
 
 
 def test_string_ids():
-    truth = json.loads(json.dumps(TRUTH).replace('"id": 1', '"id": "a"').replace('"image_id": 1', '"image_id": "a"'))
-    truth["categories"][0]["id"] = 1
+    truth = json.loads(
+        json.dumps(TRUTH)
+        .replace('"id": 1', '"id": "a"')
+        .replace('"id": 2', '"id": "b"')
+        .replace('"image_id": 1', '"image_id": "a"')
+    )
+    for number, category in enumerate(truth["categories"], start=1):
+        category["id"] = number
     assert evaluate_coco(truth, [{**GOOD, "image_id": "a"}])["bbox"]["AP"] == pytest.approx(100)
 
 

@@ -184,8 +184,8 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     for image in images.values():
         sides.setdefault(image["dicom_id"], set()).add(image["split"])
     shared = {name for name, splits in sides.items() if len(splits) > 1}
-    findings = {f.kind: [g.message for g in audit_folder(tmp_path / "out") if g.kind == f.kind]
-                for f in audit_folder(tmp_path / "out")}  # fmt: skip
+    findings = {f.kind: [g.message for g in audit_folder(tmp_path / "out").problems if g.kind == f.kind]
+                for f in audit_folder(tmp_path / "out").problems}  # fmt: skip
     assert set(findings) == {"patient in several splits", "image in several splits"} and shared
     assert len(findings["image in several splits"]) == len(shared)
     status, text = audit(tmp_path / "out", monkeypatch, capsys)
@@ -264,7 +264,7 @@ def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
     tested = [i["patient_id"] for k in range(3)
               for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
     assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
-    assert audit_folder(tmp_path / "out") == []
+    assert audit_folder(tmp_path / "out").problems == []
 
 
 def test_command_line_end_to_end(tmp_path):

@@ -136,7 +136,7 @@ def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
 
 
 def test_default_protocol_passes_the_audit(prepared):
-    assert audit_folder(prepared[1]) == []
+    assert audit_folder(prepared[1]).problems == []
 
 
 @settings(

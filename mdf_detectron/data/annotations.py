@@ -1,0 +1,367 @@
+"""Read and validate annotation JSON: the one reader, for training, audit and evaluation alike.
+
+A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. What a prepared folder's file must have
+besides (``prepared=True``): of each image ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``.
+Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.patients.patient_key`). Numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.data.masks import segmentation_problems
+from mdf_detectron.data.patients import patient_key
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.fileio import read_json
+
+LARGEST_SIDE = 100_000
+"""Pixels; DICOM allows 65,535."""
+
+LARGEST_COORDINATE = 1_000_000
+"""Pixels, of a box: far outside of any image, and exact in single precision."""
+
+Entry = dict[str, Any]
+Report = Callable[[str, str], None]
+"""Takes the kind of a problem (what problems are counted by) and the message; may raise, or return to go on."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The sound entries of an annotation file.
+
+    Attributes:
+        images: in the file's order.
+        annotations: in the file's order; ``segmentation`` is absent or sound, ``iscrowd`` absent, 0 or 1.
+        categories: by id, which is the order of a model's classes.
+    """
+
+    images: list[Entry]
+    annotations: list[Entry]
+    categories: list[Entry]
+
+    @property
+    def class_names(self) -> list[str]:
+        return [category["name"] for category in self.categories]
+
+
+def read_annotations(
+    path: str | Path, *, prepared: bool, schema: ClinicalSchema | None = None, report: Report | None = None
+) -> Annotations:
+    """Read an annotation file, see :func:`check_annotations`."""
+    return check_annotations(
+        read_json(path, DatasetError, nan=True), str(path), prepared=prepared, schema=schema, report=report
+    )
+
+
+def check_annotations(
+    data: Any, where: str, *, prepared: bool, schema: ClinicalSchema | None = None, report: Report | None = None
+) -> Annotations:
+    """Validate the content of an annotation file.
+
+    Args:
+        data: the parsed JSON; it is not changed.
+        where: the file, for messages.
+        prepared: ask for what a prepared folder's file must have, not only for what scoring needs.
+        schema: check every ``clinical`` record against it.
+        report: called for every problem; an entry with one is left out. By default the first is raised.
+
+    Raises:
+        DatasetError: the file is no COCO file, or the first problem without a ``report``.
+    """
+    lists = data if isinstance(data, Mapping) else {}
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(lists.get(part), (list, tuple)):
+            raise DatasetError(
+                f"{where}: no '{part}' list; expected COCO detection JSON, an object with the lists images, "
+                "annotations and categories"
+            )
+    checker = _Checker(where, prepared, schema, report or _raise)
+    categories = checker.entries(data["categories"], "categories", checker.category)
+    categories = checker.distinct(categories, "categories", ("id", "name"))
+    images = checker.distinct(checker.entries(data["images"], "images", checker.image), "images", ("id",))
+    checker.records(images)
+    annotations = checker.annotations(data["annotations"], images, categories)
+    return Annotations(images, annotations, sorted(categories, key=lambda c: c["id"]))
+
+
+def _raise(kind: str, message: str) -> None:
+    raise DatasetError(message)
+
+
+class _Problem(Exception):
+    """What is wrong with one entry: (kind, text)."""
+
+
+class _Checker:
+    def __init__(self, where: str, prepared: bool, schema: ClinicalSchema | None, report: Report) -> None:
+        self.where, self.prepared, self.schema, self.report = where, prepared, schema, report
+        self.left_out: set[Any] = set()  # ids of images and classes with a problem: what refers to them has no other
+
+    def entries(self, entries: Sequence[Any], part: str, check: Callable[[Entry], Entry]) -> list[Entry]:
+        """Return the sound entries, normalized; report the others."""
+        kept = []
+        for number, entry in enumerate(entries):
+            try:
+                if not isinstance(entry, Mapping):
+                    raise _Problem(f"unusable entry of {part}", f"expected an object, got {shorten(entry)}")
+                kept.append(check(entry))
+            except _Problem as problem:
+                if part != "annotations" and isinstance(entry, Mapping) and isinstance(entry.get("id"), (int, str)):
+                    self.left_out.add((part, entry["id"]))
+                elif isinstance(entry, Mapping) and self._refers_to_left_out(entry):
+                    continue
+                self.say(problem.args[0], part, number, entry, problem.args[1])
+        return kept
+
+    def _refers_to_left_out(self, annotation: Entry) -> bool:
+        references = (("images", annotation.get("image_id")), ("categories", annotation.get("category_id")))
+        return any(isinstance(r[1], (int, str)) and r in self.left_out for r in references)
+
+    def say(self, kind: str, part: str, number: int, entry: Any, text: str) -> None:
+        """Report a problem of one entry under the names by which people find it."""
+        names = {}
+        if isinstance(entry, Mapping):
+            keys = ("id", "image_id") if part == "annotations" else ("id", "file_name", "name")
+            names = {key: entry[key] for key in keys if entry.get(key) not in (None, "")}
+        named = ", ".join(f"{key} {shorten(value, 60)}" for key, value in names.items())
+        self.report(kind, f"{self.where}: {part}[{number}]{f' ({named})' if named else ''}: {text}")
+
+    def distinct(self, entries: list[Entry], part: str, keys: Sequence[str]) -> list[Entry]:
+        """Leave out entries whose id or name was there before, or whose id is of another type than the first one's."""
+        for key in keys:
+            seen: dict[Any, Any] = {}
+            kept = []
+            for number, entry in enumerate(entries):
+                value = entry[key]
+                first = next(iter(seen), value)
+                if type(value) is not type(first):
+                    text = f"{_kind(value)}, the first {key} is {_kind(first)}; use one kind in the whole file"
+                    self.say(f"mixed ids of {part}", part, number, entry, text)
+                elif value in seen:
+                    one = {"images": "image", "categories": "category", "annotations": "annotation"}[part]
+                    text = f"two {part} have the {key} {shorten(value)}; give each {one} its own"
+                    self.say(f"doubled {key} of {part}", part, number, entry, text)
+                else:
+                    seen[value] = None
+                    kept.append(entry)
+            entries = kept
+        return entries
+
+    def category(self, entry: Entry) -> Entry:
+        kind = "unusable category"
+        number = _id(entry, "id", kind)
+        name = entry.get("name")
+        if name is None and not self.prepared:
+            name = str(number)
+        if not isinstance(name, str) or not name.strip():
+            raise _Problem(kind, f"name {shorten(name)}; expected a text")
+        return {**entry, "id": number, "name": name.strip()}
+
+    def image(self, entry: Entry) -> Entry:
+        kind = "unusable image entry"
+        needed = ("file_name", "width", "height", "patient_id") if self.prepared else ()
+        absent = [key for key in ("id", *needed) if entry.get(key) in (None, "")]
+        if absent:
+            raise _Problem(kind, f"no {', '.join(absent)}; every image needs {', '.join(('id', *needed))}")
+        out = {**entry, "id": _id(entry, "id", kind)}
+        if self.prepared:
+            _check_file_name(entry["file_name"])
+        for key in ("width", "height"):
+            if entry.get(key) is not None:
+                out[key] = _whole(entry[key])
+                if type(out[key]) is not int or not 0 < out[key] <= LARGEST_SIDE:
+                    expected = f"expected a whole number of pixels from 1 to {LARGEST_SIDE}"
+                    raise _Problem(kind, f"{key} {shorten(entry[key])}; {expected}")
+        try:
+            out["patient_id"] = patient_key(entry.get("patient_id"))
+        except TypeError as error:
+            raise _Problem("no patient", f"patient_id {shorten(entry['patient_id'])}: {error}") from None
+        if self.prepared and out["patient_id"] is None:
+            text = (
+                f"patient_id {shorten(entry['patient_id'])} is no patient; write the patient's id, or remove the image"
+            )
+            raise _Problem("no patient", text)
+        if not isinstance(entry.get("clinical"), (Mapping, type(None))):
+            text = f"clinical {shorten(entry['clinical'])}; expected an object {{column: value}} or null"
+            raise _Problem("value outside the schema", text)
+        return out
+
+    def records(self, images: list[Entry]) -> None:
+        """Check the clinical records; an image whose record has a problem is kept, so that an audit compares it."""
+        if self.schema is None:
+            return
+        for number, image in enumerate(images):
+            try:
+                self.schema.parse_row(image.get("clinical"), where="clinical record")
+            except DatasetError as error:
+                self.say("value outside the schema", "images", number, image, str(error))
+
+    def annotations(self, entries: Sequence[Any], images: list[Entry], categories: list[Entry]) -> list[Entry]:
+        """Return the sound annotations; entry by entry only where something is unusual."""
+        by_id = {image["id"]: image for image in images}
+        class_ids = {category["id"] for category in categories}
+        numbers = range(len(entries))
+        if _all_plain(entries, by_id, class_ids, distinct_ids=self.prepared):
+            kept = list(entries)
+        else:
+            kept = self.entries(entries, "annotations", lambda entry: _annotation(entry, by_id, class_ids))
+            kept = self._distinct_annotations(kept) if self.prepared else kept
+            numbers = range(len(kept))
+        with_mask = [i for i in numbers if kept[i].get("segmentation") not in (None, [], {})]
+        masks = [(kept[i]["segmentation"], *_size(by_id[kept[i]["image_id"]])) for i in with_mask]
+        bad = {with_mask[at]: text for at, text in segmentation_problems(masks)}
+        if bad or len(with_mask) < len(kept):  # an empty mask is no mask
+            for i in sorted(bad):
+                self.say("unusable mask", "annotations", i, kept[i], f"segmentation: {bad[i]}")
+            masked = set(with_mask)
+            kept = [kept[i] if i in masked else _without_mask(kept[i]) for i in numbers if i not in bad]
+        return kept
+
+    def _distinct_annotations(self, kept: list[Entry]) -> list[Entry]:
+        """Ids of annotations may be absent."""
+        named = self.distinct([entry for entry in kept if "id" in entry], "annotations", ("id",))
+        sound = set(map(id, named))
+        return [entry for entry in kept if "id" not in entry or id(entry) in sound]
+
+
+def _without_mask(entry: Entry) -> Entry:
+    return {key: value for key, value in entry.items() if key != "segmentation"} if "segmentation" in entry else entry
+
+
+def _size(image: Entry) -> tuple[int | None, int | None]:
+    return image.get("height"), image.get("width")
+
+
+def _annotation(entry: Entry, images: Mapping[Any, Entry], class_ids: set[Any]) -> Entry:
+    kind = "unusable annotation"
+    absent = [key for key in ("image_id", "category_id", "bbox") if entry.get(key) in (None, "")]
+    if absent:
+        raise _Problem(kind, f"no {', '.join(absent)}; every annotation needs image_id, category_id and bbox")
+    out = {**entry}
+    if entry.get("id") is None:
+        out.pop("id", None)
+    else:
+        out["id"] = _id(entry, "id", kind)
+    for key, known in (("image_id", images), ("category_id", class_ids)):
+        out[key] = _id(entry, key, "annotation of nothing")
+        if out[key] not in known:
+            raise _Problem("annotation of nothing", unknown_reference(key, out[key], known))
+    problem = box_problem(entry["bbox"])
+    if problem:
+        raise _Problem("unusable box", problem)
+    x, y, w, h = entry["bbox"]
+    if w <= 0 or h <= 0:
+        raise _Problem("unusable box", f"bbox {shorten(entry['bbox'])} has no area; remove it, or correct its size")
+    height, width = _size(images[out["image_id"]])
+    if (width and (x >= width or x + w <= 0)) or (height and (y >= height or y + h <= 0)):
+        text = f"bbox {shorten(entry['bbox'])} lies outside the {width} × {height} image (width × height)"
+        raise _Problem("box outside its image", text)
+    if "iscrowd" in entry:
+        out["iscrowd"] = _whole(entry["iscrowd"])
+        if type(out["iscrowd"]) is not int or out["iscrowd"] not in (0, 1):
+            raise _Problem(kind, f"iscrowd {shorten(entry['iscrowd'])}; write 0 or 1, as a number")
+    if entry.get("area") is None:
+        out.pop("area", None)
+    elif not _is_number(entry["area"]) or entry["area"] < 0:
+        raise _Problem(kind, f"area {shorten(entry['area'])}; expected a number of pixels from 0 on, or no area")
+    return out
+
+
+def _all_plain(entries: Sequence[Any], images: Mapping[Any, Entry], class_ids: set[Any], *, distinct_ids: bool) -> bool:
+    """Tell whether :func:`_annotation` would return every entry as it is, from whole columns; fast on large files."""
+    try:
+        image_ids, categories = [e["image_id"] for e in entries], [e["category_id"] for e in entries]
+        ids, crowds = [e.get("id", i) for i, e in enumerate(entries)], [e.get("iscrowd", 0) for e in entries]
+        boxes, areas = [e["bbox"] for e in entries], [e.get("area", 0) for e in entries]
+        references_known = set(image_ids) <= images.keys() and set(categories) <= class_ids
+        ids_sound = not distinct_ids or len(set(ids)) == len(ids)
+        four = set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}
+        coordinates = list(chain.from_iterable(boxes)) if four else []
+    except (KeyError, TypeError, AttributeError):
+        return False
+    one_kind = all(set(map(type, v)) in ({int}, {str}, set()) for v in (image_ids, categories, ids))
+    numbers = set(map(type, chain(coordinates, areas))) <= {int, float}
+    crowd_plain = set(map(type, crowds)) <= {int} and set(crowds) <= {0, 1}
+    if not (references_known and ids_sound and four and one_kind and numbers and crowd_plain):
+        return False
+    try:
+        box = np.array(coordinates, dtype=np.float64).reshape(-1, 4)
+        area = np.array(areas, dtype=np.float64)
+    except OverflowError:  # integers beyond floating point
+        return False
+    sizes = {key: (v.get("width") or math.inf, v.get("height") or math.inf) for key, v in images.items()}
+    size = np.array([sizes[i] for i in image_ids], dtype=np.float64).reshape(-1, 2)
+    low, high = box[:, :2], box[:, :2] + box[:, 2:]
+    near = (np.abs(box) <= LARGEST_COORDINATE).all() and (box[:, 2:] > 0).all()
+    return bool(near and (low < size).all() and (high > 0).all() and np.isfinite(area).all() and (area >= 0).all())
+
+
+def unknown_reference(key: str, value: Any, known: Any) -> str:
+    """Say that an id is not in a file, and whether it only is a text in the place of a number, or the reverse."""
+    part = {"image_id": "images", "category_id": "categories"}[key]
+    first = next(iter(known), None)
+    text = f"{key} {shorten(value)} is not among the {part}"
+    if first is not None and isinstance(value, str) != isinstance(first, str):
+        return f"{text}: it is {_kind(value)}, their ids are {_kind(first)}; write both the same way"
+    return f"{text} of the annotations"
+
+
+def box_problem(box: Any) -> str:
+    """Say what is wrong with an XYWH box of any origin; an empty text if it is four sound numbers."""
+    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
+        return f"bbox {shorten(box)} is not [x, y, width, height]"
+    if not all(isinstance(v, np.number) or _is_real(v) for v in box):
+        return f"bbox {shorten(list(box))} holds something that is no number"
+    if not all(_is_number(v) for v in box):
+        return f"bbox {shorten(list(box))} is not finite"
+    if max(abs(v) for v in box) > LARGEST_COORDINATE:
+        return f"bbox {shorten(list(box))} is not of pixels: a coordinate is beyond {LARGEST_COORDINATE:,}"
+    if box[2] < 0 or box[3] < 0:
+        return f"bbox {shorten(list(box))} has a negative size; expected [x, y, width, height]"
+    return ""
+
+
+def _check_file_name(name: Any) -> None:
+    kind = "unusable image entry"
+    if not isinstance(name, str) or not name.strip() or "\0" in name or name != name.encode(errors="ignore").decode():
+        raise _Problem(kind, f"file_name {shorten(name)}; expected a path below images/, as text")
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise _Problem(kind, f"file_name {shorten(name)} leads out of the folder; expected a path below images/")
+
+
+def _id(entry: Entry, key: str, kind: str) -> int | str:
+    value = _whole(entry.get(key))
+    if type(value) is int or (isinstance(value, str) and value.strip()):
+        return value
+    raise _Problem(kind, f"{key} {shorten(value)}; expected a whole number or a text")
+
+
+def _whole(value: Any) -> Any:
+    """Turn a whole float into an integer, and leave anything else."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _kind(value: Any) -> str:
+    return f"text ({shorten(value, 30)})" if isinstance(value, str) else f"a number ({shorten(value, 30)})"
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return (_is_real(value) or isinstance(value, np.number)) and math.isfinite(value)
+    except OverflowError:  # an integer beyond floating point
+        return False
