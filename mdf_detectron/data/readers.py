@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ FULL_RANGE_KEY = "mdf_detectron:scaling"
 """Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
 
 _READ_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error)
+_COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
@@ -102,12 +103,18 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(pixels.dtype)
 
 
-def write_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Write (H, W) uint8 or uint16 pixels that span black to white; :func:`read_pixels` returns the same values."""
+def write_png(path: str | Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+    """Write (H, W) uint8 or uint16 pixels that span black to white; :func:`read_pixels` returns the same values.
+
+    Args:
+        text: further entries of the file, key → text.
+    """
     info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
     if pixels.dtype == np.uint16:
         info.add_text(FULL_RANGE_KEY, "full range")
-    Image.fromarray(pixels).save(path, format="PNG", pnginfo=info)
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=info, compress_level=_COMPRESSION)
 
 
 def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:

@@ -1,0 +1,197 @@
+"""The images of a prepared folder: links to the originals, or copies decoded, windowed and resized once.
+
+Copies are resumable: each is written whole, carries its original's time of change and what was done to it, and lies
+in a folder that outlives an interrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+from PIL import Image
+from tqdm import tqdm
+
+from mdf_detectron.data.readers import read_pixels, to_gray, write_png
+from mdf_detectron.errors import ImageReadError
+
+BIT_DEPTHS = (8, 16)
+
+_PROVENANCE_KEY = "mdf_detectron:provenance"
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image that was read.
+
+    Attributes:
+        width, height: pixels of the file in the prepared folder.
+        source_width, source_height: pixels of the original, upright.
+        kind, scaling, inverted, notes: of the reader's :class:`~mdf_detectron.data.intensity.Provenance`.
+    """
+
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    kind: str
+    scaling: str
+    inverted: bool
+    notes: tuple[str, ...] = ()
+
+
+def parallel_map(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    num_workers: int,
+    description: str,
+    unit: str = "image",
+) -> Iterator[_Result]:
+    """Yield ``function`` of each item in order, with progress; 0 or 1 workers compute in this process.
+
+    ``function`` must be picklable. The workers end when this process does, however it ends.
+    """
+    if num_workers <= 1:
+        yield from tqdm(map(function, items), description, len(items), unit=unit)
+        return
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # before the workers are forked: they would wait forever for OpenCV's threads, which are not
+    pool = ProcessPoolExecutor(num_workers, _start_method(), _end_with_parent, (os.getpid(),))
+    try:
+        yield from tqdm(pool.map(function, items, chunksize=8), description, len(items), unit=unit)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
+
+
+def _start_method() -> multiprocessing.context.BaseContext:
+    """Forking where it exists: a new interpreter would import all of Detectron2 for each worker."""
+    return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+
+
+def _end_with_parent(parent: int) -> None:
+    """Watch for the death of the process that started this worker, which would wait for work forever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def bring_images(
+    sources: Iterable[tuple[Path, str]],
+    out: Path,
+    folder: Path,
+    *,
+    image_size: int | None = None,
+    bit_depth: int = 8,
+    copy: bool = False,
+    num_workers: int = 2,
+) -> Iterator[ImageFile | str]:
+    """Fill ``folder`` with links to the originals, or with copies; every original is decoded once either way.
+
+    Args:
+        sources: (original, path below ``folder``) of each image; the names are distinct.
+        out: the prepared folder that is being made; copies are kept beside it until :func:`drop_cache`.
+        image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None links.
+        bit_depth: of the copies, 8 or 16.
+        copy: without ``image_size``, copy the originals instead of linking to them.
+
+    Yields:
+        for each source what was read, or why it could not be.
+    """
+    sources = [(Path(source).resolve(), name) for source, name in sources]
+    if image_size is None:
+        results = parallel_map(_check, [source for source, _ in sources], num_workers, "reading images")
+        for (source, name), result in zip(sources, results, strict=True):
+            if not isinstance(result, str):
+                target = _made(folder / name)
+                shutil.copyfile(source, target) if copy else target.symlink_to(source)
+            yield result
+        return
+    cache = cache_folder(out) / f"{image_size}_{bit_depth}bit"
+    resize = partial(_resize, cache=cache, side=image_size, bit_depth=bit_depth)
+    results = parallel_map(resize, sources, num_workers, f"resizing images to {image_size}")
+    for (_, name), result in zip(sources, results, strict=True):
+        if not isinstance(result, str):
+            os.link(cache / name, _made(folder / name))
+        yield result
+
+
+def cache_folder(out: Path) -> Path:
+    """Folder beside ``out`` of the copies of an interrupted run."""
+    return out.with_name(out.name + ".image_cache")
+
+
+def drop_cache(out: Path) -> None:
+    """Remove the names of the copies that are now in ``out``."""
+    shutil.rmtree(cache_folder(out), ignore_errors=True)
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _check(source: Path) -> ImageFile | str:
+    try:
+        _, done = read_pixels(source)
+    except ImageReadError as error:
+        return str(error)
+    return ImageFile(
+        done.width, done.height, done.width, done.height, done.kind, done.scaling, done.inverted, done.notes
+    )
+
+
+def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> ImageFile | str:
+    """Make one copy, or take the one that is there."""
+    source, name = item
+    target = cache / name
+    try:
+        changed = source.stat().st_mtime_ns
+        known = _known(target, changed)
+        if known:
+            return known
+        pixels, done = read_pixels(source, bit_depth)
+    except (ImageReadError, OSError) as error:
+        return str(error)
+    pixels = to_gray(pixels)
+    height, width = pixels.shape
+    factor = min(1.0, side / min(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if factor < 1 else pixels
+    made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes)
+    partial_file = _made(target).with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps(asdict(made))})
+        os.utime(partial_file, ns=(changed, changed))
+        partial_file.rename(target)
+    finally:
+        partial_file.unlink(missing_ok=True)
+    return made
+
+
+def _known(target: Path, changed: int) -> ImageFile | None:
+    """What an earlier run made of an original that has not changed since."""
+    try:
+        if target.stat().st_mtime_ns != changed:
+            return None
+        with Image.open(target) as image:
+            fields: dict[str, Any] = json.loads(image.info[_PROVENANCE_KEY])
+            return ImageFile(**{**fields, "notes": tuple(fields["notes"])})
+    except (OSError, KeyError, ValueError, TypeError):
+        return None

@@ -1,0 +1,73 @@
+"""Dirty values, their account, and problems that are told all at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mdf_detectron.data.schema import ClinicalColumn
+from mdf_detectron.data.sources.common import ProblemList, ValueLog, clean_value, parse_age, parse_number
+from mdf_detectron.errors import SourceDataError
+
+AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
+SEX = ClinicalColumn("sex", "categorical", vocabulary=("F", "M"))
+
+
+@pytest.mark.parametrize("text, comma, expected", [
+    ("38.1", False, 38.1), (" 38 ", False, 38), ("1e3", False, 1000), (".5", False, 0.5), (np.float64(2.5), False, 2.5),
+    ("38,1", True, 38.1), ("1.234,5", True, 1234.5), ("38.1", True, 38.1), ("<0.5", False, 0.5), ("> 100", False, 100),
+    ("38,1", False, None), ("abc", False, None), ("1 2", False, None), (True, False, None), (np.True_, False, None),
+    ("yes", False, None), ("inf", False, None), (math.inf, False, None), ("1e999", False, None), ("0x10", False, None),
+])  # fmt: skip
+def test_numbers(text, comma, expected):
+    assert parse_number(text, comma)[0] == expected
+
+
+@pytest.mark.parametrize("text, years", [
+    ("062Y", 62), ("62", 62), (62, 62), ("62.0", 62), ("62 years", 62), ("62y", 62), ("062y old", 62), ("018M", 1.5),
+    ("010D", 0.03), ("026W", 0.5), ("-3", -3), ("abc", None), (True, None), ("Y", None), ("inf", None),
+])  # fmt: skip
+def test_ages_in_every_spelling(text, years):
+    assert parse_age(text)[0] == years
+
+
+@pytest.mark.parametrize("raw, column, options, value, reason", [
+    ("f", SEX, {}, "F", "another spelling"), ("Female", SEX, {}, "F", "another spelling"),
+    ("F ", SEX, {}, "F", "another spelling"), ("x", SEX, {}, None, "not in the vocabulary"),
+    ("1", SEX, {"mapping": {"1": "M"}}, "M", "mapped by --columns"), ("", SEX, {}, None, "empty"),
+    ("N/A", AGE, {}, None, "empty"), (float("nan"), AGE, {}, None, "empty"),
+    ("155", AGE, {}, None, "outside 0 to 120 years"), ("-1", AGE, {}, None, "outside 0 to 120 years"),
+    ("062Y", AGE, {"as_age": True}, 62.0, "an age with its unit"), ("62", AGE, {}, 62.0, None),
+    ("38,5", AGE, {}, None, "a decimal comma (--decimal-comma reads it)"), ("M", SEX, {}, "M", None),
+])  # fmt: skip
+def test_every_change_has_a_reason(raw, column, options, value, reason):
+    log = ValueLog()
+    assert clean_value(raw, column, log, **options) == value
+    reasons = [r[2] for r in log.rows()]
+    assert reasons == ([] if reason is None else [reason])
+    assert sum(log.removed.values()) == (value is None)
+
+
+def test_a_code_that_a_table_holds_as_a_float_is_its_category():
+    column = ClinicalColumn("grade", "categorical", vocabulary=("1", "2"))
+    assert clean_value(2.0, column, ValueLog()) == "2"
+
+
+def test_problems_are_told_together_or_counted():
+    problems = ProblemList()
+    problems.stop_if_any()
+    problems.add("bad", "t.csv line 3: Age 'x'")
+    with pytest.raises(SourceDataError, match=r"^t\.csv line 3: Age 'x' \(--on-error skip"):
+        problems.stop_if_any()
+    for line in range(30):
+        problems.add("worse", f"t.csv line {line}: Sex '?'")
+    with pytest.raises(SourceDataError) as caught:
+        problems.stop_if_any()
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("31 problems") and "  t.csv line 3: Age 'x'" in lines and len(lines) == 1 + 1 + 20 + 1
+    skipped = ProblemList(skip=True)
+    skipped.add("bad", "x")
+    skipped.stop_if_any()
+    assert skipped.as_dict() == {"bad": {"count": 1, "first": ["x"]}}
