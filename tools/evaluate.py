@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
     parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
     parser.add_argument("--area", nargs="+", metavar="NAME", default=["all"],
-                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: ground-truth boxes that metrics and "
-                             "counts are about (default: all)")  # fmt: skip
+                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: ground-truth boxes that "
+                             "metrics and counts are about (default: all)")  # fmt: skip
     parser.add_argument("--sweep", nargs=3, type=float, metavar=("FROM", "TO", "STEP"), default=(0, 1, 0.05),
                         help="overlap thresholds of the threshold sweep (default: 0 1 0.05)")  # fmt: skip
     parser.add_argument(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
-from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, number
+from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, has_intervals, number
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
 
@@ -62,7 +62,7 @@ def metric_intervals(models: Models) -> Figure:
         axes.set_ylim(len(keys) - 0.5, -0.5)
         axes.set_yticks(np.arange(len(keys)), labels if p % 2 == 0 else [""] * len(keys), fontsize=8)
         axes.set_xticks(np.arange(0, 101, 20))
-    _legend_below(figure, panels[0], title="by IoBB, 95 % intervals; in brackets: ground-truth boxes")
+    _legend_below(figure, panels[0], title=f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
     return figure
 
 
@@ -139,8 +139,9 @@ def threshold_sweep(models: Models) -> Figure:
                 if table == "bbox_iobb":
                     axes.fill_between(x, curve["low"], curve["high"], color=COLORS[m % 4], alpha=0.15, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100), mean over classes")
-    boxes = sum(next(iter(models.values()))["dataset"]["boxes"].values())
-    _legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: 95 % interval, by IoBB")
+    first = next(iter(models.values()))
+    boxes = sum(first["dataset"]["boxes"].values())
+    _legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: {_intervals(first)}, by IoBB")
     return figure
 
 
@@ -168,7 +169,7 @@ def counts(models: Models) -> Figure:
         axes.set_title(f"{_wrap(name, 34)}\nTP {total['tp']}, FP {total['fp']}, FN {total['fn']}")
         axes.invert_yaxis()
     _legend_below(
-        figure, panels[0], f"IoBB 0.5, score ≥ {first['protocol']['score_threshold']:g}; lines: 95 % interval"
+        figure, panels[0], f"IoBB 0.5, score ≥ {first['protocol']['score_threshold']:g}; lines: {_intervals(first)}"
     )
     return figure
 
@@ -219,7 +220,8 @@ def subgroup_forest(models: Models) -> Figure:
     _legend_below(
         figure,
         panels[0],
-        title="95 % intervals; in brackets: patients / ground-truth boxes; hollow: small group; dotted: all images",
+        title=f"{_intervals(first)}; in brackets: patients / ground-truth boxes; hollow: small group; "
+        "dotted: all images",
     )
     return figure
 
@@ -265,6 +267,11 @@ def _legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
         fontsize=8,
         title_fontsize=8,
     )
+
+
+def _intervals(summary: dict[str, Any]) -> str:
+    """Say what the intervals of a chart are; resampling needs two patients with a ground-truth box."""
+    return "95 % intervals" if has_intervals(summary) else "no intervals (fewer than two patients)"
 
 
 def _shift(index: int, count: int) -> float:

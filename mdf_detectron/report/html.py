@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.fileio import png_of, write_bytes, write_text
-from mdf_detectron.report.tables import TABLE_TITLES, build_tables, estimate, p_text
+from mdf_detectron.report.tables import TABLE_TITLES, build_tables, estimate, has_intervals, number, p_text
 
 CHART_TITLES = {
     "metrics": "Metrics with intervals",
@@ -85,6 +85,11 @@ def _verdicts(evaluation: dict[str, Any]) -> list[str]:
     row = comparison["differences"][table][metric]
     if row["value"] is None:
         return [f"{second} against {first}: not defined, the dataset has no ground-truth box."]
+    if row["low"] is None:
+        return [
+            f"{second} against {first}: not tested, fewer than two patients have a ground-truth box. {metric} of "
+            f"{TABLE_TITLES[table]} changes by {number(row['value'])} on these images."
+        ]
     return [
         f"{second} against {first}: {comparison['verdict']}. {metric} of {TABLE_TITLES[table]} changes by "
         f"{estimate(row)}, p {p_text(row['p_value'], row['least_p'])}."
@@ -96,8 +101,8 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
     data, protocol = summary["dataset"], summary["protocol"]
     table, metric = HEADLINE
     lines = [
-        f"{data['images']} images of {data['patients']} patients, {data['healthy_images']} of them healthy (without a "
-        f"ground-truth box); {sum(data['boxes'].values())} ground-truth boxes of {len(data['boxes'])} classes."
+        f"Patients: {data['patients']}. Images: {data['images']}, of which {data['healthy_images']} healthy (without a "
+        f"ground-truth box). Ground-truth boxes: {sum(data['boxes'].values())}. Classes: {len(data['boxes'])}."
     ]
     for name, one in evaluation["models"].items():
         value = estimate(one["metrics"][table][metric])
@@ -113,12 +118,13 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
         f"At most {protocol['max_dets']} detections of an image and class. IoBB is the share of the predicted box "
         "inside the ground-truth box: a small box can reach 1, so IoU is shown beside it."
     )
-    return [*lines, *_interval_facts(data, protocol)]
+    return [*lines, *_interval_facts(summary)]
 
 
-def _interval_facts(data: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
+def _interval_facts(summary: dict[str, Any]) -> list[str]:
     """Say what the intervals cover, or why there are none."""
-    if data["patients_with_boxes"] < 2:
+    data, protocol = summary["dataset"], summary["protocol"]
+    if not has_intervals(summary):
         of = "the images belong to one patient" if data["patients"] == 1 else (
             f"{data['patients_with_boxes']} of {data['patients']} patients have a ground-truth box"
         )  # fmt: skip

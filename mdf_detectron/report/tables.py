@@ -55,6 +55,11 @@ def build_tables(evaluation: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def has_intervals(summary: dict[str, Any]) -> bool:
+    """Tell whether there are two patients with a ground-truth box, which resampling needs."""
+    return summary["dataset"]["patients_with_boxes"] >= 2
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """Format a number; a dash where it is not defined."""
     return "–" if value is None else f"{value:.{digits}f}"

@@ -89,6 +89,28 @@ def test_area_and_sweep(run, files, tmp_path):
     assert "area range 0 to 6000 pixels²" in (out / "report.md").read_text()
 
 
+def test_one_patient_has_values_but_no_intervals(run, files, tmp_path):
+    annotations, _, (truth, a, b) = files
+    for image in annotations["images"]:
+        image["patient_id"] = "p1"
+    truth.write_text(json.dumps(annotations))
+    out = tmp_path / "out"
+    printed = run("evaluate", "--annotations", truth, "--predictions", a, "--compare", b, "--out", out)
+    assert "(no interval)" in printed
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    for summary in evaluation["models"].values():
+        for estimates in (*summary["metrics"].values(), *(row["metrics"] for row in summary["subgroups"])):
+            assert all(one["low"] is None and one["high"] is None for one in estimates.values())
+        assert summary["metrics"]["bbox"]["AP50"]["value"] > 0
+        assert summary["counts"]["bbox"]["all"]["interval"] == {c: [None, None] for c in ("tp", "fp", "fn")}
+    for name in ("report.md", "report.html"):
+        text = (out / name).read_text()
+        assert "No intervals: they come from resampling patients and need two" in text
+        assert "but the images belong to one patient" in text
+        assert "strong against weak: not tested, fewer than two patients" in text
+        assert "Intervals are 95 %" not in text
+
+
 def test_nothing_predicted_and_nothing_to_find(run, files, tmp_path):
     annotations, _, (truth, _, _) = files
     empty = tmp_path / "empty.json"
@@ -126,6 +148,10 @@ def test_folder_without_an_evaluation(run, tmp_path):
     (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"not written by tools/evaluate.py"):
         run("plot_results", "--evaluation", tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"title": "old", "models": {}}')
+    with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it anew: tools/evaluate.py --ann"):
+        run("plot_results", "--evaluation", tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}
 
 
 def test_seeds(run, tmp_path):
