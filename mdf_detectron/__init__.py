@@ -20,4 +20,13 @@ from mdf_detectron.data import catalog  # noqa: E402
 
 catalog.register_all()
 
-__all__ = ["__version__", "add_mdf_config"]
+__all__ = ["Predictor", "__version__", "add_mdf_config"]
+
+
+def __getattr__(name: str):
+    """Import the predictor when it is asked for."""
+    if name == "Predictor":
+        from mdf_detectron.engine.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'mdf_detectron' has no attribute '{name}'")

@@ -14,6 +14,7 @@ from PIL import Image
 
 import mdf_detectron  # noqa: F401  (registers the components)
 from mdf_detectron.config import num_classes
+from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.prepared import (
     Flow,
     PreparedImage,
@@ -25,6 +26,7 @@ from mdf_detectron.data.prepared import (
 from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.engine.trainer import MultimodalTrainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -159,3 +161,33 @@ def _tiny_record(
 def annotations_of():
     """``annotations_of(folder, split)``: the COCO dict of a prepared folder."""
     return lambda folder, split: json.loads((folder / "annotations" / f"{split}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_folder, tmp_path_factory):
+    """Output folder of a finished training of a small MDF-Net on ``tiny_folder`` (``model_final.pth``, inference/)."""
+    return _train_tiny(tiny_folder, tmp_path_factory.mktemp("tiny_run"), "mdf_net")
+
+
+@pytest.fixture(scope="session")
+def tiny_image_only_run(tiny_folder, tmp_path_factory):
+    """Output folder of the same with the image-only baseline."""
+    return _train_tiny(tiny_folder, tmp_path_factory.mktemp("tiny_image_only"), "mask_rcnn")
+
+
+def _train_tiny(folder: Path, out: Path, name: str) -> Path:
+    register_prepared_folder(folder, "tiny_cxr")
+    columns = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.CLINICAL.CATEGORICAL", ["gender"],
+               "MODEL.CLINICAL.VOCABULARIES", [["F", "M"]], "MODEL.ROI_HEADS.NUM_CLASSES", 2]  # fmt: skip
+    cfg = load_config(
+        CONFIGS / f"synthetic_cxr/{name}.yaml",
+        ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *columns, "MODEL.CLINICAL.BRANCH", "compact",
+         "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.01, "SOLVER.MAX_ITER", 12, "SOLVER.WARMUP_ITERS", 2,
+         "CLINICAL_DIAGNOSTICS.PERIOD", 0, "DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.VAL", ("tiny_cxr_val",),
+         "DATASETS.TEST", ("tiny_cxr_test",), "OUTPUT_DIR", str(out)],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return out

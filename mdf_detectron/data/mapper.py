@@ -69,12 +69,7 @@ class MultimodalDatasetMapper:
         # 1. the image, and its geometry
         image = read_radiograph(record["file_name"], self.image_format)
         utils.check_image_size(record, image)
-        aug_input = T.AugInput(image)
-        transforms = self.augmentations(aug_input)
-        image = aug_input.image
-        if image.ndim == 2:  # some transforms drop a lone channel
-            image = image[:, :, None]
-        record["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C"))
+        record["image"], transforms = self.image_tensor(image)
 
         # 2. the clinical row; columns that the model does not read are left out
         record.update(self.clinical_tensors(record))
@@ -82,8 +77,17 @@ class MultimodalDatasetMapper:
         # 3. the instances
         annotations = record.pop("annotations", None)
         if self.is_train and annotations is not None:
-            record["instances"] = self._instances(annotations, transforms, image.shape[:2])
+            record["instances"] = self._instances(annotations, transforms, tuple(record["image"].shape[1:]))
         return record
+
+    def image_tensor(self, image: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
+        """Augment (H, W, C) uint8 pixels; returns (C, h, w) float32, 0–255, and what was done to the geometry."""
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image = aug_input.image
+        if image.ndim == 2:  # some transforms drop a lone channel
+            image = image[:, :, None]
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")), transforms
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """``clinical_numeric`` and ``clinical_categorical`` of a record; no row at all is all missing."""

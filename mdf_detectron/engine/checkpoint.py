@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, check_dataset, digest, verify
 from mdf_detectron.errors import CheckpointError
 
 CONFIG_KEY = "mdf_config"
@@ -41,11 +42,21 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
     Args:
         cfg: the run's config.
+        contents: of :mod:`~mdf_detectron.engine.checkpoint_contents`, saved with the weights; None saves none.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode, **kwargs: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode,
+        contents: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(model, save_dir, **kwargs)
         self.cfg = cfg
+        self.contents = contents
 
     def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
@@ -59,6 +70,9 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict()}
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         data |= {CONFIG_KEY: self.cfg.dump(), SCHEMA_KEY: clinical_signature(self.cfg), **kwargs}
+        if self.contents is not None:
+            data[CONTENTS_KEY] = self.contents
+        data[DIGEST_KEY] = digest(data)
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
         save_checkpoint_file(data, target)
@@ -88,6 +102,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
                 "convert weights of Detectron2's zoo with tools/convert_zoo_weights.py"
             )
         loaded = super()._load_file(filename)
+        self._loaded_contents = loaded.get(CONTENTS_KEY)
         saved = loaded.get(SCHEMA_KEY)
         wanted = clinical_signature(self.cfg)
         image_only = saved is not None and not any(saved.values())  # a start that every model with a row may take
@@ -113,9 +128,13 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         """:meth:`load` for a model that is used as it is.
 
         Raises:
-            CheckpointError: a part of the model is not in the file, or has another shape there.
+            CheckpointError: a part of the model is not in the file, or has another shape there; or the classes or
+                columns of ``DATASETS.TEST`` mean something else than those that the model was trained on.
         """
         self.load(path)
+        if self._loaded_contents is not None:
+            for name in self.cfg.DATASETS.TEST:
+                check_dataset(self._loaded_contents, name, path)
         absent = sorted(self._incompatible.missing_keys)
         shapes = [name for name, *_ in self._incompatible.incorrect_shapes]
         if absent or shapes:
@@ -137,10 +156,13 @@ def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:
     """Read a ``.pth`` file on the CPU without executing code from it.
 
     Raises:
-        CheckpointError: the file is damaged, or holds objects other than tensors and plain values.
+        CheckpointError: the file is damaged, holds objects other than tensors and plain values, weights that are not
+            finite, or has another digest than the one stored in it.
     """
     try:
-        return torch.load(filename, map_location="cpu", weights_only=True)
+        return verify(torch.load(filename, map_location="cpu", weights_only=True), filename)
+    except CheckpointError:
+        raise
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{filename} cannot be loaded safely: {reason}") from None

@@ -30,6 +30,7 @@ from mdf_detectron.data.loaders import (
     train_part,
 )
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
+from mdf_detectron.engine.checkpoint_contents import training_contents
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
 from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, SeedIterations
@@ -86,7 +87,11 @@ class MultimodalTrainer(DefaultTrainer):
     def build_hooks(self):
         # The parent builds its hooks last, from self.checkpointer: this is where another one can take its place.
         self.checkpointer = MultimodalCheckpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, trainer=weakref.proxy(self)
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            cfg=self.cfg,
+            contents=training_contents(self.cfg),
+            trainer=weakref.proxy(self),
         )
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         built = [*seeding, ModelRunningState(), FiniteLosses(), *self._clinical_diagnostics(), *super().build_hooks()]

@@ -1,0 +1,161 @@
+"""The answer for one study: detected findings, what the model read, and what was missing or unusual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.operating_point import calibrated
+
+
+@dataclass(frozen=True)
+class DetectedFinding:
+    """One detection.
+
+    Attributes:
+        class_index, class_name: of the model's classes.
+        score: of the model, in [0, 1].
+        probability: the score after temperature scaling; None where the checkpoint holds no calibration.
+        box: x0, y0, x1, y1 in pixels of the original image.
+        above_threshold: whether the score reaches the operating threshold of the class.
+        mask: (H, W) bool in the original image, or None.
+    """
+
+    class_index: int
+    class_name: str
+    score: float
+    probability: float | None
+    box: tuple[float, float, float, float]
+    above_threshold: bool
+    mask: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; the mask is in :meth:`StudyFindings.to_coco` only."""
+        out = {"class": self.class_name, "score": self.score, "box": list(self.box)}
+        if self.probability is not None:
+            out["probability"] = self.probability
+        return {**out, "above_threshold": self.above_threshold}
+
+
+@dataclass(frozen=True)
+class StudyFindings:
+    """All that a model says about one study.
+
+    Attributes:
+        image: name of the image.
+        pixels: (H, W, C) uint8, the image as it was read, for :meth:`draw`.
+        record: the values that the model read, by column; None where missing.
+        missing: columns that the model reads and that had no value.
+        notes: what is unusual about the input (a value outside the training range, columns that are not read).
+        thresholds: operating threshold of each class.
+        threshold_source: where the thresholds come from.
+        instances: Detectron2's, on the CPU, boxes in pixels of the original image, sorted by falling score.
+        class_names, category_ids: of the model's classes; ids are those of COCO files.
+        schema: of the training data.
+        temperature: of the calibration, or None.
+    """
+
+    image: str
+    pixels: np.ndarray
+    record: dict[str, Any]
+    missing: list[str]
+    notes: list[str]
+    thresholds: dict[str, float]
+    threshold_source: str
+    instances: Instances
+    class_names: Sequence[str]
+    category_ids: Sequence[Any]
+    schema: ClinicalSchema
+    temperature: float | None = None
+    _findings: list[DetectedFinding] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self._findings.extend(self._detected())
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def findings(self) -> list[DetectedFinding]:
+        """Every detection, by falling score."""
+        return list(self._findings)
+
+    @property
+    def above_threshold(self) -> list[DetectedFinding]:
+        """The detections whose score reaches the operating threshold of their class."""
+        return [finding for finding in self._findings if finding.above_threshold]
+
+    def _detected(self) -> list[DetectedFinding]:
+        scores = self.instances.scores.tolist()
+        boxes = self.instances.pred_boxes.tensor.tolist()
+        masks = self.instances.pred_masks.numpy() if self.instances.has("pred_masks") else [None] * len(scores)
+        out = []
+        for index, score, box, mask in zip(self.instances.pred_classes.tolist(), scores, boxes, masks, strict=True):
+            name = self.class_names[index]
+            probability = None if self.temperature is None else float(calibrated(score, self.temperature))
+            above = score >= self.thresholds[name]
+            out.append(DetectedFinding(index, name, score, probability, tuple(box), above, mask))
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: image, width, height, record, missing, notes, thresholds and findings."""
+        return {
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "record": dict(self.record),
+            "missing": list(self.missing),
+            "notes": list(self.notes),
+            "operating_threshold": {"source": self.threshold_source, **self.thresholds},
+            "findings": [finding.to_dict() for finding in self._findings],
+        }
+
+    def to_coco(self, image_id: Any = None) -> list[dict[str, Any]]:
+        """Return COCO results, every detection at whatever score, as the evaluator of a training run writes them.
+
+        Args:
+            image_id: id of the image in the annotation file; its name when None.
+        """
+        instances = Instances(self.instances.image_size, **self.instances.get_fields())
+        if instances.has("pred_masks"):
+            instances.pred_masks = instances.pred_masks.numpy()  # numpy 2 warns where Detectron2 converts tensors
+        results = instances_to_coco_json(instances, self.image if image_id is None else image_id)
+        return [{**result, "category_id": self.category_ids[result["category_id"]]} for result in results]
+
+    def draw(self, path: str | Path, other: StudyFindings | None = None, titles: Sequence[str] = ()) -> Path:
+        """Write a PNG: the image with the detections above their threshold, and the clinical record beside it.
+
+        Args:
+            path: file to write.
+            other: findings of the same image to show beside these, without the record for one.
+            titles: one for each.
+        """
+        from mdf_detectron.report.images import Panel, row_text, save_panels  # matplotlib is slow to import
+
+        shown = [self] if other is None else [self, other]
+        if other is not None and other.pixels.shape != self.pixels.shape:
+            raise UserError("only findings of the same image can be drawn side by side")
+        default = [f"{len(one.above_threshold)} finding(s) above threshold" for one in shown]
+        panels = [
+            Panel(
+                title,
+                boxes=[finding.box for finding in one.above_threshold],
+                classes=[finding.class_index for finding in one.above_threshold],
+                scores=[finding.score for finding in one.above_threshold],
+            )
+            for one, title in zip(shown, titles or default, strict=True)
+        ]
+        return save_panels(path, self.pixels, panels, self.class_names, row_text(self.schema, self.record))

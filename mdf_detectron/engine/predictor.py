@@ -1,0 +1,301 @@
+"""One study in, findings out, from a checkpoint alone.
+
+    predictor = Predictor("model.pth")
+    findings = predictor("image.dcm", {"age": 71, "gender": "F"})
+    findings.draw("findings.png"); findings.to_dict(); findings.to_coco(image_id=1)
+
+A record may be full, partial or absent. What is absent is missing to the model, as a missing value was in training.
+A model that was trained without clinical dropout (``MODEL.CLINICAL.DROPOUT_ROW`` 0) has seen only as many missing
+values as its training data held; where they held none, its answer to a missing value is untrained, and a note says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from PIL import Image
+
+from mdf_detectron.config import check_config
+from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
+from mdf_detectron.data.mapper import MultimodalDatasetMapper
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
+from mdf_detectron.engine.defaults import get_mdf_cfg
+from mdf_detectron.engine.findings import StudyFindings
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
+
+DEFAULT_THRESHOLD = 0.5
+"""Operating threshold where the checkpoint holds none and none is given."""
+
+MODALITIES = ("CR", "DX", "RG", "XA", "RF")
+"""DICOM modalities of a projection radiograph."""
+
+ImageLike = str | Path | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study as the model reads it.
+
+    Attributes:
+        model_input: Detectron2's input dict with the clinical tensors.
+        image, pixels, record, missing, notes: as of :class:`~mdf_detectron.engine.findings.StudyFindings`.
+    """
+
+    model_input: dict[str, Any]
+    image: str
+    pixels: np.ndarray
+    record: dict[str, Any]
+    missing: list[str]
+    notes: list[str]
+
+
+class Predictor:
+    """A model of a checkpoint, ready for single studies.
+
+    Args:
+        weights: a ``.pth`` file of this project with its contents (see
+            :mod:`~mdf_detectron.engine.checkpoint_contents`).
+        device: "cpu" or "cuda"; by default the GPU where there is one.
+        threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
+        force: predict from DICOM files of another modality than a radiograph's too (a note says so).
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that does not hold what a predictor needs.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        device: str | None = None,
+        threshold: float | Mapping[str, float] | None = None,
+        force: bool = False,
+    ):
+        self.cfg, self.contents, self.digest = read_checkpoint(weights)
+        self.cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.schema = ClinicalSchema.from_dict(self.contents["schema"], where=str(weights))
+        self.columns: list[str] = list(self.contents["columns"])
+        self.class_names: list[str] = list(self.contents["class_names"])
+        self.force = force
+        self.model = build_model(self.cfg)
+        MultimodalCheckpointer(self.model, cfg=self.cfg).load_whole(str(weights))
+        self.model.eval()
+        clinical = self.cfg.MODEL.CLINICAL
+        self.mapper = MultimodalDatasetMapper(
+            self.cfg, is_train=False, schema=self.schema.subset(clinical.NUMERIC, clinical.CATEGORICAL)
+        )
+        self.thresholds, self.threshold_source = self._thresholds(threshold)
+        calibration = self.contents["calibration"]
+        self.temperature: float | None = calibration and calibration["temperature"]
+
+    def __call__(self, image: ImageLike, record: Mapping[str, Any] | None = None) -> StudyFindings:
+        """Predict one study.
+
+        Args:
+            image: path of a DICOM or raster file, (H, W) or (H, W, 3) RGB uint8 pixels, or a Pillow image.
+            record: column → value in the schema's unit; an absent column, None or an empty text is missing.
+
+        Raises:
+            ImageReadError: no image, or a DICOM of another modality.
+            DatasetError: a column that the schema does not have, or a value that it does not allow.
+        """
+        return self.predict([self.prepare(image, record)])[0]
+
+    def predict_batch(
+        self, images: Sequence[ImageLike], records: Sequence[Mapping[str, Any] | None] | None = None
+    ) -> list[StudyFindings]:
+        """Predict several studies in one forward pass; one broken study raises as it would alone.
+
+        Floating-point sums depend on the size of a batch: scores can differ from single calls in their last digits.
+        """
+        records = [None] * len(images) if records is None else list(records)
+        if len(records) != len(images):
+            raise DatasetError(f"{len(images)} image(s), but {len(records)} record(s); give one a study, or None")
+        if not len(images):
+            return []
+        return self.predict([self.prepare(i, r) for i, r in zip(images, records, strict=True)])
+
+    def prepare(self, image: ImageLike, record: Mapping[str, Any] | None = None, name: str | None = None):
+        """Read, check and map one study; the part of the work that may run in another thread.
+
+        Args:
+            name: of the image in the answer; by default its path.
+        """
+        name = name or (str(image) if isinstance(image, (str, Path)) else "image")
+        notes = self._modality_note(image)
+        read, missing, record_notes = self.check_record(record, name)
+        pixels = self._pixels(image)
+        model_input = {
+            "file_name": name,
+            "height": pixels.shape[0],
+            "width": pixels.shape[1],
+            "image": self.mapper.image_tensor(pixels)[0],
+            **self.mapper.clinical_tensors({"file_name": name, "clinical": record}),
+        }
+        return PreparedStudy(model_input, name, pixels, read, missing, [*notes, *record_notes])
+
+    def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
+        """Run the model on prepared studies, all in one batch."""
+        with torch.inference_mode():
+            outputs = self.model([study.model_input for study in studies])
+        return [self._findings(s, o["instances"].to("cpu")) for s, o in zip(studies, outputs, strict=True)]
+
+    def with_record(self, study: PreparedStudy, record: Mapping[str, Any] | None) -> PreparedStudy:
+        """Return the same image with another record."""
+        read, missing, notes = self.check_record(record, study.image)
+        tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": record})
+        return replace(study, model_input={**study.model_input, **tensors}, record=read, missing=missing, notes=notes)
+
+    def check_record(self, record: Mapping[str, Any] | None, where: str) -> tuple[dict[str, Any], list[str], list[str]]:
+        """Check a record against the schema.
+
+        Returns:
+            the values that the model reads (None where missing), the columns that are missing, and notes.
+
+        Raises:
+            DatasetError: an unknown column, or a value that the schema does not allow.
+        """
+        record = dict(record or {})
+        self.schema.parse_row(record, where=where)
+        by_name = {column.name: column for column in self.schema.columns}
+        read: dict[str, Any] = {}
+        for name in self.columns:
+            column = by_name[name]
+            parsed = column.parse(record.get(name), where)
+            absent = math.isnan(parsed) if column.kind == "numeric" else parsed < 0
+            read[name] = None if absent else parsed if column.kind == "numeric" else column.vocabulary[int(parsed)]
+        missing = [name for name, value in read.items() if value is None]
+        unread = [name for name in record if name not in self.columns and record[name] not in (None, "")]
+        notes = [f"the model does not read {', '.join(unread)}"] if unread else []
+        return read, missing, [*notes, *self._range_notes(read), *self._missing_notes(missing)]
+
+    def _range_notes(self, read: Mapping[str, Any]) -> list[str]:
+        notes = []
+        for name, value in read.items():
+            seen = self.contents["training"]["columns"][name]
+            if value is None or isinstance(value, str):
+                if value is not None and not seen["frequencies"][value]:
+                    notes.append(f"{name} {value} was in no training record")
+                continue
+            quantiles = seen["quantiles"]
+            if quantiles and not quantiles[0] <= value <= quantiles[-1]:
+                notes.append(
+                    f"{name} {value:g} is outside the training range [{quantiles[0]:g}, {quantiles[-1]:g}]; "
+                    "the model extrapolates"
+                )
+        return notes
+
+    def _missing_notes(self, missing: Sequence[str]) -> list[str]:
+        trained = self.contents["missing_records"]
+        if not missing or trained["dropout_row"] or trained["dropout_cell"]:
+            return []
+        total, columns = self.contents["training"]["images"], self.contents["training"]["columns"]
+        never = [name for name in missing if columns[name]["count"] == total]
+        if not never:
+            return []
+        return [
+            f"{', '.join(never)}: never missing in training, and the model was trained without clinical dropout; "
+            "what it makes of the missing value is untrained"
+        ]
+
+    def _modality_note(self, image: ImageLike) -> list[str]:
+        if not isinstance(image, (str, Path)) or not Path(image).is_file() or not is_dicom(Path(image)):
+            return []
+        modality = read_dicom_tags(image, ["Modality"])["Modality"]
+        if modality in MODALITIES:
+            return []
+        message = (
+            f"a DICOM file of modality {modality or 'unknown'}, the model reads radiographs ({', '.join(MODALITIES)})"
+        )
+        if not self.force:
+            raise ImageReadError(f"{image}: {message}; use --force (Predictor(force=True)) to predict from it")
+        return [message]
+
+    def _pixels(self, image: ImageLike) -> np.ndarray:
+        """(H, W, C) uint8 in the model's format."""
+        image_format = self.cfg.INPUT.FORMAT
+        if isinstance(image, (str, Path)):
+            return read_radiograph(image, image_format)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+                raise ImageReadError(
+                    f"pixels of type {image.dtype} and shape {image.shape}: give (H, W) or (H, W, 3) uint8, or a file"
+                )
+            image = Image.fromarray(image.squeeze())
+        gray_or_rgb = np.asarray(image.convert("L" if image_format == "L" else "RGB"))
+        if image_format == "L":
+            return gray_or_rgb[:, :, None].copy()
+        return (gray_or_rgb[:, :, ::-1] if image_format == "BGR" else gray_or_rgb).copy()
+
+    def _thresholds(self, given: float | Mapping[str, float] | None) -> tuple[dict[str, float], str]:
+        stored = self.contents["operating_point"]
+        if isinstance(given, Mapping):
+            if unknown := sorted(set(given) - set(self.class_names)):
+                raise ConfigError(f"thresholds for unknown classes {unknown}; the model has {self.class_names}")
+            base, _ = self._thresholds(None)
+            return {**base, **{name: float(value) for name, value in given.items()}}, "given"
+        if given is not None:
+            return dict.fromkeys(self.class_names, float(given)), "given"
+        if stored is None:
+            return dict.fromkeys(self.class_names, DEFAULT_THRESHOLD), f"{DEFAULT_THRESHOLD:g}, not chosen on data"
+        points = stored["classes"]
+        limits = {name: points[name]["threshold"] for name in self.class_names}
+        return {name: math.inf if t is None else t for name, t in limits.items()}, stored["source"]
+
+    def _findings(self, study: PreparedStudy, instances: Any) -> StudyFindings:
+        return StudyFindings(
+            image=study.image,
+            pixels=study.pixels,
+            record=study.record,
+            missing=study.missing,
+            notes=study.notes,
+            thresholds=self.thresholds,
+            threshold_source=self.threshold_source,
+            instances=instances,
+            class_names=self.class_names,
+            category_ids=self.contents["category_ids"],
+            schema=self.schema.subset(*self._read_by_kind()),
+            temperature=self.temperature,
+        )
+
+    def _read_by_kind(self) -> tuple[list[str], list[str]]:
+        kinds = {column.name: column.kind for column in self.schema.columns}
+        return tuple([n for n in self.columns if kinds[n] == kind] for kind in ("numeric", "categorical"))
+
+
+def read_checkpoint(weights: str | Path) -> tuple[CfgNode, dict[str, Any], str]:
+    """Read config, contents and digest of a checkpoint file.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, or of a version whose config this one does not know.
+    """
+    if not Path(weights).is_file():
+        raise CheckpointError(f"no checkpoint at {weights}")
+    data = load_checkpoint_file(weights)
+    contents = contents_of(data, weights)
+    return config_of(data, weights), contents, data.get(DIGEST_KEY) or digest(data)
+
+
+def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
+    """Build the config of a loaded checkpoint, without the paths of the machine that it was trained on."""
+    cfg = get_mdf_cfg()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(data[CONFIG_KEY])))
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{weights}: its config cannot be used by this version ({shorten(str(error))})") from None
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
+    cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
+    check_config(cfg)
+    return cfg

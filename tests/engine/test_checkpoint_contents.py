@@ -1,0 +1,125 @@
+"""A checkpoint is enough by itself, is verified on load, and refuses what means something else."""
+
+import copy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import (
+    CONTENTS_KEY,
+    DIGEST_KEY,
+    PROBABILITIES,
+    check_schema,
+    column_statistics,
+    digest,
+    verify,
+)
+from mdf_detectron.engine.predictor import config_of
+from mdf_detectron.errors import CheckpointError
+
+VARIANTS = {  # kind → file of a prepared folder, and what changes in it
+    "classes": ("annotations/test.json", '"name": "bright"', '"name": "other"'),
+    "unit": ("clinical_schema.yaml", "unit: °F", "unit: °C"),
+}
+
+
+@pytest.fixture
+def saved(tiny_run):
+    return load_checkpoint_file(tiny_run / "model_final.pth")
+
+
+def test_a_trained_checkpoint_says_what_it_was_trained_on(saved):
+    contents = saved[CONTENTS_KEY]
+    assert contents["class_names"] == ["bright", "dark"] and contents["category_ids"] == [1, 2]
+    assert contents["columns"] == ["age", "temperature", "gender"]
+    temperature = next(c for c in contents["schema"]["columns"] if c["name"] == "temperature")
+    assert (temperature["unit"], temperature["minimum"], temperature["maximum"]) == ("°F", 80, 113)
+    training = contents["training"]
+    assert training["images"] == 8 and training["patients"] == 8
+    ages = np.arange(40, 48)
+    assert training["columns"]["age"]["quantiles"] == pytest.approx(np.quantile(ages, PROBABILITIES))
+    assert training["columns"]["temperature"]["count"] == 7  # one is missing
+    assert training["columns"]["gender"]["frequencies"] == {"F": 4, "M": 4}
+    assert saved[DIGEST_KEY] == digest(saved)
+
+
+def test_statistics_of_columns_by_hand():
+    schema = ClinicalSchema((ClinicalColumn("a", "numeric"), ClinicalColumn("b", "categorical", vocabulary=("x", "y"))))
+    found = column_statistics(schema, [{"a": 1, "b": "y"}, {"a": 3}, None, {"b": "y"}])
+    assert found["a"]["count"] == 2 and found["a"]["quantiles"][0] == 1 and found["a"]["quantiles"][-1] == 3
+    assert found["a"]["quantiles"][PROBABILITIES.index(0.5)] == 2
+    assert found["b"] == {"count": 2, "frequencies": {"x": 0, "y": 2}}
+    assert column_statistics(schema, [])["a"] == {"count": 0, "quantiles": []}
+
+
+def test_every_entry_counts_in_the_digest(saved):
+    before = digest(saved)
+    for change in (
+        lambda d: d["model"].update({next(iter(d["model"])): next(iter(d["model"].values())) + 1}),
+        lambda d: d[CONTENTS_KEY]["class_names"].reverse(),
+        lambda d: d.update(mdf_config=d["mdf_config"] + " "),
+    ):
+        changed = {**saved, "model": dict(saved["model"]), CONTENTS_KEY: copy.deepcopy(saved[CONTENTS_KEY])}
+        change(changed)
+        assert digest(changed) != before
+        with pytest.raises(CheckpointError, match="damaged or was edited"):
+            verify(changed, "x.pth")
+    assert digest({**saved, "iteration": -1}) == before
+
+
+def test_damaged_and_non_finite_files_are_refused_with_one_line(saved, tiny_run, tmp_path):
+    raw = bytearray((tiny_run / "model_final.pth").read_bytes())
+    for position in (len(raw) // 3, len(raw) // 2):
+        raw[position] ^= 0x40
+    (tmp_path / "bits.pth").write_bytes(raw)
+    (tmp_path / "short.pth").write_bytes(raw[: len(raw) // 2])
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    name = next(n for n, v in saved["model"].items() if v.is_floating_point())
+    broken = {**saved, "model": {**saved["model"], name: saved["model"][name] * float("nan")}}
+    broken[DIGEST_KEY] = digest(broken)
+    torch.save(broken, tmp_path / "nan.pth")
+    torch.save([1], tmp_path / "list.pth")
+    for file in tmp_path.glob("*.pth"):
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint_file(file)
+        assert file.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_classes_units_and_ranges_are_refused(saved, tiny_run, tmp_path, tiny_folder):
+    cfg = config_of(saved, "x")
+    model = build_model(cfg)
+    for kind, message in (("classes", "the classes and their order"), ("unit", "unit '°F' of column 'temperature'")):
+        folder = shutil.copytree(tiny_folder, tmp_path / kind)
+        changed, old, new = VARIANTS[kind]
+        file = folder / changed
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+        register_prepared_folder(folder, f"variant_{kind}")
+        cfg.DATASETS.TEST = (f"variant_{kind}_test",)
+        with pytest.raises(CheckpointError, match=message):
+            MultimodalCheckpointer(model, cfg=cfg).load_whole(str(tiny_run / "model_final.pth"))
+    cfg.DATASETS.TEST = ("tiny_cxr_test",)
+    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(tiny_run / "model_final.pth"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        (ClinicalColumn("age", "numeric", "months", 0, 120), "unit"),
+        (ClinicalColumn("age", "numeric", "years", 0, 90), "maximum"),
+        (ClinicalColumn("age", "categorical", vocabulary=("old",)), "kind"),
+        (ClinicalColumn("gender", "categorical", vocabulary=("M", "F")), "vocabulary"),
+        (None, "does not have"),
+    ],
+)
+def test_a_schema_that_means_something_else_is_refused(saved, changed, key):
+    columns = list(ClinicalSchema.from_dict(saved[CONTENTS_KEY]["schema"]).columns)
+    columns = columns[1:] if changed is None else [changed if c.name == changed.name else c for c in columns]
+    with pytest.raises(CheckpointError, match=key):
+        check_schema(saved[CONTENTS_KEY], ClinicalSchema(tuple(columns)), "other", "x.pth")
