@@ -22,7 +22,7 @@ from mdf_detectron.evaluation.statistics import bootstrap, patients_of
 from mdf_detectron.fileio import markdown_table, write_json
 
 DETECTIONS = 2.0 - 0.255
-"""False alarms an image and class, so that an image has about 10 detections of 5 classes."""
+"""False positives an image and class, so that an image has about 10 detections of 5 classes."""
 
 
 def timed(function, repeats: int = 9):
@@ -38,7 +38,7 @@ def iobb_metrics(annotations, predictions):
 
 def against_loops(num_images: int) -> dict:
     """The loops take the JSON content as it is: the evaluation is timed with loading and checking it, and without."""
-    annotations, (predictions,) = simulate(num_images, 0, false_alarms=DETECTIONS)
+    annotations, (predictions,) = simulate(num_images, 0, false_positives=DETECTIONS)
     (ap, ar), whole = timed(lambda: iobb_metrics(annotations, predictions))
     truth = GroundTruth.load(annotations)
     found = Detections.load(predictions, truth)
@@ -51,7 +51,7 @@ def against_loops(num_images: int) -> dict:
 
 
 def of_bootstrap(num_images: int, resamples: int) -> dict:
-    annotations, (predictions,) = simulate(num_images, 1, false_alarms=DETECTIONS)
+    annotations, (predictions,) = simulate(num_images, 1, false_positives=DETECTIONS)
     truth = GroundTruth.load(annotations)
     matches = match(truth, Detections.load(predictions, truth), overlap="iobb")
     _, seconds = timed(lambda: bootstrap(lambda w: metric_values(matches, w)[1], patients_of(truth), resamples), 1)
@@ -61,7 +61,7 @@ def of_bootstrap(num_images: int, resamples: int) -> dict:
 def growth(num_images: int) -> list[dict]:
     rows = []
     for factor in (1, 4, 16):
-        annotations, (predictions,) = simulate(num_images * factor, 2, false_alarms=DETECTIONS)
+        annotations, (predictions,) = simulate(num_images * factor, 2, false_positives=DETECTIONS)
         _, seconds = timed(lambda a=annotations, p=predictions: iobb_metrics(a, p))
         rows.append({"factor": factor, "images": num_images * factor, "seconds": seconds})
     return rows

@@ -1,4 +1,4 @@
-"""Detectron2 evaluator: AP and AR by IoBB and by IoU; healthy images and empty predictions are scored right."""
+"""The Detectron2 evaluator of this project: all metrics by IoBB and by IoU, healthy images included."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mdf_detectron.fileio import write_json
 
 
 def annotation_file(dataset_name: str) -> Path:
-    """COCO JSON file of a registered dataset.
+    """Return the COCO JSON file of a registered dataset.
 
     Raises:
-        DatasetError: a dataset that is not registered, or not from a COCO JSON file.
-        DatasetError: a known dataset that is not there yet; the message says how to prepare it.
+        DatasetError: a dataset that is not registered, not from a COCO JSON file, or not prepared yet; the message
+            says what to do.
     """
     known = dataset_name in DatasetCatalog.list()
     if not known and dataset_name not in MetadataCatalog.list():
@@ -43,13 +43,12 @@ def annotation_file(dataset_name: str) -> Path:
 
 
 def _some_names() -> str:
-    """The names that a user of this project means, before Detectron2's own."""
+    """List the datasets of this project, or else the first of Detectron2's own."""
     names = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("evaluator_type") == "cxr"]
     return ", ".join(names or DatasetCatalog.list()[:5])
 
 
 PREDICTIONS_FILE_NAME = "coco_instances_results.json"
-
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +56,8 @@ logger = logging.getLogger(__name__)
 class CXREvaluator(DatasetEvaluator):
     """Score the instances that a model predicts on a registered COCO-format dataset.
 
-    Detectron2's ``COCOEvaluator`` swaps its COCOeval class with ``maxDets``, so an overlap put into one of them can be
-    lost without a sign; this one does its own matching (:mod:`~mdf_detectron.evaluation.matching`).
+    Detectron2's ``COCOEvaluator`` chooses its COCOeval class by ``maxDets``, so a custom overlap can be lost silently;
+    this one does its own matching (:mod:`~mdf_detectron.evaluation.matching`).
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class CXREvaluator(DatasetEvaluator):
         self._has_masks = False
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take the outputs of a batch.
+        """Collect the outputs of a batch.
 
         Args:
             inputs: dicts with ``"image_id"``.
@@ -122,7 +121,7 @@ class CXREvaluator(DatasetEvaluator):
             self._predictions[one["image_id"]] = results
 
     def evaluate(self, img_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Score what was processed.
+        """Score the collected predictions.
 
         Returns:
             ``{"bbox_iobb": {...}, "bbox": {...}, ...}`` times 100, see

@@ -1,7 +1,7 @@
-"""Does the clinical row matter?  Scores with rows exchanged between patients, and with rows taken away.
+"""Record dependence: scores with clinical records exchanged between patients, and with records removed.
 
-A model that uses a column loses AP when that column belongs to somebody else; one that ignores it does not.
-This is the paper's feature study without training again.  Records are Detectron2 dataset dicts with ``"image_id"``,
+A model that uses a column loses AP when its values belong to another patient; one that ignores it does not.
+This is the paper's feature study without retraining. Records are Detectron2 dataset dicts with ``"image_id"``,
 ``"patient_id"`` and ``"clinical"`` (column → raw value or None).
 """
 
@@ -15,19 +15,17 @@ import numpy as np
 from mdf_detectron.data.record_changes import Record, _checked, permute_rows, remove_rows
 
 ALL_COLUMNS = "all columns"
-
-
-REMOVED = "rows removed"
+REMOVED = "records removed"
 
 
 @dataclass(frozen=True)
 class RowDependence:
-    """Loss of the score by one change to the rows.
+    """Loss of the score by one change to the records.
 
     Attributes:
         change: a column's name, :data:`ALL_COLUMNS` or :data:`REMOVED`.
         scores: one score for each repeat of the change.
-        losses: the unchanged rows' score minus each of them.
+        losses: the unchanged records' score minus each of them.
     """
 
     change: str
@@ -47,7 +45,7 @@ def row_dependence(
     repeats: int = 3,
     seed: int = 0,
 ) -> tuple[float, list[RowDependence]]:
-    """Score with the rows as they are, each column permuted, all columns permuted, and rows removed.
+    """Score the records unchanged, with each column permuted, all columns permuted, and removed.
 
     Args:
         records: the test set.
@@ -56,7 +54,7 @@ def row_dependence(
         repeats: permutations of each kind, with different seeds.
 
     Returns:
-        The score of the unchanged rows, and the changes: columns in order, then all columns, then removed.
+        The score of the unchanged records, and the changes: columns in order, then all columns, then removed.
     """
     changes: list[tuple[str, list[str] | None]] = [(name, [name]) for name in _checked(records, columns)]
     unchanged = float(score(records))

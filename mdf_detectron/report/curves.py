@@ -1,4 +1,4 @@
-"""Charts of a training run (losses, generalization gap: the paper's Fig. 6a) and of record dependence."""
+"""Charts of a training run (losses and generalization gap, the paper's figure 6a) and of record dependence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Series = dict[str, tuple[list[float], list[float]]]
 
 
 def read_series(path: str | Path) -> Series:
-    """Curves of a training log, one JSON object a line.
+    """Read the curves of a training log, one JSON object a line.
 
     Returns:
         name → (iterations, values), of all finite numbers.
@@ -49,7 +49,7 @@ def read_series(path: str | Path) -> Series:
 
 
 def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
-    """Losses on the left; on the right the metric on every dataset that training evaluated on (train and test).
+    """Draw losses on the left, and on the right the metric on every dataset that training evaluated on.
 
     Args:
         series: of :func:`read_series`; the metric's curves are those whose name is ``metric`` or ends with it.
@@ -76,7 +76,7 @@ LOSSES = ("total_loss", "validation_loss", "val_loss")
 
 
 def row_dependence_chart(unchanged: float, changes: Sequence[RowDependence], metric: str) -> Figure:
-    """Mean loss of each change as a bar, the single repeats as dots."""
+    """Draw the mean loss of each change as a bar, the single repeats as dots."""
     figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * len(changes)), layout="constrained", dpi=120)
     axes = figure.subplots()
     places = np.arange(len(changes))
@@ -89,7 +89,7 @@ def row_dependence_chart(unchanged: float, changes: Sequence[RowDependence], met
     axes.invert_yaxis()
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"loss of {metric} (× 100) when these values belong to another patient, or are removed")
-    axes.set_title(f"What the clinical row is worth ({metric} {unchanged:.1f} with the rows as they are)", fontsize=10)
+    axes.set_xlabel(f"loss of {metric} (× 100) with values of another patient, or removed")
+    axes.set_title(f"Record dependence ({metric} {unchanged:.1f} with unchanged records)", fontsize=10)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Pictures of films with boxes, masks and the clinical row beside them."""
+"""Pictures of radiographs with boxes, masks and the clinical record beside them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
-from matplotlib.patches import Polygon, Rectangle  # noqa: E402
-from matplotlib.transforms import Bbox  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.transforms import Bbox
 
-from mdf_detectron.data.schema import ClinicalSchema  # noqa: E402
-
-matplotlib.use("Agg")
-
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.fileio import write_figure
 
 COLORS = ("#ffd54f", "#4fc3f7", "#aed581", "#ff8a65", "#ce93d8", "#f06292", "#90a4ae", "#fff176")
 
 
 @dataclass
 class Panel:
-    """One image of a row of panels.
+    """One image among several side by side.
 
     Attributes:
         title: above the image.
@@ -41,7 +39,7 @@ class Panel:
 
 
 def row_text(schema: ClinicalSchema, row: Mapping[str, Any] | None) -> str:
-    """The clinical row, one column a line, with units; missing values say so."""
+    """Format a clinical record, one column a line, with units; missing values say so."""
     lines = []
     for column in schema.columns:
         value = (row or {}).get(column.name)
@@ -53,7 +51,7 @@ def row_text(schema: ClinicalSchema, row: Mapping[str, Any] | None) -> str:
 def save_panels(
     path: str | Path, image: np.ndarray, panels: Sequence[Panel], class_names: Sequence[str], row: str
 ) -> Path:
-    """Draw the same image once a panel, side by side, with the row at the right and the classes below.
+    """Draw the same image once a panel, side by side, with the record at the right and the classes below.
 
     Args:
         path: PNG file to write.
@@ -62,11 +60,13 @@ def save_panels(
     """
     width = 3.4 * len(panels) + 2.8
     ratios = [3.4] * len(panels) + [2.8]
-    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(width, 4.4), width_ratios=ratios)
+    figure = Figure(figsize=(width, 4.4), dpi=100)
+    FigureCanvasAgg(figure)  # measures the labels
+    axes = figure.subplots(1, len(panels) + 1, width_ratios=ratios)
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, image, panel)
     axes[-1].axis("off")
-    axes[-1].set_title("clinical row", fontsize=11)
+    axes[-1].set_title("clinical record", fontsize=11)
     axes[-1].text(0, 0.98, row, family="monospace", fontsize=8, va="top", transform=axes[-1].transAxes)
     shown = sorted({c for panel in panels for c in panel.classes})
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[c % len(COLORS)], label=class_names[c]) for c in shown]
@@ -75,11 +75,7 @@ def save_panels(
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     for axis in axes[:-1]:
         _separate_labels(axis)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    return path
+    return write_figure(path, figure)
 
 
 def _draw(axis, image: np.ndarray, panel: Panel) -> None:
@@ -92,7 +88,7 @@ def _draw(axis, image: np.ndarray, panel: Panel) -> None:
             axis.add_patch(Polygon(points, color=COLORS[class_index % len(COLORS)], alpha=0.18, lw=0))
     scores = panel.scores if panel.scores is not None else [None] * len(panel.boxes)
     drawn = list(zip(panel.boxes, panel.classes, scores, strict=True))
-    for (x0, y0, x1, y1), class_index, score in sorted(drawn, key=lambda d: d[2] or 0):  # the surest box on top
+    for (x0, y0, x1, y1), class_index, score in sorted(drawn, key=lambda d: d[2] or 0):  # the highest score on top
         color = COLORS[class_index % len(COLORS)]
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=1.6))
         if score is not None:
@@ -105,7 +101,7 @@ def _separate_labels(axis) -> None:
     placed: list[Bbox] = []
     inside = axis.get_window_extent()
     step = axis.transData.inverted()
-    for label in reversed(axis.texts):  # the surest first: it stays where it belongs
+    for label in reversed(axis.texts):  # the highest score first: it stays in place
         extent = label.get_window_extent().padded(2)
         down = max(extent.y1 - inside.y1, 0)
         left = min(max(extent.x1 - inside.x1, 0), max(extent.x0 - inside.x0, 0))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 NAMES = ("effusion", "mass", "never seen")
 
 
-def dataset(regions, num_images=2, names=NAMES, size=(100, 100)):
-    """COCO annotations; ``regions``: (image id, category id, box, iscrowd) tuples; ids start at 1."""
+def dataset(boxes, num_images=2, names=NAMES, size=(100, 100)):
+    """COCO annotations; ``boxes``: (image id, category id, box, iscrowd) tuples; ids start at 1."""
     return {
         "images": [
             {"id": i + 1, "file_name": f"{i}.png", "height": size[0], "width": size[1]} for i in range(num_images)
@@ -17,7 +17,7 @@ def dataset(regions, num_images=2, names=NAMES, size=(100, 100)):
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
         "annotations": [
             {"id": n + 1, "image_id": i, "category_id": c, "bbox": list(box), "area": box[2] * box[3], "iscrowd": crowd}
-            for n, (i, c, box, crowd) in enumerate(regions)
+            for n, (i, c, box, crowd) in enumerate(boxes)
         ],
     }
 
@@ -27,21 +27,21 @@ def results(detections):
     return [{"image_id": i, "category_id": c, "bbox": list(box), "score": s} for i, c, box, s in detections]
 
 
-def random_case(seed, num_images=4, num_classes=3, max_regions=4, max_detections=6, crowds=True):
+def random_case(seed, num_images=4, num_classes=3, max_boxes=4, max_detections=6, crowds=True):
     """(annotations, results) on a coarse grid: ties in score and overlap, crowds, empty images and classes."""
     rng = np.random.default_rng(seed)
 
     def box():
         return [*(10 * rng.integers(0, 4, 2)).tolist(), *(10 * rng.integers(1, 5, 2)).tolist()]
 
-    regions, detections = [], []
+    boxes, detections = [], []
     for image in range(1, num_images + 1):
         healthy = rng.random() < 0.25
-        for _ in range(0 if healthy else rng.integers(0, max_regions + 1)):
+        for _ in range(0 if healthy else rng.integers(0, max_boxes + 1)):
             crowd = int(crowds and rng.random() < 0.2)
-            regions.append((image, int(rng.integers(1, num_classes)), box(), crowd))
+            boxes.append((image, int(rng.integers(1, num_classes)), box(), crowd))
         for _ in range(rng.integers(0, max_detections + 1)):
-            near = [r for r in regions if r[0] == image]
+            near = [r for r in boxes if r[0] == image]
             if near and rng.random() < 0.6:
                 _, category, at, _ = near[rng.integers(len(near))]
                 at = [at[0], at[1], max(10, at[2] - 10 * int(rng.integers(0, 2))), at[3]]
@@ -49,7 +49,7 @@ def random_case(seed, num_images=4, num_classes=3, max_regions=4, max_detections
                 category, at = int(rng.integers(1, num_classes + 1)), box()
             detections.append((image, category, at, float(rng.integers(1, 8)) / 8))
     names = [f"class {k}" for k in range(num_classes)]
-    return dataset(regions, num_images, names), results(detections)
+    return dataset(boxes, num_images, names), results(detections)
 
 
 random_cases = st.builds(random_case, st.integers(0, 2**32 - 1))

@@ -27,21 +27,21 @@ def slow_matches(annotations, predictions, class_id, kind, threshold, max_dets):
     """Outcome of every detection of a class: [(score, "right" | "wrong" | "ignored")], and the number to be found."""
     outcomes, to_find = [], 0
     for image in sorted(annotations["images"], key=lambda i: i["id"]):
-        regions = [
+        gt_boxes = [
             a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == (image["id"], class_id)
         ]
         found = [p for p in predictions if (p["image_id"], p["category_id"]) == (image["id"], class_id)]
         found = sorted(found, key=lambda p: -p["score"])[:max_dets]
         used = set()
-        to_find += sum(not r.get("iscrowd") for r in regions)
+        to_find += sum(not r.get("iscrowd") for r in gt_boxes)
         for p in found:
             best, best_at = -1.0, None
-            for i, r in enumerate(regions):
+            for i, r in enumerate(gt_boxes):
                 value = slow_overlap(p["bbox"], r["bbox"], kind)
                 if not r.get("iscrowd") and i not in used and value >= threshold and value >= best:
                     best, best_at = value, i
             on_crowd = any(
-                r.get("iscrowd") and slow_overlap(p["bbox"], r["bbox"], "iobb") >= threshold for r in regions
+                r.get("iscrowd") and slow_overlap(p["bbox"], r["bbox"], "iobb") >= threshold for r in gt_boxes
             )
             if best_at is not None:
                 used.add(best_at)
@@ -96,29 +96,29 @@ def pycocotools_ap_ar(annotations, predictions, kind, thresholds, max_dets, iou_
 
 
 def slow_unmatched(annotations, predictions, kind, threshold):
-    """Same-class matching of predictions with everything that stays alone: (pairs, predictions, regions)."""
+    """Same-class matching of predictions with everything that stays alone: (pairs, predictions, ground-truth boxes)."""
     pairs, lonely, missed = [], [], []
     for image in annotations["images"]:
         for category in annotations["categories"]:
             here = (image["id"], category["id"])
-            regions = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
+            gt_boxes = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
             found = [p for p in predictions if (p["image_id"], p["category_id"]) == here]
             used = set()
             for p in sorted(found, key=lambda p: -p["score"]):
                 fits = [
                     (slow_overlap(p["bbox"], r["bbox"], kind), i)
-                    for i, r in enumerate(regions)
+                    for i, r in enumerate(gt_boxes)
                     if not r["iscrowd"] and i not in used and slow_overlap(p["bbox"], r["bbox"], kind) >= threshold
                 ]
                 on_crowd = any(
-                    r["iscrowd"] and slow_overlap(p["bbox"], r["bbox"], "iobb") >= threshold for r in regions
+                    r["iscrowd"] and slow_overlap(p["bbox"], r["bbox"], "iobb") >= threshold for r in gt_boxes
                 )
                 if fits:
                     used.add(max(fits)[1])
                     pairs.append((category["id"], category["id"]))
                 elif not on_crowd:
                     lonely.append(p)
-            missed += [r for i, r in enumerate(regions) if not r["iscrowd"] and i not in used]
+            missed += [r for i, r in enumerate(gt_boxes) if not r["iscrowd"] and i not in used]
     return pairs, lonely, missed
 
 
@@ -128,7 +128,7 @@ def slow_confusion(annotations, predictions, score_threshold, kind, threshold):
     matrix = np.zeros((classes + 1, classes + 1), dtype=int)
     sure = [p for p in predictions if p["score"] >= score_threshold]
     pairs, lonely, missed = slow_unmatched(annotations, sure, kind, threshold)
-    missed.sort(key=lambda r: r["id"])  # of equally covered regions the last in the file is taken
+    missed.sort(key=lambda r: r["id"])  # of equally covered boxes the last in the file is taken
     used = []
     for p in sorted(lonely, key=lambda p: (-p["score"], p["category_id"])):
         best, best_value = None, threshold
@@ -154,22 +154,24 @@ def slow_froc_points(annotations, predictions, class_ids, near):
     ``near(prediction box, region box, iscrowd)``: (is it a hit, how good a one).
     """
     points = {}
-    lesions = [a for a in annotations["annotations"] if not a["iscrowd"] and a["category_id"] in class_ids]
+    to_find = [a for a in annotations["annotations"] if not a["iscrowd"] and a["category_id"] in class_ids]
     for score in sorted({p["score"] for p in predictions if p["category_id"] in class_ids}, reverse=True):
         hits = false = 0
         for image in annotations["images"]:
             for category in class_ids:
                 here = (image["id"], category)
-                regions = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
-                marks = [p for p in predictions if (p["image_id"], p["category_id"]) == here and p["score"] >= score]
+                gt_boxes = [a for a in annotations["annotations"] if (a["image_id"], a["category_id"]) == here]
+                detections = [
+                    p for p in predictions if (p["image_id"], p["category_id"]) == here and p["score"] >= score
+                ]
                 used = set()
-                for mark in sorted(marks, key=lambda p: -p["score"]):
-                    close = [(*near(mark["bbox"], r["bbox"], r["iscrowd"]), i) for i, r in enumerate(regions)]
-                    free = [(v, i) for hit, v, i in close if hit and i not in used and not regions[i]["iscrowd"]]
+                for detection in sorted(detections, key=lambda p: -p["score"]):
+                    close = [(*near(detection["bbox"], r["bbox"], r["iscrowd"]), i) for i, r in enumerate(gt_boxes)]
+                    free = [(v, i) for hit, v, i in close if hit and i not in used and not gt_boxes[i]["iscrowd"]]
                     if free:
                         used.add(max(free)[1])
                         hits += 1
                     elif not any(hit for hit, _, _ in close):
                         false += 1
-        points[score] = (false / len(annotations["images"]), hits / len(lesions) if lesions else float("nan"))
+        points[score] = (false / len(annotations["images"]), hits / len(to_find) if to_find else float("nan"))
     return points

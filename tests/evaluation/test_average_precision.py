@@ -22,7 +22,7 @@ def ap_ar(annotations, predictions, weights=None, **options):
 
 
 def test_by_hand():
-    """Two lesions; right, wrong, right: precision 1 up to recall 1/2, then 2/3: (51 × 1 + 50 × 2/3) / 101."""
+    """Two boxes; TP, FP, TP: precision 1 up to recall 1/2, then 2/3: (51 × 1 + 50 × 2/3) / 101."""
     truth = dataset([(1, 1, (0, 0, 10, 10), 0), (2, 1, (0, 0, 10, 10), 0)])
     found = results([(1, 1, (0, 0, 10, 10), 0.9), (1, 1, (50, 50, 9, 9), 0.8), (2, 1, (0, 0, 5, 5), 0.7)])
     table = evaluate_coco(truth, found)
@@ -117,14 +117,14 @@ def test_masks_equal_pycocotools(kind):
 
 def repeated(annotations, predictions, times):
     """Every image as often as ``times`` says, its copies next to each other."""
-    images, regions, found = [], [], []
+    images, gt_boxes, found = [], [], []
     for image, count in zip(annotations["images"], times, strict=True):
         for copy in range(count):
             new = 1000 * image["id"] + copy
             images.append({**image, "id": new})
-            regions += [{**a, "image_id": new} for a in annotations["annotations"] if a["image_id"] == image["id"]]
+            gt_boxes += [{**a, "image_id": new} for a in annotations["annotations"] if a["image_id"] == image["id"]]
             found += [{**p, "image_id": new} for p in predictions if p["image_id"] == image["id"]]
-    return {**annotations, "images": images, "annotations": regions}, found
+    return {**annotations, "images": images, "annotations": gt_boxes}, found
 
 
 def test_weights_equal_repeated_images():

@@ -158,7 +158,7 @@ def test_intervals_of_metrics_allow_for_the_bias_of_small_test_sets():
 
 
 def test_patients_that_a_metric_rests_on():
-    """Class 1 has regions of patients 0 and 1, class 2 of patient 1; crowds do not count; class 3 has none."""
+    """Class 1 has boxes of patients 0 and 1, class 2 of patient 1; crowds do not count; class 3 has none."""
     box = (0, 0, 10, 10)
     annotations = dataset(
         [(1, 1, box, 0), (2, 1, box, 0), (3, 1, box, 0), (3, 2, box, 0), (4, 2, box, 1)], num_images=5

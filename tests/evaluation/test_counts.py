@@ -17,7 +17,7 @@ def loaded(annotations, predictions):
 
 
 def test_by_hand():
-    """A found; B (class 2) called class 1; a false alarm on the healthy film; one unsure box that does not count."""
+    """A found; B (class 2) called class 1; an FP on the healthy image; one unsure box that does not count."""
     annotations = dataset([(1, 1, A, 0), (1, 2, B, 0)], names=("effusion", "mass"))
     predictions = results([(1, 1, A, 0.9), (1, 1, B, 0.8), (2, 2, A, 0.7), (1, 2, B, 0.05)])
     truth, found = loaded(annotations, predictions)

@@ -26,7 +26,7 @@ def instances(boxes, scores, classes, masks=False):
 
 @pytest.fixture
 def registered(tmp_path):
-    """Two films, the second healthy; category ids 7 and 9 are the model's classes 0 and 1."""
+    """Two images, the second healthy; category ids 7 and 9 are the model's classes 0 and 1."""
     truth = dataset([(1, 1, (0, 0, 10, 10), 0), (1, 2, (40, 40, 20, 20), 0)], names=("effusion", "mass"))
     for region in truth["annotations"]:
         x, y, w, h = region["bbox"]
@@ -59,7 +59,7 @@ def test_scores_and_saves(registered, tmp_path):
     table = run(evaluator, found, NOTHING)
     assert list(table) == ["bbox_iobb", "bbox"]
     assert table["bbox_iobb"]["AP"] == pytest.approx(100)
-    assert table["bbox"]["AP50"] == pytest.approx(50)  # the second box covers a quarter of its lesion
+    assert table["bbox"]["AP50"] == pytest.approx(50)  # the second box covers a quarter of its ground-truth box
     assert table["bbox"]["AR50-mass"] == 0
     saved = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert [(r["image_id"], r["category_id"], r["bbox"]) for r in saved] == [

@@ -28,7 +28,7 @@ def slow_near(criterion):
 
 
 def test_by_hand():
-    """Two lesions on four films, two of them healthy: hit at .9, false alarm at .8, hit at .7, a second mark at .6."""
+    """Two boxes on four images, two healthy: TP at .9, FP at .8, TP at .7, a second detection of a box at .6."""
     annotations = dataset([(1, 1, A, 0), (2, 1, A, 0)], num_images=4)
     predictions = results([(1, 1, A, 0.9), (3, 1, A, 0.8), (2, 1, A, 0.7), (1, 1, (0, 0, 9, 9), 0.6)])
     found = froc_of(annotations, predictions)
@@ -76,9 +76,9 @@ def test_equals_counting_anew_at_every_score(criterion, case):
         false_positives, sensitivity, scores = froc_curve(found, class_index)
         for x, y, s in zip(false_positives[1:], sensitivity[1:], scores[1:], strict=True):
             np.testing.assert_allclose((x, y), slow[s], atol=1e-9)
-        lesions = [a for a in annotations["annotations"] if not a["iscrowd"] and a["category_id"] in class_ids]
+        gt_boxes = [a for a in annotations["annotations"] if not a["iscrowd"] and a["category_id"] in class_ids]
         expected = [
-            max((y for x, y in slow.values() if x <= rate), default=0.0) if lesions else np.nan
+            max((y for x, y in slow.values() if x <= rate), default=0.0) if gt_boxes else np.nan
             for rate in FALSE_POSITIVE_RATES
         ]
         np.testing.assert_allclose(sensitivity_at(found, class_index=class_index), expected, atol=1e-9)

@@ -16,7 +16,7 @@ def test_by_hand():
     assert overlap_matrix(DETECTION, REGION, "iou", crowd=[True]).tolist() == [[0.5]]
 
 
-def test_a_tiny_box_inside_a_lesion_has_iobb_one():
+def test_a_tiny_box_inside_a_ground_truth_box_has_iobb_one():
     tiny = np.array([[1.0, 1.0, 1.0, 1.0]])
     assert overlap_matrix(tiny, DETECTION, "iobb")[0, 0] == 1.0
     assert overlap_matrix(tiny, DETECTION, "iou")[0, 0] == 0.01
@@ -26,14 +26,14 @@ def test_a_tiny_box_inside_a_lesion_has_iobb_one():
 def test_pairs_equal_matrix_and_loops(overlap):
     rng = np.random.default_rng(0)
     detections = np.c_[rng.uniform(0, 50, (40, 2)), rng.uniform(0, 40, (40, 2))]
-    regions = np.c_[rng.uniform(0, 50, (30, 2)), rng.uniform(0, 40, (30, 2))]
+    boxes = np.c_[rng.uniform(0, 50, (30, 2)), rng.uniform(0, 40, (30, 2))]
     crowd = rng.random(30) < 0.3
-    matrix = overlap_matrix(detections, regions, overlap, crowd)
+    matrix = overlap_matrix(detections, boxes, overlap, crowd)
     rows, columns = np.indices(matrix.shape)
-    pairs = paired_box_overlaps(detections[rows.ravel()], regions[columns.ravel()], overlap, crowd[columns.ravel()])
+    pairs = paired_box_overlaps(detections[rows.ravel()], boxes[columns.ravel()], overlap, crowd[columns.ravel()])
     assert (pairs.reshape(matrix.shape) == matrix).all()
     for d, detection in enumerate(detections):
-        for g, region in enumerate(regions):
+        for g, region in enumerate(boxes):
             kind = "iobb" if crowd[g] else overlap
             assert matrix[d, g] == pytest.approx(slow_overlap(detection, region, kind), abs=1e-12)
 

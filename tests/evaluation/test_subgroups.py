@@ -17,8 +17,8 @@ RECORDS = [
 ]
 
 
-def truth_of(records, regions=()):
-    annotations = dataset(list(regions), num_images=len(records))
+def truth_of(records, gt_boxes=()):
+    annotations = dataset(list(gt_boxes), num_images=len(records))
     for image, record in zip(annotations["images"], records, strict=True):
         image["clinical"] = record
     return GroundTruth.load(annotations)
@@ -79,12 +79,12 @@ def test_values_are_those_of_the_part():
         np.testing.assert_allclose(result.values, list(expected.values()), atol=1e-9)
         defined = np.isfinite(result.low)
         assert defined.any() and (result.low[defined] <= result.high[defined]).all()
-        regions = [a for a in annotations["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
-        assert result.boxes == len(regions)
+        gt_boxes = [a for a in annotations["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
+        assert result.boxes == len(gt_boxes)
         assert "5 patients" in result.warning and "small group" in result.warning
 
 
-def test_group_without_regions_says_so():
+def test_group_without_boxes_says_so():
     truth = truth_of([{"gender": "F"}, {"gender": "M"}], [(1, 1, (0, 0, 9, 9), 0)])
     matches = match(truth, Detections.load([], truth))
     women, men = subgroup_results(

@@ -1,4 +1,4 @@
-"""Pictures: the row's text by hand, and that what is given is what is drawn."""
+"""Pictures: the record's text by hand, and that what is given is what is drawn."""
 
 import numpy as np
 from PIL import Image
@@ -19,12 +19,12 @@ def test_row_text():
 
 
 def test_boxes_and_masks_change_the_picture(tmp_path):
-    film = np.full((60, 80), 90, dtype=np.uint8)
+    image = np.full((60, 80), 90, dtype=np.uint8)
     full = Panel("truth", [[10, 10, 50, 40]], [1], polygons=[[[10, 10, 50, 10, 50, 40]]])
     bare = Panel("truth", [], [])
     pictures = []
     for number, panel in enumerate((full, bare)):
-        path = save_panels(tmp_path / f"{number}.png", film, [panel, bare], ["a", "b"], "age 61")
+        path = save_panels(tmp_path / f"{number}.png", image, [panel, bare], ["a", "b"], "age 61")
         pictures.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
     assert pictures[0].shape == pictures[1].shape
     blue = (pictures[0] == [79, 195, 247]).all(axis=2)  # the color of class 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from benchmarks import interval_study
 from benchmarks.evaluation_loops import loop_ap_ar
-from benchmarks.interval_study import FOUND, simulate
+from benchmarks.interval_study import DETECTED, simulate
 
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.average_precision import average_precision
@@ -13,14 +13,14 @@ from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
 
 
 def test_what_is_drawn():
-    annotations, (weak, strong) = simulate(3000, 5, skills=(0.5, 3.0), false_alarms=0.4)
-    again, (same, _) = simulate(3000, 5, skills=(0.5, 3.0), false_alarms=0.4)
+    annotations, (weak, strong) = simulate(3000, 5, skills=(0.5, 3.0), false_positives=0.4)
+    again, (same, _) = simulate(3000, 5, skills=(0.5, 3.0), false_positives=0.4)
     assert (annotations, weak) == (again, same)
     regions = len(annotations["annotations"])
     assert regions / 3000 == pytest.approx(1.5, abs=0.1)
     assert len({i["patient_id"] for i in annotations["images"]}) == pytest.approx(3000 / 1.3, rel=0.05)
     for found in (weak, strong):
-        assert len(found) == pytest.approx(FOUND * regions + 0.4 * 5 * 3000, rel=0.03)
+        assert len(found) == pytest.approx(DETECTED * regions + 0.4 * 5 * 3000, rel=0.03)
     assert evaluate_coco(annotations, strong)["bbox"]["AP50"] > evaluate_coco(annotations, weak)["bbox"]["AP50"] + 20
 
 

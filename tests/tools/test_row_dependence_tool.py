@@ -49,13 +49,13 @@ def test_scores_are_those_of_the_changed_records(run, trained, tmp_path):
 
     assert found["unchanged"] == pytest.approx(score(records)) and found["images"] == 4
     changes = {c["change"]: c for c in found["changes"]}
-    assert list(changes) == ["age", "temperature", "gender", "all columns", "rows removed"]
+    assert list(changes) == ["age", "temperature", "gender", "all columns", "records removed"]
     assert changes["age"]["scores"] == pytest.approx([score(permute_rows(records, ["age"], s)) for s in (0,)])
     assert changes["all columns"]["scores"] == pytest.approx([score(permute_rows(records, None, s)) for s in (0,)])
-    assert changes["rows removed"]["scores"] == pytest.approx([score(remove_rows(records))])
+    assert changes["records removed"]["scores"] == pytest.approx([score(remove_rows(records))])
     assert changes["age"]["losses"] == pytest.approx([found["unchanged"] - s for s in changes["age"]["scores"]])
     text = (tmp_path / "out" / "row_dependence.md").read_text()
-    assert text in printed and "| rows removed |" in text
+    assert text in printed and "| records removed |" in text
     assert (tmp_path / "out" / "row_dependence.png").read_bytes().startswith(b"\x89PNG")
 
 

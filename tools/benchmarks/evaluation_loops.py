@@ -16,10 +16,10 @@ def loop_ap_ar(
     thresholds: Sequence[float],
     max_dets: int = 10,
 ) -> list[list[tuple[float, float]]]:
-    """(AP, AR) by IoBB for each threshold and class (NaN for a class without ground truth); no crowds."""
-    regions, detections = defaultdict(list), defaultdict(list)
+    """Compute (AP, AR) by IoBB for each threshold and class (NaN for a class without ground truth); no crowds."""
+    gt_boxes, detections = defaultdict(list), defaultdict(list)
     for a in annotations["annotations"]:
-        regions[a["image_id"], a["category_id"]].append(a["bbox"])
+        gt_boxes[a["image_id"], a["category_id"]].append(a["bbox"])
     for p in predictions:
         detections[p["image_id"], p["category_id"]].append(p)
     out = []
@@ -28,7 +28,7 @@ def loop_ap_ar(
         for category in annotations["categories"]:
             outcomes, total = [], 0
             for image in sorted(annotations["images"], key=lambda i: i["id"]):
-                boxes = regions[image["id"], category["id"]]
+                boxes = gt_boxes[image["id"], category["id"]]
                 total += len(boxes)
                 outcomes += _match(detections[image["id"], category["id"]], boxes, threshold, max_dets)
             row.append(_ap_ar(outcomes, total))

@@ -1,4 +1,4 @@
-"""Check that the intervals and the paired test hold what they say, on data sets drawn from a known population.
+"""Check the coverage of intervals and the error rate of the paired test, on data sets of a known population.
 
 Three models on each: two of the same skill, and a better one.
 """
@@ -21,8 +21,8 @@ SIZE = 512
 SKILL = 1.5
 
 
-FOUND = 0.85
-"""Share of the regions that a model finds at all."""
+DETECTED = 0.85
+"""Share of the ground-truth boxes that a model detects at all."""
 
 
 Annotations = dict[str, Any]
@@ -37,17 +37,17 @@ def simulate(
     *,
     skills: Sequence[float] = (SKILL,),
     num_classes: int = 5,
-    false_alarms: float = 1.0,
+    false_positives: float = 1.0,
     images_per_patient: float = 1.3,
 ) -> tuple[Annotations, list[Predictions]]:
-    """Annotations of independent, equally distributed patients, and the predictions of one model for each skill.
+    """Draw annotations of independent, equally distributed patients, and the predictions of one model for each skill.
 
-    Each image has 0 to 3 regions.  A region is found with probability :data:`FOUND`, in its place or a little off; its
-    score is a normal draw around the model's skill, that of a false alarm one around 0, mapped to (0, 1).  Models of
+    Each image has 0 to 3 boxes. A box is detected with probability :data:`DETECTED`, with a small offset; its score is
+    a normal draw around the model's skill, that of a false positive one around 0, mapped to (0, 1).  Models of
     the same skill are equally good; their draws are independent, given the images.
 
     Args:
-        false_alarms: mean number of an image and class.
+        false_positives: mean number of an image and class.
         images_per_patient: on average; images of one patient share a part of their scores' error, in all models.
 
     Returns:
@@ -56,9 +56,9 @@ def simulate(
     rng = np.random.default_rng(seed)
     patients = np.cumsum(rng.random(num_images) < 1 / images_per_patient)
     habit = rng.normal(0, 0.5, size=int(patients.max(initial=0)) + 1)[patients]
-    regions = []
+    boxes = []
     for image in range(num_images):
-        regions += [(image, int(rng.integers(num_classes)), _box(rng)) for _ in range(rng.integers(0, 4))]
+        boxes += [(image, int(rng.integers(num_classes)), _box(rng)) for _ in range(rng.integers(0, 4))]
     size = {"width": SIZE, "height": SIZE}
     annotations = {
         "images": [
@@ -68,21 +68,21 @@ def simulate(
         "annotations": [
             {"id": n + 1, "image_id": image + 1, "category_id": category + 1, "bbox": box.tolist(),
              "area": float(box[2] * box[3]), "iscrowd": 0}
-            for n, (image, category, box) in enumerate(regions)
+            for n, (image, category, box) in enumerate(boxes)
         ],
     }  # fmt: skip
     models = zip(skills, rng.spawn(len(skills)), strict=True)
-    return annotations, [_predict(regions, habit, skill, num_classes, false_alarms, own) for skill, own in models]
+    return annotations, [_predict(boxes, habit, skill, num_classes, false_positives, own) for skill, own in models]
 
 
-def _predict(regions, habit, skill, num_classes, false_alarms, rng: np.random.Generator) -> Predictions:
+def _predict(boxes, habit, skill, num_classes, false_positives, rng: np.random.Generator) -> Predictions:
     found = []
-    for image, category, box in regions:
-        if rng.random() < FOUND:
+    for image, category, box in boxes:
+        if rng.random() < DETECTED:
             corner = np.maximum(box[:2] + rng.normal(0, 0.15, 2) * box[2:], 0)
             found.append((image, category, np.concatenate([corner, box[2:]]), skill))
     for image, category in np.argwhere(np.ones((len(habit), num_classes))):
-        found += [(int(image), int(category), _box(rng), 0.0) for _ in range(rng.poisson(false_alarms))]
+        found += [(int(image), int(category), _box(rng), 0.0) for _ in range(rng.poisson(false_positives))]
     return [
         {"image_id": image + 1, "category_id": category + 1, "bbox": box.tolist(),
          "score": float(1 / (1 + np.exp(-(mean + habit[image] + rng.normal()))))}
