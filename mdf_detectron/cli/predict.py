@@ -1,0 +1,139 @@
+"""Predict new studies from a checkpoint alone: JSON, CSV, COCO results, pictures.
+
+    mdf predict --weights model.pth --images image.dcm --record age=71 gender=F --out DIR
+    mdf predict --weights model.pth --images FOLDER --records table.csv --key image --out DIR --format json csv png
+    mdf predict --weights model.pth --images FOLDER --dicom-record age=PatientAge gender=PatientSex --out DIR
+    mdf predict --weights model.pth --images FOLDER --annotations test.json --out DIR --format coco
+
+DIR/findings.json lists each image with its record, what was missing, notes, and its findings (boxes x0, y0, x1, y1 in
+pixels of the image). DIR/errors.json names the images that failed; the exit status is then 1. Started again, a run goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of, parse_pairs
+from mdf_detectron.engine.prediction_run import FORMATS, RunResult, Study, first_error, run_predictions
+from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.errors import DatasetError, ImageReadError, UserError
+from mdf_detectron.fileio import read_json, read_text
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm"}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", metavar="model.pth", type=Path, required=True)
+    parser.add_argument("--images", metavar="PATH", type=Path, nargs="+", required=True,
+                        help="image files (DICOM too), folders, or .txt files with one path a line")  # fmt: skip
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--record", metavar="NAME=VALUE", nargs="+", help="one clinical record, for every image")
+    source.add_argument("--records", metavar="TABLE.csv", type=Path, help="clinical records, one row an image")
+    source.add_argument("--dicom-record", metavar="COLUMN=TAG", nargs="+",
+                        help="clinical columns from DICOM tags by keyword, e.g. age=PatientAge")  # fmt: skip
+    source.add_argument("--annotations", metavar="FILE.json", type=Path,
+                        help="COCO file: its images (below the folder --images), with ids and records")  # fmt: skip
+    parser.add_argument("--key", metavar="COLUMN", help="column of --records with the image's file name or stem")
+    parser.add_argument("--key-tag", metavar="TAG", help="with --records: the key is this DICOM tag of the image")
+    parser.add_argument("--columns", metavar="NAME=COLUMN", nargs="+", default=[],
+                        help="with --records: clinical column NAME is called COLUMN in the table")  # fmt: skip
+    parser.add_argument("--ignore-columns", metavar="COLUMN", nargs="+", default=[],
+                        help="columns of --records that are not clinical")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["json"], help="(default: json)")
+    parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
+    parser.add_argument("--force", action="store_true", help="predict from DICOM files of another modality too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images of one forward pass (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if (args.records is None) != (args.key is None):
+        parser.error("--records and --key go together")
+    if args.records is None and (args.key_tag or args.columns or args.ignore_columns):
+        parser.error("--key-tag, --columns and --ignore-columns go with --records")
+    if args.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    predictor = Predictor(args.weights, device=args.device, threshold=args.threshold, force=args.force)
+    table = None
+    if args.records:
+        table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
+    studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
+    result = run_predictions(predictor, studies, args.out, args.format, batch_size=args.batch_size)
+    report(result, table, args, predictor)
+
+
+def listed_studies(args: argparse.Namespace, predictor: Predictor, table: RecordTable | None) -> list[Study]:
+    """List the studies of --images with the way to their records."""
+    paths, skipped = find_images(args.images)
+    if skipped:
+        print(f"{skipped} file(s) in the folders are no images by their name; left out")
+    typed: Mapping[str, Any] | None = None
+    if args.record:
+        typed = dict(parse_pairs(args.record, "--record"))
+        predictor.check_record(typed, "--record")
+    tags = dict(parse_pairs(args.dicom_record or (), "--dicom-record"))
+    predictor.schema.check_names(tags, "--dicom-record")
+
+    def record(path: Path) -> Mapping[str, Any] | None:
+        if table is not None:
+            return table.record(keys_of(path, args.key_tag))
+        return dicom_record(path, tags, predictor.schema) if tags else typed
+
+    return [Study(path, str(path), number, partial(record, path)) for number, path in enumerate(paths, start=1)]
+
+
+def find_images(given: list[Path]) -> tuple[list[Path], int]:
+    """Resolve files, folders and lists; returns the images, and the number of other files in the folders."""
+    found: list[Path] = []
+    skipped = 0
+    for path in given:
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES or is_dicom(p)]
+            found += images
+            skipped += len(files) - len(images)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            found += [Path(line.strip()) for line in read_text(path, ImageReadError).splitlines() if line.strip()]
+        else:
+            found.append(path)
+    if not found:
+        raise ImageReadError(f"no image in {', '.join(map(str, given))}")
+    if len(set(found)) < len(found):
+        found = list(dict.fromkeys(found))
+    return found, skipped
+
+
+def annotated_studies(args: argparse.Namespace) -> list[Study]:
+    """List the images of a COCO file."""
+    data = read_json(args.annotations, DatasetError)
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list) or not all(isinstance(i, dict) and {"id", "file_name"} <= i.keys() for i in images):
+        raise DatasetError(f"{args.annotations}: no list 'images' with id and file_name; this is no COCO file")
+    if len(args.images) != 1 or not args.images[0].is_dir():
+        raise DatasetError("--annotations needs one folder in --images: the one that its file names start in")
+    return [
+        Study(args.images[0] / i["file_name"], i["file_name"], i["id"], partial(lambda r: r, i.get("clinical")))
+        for i in images
+    ]
+
+
+def report(result: RunResult, table: RecordTable | None, args: argparse.Namespace, predictor: Predictor) -> None:
+    """Print the counts; images that failed end the program with status 1."""
+    print(f"{result.predicted} image(s) predicted, {result.resumed} were there already: {args.out / 'findings.json'}")
+    if predictor.columns and result.without_record:
+        print(f"{result.without_record} of them had no clinical record; all of its values were missing to the model")
+    if table is not None and table.unused:
+        print(f"{len(table.unused)} key(s) of {table.path} belong to no image, the first is {table.unused[0]}")
+    if result.errors:
+        raise UserError(f"{first_error(result.errors)} (all in {args.out / 'errors.json'})")

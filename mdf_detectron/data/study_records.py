@@ -1,0 +1,144 @@
+"""Clinical records of new studies: from a CSV table by key, from DICOM tags, or typed on a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.dicom import read_dicom_tags
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.fileio import read_csv
+
+_DICOM_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_DAYS = {"D": 1.0, "W": 7.0, "M": 30.436875, "Y": 365.2425}
+
+
+@dataclass
+class RecordTable:
+    """The rows of a CSV table by the value of a key column.
+
+    Attributes:
+        path: of the table.
+        rows: key → (line of the file, record).
+        doubled: keys of more than one row, with the lines; they belong to no image.
+        used: keys that were asked for.
+    """
+
+    path: Path
+    rows: dict[str, tuple[int, dict[str, str]]]
+    doubled: dict[str, list[int]]
+    used: set[str] = field(default_factory=set)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        key: str,
+        schema: ClinicalSchema,
+        ignored: Iterable[str] = (),
+        columns: Iterable[str] = (),
+    ) -> RecordTable:
+        """Read a table.
+
+        Args:
+            key: its column that names the image.
+            ignored: columns of the table that are no clinical columns.
+            columns: "CLINICAL=TABLE" pairs where a column has another name in the table.
+
+        Raises:
+            DatasetError: no such file or key, a column that the schema does not have and that is not ignored.
+        """
+        path, renamed = Path(path), dict(parse_pairs(columns, "--columns"))
+        lines = read_csv(path, DatasetError)
+        _, header = next(lines, (1, []))
+        if key not in header:
+            raise DatasetError(f"{path}: no column '{key}' (--key); it has {shorten(header, 200)}")
+        if absent := sorted(set(renamed.values()) - set(header)):
+            raise DatasetError(f"{path}: no column(s) {absent} (--columns); it has {shorten(header, 200)}")
+        names = {table: clinical for clinical, table in renamed.items()}
+        left = [name for name in header if name != key and name not in set(ignored)]
+        unknown = sorted({names.get(name, name) for name in left} - set(schema.names))
+        if unknown:
+            raise DatasetError(
+                f"{path}: unknown clinical column(s) {shorten(unknown, 200)}; the model's schema has {schema.names}; "
+                "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
+            )
+        table = cls(path, {}, {})
+        for line, values in lines:
+            if len(values) != len(header):
+                raise DatasetError(f"{path}, line {line}: {len(values)} values under {len(header)} column names")
+            row = dict(zip(header, (value.strip() for value in values), strict=True))
+            table._add(row[key], line, {names.get(name, name): row[name] for name in left})
+        return table
+
+    def _add(self, key: str, line: int, record: dict[str, str]) -> None:
+        if key in self.rows:
+            self.doubled.setdefault(key, [self.rows[key][0]]).append(line)
+        else:
+            self.rows[key] = (line, record)
+
+    def record(self, keys: Sequence[str]) -> dict[str, str] | None:
+        """Return the record under the first of the keys that the table has, or None.
+
+        Raises:
+            DatasetError: several rows have that key.
+        """
+        for key in keys:
+            if key in self.doubled:
+                self.used.add(key)
+                raise DatasetError(f"{self.path}: the key {shorten(key)} stands in lines {self.doubled[key]}; keep one")
+            if key in self.rows:
+                self.used.add(key)
+                return self.rows[key][1]
+        return None
+
+    @property
+    def unused(self) -> list[str]:
+        """Keys that no image asked for."""
+        return [key for key in self.rows if key not in self.used]
+
+
+def keys_of(path: Path, tag: str | None = None) -> list[str]:
+    """List what may name an image in a table: its name, its stem, or the value of a DICOM tag if one is given."""
+    if tag is None:
+        return [path.name, path.stem]
+    value = read_dicom_tags(path, [tag])[tag]
+    return [] if value is None else [value]
+
+
+def dicom_record(path: Path, tags: Mapping[str, str], schema: ClinicalSchema) -> dict[str, Any]:
+    """Read a record from DICOM tags.
+
+    Args:
+        tags: clinical column → DICOM keyword ("age" → "PatientAge"); an age ("062Y") becomes years.
+    """
+    schema.check_names(tags, "--dicom-record")
+    found = read_dicom_tags(path, list(tags.values()))
+    return {column: _value(found[keyword]) for column, keyword in tags.items()}
+
+
+def _value(text: str | None) -> Any:
+    age = _DICOM_AGE.fullmatch(text or "")
+    return int(age[1]) * _DAYS[age[2]] / _DAYS["Y"] if age else text
+
+
+def parse_pairs(words: Iterable[str], option: str) -> list[tuple[str, str]]:
+    """Split "name=value" words.
+
+    Raises:
+        DatasetError: a word without "=", or a name twice.
+    """
+    pairs = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise DatasetError(f"{option} {shorten(word)}: expected NAME=VALUE")
+        pairs.append((name.strip(), value.strip()))
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{option}: {sorted({n for n in names if names.count(n) > 1})} given twice")
+    return pairs

@@ -1,0 +1,230 @@
+"""Many studies → files: with progress, resumable, and without losing the others where one fails.
+
+Every finished study is a line of ``<out>/progress.jsonl``; a run that was killed, or a later one with the same model
+and options, predicts only what is not there yet (an image or a record that has changed since counts as new).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mdf_detectron.engine.findings import StudyFindings
+from mdf_detectron.engine.predictor import Predictor, PreparedStudy
+from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
+
+PROGRESS_FILE_NAME = "progress.jsonl"
+FORMATS = ("json", "csv", "coco", "png")
+_FOLDERS = {"png": ("pictures", ".png")}
+_READ_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study to predict.
+
+    Attributes:
+        path, name: of the image; the name is what the answer calls it.
+        image_id: in COCO results.
+        record: gives its clinical record, or raises a :class:`~mdf_detectron.errors.UserError`.
+    """
+
+    path: Path
+    name: str
+    image_id: Any
+    record: Callable[[], Mapping[str, Any] | None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Counts of a run.
+
+    Attributes:
+        predicted, resumed: studies of this run, and of an earlier one.
+        without_record: of these, those that had no record at all.
+        errors: (name, message) of the studies that failed.
+    """
+
+    predicted: int
+    resumed: int
+    without_record: int
+    errors: list[tuple[str, str]]
+
+
+def run_predictions(
+    predictor: Predictor, studies: Sequence[Study], out: Path, formats: Sequence[str], *, batch_size: int = 1
+) -> RunResult:
+    """Predict studies and write ``out``.
+
+    Args:
+        formats: of :data:`FORMATS`; ``findings.json`` is always written.
+        batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores are those of
+            ``--eval-only``, to the last digit.
+    """
+    progress = _Progress(out / PROGRESS_FILE_NAME, {"model": predictor.digest, "thresholds": predictor.thresholds})
+    entries: dict[int, dict[str, Any]] = {}
+    errors: list[tuple[str, str]] = []
+    resumed = 0
+    with progress, tqdm(total=len(studies), unit="image", desc="predicting") as bar:
+        todo = []
+        for number, study in enumerate(studies):
+            try:
+                record = study.record()
+                key = _fingerprint(study, record)
+            except (UserError, OSError) as error:
+                errors.append((study.name, _line(error)))
+                bar.update()
+                continue
+            done = progress.done.get(key)
+            if done is not None and all(_side_file(out, f, number, study).is_file() for f in formats if f in _FOLDERS):
+                entries[number] = done
+                resumed += 1
+                bar.update()
+            else:
+                todo.append((number, study, record, key))
+        for batch in _batches(_prepared(predictor, todo, errors, bar), batch_size):
+            answers = predictor.predict([prepared for *_, prepared in batch])
+            for (number, study, key, _), findings in zip(batch, answers, strict=True):
+                _write_side_files(out, formats, number, study, findings)
+                entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
+                progress.add(key, entries[number])
+                bar.update()
+    ordered = [(studies[number], entries[number]) for number in sorted(entries)]
+    _write_results(out, formats, ordered, predictor)
+    write_json(out / "errors.json", [{"image": name, "error": message} for name, message in errors])
+    empty = sum(not any(v is not None for v in e["findings"]["record"].values()) for _, e in ordered)
+    return RunResult(len(entries) - resumed, resumed, empty, errors)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fingerprint(study: Study, record: Mapping[str, Any] | None) -> str:
+    status = study.path.stat()
+    what = [str(study.path), study.name, study.image_id, status.st_size, status.st_mtime_ns, record]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _prepared(
+    predictor: Predictor, todo: list, errors: list, bar: tqdm
+) -> Iterator[tuple[int, Study, str, PreparedStudy]]:
+    """Read and map studies a few ahead of the model, in other threads, in order; broken ones go to ``errors``."""
+    with ThreadPoolExecutor(2) as pool:
+
+        def start(item: tuple) -> tuple[tuple, Future]:
+            _, study, record, _ = item
+            return item, pool.submit(predictor.prepare, study.path, record, study.name)
+
+        waiting = iter(todo)
+        ahead = [start(item) for item in islice(waiting, _READ_AHEAD)]
+        while ahead:
+            (number, study, _, key), future = ahead.pop(0)
+            ahead += [start(item) for item in islice(waiting, 1)]
+            try:
+                prepared = future.result()
+            except Exception as error:  # decoders of damaged files raise anything; no image may end the run
+                reason = _line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_line(error)}"
+                errors.append((study.name, reason))
+                bar.update()
+                continue
+            yield number, study, key, prepared
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _side_file(out: Path, kind: str, number: int, study: Study) -> Path:
+    folder, suffix = _FOLDERS[kind]
+    return out / folder / f"{number + 1:04d}_{study.path.stem[:80]}{suffix}"
+
+
+def _write_side_files(out: Path, formats: Sequence[str], number: int, study: Study, findings: StudyFindings) -> None:
+    if "png" in formats:
+        findings.draw(_side_file(out, "png", number, study))
+
+
+def _write_results(out: Path, formats: Sequence[str], ordered: list[tuple[Study, dict]], predictor: Predictor) -> None:
+    write_json(out / "findings.json", [entry["findings"] for _, entry in ordered])
+    if "csv" in formats:
+        write_text(out / "findings.csv", csv_table(*_csv_rows([entry["findings"] for _, entry in ordered])))
+    if "coco" in formats:
+        results = [result for _, entry in ordered for result in entry["coco"]]
+        write_json(out / "coco_instances_results.json", results, indent=None)
+        images = [
+            {"id": s.image_id, "file_name": s.name, "width": e["findings"]["width"], "height": e["findings"]["height"]}
+            for s, e in ordered
+        ]
+        ids = zip(predictor.contents["category_ids"], predictor.class_names, strict=True)
+        categories = [{"id": category, "name": name} for category, name in ids]
+        write_json(out / "coco_images.json", {"images": images, "categories": categories, "annotations": []})
+
+
+def _csv_rows(studies: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    header = ["image", "class", "score", "probability", "x0", "y0", "x1", "y1", "above_threshold"]
+    rows = [
+        [study["image"], f["class"], f["score"], f.get("probability", ""), *f["box"], f["above_threshold"]]
+        for study in studies
+        for f in study["findings"]
+    ]
+    return header, rows
+
+
+class _Progress:
+    """The file of finished studies; its first line says of which model and options they are."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any]):
+        self.path, self.header = path, json.dumps(finite_or_none(dict(header)), sort_keys=True)
+        self.done: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> _Progress:
+        kept = self._kept_lines()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "\n".join([self.header, *kept]) + "\n")  # without a line that was cut
+            self._file = open(self.path, "a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _kept_lines(self) -> list[str]:
+        if not self.path.is_file():
+            return []
+        header, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if header != self.header:
+            return []
+        kept = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self.done[entry["key"]] = {"findings": entry["findings"], "coco": entry["coco"]}
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a run that was killed
+            kept.append(line)
+        return kept
+
+    def add(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Append a study."""
+        line = json.dumps(finite_or_none({"key": key, **entry}), allow_nan=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+
+def first_error(errors: Sequence[tuple[str, str]]) -> str:
+    """Describe failed studies in one line."""
+    name, message = errors[0]
+    return f"{len(errors)} image(s) failed; the first, {shorten(name)}: {message}"

@@ -1,0 +1,180 @@
+"""``mdf predict``: equal to the evaluator's predictions, resumable, and one bad study does not lose the others."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from dicom_files import radiograph, save
+from PIL import Image
+
+from mdf_detectron.cli.predict import main
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
+from mdf_detectron.errors import DatasetError, UserError
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import annotation_file
+
+
+@pytest.fixture
+def weights(tiny_run):
+    return tiny_run / "model_final.pth"
+
+
+@pytest.fixture
+def images(tiny_folder, tmp_path):
+    """A folder of the four test images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted((tiny_folder / "images").glob("test_*.png")):
+        shutil.copy(path, folder)
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def predict(weights, *words):
+    main(["--weights", str(weights), "--device", "cpu", *map(str, words)])
+
+
+def test_coco_results_equal_the_evaluators_and_can_be_scored(weights, tiny_run, tiny_folder, tmp_path):
+    annotations = tiny_folder / "annotations" / "test.json"
+    predict(weights, "--images", tiny_folder / "images", "--annotations", annotations, "--out", tmp_path / "out",
+            "--format", "coco")  # fmt: skip
+    expected = read(tiny_run / "inference" / "tiny_cxr_test" / "coco_instances_results.json")
+    assert read(tmp_path / "out" / "coco_instances_results.json") == expected
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    ground_truth = GroundTruth.load(annotation_file("tiny_cxr_test"))
+    assert len(Detections.load(tmp_path / "out" / "coco_instances_results.json", ground_truth)) == len(expected)
+
+
+def test_every_format_says_the_same(weights, images, tmp_path, capsys):
+    predict(weights, "--images", images, "--record", "age=43", "gender=F", "--out", tmp_path / "out",
+            "--format", "json", "csv", "coco", "png", "--threshold", "0.2")  # fmt: skip
+    out = tmp_path / "out"
+    findings = read(out / "findings.json")
+    assert [one["image"] for one in findings] == [str(images / f"test_{i}.png") for i in range(4)]
+    for one in findings:
+        assert set(one) >= {"image", "width", "height", "record", "missing", "findings"}
+        assert one["record"] == {"age": 43.0, "temperature": None, "gender": "F"} and one["missing"] == ["temperature"]
+        assert all(f["above_threshold"] == (f["score"] >= 0.2) for f in one["findings"])
+    flat = [(one["image"], f["class"], f["score"]) for one in findings for f in one["findings"]]
+    rows = list(csv.DictReader((out / "findings.csv").open()))
+    assert [(r["image"], r["class"], float(r["score"])) for r in rows] == flat
+    coco, files = read(out / "coco_instances_results.json"), read(out / "coco_images.json")
+    names = {c["id"]: c["name"] for c in files["categories"]}
+    paths = {i["id"]: i["file_name"] for i in files["images"]}
+    assert [(paths[r["image_id"]], names[r["category_id"]], r["score"]) for r in coco] == flat
+    pictures = sorted((out / "pictures").iterdir())
+    assert len(pictures) == 4 and np.asarray(Image.open(pictures[0])).std() > 10
+    assert "4 image(s) predicted" in capsys.readouterr().out
+
+
+def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path, capsys):
+    (images / "broken.png").write_bytes((images / "test_0.png").read_bytes()[:200])
+    (images / "notes.doc").write_text("no image")
+    rows = ["image,years,temperature,gender,ward", "test_0,40,98.6,F,a", "test_1.png,41,,M,b", "test_2,42,37,F,c",
+            "test_3,43,98.6,M,d", "test_3,44,98.6,M,d", "ghost,50,98,F,e"]  # fmt: skip
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n")
+    options = (
+        "--images",
+        images,
+        "--records",
+        table,
+        "--key",
+        "image",
+        "--columns",
+        "age=years",
+        "--out",
+        tmp_path / "o",
+    )
+    with pytest.raises(DatasetError, match=r"unknown clinical column.*ward"):
+        predict(weights, *options)
+    with pytest.raises(UserError, match="3 image"):
+        predict(weights, *options, "--ignore-columns", "ward")
+    said = capsys.readouterr().out
+    assert "1 file(s) in the folders are no images" in said and "1 key(s)" in said and "ghost" in said
+    errors = {e["image"].split("/")[-1]: e["error"] for e in read(tmp_path / "o" / "errors.json")}
+    assert set(errors) == {"broken.png", "test_2.png", "test_3.png"}
+    assert "outside its legal range" in errors["test_2.png"] and "stands in lines [5, 6]" in errors["test_3.png"]
+    good = read(tmp_path / "o" / "findings.json")
+    assert [one["record"]["age"] for one in good] == [40, 41]
+
+
+def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys):
+    options = ("--images", images, "--out", tmp_path / "o", "--record", "age=43")
+    predict(weights, *options)
+    whole = (tmp_path / "o" / "findings.json").read_bytes()
+    progress = tmp_path / "o" / "progress.jsonl"
+    lines = progress.read_text().splitlines()
+    progress.write_text("\n".join(lines[:3]) + "\n" + lines[3][: len(lines[3]) // 2])  # killed while it wrote
+    capsys.readouterr()
+    predict(weights, *options)
+    assert "2 image(s) predicted, 2 were there already" in capsys.readouterr().out
+    assert (tmp_path / "o" / "findings.json").read_bytes() == whole
+    Image.fromarray(np.full((80, 96), 90, np.uint8)).save(images / "test_1.png")  # another image of the same name
+    predict(weights, *options)
+    assert "1 image(s) predicted, 3 were there already" in capsys.readouterr().out
+    for changed in (("--record", "age=44"), ("--threshold", "0.9")):
+        predict(weights, *options, *changed)
+        assert "4 image(s) predicted, 0 were there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--record", "Age=43"), "unknown clinical column"),
+        (("--record", "age"), "expected NAME=VALUE"),
+        (("--record", "age=1", "age=2"), "given twice"),
+        (("--record", "age=500"), "outside its legal range"),
+        (("--dicom-record", "age=PatientAge", "sex=PatientSex"), "unknown clinical column"),
+        (("--annotations", "absent.json"), "absent.json"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_predicted(weights, images, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        predict(weights, "--images", images, "--out", tmp_path / "o", *words)
+    assert not (tmp_path / "o" / "findings.json").exists()
+
+
+def test_dicom_images_and_records_from_their_tags(weights, images, tmp_path):
+    folder = tmp_path / "dicom"
+    folder.mkdir()
+    pixels = np.asarray(Image.open(images / "test_2.png"))
+    save(
+        radiograph(pixels, 8, PatientAge="043Y", PatientSex="F", AccessionNumber="77", Modality="DX"), folder / "a.dcm"
+    )
+    save(radiograph(pixels, 8, PatientAge="006M", PatientSex="", AccessionNumber="78", Modality="CT"), folder / "b.dcm")
+    tags = ("--dicom-record", "age=PatientAge", "gender=PatientSex")
+    with pytest.raises(UserError, match=r"1 image.*modality CT.*--force"):
+        predict(weights, "--images", folder, "--out", tmp_path / "o", *tags)
+    predict(weights, "--images", folder, "--out", tmp_path / "o", "--force", *tags)
+    first, second = read(tmp_path / "o" / "findings.json")
+    assert first["record"] == {"age": 43.0, "temperature": None, "gender": "F"}
+    assert second["record"]["gender"] is None and second["record"]["age"] == pytest.approx(0.5, abs=0.001)
+    assert any("modality CT" in note for note in second["notes"])
+    assert keys_of(folder / "a.dcm", "AccessionNumber") == ["77"]
+    schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
+    assert dicom_record(folder / "a.dcm", {"age": "PatientAge"}, schema) == {"age": 43.0}
+
+
+def test_a_table_is_checked(tmp_path):
+    schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
+    path = tmp_path / "t.csv"
+    for text, message in (
+        ("id,age\n1,2,3\n", "line 2: 3 values"),
+        ("name,age\n", "no column 'id'"),
+        ("id,Age\n1,2\n", "unknown clinical column"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            RecordTable.load(path, "id", schema)
+    path.write_text("id,age\n7, 60 \n")
+    table = RecordTable.load(path, "id", schema)
+    assert table.unused == ["7"] and table.record(["x", "7"]) == {"age": "60"} and table.unused == []
+    assert table.record(["x"]) is None
