@@ -87,7 +87,7 @@ def precision_recall(models: Models) -> Figure:
         axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.set_title(f"{_wrap(class_name, 34)}\n({count} ground-truth boxes)")
-    _legend_below(figure, panels[0], title=f"IoBB 0.5; {HEADLINE[1]} with its 95 % interval")
+    _legend_below(figure, panels[0], title=f"IoBB 0.5; {HEADLINE[1]} with {_intervals(next(iter(models.values())))}")
     return figure
 
 

@@ -62,7 +62,7 @@ def has_intervals(summary: dict[str, Any]) -> bool:
 
 def number(value: float | None, digits: int = 1) -> str:
     """Format a number; a dash where it is not defined."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 turns -0.0 into 0.0
 
 
 def estimate(one: dict[str, float | None], digits: int = 1) -> str:
