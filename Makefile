@@ -18,13 +18,13 @@ lint: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.txt setup.py tools/install_detectron2.py
+$(INSTALLED): requirements.txt setup.py mdf_detectron/cli/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): torch and its libraries are large, this takes some minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python tools/install_detectron2.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(BIN)/mdf install-detectron2
 	@touch $@
 
 clean:

@@ -11,13 +11,18 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mdf_detectron" / "__init_
 setup(
     name="mdf_detectron",
     version=VERSION,
-    description="MDF-Net for Detectron2: detectors that read a chest X-ray together with the patient's clinical row",
+    description="MDF-Net for Detectron2: detectors that read a chest radiograph and the clinical record",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mdf_detectron", "mdf_detectron.*"]),
+    # mdf_detectron/configs links to configs/: a wheel holds the files
+    package_data={
+        "mdf_detectron": ["configs/*.yaml", "configs/*/*.yaml", "model_zoo/zoo.yaml", "report/templates/*.html"],
+    },
+    entry_points={"console_scripts": ["mdf = mdf_detectron.cli:main"]},
     python_requires=">=3.10",
-    # detectron2 is on no package index: tools/install_detectron2.py or its source, see INSTALL.md
+    # detectron2 is on no package index: `mdf install-detectron2`, or its source, see INSTALL.md
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -30,6 +35,7 @@ setup(
         "numpy>=1.26",
         "pandas>=2.2",
         "scipy>=1.11",
+        "filelock>=3.12",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "Pillow>=10",

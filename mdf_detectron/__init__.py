@@ -1,32 +1,24 @@
-"""MDF-Net for Detectron2: detectors that read a chest X-ray together with the patient's clinical row.
+"""MDF-Net for Detectron2: detectors that read a chest radiograph together with the patient's clinical record.
 
-Importing this package registers its components and datasets with Detectron2.
+Importing this package registers its components with Detectron2 and does nothing else. Without detectron2 the modules
+that need only NumPy (matching, metrics, statistics, splits) can still be imported.
 """
 
+import importlib
 from importlib.util import find_spec
+from typing import Any
 
 __version__ = "0.1.0"
-
-if find_spec("detectron2") is None:
-    raise ImportError("mdf_detectron needs detectron2: run `python tools/install_detectron2.py` (see INSTALL.md)")
-
-from mdf_detectron.quiet import import_detectron2_quietly  # noqa: E402
-
-import_detectron2_quietly()
-
-from mdf_detectron import modeling  # noqa: E402, F401  (registration)
-from mdf_detectron.config import add_mdf_config  # noqa: E402
-from mdf_detectron.data import catalog  # noqa: E402
-
-catalog.register_all()
-
 __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
+_HOME = {"Predictor": "mdf_detectron.engine.predictor", "add_mdf_config": "mdf_detectron.config"}
 
-def __getattr__(name: str):
-    """Import the predictor when it is asked for."""
-    if name == "Predictor":
-        from mdf_detectron.engine.predictor import Predictor
+if find_spec("detectron2") is not None:
+    from mdf_detectron import registration  # noqa: F401
 
-        return Predictor
+
+def __getattr__(name: str) -> Any:
+    """Import what needs detectron2 when it is asked for."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'mdf_detectron' has no attribute '{name}'")

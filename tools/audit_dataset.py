@@ -4,38 +4,7 @@
 python tools/audit_dataset.py datasets/mimic_eye
 """
 
-from __future__ import annotations
-
-import argparse
-from collections import defaultdict
-
-from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.errors import UserError
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="any prepared folder")
-    parser.add_argument("--num-workers", type=int, default=2, help="threads that read the images")
-    parser.add_argument("--list", type=int, default=20, help="problems of a kind that are printed (default 20)")
-    args = parser.parse_args()
-    try:
-        audit = audit_folder(args.folder, args.num_workers)
-    except UserError as error:
-        parser.exit(2, f"audit_dataset: {error}\n")
-    by_kind = defaultdict(list)
-    for problem in audit.problems:
-        by_kind[problem.kind].append(problem.message)
-    for kind, messages in by_kind.items():
-        print(f"{kind}: {len(messages)}")
-        print("".join(f"  {message}\n" for message in messages[: args.list]), end="")
-        if len(messages) > args.list:
-            print(f"  … and {len(messages) - args.list} more (--list {len(messages)} prints all)")
-    for text in audit.unchecked:
-        print(f"not checked: {text}")
-    print(f"{args.folder}: {'FAILS' if audit.problems else 'passes'}")
-    return 1 if audit.problems else 0
-
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run("audit")

@@ -18,7 +18,7 @@ from benchmarks.timing import INFERENCE, MEMORY, TARGETS, TRAINING, Ratio, produ
 from benchmarks.variants import VARIANTS, inference_step, make_model, training_step
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdf_detectron.engine.defaults import run_tool
+from mdf_detectron.cli import run_main
 from mdf_detectron.fileio import write_json
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
@@ -78,7 +78,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--image-size", type=int, default=512)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=sorted(VARIANTS))
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--out", type=Path, default=Path("output/benchmark.json"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     if args.device == "cpu" and args.allocator == "keep":
         keep_freed_memory()
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_main(main)

@@ -9,30 +9,7 @@ The file is read without executing code from it. Detector parts of another shape
 Detectron2's log names them.
 """
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
-from mdf_detectron.engine.checkpoint import for_dual_backbone, read_zoo_weights, save_checkpoint_file
-from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.errors import CheckpointError
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="IN.pkl")
-    parser.add_argument("target", type=Path, metavar="OUT.pth")
-    parser.add_argument("--input-channels", type=int, choices=(1, 3), default=3, help="1 for INPUT.FORMAT L")
-    args = parser.parse_args()
-    state, dropped = for_dual_backbone(read_zoo_weights(args.source), args.input_channels)
-    if not state:
-        raise CheckpointError(f"{args.source} has no weights of a ResNet or a detector, but {dropped[:5]}")
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint_file({"model": state}, args.target)
-    print(f"{args.target}: {len(state)} tensors; left out: {dropped or 'none'}")
-
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("convert-weights")

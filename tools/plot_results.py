@@ -4,48 +4,10 @@
     tools/plot_results.py --evaluation DIR [--training RUN/metrics.json]    charts and report below DIR
     tools/plot_results.py --training RUN/metrics.json --out DIR             losses and train-against-test curves only
 
-DIR is what tools/evaluate.py wrote: precision and recall, FROC, threshold sweep, TP, FP and FN, confusion matrix,
-subgroup analysis.
+DIR is what tools/evaluate.py wrote: precision and recall, FROC, threshold sweep, counts, confusion, subgroups.
 """
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-import mdf_detectron  # noqa: F401  (one clear line where detectron2 is absent)
-from mdf_detectron.engine.defaults import run_tool
-from mdf_detectron.evaluation.summary import read_evaluation
-from mdf_detectron.fileio import write_figure
-from mdf_detectron.report.charts import all_charts
-from mdf_detectron.report.curves import read_series, training_curves
-from mdf_detectron.report.html import write_evaluation_report
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluation", metavar="DIR", type=Path, help="folder with an evaluation.json")
-    parser.add_argument("--training", metavar="FILE", type=Path, help="metrics.json of a training run")
-    parser.add_argument("--metric", default="bbox_iobb/AP50", help="of the training curves (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="default: the folder of the evaluation")
-    args = parser.parse_args()
-    if not (args.evaluation or (args.training and args.out)):
-        parser.error("needs --evaluation DIR, or --training FILE with --out DIR")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    out = args.out or args.evaluation
-    training = {"training": training_curves(read_series(args.training), args.metric)} if args.training else {}
-    if args.evaluation:
-        evaluation = read_evaluation(args.evaluation)
-        write_evaluation_report(out, evaluation, all_charts(evaluation["models"]) | training)
-        print(f"report: {out / 'report.html'}")
-        return
-    for name, figure in training.items():
-        print(f"picture: {write_figure(out / f'{name}.png', figure)}")
-
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("plot")

@@ -16,11 +16,11 @@ from pathlib import Path
 from benchmarks.interval_study import METRICS, interval_study
 from tqdm import tqdm
 
-from mdf_detectron.engine.defaults import run_tool
+from mdf_detectron.cli import run_main
 from mdf_detectron.fileio import markdown_table, write_json
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=400, help="test sets to draw (default: %(default)s)")
     parser.add_argument("--num-images", type=int, default=150, help="images of each (default: %(default)s)")
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=60_000, help="images that stand for the truth")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("output/intervals.json"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if min(args.runs, args.resamples) < 1 or args.num_images < 10 or args.population < args.num_images:
         parser.error("--runs and --resamples must be at least 1, --num-images 10, --population no less than that")
     runs = tqdm(range(args.runs), unit="test set", mininterval=10)
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_main(main)

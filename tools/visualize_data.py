@@ -4,45 +4,7 @@
 tools/visualize_data.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/look --num-images 8
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-
-import numpy as np
-from tqdm import tqdm
-
-from mdf_detectron.data.loaders import dataset_classes, model_schema, records_of
-from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.engine.defaults import default_argument_parser, run_tool, setup_cfg
-from mdf_detectron.report.images import Panel, row_text, save_panels
-
-
-def main() -> None:
-    parser = default_argument_parser(epilog=__doc__)
-    parser.add_argument("--out", required=True, help="folder for the pictures")
-    parser.add_argument("--num-images", type=int, default=8, help="how many records, from the first on")
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or DATASETS.TEST")
-    args = parser.parse_args()
-    cfg = setup_cfg(args)
-    name = (cfg.DATASETS.TRAIN if args.split == "train" else cfg.DATASETS.TEST)[0]
-    records = records_of([name])[: args.num_images]
-    schema, classes = model_schema(cfg, name), dataset_classes(name)
-    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=schema)
-    for number, record in enumerate(tqdm(records, desc="drawing", unit="image")):
-        mapped = mapper(record)
-        instances = mapped["instances"]
-        panel = Panel(
-            title=f"{name} {number}: the model's input",
-            boxes=instances.gt_boxes.tensor.tolist(),
-            classes=instances.gt_classes.tolist(),
-            polygons=instances.gt_masks.polygons if instances.has("gt_masks") else [],
-        )
-        image = mapped["image"].numpy().transpose(1, 2, 0).astype(np.uint8)
-        row = {n: record["clinical"].get(n) for n in schema.names}
-        save_panels(Path(args.out) / f"{name}_{number:04d}.png", image, [panel], classes,
-                    row_text(schema, row))  # fmt: skip
-    print(f"{len(records)} pictures in {args.out}")
-
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("visualize")

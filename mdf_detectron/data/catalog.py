@@ -40,9 +40,15 @@ def register_all(root: str | Path | None = None) -> None:
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     prepared = {path.parent.name for path in base.glob(f"*/{SCHEMA_FILE_NAME}")}
     for name in sorted(prepared | PREPARE_HINTS.keys()):
-        register_prepared_folder(base / name, name)
+        _register_if_new(base / name, name)
         for fold in sorted((base / name).glob("fold_*")):
-            register_prepared_folder(fold, f"{name}_{fold.name}")
+            _register_if_new(fold, f"{name}_{fold.name}")
+
+
+def _register_if_new(root: Path, prefix: str) -> None:
+    """Leave alone what a program has registered under the name already."""
+    if f"{prefix}_train" not in DatasetCatalog.list():
+        register_prepared_folder(root, prefix)
 
 
 def register_prepared_folder(root: str | Path, prefix: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -13,10 +12,11 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config, check_config
-from mdf_detectron.errors import ConfigError, UserError
+from mdf_detectron.data.catalog import register_all
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
-__all__ = ["default_argument_parser", "get_mdf_cfg", "launch", "load_config", "run_tool", "setup", "setup_cfg"]
+__all__ = ["default_argument_parser", "find_config_file", "get_mdf_cfg", "launch", "load_config", "setup", "setup_cfg"]
 
 
 def get_mdf_cfg() -> CfgNode:
@@ -26,6 +26,26 @@ def get_mdf_cfg() -> CfgNode:
     return cfg
 
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+"""Configs that ship with the package."""
+
+
+def find_config_file(name: str | Path) -> Path:
+    """Find a config file by its path, or by its name below the package's configs ("mimic_eye/mdf_net.yaml").
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / str(name).removeprefix("configs/")):
+        if path.is_file():
+            return path
+    near = get_close_matches(Path(name).stem, {path.stem for path in CONFIGS.glob("*/*.yaml")}, n=3)
+    raise ConfigError(
+        f"no config file at '{name}'; give a path, or a name of the model zoo such as 'mimic_eye/mdf_net.yaml'"
+        + (f" (names near it: {', '.join(near)})" if near else "")
+    )
+
+
 def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNode:
     """Read a config file (safe YAML, ``_BASE_`` honored) and overrides, and check them.
 
@@ -33,8 +53,7 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
         ConfigError: the file is absent, not safe YAML, or has a key or value that does not fit.
     """
     cfg = get_mdf_cfg()
-    if not Path(config_file).is_file():
-        raise ConfigError(f"no config file at '{config_file}'; name one below configs/ with --config-file")
+    config_file = find_config_file(config_file)
     try:
         cfg.merge_from_file(str(config_file), allow_unsafe=False)
     except yaml.YAMLError as error:
@@ -56,7 +75,9 @@ def _text(error: Exception) -> str:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of a command line; runs on the CPU, and says so, where there is no GPU."""
+    """Return the frozen config of a command line, and register the prepared folders; the CPU where there is no GPU."""
+    register_all()
+    args.config_file = str(find_config_file(args.config_file))  # Detectron2 logs its text
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -71,11 +92,3 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     return cfg
-
-
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a command line's ``main``; a :class:`UserError` ends it with one line and exit status 1."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

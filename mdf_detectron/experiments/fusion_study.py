@@ -26,8 +26,6 @@ from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.statistics import mean_over_seeds
 from mdf_detectron.fileio import finite_or_none, markdown_table, write_json
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "synthetic_cxr"
-
 
 @dataclass(frozen=True)
 class StudyVariant:
@@ -44,8 +42,9 @@ class StudyVariant:
     opts: tuple[str, ...] = ()
 
     @property
-    def config_file(self) -> Path:
-        return CONFIGS / f"{self.config}.yaml"
+    def config_file(self) -> str:
+        """Name of the config in the model zoo."""
+        return f"synthetic_cxr/{self.config}.yaml"
 
 
 def _fusion(title: str, name: str) -> StudyVariant:
@@ -81,9 +80,6 @@ VARIANTS = {
     ),
 }
 """The 3-D fusions stand alone, without the 1-D one beside them: together, either could hide that the other fails."""
-
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 DATASET = "synthetic_cxr"
@@ -141,7 +137,7 @@ def _config(variant: StudyVariant, opts: Sequence[str]) -> CfgNode:
 
 
 def _train(variant: StudyVariant, seed: int, folder: Path, out: Path, opts: Sequence[str], num_threads: int) -> None:
-    command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(variant.config_file)]
+    command = [sys.executable, "-m", "mdf_detectron", "train", "--config-file", variant.config_file]
     command += [*variant.opts, "SEED", str(seed), *opts, "OUTPUT_DIR", str(folder)]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(out), "OMP_NUM_THREADS": str(num_threads)}
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +16,6 @@ from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def make_model(name: str, device: str, image_size: int) -> tuple[CfgNode, nn.Mod
     """Config and model of a variant, its clinical statistics set."""
     variant = VARIANTS[name]
     opts = ["MODEL.DEVICE", device, "INPUT.IMAGE_SIZE", image_size, *variant.opts]
-    cfg = load_config(CONFIGS / variant.config, opts)
+    cfg = load_config(variant.config, opts)
     torch.manual_seed(0)
     model = build_model(cfg)
     if variant.plain:

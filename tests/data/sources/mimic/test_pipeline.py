@@ -1,7 +1,6 @@
 """The hand-written tree through the whole pipeline, in every layout, and the options."""
 
 import os
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mdf_detectron.cli import audit_dataset
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
@@ -167,8 +167,7 @@ def test_discarded_and_lateral_readings(tmp_path):
 
 def audit(folder, monkeypatch, capsys):
     """Exit status and output of the tool."""
-    monkeypatch.setattr(sys, "argv", ["audit_dataset.py", str(folder)])
-    return runpy.run_path(str(REPOSITORY / "tools/audit_dataset.py"))["main"](), capsys.readouterr().out
+    return audit_dataset.main([str(folder)]), capsys.readouterr().out
 
 
 def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):

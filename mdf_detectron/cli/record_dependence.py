@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Does a trained model read the table?  Its score when a column belongs to another patient, or rows are taken away.
 
-python tools/row_dependence.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/rows \
+python tools/record_dependence.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/rows \
     MODEL.WEIGHTS output/synthetic_cxr/mdf_net/model_final.pth
 """
 
@@ -11,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from mdf_detectron.data.loaders import records_of
-from mdf_detectron.engine.defaults import run_tool, setup_cfg
+from mdf_detectron.engine.defaults import setup_cfg
 from mdf_detectron.engine.inference import load_model, score_records
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
@@ -20,7 +19,7 @@ from mdf_detectron.fileio import markdown_table, write_figure, write_json, write
 from mdf_detectron.report.curves import row_dependence_chart
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--dataset", help="registered dataset (default: the config's first test dataset)")
@@ -29,14 +28,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, MODEL.WEIGHTS among them")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     cfg = setup_cfg(args)
     columns = [*cfg.MODEL.CLINICAL.NUMERIC, *cfg.MODEL.CLINICAL.CATEGORICAL]
     if not columns or not (cfg.MODEL.CLINICAL.FUSION_3D or cfg.MODEL.CLINICAL.FUSION_1D):
@@ -71,7 +70,3 @@ def save(args, dataset: str, images: int, unchanged: float, changes) -> None:
     write_text(args.out / "row_dependence.md", text)
     write_figure(args.out / "row_dependence.png", row_dependence_chart(unchanged, changes, args.metric))
     print(text)
-
-
-if __name__ == "__main__":
-    run_tool(main)

@@ -1,8 +1,7 @@
-"""Keeps five known messages of other libraries away from users; each is matched by its own text, nothing more."""
+"""Suppress known third-party messages in command lines, each matched by its exact text."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import warnings
 
@@ -13,8 +12,8 @@ def _is_user_error(record: logging.LogRecord) -> bool:
     return bool(record.exc_info) and isinstance(record.exc_info[1], UserError)
 
 
-def import_detectron2_quietly() -> None:
-    """Import detectron2 0.6 under a recent torch without the deprecation messages that it causes."""
+def suppress_known_messages() -> None:
+    """Add the filters to this process; call it once, at the start of a program."""
     # detectron2's anchor generator calls torch.meshgrid without `indexing`; its result is what torch will keep.
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)
     # detectron2.layers asks torch.fx.is_fx_tracing, which newer releases announce as renamed.
@@ -23,7 +22,3 @@ def import_detectron2_quietly() -> None:
     logging.getLogger("torch.utils.cpp_extension").addFilter(lambda r: "No CUDA runtime is found" not in r.getMessage())
     # detectron2's train loop logs the traceback of every error; a command line tells a user's error in one line.
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: not _is_user_error(r))
-    with warnings.catch_warnings():
-        # fvcore and detectron2 script small functions when they are imported.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-        importlib.import_module("detectron2.modeling")

@@ -1,0 +1,105 @@
+"""The command lines: ``mdf <command>``, and the scripts in ``tools/`` and ``datasets/`` that are a few lines over them.
+
+Each command is a module of this package with ``main(argv)``; nothing of it is imported before it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mdf_detectron import __version__
+from mdf_detectron.cli.quiet import suppress_known_messages
+from mdf_detectron.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: file of this package with ``main(argv)``.
+        help: one line.
+    """
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("train", "train or evaluate a model by config"),
+    "evaluate": Command("evaluate", "score saved predictions, compare two models"),
+    "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),
+    "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
+    "analyze": Command("analyze_model", "count parameters and operations by part"),
+    "plot": Command("plot_results", "draw the charts of an evaluation or training again"),
+    "compare-seeds": Command("compare_seeds", "summarize one or two models over several seeds"),
+    "record-dependence": Command("record_dependence", "measure what each clinical column is worth to a model"),
+    "study-fusions": Command("study_fusions", "train every fusion on the synthetic set at one budget"),
+    "convert-weights": Command("convert_zoo_weights", "convert weights of Detectron2's model zoo"),
+    "demo": Command("demo", "make synthetic data, train two models, compare them"),
+    "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
+    "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set, or its raw source files"),
+    "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
+    "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),
+}
+"""Every command, by what is typed behind ``mdf``; a new one is one line here and one module."""
+
+INSTALL_HINTS = {
+    "torch": "install torch and torchvision as a matching pair (see INSTALL.md)",
+    "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``mdf``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if words[0] in ("-V", "--version"):
+        print(f"mdf_detectron {__version__}")
+        return
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in COMMANDS:
+            run(name, words[count:])
+            return
+    known = [name for name in COMMANDS if name.split()[0] == words[0]] or list(COMMANDS)
+    sys.exit(f"error: mdf has no command '{' '.join(words[:2])}'; there are: {', '.join(known)}")
+
+
+def usage() -> str:
+    """Text of ``mdf --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: mdf COMMAND ...", "", *lines, "", "mdf COMMAND --help explains a command."])
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a command; a mistake of the user's ends it with one line and exit status 1.
+
+    Args:
+        name: of :data:`COMMANDS`.
+        argv: arguments behind the command; the program's own when None.
+    """
+    if argv is not None:
+        sys.argv = [f"mdf {name}", *argv]
+    run_main(lambda words: importlib.import_module(f"mdf_detectron.cli.{COMMANDS[name].module}").main(words))
+
+
+def run_main(main: Callable[[list[str]], int | None]) -> None:
+    """Run a program's ``main`` with the command line's arguments and the guard of :func:`run`."""
+    suppress_known_messages()
+    try:
+        status = main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        hint = INSTALL_HINTS.get(error.name or "")
+        if hint is None:
+            raise
+        sys.exit(f"error: this command needs {error.name}: {hint}")
+    if status:
+        sys.exit(status)

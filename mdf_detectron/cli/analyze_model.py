@@ -1,0 +1,31 @@
+"""Parameters, floating-point operations and activation memory of a model, part by part (the paper's complexity table).
+
+Operations are fvcore's count (a multiply-add is one) of one film through the model in evaluation; activations are the
+output elements of its convolutions and products, in MiB of float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from mdf_detectron.engine.complexity import analyze, complexity_table
+from mdf_detectron.engine.defaults import load_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, nargs="+", help="several are also compared as wholes")
+    parser.add_argument("--depth", type=int, default=2, help="how many dots a part's name may have, plus one")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="last: config overrides, KEY VALUE")
+    args = parser.parse_args(argv)
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    wholes = []
+    for file in args.config_file:
+        parts = analyze(load_config(file, ["MODEL.DEVICE", "cpu", *args.opts]), args.depth)
+        wholes.append(replace(parts[0], name=Path(file).stem))
+        print(f"{file}\n\n{complexity_table(parts)}\n")
+    if len(wholes) > 1:
+        print(complexity_table(wholes))

@@ -1,0 +1,121 @@
+"""Score saved predictions (COCO results format, of any tool), and compare two models on the same images.
+
+    tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --out DIR
+    tools/evaluate.py --annotations test.json --predictions A.json --compare B.json --out DIR
+
+Writes DIR/metrics.json, DIR/evaluation.json (everything, for tools/plot_results.py), DIR/tables/*.csv,
+DIR/figures/*.png, DIR/report.md and DIR/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdf_detectron.data.catalog import register_all
+from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import annotation_file
+from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.evaluation.matching import AREAS
+from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
+from mdf_detectron.fileio import write_json
+from mdf_detectron.report.charts import all_charts
+from mdf_detectron.report.html import write_evaluation_report
+from mdf_detectron.report.tables import build_tables
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="registered dataset, e.g. synthetic_cxr_test")
+    source.add_argument("--annotations", metavar="FILE.json", type=Path, help="COCO annotation file")
+    parser.add_argument("--predictions", metavar="A.json", type=Path, required=True, help="COCO results file")
+    parser.add_argument("--compare", metavar="B.json", type=Path, help="a second one: is it better than the first?")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the models in the report")
+    parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
+    parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
+    parser.add_argument("--area", nargs="+", metavar="NAME", default=["all"],
+                        help=f"{', '.join(AREAS)}, or two numbers LOW HIGH in pixels²: ground-truth boxes that metrics "
+                             "and counts are about (default: all)")  # fmt: skip
+    parser.add_argument("--sweep", nargs=3, type=float, metavar=("FROM", "TO", "STEP"), default=(0, 1, 0.05),
+                        help="overlap thresholds of the threshold sweep (default: 0 1 0.05)")  # fmt: skip
+    parser.add_argument(
+        "--froc-hit", choices=CRITERIA, default="iobb", help="what a true positive of FROC is (default: %(default)s)"
+    )
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--no-report", action="store_true", help="numbers and tables only")
+    args = parser.parse_args(argv)
+    if args.resamples < 1 or args.max_dets < 1:
+        parser.error("--resamples and --max-dets must be at least 1")
+    return args
+
+
+def model_names(args: argparse.Namespace) -> list[str]:
+    """Given names, else file names, else the names of the folders where the files are called alike."""
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    names = args.names or [f.stem for f in files]
+    if not args.names and len(set(names)) < len(names):
+        names = [f"{f.resolve().parent.name}/{f.stem}" for f in files]
+    if not args.names and len(set(names)) < len(names):
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
+    if len(names) != len(files) or len(set(names)) < len(names):
+        raise UserError(f"--names needs {len(files)} different name(s), got {names}")
+    return names
+
+
+def area_of(words: list[str]) -> str | tuple[float, float]:
+    """The --area option."""
+    if len(words) == 1 and words[0] in AREAS:
+        return words[0]
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high:
+        raise UserError(f"--area {' '.join(words)}: give one of {', '.join(AREAS)}, or LOW HIGH with 0 ≤ LOW < HIGH")
+    return low, high
+
+
+def sweep_of(first: float, last: float, step: float) -> tuple[float, ...]:
+    """The --sweep option."""
+    if not 0 <= first < last <= 1 or not 0.001 <= step <= last - first:
+        raise UserError(f"--sweep {first:g} {last:g} {step:g}: give 0 ≤ FROM < TO ≤ 1 and a STEP of 0.001 to TO - FROM")
+    return tuple(round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1))
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    register_all()
+    names = model_names(args)
+    ground_truth = GroundTruth.load(args.annotations or annotation_file(args.dataset))
+    protocol = Protocol(
+        score_threshold=args.score_threshold,
+        max_dets=args.max_dets,
+        num_resamples=args.resamples,
+        seed=args.seed,
+        froc_criterion=args.froc_hit,
+        area=area_of(args.area),
+        sweep=sweep_of(*args.sweep),
+    )
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    found = [Detections.load(path, ground_truth) for path in files]
+    title = f"Evaluation on {args.dataset or args.annotations.name}"
+    evaluation = evaluate_models(ground_truth, dict(zip(names, found, strict=True)), protocol, title)
+    values = [values_of(summary["metrics"]) for summary in evaluation["models"].values()]
+    metrics = dict(values[0])
+    if args.compare:
+        metrics |= {"compare": values[1], "comparison": evaluation["comparison"]}
+    write_json(args.out / "metrics.json", metrics)
+    write_json(args.out / FILE_NAME, evaluation)
+    write_evaluation_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))
+    for table in build_tables(evaluation)[: 2 if args.compare else 1]:
+        print(f"{table.title}\n{table.to_markdown()}\n")
+    print(f"results: {args.out / 'metrics.json'}, report: {args.out / 'report.html'}")
+
+
+def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, dict[str, float | None]]:
+    """Estimates without their intervals: the same keys as tools/train_net.py writes."""
+    return {table: {name: one["value"] for name, one in rows.items()} for table, rows in metrics.items()}

@@ -1,0 +1,150 @@
+"""Install detectron2 0.6 from PyPI alone: no compiler, no GitHub.
+
+An installed detectron2 is left alone.  Otherwise the pure-Python copy of detectron2 0.6 (Apache-2.0) that
+the PyPI package LabGym ships is taken out of its wheel, given its own name back, and installed as an ordinary
+distribution that ``pip show detectron2`` knows.  The rest of LabGym (GPL-3.0) is neither kept nor installed.
+The compiled extension ``detectron2._C`` is not part of it: rotated boxes and deformable convolution are absent,
+and mdf_detectron uses neither.
+
+Standard library only, so that it runs before anything else is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+SOURCE_NAME, SOURCE_VERSION = "LabGym", "3.1.2"
+SOURCE_SHA256 = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
+SOURCE_ROOT = "LabGym/detectron2/"
+VERSION = "0.6+mdf"
+REQUIRES = (
+    "Pillow>=7.1",
+    "matplotlib",
+    "pycocotools>=2.0.2",
+    "termcolor>=1.1",
+    "yacs>=0.1.8",
+    "tabulate",
+    "cloudpickle",
+    "tqdm>4.29.0",
+    "tensorboard",
+    "fvcore>=0.1.5",
+    "iopath>=0.1.7",
+    "omegaconf>=2.1",
+    "hydra-core>=1.1",
+)
+METADATA = f"""Metadata-Version: 2.1
+Name: detectron2
+Version: {VERSION}
+Summary: Detectron2 0.6, pure-Python part (no compiled extension), as shipped inside {SOURCE_NAME} {SOURCE_VERSION}
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+License: Apache-2.0
+Requires-Python: >=3.8
+""" + "".join(f"Requires-Dist: {r}\n" for r in REQUIRES)
+WHEEL = """Wheel-Version: 1.0
+Generator: mdf_detectron
+Root-Is-Purelib: true
+Tag: py3-none-any
+"""
+DIST_INFO = f"detectron2-{VERSION}.dist-info"
+
+
+class InstallError(RuntimeError):
+    """Something that the user can act on; printed as one line."""
+
+
+def download_source(folder: Path) -> Path:
+    """Fetch the pinned wheel with pip and check its sha256."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+    command += ["--dest", str(folder), f"{SOURCE_NAME}=={SOURCE_VERSION}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        detail = (result.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InstallError(
+            f"pip could not download {SOURCE_NAME}=={SOURCE_VERSION} from the package index ({detail}); check the "
+            "network, pass a downloaded wheel with --wheel, or install detectron2 from source (INSTALL.md)"
+        )
+    return wheels[0]
+
+
+def check_sha256(wheel: Path) -> None:
+    """Raise :class:`InstallError` unless the wheel is the very file that was reviewed."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != SOURCE_SHA256:
+        raise InstallError(
+            f"{wheel.name} has sha256 {digest}, expected {SOURCE_SHA256}; nothing was installed. "
+            "Download it again, or install detectron2 from source (INSTALL.md)"
+        )
+
+
+def reroot(name: str, content: bytes) -> bytes:
+    """A file's content with ``LabGym.detectron2`` and ``LabGym/detectron2`` given their own name back."""
+    if not name.endswith((".py", ".yaml", ".md")):
+        return content
+    text = content.decode("utf-8")
+    return text.replace("LabGym.detectron2", "detectron2").replace("LabGym/detectron2", "detectron2").encode("utf-8")
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Write ``detectron2-0.6+mdf-py3-none-any.whl`` from the source wheel."""
+    target = folder / f"detectron2-{VERSION}-py3-none-any.whl"
+    record = []
+    with zipfile.ZipFile(source) as wheel, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+
+        def add(name: str, content: bytes) -> None:
+            out.writestr(name, content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{name},sha256={digest},{len(content)}\n")
+
+        for name in sorted(n for n in wheel.namelist() if n.startswith(SOURCE_ROOT) and not n.endswith("/")):
+            inner = name[len("LabGym/") :]
+            add(inner, reroot(inner, wheel.read(name)))
+        if not record:
+            raise InstallError(f"{source.name} holds no {SOURCE_ROOT}; nothing was installed")
+        add(f"{DIST_INFO}/METADATA", METADATA.encode())
+        add(
+            f"{DIST_INFO}/WHEEL",
+            b"Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        out.writestr(f"{DIST_INFO}/RECORD", "".join(record) + f"{DIST_INFO}/RECORD,,\n")
+    return target
+
+
+def install(wheel: Path, with_dependencies: bool) -> None:
+    """pip-install the rebuilt wheel into the running Python."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", str(wheel)]
+    if not with_dependencies:
+        command.insert(-1, "--no-deps")
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise InstallError(f"pip could not install {wheel.name}: {result.stderr.strip()}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, help=f"an already downloaded {SOURCE_NAME} {SOURCE_VERSION} wheel")
+    parser.add_argument("--no-deps", action="store_true", help="do not install what detectron2 requires")
+    args = parser.parse_args(argv)
+    spec = importlib.util.find_spec("detectron2")
+    if spec is not None:
+        print(f"detectron2 is already installed ({Path(spec.origin).parent}); left as it is")
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if args.wheel is not None and not args.wheel.is_file():
+                raise InstallError(f"--wheel {args.wheel}: no such file")
+            source = args.wheel or download_source(Path(folder))
+            check_sha256(source)
+            install(build_wheel(source, Path(folder)), with_dependencies=not args.no_deps)
+    except InstallError as error:
+        sys.exit(f"install_detectron2: {error}")
+    print(f"detectron2 {VERSION} installed (Apache-2.0, pure Python, from {SOURCE_NAME} {SOURCE_VERSION} on PyPI)")

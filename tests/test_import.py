@@ -1,0 +1,87 @@
+"""Importing the package registers its components and does nothing else; NumPy-only modules need no detectron2."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "mdf_detectron"
+
+
+def run(code, cwd=None):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
+
+
+def test_import_registers_and_does_nothing_else(tmp_path, tiny_folder):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "own_cxr").symlink_to(tiny_folder)
+    found = run(
+        "import logging, warnings\n"
+        "import torch, detectron2.data\n"
+        "before = list(warnings.filters), dict(logging.getLogger('torch.fx._symbolic_trace').__dict__)\n"
+        "import mdf_detectron, sys\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY, BACKBONE_REGISTRY, ROI_HEADS_REGISTRY\n"
+        "assert 'MultimodalRCNN' in META_ARCH_REGISTRY and 'build_dual_backbone' in BACKBONE_REGISTRY\n"
+        "assert 'ClinicalROIHeads' in ROI_HEADS_REGISTRY\n"
+        "mine = [f for f in warnings.filters if f not in before[0] and 'meshgrid' in str(f[1])]\n"
+        "assert not mine, mine\n"
+        "assert not logging.getLogger('detectron2.engine.train_loop').filters\n"
+        "assert not [n for n in detectron2.data.DatasetCatalog.list() if '_cxr' in n or 'mimic' in n]\n"
+        "mdf_detectron.add_mdf_config\n",
+        tmp_path,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_numpy_only_modules_need_neither_detectron2_nor_torch():
+    found = run(
+        "import sys, importlib.util\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('detectron2', 'torch'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda n, *a: None if n.split('.')[0] == 'detectron2' else real(n, *a)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import mdf_detectron.data.splits, mdf_detectron.data.schema, mdf_detectron.data.record_changes\n"
+        "import mdf_detectron.evaluation.matching, mdf_detectron.evaluation.statistics\n"
+        "import mdf_detectron.evaluation.counts, mdf_detectron.evaluation.froc, mdf_detectron.evaluation.metrics\n"
+        "from mdf_detectron import cli\n"
+        "cli.main(['--help'])\n"
+        "try:\n"
+        "    cli.main(['train', '--config-file', 'x'])\n"
+        "except SystemExit as error:\n"
+        "    print(error)\n"
+    )
+    assert found.returncode == 0, found.stderr
+    assert "this command needs torch: install torch and torchvision" in found.stdout
+
+
+def test_all_that_is_imported_is_declared():
+    """Each third-party module that the package imports belongs to a distribution named in setup.py."""
+    distribution = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
+                    "imagehash": "ImageHash", "skimage": "scikit-image"}  # fmt: skip
+    declared = {re.split(r"[><=\[ ]", text)[0].lower() for text in re.findall(r'"([\w-]+[><=][^"]*)"', SETUP)}
+    modules = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            modules |= {name.split(".")[0] for name in names}
+    third_party = modules - set(sys.stdlib_module_names) - {"mdf_detectron", "detectron2"}
+    assert {"torch", "numpy"} <= third_party
+    undeclared = {m for m in third_party if distribution.get(m, m).lower().replace("_", "-") not in declared}
+    assert undeclared == set()
+
+
+SETUP = (REPOSITORY / "setup.py").read_text()
+
+
+def test_the_package_does_not_reach_out_of_itself():
+    for path in PACKAGE.rglob("*.py"):
+        depth = len(path.relative_to(PACKAGE).parts)
+        reached = [int(n) for n in re.findall(r"__file__\)[^\n]*?\.parents\[(\d+)\]", path.read_text())]
+        assert all(n < depth for n in reached), f"{path} leaves the package"

@@ -1,0 +1,74 @@
+"""The installable product: a wheel, installed outside of the checkout, works from an empty folder."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = ("SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "INPUT.IMAGE_SIZE", "64",
+         "MODEL.SPATIALIZER.NUM_STAGES", "6", "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
+
+
+def call(*command, cwd, **environment):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    found = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
+    assert found.returncode == 0, f"{command}\n{found.stdout[-2000:]}\n{found.stderr[-3000:]}"
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """``bin`` folder of an environment that holds the wheel, beside this interpreter's other packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+    call(*wheel, "--wheel-dir", folder, REPOSITORY, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    environment = folder / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(site)
+    # the wheel first, then what this interpreter has (torch, detectron2), without its editable install of the checkout
+    others = [p for p in sys.path if p.endswith("-packages") and Path(p).is_dir()] or [sysconfig.get_paths()["purelib"]]
+    (site / "others.pth").write_text("\n".join(others) + "\n")
+    return environment / "bin"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")
+def test_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
+    python, mdf = installed / "python", (installed / "python", "-m", "mdf_detectron")
+    where = call(python, "-c", "import mdf_detectron; print(mdf_detectron.__file__)", cwd=tmp_path)
+    assert str(installed.parent) in where and str(REPOSITORY) not in where
+    built = call(
+        python,
+        "-c",
+        "from mdf_detectron import model_zoo; print(type(model_zoo.get('mimic_eye/mdf_net.yaml')).__name__)",
+        cwd=tmp_path,
+    )
+    assert "MultimodalRCNN" in built
+    options = ["--num-patients", 40, "--seed", 1, "--image-size", 96, "--num-workers", 1]
+    call(*mdf, "prepare", "synthetic", "--out", "datasets/synthetic_cxr", *options, cwd=tmp_path)
+    train = [*mdf, "train", "--config-file", "synthetic_cxr/mdf_net.yaml", *SMALL, "OUTPUT_DIR", "output/run"]
+    call(*train, cwd=tmp_path)
+    assert (tmp_path / "output/run/model_final.pth").is_file()
+    predictions = "output/run/inference/synthetic_cxr_test/coco_instances_results.json"
+    evaluate = [*mdf, "evaluate", "--dataset", "synthetic_cxr_test", "--predictions", predictions, "--resamples", 20]
+    assert "report.html" in call(*evaluate, "--out", "output/evaluation", cwd=tmp_path)
+    assert (tmp_path / "output/evaluation/report.html").is_file()
+
+
+def test_the_wheel_declares_its_command_and_holds_its_data(installed):
+    (site,) = installed.parent.glob("lib/python*/site-packages")
+    (entry_points,) = site.glob("mdf_detectron-*.dist-info/entry_points.txt")
+    assert "mdf = mdf_detectron.cli:main" in entry_points.read_text()
+    package = site / "mdf_detectron"
+    configs = sorted(p.relative_to(REPOSITORY / "configs") for p in (REPOSITORY / "configs").rglob("*.yaml"))
+    assert sorted(p.relative_to(package / "configs") for p in (package / "configs").rglob("*.yaml")) == configs
+    assert (package / "model_zoo" / "zoo.yaml").is_file()
+    assert not list(site.glob("tests")) and not list(site.glob("benchmarks"))
