@@ -1,6 +1,7 @@
 """The installable product: a wheel, installed outside of the checkout, works from an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,18 +24,30 @@ def call(*command, cwd, **environment):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """``bin`` folder of an environment that holds the wheel, beside this interpreter's other packages."""
+def wheels(tmp_path_factory):
+    """Wheels of the source tree and of its source distribution, built from a clean copy of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
-    call(*wheel, "--wheel-dir", folder, REPOSITORY, cwd=folder)
-    (built,) = folder.glob("*.whl")
-    environment = folder / "environment"
+    source = folder / "source"
+    unwanted = shutil.ignore_patterns(".*", "output", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=unwanted)
+    sdist = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
+    call(sys.executable, "-c", sdist, folder, cwd=source)
+    (archive,) = folder.glob("*.tar.gz")
+    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir")
+    for name, given in (("from_tree", source), ("from_sdist", archive)):
+        call(*build, "--wheel-dir", folder / name, given, cwd=folder)
+    return {path.parent.name: path for path in folder.glob("*/*.whl")}
+
+
+@pytest.fixture(scope="module")
+def installed(wheels, tmp_path_factory):
+    """``bin`` folder of an environment that holds the wheel, beside this interpreter's other packages."""
+    environment = tmp_path_factory.mktemp("installed") / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "--disable-pip-version-check")
+    call(*pip, "install", "--quiet", "--no-deps", "--no-index", wheels["from_tree"], cwd=environment)
     (site,) = environment.glob("lib/python*/site-packages")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(site)
-    # the wheel first, then what this interpreter has (torch, detectron2), without its editable install of the checkout
+    # behind the wheel, what this interpreter has (torch, detectron2), without its editable install of the checkout
     others = [p for p in sys.path if p.endswith("-packages") and Path(p).is_dir()] or [sysconfig.get_paths()["purelib"]]
     (site / "others.pth").write_text("\n".join(others) + "\n")
     return environment / "bin"
@@ -42,7 +55,7 @@ def installed(tmp_path_factory):
 
 @pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")
 def test_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
-    python, mdf = installed / "python", (installed / "python", "-m", "mdf_detectron")
+    python, mdf = installed / "python", (installed / "mdf",)
     where = call(python, "-c", "import mdf_detectron; print(mdf_detectron.__file__)", cwd=tmp_path)
     assert str(installed.parent) in where and str(REPOSITORY) not in where
     built = call(
@@ -72,3 +85,8 @@ def test_the_wheel_declares_its_command_and_holds_its_data(installed):
     assert sorted(p.relative_to(package / "configs") for p in (package / "configs").rglob("*.yaml")) == configs
     assert (package / "model_zoo" / "zoo.yaml").is_file()
     assert not list(site.glob("tests")) and not list(site.glob("benchmarks"))
+
+
+def test_a_source_distribution_gives_the_same_wheel(wheels):
+    names = {kind: zipfile.ZipFile(path).namelist() for kind, path in wheels.items()}
+    assert sorted(names["from_sdist"]) == sorted(names["from_tree"])
