@@ -8,6 +8,8 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
+from mdf_detectron.dependencies import require_detectron2
+
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
@@ -19,6 +21,7 @@ if find_spec("detectron2") is not None:
 
 def __getattr__(name: str) -> Any:
     """Import what needs detectron2 when it is asked for."""
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'mdf_detectron' has no attribute '{name}'")
+    if name not in _HOME:
+        raise AttributeError(f"module 'mdf_detectron' has no attribute '{name}'")
+    require_detectron2()
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -35,28 +35,42 @@ def test_import_registers_and_does_nothing_else(tmp_path, tiny_folder):
     assert found.returncode == 0, found.stderr
 
 
+WITHOUT = """
+import sys, importlib.util
+ABSENT = {absent}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name.split(".")[0] in ABSENT else real(name, *more)
+sys.meta_path.insert(0, Block())
+"""
+"""Start of a program in which packages cannot be imported, as if they were not installed."""
+
+
 def test_numpy_only_modules_need_neither_detectron2_nor_torch():
     found = run(
-        "import sys, importlib.util\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('detectron2', 'torch'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda n, *a: None if n.split('.')[0] == 'detectron2' else real(n, *a)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import mdf_detectron.data.splits, mdf_detectron.data.schema, mdf_detectron.data.record_changes\n"
+        WITHOUT.format(absent=("detectron2", "torch"))
+        + "import mdf_detectron.data.splits, mdf_detectron.data.schema, mdf_detectron.data.record_changes\n"
         "import mdf_detectron.evaluation.matching, mdf_detectron.evaluation.statistics\n"
         "import mdf_detectron.evaluation.counts, mdf_detectron.evaluation.froc, mdf_detectron.evaluation.metrics\n"
         "from mdf_detectron import cli\n"
         "cli.main(['--help'])\n"
-        "try:\n"
-        "    cli.main(['train', '--config-file', 'x'])\n"
-        "except SystemExit as error:\n"
-        "    print(error)\n"
+        "import mdf_detectron.cli.install_detectron2\n"
+        "cli.main(['train', '--config-file', 'x'])\n"
     )
-    assert found.returncode == 0, found.stderr
-    assert "this command needs torch: install torch and torchvision" in found.stdout
+    assert "install-detectron2 " in found.stdout
+    assert found.returncode == 1 and "this command needs torch: install torch and torchvision" in found.stderr
+    assert len(found.stderr.splitlines()) == 1, found.stderr
+
+
+def test_without_detectron2_the_message_names_the_command_that_installs_it():
+    wanted = ("from mdf_detectron import model_zoo", "import mdf_detectron.modeling.fusions",
+              "import mdf_detectron.engine.trainer", "from mdf_detectron import add_mdf_config")  # fmt: skip
+    for statement in wanted:
+        found = run(WITHOUT.format(absent=("detectron2",)) + statement)
+        assert found.returncode == 1 and "needs detectron2: run `mdf install-detectron2`" in found.stderr, statement
 
 
 def test_all_that_is_imported_is_declared():

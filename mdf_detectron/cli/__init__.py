@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mdf_detectron import __version__
 from mdf_detectron.cli.quiet import suppress_known_messages
+from mdf_detectron.dependencies import INSTALL_HINTS
 from mdf_detectron.errors import UserError
 
 
@@ -45,11 +46,6 @@ COMMANDS = {
     "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),
 }
 """Every command, by what is typed behind ``mdf``; a new one is one line here and one module."""
-
-INSTALL_HINTS = {
-    "torch": "install torch and torchvision as a matching pair (see INSTALL.md)",
-    "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

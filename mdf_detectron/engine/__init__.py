@@ -1,0 +1,5 @@
+"""Training, inference and checkpoints; everything here needs detectron2."""
+
+from mdf_detectron.dependencies import require_detectron2
+
+require_detectron2()

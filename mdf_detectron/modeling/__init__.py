@@ -1,5 +1,10 @@
 """Model parts; importing this package registers them with Detectron2."""
 
+# ruff: noqa: E402  (the check comes before the imports that need detectron2)
+from mdf_detectron.dependencies import require_detectron2
+
+require_detectron2()
+
 from mdf_detectron.modeling.backbones import TimmBackbone
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer

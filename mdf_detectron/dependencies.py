@@ -1,0 +1,23 @@
+"""Say how to install what pip does not bring along: detectron2, and a matching pair of torch and torchvision."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+INSTALL_HINTS = {
+    "torch": "install torch and torchvision as a matching pair (see INSTALL.md)",
+    "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
+}
+"""Package → how it is installed."""
+
+
+def require_detectron2() -> None:
+    """Check that detectron2 is installed.
+
+    Raises:
+        ModuleNotFoundError: it is not; the message names the command that installs it.
+    """
+    if find_spec("detectron2") is None:
+        raise ModuleNotFoundError(
+            f"mdf_detectron needs detectron2: {INSTALL_HINTS['detectron2']}", name="detectron2", path=__file__
+        )
