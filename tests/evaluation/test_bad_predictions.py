@@ -7,8 +7,8 @@ import pytest
 from evaluation_cases import dataset, random_case, results
 
 from mdf_detectron.errors import UserError
+from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.metrics import evaluate_coco
 
 BOX = (0, 0, 10, 10)
 TRUTH = dataset([(1, 1, BOX, 0)])

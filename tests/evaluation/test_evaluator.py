@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from evaluation_cases import dataset
 
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.evaluator import CXREvaluator
+from mdf_detectron.evaluation import CXREvaluator
 
 
 def instances(boxes, scores, classes, masks=False):
