@@ -87,6 +87,10 @@ class Metric:
     charted: bool = True
     in_subgroups: bool = True
 
+    def __post_init__(self) -> None:
+        if not self.thresholds or not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"metric '{self.name}' needs overlap thresholds in [0, 1], got {self.thresholds}")
+
     @property
     def heading(self) -> str:
         return self.title or self.name
@@ -155,6 +159,9 @@ def metric_values(
 
     Returns:
         M names; (M,) or (B, M) float64, times 100.
+
+    Raises:
+        ValueError: a threshold that was not matched at, or a metric whose values have the wrong shape.
     """
     metrics = METRICS if metrics is None else metrics
     single = weights is None or np.ndim(weights) == 1
@@ -165,6 +172,9 @@ def metric_values(
         rows = tuple(matches.threshold_index(threshold) for threshold in metric.thresholds)
         at_rows = (np.take(values, rows, axis=1) for values in (all_ap, all_ar))
         values = metric.values(Scores(matches, rows, weights, *at_rows))
+        shape = (len(weights), len(rows), len(matches.class_names))
+        if np.shape(values) != shape:
+            raise ValueError(f"metric '{metric.name}' gives values of shape {np.shape(values)}, expected {shape}")
         overall.append(mean_over_classes(values).mean(axis=-1))
         if metric.per_class:
             for k, columns in enumerate(of_class):

@@ -29,8 +29,10 @@ Models = dict[str, dict[str, Any]]
 
 def all_charts(models: Models) -> dict[str, Figure]:
     """Draw every chart that has something to show: file name without ending → figure."""
-    charts = {
-        "metrics": metric_intervals(models),
+    charts = {}
+    if any(one["charted"] for one in next(iter(models.values()))["metric_list"]):
+        charts["metrics"] = metric_intervals(models)
+    charts |= {
         "precision_recall": precision_recall(models),
         "froc": froc(models),
         "threshold_sweep": threshold_sweep(models),

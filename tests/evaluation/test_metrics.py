@@ -107,6 +107,17 @@ def test_two_metrics_of_one_name_are_refused():
         metric_names([], [AP25, AP25])
 
 
+def test_wrong_metrics_are_named():
+    for thresholds in ((), (50,)):
+        with pytest.raises(ValueError, match="'F1' needs overlap thresholds in"):
+            Metric("F1", ap, thresholds)
+    truth = GroundTruth.load(dataset([]))
+    with pytest.raises(ValueError, match=r"'F1' gives values of shape \(1, 1\), expected \(1, 1, 3\)"):
+        metric_values(
+            match(truth, Detections.load([], truth)), metrics=[Metric("F1", lambda s: s.ap.mean(axis=2), (0.5,))]
+        )
+
+
 def test_threshold_that_was_not_matched():
     truth = GroundTruth.load(dataset([]))
     with pytest.raises(ValueError, match=r"no matches at overlap 0\.25"):
