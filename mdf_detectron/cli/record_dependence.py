@@ -1,6 +1,6 @@
-"""Does a trained model read the table?  Its score when a column belongs to another patient, or rows are taken away.
+"""Record dependence of a trained model: its score when columns belong to another patient, or records are removed.
 
-python tools/record_dependence.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/rows \
+python tools/record_dependence.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/record_dependence \
     MODEL.WEIGHTS output/synthetic_cxr/mdf_net/model_final.pth
 """
 
@@ -14,9 +14,9 @@ from mdf_detectron.engine.defaults import setup_cfg
 from mdf_detectron.engine.inference import load_model, score_records
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.evaluation.record_dependence import row_dependence
+from mdf_detectron.evaluation.record_dependence import record_dependence
 from mdf_detectron.fileio import markdown_table, write_figure, write_json, write_text
-from mdf_detectron.report.curves import row_dependence_chart
+from mdf_detectron.report.curves import record_dependence_chart
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -39,13 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     cfg = setup_cfg(args)
     columns = [*cfg.MODEL.CLINICAL.NUMERIC, *cfg.MODEL.CLINICAL.CATEGORICAL]
     if not columns or not (cfg.MODEL.CLINICAL.FUSION_3D or cfg.MODEL.CLINICAL.FUSION_1D):
-        raise ConfigError(f"{args.config_file}: the model reads no clinical column, so no row can matter to it")
+        raise ConfigError(f"{args.config_file}: the model reads no clinical column, so it cannot depend on one")
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("a trained model is needed: add MODEL.WEIGHTS path/to/model_final.pth")
     dataset = args.dataset or cfg.DATASETS.TEST[0]
     check_datasets(cfg, (dataset,))
     records, model = records_of([dataset]), load_model(cfg, cfg.MODEL.WEIGHTS)
-    unchanged, changes = row_dependence(
+    unchanged, changes = record_dependence(
         records,
         lambda changed: score_records(cfg, model, dataset, list(changed), args.metric),
         columns=columns,
@@ -56,17 +56,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def save(args, dataset: str, images: int, unchanged: float, changes) -> None:
-    """``row_dependence.{json,md,png}``."""
+    """Write ``record_dependence.{json,md,png}``."""
     rows = [{"change": c.change, "mean_loss": c.mean_loss, "scores": c.scores, "losses": c.losses} for c in changes]
     found = {"dataset": dataset, "images": images, "metric": args.metric, "unchanged": unchanged, "changes": rows}
-    write_json(args.out / "row_dependence.json", found)
+    write_json(args.out / "record_dependence.json", found)
     table = [(c.change, f"{c.mean_loss:+.1f}", f"{min(c.losses):+.1f} … {max(c.losses):+.1f}") for c in changes]
     text = (
-        f"# What the row is worth on {dataset}\n\n{args.metric} with the rows as they are: {unchanged:.1f} "
-        f"({images} images). Loss when a column's values, or whole rows, belong to another patient "
-        f"({args.repeats} permutation(s)), and when the rows are removed:\n\n"
-        f"{markdown_table(('change', 'mean loss', 'range'), table)}\n![losses](row_dependence.png)\n"
+        f"# Record dependence on {dataset}\n\n{args.metric} with unchanged records: {unchanged:.1f} "
+        f"({images} images). Loss when a column's values, or whole records, belong to another patient "
+        f"({args.repeats} permutation(s)), and when the records are removed:\n\n"
+        f"{markdown_table(('change', 'mean loss', 'range'), table)}\n![losses](record_dependence.png)\n"
     )
-    write_text(args.out / "row_dependence.md", text)
-    write_figure(args.out / "row_dependence.png", row_dependence_chart(unchanged, changes, args.metric))
+    write_text(args.out / "record_dependence.md", text)
+    write_figure(args.out / "record_dependence.png", record_dependence_chart(unchanged, changes, args.metric))
     print(text)

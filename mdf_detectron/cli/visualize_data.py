@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mdf_detectron.data.loaders import dataset_classes, model_schema, records_of
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.engine.defaults import default_argument_parser, setup_cfg
-from mdf_detectron.report.images import Panel, row_text, save_panels
+from mdf_detectron.report.images import Panel, record_text, save_panels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,5 +39,5 @@ def main(argv: list[str] | None = None) -> None:
         image = mapped["image"].numpy().transpose(1, 2, 0).astype(np.uint8)
         row = {n: record["clinical"].get(n) for n in schema.names}
         save_panels(Path(args.out) / f"{name}_{number:04d}.png", image, [panel], classes,
-                    row_text(schema, row))  # fmt: skip
+                    record_text(schema, row))  # fmt: skip
     print(f"{len(records)} pictures in {args.out}")

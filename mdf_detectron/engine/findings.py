@@ -143,7 +143,7 @@ class StudyFindings:
             other: findings of the same image to show beside these, without the record for one.
             titles: one for each.
         """
-        from mdf_detectron.report.images import Panel, row_text, save_panels  # matplotlib is slow to import
+        from mdf_detectron.report.images import Panel, record_text, save_panels  # matplotlib is slow to import
 
         shown = [self] if other is None else [self, other]
         if other is not None and other.pixels.shape != self.pixels.shape:
@@ -158,4 +158,4 @@ class StudyFindings:
             )
             for one, title in zip(shown, titles or default, strict=True)
         ]
-        return save_panels(path, self.pixels, panels, self.class_names, row_text(self.schema, self.record))
+        return save_panels(path, self.pixels, panels, self.class_names, record_text(self.schema, self.record))

@@ -19,7 +19,7 @@ REMOVED = "records removed"
 
 
 @dataclass(frozen=True)
-class RowDependence:
+class RecordDependence:
     """Loss of the score by one change to the records.
 
     Attributes:
@@ -37,14 +37,14 @@ class RowDependence:
         return float(np.mean(self.losses))
 
 
-def row_dependence(
+def record_dependence(
     records: Sequence[Record],
     score: Callable[[Sequence[Record]], float],
     *,
     columns: Sequence[str] | None = None,
     repeats: int = 3,
     seed: int = 0,
-) -> tuple[float, list[RowDependence]]:
+) -> tuple[float, list[RecordDependence]]:
     """Score the records unchanged, with each column permuted, all columns permuted, and removed.
 
     Args:
@@ -61,6 +61,6 @@ def row_dependence(
     out = []
     for change, names in [*changes, (ALL_COLUMNS, None)]:
         scores = tuple(float(score(permute_rows(records, names, seed + r))) for r in range(repeats))
-        out.append(RowDependence(change, scores, tuple(unchanged - s for s in scores)))
+        out.append(RecordDependence(change, scores, tuple(unchanged - s for s in scores)))
     removed = float(score(remove_rows(records)))
-    return unchanged, [*out, RowDependence(REMOVED, (removed,), (unchanged - removed,))]
+    return unchanged, [*out, RecordDependence(REMOVED, (removed,), (unchanged - removed,))]

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.errors import ResultsError
-from mdf_detectron.evaluation.record_dependence import RowDependence
+from mdf_detectron.evaluation.record_dependence import RecordDependence
 from mdf_detectron.report.charts import WIDTH
 
 Series = dict[str, tuple[list[float], list[float]]]
@@ -75,7 +75,7 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
 LOSSES = ("total_loss", "validation_loss", "val_loss")
 
 
-def row_dependence_chart(unchanged: float, changes: Sequence[RowDependence], metric: str) -> Figure:
+def record_dependence_chart(unchanged: float, changes: Sequence[RecordDependence], metric: str) -> Figure:
     """Draw the mean loss of each change as a bar, the single repeats as dots."""
     figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * len(changes)), layout="constrained", dpi=120)
     axes = figure.subplots()

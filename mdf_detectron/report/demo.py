@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.fileio import markdown_table, write_text
-from mdf_detectron.report.images import Panel, row_text, save_panels
+from mdf_detectron.report.images import Panel, record_text, save_panels
 
 MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image alone)", "mdf_net": "MDF-Net (image and row)"}
 
@@ -39,7 +39,7 @@ def draw_films(dataset: Path, predictions: dict[str, list[dict]], out: Path, cou
             panels.append(_panel(MODEL_TITLES[model], shown, image["id"], number_of, scored=True))
         pixels = read_radiograph(dataset / "images" / image["file_name"])
         path = out / f"film_{number + 1}.png"
-        paths.append(save_panels(path, pixels, panels, names, row_text(schema, image["clinical"])))
+        paths.append(save_panels(path, pixels, panels, names, record_text(schema, image["clinical"])))
     return paths
 
 

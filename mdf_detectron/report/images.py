@@ -38,25 +38,25 @@ class Panel:
     polygons: Sequence[Sequence[Sequence[float]]] = field(default_factory=list)
 
 
-def row_text(schema: ClinicalSchema, row: Mapping[str, Any] | None) -> str:
+def record_text(schema: ClinicalSchema, record: Mapping[str, Any] | None) -> str:
     """Format a clinical record, one column a line, with units; missing values say so."""
     lines = []
     for column in schema.columns:
-        value = (row or {}).get(column.name)
+        value = (record or {}).get(column.name)
         shown = "missing" if value is None else f"{value:g} {column.unit}" if column.kind == "numeric" else str(value)
         lines.append(f"{column.name:<15} {shown}")
     return "\n".join(lines)
 
 
 def save_panels(
-    path: str | Path, image: np.ndarray, panels: Sequence[Panel], class_names: Sequence[str], row: str
+    path: str | Path, image: np.ndarray, panels: Sequence[Panel], class_names: Sequence[str], record: str
 ) -> Path:
     """Draw the same image once a panel, side by side, with the record at the right and the classes below.
 
     Args:
         path: PNG file to write.
         image: (H, W) or (H, W, 1 or 3) uint8.
-        row: text of :func:`row_text`.
+        record: text of :func:`record_text`.
     """
     width = 3.4 * len(panels) + 2.8
     ratios = [3.4] * len(panels) + [2.8]
@@ -67,7 +67,7 @@ def save_panels(
         _draw(axis, image, panel)
     axes[-1].axis("off")
     axes[-1].set_title("clinical record", fontsize=11)
-    axes[-1].text(0, 0.98, row, family="monospace", fontsize=8, va="top", transform=axes[-1].transAxes)
+    axes[-1].text(0, 0.98, record, family="monospace", fontsize=8, va="top", transform=axes[-1].transAxes)
     shown = sorted({c for panel in panels for c in panel.classes})
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[c % len(COLORS)], label=class_names[c]) for c in shown]
     if handles:

@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from mdf_detectron.data.record_changes import hide_cells, permute_rows, remove_rows
-from mdf_detectron.evaluation.record_dependence import ALL_COLUMNS, REMOVED, row_dependence
+from mdf_detectron.evaluation.record_dependence import ALL_COLUMNS, REMOVED, record_dependence
 
 
 def make_records(patients=20):
@@ -55,7 +55,7 @@ def test_losses_of_a_model_that_reads_age_only():
     def score(records):
         return 100 * sum(r["clinical"]["age"] == r["patient_id"] for r in records) / len(records)
 
-    unchanged, changes = row_dependence(make_records(), score, repeats=2)
+    unchanged, changes = record_dependence(make_records(), score, repeats=2)
     assert unchanged == 100
     assert {c.change: c.mean_loss for c in changes} == {"age": 100, "sex": 0, ALL_COLUMNS: 100, REMOVED: 100}
     assert [len(c.scores) for c in changes] == [2, 2, 2, 1]

@@ -4,15 +4,15 @@ import numpy as np
 from PIL import Image
 
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.report.images import Panel, row_text, save_panels
+from mdf_detectron.report.images import Panel, record_text, save_panels
 
 SCHEMA = ClinicalSchema(
     (ClinicalColumn("age", "numeric", "years"), ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
 )
 
 
-def test_row_text():
-    assert row_text(SCHEMA, {"age": 61.0, "sex": None}).splitlines() == [
+def test_record_text():
+    assert record_text(SCHEMA, {"age": 61.0, "sex": None}).splitlines() == [
         "age             61 years",
         "sex             missing",
     ]

@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_changed_records(run, trained, tmp_path):
     cfg, model, checkpoint = trained
     metric = "bbox_iobb/AR"
     printed = run("record_dependence", *arguments(tmp_path / "out", checkpoint, "--repeats", 1, "--metric", metric))
-    found = json.loads((tmp_path / "out" / "row_dependence.json").read_text())
+    found = json.loads((tmp_path / "out" / "record_dependence.json").read_text())
     records = records_of(["tiny_cxr_test"])
 
     def score(changed):
@@ -54,9 +54,9 @@ def test_scores_are_those_of_the_changed_records(run, trained, tmp_path):
     assert changes["all columns"]["scores"] == pytest.approx([score(permute_rows(records, None, s)) for s in (0,)])
     assert changes["records removed"]["scores"] == pytest.approx([score(remove_rows(records))])
     assert changes["age"]["losses"] == pytest.approx([found["unchanged"] - s for s in changes["age"]["scores"]])
-    text = (tmp_path / "out" / "row_dependence.md").read_text()
+    text = (tmp_path / "out" / "record_dependence.md").read_text()
     assert text in printed and "| records removed |" in text
-    assert (tmp_path / "out" / "row_dependence.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "record_dependence.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_are_told_in_one_line(run, trained, tmp_path):
