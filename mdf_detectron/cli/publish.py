@@ -1,0 +1,129 @@
+"""Make one file to hand on from a training checkpoint, and a model card beside it.
+
+    mdf publish --weights output/.../model_best.pth --out model.pth
+    mdf publish --weights ... --out model.pth --data FOLDER --sensitivity 0.9 --half
+
+Operating thresholds and calibration come from the validation split, results from the test split; both are predicted
+here. OUT.md is the model card, OUT_reliability.png the reliability diagram.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+from mdf_detectron.data.catalog import register_all, register_prepared_folder
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
+from mdf_detectron.engine.predictor import config_of
+from mdf_detectron.engine.publishing import (
+    calibration,
+    evaluate_on_test,
+    operating_point,
+    predictions_on,
+    read_for_publishing,
+    stored_results,
+    write_published,
+)
+from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.fileio import write_figure, write_text
+from mdf_detectron.report.calibration import reliability_diagram
+from mdf_detectron.report.model_card import DIAGRAM_SUFFIX, model_card
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", metavar="FILE.pth", type=Path, required=True, help="a checkpoint of a training")
+    parser.add_argument("--out", metavar="model.pth", type=Path, required=True)
+    parser.add_argument(
+        "--data", metavar="FOLDER", type=Path, help="prepared folder, if it is elsewhere than registered"
+    )
+    parser.add_argument("--val", metavar="NAME", help="data set for thresholds (default: DATASETS.VAL, or <train>_val)")
+    parser.add_argument("--test", metavar="NAME", help="data set for results (default: DATASETS.TEST)")
+    parser.add_argument("--no-data", action="store_true", help="no thresholds, calibration and results")
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--false-positives", type=float, metavar="N",
+                        help="thresholds for at most N false positives an image and class (default: 0.25)")  # fmt: skip
+    wanted.add_argument("--sensitivity", type=float, metavar="S", help="thresholds for a sensitivity of at least S")
+    parser.add_argument(
+        "--hit", choices=CRITERIA, default="iobb", help="what a true positive is (default: %(default)s)"
+    )
+    parser.add_argument("--half", action="store_true", help="store the weights in 16 bits")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".pth":
+        parser.error("--out needs the ending .pth")
+    if args.false_positives is None and args.sensitivity is None:
+        args.false_positives = 0.25
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if not args.weights.is_file():
+        raise CheckpointError(f"no checkpoint at {args.weights}")
+    datasets = CfgNode(yaml.safe_load(load_checkpoint_file(args.weights)[CONFIG_KEY])).DATASETS
+    register_all()
+    if args.data is not None:
+        register_prepared_folder(args.data, datasets.TRAIN[0].removesuffix("_train"))
+    cfg = config_of(load_checkpoint_file(args.weights), args.weights)
+    cfg.DATASETS.TRAIN = tuple(datasets.TRAIN)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    data = read_for_publishing(args.weights, cfg)
+    entries, evaluation = {}, None
+    if not args.no_data:
+        val, test = data_names(args, datasets)
+        entries, evaluation = measure(args, cfg, val, test)
+    published = write_published(data, args.out, half=args.half, **entries)
+    stem = args.out.with_suffix("")
+    contents = published["contents"]
+    if contents["calibration"] is not None:
+        write_figure(f"{stem}{DIAGRAM_SUFFIX}", reliability_diagram(contents["calibration"]))
+    card = model_card(stem.name, contents, published[DIGEST_KEY], evaluation, args.half)
+    write_text(args.out.with_suffix(".md"), card)
+    sizes = [path.stat().st_size / 2**20 for path in (args.weights, args.out)]
+    print(f"{args.out}: {sizes[1]:.1f} MiB (from {sizes[0]:.1f}), model card: {args.out.with_suffix('.md')}")
+
+
+def data_names(args: argparse.Namespace, datasets: CfgNode) -> tuple[str, str]:
+    """Find the names of the validation and the test split."""
+    sibling = datasets.TRAIN[0].removesuffix("_train") + "_val"
+    val = args.val or next(iter(datasets.VAL), sibling)
+    test = args.test or next(iter(datasets.TEST), None)
+    for option, name in (("--val", val), ("--test", test)):
+        if name not in DatasetCatalog.list():
+            raise ConfigError(
+                f"data set '{name}' is not registered: name one with {option}, or its folder with --data; "
+                "--no-data publishes without thresholds and results"
+            )
+    if val == test:
+        raise ConfigError(f"--val and --test are both '{val}'; thresholds must not be chosen on the test split")
+    return val, test
+
+
+def measure(args: argparse.Namespace, cfg: CfgNode, val: str, test: str) -> tuple[dict, dict]:
+    """Predict both splits; returns the entries of the checkpoint, and the evaluation."""
+    cfg.DATASETS.TEST = (val, test)
+    model = build_model(cfg)
+    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(args.weights))
+    with tempfile.TemporaryDirectory() as folder:
+        ground_truth, detections = predictions_on(cfg, model, val, Path(folder) / "val")
+        point = operating_point(
+            ground_truth,
+            detections,
+            val,
+            false_positives=args.false_positives,
+            sensitivity=args.sensitivity,
+            criterion=args.hit,
+        )
+        entries = {"operating_point": point, "calibration": calibration(ground_truth, detections, val, args.hit)}
+        evaluation = evaluate_on_test(cfg, model, test, Path(folder), args.resamples)
+    return entries | {"results": stored_results(evaluation, test)}, evaluation

@@ -1,0 +1,206 @@
+"""A training checkpoint → one file to hand on, with its operating points, calibration and test results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from torch import nn
+
+from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.data.loaders import records_of
+from mdf_detectron.data.record_changes import permute_rows
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, load_checkpoint_file, save_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
+from mdf_detectron.engine.inference import evaluate_records
+from mdf_detectron.errors import CheckpointError, ConfigError, UserError
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, annotation_file
+from mdf_detectron.evaluation.froc import froc_detections
+from mdf_detectron.evaluation.operating_point import (
+    OperatingPoint,
+    Reliability,
+    calibrated,
+    fit_temperature,
+    reliability,
+    threshold_for_false_positives,
+    threshold_for_sensitivity,
+)
+from mdf_detectron.evaluation.summary import Protocol, compare, summarize
+from mdf_detectron.fileio import finite_or_none
+
+OWN = "model"
+"""Name of the model in its own evaluation."""
+
+KEPT_KEYS = ("model", CONFIG_KEY, SCHEMA_KEY, CONTENTS_KEY)
+"""Entries of a published file, beside the digest; optimizer, scheduler and iteration are left out."""
+
+
+def predictions_on(
+    cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, shuffled: bool = False
+) -> tuple[GroundTruth, Detections]:
+    """Predict a registered data set, its records exchanged between patients if ``shuffled``."""
+    records = records_of([dataset_name])
+    if shuffled:
+        records = permute_rows(records, seed=0)
+    evaluate_records(cfg, model, dataset_name, records, folder)
+    ground_truth = GroundTruth.load(annotation_file(dataset_name))
+    return ground_truth, Detections.load(folder / PREDICTIONS_FILE_NAME, ground_truth)
+
+
+def operating_point(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    source: str,
+    *,
+    false_positives: float | None = None,
+    sensitivity: float | None = None,
+    criterion: str = "iobb",
+) -> dict[str, Any]:
+    """Choose the threshold of each class on validation predictions.
+
+    Args:
+        source: name of the data, for people.
+        false_positives: wanted at most, an image and class; or
+        sensitivity: wanted at least, of each class.
+        criterion: what a hit is, see :mod:`~mdf_detectron.evaluation.froc`.
+
+    Returns:
+        JSON-ready; a threshold of None reports nothing of that class.
+
+    Raises:
+        UserError: a class that reaches the sensitivity at no threshold.
+    """
+    if (false_positives is None) == (sensitivity is None):
+        raise ConfigError("give a number of false positives an image, or a sensitivity, to choose thresholds by")
+    found = froc_detections(ground_truth, detections, criterion=criterion)
+    classes = {}
+    for k, name in enumerate(ground_truth.class_names):
+        chosen = found.category == k
+        boxes = int((found.gt_category == k).sum())
+        data = (found.scores[chosen], found.true_positive[chosen], boxes, found.num_images)
+        if false_positives is not None:
+            point: OperatingPoint | None = threshold_for_false_positives(*data, false_positives)
+        else:
+            point = threshold_for_sensitivity(*data, sensitivity)
+        if point is None:
+            raise UserError(
+                f"no threshold gives class '{name}' a sensitivity of {sensitivity:g} on {source}; ask for less"
+            )
+        values = {key: value if math.isfinite(value) else None for key, value in asdict(point).items()}
+        classes[name] = {**values, "boxes": boxes}
+    wanted = (
+        f"at most {false_positives:g} false positives an image and class"
+        if false_positives is not None
+        else f"a sensitivity of at least {sensitivity:g}"
+    )
+    return {
+        "source": f"{wanted}, on {source} ({ground_truth.num_images} images)",
+        "criterion": criterion,
+        "classes": classes,
+    }
+
+
+def calibration(
+    ground_truth: GroundTruth, detections: Detections, source: str, criterion: str = "iobb"
+) -> dict[str, Any] | None:
+    """Measure the calibration of scores on validation predictions, all classes pooled, and fit a temperature.
+
+    Returns:
+        JSON-ready, or None where there are not both true and false positives to fit on.
+    """
+    found = froc_detections(ground_truth, detections, criterion=criterion)
+    temperature = fit_temperature(found.scores, found.true_positive)
+    if temperature is None:
+        return None
+    before = reliability(found.scores, found.true_positive)
+    after = reliability(calibrated(found.scores, temperature), found.true_positive)
+    return {
+        "source": source,
+        "criterion": criterion,
+        "temperature": temperature,
+        "detections": len(found.scores),
+        "before": _json_ready(before),
+        "after": _json_ready(after),
+    }
+
+
+def _json_ready(one: Reliability) -> dict[str, Any]:
+    lists = {key: getattr(one, key).tolist() for key in ("edges", "counts", "confidence", "accuracy")}
+    return finite_or_none({**lists, "error": one.error})
+
+
+def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, resamples: int) -> dict[str, Any]:
+    """Evaluate the model on its test split, with intervals and subgroups, and against exchanged records.
+
+    Returns:
+        an evaluation as of ``mdf evaluate``: ``models`` and, where the model reads records, ``comparison`` of
+        predictions from every patient's own record with those from another patient's.
+    """
+    protocol = Protocol(num_resamples=resamples, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
+    ground_truth, own = predictions_on(cfg, model, dataset_name, folder / "own")
+    evaluation: dict[str, Any] = {"models": {OWN: summarize(ground_truth, own, protocol)}}
+    if fuses_3d(cfg) or fuses_1d(cfg):
+        _, shuffled = predictions_on(cfg, model, dataset_name, folder / "shuffled", shuffled=True)
+        evaluation["comparison"] = compare(ground_truth, shuffled, own, protocol)
+    return evaluation
+
+
+def stored_results(evaluation: Mapping[str, Any], dataset_name: str) -> dict[str, Any]:
+    """Select what a checkpoint keeps of its evaluation."""
+    summary = evaluation["models"][OWN]
+    kept = {key: summary[key] for key in ("dataset", "metrics", "subgroups")}
+    return {"name": dataset_name, **kept, "against_exchanged_records": evaluation.get("comparison")}
+
+
+def read_for_publishing(weights: str | Path, cfg: CfgNode) -> dict[str, Any]:
+    """Read a training checkpoint; an older one without contents gets them from the registered data sets.
+
+    Raises:
+        CheckpointError: the file is absent, or it has no contents and its train split is not registered.
+    """
+    if not Path(weights).is_file():
+        raise CheckpointError(f"no checkpoint at {weights}")
+    data = load_checkpoint_file(weights)
+    if data.get(CONTENTS_KEY) is None:
+        absent = [name for name in cfg.DATASETS.TRAIN if name not in DatasetCatalog.list()]
+        if absent or not cfg.DATASETS.TRAIN:
+            raise CheckpointError(
+                f"{weights} does not say its classes and units, and its train split {absent} is not registered; "
+                "name its prepared folder with --data"
+            )
+        data[CONTENTS_KEY] = training_contents(cfg)
+    return data
+
+
+def write_published(data: Mapping[str, Any], path: Path, *, half: bool = False, **entries: Any) -> dict[str, Any]:
+    """Write the file to hand on.
+
+    Args:
+        data: of :func:`read_for_publishing`.
+        half: store floating-point weights in 16 bits; statistics of clinical columns stay in 32.
+        entries: operating_point, calibration and results of the contents.
+
+    Returns:
+        what was written.
+    """
+    out = {key: data[key] for key in KEPT_KEYS if key in data}
+    out[CONTENTS_KEY] = {**out[CONTENTS_KEY], **entries}
+    if half:
+        out["model"] = {name: _half(name, value) for name, value in out["model"].items()}
+    out[DIGEST_KEY] = digest(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint_file(out, path)
+    load_checkpoint_file(path)  # verifies what is on the disk
+    return out
+
+
+def _half(name: str, value: torch.Tensor) -> torch.Tensor:
+    statistics = ("clinical_encoder.mean", "clinical_encoder.std", "clinical_encoder.median")
+    return value.half() if value.is_floating_point() and not name.endswith(statistics) else value

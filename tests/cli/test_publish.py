@@ -1,0 +1,88 @@
+"""``mdf publish``: a smaller file with thresholds, calibration and results, and a model card."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mdf_detectron.cli.publish import main
+from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.froc import froc_detections
+
+
+@pytest.fixture(scope="module")
+def published(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("published") / "model.pth"
+    main(["--weights", str(tiny_run / "model_final.pth"), "--out", str(out), "--resamples", "20",
+          "--false-positives", "1"])  # fmt: skip
+    return out
+
+
+def test_the_file_holds_what_is_needed_and_no_more(published, tiny_run):
+    data = load_checkpoint_file(published)
+    assert set(data) == {"model", "mdf_config", "clinical_schema", "contents", "sha256"}
+    before = load_checkpoint_file(tiny_run / "model_final.pth")["model"]
+    assert all(torch.equal(before[name], value) for name, value in data["model"].items())
+    assert published.stat().st_size < 0.6 * (tiny_run / "model_final.pth").stat().st_size
+    results = data["contents"]["results"]
+    assert results["name"] == "tiny_cxr_test" and results["dataset"]["images"] == 4
+    assert results["against_exchanged_records"]["verdict"] in ("helps", "harms", "no difference shown")
+
+
+def test_thresholds_do_on_validation_data_what_was_asked_for(published, tiny_folder, annotations_of):
+    predictor = Predictor(published, device="cpu")
+    annotations = annotations_of(tiny_folder, "val")
+    ground_truth, results = GroundTruth.load(annotations), []
+    for image in annotations["images"]:
+        results += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
+    found = froc_detections(ground_truth, Detections.load(results, ground_truth))
+    for k, name in enumerate(predictor.class_names):
+        point = predictor.contents["operating_point"]["classes"][name]
+        threshold = math.inf if point["threshold"] is None else point["threshold"]
+        assert predictor.thresholds[name] == threshold
+        kept = (found.category == k) & (found.scores >= threshold)
+        false_positives = (kept & ~found.true_positive).sum() / found.num_images
+        assert false_positives == pytest.approx(point["false_positives"]) and false_positives <= 1
+        if point["boxes"]:
+            assert (kept & found.true_positive).sum() / point["boxes"] == pytest.approx(point["sensitivity"])
+    assert "1 false positives an image and class, on tiny_cxr_val (2 images)" in predictor.threshold_source
+
+
+def test_half_precision_is_smaller_and_close(published, tiny_run, tiny_folder, tmp_path):
+    out = tmp_path / "half.pth"
+    main(["--weights", str(tiny_run / "model_final.pth"), "--out", str(out), "--half", "--no-data"])
+    assert out.stat().st_size < 0.7 * published.stat().st_size
+    whole, half = Predictor(published, device="cpu"), Predictor(out, device="cpu")
+    assert half.model.backbone.clinical_encoder.mean.tolist() == whole.model.backbone.clinical_encoder.mean.tolist()
+    image = tiny_folder / "images" / "test_2.png"
+    one, other = whole(image, {"age": 42}).findings[0], half(image, {"age": 42}).findings[0]
+    assert one.class_name == other.class_name and one.score == pytest.approx(other.score, abs=0.01)
+    assert np.allclose(one.box, other.box, atol=0.5) and one.score != other.score
+
+
+def test_the_card_says_what_was_measured(published, tmp_path, tiny_image_only_run):
+    card = published.with_suffix(".md").read_text()
+    data = load_checkpoint_file(published)
+    assert data["sha256"] in card and "8 images of 8 patients: tiny_cxr_train" in card
+    assert "| temperature | °F | 80 to 113 | 98.6 (98.6 to 98.6) | 12 % |" in card
+    value = data["contents"]["results"]["metrics"]["bbox_iobb"]["AP50"]["value"]
+    assert f"{value:.1f}" in card and "subgroup analysis" in card and "trained without clinical dropout" in card
+    main(["--weights", str(tiny_image_only_run / "model_final.pth"), "--out", str(tmp_path / "i.pth"), "--no-data"])
+    image_only = (tmp_path / "i.md").read_text()
+    assert "The model does not read it." in image_only and "Not measured." in image_only
+
+
+def test_mistakes(tiny_run, tmp_path):
+    weights, out = str(tiny_run / "model_final.pth"), str(tmp_path / "m.pth")
+    for words, kind, message in (
+        (["--weights", str(tmp_path / "absent.pth")], CheckpointError, "no checkpoint"),
+        (["--weights", weights, "--val", "nothing"], ConfigError, "not registered"),
+        (["--weights", weights, "--val", "tiny_cxr_test"], ConfigError, "must not be chosen on the test split"),
+    ):
+        with pytest.raises(kind, match=message):
+            main([*words, "--out", out])
+    assert not (tmp_path / "m.pth").exists()
