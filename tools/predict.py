@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Predict new studies from a checkpoint alone; see mdf_detectron/cli/predict.py, or --help."""
+"""Predict new studies from a checkpoint alone: JSON, CSV, COCO results, pictures.
 
-from mdf_detectron.cli.predict import main
-from mdf_detectron.engine.defaults import run_tool
+The same as `mdf predict`; --help says more.
+"""
+
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("predict")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Make one file to hand on from a training checkpoint; see mdf_detectron/cli/publish.py, or --help."""
+"""Make one file to hand on from a training checkpoint, and a model card beside it.
 
-from mdf_detectron.cli.publish import main
-from mdf_detectron.engine.defaults import run_tool
+The same as `mdf publish`; --help says more.
+"""
+
+from mdf_detectron.cli import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("publish")
