@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare MIMIC chest radiographs with triage rows and readers' boxes (credentialed PhysioNet access).
+"""Prepare MIMIC chest radiographs with triage records and readers' boxes (credentialed PhysioNet access).
 
 python datasets/prepare_mimic_eye.py --physionet ROOT --out datasets/mimic_eye
 python datasets/prepare_mimic_eye.py --mimic-eye ROOT --out datasets/mimic_eye --image-size 512

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every fusion and every branch, trained on the synthetic set at one budget, and scored with full, half and no rows.
+"""Every fusion and every branch, trained on the synthetic set at one budget, and scored with full, half and no records.
 
 python tools/study_fusions.py --out output/study --seeds 1 2
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what the mapper feeds the model: image, boxes, masks and the clinical row.
+"""Draw what the mapper feeds the model: image, boxes, masks and the clinical record.
 
 tools/visualize_data.py --config-file configs/synthetic_cxr/mdf_net.yaml --out output/look --num-images 8
 """

@@ -26,7 +26,7 @@ from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import write_json
-from mdf_detectron.report.demo import draw_ap_bars, draw_films, draw_loss_curves, write_demo_report
+from mdf_detectron.report.demo import draw_ap_bars, draw_images, draw_loss_curves, write_demo_report
 
 MODELS = ("mask_rcnn", "mdf_net")
 DATASET = "synthetic_cxr"
@@ -48,7 +48,7 @@ def train(model: str, out: Path, opts: list[str]) -> None:
 
 
 def shuffled_metrics(out: Path, opts: list[str]) -> dict:
-    """MDF-Net on the test split with every row moved to another patient."""
+    """Evaluate MDF-Net on the test split with every record moved to another patient."""
     cfg = load_config(config_file("mdf_net"), ["MODEL.DEVICE", "cpu", *opts])
     model = load_model(cfg, out / "mdf_net" / "model_final.pth")
     return evaluate_with_shuffled_rows(cfg, model, TEST, out / "mdf_net" / "inference" / f"{TEST}_shuffled")
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/demo"))
     parser.add_argument("--num-patients", type=int, default=700)
-    parser.add_argument("--signal", type=float, default=1.0, help="how much the synthetic rows tell; 0 is nothing")
+    parser.add_argument("--signal", type=float, default=1.0, help="how much the synthetic records tell; 0: nothing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides of both trainings, KEY VALUE")
     args = parser.parse_args(argv)
@@ -92,10 +92,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, source_readings: int) -> None:
-    """Pictures and report.md."""
+    """Draw the pictures and write report.md."""
     inference = Path("inference") / TEST / PREDICTIONS_FILE_NAME
     predictions = {model: json.loads((out / model / inference).read_text()) for model in MODELS}
-    films = draw_films(dataset, predictions, out / "films")
+    images = draw_images(dataset, predictions, out / "images")
     draw_loss_curves({model: out / model for model in MODELS}, out / "loss.png")
     splits = json.loads((dataset / "report.json").read_text())["splits"]
     draw_ap_bars(metrics, list(splits["test"]["boxes"]), out / "ap50.png")
@@ -106,7 +106,7 @@ def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, so
         "num_test": splits["test"]["images"],
         "source_readings": source_readings,
     }
-    path = write_demo_report(out, metrics, facts, films)
+    path = write_demo_report(out, metrics, facts, images)
     for name in (*MODELS, "mdf_net_shuffled"):
         print(f"{name:<18} AP50 by IoBB {metrics[name]['bbox_iobb']['AP50']:5.1f}")
     print(f"report: {path}")

@@ -1,4 +1,4 @@
-"""Prepare MIMIC chest radiographs with triage rows and readers' boxes (credentialed PhysioNet access).
+"""Prepare MIMIC chest radiographs with triage records and readers' boxes (credentialed PhysioNet access).
 
 python datasets/prepare_mimic_eye.py --physionet ROOT --out datasets/mimic_eye
 python datasets/prepare_mimic_eye.py --mimic-eye ROOT --out datasets/mimic_eye --image-size 512
@@ -28,19 +28,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     for name in PATHS:
         parser.add_argument(f"--{name}", metavar="PATH", help=f"where {name} lies instead (with --physionet)")
     parser.add_argument("--stay-window-days", type=float, default=7, help="after departure; 0: inside a visit only")
-    parser.add_argument("--keep-unmatched", action="store_true", help="keep films without a visit: age and gender only")
+    parser.add_argument("--keep-unmatched", action="store_true", help="keep images without a visit (age, gender only)")
     parser.add_argument("--classes", nargs="+", default=MIMIC_CLASSES, help="labels (default: the paper's five)")
     parser.add_argument("--min-certainty", type=int, default=3, help="of a box, 1 (unlikely) to 5 (default 3)")
     parser.add_argument("--mask-shape", choices=MASK_SHAPES, default="ellipse")
-    parser.add_argument("--records", choices=RECORDS, default="reading", help="one a reading, or one a film")
+    parser.add_argument("--records", choices=RECORDS, default="reading", help="one a reading, or one an image")
     parser.add_argument("--view", choices=VIEWS, default="frontal", help="frontal: AP and PA only")
     parser.add_argument("--drop-discarded", action="store_true", help="drop readings whose eye tracking was discarded")
-    parser.add_argument("--image-size", type=int, help="resize the films once, to this shorter side; default: links")
+    parser.add_argument("--image-size", type=int, help="resize the images once, to this shorter side; default: links")
     parser.add_argument("--seed", type=int, default=1, help="of the splits")
     parser.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a broken entry")
-    parser.add_argument("--num-workers", type=int, default=2, help="that check or resize films")
+    parser.add_argument("--num-workers", type=int, default=2, help="that check or resize images")
     args = parser.parse_args(argv)
     if args.mimic_eye and any(getattr(args, name) for name in PATHS):
         parser.error(f"{', '.join('--' + n for n in PATHS)} go with --physionet")

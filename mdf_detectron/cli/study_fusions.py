@@ -1,4 +1,4 @@
-"""Every fusion and every branch, trained on the synthetic set at one budget, and scored with full, half and no rows.
+"""Every fusion and every branch, trained on the synthetic set at one budget, and scored with full, half and no records.
 
 python tools/study_fusions.py --out output/study --seeds 1 2
 
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the trainings (default: %(default)s)")
     parser.add_argument("--num-patients", type=int, default=700)
-    parser.add_argument("--signal", type=float, default=1.0, help="how much the synthetic rows tell; 0 is nothing")
+    parser.add_argument("--signal", type=float, default=1.0, help="how much the synthetic records tell; 0: nothing")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="last: config overrides of every run")
     return parser.parse_args(argv)
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         "# Fusions on the synthetic set\n\n**Synthetic data: these numbers show which mechanism learns at this budget; "
         f"they are no clinical evidence.** AP50 by IoBB × 100 on the test split, signal {args.signal:g}, "
         f"{len(args.seeds)} seed(s) {args.seeds}{spread}; overrides: {' '.join(args.opts) or 'none'}.\n\n"
-        f"{study_table(runs)}\n{ceilings}\nThe oracle scores the true regions by the exact chance of each class.\n\n"
+        f"{study_table(runs)}\n{ceilings}\n"
+        "The oracle scores the ground-truth boxes by the exact probability of each class.\n\n"
         "![AP50](study.png)\n"
     )
     write_json(args.out / "study.json", {"runs": runs, "oracle": oracle})

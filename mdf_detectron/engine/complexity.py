@@ -19,7 +19,7 @@ STRIPS = "mdf_detectron::convolve_by_strips"
 
 @dataclass(frozen=True)
 class Part:
-    """One module: its parameters, multiply-adds of one film, and output elements of convolutions and products."""
+    """One module: its parameters, multiply-adds of one image, and output elements of convolutions and products."""
 
     name: str
     parameters: int
@@ -28,7 +28,7 @@ class Part:
 
 
 def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
-    """Count the model of a config on one film of ``INPUT.IMAGE_SIZE``.
+    """Count the model of a config on one image of ``INPUT.IMAGE_SIZE``.
 
     Args:
         depth: parts with names of at most this many components; the first is the whole model, named "".
@@ -40,7 +40,7 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
     encoder = getattr(model.backbone, "clinical_encoder", None)
     if encoder is not None:
         encoder.fitted.fill_(True)
-    adapter = TracingAdapter(model, [_one_film(cfg)], allow_non_tensor=True)
+    adapter = TracingAdapter(model, [_one_image(cfg)], allow_non_tensor=True)
     with torch.no_grad():
         operations, activations = (_by_module(kind, adapter) for kind in (FlopCountAnalysis, ActivationCountAnalysis))
     parameters = parameter_count(model)
@@ -85,7 +85,7 @@ def _strips_activations(inputs: list, outputs: list) -> int:
     return n * height * width * get_shape(inputs[1])[0] + math.prod(get_shape(outputs[0]))
 
 
-def _one_film(cfg: CfgNode) -> dict:
+def _one_image(cfg: CfgNode) -> dict:
     side = cfg.INPUT.IMAGE_SIZE
     return {
         "image": torch.zeros(len(cfg.MODEL.PIXEL_MEAN), side, side),

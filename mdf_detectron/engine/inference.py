@@ -1,4 +1,4 @@
-"""Running a saved model on records: scores and predictions, with the rows as they are or shuffled."""
+"""Run a saved model on records, as they are or shuffled across patients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mdf_detectron.evaluation.evaluator import CXREvaluator
 
 
 def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
-    """The config's model with the weights of a checkpoint, in evaluation mode."""
+    """Build the config's model with the weights of a checkpoint, in evaluation mode."""
     model = build_model(cfg)
     MultimodalCheckpointer(model, cfg=cfg).load_whole(str(weights))
     return model.eval()
@@ -32,7 +32,7 @@ def evaluate_records(
     records: list[dict[str, Any]],
     output_dir: str | Path | None = None,
 ) -> OrderedDict:
-    """Metrics of a model on a dataset whose records may carry other rows than the registered ones."""
+    """Evaluate a model on a dataset whose clinical records may differ from the registered ones."""
     loader = build_test_loader(cfg, dataset_name, records=records)
     evaluator = CXREvaluator(dataset_name, output_dir=output_dir, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
     return inference_on_dataset(model, loader, evaluator)
@@ -41,7 +41,7 @@ def evaluate_records(
 def score_records(
     cfg: CfgNode, model: nn.Module, dataset_name: str, records: list[dict[str, Any]], metric: str
 ) -> float:
-    """One number of :func:`evaluate_records`.
+    """Return one metric of :func:`evaluate_records`.
 
     Args:
         metric: task/metric, for example "bbox_iobb/AP50".
@@ -60,6 +60,6 @@ def score_records(
 def evaluate_with_shuffled_rows(
     cfg: CfgNode, model: nn.Module, dataset_name: str, output_dir: str | Path, seed: int = 0
 ) -> OrderedDict:
-    """Metrics when every image gets another patient's row: what the model gains from the table must vanish."""
+    """Evaluate with every image given another patient's record: what the model gains from it must vanish."""
     records = permute_rows(records_of([dataset_name]), seed=seed)
     return evaluate_records(cfg, model, dataset_name, records, output_dir)

@@ -56,7 +56,7 @@ def _branch(title: str, name: str, config: str = "msf_net_3d") -> StudyVariant:
 
 
 VARIANTS = {
-    "image": StudyVariant("image alone", "mask_rcnn"),
+    "image": StudyVariant("image-only", "mask_rcnn"),
     "sum": _fusion("3-D, sum, deconv", "ElementwiseSum"),
     "hadamard": _fusion("3-D, Hadamard product, deconv", "HadamardProduct"),
     "concat_linear": _fusion("3-D, concatenation + linear, deconv", "ConcatenationLinear"),
@@ -85,13 +85,13 @@ VARIANTS = {
 DATASET = "synthetic_cxr"
 
 
-ROW_STATES = {
+RECORD_STATES = {
     "full": lambda records: list(records),
     "half": lambda records: hide_cells(records, 0.5),
     "none": remove_rows,
     "shuffled": permute_rows,
 }
-"""What happens to the rows of the test split: nothing, half of each row's cells hidden, all hidden, exchanged."""
+"""Changes of the test split's records: none, half of the values hidden, all hidden, exchanged between patients."""
 
 
 def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads: int) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _score(variant: StudyVariant, folder: Path, dataset: Path, opts: Sequence[st
     register_prepared_folder(dataset, DATASET)
     test, cfg = f"{DATASET}_test", _config(variant, opts)
     model, records = load_model(cfg, folder / "model_final.pth"), records_of([test])
-    states = ROW_STATES if model.backbone.clinical_encoder is not None else {"full": ROW_STATES["full"]}
+    states = RECORD_STATES if model.backbone.clinical_encoder is not None else {"full": RECORD_STATES["full"]}
     return {state: evaluate_records(cfg, model, test, change(records)) for state, change in states.items()}
 
 
@@ -164,22 +164,22 @@ COLORS = {"full": "#1f6f8b", "half": "#7fb3c4", "none": "#c9c9c9", "shuffled": "
 
 
 def scores_by_variant(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """{variant: {row state: AP50 by IoBB of each seed}}, in the order of the study."""
+    """Collect {variant: {record state: AP50 by IoBB of each seed}}, in the order of the study."""
     out: dict[str, dict[str, list[float]]] = {}
     for name in VARIANTS:
         own = sorted((r for r in runs if r["variant"] == name), key=lambda r: r["seed"])
         if own:
-            out[name] = {s: [r["rows"][s][TASK][METRIC] for r in own] for s in ROW_STATES if s in own[0]["rows"]}
+            out[name] = {s: [r["rows"][s][TASK][METRIC] for r in own] for s in RECORD_STATES if s in own[0]["rows"]}
     return out
 
 
 def study_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a variant a row; AP50 by IoBB of each state of the rows, with the spread over seeds."""
+    """Format AP50 by IoBB of each variant and state of the records, with the spread over seeds, as Markdown."""
     rows = []
     for name, scores in scores_by_variant(runs).items():
-        cells = [_cell(scores[state]) if state in scores else "–" for state in ROW_STATES]
+        cells = [_cell(scores[state]) if state in scores else "–" for state in RECORD_STATES]
         rows.append((VARIANTS[name].title, *cells))
-    return markdown_table(("model", "full row", "half of each row", "no row", "rows shuffled"), rows)
+    return markdown_table(("model", "full record", "half of each record", "no record", "records shuffled"), rows)
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -188,20 +188,22 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def study_chart(runs: Sequence[Mapping[str, Any]], oracle: Mapping[str, float], num_seeds: int) -> Figure:
-    """AP50 of every variant as bars by the state of the rows, single seeds as dots, the oracle's ceilings as lines."""
+    """Draw AP50 of every variant and state of the records as bars, seeds as dots, the oracle's bounds as lines."""
     scores = scores_by_variant(runs)
     figure = Figure(figsize=(9.0, 1.9 + 0.55 * len(scores)), layout="constrained", dpi=110)
     axes = figure.subplots()
     places = np.arange(len(scores))
-    for number, state in enumerate(ROW_STATES):
+    for number, state in enumerate(RECORD_STATES):
         at = [p + (number - 1.5) * 0.2 for p, s in zip(places, scores.values(), strict=True) if state in s]
         values = [s[state] for s in scores.values() if state in s]
-        axes.barh(at, [np.mean(v) for v in values], height=0.18, color=COLORS[state], label=f"row: {state}", zorder=2)
+        axes.barh(
+            at, [np.mean(v) for v in values], height=0.18, color=COLORS[state], label=f"record: {state}", zorder=2
+        )
         if num_seeds > 1:
             points = [(v, a) for a, vs in zip(at, values, strict=True) for v in vs]
             axes.plot(*zip(*points, strict=True), "k.", markersize=3, zorder=3)
     for kind, style in (("image", ":"), ("both", "-")):
-        title = f"oracle, {'image alone' if kind == 'image' else 'image and row'} ({oracle[kind]:.1f})"
+        title = f"oracle, {'image-only' if kind == 'image' else 'image and record'} ({oracle[kind]:.1f})"
         axes.axvline(oracle[kind], color="black", linestyle=style, linewidth=1, label=title, zorder=1)
     axes.set_yticks(places, [VARIANTS[name].title for name in scores])
     axes.invert_yaxis()

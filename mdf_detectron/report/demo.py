@@ -1,4 +1,4 @@
-"""What ``make demo`` shows: metrics.json, curves, pictures of test films, and a report in plain words."""
+"""Charts, pictures of test images and the report of ``mdf demo``."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.fileio import markdown_table, write_text
+from mdf_detectron.fileio import markdown_table, write_figure, write_text
 from mdf_detectron.report.images import Panel, record_text, save_panels
 
-MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image alone)", "mdf_net": "MDF-Net (image and row)"}
+MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image-only)", "mdf_net": "MDF-Net (image and record)"}
 
 
-SHUFFLED_TITLE = "MDF-Net, rows shuffled across patients"
+SHUFFLED_TITLE = "MDF-Net, records shuffled across patients"
 
 
 SHOWN_SCORE = 0.3
 """Predictions below this score are left out of the pictures."""
 
 
-def draw_films(dataset: Path, predictions: dict[str, list[dict]], out: Path, count: int = 6) -> list[Path]:
-    """Test films with ground truth and the predictions of each model side by side, the row at the right."""
+def draw_images(dataset: Path, predictions: dict[str, list[dict]], out: Path, count: int = 6) -> list[Path]:
+    """Draw test images with ground truth and the predictions of each model side by side, the record at the right."""
     data = json.loads((dataset / "annotations" / "test.json").read_text())
     schema = ClinicalSchema.load(dataset / SCHEMA_FILE_NAME)
     names = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
@@ -38,7 +38,7 @@ def draw_films(dataset: Path, predictions: dict[str, list[dict]], out: Path, cou
             shown = [r for r in results if r["score"] >= SHOWN_SCORE]
             panels.append(_panel(MODEL_TITLES[model], shown, image["id"], number_of, scored=True))
         pixels = read_radiograph(dataset / "images" / image["file_name"])
-        path = out / f"film_{number + 1}.png"
+        path = out / f"image_{number + 1}.png"
         paths.append(save_panels(path, pixels, panels, names, record_text(schema, image["clinical"])))
     return paths
 
@@ -57,8 +57,9 @@ def _panel(title: str, entries: list[dict], image_id: int, number_of: dict[int, 
 
 
 def draw_loss_curves(runs: dict[str, Path], out: Path) -> Path:
-    """Total of the unweighted losses over the iterations of each run."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    """Draw the total of the unweighted losses over the iterations of each run."""
+    figure = Figure(figsize=(6.4, 3.6), dpi=110)
+    axis = figure.subplots()
     for model, folder in runs.items():
         lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         points = [
@@ -71,20 +72,19 @@ def draw_loss_curves(runs: dict[str, Path], out: Path) -> Path:
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
-    return out
+    return write_figure(out, figure)
 
 
 def draw_ap_bars(metrics: dict[str, Any], class_names: list[str], out: Path) -> Path:
-    """AP50 by IoBB of each class and the mean: both models, the shuffled rows, and the oracle ceilings."""
+    """Draw AP50 by IoBB of each class and the mean: both models, shuffled records, and the oracle upper bounds."""
     series = {
         MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"]["bbox_iobb"],
         SHUFFLED_TITLE: metrics["mdf_net_shuffled"]["bbox_iobb"],
         MODEL_TITLES["mdf_net"]: metrics["mdf_net"]["bbox_iobb"],
     }
     keys = ["AP50", *(f"AP50-{name}" for name in class_names)]
-    figure, axis = plt.subplots(figsize=(9.5, 4.4))
+    figure = Figure(figsize=(9.5, 4.4), dpi=110)
+    axis = figure.subplots()
     places = np.arange(len(keys))
     for number, (title, values) in enumerate(series.items()):
         heights = [values[k] if values[k] is not None else 0 for k in keys]
@@ -92,35 +92,33 @@ def draw_ap_bars(metrics: dict[str, Any], class_names: list[str], out: Path) -> 
     for kind, style in (("image", ":"), ("both", "-")):
         ceilings = [metrics["oracle"][kind]["bbox_iobb"][k] for k in keys]
         axis.hlines(ceilings, places - 0.4, places + 0.4, colors="black", linestyles=style, zorder=3,
-                    label=f"oracle ceiling, {'image alone' if kind == 'image' else 'image and row'}")  # fmt: skip
+                    label=f"oracle, {'image-only' if kind == 'image' else 'image and record'}")  # fmt: skip
     axis.set_xticks(places, ["mean of classes", *(n.replace(" ", "\n", 1) for n in class_names)], fontsize=9)
     axis.set(ylabel="AP at IoBB 0.5 (×100), test split", ylim=(0, 105))
     axis.grid(axis="y", alpha=0.3, zorder=0)
     axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
-    return out
+    return write_figure(out, figure)
 
 
 def _verdict(gain: float, left: float) -> str:
-    """What a gain with the right rows, and what is left of it with shuffled ones, say together (points of AP50)."""
+    """Interpret the gain with the patients' own records and what is left with shuffled ones (points of AP50)."""
     if gain < 3:
-        return "with so small a difference this run does not show that the row helps."
+        return "a difference this small does not show that the record helps."
     if left > gain / 2:
-        return "most of the gain does not depend on the patient's own row, so it is not the table that helps."
-    return "the gain comes from the patient's own row."
+        return "most of the gain does not depend on the patient's own record, so the record is not what helps."
+    return "the gain comes from the patient's own record."
 
 
-def write_demo_report(out: Path, metrics: dict[str, Any], facts: dict[str, Any], films: list[Path]) -> Path:
-    """``report.md``: the table, what it says, and the pictures."""
+def write_demo_report(out: Path, metrics: dict[str, Any], facts: dict[str, Any], images: list[Path]) -> Path:
+    """Write ``report.md``: the table, its interpretation, and the pictures."""
     rows = []
     entries = {
         MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"],
         MODEL_TITLES["mdf_net"]: metrics["mdf_net"],
         SHUFFLED_TITLE: metrics["mdf_net_shuffled"],
-        "Oracle, image alone": metrics["oracle"]["image"],
-        "Oracle, image and row": metrics["oracle"]["both"],
+        "Oracle, image-only": metrics["oracle"]["image"],
+        "Oracle, image and record": metrics["oracle"]["both"],
     }
     for title, values in entries.items():
         cells = [values[task][key] for task in ("bbox_iobb", "bbox") for key in ("AP50", "AR50", "AP")]
@@ -129,25 +127,25 @@ def write_demo_report(out: Path, metrics: dict[str, Any], facts: dict[str, Any],
     gain = metrics["mdf_net"]["bbox_iobb"]["AP50"] - metrics["mask_rcnn"]["bbox_iobb"]["AP50"]
     left = metrics["mdf_net_shuffled"]["bbox_iobb"]["AP50"] - metrics["mask_rcnn"]["bbox_iobb"]["AP50"]
     parts = [
-        "# Demo: does the clinical row help?\n",
-        "**The data are synthetic. These numbers show that the mechanism works; they are no clinical evidence.** "
-        f"The vitals were drawn so that they tell look-alike findings apart (signal {facts['signal']:g}); the "
+        "# Demo: does the clinical record help?\n",
+        "**The data are synthetic. These numbers show that the mechanism works; they are not clinical evidence.** "
+        f"The vitals are generated so that they distinguish look-alike findings (signal {facts['signal']:g}); the "
         "correlations published for real patients are several times weaker.\n",
-        f"{facts['num_train']} training and {facts['num_test']} test films of different patients, one run each with "
+        f"{facts['num_train']} training and {facts['num_test']} test images of different patients, one run each with "
         f"seed {facts['seed']}: a single run shows no spread, so read differences of a few points as noise.\n",
         markdown_table(header, rows),
-        f"With the row, AP50 by IoBB is {gain:+.1f} points against the image alone. With the rows shuffled across "
-        f"patients at test time {left:+.1f} points are left: {_verdict(gain, left)}\n",
-        "The oracle knows how the data were made and scores the true regions by the exact chance of each class: "
-        "no detector can be expected above it.\n",
+        f"With the record, AP50 by IoBB changes by {gain:+.1f} points against the image-only baseline. With records "
+        f"shuffled across patients at test time the difference is {left:+.1f} points: {_verdict(gain, left)}\n",
+        "The oracle knows the generating process and scores the ground-truth boxes by the exact probability of each "
+        "class: no detector can be expected above it.\n",
         "![AP50 by class](ap50.png)\n",
         "![Loss curves](loss.png)\n",
-        "## Test films\n",
-        f"Predictions with a score of at least {SHOWN_SCORE:g}; the row is the one that MDF-Net read.\n",
-        *(f"![{path.stem}](films/{path.name})\n" for path in films),
+        "## Test images\n",
+        f"Predictions with a score of at least {SHOWN_SCORE:g}; the record is the one that MDF-Net read.\n",
+        *(f"![{path.stem}](images/{path.name})\n" for path in images),
         "## The same kind of cohort from source files\n",
-        "The generator also wrote a tree in the layout of PhysioNet's downloads, dirt and all; the pipeline that "
-        f"prepares real downloads kept {facts['source_readings']} readings of it, and the folder passed the leakage "
-        "audit: [its cohort report](mimic_eye/report.md).\n",
+        "The generator also wrote files in the layout of PhysioNet's downloads, with realistic errors; the pipeline "
+        f"that prepares real downloads kept {facts['source_readings']} readings of it, and the folder passed the "
+        "leakage audit: [its cohort report](mimic_eye/report.md).\n",
     ]
     return write_text(out / "report.md", "\n".join(parts))

@@ -10,7 +10,7 @@ from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import UserError
 from mdf_detectron.experiments.fusion_study import (
     DATASET,
-    ROW_STATES,
+    RECORD_STATES,
     VARIANTS,
     run_variant,
     scores_by_variant,
@@ -44,17 +44,17 @@ def test_table_by_hand():
         "film": {"full": [70.0, 80.0], "half": [66.0, 70.0], "none": [60.0, 60.0], "shuffled": [42.0, 40.0]},
     }
     lines = study_table(RUNS).splitlines()
-    assert lines[2] == "| image alone | 51.0 ± 1.4 | – | – | – |"
+    assert lines[2] == "| image-only | 51.0 ± 1.4 | – | – | – |"
     assert lines[3] == "| 3-D, FiLM | 75.0 ± 7.1 | 68.0 ± 2.8 | 60.0 ± 0.0 | 41.0 ± 1.4 |"
     figure = study_chart(RUNS, {"image": 70.0, "both": 89.0}, 2)
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["image alone", "3-D, FiLM"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["image-only", "3-D, FiLM"]
 
 
 def test_a_run_trains_scores_and_is_kept(tmp_path):
     prepare_synthetic(tmp_path / DATASET, CohortSettings(12, seed=1, image_size=96))
     opts = ["SOLVER.MAX_ITER", "1", "INPUT.IMAGE_SIZE", "64", "MODEL.SPATIALIZER.NUM_STAGES", "6"]
     found = run_variant("film", 3, str(tmp_path), opts, 1)
-    assert list(found["rows"]) == list(ROW_STATES) and found["seed"] == 3
+    assert list(found["rows"]) == list(RECORD_STATES) and found["seed"] == 3
     assert all("AP50" in scores["bbox_iobb"] for scores in found["rows"].values())
     weights = tmp_path / "film" / "seed_3" / "model_final.pth"
     before = weights.stat().st_mtime_ns

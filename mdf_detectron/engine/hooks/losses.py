@@ -91,6 +91,6 @@ class FiniteLosses(HookBase):
         files = [str(x.get("file_name", x.get("image_id"))) for x in inputs[0]]
         raise TrainingDivergedError(
             f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
-            "rows (tools/visualize_data.py); if they are sound, lower SOLVER.BASE_LR or switch on "
+            "records (mdf visualize); if they are sound, lower SOLVER.BASE_LR or switch on "
             "SOLVER.CLIP_GRADIENTS, and go on from the last checkpoint with --resume"
         )
