@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "mdf_detectron"
 
@@ -99,3 +102,19 @@ def test_the_package_does_not_reach_out_of_itself():
         depth = len(path.relative_to(PACKAGE).parts)
         reached = [int(n) for n in re.findall(r"__file__\)[^\n]*?\.parents\[(\d+)\]", path.read_text())]
         assert all(n < depth for n in reached), f"{path} leaves the package"
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    """requirements.txt pins what setup.py asks for, extras included, at a version that setup.py allows."""
+    lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = {}
+    for requirement in map(Requirement, lines):
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", f"{requirement} is not pinned"
+        pins.setdefault(canonicalize_name(requirement.name), []).append(pin.version)
+    wanted = [Requirement(text) for text in re.findall(r'"([\w-]+[><=][^"]*)"', SETUP)]
+    wanted = [r for r in wanted if r.name != "python"]
+    assert len(wanted) > 30
+    for requirement in wanted:
+        versions = pins.get(canonicalize_name(requirement.name), [])
+        assert versions and all(requirement.specifier.contains(v) for v in versions), (str(requirement), versions)

@@ -58,9 +58,13 @@ def test_an_error_of_the_user_is_one_line(monkeypatch):
 
 
 def test_scripts_name_commands():
-    scripts = {}
+    """Every script is a few lines over a command, except those that measure this repository."""
+    measuring = {"benchmark.py", "benchmark_evaluation.py", "benchmark_mimic_tables.py", "simulate_intervals.py"}
+    commands = []
     for script in [*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]:
-        if command := re.search(r'run\("([^"]+)"\)', script.read_text()):
-            scripts[script.name] = command[1]
-            assert len(script.read_text().splitlines()) < 25
-    assert sorted(scripts.values()) == sorted(cli.COMMANDS), "every command has a script, every script a command"
+        if script.name not in measuring:
+            text = script.read_text()
+            named = re.search(r'run\("([^"]+)"\)', text)
+            assert named and len(text.splitlines()) < 25, script.name
+            commands.append(named[1])
+    assert sorted(commands) == sorted(cli.COMMANDS), "every command has a script, every script a command"
