@@ -1,9 +1,8 @@
 """Prepared dataset folders in Detectron2's catalogs.
 
-Importing :mod:`mdf_detectron` registers ``<name>_{train,val,test}`` for the known folder names, and for every
-prepared folder, below ``$DETECTRON2_DATASETS`` (default ``./datasets``).  Nothing is read until a dataset is asked
-for, so neither an absent nor a broken folder disturbs an import; a dataset's classes are in its metadata once it has
-been loaded.
+:func:`register_all`, which the commands call, registers ``<name>_{train,val,test}`` for the known folder names, and
+for every prepared folder, below ``$DETECTRON2_DATASETS`` (default ``./datasets``); importing registers nothing. No
+dataset is read before it is asked for; its classes are in its metadata once it has been loaded.
 """
 
 from __future__ import annotations
