@@ -8,7 +8,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars, fixed_batches, recorded_norms
+from mdf_detectron.engine.hooks.clinical_diagnostics import (
+    clinical_scalars,
+    fixed_batches,
+    mean_class_loss,
+    recorded_norms,
+)
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution
@@ -58,6 +63,56 @@ def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config,
     blind = clinical_scalars(model, [batch], [shuffled])
     assert blind["clinical/loss_gain"] == 0 == blind["clinical/fusion_p4_row"] == blind["clinical/roi_row"]
     assert blind["clinical/roi_image"] > 0
+    assert scalars["clinical/class_loss_gain"] != 0 == blind["clinical/class_loss_gain"]
+
+
+@pytest.mark.parametrize("name", ["synthetic_cxr/mdf_net.yaml", "mimic_eye/cascade_mdf_net.yaml"])
+def test_class_loss_against_one_box_at_a_time(small_config, make_batch, fit_encoder, name):
+    cfg = small_config(name)
+    batch, model = make_batch(cfg), fit_encoder(build_model(cfg)).eval()
+    heads, instances = model.roi_heads, [x["instances"] for x in batch]
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(batch).tensor)
+        total = count = 0.0
+        for i, truth in enumerate(instances):  # box by box
+            for k in range(len(truth)):
+                one = {f: features[f][i : i + 1] for f in heads.box_in_features}
+                pooled = heads.box_pooler(list(one.values()), [truth.gt_boxes[k : k + 1]])
+                head = heads.box_head if "cascade" not in name else heads.box_head[2]
+                predictor = heads.box_predictor if "cascade" not in name else heads.box_predictor[2]
+                scores = predictor(head(pooled))[0][0, : cfg.MODEL.ROI_HEADS.NUM_CLASSES].double()
+                total -= float(scores[truth.gt_classes[k]] - scores.exp().sum().log())
+                count += 1
+    assert mean_class_loss(model, [batch]) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch, fit_encoder):
+    """Logits that only the record sets: right with the own record, wrong with the exchanged one."""
+    cfg = small_config("synthetic_cxr/msf_net_1d.yaml")
+    batch = make_batch(cfg)
+    model = fit_encoder(build_model(cfg)).eval()
+    for number, x in enumerate(batch):
+        x["instances"].gt_classes[:] = number
+        x["clinical_numeric"] = torch.full_like(x["clinical_numeric"], float(number))
+    shuffled = [{**x, "clinical_numeric": y["clinical_numeric"]} for x, y in zip(batch, batch[::-1], strict=True)]
+
+    def logits(predictor, inputs, output):  # a predictor that knows the image's number from its record
+        per_image = [len(x["instances"]) for x in now]
+        numbers = torch.cat([x["clinical_numeric"][:1] for x in now]).long().repeat_interleave(torch.tensor(per_image))
+        scores = torch.zeros_like(output[0])
+        scores[torch.arange(len(scores)), numbers] = 5.0
+        return scores, output[1]
+
+    handle = model.roi_heads.box_predictor.register_forward_hook(logits)
+    now = batch
+    own = mean_class_loss(model, [batch])
+    now = shuffled
+    exchanged = mean_class_loss(model, [shuffled])
+    handle.remove()
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    partition = torch.tensor([5.0] + [0.0] * (classes - 1)).logsumexp(0)
+    assert own == pytest.approx(float(partition) - 5.0, abs=1e-5)
+    assert exchanged == pytest.approx(float(partition), abs=1e-5)
 
 
 def test_training_writes_them(small_config, tiny_folder, tmp_path):
@@ -82,6 +137,7 @@ def test_training_writes_them(small_config, tiny_folder, tmp_path):
     (last,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     names = {n for n in last if n.startswith("clinical/")}
     losses = {f"clinical/{n}" for n in ("loss", "loss_shuffled", "loss_gain")}
+    losses |= {f"clinical/class_{n}" for n in ("loss", "loss_shuffled", "loss_gain")}
     assert names == losses | {f"clinical/{n}" for n in ("fusion_p4_image", "fusion_p4_row", "roi_image", "roi_row")}
     assert trainer.storage.history("clinical/loss").values()[0][1] == 1, "after the second iteration, and the last"
     assert len(trainer.storage.history("clinical/loss").values()) == 2

@@ -1,4 +1,8 @@
-"""Does the model in training read the row?  The loss with exchanged rows, and the size of each path at the joints."""
+"""Does the model in training read the record?
+
+The class loss of the ground-truth boxes and the total loss, each with own and with exchanged records, and the size of
+each path where image and record are joined.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import Tensor, nn
 
 from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
@@ -23,9 +30,12 @@ Batches = Sequence[list[dict[str, Any]]]
 class ClinicalDiagnostics(HookBase):
     """Writes ``clinical/...`` scalars every ``period`` iterations and after the last one.
 
-    ``clinical/loss`` and ``clinical/loss_shuffled`` are the total loss of fixed batches, the network as at inference,
-    with their own rows and with the rows of other patients; ``clinical/loss_gain`` is what the own rows save.
-    The rest are :func:`recorded_norms`.
+    Everything is computed on fixed batches with the network as at inference, with their own records and with those
+    of other patients.  ``clinical/class_loss``, ``class_loss_shuffled`` and ``class_loss_gain`` are
+    :func:`mean_class_loss` and what the own records save of it (nats a ground-truth box): the scalar to watch.  A
+    detector without box head has none.  ``clinical/loss``, ``loss_shuffled`` and ``loss_gain`` are the same of the
+    total loss, in which background regions and box coordinates, which the record does not change, outweigh the
+    classes, and a trained loss weighting rescales every part.  The rest are :func:`recorded_norms`.
 
     Args:
         period: iterations.
@@ -72,7 +82,47 @@ def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[
         loss = mean_losses(model, own)["total_loss"]
     exchanged = mean_losses(model, shuffled)["total_loss"]
     losses = {"loss": loss, "loss_shuffled": exchanged, "loss_gain": exchanged - loss}
+    if isinstance(getattr(getattr(model, "module", model), "roi_heads", None), StandardROIHeads):
+        loss, exchanged = mean_class_loss(model, own), mean_class_loss(model, shuffled)
+        losses |= {"class_loss": loss, "class_loss_shuffled": exchanged, "class_loss_gain": exchanged - loss}
     return {f"clinical/{name}": value for name, value in {**losses, **norms}.items()}
+
+
+def mean_class_loss(model: nn.Module, batches: Batches) -> float:
+    """Compute the mean cross-entropy of the ground-truth boxes among the classes, in nats a box.
+
+    The box head (of a cascade, its last stage) is run on the ground-truth boxes themselves, so that neither proposals
+    nor their sampling matter.  The background's logit is left out, unless there is but one class: a record tells
+    classes apart far more than it tells a finding from the background.
+    """
+    model = getattr(model, "module", model)
+    was_training, total, boxes = {module: module.training for module in model.modules()}, 0.0, 0
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                logits = _logits_of_ground_truth(model, batch)
+                classes = torch.cat([x["instances"].gt_classes for x in batch]).to(logits.device)
+                if logits.shape[1] > 2:
+                    logits = logits[:, :-1]
+                total += float(F.cross_entropy(logits.float(), classes, reduction="sum"))
+                boxes += len(classes)
+    finally:
+        for module, flag in was_training.items():
+            module.training = flag
+    return total / boxes if boxes else 0.0
+
+
+def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
+    """(R, K + 1) logits of the R ground-truth boxes of a batch, the background last."""
+    heads = model.roi_heads
+    features = model.backbone(model.preprocess_image(batch).tensor)
+    boxes = [x["instances"].gt_boxes.to(model.device) for x in batch]
+    pooled = heads.box_pooler([features[name] for name in heads.box_in_features], boxes)
+    head, predictor = heads.box_head, heads.box_predictor
+    if isinstance(head, nn.ModuleList):
+        head, predictor = head[-1], predictor[-1]
+    return predictor(head(pooled))[0]
 
 
 @contextmanager
