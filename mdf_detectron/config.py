@@ -9,7 +9,6 @@ from mdf_detectron.errors import ConfigError
 
 LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded")
 MISSING_OPTIONS = ("token", "median", "median_indicator")
-BRANCHES = ("deconv", "repeat", "compact")
 
 
 def add_mdf_config(cfg: CfgNode) -> None:
@@ -32,8 +31,10 @@ def _add_clinical(cfg: CfgNode) -> None:
     # Numeric columns of the clinical schema that the model reads, in input order. May be empty; without any column,
     # numeric or categorical, the model is the image-only one, whatever FUSION_3D and FUSION_1D say.
     c.NUMERIC = []
-    # Categorical columns, in input order, and the vocabulary of each (a list of lists, same order). May be empty.
+    # Categorical columns, in input order. May be empty.
     c.CATEGORICAL = []
+    # The vocabulary of each, a list of lists in the same order. Leave it empty: it is then taken from the schema of the
+    # data set (its prepared folder, else what the package knows of the collection), and a checkpoint keeps it.
     c.VOCABULARIES = []
     # Width of the embedding of each categorical column (paper: 55, so that 9 numeric + 55 = 64).
     c.EMBEDDING_DIM = 55
@@ -193,6 +194,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_model(cfg)
     _check_clinical(cfg)
     _check_input(cfg)
+    _check_detectron2_keys(cfg)
     _check_validation(cfg)
     if cfg.CLINICAL_DIAGNOSTICS.PERIOD < 0 or cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES < 2:
         raise ConfigError("CLINICAL_DIAGNOSTICS needs a PERIOD of at least 0 and NUM_IMAGES of at least 2")
@@ -205,15 +207,14 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_clinical(cfg: CfgNode) -> None:
     clinical = cfg.MODEL.CLINICAL
-    if len(clinical.CATEGORICAL) != len(clinical.VOCABULARIES):
+    if clinical.VOCABULARIES and len(clinical.CATEGORICAL) != len(clinical.VOCABULARIES):
         raise ConfigError(
             f"MODEL.CLINICAL.CATEGORICAL names {len(clinical.CATEGORICAL)} column(s), "
-            f"MODEL.CLINICAL.VOCABULARIES holds {len(clinical.VOCABULARIES)}; each column needs its list of values"
+            f"MODEL.CLINICAL.VOCABULARIES holds {len(clinical.VOCABULARIES)}; each column needs its "
+            "list of values, or leave them empty: they are then the data set's"
         )
     if clinical.MISSING not in MISSING_OPTIONS:
         raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use one of {MISSING_OPTIONS}")
-    if clinical.BRANCH not in BRANCHES:
-        raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{clinical.BRANCH}'; use one of {BRANCHES}")
     for key, value in (
         ("CLINICAL.COMPILE", clinical.COMPILE),
         ("SPATIALIZER.CHECKPOINT", cfg.MODEL.SPATIALIZER.CHECKPOINT),
@@ -241,7 +242,12 @@ def _check_clinical(cfg: CfgNode) -> None:
     if clinical.FUSION_1D and not cfg.MODEL.ROI_HEADS.NAME.startswith("Clinical"):
         raise ConfigError(
             f"MODEL.CLINICAL.FUSION_1D is on, but MODEL.ROI_HEADS.NAME '{cfg.MODEL.ROI_HEADS.NAME}' does not read the "
-            "row; use ClinicalROIHeads or ClinicalCascadeROIHeads"
+            "record; use ClinicalROIHeads or ClinicalCascadeROIHeads"
+        )
+    if clinical.FUSION_1D and not cfg.MODEL.ROI_BOX_HEAD.NAME.startswith("Clinical"):
+        raise ConfigError(
+            f"MODEL.CLINICAL.FUSION_1D is on, but the box head '{cfg.MODEL.ROI_BOX_HEAD.NAME}' does not read the "
+            "record; set MODEL.ROI_BOX_HEAD.NAME ClinicalFastRCNNConvFCHead"
         )
 
 
@@ -277,3 +283,31 @@ def _check_input(cfg: CfgNode) -> None:
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
             f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
         )
+
+
+_DEFAULT_SIZE = "set INPUT.IMAGE_SIZE: inputs are square, and their aspect ratio is ignored, as in the paper"
+_NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
+    ("INPUT.MIN_SIZE_TRAIN", ((800,),), _DEFAULT_SIZE),
+    ("INPUT.MAX_SIZE_TRAIN", (1333,), _DEFAULT_SIZE),
+    ("INPUT.MIN_SIZE_TEST", (800,), _DEFAULT_SIZE),
+    ("INPUT.MAX_SIZE_TEST", (1333,), _DEFAULT_SIZE),
+    ("INPUT.CROP.ENABLED", (False,), "crops are not supported"),
+    ("INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical"), "use none, horizontal or vertical"),
+    ("INPUT.MASK_FORMAT", ("polygon", "bitmask"), "use polygon, or bitmask for run-length encoded masks"),
+    ("DATALOADER.SAMPLER_TRAIN", ("TrainingSampler", "RepeatFactorTrainingSampler"), "use one of these two"),
+    ("DATALOADER.ASPECT_RATIO_GROUPING", (False,), "all inputs have one aspect ratio"),
+    ("MODEL.LOAD_PROPOSALS", (False,), "proposals are computed from the image and the record"),
+    ("MODEL.KEYPOINT_ON", (False,), "radiograph data sets have no keypoints here"),
+    ("TEST.AUG.ENABLED", (False,), "test-time augmentation does not know the record"),
+)
+"""Keys of Detectron2 that this project honors for some values only, these values, and what to do."""
+
+
+def _check_detectron2_keys(cfg: CfgNode) -> None:
+    """Refuse values that would be ignored."""
+    for key, allowed, advice in _NOT_HONORED:
+        value = cfg
+        for part in key.split("."):
+            value = value[part]
+        if value not in allowed:
+            raise ConfigError(f"{key} is {value!r}, which is not supported: {advice}")

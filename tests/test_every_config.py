@@ -12,7 +12,9 @@ from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-MODELS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-"))
+MODELS = sorted(
+    p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml") if not p.name.startswith(("Base-", "Recipe-"))
+)
 SMALL = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATIALIZER.CHANNELS", 8,
          "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.PRE_NMS_TOPK_TEST", 50,
          "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
@@ -33,8 +35,9 @@ def test_trains_evaluates_saves_and_loads(name, small_config, folder_for, tmp_pa
     """The trainer with its loaders, optimizer, hooks, evaluator and checkpointer, as the command line uses it."""
     torch.manual_seed(0)
     datasets = ["DATASETS.TRAIN", ("every_cxr_train",), "DATASETS.TEST", ("every_cxr_test",), "DATASETS.VAL", ()]
-    opts = [*SMALL, *datasets, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0, "OUTPUT_DIR", str(tmp_path)]
+    opts = [*SMALL, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0, "OUTPUT_DIR", str(tmp_path)]
     cfg = small_config(name, *opts, "SOLVER.IMS_PER_BATCH", 2, "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 2)
+    cfg.merge_from_list(datasets)
     register_prepared_folder(folder_for(cfg), "every_cxr")
     check_datasets(cfg, ("every_cxr_train", "every_cxr_test"))
     trainer = MultimodalTrainer(cfg)

@@ -18,6 +18,8 @@ from detectron2.structures import BoxMode
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.sources.covid_chestxray import covid_clinical_schema
+from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.errors import DatasetError, ImageReadError
 
 PREPARE_HINTS = {
@@ -27,6 +29,30 @@ PREPARE_HINTS = {
     "--physionet ROOT --out {root}",
 }
 """Known folder names, and how each is made."""
+
+
+KNOWN_SCHEMAS = {
+    "synthetic_cxr": mimic_clinical_schema,
+    "covid_cxr": covid_clinical_schema,
+    "mimic_eye": mimic_clinical_schema,
+}
+"""Schemas of the collections that the package knows, for models that are built before the data are prepared."""
+
+
+def dataset_schema(name: str) -> ClinicalSchema | None:
+    """Return the schema of a data set: of its prepared folder, else of a known collection; None where neither is.
+
+    Args:
+        name: with its split, for example "mimic_eye_train".
+
+    Raises:
+        DatasetError: the folder's schema cannot be read.
+    """
+    file = MetadataCatalog.get(name).get("clinical_schema_file") if name in DatasetCatalog.list() else None
+    if file is not None and Path(file).is_file():
+        return ClinicalSchema.load(file)
+    known = KNOWN_SCHEMAS.get(name.rsplit("_", 1)[0])
+    return known() if known else None
 
 
 def register_all(root: str | Path | None = None) -> None:

@@ -12,9 +12,11 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.common import DatasetFromList, MapDataset
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
+from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
@@ -85,17 +87,29 @@ def train_clinical_rows(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def _training_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
+    """The infinite sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
+        return TrainingSampler(len(records), seed=seed)
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        records, cfg.DATALOADER.REPEAT_THRESHOLD
+    )
+    return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
 def build_train_loader(cfg: CfgNode):
     """Build the infinite shuffled loader of the train datasets; its stream of images follows from the seed alone."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
     records = records_of(cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
     if not records:
         raise ConfigError(f"the train split {list(cfg.DATASETS.TRAIN)} has no image")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     mapped = MapDataset(
         DatasetFromList(records, copy=False), MultimodalDatasetMapper(cfg, is_train=True, schema=schema)
     )
-    sampler = ResumableSampler(TrainingSampler(len(records), seed=seed), comm.get_rank(), comm.get_world_size())
+    sampler = ResumableSampler(_training_sampler(cfg, records, seed), comm.get_rank(), comm.get_world_size())
     return build_detection_train_loader(
         dataset=SeededByPlace(mapped, seed),
         mapper=None,

@@ -24,6 +24,7 @@ class MultimodalDatasetMapper:
         image_format: "L", "RGB" or "BGR".
         schema: the columns the model reads, in order.
         use_instance_mask: attach ``gt_masks``.
+        mask_format: "polygon", or "bitmask", which takes run-length encodings too.
     """
 
     @configurable
@@ -35,12 +36,14 @@ class MultimodalDatasetMapper:
         image_format: str,
         schema: ClinicalSchema,
         use_instance_mask: bool,
+        mask_format: str = "polygon",
     ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.schema = schema
         self.use_instance_mask = use_instance_mask
+        self.mask_format = mask_format
 
     @classmethod
     def from_config(cls, cfg, is_train: bool, schema: ClinicalSchema):
@@ -50,6 +53,7 @@ class MultimodalDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "schema": schema,
             "use_instance_mask": cfg.MODEL.MASK_ON,
+            "mask_format": cfg.INPUT.MASK_FORMAT,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +107,7 @@ class MultimodalDatasetMapper:
         if not self.use_instance_mask:
             kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
         transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
-        instances = utils.annotations_to_instances(transformed, size, mask_format="polygon")
+        instances = utils.annotations_to_instances(transformed, size, mask_format=self.mask_format)
         return utils.filter_empty_instances(instances)
 
 

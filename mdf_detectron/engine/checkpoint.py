@@ -111,14 +111,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
                 f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
                 "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
             )
-        loaded["model"] = self._with_row_inputs(loaded["model"])
         return loaded
-
-    def _with_row_inputs(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The first layer of a box head without row has its weight where a box head with row has the region's part."""
-        own = self.model.state_dict().keys()
-        moved = {name: name.replace(".fc1.", ".fc1.region.") for name in state if name not in own}
-        return {moved[name] if moved.get(name) in own else name: value for name, value in state.items()}
 
     def _load_model(self, checkpoint: Any) -> Any:
         self._incompatible = super()._load_model(checkpoint)

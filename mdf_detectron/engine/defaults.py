@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config, check_config
-from mdf_detectron.data.catalog import register_all
+from mdf_detectron.data.catalog import dataset_schema, register_all
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
@@ -65,7 +65,28 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"config override: {_text(error)}; overrides are pairs of KEY VALUE") from None
     check_config(cfg)
+    fill_vocabularies(cfg)
     return cfg
+
+
+def fill_vocabularies(cfg: CfgNode) -> None:
+    """Take the vocabularies of the categorical columns from the schema of the data set, where the config has none.
+
+    Raises:
+        ConfigError: the data set is neither prepared nor a known collection, or its schema lacks a column.
+    """
+    clinical = cfg.MODEL.CLINICAL
+    if not clinical.CATEGORICAL or clinical.VOCABULARIES:
+        return
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    schema = next((found for found in map(dataset_schema, names) if found is not None), None)
+    if schema is None:
+        raise ConfigError(
+            f"the values of {list(clinical.CATEGORICAL)} are not known: none of {names} is prepared; prepare "
+            "it, or name the folder that holds it by DETECTRON2_DATASETS"
+        )
+    columns = schema.subset([], clinical.CATEGORICAL).categorical
+    clinical.VOCABULARIES = [list(column.vocabulary) for column in columns]
 
 
 def _text(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The encoded row as feature maps beside the image's: three branches of rising cost (``MODEL.CLINICAL.BRANCH``).
+"""The encoded record as feature maps beside the image's: three branches of different cost (``MODEL.CLINICAL.BRANCH``).
 
 Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's input, D channels and h×w cells of a map.
 """
@@ -6,15 +6,18 @@ Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's in
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone
+from detectron2.utils.registry import Registry
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
 from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenormAct2d, with_batch_renorm
 from mdf_detectron.modeling.deconv_fast.spatializer import RECTIFIER_MARGIN, Spatializer
@@ -28,6 +31,17 @@ LEAST_PERIOD = 8
 
 
 Size = tuple[int, int]
+Features = dict[str, ShapeSpec]
+
+CLINICAL_BRANCH_REGISTRY = Registry("CLINICAL_BRANCH")
+CLINICAL_BRANCH_REGISTRY.__doc__ = """
+Branches that make maps of the encoded record.
+
+A registered class is a :class:`ClinicalBranch`, built as ``cls(cfg, in_dim, image_shape, features)`` (Z, channels of
+the model's input, channels and strides of the image's maps).
+"""
+SHORT_NAMES = {"deconv": "DeconvolutionBranch", "compact": "CompactBranch", "repeat": "RepeatBranch"}
+"""What configs write for this project's own branches."""
 
 
 class ClinicalBranch(nn.Module):
@@ -57,7 +71,7 @@ class ClinicalBranch(nn.Module):
         return {name: x.float() for name, x in maps.items()}
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """:meth:`forward` without its care for number formats."""
+        """Compute the maps; :meth:`forward` wraps this in autocast and casts the result to float32."""
         raise NotImplementedError
 
     def start_near(self, neutral: float) -> None:
@@ -65,6 +79,7 @@ class ClinicalBranch(nn.Module):
         raise NotImplementedError
 
 
+@CLINICAL_BRANCH_REGISTRY.register()
 class DeconvolutionBranch(ClinicalBranch):
     """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
 
@@ -80,12 +95,33 @@ class DeconvolutionBranch(ClinicalBranch):
         start_linear: start the backbone so; not with pretrained weights.
     """
 
+    @configurable
     def __init__(self, *, spatializer: Spatializer, backbone: Backbone, start_linear: bool = True):
         super().__init__()
         self.spatializer = spatializer
         self.backbone = backbone
         if start_linear:
             _start_linear(backbone)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
+        num_stages, renorm = cfg.MODEL.SPATIALIZER.NUM_STAGES, cfg.MODEL.CLINICAL.BATCH_RENORM
+        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages}
+        if renorm:
+            finest = min(shape.stride for shape in features.values())
+            pattern_stages = max(finest, LEAST_PERIOD).bit_length() - 1
+            options |= {"norm": "BRN", "num_uniform": max(0, num_stages - pattern_stages)}
+        backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
+        return {
+            "spatializer": Spatializer(out_channels=image_shape.channels, **options),
+            "backbone": with_batch_renorm(backbone) if renorm else backbone,
+            "start_linear": not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
+        }
+
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of every parameter, see ``engine/optimizer.py``: deep, or of the layers that read out."""
+        read_out = {id(p) for layer in self.output_layers() for p in layer.parameters()}
+        return {n: "deconv_out" if id(p) in read_out else "deconv_deep" for n, p in self.named_parameters()}
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
@@ -105,6 +141,7 @@ class DeconvolutionBranch(ClinicalBranch):
         return []
 
 
+@CLINICAL_BRANCH_REGISTRY.register()
 class RepeatBranch(ClinicalBranch):
     """A linear map of the row, repeated over each feature map.
 
@@ -113,9 +150,18 @@ class RepeatBranch(ClinicalBranch):
         channels: D of each map.
     """
 
+    @configurable
     def __init__(self, *, in_dim: int, channels: dict[str, int]):
         super().__init__()
         self.projections = nn.ModuleDict({name: nn.Linear(in_dim, width) for name, width in channels.items()})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
+        return {"in_dim": in_dim, "channels": _channels(features)}
+
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`."""
@@ -129,6 +175,7 @@ class RepeatBranch(ClinicalBranch):
         _start_near(self.projections.values(), neutral)
 
 
+@CLINICAL_BRANCH_REGISTRY.register()
 class CompactBranch(ClinicalBranch):
     """Deconvolved straight to the size of the finest feature map, beside the repeated row: no second backbone.
 
@@ -143,6 +190,7 @@ class CompactBranch(ClinicalBranch):
         channels: D of each map.
     """
 
+    @configurable
     def __init__(
         self, *, spatializer: Spatializer, spatial_channels: int, repeat: RepeatBranch, channels: dict[str, int]
     ):
@@ -152,6 +200,18 @@ class CompactBranch(ClinicalBranch):
         self.projections = nn.ModuleDict(
             {name: nn.Conv2d(spatial_channels, width, kernel_size=1) for name, width in channels.items()}
         )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
+        side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
+        num_stages, channels = max(1, side.bit_length() - 1), cfg.MODEL.SPATIALIZER.CHANNELS
+        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages, "norm": "GN"}
+        return {
+            "spatializer": Spatializer(out_channels=channels, num_uniform=num_stages, **options),
+            "spatial_channels": channels,
+            "repeat": RepeatBranch(in_dim=in_dim, channels=_channels(features)),
+            "channels": _channels(features),
+        }
 
     def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """As :meth:`ClinicalBranch.forward`; coarser maps are the finest one's means."""
@@ -184,15 +244,22 @@ def _start_near(layers: Iterable[nn.Module], neutral: float) -> None:
 def build_clinical_branch(
     cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec], neutral: float = 0.0
 ) -> ClinicalBranch:
-    """The branch that ``MODEL.CLINICAL.BRANCH`` asks for, beside the image's ``features``.
+    """Build the branch that ``MODEL.CLINICAL.BRANCH`` names, beside the image's ``features``.
 
     Args:
         in_dim: Z.
         image_shape: channels of the model's input.
         features: channels and strides of the image's maps.
         neutral: value near which the maps start.
+
+    Raises:
+        ConfigError: no such branch.
     """
-    branch = _build_kind(cfg, in_dim, image_shape, features)
+    name = SHORT_NAMES.get(cfg.MODEL.CLINICAL.BRANCH, cfg.MODEL.CLINICAL.BRANCH)
+    if name not in CLINICAL_BRANCH_REGISTRY:
+        known = sorted(key for key, _ in CLINICAL_BRANCH_REGISTRY)
+        raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{name}'; use one of {list(SHORT_NAMES)} or {known}")
+    branch = CLINICAL_BRANCH_REGISTRY.get(name)(cfg, in_dim, image_shape, features)
     branch.start_near(neutral)
     branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
     if cfg.MODEL.CLINICAL.COMPILE:
@@ -200,34 +267,18 @@ def build_clinical_branch(
     return branch
 
 
-def _build_kind(cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec]) -> ClinicalBranch:
-    kind, s = cfg.MODEL.CLINICAL.BRANCH, cfg.MODEL.SPATIALIZER
-    channels = {name: shape.channels for name, shape in features.items()}
-    if kind == "repeat":
-        return RepeatBranch(in_dim=in_dim, channels=channels)
-    options = {
+def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
+    s = cfg.MODEL.SPATIALIZER
+    return {
         "in_dim": in_dim,
         "channels": s.CHANNELS,
         "use_checkpoint": s.CHECKPOINT,
         "channels_last": s.CHANNELS_LAST,
     }
-    if kind == "compact":
-        side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
-        num_stages = max(1, side.bit_length() - 1)
-        options |= {"num_stages": num_stages, "norm": "GN", "num_uniform": num_stages}
-        spatializer = Spatializer(out_channels=s.CHANNELS, **options)
-        repeat = RepeatBranch(in_dim=in_dim, channels=channels)
-        return CompactBranch(spatializer=spatializer, spatial_channels=s.CHANNELS, repeat=repeat, channels=channels)
-    renorm = cfg.MODEL.CLINICAL.BATCH_RENORM
-    if renorm:
-        finest = min(shape.stride for shape in features.values())
-        options |= {"norm": "BRN", "num_uniform": max(0, s.NUM_STAGES - (max(finest, LEAST_PERIOD).bit_length() - 1))}
-    backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
-    return DeconvolutionBranch(
-        spatializer=Spatializer(out_channels=image_shape.channels, num_stages=s.NUM_STAGES, **options),
-        backbone=with_batch_renorm(backbone) if renorm else backbone,
-        start_linear=not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
-    )
+
+
+def _channels(features: dict[str, ShapeSpec]) -> dict[str, int]:
+    return {name: shape.channels for name, shape in features.items()}
 
 
 def _trained_from_scratch(cfg: CfgNode) -> CfgNode:

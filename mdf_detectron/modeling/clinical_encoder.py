@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from mdf_detectron.config import MISSING_OPTIONS
 from mdf_detectron.data.schema import MISSING_CATEGORY
 
 
-class EncodedRow(NamedTuple):
+class EncodedRecord(NamedTuple):
     """A batch of encoded rows.
 
     Attributes:
@@ -31,7 +31,7 @@ class EncodedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RowLayout:
+class RecordLayout:
     """How a vector is made of its columns.
 
     Attributes:
@@ -43,9 +43,21 @@ class RowLayout:
     dim: int
     column_widths: tuple[int, ...]
 
+    @classmethod
+    def of_columns(cls, num_numeric: int, num_categorical: int, embedding_dim: int, missing: str) -> RecordLayout:
+        """Of A numeric columns, B embedded ones, and A indicators with ``missing`` "median_indicator"."""
+        widths = (1,) * num_numeric + (embedding_dim,) * num_categorical
+        return cls(sum(widths) + (num_numeric if missing == "median_indicator" else 0), widths)
+
     def columns(self, vector: Tensor) -> list[Tensor]:
         """(N, Z) → L tensors (N, width)."""
         return list(vector[:, : sum(self.column_widths)].split(list(self.column_widths), dim=1))
+
+
+def record_layout(cfg: CfgNode) -> RecordLayout:
+    """Layout of the records that the model of a config encodes."""
+    c = cfg.MODEL.CLINICAL
+    return RecordLayout.of_columns(len(c.NUMERIC), len(c.CATEGORICAL), c.EMBEDDING_DIM, c.MISSING)
 
 
 def present_columns(numeric: Tensor, categorical: Tensor) -> Tensor:
@@ -112,9 +124,7 @@ class ClinicalEncoder(nn.Module):
         self.num_numeric = num_numeric
         self.missing = missing
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
-        widths = (1,) * num_numeric + (embedding_dim,) * len(vocabulary_sizes)
-        indicators = num_numeric if missing == "median_indicator" else 0
-        self.layout = RowLayout(sum(widths) + indicators, widths)
+        self.layout = RecordLayout.of_columns(num_numeric, len(vocabulary_sizes), embedding_dim, missing)
         for name, value in (("mean", 0.0), ("std", 1.0), ("median", 0.0)):
             self.register_buffer(name, torch.full((num_numeric,), value))
         self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
@@ -130,6 +140,10 @@ class ClinicalEncoder(nn.Module):
     def output_dim(self) -> int:
         """D."""
         return self.layout.dim
+
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     @classmethod
     def from_config(cls, cfg):

@@ -1,4 +1,4 @@
-"""The dual backbone: image features fused with the clinical row (paper, Fig. 7b).
+"""The dual backbone: image features fused with the clinical record (paper, Fig. 7b).
 
 Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded row.
 """
@@ -14,12 +14,8 @@ from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import build_image_backbone
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch, build_clinical_branch
-from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder, EncodedRow, present_columns
-from mdf_detectron.modeling.fusions import FusedConvolution, build_fusion, fusion_class
-from mdf_detectron.modeling.meta_arch import MultimodalInput
-
-CLINICAL_FEATURE = "clinical"
-"""Name of the encoded row among the features, read by the RoI heads with 1-D fusion."""
+from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder, EncodedRecord, present_columns
+from mdf_detectron.modeling.fusions import MAP, FusedConvolution, build_fusion, fusion_class
 
 
 class DualBackbone(Backbone):
@@ -43,9 +39,9 @@ class DualBackbone(Backbone):
         clinical_branch: ClinicalBranch | None = None,
     ):
         super().__init__()
-        read_maps = [] if fusions is None else [f for f in fusions.values() if not f.fusion.reads_row]
+        read_maps = [] if fusions is None else [f for f in fusions.values() if MAP in f.fusion.reads]
         if bool(read_maps) != (clinical_branch is not None):
-            raise ValueError("fusions of two maps need a clinical branch, and a clinical branch needs such fusions")
+            raise ValueError("fusions that read a map need a clinical branch, and a clinical branch needs such fusions")
         if fusions is not None and clinical_encoder is None:
             raise ValueError("3-D fusion needs a clinical encoder")
         if fusions is not None and set(fusions) != set(image_backbone.output_shape()):
@@ -65,31 +61,30 @@ class DualBackbone(Backbone):
         return self.image_backbone.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """The image backbone's, and "clinical" (channels Z, no stride) where there is an encoder."""
-        shapes = dict(self.image_backbone.output_shape())
-        if self.clinical_encoder is not None:
-            shapes[CLINICAL_FEATURE] = ShapeSpec(channels=self.clinical_encoder.output_dim)
-        return shapes
+        """The image backbone's."""
+        return self.image_backbone.output_shape()
 
-    def forward(self, x: MultimodalInput) -> dict[str, Tensor]:
-        """Features by name, each (N, D, H/s, W/s), and "clinical" (N, Z) where there is an encoder."""
-        features = self.image_backbone(x.image)
-        if self.clinical_encoder is None:
-            return features
-        row = self._encode(x)
-        if self.fusions is not None:
-            clinical = dict.fromkeys(features, row)
-            if self.clinical_branch is not None:
-                sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
-                clinical = self.clinical_branch(row.vector, tuple(x.image.shape[-2:]), sizes)
-            features = {name: self.fusions[name](features[name], clinical[name]) for name in features}
-        return {**features, CLINICAL_FEATURE: row.vector}
-
-    def _encode(self, x: MultimodalInput) -> EncodedRow:
-        cells = x.clinical_numeric, x.clinical_categorical
+    def encode(self, numeric: Tensor, categorical: Tensor) -> EncodedRecord:
+        """Encode clinical records, (N, A) float with NaN and (N, B) long with -1; in training some are hidden."""
         if self.clinical_dropout is not None:
-            cells = self.clinical_dropout(*cells)
-        return EncodedRow(self.clinical_encoder(*cells), present_columns(*cells))
+            numeric, categorical = self.clinical_dropout(numeric, categorical)
+        return EncodedRecord(self.clinical_encoder(numeric, categorical), present_columns(numeric, categorical))
+
+    def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
+        """Features by name, each (N, D, H/s, W/s).
+
+        Args:
+            image: (N, C, H, W) float, normalized and padded.
+            record: N records of :meth:`encode`; needed with 3-D fusion, else not read.
+        """
+        features = self.image_backbone(image)
+        if self.fusions is None:
+            return features
+        maps: dict[str, Tensor] = {}
+        if self.clinical_branch is not None:
+            sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
+            maps = self.clinical_branch(record.vector, tuple(image.shape[-2:]), sizes)
+        return {name: self.fusions[name](feature, maps.get(name), record) for name, feature in features.items()}
 
 
 @BACKBONE_REGISTRY.register()
@@ -105,11 +100,11 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
         shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
         parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}
         fusion = fusion_class(cfg)
-        if not fusion.reads_row:
+        if MAP in fusion.reads:
             parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
         elif clinical.COMPILE or clinical.AUTOCAST or cfg.MODEL.SPATIALIZER.CHECKPOINT:
             raise ConfigError(
-                f"the fusion {fusion.__name__} reads the row itself, there is no clinical branch: switch "
+                f"the fusion {fusion.__name__} reads the record itself, there is no clinical branch: switch "
                 "MODEL.CLINICAL.COMPILE, MODEL.CLINICAL.AUTOCAST and MODEL.SPATIALIZER.CHECKPOINT off"
             )
     return DualBackbone(**parts)

@@ -8,39 +8,59 @@ Shape letters: N images, D channels, H×W cells of a feature map, Z width of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
+
+MAP, RECORD = "map", "record"
+"""What a fusion may read of the clinical record: a map that a clinical branch makes of it, or the encoded record."""
 
 FUSION_REGISTRY = Registry("FUSION")
 FUSION_REGISTRY.__doc__ = """
-Fusions of a feature map with the clinical row.
+Fusions of a feature map with the clinical record.
 
-A registered class is a :class:`Fusion`: it is called with ``channels`` (D) and ``layout`` (a ``RowLayout``) and
-returns a module ``forward(image: (N, D, H, W), clinical) -> (N, D, H, W)``.
+A registered class is a :class:`Fusion`, built as ``cls(cfg, channels, layout)``: hyperparameters come from the config
+by ``from_config``, as everywhere in Detectron2.
 """
 
 
 class Fusion(nn.Module):
-    """Base of the fusions.
+    """Base of the fusions: ``forward(image, *what it reads)`` → (N, D, H, W).
+
+    Args:
+        channels: D.
+        layout: of the encoded record.
 
     Attributes:
-        reads_row: False: ``clinical`` is a map (N, D, H, W), which a clinical branch makes of the row.  True: it is
-            the :class:`EncodedRow` itself, and the model has no clinical branch.
+        reads: of :data:`MAP` and :data:`RECORD`, in the order of ``forward``'s arguments behind the image: the clinical
+            map (N, D, H, W), and the :class:`EncodedRecord`. A model has a clinical branch where a map is read.
         neutral: value of a clinical map that leaves the image's map as it is; training starts near it, because an
-            untrained row is noise that the detector would first have to unlearn.
+            untrained record is noise that the detector would first have to unlearn.
     """
 
-    reads_row = False
+    reads: tuple[str, ...] = (MAP,)
     neutral = 0.0
 
-    def __init__(self, channels: int, layout: RowLayout):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, channels: int, layout: RecordLayout) -> dict[str, Any]:
+        """Arguments of ``__init__``; a fusion with hyperparameters adds them."""
+        return {"channels": channels, "layout": layout}
+
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of its parameters, see ``engine/optimizer.py``: of those that read the record itself."""
+        names = (name for name, _ in self.named_parameters()) if RECORD in self.reads else ()
+        return dict.fromkeys(names, "clinical")
 
 
 class FusedConvolution(nn.Module):
@@ -54,18 +74,19 @@ class FusedConvolution(nn.Module):
             nn.init.dirac_(self.conv.weight)
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, image: Tensor, clinical: Tensor | EncodedRow) -> Tensor:
-        """(N, D, H, W) and what the fusion reads → (N, D, H, W).
+    def forward(self, image: Tensor, clinical_map: Tensor | None, record: EncodedRecord) -> Tensor:
+        """(N, D, H, W), the clinical map of the same shape (None without a branch), N records → (N, D, H, W).
 
         Raises:
-            ValueError: maps of different shape, or rows of another number than images: nothing is broadcast.
+            ValueError: maps of different shape, or another number of records than images: nothing is broadcast.
         """
-        if self.fusion.reads_row:
-            if len(clinical.vector) != len(image):
-                raise ValueError(f"cannot fuse {len(image)} image(s) with {len(clinical.vector)} row(s)")
-        elif image.shape != clinical.shape:
-            raise ValueError(f"cannot fuse maps of shape {tuple(image.shape)} and {tuple(clinical.shape)}")
-        return self.conv(self.fusion(image, clinical))
+        if len(record.vector) != len(image):
+            raise ValueError(f"cannot fuse {len(image)} image(s) with {len(record.vector)} record(s)")
+        if MAP in self.fusion.reads and (clinical_map is None or image.shape != clinical_map.shape):
+            other = None if clinical_map is None else tuple(clinical_map.shape)
+            raise ValueError(f"cannot fuse maps of shape {tuple(image.shape)} and {other}")
+        given = {MAP: clinical_map, RECORD: record}
+        return self.conv(self.fusion(image, *(given[name] for name in self.fusion.reads)))
 
 
 def fusion_class(cfg: CfgNode) -> type[Fusion]:
@@ -77,9 +98,9 @@ def fusion_class(cfg: CfgNode) -> type[Fusion]:
     return FUSION_REGISTRY.get(name)
 
 
-def build_fusion(cfg: CfgNode, channels: int, layout: RowLayout) -> FusedConvolution:
+def build_fusion(cfg: CfgNode, channels: int, layout: RecordLayout) -> FusedConvolution:
     """The fusion that ``MODEL.FUSION`` asks for, for maps of ``channels`` channels."""
-    return FusedConvolution(fusion_class(cfg)(channels, layout), channels, cfg.MODEL.FUSION.CONV)
+    return FusedConvolution(fusion_class(cfg)(cfg, channels, layout), channels, cfg.MODEL.FUSION.CONV)
 
 
 @FUSION_REGISTRY.register()
@@ -105,7 +126,8 @@ class HadamardProduct(Fusion):
 class _Concatenation(Fusion):
     kernel_size: int
 
-    def __init__(self, channels: int, layout: RowLayout):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         super().__init__(channels, layout)
         self.projection = nn.Conv2d(2 * channels, channels, self.kernel_size, padding=self.kernel_size // 2)
         nn.init.dirac_(self.projection.weight[:, :channels])
@@ -140,9 +162,9 @@ DAFT_REDUCTION = 7
 class _Modulation(Fusion):
     """I → (1 + γ)·I + β with γ, β (N, D) from a perceptron whose last layer starts at zero."""
 
-    reads_row = True
+    reads = (RECORD,)
 
-    def __init__(self, channels: int, layout: RowLayout, in_features: int, hidden: int):
+    def __init__(self, channels: int, layout: RecordLayout, in_features: int, hidden: int):
         super().__init__(channels, layout)
         self.hidden = nn.Linear(in_features, hidden)
         self.scale_shift = nn.Linear(hidden, 2 * channels)
@@ -158,10 +180,11 @@ class _Modulation(Fusion):
 class FiLM(_Modulation):
     """Scale and shift from the row: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2)."""
 
-    def __init__(self, channels: int, layout: RowLayout):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         super().__init__(channels, layout, layout.dim, HIDDEN_FEATURES)
 
-    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
         """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
         return self.modulate(image, clinical.vector)
 
@@ -174,11 +197,12 @@ class DAFT(_Modulation):
     times larger than a standardized row, the row is not learned.
     """
 
-    def __init__(self, channels: int, layout: RowLayout):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         inputs = channels + layout.dim
         super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
 
-    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
         """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
         pooled = F.layer_norm(image.mean(dim=(2, 3)), image.shape[1:2])
         return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
@@ -195,7 +219,7 @@ class ColumnTokens(nn.Module):
         channels: D.
     """
 
-    def __init__(self, layout: RowLayout, channels: int):
+    def __init__(self, layout: RecordLayout, channels: int):
         super().__init__()
         self.layout = layout
         self.projections = nn.ModuleList(nn.Linear(width, channels) for width in layout.column_widths)
@@ -215,9 +239,10 @@ class CrossAttention(Fusion):
     identity.
     """
 
-    reads_row = True
+    reads = (RECORD,)
 
-    def __init__(self, channels: int, layout: RowLayout):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         super().__init__(channels, layout)
         if channels % NUM_HEADS:
             raise ConfigError(f"CrossAttention has {NUM_HEADS} heads: the map's {channels} channels must divide by it")
@@ -230,7 +255,7 @@ class CrossAttention(Fusion):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, image: Tensor, clinical: EncodedRow) -> Tensor:
+    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
         """(N, D, H, W), rows of L columns → (N, D, H, W)."""
         count, channels, height, width = image.shape
         tokens = torch.cat([self.tokens(clinical.vector), self.no_column.expand(count, -1, -1)], dim=1)

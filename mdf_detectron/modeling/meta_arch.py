@@ -1,53 +1,41 @@
-"""Meta-architectures over images and clinical records: two-stage detectors (R-CNN) and RetinaNet."""
+"""Meta-architectures over images and clinical records: two-stage detectors (R-CNN) and RetinaNet.
+
+Shape letters: N images, A numeric columns, B categorical columns, Z width of the encoded record.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.meta_arch import RetinaNet
-from detectron2.structures import ImageList
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord
 from mdf_detectron.modeling.loss_weighting import build_loss_weighting
 
-
-class MultimodalInput(NamedTuple):
-    """Takes the place of the image tensor between ``preprocess_image`` and the backbone.
-
-    Attributes:
-        image: (N, C, H, W) float, normalized and padded.
-        clinical_numeric: (N, A) float in the schema's units, NaN where missing.
-        clinical_categorical: (N, B) long, -1 where missing.
-    """
-
-    image: Tensor
-    clinical_numeric: Tensor
-    clinical_categorical: Tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.image.device
+Inputs = list[dict[str, Any]]
 
 
 class MultimodalMixin:
-    """Put before a meta-architecture of Detectron2; the class then names its losses in ``loss_names``.
+    """What Detectron2's meta-architectures lack: a clinical record beside the image, and weighted losses.
 
-    The list of images that ``preprocess_image`` returns carries a :class:`MultimodalInput` in the place of its
-    tensor; the forward of the parent hands it to the backbone unread.
+    Put before a meta-architecture of Detectron2; the class then names its losses in ``loss_names``.
     """
 
     @configurable
-    def __init__(self, *, loss_weighting: nn.Module | None = None, **parts):
+    def __init__(self, *, loss_weighting: nn.Module | None = None, **parts: Any):
         super().__init__(**parts)
         self.loss_weighting = loss_weighting
 
     @classmethod
-    def from_config(cls, cfg: CfgNode):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {**super().from_config(cfg), "loss_weighting": build_loss_weighting(cfg, cls.loss_names(cfg))}
 
     @staticmethod
@@ -55,42 +43,41 @@ class MultimodalMixin:
         """Names of the losses that the parent gives in training."""
         raise NotImplementedError
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
-        """Normalize and pad the images, and stack the rows.
+    def encode_records(self, batched_inputs: Inputs) -> EncodedRecord | None:
+        """Stack, check and encode the clinical records of a batch; None in a model that reads none.
 
         Raises:
-            KeyError: an input without a clinical row; the mapper gives an all-missing row where there is none.
-            ValueError: rows of other columns than the model's, an infinite value, or a code outside its vocabulary.
+            KeyError: an input without a clinical record; the mapper gives an all-missing one where there is none.
+            ValueError: records of other columns than the model's, an infinite value, or a code outside its vocabulary.
         """
-        images = super().preprocess_image(batched_inputs)
-        rows = []
+        tensors = []
         for key in ("clinical_numeric", "clinical_categorical"):
             if any(key not in x for x in batched_inputs):
                 raise KeyError(
                     f"an input has no '{key}': use mdf_detectron's MultimodalDatasetMapper for this loader "
-                    "(a study without a row gets one with every value missing)"
+                    "(a study without a record gets one with every value missing)"
                 )
-            rows.append(torch.stack([x[key] for x in batched_inputs]))
-        encoder = getattr(self.backbone, "clinical_encoder", None)
-        if encoder is not None:
-            encoder.check_rows(*rows, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
-        return ImageList(MultimodalInput(images.tensor, *map(self._move_to_current_device, rows)), images.image_sizes)
+            tensors.append(torch.stack([x[key] for x in batched_inputs]))
+        encoder = self.backbone.clinical_encoder
+        if encoder is None:
+            return None
+        encoder.check_rows(*tensors, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
+        return self.backbone.encode(*map(self._move_to_current_device, tensors))
 
-    def forward(self, batched_inputs: list[dict[str, Tensor]]):
-        """As the parent's; in training the losses are weighted and the raw ones logged as ``raw/<name>``."""
-        outputs = super().forward(batched_inputs)
-        if not self.training or self.loss_weighting is None:
-            return outputs
+    def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weight the losses; the raw ones are logged as ``raw/<name>``."""
+        if self.loss_weighting is None:
+            return losses
         if has_event_storage():
             storage = get_event_storage()
-            for name, value in outputs.items():
+            for name, value in losses.items():
                 storage.put_scalar(f"raw/{name}", value.detach(), smoothing_hint=True)
-        return self.loss_weighting(outputs)
+        return self.loss_weighting(losses)
 
 
 @META_ARCH_REGISTRY.register()
 class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
-    """``GeneralizedRCNN`` over images and clinical rows.
+    """``GeneralizedRCNN`` (Faster, Mask and Cascade R-CNN) over images and clinical records.
 
     Inputs are Detectron2's dicts with, in addition, ``clinical_numeric`` ((A,) float, NaN where missing) and
     ``clinical_categorical`` ((B,) long, -1 where missing).
@@ -106,13 +93,51 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         names += [f"{name}{stage}" for stage in stages for name in ("loss_cls", "loss_box_reg")]
         return [*names, "loss_mask"] if cfg.MODEL.MASK_ON else names
 
+    def forward(self, batched_inputs: Inputs):
+        """As the parent's, with the record read by backbone and heads; in training the losses are weighted."""
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets = [x["instances"].to(self.device) for x in batched_inputs]
+        record = self.encode_records(batched_inputs)
+        features = self.backbone(images.tensor, record)
+        proposals, proposal_losses = self.proposal_generator(images, features, targets)
+        _, detector_losses = self.roi_heads(images, features, proposals, targets, **self._read_by_heads(record))
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
+        return self.weighted({**detector_losses, **proposal_losses})
+
+    def inference(
+        self,
+        batched_inputs: Inputs,
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ):
+        """As the parent's; see there for ``detected_instances`` (masks for given boxes)."""
+        assert not self.training
+        images = self.preprocess_image(batched_inputs)
+        record = self.encode_records(batched_inputs)
+        features = self.backbone(images.tensor, record)
+        if detected_instances is None:
+            proposals, _ = self.proposal_generator(images, features, None)
+            results, _ = self.roi_heads(images, features, proposals, None, **self._read_by_heads(record))
+        else:
+            detected_instances = [x.to(self.device) for x in detected_instances]
+            results = self.roi_heads.forward_with_given_boxes(features, detected_instances)
+        return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
+
+    @staticmethod
+    def _read_by_heads(record: EncodedRecord | None) -> dict[str, Tensor]:
+        """Nothing for heads of Detectron2's own in a model without records."""
+        return {} if record is None else {"record": record.vector}
+
 
 @META_ARCH_REGISTRY.register()
 class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
-    """``RetinaNet`` over images and clinical rows, with 3-D fusion on every level; inputs as ``MultimodalRCNN``'s."""
+    """``RetinaNet`` over images and clinical records (3-D fusion on every level); inputs as ``MultimodalRCNN``'s."""
 
     @classmethod
-    def from_config(cls, cfg: CfgNode):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if cfg.MODEL.MASK_ON:
             raise ConfigError("MultimodalRetinaNet gives boxes only: set MODEL.MASK_ON False")
         return super().from_config(cfg)
@@ -121,3 +146,18 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
     def loss_names(cfg: CfgNode) -> list[str]:
         """Focal loss of the classes, and of the boxes."""
         return ["loss_cls", "loss_box_reg"]
+
+    def forward(self, batched_inputs: Inputs):
+        """As the parent's, with the record read by the backbone; in training the losses are weighted."""
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor, self.encode_records(batched_inputs))
+        features = [features[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        if self.training:
+            targets = [x["instances"].to(self.device) for x in batched_inputs]
+            return self.weighted(self.forward_training(images, features, predictions, targets))
+        found = self.forward_inference(images, features, predictions)
+        return [
+            {"instances": detector_postprocess(one, x.get("height", size[0]), x.get("width", size[1]))}
+            for one, x, size in zip(found, batched_inputs, images.image_sizes, strict=True)
+        ]

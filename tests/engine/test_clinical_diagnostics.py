@@ -15,13 +15,13 @@ from mdf_detectron.engine.hooks.clinical_diagnostics import (
     recorded_norms,
 )
 from mdf_detectron.engine.trainer import MultimodalTrainer
-from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution
 from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 
 def test_norms_by_hand():
-    layout = RowLayout(1, (1,))
+    layout = RecordLayout(1, (1,))
     model = nn.ModuleDict(
         {
             "p4": FusedConvolution(FUSION_REGISTRY.get("ElementwiseSum")(1, layout), 1),
@@ -35,15 +35,16 @@ def test_norms_by_hand():
     model["fc1"].clinical.weight.data.fill_(-4.0)
     image = torch.tensor([[[[3.0, 4.0]]]])
     with recorded_norms(model) as norms:
-        model["p4"](image, torch.tensor([[[[1.0, 7.0]]]]))
-        model["p5"](image, EncodedRow(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool)))
+        record = EncodedRecord(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
+        model["p4"](image, torch.tensor([[[[1.0, 7.0]]]]), record)
+        model["p5"](image, None, record)
         model["fc1"](torch.tensor([[3.0, 1.0], [4.0, 1.0]]))
     rms = 12.5**0.5
     assert norms == pytest.approx({
         "fusion_p4_image": rms, "fusion_p4_row": 5.0, "fusion_p5_image": rms, "fusion_p5_row": 0.5,
         "roi_image": 2 * rms, "roi_row": 4.0,
     })  # fmt: skip
-    model["p4"](image, image * 100)
+    model["p4"](image, image * 100, record)
     assert norms["fusion_p4_row"] == pytest.approx(5.0), "outside of the context nothing is recorded"
 
 

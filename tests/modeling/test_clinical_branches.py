@@ -47,9 +47,10 @@ def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, 
                if p.ndim > 1)  # fmt: skip
     model.eval()
     images = model.preprocess_image(batch).tensor
-    maps = model.backbone(images)
-    images.clinical_numeric[:, 0] += 3.0
-    assert not torch.allclose(maps["p4"], model.backbone(images)["p4"])
+    maps = model.backbone(images, model.encode_records(batch))
+    for one in batch:
+        one["clinical_numeric"][0] += 3.0
+    assert not torch.allclose(maps["p4"], model.backbone(images, model.encode_records(batch))["p4"])
 
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
@@ -58,9 +59,11 @@ def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, smal
     torch.manual_seed(0)
     opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.FUSION.NAME", name]
     model = fit_encoder(build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))).train()
-    images = model.preprocess_image(make_batch(cfg, 4)).tensor
+    batch = make_batch(cfg, 4)
+    images = model.preprocess_image(batch).tensor
     with torch.no_grad():
-        fused, alone = model.backbone(images)["p4"], model.backbone.image_backbone(images.image)["p4"]
+        fused = model.backbone(images, model.encode_records(batch))["p4"]
+        alone = model.backbone.image_backbone(images)["p4"]
     assert 0 < (fused - alone).norm() < 0.4 * alone.norm()
 
 
@@ -115,9 +118,11 @@ def test_a_pyramid_starts_near_the_image_too(name, fusion, small_config, make_ba
     small = ["INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.NUM_STAGES", 7, "MODEL.SPATIALIZER.CHANNELS", 8]
     cfg = small_config(f"mimic_eye/{name}.yaml", *small, "MODEL.FUSION.NAME", fusion)
     model = fit_encoder(build_model(cfg)).train()
-    images = model.preprocess_image(make_batch(cfg, 2)).tensor
+    batch = make_batch(cfg, 2)
+    images = model.preprocess_image(batch).tensor
     with torch.no_grad():
-        fused, alone = model.backbone(images), model.backbone.image_backbone(images.image)
+        fused = model.backbone(images, model.encode_records(batch))
+        alone = model.backbone.image_backbone(images)
     assert all((fused[name] - alone[name]).norm() < 0.4 * alone[name].norm() for name in alone)
 
 
@@ -135,4 +140,4 @@ def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
 
 def test_unknown_branch(small_config):
     with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use one of"):
-        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled")
+        build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled"))

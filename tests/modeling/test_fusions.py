@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
+from detectron2.config import configurable
 from detectron2.modeling import build_model
 
+from mdf_detectron.engine.optimizer import lr_factors
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.clinical_encoder import EncodedRow, RowLayout
-from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution, build_fusion
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
+from mdf_detectron.modeling.fusions import FUSION_REGISTRY, MAP, RECORD, FusedConvolution, Fusion, build_fusion
 
 IMAGE = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]])
 CLINICAL = torch.tensor([[[[1.0, 0.0], [-1.0, 2.0]], [[0.5, 0.5], [0.5, 0.5]]]])
-LAYOUT = RowLayout(dim=6, column_widths=(1, 1, 3))  # the last entry belongs to no column
+LAYOUT = RecordLayout(dim=6, column_widths=(1, 1, 3))  # the last entry belongs to no column
 NAMES = sorted(key for key, _ in FUSION_REGISTRY)
 OF_ROWS = ["CrossAttention", "DAFT", "FiLM"]
 
@@ -25,7 +27,7 @@ def rows(count=2):
     generator = torch.Generator().manual_seed(3)
     present = torch.ones(count, 3, dtype=torch.bool)
     present[-1, 1] = False
-    return EncodedRow(torch.randn(count, 6, generator=generator), present)
+    return EncodedRecord(torch.randn(count, 6, generator=generator), present)
 
 
 def randomize(fusion):
@@ -78,7 +80,7 @@ def set_by_hand(fusion, inputs):
 
 def test_film_by_hand():
     fusion = set_by_hand(fusion_of("FiLM"), [1])
-    row = EncodedRow(torch.tensor([[0.0, 0.5, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
+    row = EncodedRecord(torch.tensor([[0.0, 0.5, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
     assert fusion(IMAGE, row).tolist() == [[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]]
     below_zero = row._replace(vector=-row.vector)  # the hidden feature is rectified
     assert torch.equal(fusion(IMAGE, below_zero), IMAGE)
@@ -87,7 +89,7 @@ def test_film_by_hand():
 def test_daft_by_hand():
     # the means of the channels, 2.5 and 6.5, are -1 and 1 when normalized; 1 and the row's first entry give 0.5
     fusion = set_by_hand(fusion_of("DAFT"), [1, 2])
-    row = EncodedRow(torch.tensor([[-0.5, 0, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
+    row = EncodedRecord(torch.tensor([[-0.5, 0, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
     expected = torch.tensor([[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]])
     torch.testing.assert_close(fusion(IMAGE, row), expected, atol=1e-4, rtol=1e-4)
 
@@ -144,7 +146,7 @@ def test_attention_does_not_see_a_missing_column():
 def test_fusions_of_rows_start_as_the_identity(name, conv):
     image = torch.randn(2, 8, 3, 5)
     fusion = FusedConvolution(fusion_of(name, channels=8), 8, use_conv=conv)
-    torch.testing.assert_close(fusion(image, rows()), image)
+    torch.testing.assert_close(fusion(image, None, rows()), image)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +156,7 @@ def test_gradients_reach_everything(name, size):
     image = torch.randn(2, 32, *size, requires_grad=True)
     clinical = torch.randn(2, 32, *size, requires_grad=True)
     row = rows()._replace(vector=torch.randn(2, 6, requires_grad=True))
-    out = fusion(image, row if name in OF_ROWS else clinical)
+    out = fusion(image, clinical, row)
     assert out.shape == (2, 32, *size)
     out.square().sum().backward()
     assert image.grad.abs().sum() > 0
@@ -165,9 +167,9 @@ def test_gradients_reach_everything(name, size):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_batch(name):
     fusion = FusedConvolution(fusion_of(name, channels=4), 4)
-    row = EncodedRow(torch.zeros(0, 6), torch.zeros(0, 3, dtype=torch.bool))
+    row = EncodedRecord(torch.zeros(0, 6), torch.zeros(0, 3, dtype=torch.bool))
     empty = torch.zeros(0, 4, 3, 3)
-    assert fusion(empty, row if name in OF_ROWS else empty).shape == (0, 4, 3, 3)
+    assert fusion(empty, empty, row).shape == (0, 4, 3, 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,12 +180,13 @@ def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_e
     model = fit_encoder(build_model(cfg)).eval()
     for level in model.backbone.fusions.values():
         randomize(level)
-    images = model.preprocess_image(make_batch(cfg, 1)).tensor
+    batch = make_batch(cfg, 1)
+    images = model.preprocess_image(batch).tensor
     with torch.no_grad():
-        before = model.backbone(images)
-        images.clinical_numeric[:, 1] += 3.0
-        after = model.backbone(images)
-    assert sorted(before) == ["clinical", "p2", "p3", "p4", "p5", "p6"]
+        before = model.backbone(images, model.encode_records(batch))
+        batch[0]["clinical_numeric"][1] += 3.0
+        after = model.backbone(images, model.encode_records(batch))
+    assert sorted(before) == ["p2", "p3", "p4", "p5", "p6"]
     for feature in before:
         assert before[feature].shape == after[feature].shape
         assert not torch.equal(before[feature], after[feature]), feature
@@ -192,10 +195,54 @@ def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_e
 def test_refusals(small_config):
     fusion = FusedConvolution(fusion_of("ElementwiseSum"), 2, use_conv=False)
     with pytest.raises(ValueError, match="cannot fuse maps"):
-        fusion(IMAGE, CLINICAL[:, :1])
-    with pytest.raises(ValueError, match=r"cannot fuse 1 image\(s\) with 2 row\(s\)"):
-        FusedConvolution(fusion_of("FiLM"), 2)(IMAGE, rows())
+        fusion(IMAGE, CLINICAL[:, :1], rows(1))
+    with pytest.raises(ValueError, match="cannot fuse maps .* and None"):
+        fusion(IMAGE, None, rows(1))
+    with pytest.raises(ValueError, match=r"cannot fuse 1 image\(s\) with 2 record\(s\)"):
+        FusedConvolution(fusion_of("FiLM"), 2)(IMAGE, None, rows())
     with pytest.raises(ConfigError, match="MODEL.FUSION.NAME is 'Average'"):
         build_fusion(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.FUSION.NAME", "Average"), 2, LAYOUT)
     with pytest.raises(ConfigError, match="6 channels must divide"):
         fusion_of("CrossAttention", channels=6)
+
+
+class GatedSum(Fusion):
+    """A fusion of a newcomer: reads the map and the record, and has a hyperparameter."""
+
+    reads = (MAP, RECORD)
+
+    @configurable
+    def __init__(self, channels, layout, *, width):
+        super().__init__(channels, layout)
+        self.hidden = torch.nn.Linear(layout.dim, width)
+        self.gate = torch.nn.Linear(width, channels)
+
+    @classmethod
+    def from_config(cls, cfg, channels, layout):
+        return {**super().from_config(cfg, channels, layout), "width": cfg.MODEL.GATED_SUM.WIDTH}
+
+    def forward(self, image, clinical_map, record):
+        return image + self.gate(self.hidden(record.vector).relu()).sigmoid()[:, :, None, None] * clinical_map
+
+
+def test_a_new_fusion_with_a_hyperparameter_that_reads_map_and_record(
+    small_config, make_batch, fit_encoder, event_storage, monkeypatch
+):
+    monkeypatch.setitem(FUSION_REGISTRY._obj_map, "GatedSum", GatedSum)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.FUSION.NAME", "GatedSum")
+    cfg.MODEL.GATED_SUM = type(cfg)({"WIDTH": 5})
+    model = fit_encoder(build_model(cfg)).train()
+    fusion = model.backbone.fusions["p4"].fusion
+    assert fusion.hidden.out_features == 5 and model.backbone.clinical_branch is not None
+    sum(model(make_batch(cfg, 4)).values()).backward()
+    assert all(p.grad.abs().sum() > 0 for p in fusion.parameters())
+    factors = lr_factors(cfg, model)
+    assert factors["backbone.fusions.p4.fusion.gate.bias"] == cfg.SOLVER.CLINICAL_LR_FACTOR
+
+
+def test_fusion_of_a_newcomer_by_hand():
+    fusion = GatedSum(2, LAYOUT, width=3)
+    torch.nn.init.zeros_(fusion.gate.weight)
+    torch.nn.init.zeros_(fusion.gate.bias)  # a gate of one half
+    whole = FusedConvolution(fusion, 2, use_conv=False)
+    torch.testing.assert_close(whole(IMAGE, CLINICAL, rows(1)), IMAGE + 0.5 * CLINICAL)

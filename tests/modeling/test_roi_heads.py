@@ -50,3 +50,21 @@ def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, even
 def test_a_convolutional_box_head_is_refused(small_config):
     with pytest.raises(ConfigError, match="NUM_CONV 0"):
         build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NUM_CONV", 1))
+
+
+def test_weights_of_a_head_without_record_start_the_regions_part(small_config):
+    """The image-only model's checkpoint, and one whose first layer was swapped in from outside, both load."""
+    alone = build_model(small_config("synthetic_cxr/mask_rcnn.yaml")).roi_heads.box_head
+    head = build_model(small_config("synthetic_cxr/mdf_net.yaml")).roi_heads.box_head
+    before = head.fc1.clinical.weight.clone()
+    result = head.load_state_dict(alone.state_dict(), strict=False)
+    assert result.missing_keys == ["fc1.clinical.weight"] and not result.unexpected_keys
+    assert torch.equal(head.fc1.region.weight, alone.fc1.weight) and torch.equal(head.fc1.clinical.weight, before)
+    other = build_model(small_config("synthetic_cxr/mdf_net.yaml")).roi_heads.box_head
+    assert set(head.state_dict()) >= {"fc1.region.weight", "fc1.region.bias", "fc1.clinical.weight", "fc2.weight"}
+    other.load_state_dict(head.state_dict())
+
+
+def test_another_box_head_is_refused_with_1d_fusion(small_config):
+    with pytest.raises(ConfigError, match="'FastRCNNConvFCHead' does not read the record"):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")

@@ -21,7 +21,7 @@ from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
 from mdf_detectron.data.record_changes import permute_rows
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.fusions import FusedConvolution
+from mdf_detectron.modeling.fusions import MAP, FusedConvolution
 from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 Batches = Sequence[list[dict[str, Any]]]
@@ -151,9 +151,9 @@ def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
 
 def _fusion_hook(norms: dict[str, float], key: str):
     def record(fusion, inputs, output) -> None:
-        image, clinical = inputs
+        image, first, *_ = inputs
         norms[f"{key}_image"] = _rms(image)
-        norms[f"{key}_row"] = _rms(output - image if fusion.reads_row else clinical)
+        norms[f"{key}_row"] = _rms(first if fusion.reads == (MAP,) else output - image)
 
     return record
 
