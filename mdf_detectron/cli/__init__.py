@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "score saved predictions, compare two models"),
     "publish": Command("publish", "one verified file to hand on, with thresholds, results and a model card"),
     "predict": Command("predict", "findings of new images and records, from a checkpoint alone"),
+    "whatif": Command("whatif", "findings of one image with another record; what each column contributes"),
     "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),
