@@ -61,19 +61,20 @@ def posteriors(
 
     Args:
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
-        vitals: (6,) in SD units, or None where they are missing or not to be used.
+        vitals: (6,) in SD units, NaN where one is missing, or None where all are missing or not to be used.
         signal: λ.
     """
-    precision = np.linalg.inv(vital_correlation())
+    observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
+    precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing ones are integrated out
     joint = {}
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
         if any(look not in ("ambiguous", labels[a] or "none") for a, look in appearances.items()):
             continue
         weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
-        if vitals is not None:
+        if observed.any():
             mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
-            offset = np.array(vitals) - mean
+            offset = (np.array(vitals, dtype=float) - mean)[observed]
             weight *= math.exp(-0.5 * offset @ precision @ offset)
         joint[label_a, label_b] = weight
     total = sum(joint.values())

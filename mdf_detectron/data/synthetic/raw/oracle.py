@@ -1,0 +1,106 @@
+"""Predict what the best detector could on a folder prepared from the synthetic raw tree.
+
+The oracle knows the generating process and sees what a model sees: each image's regions with their look and, with the
+record, the vitals as the prepared folder has them (cleaned, rounded, some missing).  What readers do is part of the
+process: they swap the classes of a look-alike pair, which the scores take into account, and they miss regions and move
+edges, which nothing can foresee and which therefore lowers the ceiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.data.prepared import REPORT_FILE_NAME
+from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, VITAL_MEANS, VITAL_SDS, VITALS, CohortSettings, Film
+from mdf_detectron.data.synthetic.oracle import posteriors
+from mdf_detectron.data.synthetic.raw.history import SWAP, RawSettings, make_history
+from mdf_detectron.data.synthetic.raw.readers import choose_films, make_scene
+from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
+from mdf_detectron.errors import SourceDataError
+from mdf_detectron.fileio import read_json
+
+
+def read_settings(raw: str | Path) -> RawSettings:
+    """Read what a raw tree was made with from its report.
+
+    Raises:
+        SourceDataError: no report, or one of another kind of data.
+    """
+    path = Path(raw) / REPORT_FILE_NAME
+    arguments = dict(read_json(path, SourceDataError).get("arguments", {}))
+    if not arguments.pop("raw", False):
+        raise SourceDataError(f"{path} is not the report of a tree made by prepare_synthetic.py --raw")
+    return RawSettings(CohortSettings(**arguments.pop("cohort")), **arguments)
+
+
+def raw_scenes(settings: RawSettings) -> dict[str, Film]:
+    """Draw again what every read image shows, by its dicom_id."""
+    films = make_history(settings).films
+    return {
+        films["dicom_id"].iloc[row]: make_scene(settings, films.iloc[row], int(row))
+        for row in choose_films(settings, films)
+    }
+
+
+def raw_oracle_predictions(prepared: str | Path, raw: str | Path, split: str, use_record: bool) -> list[dict[str, Any]]:
+    """Make predictions in COCO results format: the drawn regions, distractors too, scored by their posterior.
+
+    Args:
+        prepared: the folder made by ``datasets/prepare_mimic_eye.py`` from the tree.
+        raw: the tree, made by ``datasets/prepare_synthetic.py --raw``.
+        split: "train", "val" or "test".
+        use_record: whether the vitals of the image's record are known.
+
+    Raises:
+        SourceDataError: an image that the tree does not have.
+    """
+    path = Path(prepared) / "annotations" / f"{split}.json"
+    data, settings = read_json(path, SourceDataError), read_settings(raw)
+    scenes, category = raw_scenes(settings), {c["name"]: c["id"] for c in data["categories"]}
+    results = []
+    for image in data["images"]:
+        scene = scenes.get(image["dicom_id"])
+        if scene is None:
+            raise SourceDataError(f"{path}: image {image['dicom_id']} is not of the tree {raw}; give the tree's folder")
+        vitals = vitals_in_sd(image["clinical"]) if use_record else None
+        results += [
+            {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chance}
+            for label, box, chance in _scored_regions(scene, vitals, settings, image["width"], image["height"])
+            if label in category and chance > 0
+        ]
+    return results
+
+
+def vitals_in_sd(record: Mapping[str, Any]) -> list[float]:
+    """Standardize the six vitals of a record by the generator's means and SDs; NaN where missing."""
+    values = np.array([np.nan if record[name] is None else record[name] for name in VITALS], dtype=float)
+    return ((values - VITAL_MEANS) / VITAL_SDS).tolist()
+
+
+def read_as(chances: Mapping[str | None, float], swap: float) -> dict[str, float]:
+    """P(a reader names the class), from P(class): a reader swaps the two classes of the pair at the given rate."""
+    first, second = (label for label in chances if label is not None)
+    return {
+        first: (1 - swap) * chances[first] + swap * chances[second],
+        second: (1 - swap) * chances[second] + swap * chances[first],
+    }
+
+
+def _scored_regions(scene: Film, vitals: list[float] | None, settings: RawSettings, width: int, height: int):
+    """(class, box in pixels, chance) of every region and both classes of its archetype."""
+    looks = {f.archetype: f.appearance for f in scene.findings}
+    found = posteriors(looks, vitals, settings.cohort.signal)
+    named = {archetype: read_as(chances, SWAP * settings.reader_noise) for archetype, chances in found.items()}
+    regions = [
+        (label, ellipse_box(f.center, f.radii, width, height), chance)
+        for f in scene.findings
+        for label, chance in named[f.archetype].items()
+    ]
+    if scene.cardiothoracic_ratio > 0.5:
+        center, radii = heart_ellipse(scene.cardiothoracic_ratio)
+        regions.append((CARDIAC_CLASS, ellipse_box(center, radii, width, height), 1.0))
+    return regions
