@@ -34,6 +34,7 @@ COMMANDS = {
     "publish": Command("publish", "one verified file to hand on, with thresholds, results and a model card"),
     "predict": Command("predict", "findings of new images and records, from a checkpoint alone"),
     "whatif": Command("whatif", "findings of one image with another record; what each column contributes"),
+    "serve": Command("serve", "web page: an image and a form in, findings with and without the record out"),
     "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),

@@ -51,6 +51,7 @@ class PreparedStudy:
     Attributes:
         model_input: Detectron2's input dict with the clinical tensors.
         image, pixels, record, missing, notes: as of :class:`~mdf_detectron.engine.findings.StudyFindings`.
+        image_notes: those of the notes that are about the image, whatever the record.
     """
 
     model_input: dict[str, Any]
@@ -59,6 +60,7 @@ class PreparedStudy:
     record: dict[str, Any]
     missing: list[str]
     notes: list[str]
+    image_notes: list[str]
 
 
 class Predictor:
@@ -144,7 +146,7 @@ class Predictor:
             "image": self.mapper.image_tensor(pixels)[0],
             **self.mapper.clinical_tensors({"file_name": name, "clinical": record}),
         }
-        return PreparedStudy(model_input, name, pixels, read, missing, [*notes, *record_notes])
+        return PreparedStudy(model_input, name, pixels, read, missing, [*notes, *record_notes], notes)
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
         """Run the model on prepared studies, all in one batch."""
@@ -156,7 +158,13 @@ class Predictor:
         """Return the same image with another record."""
         read, missing, notes = self.check_record(record, study.image)
         tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": record})
-        return replace(study, model_input={**study.model_input, **tensors}, record=read, missing=missing, notes=notes)
+        return replace(
+            study,
+            model_input={**study.model_input, **tensors},
+            record=read,
+            missing=missing,
+            notes=[*study.image_notes, *notes],
+        )
 
     def check_record(self, record: Mapping[str, Any] | None, where: str) -> tuple[dict[str, Any], list[str], list[str]]:
         """Check a record against the schema.

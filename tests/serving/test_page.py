@@ -1,0 +1,110 @@
+"""The web page in a real browser: Chromium of the system, driven by Playwright."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.serving.page import StudyPage, serve
+from mdf_detectron.serving.study_view import views
+
+CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run):
+    return Predictor(tiny_run / "model_final.pth", device="cpu", threshold=0.02)
+
+
+@pytest.fixture(scope="module")
+def address(predictor):
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra serve)")
+    url, blocks, folder = serve(predictor, host="127.0.0.1", port=7893, title="Test page", block=False)
+    yield url, Path(folder)
+    blocks.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def upload(page, path):
+    if page.locator("#upload button[aria-label='Clear'], #upload button[aria-label='Remove this file']").count():
+        page.locator("#upload button[aria-label='Clear'], #upload button[aria-label='Remove this file']").first.click()
+    page.set_input_files("#upload input[type=file]", str(path))
+
+
+@needs_browser
+def test_a_study_in_the_browser(address, browser, predictor, tiny_folder, tmp_path):
+    url, folder = address
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(15000)
+    page.goto(url)
+    image = tiny_folder / "images" / "test_2.png"
+    upload(page, image)
+    page.wait_for_selector(".mdf-box")
+    assert [f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.stat().st_size] == []  # uploads are gone
+    page.fill("#field-age textarea, #field-age input", "43")
+    page.click("#find")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('not known: temperature, gender')")
+    first = page.inner_html("#views")
+    best = predictor(image, {"age": 43}).findings[0]
+    assert f"{best.score:.2f}" in page.inner_text("#table") and best.class_name in page.inner_text("#table")
+    page.fill("#field-age textarea, #field-age input", "47")
+    page.click("#find")
+    page.wait_for_function("old => document.querySelector('#views').innerHTML !== old", arg=first)  # boxes have changed
+
+    page.fill("#field-age textarea, #field-age input", "500")
+    page.click("#find")
+    page.wait_for_selector(".mdf-error")
+    assert "outside its legal range" in page.inner_text(".mdf-error")
+    page.fill("#field-age textarea, #field-age input", "old")
+    page.click("#find")
+    page.wait_for_function("document.querySelector('.mdf-error')?.innerText.includes('not a number')")
+    page.fill("#field-age textarea, #field-age input", "")
+    page.click("#find")
+    page.wait_for_selector(".mdf-box")  # it is alive
+    page.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["text", "huge"])
+def test_files_that_are_no_radiograph(address, browser, tmp_path, kind):
+    url, folder = address
+    path, message = tmp_path / "notes.txt", "cannot read image"
+    path.write_text("not an image")
+    if kind == "huge":
+        path, message = tmp_path / "huge.png", "200 megapixels"
+        Image.new("1", (20000, 10000)).save(path)
+    page = browser.new_page()
+    page.goto(url)
+    upload(page, path)
+    page.wait_for_selector(".mdf-error")
+    assert message in page.inner_text(".mdf-error") and str(folder) not in page.inner_text(".mdf-error")
+    page.close()
+
+
+def test_an_upload_is_deleted_whatever_it_holds(predictor, tmp_path, tiny_folder):
+    page = StudyPage(predictor, max_megapixels=0.005)
+    for name, content in (("a.png", (tiny_folder / "images" / "test_1.png").read_bytes()), ("b.dcm", b"x" * 200)):
+        path = tmp_path / name
+        path.write_bytes(content)
+        study, message = page.load(str(path))
+        assert study is None and "mdf-error" in message and not path.exists() and str(tmp_path) not in message
+    assert page.answer(None)[2].startswith('<p class="mdf-error"')
+
+
+def test_names_cannot_bring_markup(predictor):
+    pixels = np.full((40, 50), 128, np.uint8)
+    found = predictor(pixels)
+    assert "<script>" not in views([found], ["<script>alert(1)</script>"])
