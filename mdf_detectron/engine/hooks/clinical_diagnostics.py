@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
@@ -91,8 +92,8 @@ def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[
 def mean_class_loss(model: nn.Module, batches: Batches) -> float:
     """Compute the mean cross-entropy of the ground-truth boxes among the classes, in nats a box.
 
-    The box head (of a cascade, its last stage) is run on the ground-truth boxes themselves, so that neither proposals
-    nor their sampling matter.  The background's logit is left out, unless there is but one class: a record tells
+    The ground-truth boxes are the only proposals (of a cascade, the last stage is taken), so that neither the proposal
+    generator nor sampling matter.  The background's logit is left out, unless there is but one class: a record tells
     classes apart far more than it tells a finding from the background.
     """
     model = getattr(model, "module", model)
@@ -115,14 +116,22 @@ def mean_class_loss(model: nn.Module, batches: Batches) -> float:
 
 def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
     """(R, K + 1) logits of the R ground-truth boxes of a batch, the background last."""
-    heads = model.roi_heads
-    features = model.backbone(model.preprocess_image(batch).tensor)
-    boxes = [x["instances"].gt_boxes.to(model.device) for x in batch]
-    pooled = heads.box_pooler([features[name] for name in heads.box_in_features], boxes)
-    head, predictor = heads.box_head, heads.box_predictor
-    if isinstance(head, nn.ModuleList):
-        head, predictor = head[-1], predictor[-1]
-    return predictor(head(pooled))[0]
+    images, record, heads = model.preprocess_image(batch), model.encode_records(batch), model.roi_heads
+    proposals = [
+        Instances(size, proposal_boxes=x["instances"].gt_boxes, objectness_logits=torch.zeros(len(x["instances"])))
+        for x, size in zip(batch, images.image_sizes, strict=True)
+    ]
+    logits: list[Tensor] = []
+    predictor = heads.box_predictor
+    last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+    handle = last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))
+    try:
+        features = model.backbone(images.tensor, record)
+        read = {} if record is None else {"record": record.vector}
+        heads(images, features, [p.to(model.device) for p in proposals], None, **read)
+    finally:
+        handle.remove()
+    return logits[0]
 
 
 @contextmanager
