@@ -23,9 +23,12 @@ from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
 
 PROGRESS_FILE_NAME = "progress.jsonl"
-FORMATS = ("json", "csv", "coco", "png")
-_FOLDERS = {"png": ("pictures", ".png")}
+FORMATS = ("json", "csv", "coco", "png", "dicom-sr")
+_FOLDERS = {"png": ("pictures", ".png"), "dicom-sr": ("reports", ".dcm")}
 _READ_AHEAD = 4
+
+ReportWriter = Callable[[Path, StudyFindings, Path], Any]
+"""Writes a structured report of findings on a source image to a file."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,19 @@ class RunResult:
 
 
 def run_predictions(
-    predictor: Predictor, studies: Sequence[Study], out: Path, formats: Sequence[str], *, batch_size: int = 1
+    predictor: Predictor,
+    studies: Sequence[Study],
+    out: Path,
+    formats: Sequence[str],
+    *,
+    batch_size: int = 1,
+    write_report: ReportWriter | None = None,
 ) -> RunResult:
     """Predict studies and write ``out``.
 
     Args:
         formats: of :data:`FORMATS`; ``findings.json`` is always written.
+        write_report: of "dicom-sr".
         batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores are those of
             ``--eval-only``, to the last digit.
     """
@@ -94,7 +104,12 @@ def run_predictions(
         for batch in _batches(_prepared(predictor, todo, errors, bar), batch_size):
             answers = predictor.predict([prepared for *_, prepared in batch])
             for (number, study, key, _), findings in zip(batch, answers, strict=True):
-                _write_side_files(out, formats, number, study, findings)
+                try:
+                    _write_side_files(out, formats, number, study, findings, write_report)
+                except UserError as error:
+                    errors.append((study.name, _line(error)))
+                    bar.update()
+                    continue
                 entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
                 progress.add(key, entries[number])
                 bar.update()
@@ -150,9 +165,20 @@ def _side_file(out: Path, kind: str, number: int, study: Study) -> Path:
     return out / folder / f"{number + 1:04d}_{study.path.stem[:80]}{suffix}"
 
 
-def _write_side_files(out: Path, formats: Sequence[str], number: int, study: Study, findings: StudyFindings) -> None:
+def _write_side_files(
+    out: Path,
+    formats: Sequence[str],
+    number: int,
+    study: Study,
+    findings: StudyFindings,
+    write_report: ReportWriter | None,
+) -> None:
     if "png" in formats:
         findings.draw(_side_file(out, "png", number, study))
+    if "dicom-sr" in formats:
+        if write_report is None:
+            raise ValueError("the format dicom-sr needs a write_report")
+        write_report(_side_file(out, "dicom-sr", number, study), findings, study.path)
 
 
 def _write_results(out: Path, formats: Sequence[str], ordered: list[tuple[Study, dict]], predictor: Predictor) -> None:

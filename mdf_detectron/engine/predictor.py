@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 
-from mdf_detectron.config import check_config
+from mdf_detectron.config import check_config, fuses_1d
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_radiograph
@@ -305,5 +305,7 @@ def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
         raise CheckpointError(f"{weights}: its config cannot be used by this version ({shorten(str(error))})") from None
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
     cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
+    if fuses_1d(cfg) and cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
+        cfg.MODEL.ROI_BOX_HEAD.NAME = "ClinicalFastRCNNConvFCHead"  # its name since the head reads the record by itself
     check_config(cfg)
     return cfg

@@ -1,0 +1,103 @@
+"""Findings as a DICOM structured report (TID 1500) whose regions refer to the source image."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import mdf_detectron
+from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.engine.findings import DetectedFinding, StudyFindings
+from mdf_detectron.errors import ImageReadError, UserError
+from mdf_detectron.fileio import atomic_path
+
+SCHEME = "99MDF"
+"""Private coding scheme: the classes of a model are named by its data set, not by a standard."""
+
+_REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+
+def write_structured_report(path: Path, findings: StudyFindings, source: Path) -> Path:
+    """Write the findings above their threshold as a Comprehensive SR document.
+
+    Args:
+        source: the DICOM file that was predicted; the report names its patient, study and image.
+
+    Raises:
+        ImageReadError: the source is no DICOM file, or lacks the identifiers that a report refers to.
+        UserError: highdicom is not installed.
+    """
+    try:
+        import highdicom as hd
+        import pydicom
+    except ImportError:
+        raise UserError("DICOM structured reports need highdicom: pip install 'mdf_detectron[dicom,sr]'") from None
+    if not is_dicom(source):
+        raise ImageReadError(f"{source}: a structured report refers to a DICOM image, and this is none")
+    image = pydicom.dcmread(source, stop_before_pixels=True)
+    if absent := [keyword for keyword in _REQUIRED if not image.get(keyword)]:
+        raise ImageReadError(f"{source}: no {', '.join(absent)}, which a structured report refers to")
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+                    "AccessionNumber", "ReferringPhysicianName"):  # fmt: skip
+        if keyword not in image:
+            setattr(image, keyword, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names and values of the source that break DICOM's rules
+        report = hd.sr.ComprehensiveSR(
+            evidence=[image],
+            content=_content(hd, findings, image),
+            series_instance_uid=hd.UID(),
+            series_number=99,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="mdf_detectron",
+            is_complete=False,
+            is_verified=False,
+            series_description="Findings of a detector (research)",
+        )
+        with atomic_path(path) as partial:
+            report.save_as(partial)
+    return path
+
+
+def _content(hd, findings: StudyFindings, image):
+    observer = hd.sr.ObserverContext(
+        observer_type=hd.sr.coding.CodedConcept("121007", "DCM", "Device"),
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=hd.UID(), name="mdf_detectron", model_name=f"mdf_detectron {mdf_detectron.__version__}"
+        ),
+    )
+    groups = [_group(hd, finding, number, image) for number, finding in enumerate(findings.above_threshold, start=1)]
+    return hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=hd.sr.coding.CodedConcept("399208008", "SCT", "Plain X-ray of chest"),
+        imaging_measurements=groups,
+        title=hd.sr.coding.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
+    )
+
+
+def _group(hd, finding: DetectedFinding, number: int, image):
+    code = hd.sr.coding.CodedConcept
+    x0, y0, x1, y1 = finding.box
+    region = hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_data=_closed_polyline(x0, y0, x1, y1),
+        source_image=hd.sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID),
+    )
+    score = hd.sr.Measurement(
+        name=code("score", SCHEME, "Score of the detector"),
+        value=round(finding.score, 6),
+        unit=code("1", "UCUM", "no units"),
+    )
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(hd.UID(), f"finding {number}"),
+        referenced_region=region,
+        finding_type=code(f"class-{finding.class_index}", SCHEME, finding.class_name[:64]),
+        measurements=[score],
+    )
+
+
+def _closed_polyline(x0: float, y0: float, x1: float, y1: float):
+    import numpy as np
+
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
