@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and peak memory of the table part of the MIMIC pipeline, on synthetic tables that grow ×1, ×4, ×16.
 
-python tools/benchmark_mimic_tables.py --out output/benchmark_tables    # ×16 is the real size, 377,110 films
+python tools/benchmark_mimic_tables.py --out output/benchmark_tables    # ×16 is the real size, 377,110 images
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.readings import read_readings
 from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from mdf_detectron.data.synthetic.raw.history import FILMS_PER_PATIENT, RawSettings
+from mdf_detectron.data.synthetic.raw.history import RADIOGRAPHS_PER_PATIENT, RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.fileio import markdown_table
 
@@ -28,7 +28,7 @@ REAL_SIZE = 377_110
 FACTORS = (1, 4, 16)
 LIMIT_SECONDS, LIMIT_GB = 60, 3
 COLUMNS = {
-    "films": "rows of the table of films",
+    "images": "rows of the table of images",
     "visits": "rows of the table of visits",
     "patients": "rows of the table of patients",
     "readings": "rows of the readers' metadata",
@@ -48,20 +48,20 @@ def measure(root: str) -> dict[str, float]:
     rows = {s["stage"]: s["in"] for s in flow.stages}
     sizes = {name: rows[stage] for name, stage in COLUMNS.items()}
     read = read_readings(files.readings, Problems(), Flow())["dicom_id"].nunique()
-    return {**sizes, "annotated films": read, "readings kept": len(cohort.readings), "seconds": seconds, "GB": peak}
+    return {**sizes, "annotated images": read, "readings kept": len(cohort.readings), "seconds": seconds, "GB": peak}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="output/benchmark_tables", help="folder for the tables and the result")
-    parser.add_argument("--num-films", type=int, default=-(-REAL_SIZE // 16), help="films at ×1")
+    parser.add_argument("--num-films", type=int, default=-(-REAL_SIZE // 16), help="images at ×1")
     args = parser.parse_args()
     out, rows = Path(args.out), []
     for factor in FACTORS:
-        films = args.num_films * factor
-        tree = out / f"films_{films}"
-        cohort = CohortSettings(max(16, round(films / FILMS_PER_PATIENT)), seed=1)
-        write_raw_tree(tree, RawSettings(cohort, films, tables_only=True))
+        radiographs = args.num_films * factor
+        tree = out / f"films_{radiographs}"
+        cohort = CohortSettings(max(16, round(radiographs / RADIOGRAPHS_PER_PATIENT)), seed=1)
+        write_raw_tree(tree, RawSettings(cohort, radiographs, tables_only=True))
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append({"factor": factor, **pool.apply(measure, (str(tree / "physionet"),))})
     (out / "result.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -10,7 +10,7 @@ import argparse
 
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.data.synthetic.raw.history import FILMS_PER_PATIENT, RawSettings
+from mdf_detectron.data.synthetic.raw.history import RADIOGRAPHS_PER_PATIENT, RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 
 
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     args = parser.parse_args(argv)
     args.raw = args.raw or args.tables_only
     if args.num_patients is None and args.raw and args.num_films:
-        args.num_patients = max(16, round(args.num_films / FILMS_PER_PATIENT))
+        args.num_patients = max(16, round(args.num_films / RADIOGRAPHS_PER_PATIENT))
     if args.num_patients is None:
         parser.error("--num-patients is needed (or, with --raw, --num-films)")
     if args.num_films and not args.raw:

@@ -1,4 +1,4 @@
-"""One record → the model's input: image, boxes, masks and the clinical row."""
+"""One record → the model's input: image, boxes, masks and the clinical record."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class MultimodalDatasetMapper:
         utils.check_image_size(record, image)
         record["image"], transforms = self.image_tensor(image)
 
-        # 2. the clinical row; columns that the model does not read are left out
+        # 2. the clinical record; columns that the model does not read are left out
         record.update(self.clinical_tensors(record))
 
         # 3. the instances

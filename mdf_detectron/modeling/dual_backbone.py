@@ -19,7 +19,7 @@ from mdf_detectron.modeling.fusions import MAP, FusedConvolution, build_fusion, 
 
 
 class DualBackbone(Backbone):
-    """Image features, fused with the clinical row where asked.
+    """Image features, fused with the clinical record where asked.
 
     Args:
         image_backbone: I = f_CXR(image).

@@ -127,9 +127,9 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
     @staticmethod
-    def _read_by_heads(record: EncodedRecord | None) -> dict[str, Tensor]:
+    def _read_by_heads(record: EncodedRecord | None) -> dict[str, EncodedRecord]:
         """Nothing for heads of Detectron2's own in a model without records."""
-        return {} if record is None else {"record": record.vector}
+        return {} if record is None else {"record": record}
 
 
 @META_ARCH_REGISTRY.register()

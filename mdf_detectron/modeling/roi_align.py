@@ -70,8 +70,8 @@ def separable_roi_align(
         low, high = ends[:, :2], ends[:, 2:]
         if not aligned:
             high = torch.maximum(high, low + 1.0)
-        of_x = axis_weights(low[:, 0], high[:, 0], bins, samples, width)
-        of_y = axis_weights(low[:, 1], high[:, 1], bins, samples, height)
+        weights_x = axis_weights(low[:, 0], high[:, 0], bins, samples, width)
+        weights_y = axis_weights(low[:, 1], high[:, 1], bins, samples, height)
         image = rois[:, 0].long()
         order = image.argsort(stable=True)
         sizes = image.bincount(minlength=count).tolist()
@@ -80,8 +80,8 @@ def separable_roi_align(
     for number, indices in enumerate(order.split(sizes)):
         cells = features[number].permute(1, 2, 0).reshape(height, width * channels)
         for chosen in indices.split(part):
-            rows = (of_y[chosen].flatten(0, 1) @ cells).view(len(chosen), bins, width, channels)
-            pooled.append(of_x[chosen][:, None] @ rows)
+            rows = (weights_y[chosen].flatten(0, 1) @ cells).view(len(chosen), bins, width, channels)
+            pooled.append(weights_x[chosen][:, None] @ rows)
     if not pooled or not len(rois):
         return features.new_zeros(0, channels, bins, bins) + 0.0 * features.sum()
     return torch.cat(pooled)[order.argsort()].permute(0, 3, 1, 2)

@@ -23,11 +23,16 @@ from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.clinical_encoder import record_layout
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
 from mdf_detectron.modeling.roi_align import use_separable_roi_align
 
 RECORD = "encoded_record"
 """Key under which these heads, and nothing outside of this module, hand the record to their box branch."""
+
+
+def with_record(features: dict[str, Tensor], record: EncodedRecord | None) -> dict[str, Tensor]:
+    """Add the encoded records (N, Z) to the feature maps, where the box branch of these heads looks for them."""
+    return features if record is None else {**features, RECORD: record.vector}
 
 
 class ConcatenatedLinear(nn.Module):
@@ -165,12 +170,10 @@ class ClinicalBoxBranchMixin:
         features: dict[str, Tensor],
         proposals: list[Instances],
         targets: list[Instances] | None = None,
-        record: Tensor | None = None,
+        record: EncodedRecord | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As the parent's, with the encoded records (N, Z) of the images, or None where the model reads none."""
-        if record is not None:
-            features = {**features, RECORD: record}
-        return super().forward(images, features, proposals, targets)
+        """As the parent's, with the encoded records of the images, or None where the model reads none."""
+        return super().forward(images, with_record(features, record), proposals, targets)
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""The mapper and the loaders: geometry, rows, healthy films, every file type, refusals."""
+"""The mapper and the loaders: geometry, rows, healthy images, every file type, refusals."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_a_record_without_a_row_is_all_missing(tiny_config, tiny_folder):
     assert "instances" not in out
 
 
-def test_loaders_give_rows_in_training_and_test_and_keep_healthy_films(tiny_config):
+def test_loaders_give_rows_in_training_and_test_and_keep_healthy_radiographs(tiny_config):
     cfg = tiny_config("SOLVER.IMS_PER_BATCH", 4)
     stream = iter(build_train_loader(cfg))
     batches = [next(stream) for _ in range(2)]

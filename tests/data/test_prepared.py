@@ -114,7 +114,7 @@ def test_balanced_parts_hold_their_share_of_every_class():
 
 def test_flow_refuses_a_loss():
     flow = Flow()
-    flow.add("films", 5, 3, {"dark": 2})
+    flow.add("images", 5, 3, {"dark": 2})
     with pytest.raises(AssertionError, match="stage 'boxes': 5 in"):
         flow.add("boxes", 5, 3, {"small": 1})
 

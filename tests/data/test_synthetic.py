@@ -20,7 +20,7 @@ from mdf_detectron.data.synthetic.oracle import (
     posteriors,
 )
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.data.synthetic.scene import draw_film, ellipse_box, ellipse_polygon
+from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon
 from mdf_detectron.evaluation import evaluate_coco
 
 
@@ -101,10 +101,10 @@ def test_bad_settings(change, message):
 
 def test_drawing():
     visit = make_cohort(CohortSettings(num_patients=3, seed=0, image_size=96))[0].visits[0]
-    film = draw_film(visit)
-    assert film.shape == (visit.height, visit.width) and film.dtype == np.uint8
-    assert np.array_equal(film, draw_film(visit))
-    assert film.std() > 20
+    radiograph = draw_radiograph(visit)
+    assert radiograph.shape == (visit.height, visit.width) and radiograph.dtype == np.uint8
+    assert np.array_equal(radiograph, draw_radiograph(visit))
+    assert radiograph.std() > 20
     assert ellipse_box((0.5, 0.5), (0.1, 0.2), 100, 200) == pytest.approx([40, 60, 20, 80])
     polygon = np.array(ellipse_polygon((0.5, 0.5), (0.1, 0.2), 100, 200)).reshape(-1, 2)
     assert [polygon[:, 0].min(), polygon[:, 1].min()] == pytest.approx([40, 60])

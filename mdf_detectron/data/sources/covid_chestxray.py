@@ -113,7 +113,7 @@ FRACTIONS = (0.65, 0.10, 0.25)
 
 
 def covid_clinical_schema() -> ClinicalSchema:
-    """Columns known when the film is taken; most cells are empty."""
+    """Columns known when the image is taken; most cells are empty."""
     return ClinicalSchema(
         (
             ClinicalColumn("age", "numeric", "years", 0, 120),
@@ -182,7 +182,7 @@ def _records(root, table, coco, schema, flow: Flow, cleaned: Counter, on_error: 
             box_drops[f"its image was dropped: {reason}"] += len(boxes[image["id"]])
             continue
         annotations = _annotations(image, size, boxes[image["id"]], coco["names"], box_drops)
-        if not annotations:  # every film shows lungs: without a box it is not a healthy one, but an unlabeled one
+        if not annotations:  # every image shows lungs: without a box it is not a healthy one, but an unlabeled one
             image_drops["no usable box"] += 1
             continue
         row = _clean_row(table.loc[image["file_name"]], schema, cleaned)

@@ -1,9 +1,9 @@
-"""A synthetic cohort in which the clinical row decides between classes that look alike.
+"""A synthetic cohort in which the clinical record decides between classes that look alike.
 
-Every film shows two archetypes of finding: A, a focal opacity (Consolidation, Atelectasis or nothing), and B, a
+Every image shows two archetypes of finding: A, a focal opacity (Consolidation, Atelectasis or nothing), and B, a
 hazy opacity (Pulmonary edema, Pleural abnormality or nothing).  With probability 1 − α a visual cue tells which;
 otherwise all three look the same, and only the vitals, shifted by λ·(Δ_A + Δ_B) standard deviations, can tell.
-"Nothing" is drawn too, as a distractor without annotation.  The cardiac silhouette is decided by the image alone.
+"Nothing" is drawn too, as a distractor without annotation.  The cardiac silhouette is decided by the image-only.
 
 Nothing here is sampled from a real table.
 """
@@ -73,7 +73,7 @@ class Finding:
         archetype: "A" or "B".
         label: its class, or None for a distractor.
         appearance: the class that its look tells ("none" for a visibly harmless one), or "ambiguous".
-        center, radii: of its ellipse, as fractions of the film's width and height (x, y).
+        center, radii: of its ellipse, as fractions of the image's width and height (x, y).
     """
 
     archetype: str
@@ -84,14 +84,14 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
+class Radiograph:
     """What is drawn.
 
     Attributes:
-        width, height: pixels of the film.
+        width, height: pixels of the image.
         cardiothoracic_ratio: heart width over thorax width; above 0.5 the silhouette is enlarged.
         findings: its regions, distractors too.
-        seed: of the film's noise and anatomy.
+        seed: of the image's noise and anatomy.
     """
 
     width: int
@@ -102,12 +102,12 @@ class Film:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Visit(Film):
-    """One visit, seen on its one film.
+class Visit(Radiograph):
+    """One visit, seen on its one image.
 
     Attributes:
         latent_vitals: (6,) SD units, before rounding; the oracle reads them.
-        row: the clinical row as a cleaned table has it (None where missing).
+        row: the clinical record as a cleaned table has it (None where missing).
         vitals_missing: the vitals of this visit were not recorded.
     """
 
@@ -134,7 +134,7 @@ class CohortSettings:
         seed: everything follows from it.
         signal: λ ≥ 0, how far the vitals of the classes are apart; 0 makes the table useless.
         ambiguity: α in [0, 1], the share of findings whose look does not tell the class.
-        image_size: longer side of a film in pixels.
+        image_size: longer side of an image in pixels.
         missing: share of visits without vitals.
     """
 

@@ -57,7 +57,7 @@ def ap_both(ambiguity: float, prior: float, distance: float) -> float:
 def posteriors(
     appearances: dict[str, str], vitals: list[float] | None, signal: float
 ) -> dict[str, dict[str | None, float]]:
-    """P(class | everything known) of both archetypes of a film, by enumerating their joint classes.
+    """P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
 
     Args:
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
@@ -102,17 +102,17 @@ def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[di
     category = {c["name"]: c["id"] for c in data["categories"]}
     results = []
     for image in data["images"]:
-        film = truth["films"][image["file_name"]]
-        looks = {f["archetype"]: f["appearance"] for f in film["findings"]}
-        chances = posteriors(looks, film["vitals"] if use_table else None, truth["signal"])
+        radiograph = truth["images"][image["file_name"]]
+        looks = {f["archetype"]: f["appearance"] for f in radiograph["findings"]}
+        chances = posteriors(looks, radiograph["vitals"] if use_table else None, truth["signal"])
         scored = [
             (label, f["bbox"], chance)
-            for f in film["findings"]
+            for f in radiograph["findings"]
             for label, chance in chances[f["archetype"]].items()
             if label is not None and chance > 0
         ]
-        if film["cardiac_box"] is not None:
-            scored.append((CARDIAC_CLASS, film["cardiac_box"], 1.0))
+        if radiograph["cardiac_box"] is not None:
+            scored.append((CARDIAC_CLASS, radiograph["cardiac_box"], 1.0))
         results += [
             {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chance}
             for label, box, chance in scored

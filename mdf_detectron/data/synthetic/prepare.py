@@ -25,7 +25,7 @@ from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinica
 from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
-from mdf_detectron.data.synthetic.scene import draw_film, ellipse_box, ellipse_polygon, heart_ellipse
+from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
 
 NOTE = (
     "This data set is synthetic. It shows whether a model uses the table at all; its numbers are no clinical "
@@ -48,7 +48,7 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
         names = train_val_test([r.patient_id for r in records], [_stratum(r) for r in records], settings.seed)
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
         schema = mimic_clinical_schema()
-        write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical rows")
+        write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records")
         _write_truth(folder, visits, settings.signal)
         body = {"notes": [NOTE], "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
         write_report(folder, "Synthetic radiographs", arguments, _account(visits, records), body)
@@ -60,17 +60,17 @@ def file_name(visit: Visit) -> str:
 
 
 def _draw(visit: Visit, folder: Path) -> None:
-    cv2.imwrite(str(folder / file_name(visit)), draw_film(visit))
+    cv2.imwrite(str(folder / file_name(visit)), draw_radiograph(visit))
 
 
 def _draw_all(visits: list[Visit], folder: Path, num_workers: int) -> None:
     draw = partial(_draw, folder=folder)
     if num_workers <= 1:
-        for visit in tqdm(visits, desc="drawing", unit="film"):
+        for visit in tqdm(visits, desc="drawing", unit="image"):
             draw(visit)
         return
     with ProcessPoolExecutor(num_workers) as pool:
-        list(tqdm(pool.map(draw, visits, chunksize=16), total=len(visits), desc="drawing", unit="film"))
+        list(tqdm(pool.map(draw, visits, chunksize=16), total=len(visits), desc="drawing", unit="image"))
 
 
 def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
@@ -99,11 +99,11 @@ def _stratum(record: PreparedImage) -> tuple[int, ...]:
 
 def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: float) -> None:
     """What the oracle knows; kept apart from the records, so that no model can see it."""
-    films: dict[str, Any] = {}
+    radiographs: dict[str, Any] = {}
     for _, visit in visits:
         size = visit.width, visit.height
         heart = heart_ellipse(visit.cardiothoracic_ratio)
-        films[file_name(visit)] = {
+        radiographs[file_name(visit)] = {
             "vitals": None if visit.vitals_missing else list(visit.latent_vitals),
             "cardiac_box": ellipse_box(*heart, *size) if visit.cardiothoracic_ratio > 0.5 else None,
             "findings": [
@@ -111,13 +111,13 @@ def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: floa
                 for f in visit.findings
             ],
         }
-    text = json.dumps({"signal": signal, "films": films})
+    text = json.dumps({"signal": signal, "images": radiographs})
     (folder / TRUTH_FILE_NAME).write_text(text, encoding="utf-8")
 
 
 def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) -> Flow:
     flow = Flow()
-    flow.add("films", len(visits), len(records))
+    flow.add("images", len(visits), len(records))
     drawn = sum(len(v.findings) for _, v in visits)
     distractors = sum(f.label is None for _, v in visits for f in v.findings)
     flow.add("findings", drawn, drawn - distractors, {"distractor, not annotated": distractors})

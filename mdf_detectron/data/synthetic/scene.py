@@ -5,33 +5,33 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mdf_detectron.data.synthetic.cohort import Film, Finding
+from mdf_detectron.data.synthetic.cohort import Finding, Radiograph
 
 THORAX_CENTER, THORAX_HALF_WIDTH = (0.5, 0.52), 0.42
-"""Fractions of the film: the heart's width is measured against twice this half width."""
+"""Fractions of the image: the heart's width is measured against twice this half width."""
 _HEART_HALF_HEIGHT = 0.15
 _HEART_CENTER = (0.53, 0.60)
 
 
-def draw_film(film: Film) -> np.ndarray:
-    """(height, width) uint8, bright where tissue is dense; the same film always gives the same pixels."""
-    rng = np.random.default_rng(film.seed)
-    y, x = np.mgrid[0 : film.height, 0 : film.width].astype(np.float32)
-    x, y = (x + 0.5) / film.width, (y + 0.5) / film.height
-    pixels = _anatomy(x, y, film.cardiothoracic_ratio, rng)
-    for finding in film.findings:
+def draw_radiograph(radiograph: Radiograph) -> np.ndarray:
+    """(height, width) uint8, bright where tissue is dense; the same image always gives the same pixels."""
+    rng = np.random.default_rng(radiograph.seed)
+    y, x = np.mgrid[0 : radiograph.height, 0 : radiograph.width].astype(np.float32)
+    x, y = (x + 0.5) / radiograph.width, (y + 0.5) / radiograph.height
+    pixels = _anatomy(x, y, radiograph.cardiothoracic_ratio, rng)
+    for finding in radiograph.findings:
         pixels += _opacity(x, y, finding)
     pixels += _noise(pixels.shape, rng)
     return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
 def heart_ellipse(cardiothoracic_ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Center and radii of the heart, as fractions of the film."""
+    """Center and radii of the heart, as fractions of the image."""
     return _HEART_CENTER, (cardiothoracic_ratio * THORAX_HALF_WIDTH, _HEART_HALF_HEIGHT)
 
 
 def ellipse_box(center, radii, width: int, height: int) -> list[float]:
-    """[x, y, w, h] in pixels of the box around an ellipse given in fractions of the film."""
+    """[x, y, w, h] in pixels of the box around an ellipse given in fractions of the image."""
     (cx, cy), (rx, ry) = center, radii
     return [(cx - rx) * width, (cy - ry) * height, 2 * rx * width, 2 * ry * height]
 
@@ -56,19 +56,19 @@ def _inside(x, y, center, radii, softness: float):
 
 def _anatomy(x, y, ratio: float, rng: np.random.Generator) -> np.ndarray:
     thorax = _inside(x, y, THORAX_CENTER, (THORAX_HALF_WIDTH + 0.06, 0.56), 0.03)
-    film = 0.05 + 0.50 * thorax
+    radiograph = 0.05 + 0.50 * thorax
     lean = rng.uniform(-0.01, 0.01)
-    lungs = np.zeros_like(film)
+    lungs = np.zeros_like(radiograph)
     for cx in (0.30, 0.70):
         lungs = np.maximum(lungs, _inside(x, y, (cx + lean, 0.48), (0.175, 0.36), 0.05))
-    film -= 0.38 * lungs
+    radiograph -= 0.38 * lungs
     # ribs: arcs that fall away from the spine
     phase = rng.uniform(0, 2 * np.pi)
     arcs = np.sin((y - 0.9 * (np.abs(x - 0.5) - 0.2) ** 2) * 2 * np.pi * 9 + phase)
-    film += 0.045 * np.clip(arcs, 0, 1) * lungs
-    film += 0.16 * np.exp(-(((x - 0.5) / 0.035) ** 2)) * thorax
-    film += 0.36 * _inside(x, y, *heart_ellipse(ratio), 0.05) * (0.35 + 0.65 * lungs)
-    return film
+    radiograph += 0.045 * np.clip(arcs, 0, 1) * lungs
+    radiograph += 0.16 * np.exp(-(((x - 0.5) / 0.035) ** 2)) * thorax
+    radiograph += 0.36 * _inside(x, y, *heart_ellipse(ratio), 0.05) * (0.35 + 0.65 * lungs)
+    return radiograph
 
 
 def _opacity(x, y, finding: Finding) -> np.ndarray:

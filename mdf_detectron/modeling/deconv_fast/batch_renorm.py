@@ -107,11 +107,11 @@ class _Renormalization(torch.autograd.Function):
         return torch.addcmul(shift.view(view).to(x.dtype), normalized, scale.view(view).to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, mean, inverse = ctx.saved_tensors
         all_three = [True, True, True]
         gradients = torch.ops.aten.native_batch_norm_backward(
-            of_out.to(x.dtype), x, scale, None, None, mean, inverse, True, 0.0, all_three
+            grad_out.to(x.dtype), x, scale, None, None, mean, inverse, True, 0.0, all_three
         )
         return *gradients, None, None, None
 

@@ -32,11 +32,11 @@ class _ChannelMoments(torch.autograd.Function):
         return mean, covariance / len(positions)
 
     @staticmethod
-    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
-        kernel = of_covariance + of_covariance.t()
-        shift = of_mean - kernel @ mean
-        # Each position gets (kernel · (x − mean) + of_mean) / P: a 1×1 convolution.
+        kernel = grad_covariance + grad_covariance.t()
+        shift = grad_mean - kernel @ mean
+        # Each position gets (kernel · (x − mean) + grad_mean) / P: a 1×1 convolution.
         scaled = [t.to(x.dtype) * (x.shape[1] / x.numel()) for t in (kernel[:, :, None, None], shift)]
         return F.conv2d(x, *scaled)
 

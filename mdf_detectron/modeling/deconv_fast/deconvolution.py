@@ -112,9 +112,9 @@ def convolve_by_strips(x: Tensor, weight: Tensor, bias: Tensor, projection: Tens
     """
     shift = _shift_kernel(projection)
     out = x.new_empty(_output_shape(x, projection))
-    for image, of_image in zip(_images(x), out.split(1) if len(x) else (), strict=True):
+    for image, out_image in zip(_images(x), out.split(1) if len(x) else (), strict=True):
         products = [_project(_rectified(strip, weight, bias), projection) for strip in _strips(image)]
-        of_image.copy_(F.conv2d(_shuffle(torch.cat(products, dim=2), len(projection)), shift, padding=1))
+        out_image.copy_(F.conv2d(_shuffle(torch.cat(products, dim=2), len(projection)), shift, padding=1))
     return out
 
 
@@ -125,38 +125,42 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor) -> Tensor:
 
 @torch.library.custom_op("mdf_detectron::convolve_by_strips_backward", mutates_args=())
 def _backward(
-    of_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and projection; each strip is computed again on the way."""
     unshift = _shift_kernel(projection).transpose(0, 1).flip(2, 3)
-    of_x = torch.empty_like(x, memory_format=torch.channels_last)
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last)
     exact = torch.promote_types(x.dtype, torch.float32)  # many small parts add up
-    of_weight, of_bias, of_projection = (torch.zeros_like(t, dtype=exact) for t in (weight, bias, projection))
-    for image, of_image, of_map in zip(_images(x), _images(of_x), _images(of_out), strict=True):
-        of_products = _unshuffle(F.conv2d(of_map, unshift, padding=1))
-        for strip, of_strip, of_product in zip(_strips(image), _strips(of_image), _strips(of_products), strict=True):
+    grad_weight, grad_bias, grad_projection = (torch.zeros_like(t, dtype=exact) for t in (weight, bias, projection))
+    for image, grad_image, grad_map in zip(_images(x), _images(grad_x), _images(grad_out), strict=True):
+        grad_products = _unshuffle(F.conv2d(grad_map, unshift, padding=1))
+        for strip, grad_strip, grad_product in zip(
+            _strips(image), _strips(grad_image), _strips(grad_products), strict=True
+        ):
             pixels = _as_pixels(_rectified(strip, weight, bias))
-            of_pixels, part, _ = _convolution_gradients(_as_pixels(of_product), pixels, projection)
-            of_projection += part
-            torch.ops.aten.threshold_backward.grad_input(of_pixels, pixels, 0.0, grad_input=of_pixels)
-            of_input, part, of_constant = _convolution_gradients(_as_cells(of_pixels), strip, weight)
-            of_strip.copy_(of_input)
-            of_weight += part
-            of_bias += of_constant
-    return of_x, *(total.to(x.dtype) for total in (of_weight, of_bias, of_projection))
+            grad_pixels, part, _ = _convolution_gradients(_as_pixels(grad_product), pixels, projection)
+            grad_projection += part
+            torch.ops.aten.threshold_backward.grad_input(grad_pixels, pixels, 0.0, grad_input=grad_pixels)
+            grad_input, part, grad_constant = _convolution_gradients(_as_cells(grad_pixels), strip, weight)
+            grad_strip.copy_(grad_input)
+            grad_weight += part
+            grad_bias += grad_constant
+    return grad_x, *(total.to(x.dtype) for total in (grad_weight, grad_bias, grad_projection))
 
 
 @_backward.register_fake
-def _(of_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor) -> tuple[Tensor, ...]:
-    of_x = torch.empty_like(x, memory_format=torch.channels_last)
-    return of_x, *(torch.empty_like(operand) for operand in (weight, bias, projection))
+def _(grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor) -> tuple[Tensor, ...]:
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last)
+    return grad_x, *(torch.empty_like(operand) for operand in (weight, bias, projection))
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-convolve_by_strips.register_autograd(lambda ctx, of_out: _backward(of_out, *ctx.saved_tensors), setup_context=_remember)
+convolve_by_strips.register_autograd(
+    lambda ctx, grad_out: _backward(grad_out, *ctx.saved_tensors), setup_context=_remember
+)
 
 
 def _output_shape(x: Tensor, projection: Tensor) -> tuple[int, int, int, int]:
@@ -201,10 +205,10 @@ def _unshuffle(pixels: Tensor) -> Tensor:
     return cells.transpose(2, 3).reshape(n, height // 2, width // 2, 4 * channels).permute(0, 3, 1, 2)
 
 
-def _convolution_gradients(of_out: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _convolution_gradients(grad_out: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the weight and the bias of a 1×1 convolution."""
     sides = [weight.shape[0]], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, True]
-    return torch.ops.aten.convolution_backward(of_out, x, weight, *sides)
+    return torch.ops.aten.convolution_backward(grad_out, x, weight, *sides)
 
 
 def _shift_kernel(projection: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ HEADER = (
 
 
 def make_tree(root, extra_rows=(), extra_images=()):
-    """Six films of six patients (two of the first one more), a CT slice, an absent file, null and foreign boxes."""
+    """Six images of six patients (two of the first one more), a CT slice, an absent file, null and foreign boxes."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     rows = [f"{i},3,{'FM'[i % 2]},{30 + i},36.6,97,,,,PA,X-ray,f{i}.png" for i in range(6)]
     rows += [
-        "0,,,,,,,,,AP,X-ray,f6.png",  # second film of patient 0, all cells empty
+        "0,,,,,,,,,AP,X-ray,f6.png",  # second image of patient 0, all cells empty
         "7,1,X,300,98.6,120,1,1,1,PA,X-ray,dirty.png",  # sex, age, °F temperature and saturation out of range
         "8,0,F,50,37,95,,,,Axial,CT,ct.png",
         "9,0,F,50,37,95,,,,PA,X-ray,absent.png",

@@ -1,4 +1,4 @@
-"""Readers' ellipses → boxes and masks: one box per (ellipse, label), clamped to its film."""
+"""Readers' ellipses → boxes and masks: one box per (ellipse, label), clamped to its image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLYGON_POINTS = 48
 def choose_boxes(
     ellipses: pd.DataFrame, readings: pd.DataFrame, classes: Sequence[str], min_certainty: int, flow: Flow
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The (ellipse, label) pairs that become boxes, clamped to their film.
+    """The (ellipse, label) pairs that become boxes, clamped to their image.
 
     Args:
         ellipses, readings: of :mod:`~mdf_detectron.data.sources.mimic.readings`; only pairs of ``readings`` count.
@@ -48,7 +48,7 @@ def choose_boxes(
     flow.add("boxes (ellipse and label)", len(pairs), len(chosen), Counter(reason[~kept].tolist()))
     given = chosen[list(CORNERS)].to_numpy()
     clamped = int((given != chosen[["x0", "y0", "x1", "y1"]].to_numpy()).any(axis=1).sum())
-    return chosen, {"boxes clamped to their film": clamped}
+    return chosen, {"boxes clamped to their image": clamped}
 
 
 def to_annotation(
@@ -58,8 +58,8 @@ def to_annotation(
 
     Args:
         box: row with ``label``, ``certainty``, the corners as written and clamped.
-        mask_shape: "ellipse" (inscribed in the corners as written, cut at the film's edge) or "box".
-        scale: of x and y, from the film's pixels to the prepared image's.
+        mask_shape: "ellipse" (inscribed in the corners as written, cut at the image's edge) or "box".
+        scale: of x and y, from the image's pixels to the prepared image's.
     """
     x0, y0, x1, y1 = box.x0 * scale[0], box.y0 * scale[1], box.x1 * scale[0], box.y1 * scale[1]
     if mask_shape == "ellipse":

@@ -21,8 +21,8 @@ from mdf_detectron.data.sources.mimic.visits import (
     VITAL_COLUMNS,
     age_at_study,
     match_visits,
-    read_films,
     read_patients,
+    read_radiographs,
     read_stays,
     read_triage,
 )
@@ -38,12 +38,12 @@ class Cohort:
     """What the tables say.
 
     Attributes:
-        readings: one row a kept reading: those of ``read_readings``, its film's ``subject_id, study_id, view, time``,
+        readings: one row a kept reading: those of ``read_readings``, its image's ``subject_id, study_id, view, time``,
             ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row),
             ``known_patient`` (the table of patients has its patient), ``age_removed`` (an impossible one).
         boxes: of :func:`~mdf_detectron.data.sources.mimic.annotations.choose_boxes`, of the kept readings.
         triage: the triage rows as they stood, of the visits that kept readings belong to.
-        film_matches: match → number of films of the whole film table.
+        radiograph_matches: match → number of images of the whole image table.
         cleaning: what was cleaned in the whole triage table.
         changed: what was changed without being dropped, by reason.
     """
@@ -51,56 +51,59 @@ class Cohort:
     readings: pd.DataFrame
     boxes: pd.DataFrame
     triage: pd.DataFrame
-    film_matches: dict[str, int]
+    radiograph_matches: dict[str, int]
     cleaning: CleaningLog
     changed: dict[str, int] = field(default_factory=dict)
 
 
 def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, flow: Flow) -> Cohort:
-    """Read, check, join and clean; every film, reading and box is accounted for in ``flow``.
+    """Read, check, join and clean; every image, reading and box is accounted for in ``flow``.
 
     Raises:
         SourceDataError: see :mod:`~mdf_detectron.data.sources.mimic.visits`.
     """
-    log.info("reading the tables of patients, visits, triage and films")
+    log.info("reading the tables of patients, visits, triage and images")
     patients = read_patients(files.tables["patients"], problems, flow)
     stays = read_stays(files.tables["edstays"], problems, flow)
     triage = read_triage(files.tables["triage"], stays, problems, flow)
-    films = read_films(files.tables["metadata"], problems, flow)
-    log.info("finding the visit of %d films", len(films))
-    films = films.join(match_visits(films, stays, options.stay_window_days))
-    film_matches = films["match"].value_counts().to_dict()
-    matched = films["match"].isin(MATCHED)
-    flow.add("films of the table", len(films), int(matched.sum()), Counter(films.loc[~matched, "match"]))
+    radiographs = read_radiographs(files.tables["metadata"], problems, flow)
+    log.info("finding the visit of %d images", len(radiographs))
+    radiographs = radiographs.join(match_visits(radiographs, stays, options.stay_window_days))
+    radiograph_matches = radiographs["match"].value_counts().to_dict()
+    matched = radiographs["match"].isin(MATCHED)
+    flow.add("images of the table", len(radiographs), int(matched.sum()), Counter(radiographs.loc[~matched, "match"]))
     clean, cleaning = clean_triage(triage)
     log.info("reading the readers' metadata and ellipses")
     for absent in files.absent_readings:
         problems.add("readers' metadata file absent", absent)
     readings = read_readings(files.readings, problems, flow)
     ellipses, unknown = read_ellipses(readings, files.reading_folders, problems, flow)
-    readings = _choose_readings(readings, unknown, films, options, flow)
+    readings = _choose_readings(readings, unknown, radiographs, options, flow)
     readings = _add_rows(readings, patients, clean, cleaning)
     boxes, changed = choose_boxes(ellipses, readings, options.classes, options.min_certainty, flow)
     _account_ellipses(ellipses, readings, boxes, flow)
     used = triage[triage["stay_id"].isin(readings["stay_id"])]
-    return Cohort(readings, boxes, used, film_matches, cleaning, changed)
+    return Cohort(readings, boxes, used, radiograph_matches, cleaning, changed)
 
 
 def _choose_readings(
-    readings: pd.DataFrame, unknown: set[str], films: pd.DataFrame, options: MimicOptions, flow: Flow
+    readings: pd.DataFrame, unknown: set[str], radiographs: pd.DataFrame, options: MimicOptions, flow: Flow
 ) -> pd.DataFrame:
-    """The readings to keep, with their film's columns; ``unknown`` are those without a usable ellipse file."""
-    film = films.set_index("dicom_id").drop(columns="subject_id")
-    subject = films.set_index("dicom_id")["subject_id"].rename("film_subject")
-    joined = readings.join(film, on="dicom_id").join(subject, on="dicom_id")
+    """The readings to keep, with their image's columns; ``unknown`` are those without a usable ellipse file."""
+    radiograph = radiographs.set_index("dicom_id").drop(columns="subject_id")
+    subject = radiographs.set_index("dicom_id")["subject_id"].rename("radiograph_subject")
+    joined = readings.join(radiograph, on="dicom_id").join(subject, on="dicom_id")
     reason = pd.Series("", index=joined.index, dtype=object)
 
     def drop(bad: pd.Series, why) -> None:
         reason[:] = reason.mask(bad & (reason == ""), why)
 
     drop(joined["reading_id"].isin(unknown), "ellipse file absent or unusable")
-    drop(joined["match"].isna(), "film not in the film table")
-    drop(joined["film_subject"].notna() & (joined["film_subject"] != joined["subject_id"]), "film of another patient")
+    drop(joined["match"].isna(), "image not in the image table")
+    drop(
+        joined["radiograph_subject"].notna() & (joined["radiograph_subject"] != joined["subject_id"]),
+        "image of another patient",
+    )
     if options.drop_discarded:
         drop(joined["discarded"], "eye tracking discarded")
     if options.view == "frontal":
@@ -109,13 +112,13 @@ def _choose_readings(
         drop(~joined["match"].isin(MATCHED), joined["match"])
     kept = reason == ""
     flow.add("readings", len(readings), int(kept.sum()), Counter(reason[~kept]))
-    return joined[kept].drop(columns="film_subject").astype({"study_id": "int64"}).reset_index(drop=True)
+    return joined[kept].drop(columns="radiograph_subject").astype({"study_id": "int64"}).reset_index(drop=True)
 
 
 def _add_rows(
     readings: pd.DataFrame, patients: pd.DataFrame, triage: pd.DataFrame, cleaning: CleaningLog
 ) -> pd.DataFrame:
-    """The clinical row of each reading: triage of its visit, age and gender of its patient."""
+    """The clinical record of each reading: triage of its visit, age and gender of its patient."""
     rows = triage.set_index("stay_id")[list(VITAL_COLUMNS)]
     joined = readings.join(rows, on="stay_id").join(patients.set_index("subject_id"), on="subject_id")
     joined["triaged"] = joined["stay_id"].isin(rows.index)

@@ -1,4 +1,4 @@
-"""The films of a prepared folder: links to the originals, or copies decoded and resized once.
+"""The images of a prepared folder: links to the originals, or copies decoded and resized once.
 
 The cache is resumable: each copy is written whole, carries its original's time of change, and lies in a folder that
 outlives an interrupted run.
@@ -24,15 +24,15 @@ from mdf_detectron.errors import ImageReadError
 def link_images(
     sources: Mapping[str, Path], folder: Path, num_workers: int, problems: Problems
 ) -> dict[str, tuple[int, int]]:
-    """Symbolic links ``<dicom_id>.jpg`` in ``folder``; returns dicom_id → (width, height) of the usable films.
+    """Symbolic links ``<dicom_id>.jpg`` in ``folder``; returns dicom_id → (width, height) of the usable images.
 
-    Every film is decoded once, at an eighth of its size, because a cut-off download has a sound header.
+    Every image is decoded once, at an eighth of its size, because a cut-off download has a sound header.
     An absent or unreadable one is a problem.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        results = tqdm(pool.map(_check_one, sources.values()), "checking films", len(sources), unit="film")
+        results = tqdm(pool.map(_check_one, sources.values()), "checking images", len(sources), unit="image")
         for (name, source), result in zip(sources.items(), results, strict=True):
             if isinstance(result, str):
                 _complain(source, result, problems)
@@ -43,7 +43,7 @@ def link_images(
 
 
 def _check_one(source: Path) -> tuple[int, int] | str:
-    """(width, height) of a film that decodes, or why it does not."""
+    """(width, height) of an image that decodes, or why it does not."""
     try:
         with Image.open(source) as image:
             size = image.size
@@ -62,14 +62,14 @@ def cache_images(
     Copies that are there from an earlier run and whose original has not changed since are taken as they are.
 
     Returns:
-        dicom_id → (width, height) of the copy, without the films that could not be read (each a problem).
+        dicom_id → (width, height) of the copy, without the images that could not be read (each a problem).
     """
     folder.mkdir(parents=True, exist_ok=True)
     resize = partial(_resize_one, folder=folder, side=side)
     with ProcessPoolExecutor(max(1, num_workers)) as pool:
         results = pool.map(resize, sources.items(), chunksize=4)
         sizes = {}
-        for (name, source), result in zip(sources.items(), tqdm(results, "resizing films", len(sources), unit="film"),
+        for (name, source), result in zip(sources.items(), tqdm(results, "resizing images", len(sources), unit="image"),
                                           strict=True):  # fmt: skip
             if isinstance(result, str):
                 _complain(source, result, problems)
@@ -103,6 +103,6 @@ def _resize_one(item: tuple[str, Path], folder: Path, side: int) -> tuple[int, i
 
 
 def _complain(source: Path, error: object, problems: Problems) -> None:
-    kind = "unreadable film" if source.exists() else "film file absent"
-    what = f"cannot read film {source}: {error}" if source.exists() else f"no film {source}"
+    kind = "unreadable image" if source.exists() else "image file absent"
+    what = f"cannot read image {source}: {error}" if source.exists() else f"no image {source}"
     problems.add(kind, f"{what}; download it again from mimic-cxr-jpg, or point --images to the folder of 'files/'")

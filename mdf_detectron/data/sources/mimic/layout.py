@@ -43,7 +43,7 @@ class SourceFiles:
         readings: metadata files of the readings.
         absent_readings: a message for each such file that should be there and is not.
         reading_folders: folders that hold one folder a reading.
-        image_path: (dicom_id, subject_id, study_id) → the film's file.
+        image_path: (dicom_id, subject_id, study_id) → the image's file.
         layout: "physionet" or "mimic-eye", for the report.
     """
 
@@ -90,7 +90,7 @@ def mimic_eye_files(root: str | Path) -> SourceFiles:
     """Files of a MIMIC-Eye folder, the older layout (``Core/``, no ``main_data/``) too.
 
     Raises:
-        SourceDataError: no patient folder, no film table, or no table of a kind in any patient's folder.
+        SourceDataError: no patient folder, no image table, or no table of a kind in any patient's folder.
     """
     root = _folder(root, "--mimic-eye")
     patients = sorted(p for p in root.glob("patient_*") if p.is_dir()) or sorted(root.glob("*/patient_*"))
@@ -107,9 +107,9 @@ def mimic_eye_files(root: str | Path) -> SourceFiles:
         if not paths:
             raise SourceDataError(f"no patient folder of {root} holds the table '{name}' ({len(patients)} "
                                   "folders); download MIMIC-Eye again or use --physionet")  # fmt: skip
-    films = next((f for base in (root, *root.parents[:1], patients[0].parent)
+    radiographs = next((f for base in (root, *root.parents[:1], patients[0].parent)
                   if (f := _first(base, ("spreadsheets/cxr_meta.csv", "cxr_meta.csv")))), None)  # fmt: skip
-    if films is None:
+    if radiographs is None:
         raise SourceDataError(f"no {root}/spreadsheets/cxr_meta.csv; it is part of MIMIC-Eye, beside the patients")
     readings = found.pop("readings")
     folders = [p.parent / "main_data" if (p.parent / "main_data").is_dir() else p.parent for p in readings]
@@ -119,7 +119,7 @@ def mimic_eye_files(root: str | Path) -> SourceFiles:
         name = f"patient_{subject_id}"
         return by_patient.get(name, root / name) / "CXR-JPG" / f"s{study_id}" / f"{dicom_id}.jpg"
 
-    return SourceFiles({**found, "metadata": [films]}, readings, folders, image_path, "mimic-eye")
+    return SourceFiles({**found, "metadata": [radiographs]}, readings, folders, image_path, "mimic-eye")
 
 
 def _folder(path: str | Path, option: str) -> Path:

@@ -18,12 +18,12 @@ class MimicOptions:
     """Choices, checked.
 
     Attributes:
-        stay_window_days: days after a departure within which a film still belongs to the visit; 0: only inside.
-        keep_unmatched: keep films without a visit, with age and gender only.
+        stay_window_days: days after a departure within which an image still belongs to the visit; 0: only inside.
+        keep_unmatched: keep images without a visit, with age and gender only.
         classes: labels that become boxes, in the order of the categories.
         min_certainty: least certainty (1–5) of a box.
         mask_shape: "ellipse" or "box".
-        records: "reading" (one a reading, as the paper) or "image" (one a film, with all readers' boxes).
+        records: "reading" (one a reading, as the paper) or "image" (one an image, with all readers' boxes).
         view: "frontal" (AP and PA) or "all".
         drop_discarded: leave out readings whose eye tracking was discarded; their boxes are sound.
         split_by: "patient", or "row": readings, patients regardless, which leaks.
@@ -73,12 +73,12 @@ class MimicOptions:
     def notes(self) -> list[str]:
         """Plain words on the choices that a reader of the numbers must know."""
         if self.protocol == "patient":
-            return ["Split by patient: no patient, film or reading is in two splits."]
+            return ["Split by patient: no patient, image or reading is in two splits."]
         return [
             "**This folder reproduces the authors' protocol, and it leaks.** Use it to compare with published numbers "
             "only.",
-            "Leaks: readings are split one by one, so that a film that was read twice, and a patient with several "
-            "films, can be in the train and in the test split.",
+            "Leaks: readings are split one by one, so that an image that was read twice, and a patient with several "
+            "images, can be in the train and in the test split.",
             "Does not leak, but counts wrong: certainty above 0 makes 'unlikely' (below 10 %) a positive box.",
             "Does not leak, but loses data: readings with discarded eye tracking are dropped, although their boxes "
             "are sound.",

@@ -1,4 +1,4 @@
-"""MIMIC's source files → a prepared folder: the table part, the films, the records, the report."""
+"""MIMIC's source files → a prepared folder: the table part, the images, the records, the report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prepare_mimic(
         files: of :mod:`~mdf_detectron.data.sources.mimic.layout`.
         options: the choices; the protocol's are applied here.
         on_error: "stop" at the first broken entry, or "skip": leave it out, count and list it.
-        num_workers: processes that resize films.
+        num_workers: processes that resize images.
 
     Raises:
         SourceDataError: a broken source entry, or nothing left to write.
@@ -57,7 +57,7 @@ def prepare_mimic(
     with staged_folder(out) as folder:
         cohort = read_cohort(files, options, problems, flow)
         _require_readings(cohort, flow)
-        sizes, suffix = _bring_films(files, cohort, out, folder / "images", options, num_workers, problems)
+        sizes, suffix = _bring_radiographs(files, cohort, out, folder / "images", options, num_workers, problems)
         records = make_records(cohort, sizes, suffix, options, problems, flow)
         splits = _split(lambda: split_records(records, options))
         schema = mimic_clinical_schema()
@@ -67,7 +67,7 @@ def prepare_mimic(
         write_cohort_files(folder, cohort, body, options)
         if options.folds:
             _write_folds(folder, records, options, arguments, flow)
-    shutil.rmtree(_film_cache(out), ignore_errors=True)
+    shutil.rmtree(_radiograph_cache(out), ignore_errors=True)
     return True
 
 
@@ -94,12 +94,12 @@ def _split(split: Callable[[], Any]) -> Any:
         raise SourceDataError(f"{error}; too few patients are left, see the options that drop readings") from None
 
 
-def _film_cache(out: Path) -> Path:
+def _radiograph_cache(out: Path) -> Path:
     """Outlives an interrupted run, so that the next goes on where it stopped."""
-    return out.with_name(out.name + ".film_cache")
+    return out.with_name(out.name + ".radiograph_cache")
 
 
-def _bring_films(
+def _bring_radiographs(
     files: SourceFiles,
     cohort: Cohort,
     out: Path,
@@ -108,12 +108,12 @@ def _bring_films(
     num_workers: int,
     problems: Problems,
 ) -> tuple[dict[str, tuple[int, int]], str]:
-    films = cohort.readings.drop_duplicates("dicom_id")
+    radiographs = cohort.readings.drop_duplicates("dicom_id")
     sources = {f.dicom_id: files.image_path(f.dicom_id, int(f.subject_id), int(f.study_id))
-               for f in films.itertuples(index=False)}  # fmt: skip
+               for f in radiographs.itertuples(index=False)}  # fmt: skip
     if options.image_size is None:
         return link_images(sources, target, num_workers, problems), ".jpg"
-    cache = _film_cache(out) / str(options.image_size)
+    cache = _radiograph_cache(out) / str(options.image_size)
     _reuse(out, cache, options.image_size)
     sizes = cache_images(sources, cache, options.image_size, num_workers, problems)
     target.mkdir()
@@ -123,19 +123,19 @@ def _bring_films(
 
 
 def _reuse(out: Path, cache: Path, image_size: int) -> None:
-    """Take over the films of the folder that is there, if they have the same size."""
+    """Take over the images of the folder that is there, if they have the same size."""
     cache.mkdir(parents=True, exist_ok=True)
     report = out / REPORT_FILE_NAME
     if report.is_file() and json.loads(report.read_text(encoding="utf-8"))["arguments"].get("image_size") == image_size:
-        for film in (out / "images").glob("*.png"):
-            if not (cache / film.name).exists():
-                os.link(film, cache / film.name)
+        for radiograph in (out / "images").glob("*.png"):
+            if not (cache / radiograph.name).exists():
+                os.link(radiograph, cache / radiograph.name)
 
 
 def _write_folds(
     folder: Path, records: Sequence[PreparedImage], options: MimicOptions, arguments: dict[str, Any], flow: Flow
 ) -> None:
-    """``fold_0`` …, each a prepared folder of its own that shares the films."""
+    """``fold_0`` …, each a prepared folder of its own that shares the images."""
     schema = mimic_clinical_schema()
     for number, splits in enumerate(_split(lambda: fold_records(records, options))):
         fold = folder / f"fold_{number}"

@@ -42,7 +42,7 @@ def read_readings(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.D
 
     Returns:
         reading_id (str, unique), phase (1–3), dicom_id (str), subject_id, width, height (int, pixels of the
-        full-resolution film), discarded (bool) and certainty of every label after merging (float, columns named
+        full-resolution image), discarded (bool) and certainty of every label after merging (float, columns named
         ``certainty: <label>``; NaN where the phase does not have the label).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Kept readings and prepared films → records, and their splits."""
+"""Kept readings and prepared images → records, and their splits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.splits import balanced_parts
 
 FRACTIONS = (0.7, 0.15, 0.15)
-OTHER_SHAPE = "film of another shape than was read"
+OTHER_SHAPE = "image of another shape than was read"
 SHAPE_TOLERANCE = 0.02
-"""Relative difference of the aspect ratios: a resized copy's is rounded, a turned or swapped film's is far off."""
+"""Relative difference of the aspect ratios: a resized copy's is rounded, a turned or swapped image's is far off."""
 
 
 def make_records(
@@ -31,15 +31,15 @@ def make_records(
     problems: Problems,
     flow: Flow,
 ) -> list[PreparedImage]:
-    """One record a reading, or one a film with all its readers' boxes; boxes in the prepared film's pixels.
+    """One record a reading, or one an image with all its readers' boxes; boxes in the prepared image's pixels.
 
     Args:
-        sizes: dicom_id → (width, height) of the prepared film; readings of other films are dropped and counted.
-        suffix: of the films' files.
-        problems: gets the readings whose film has another shape than the reader saw.
+        sizes: dicom_id → (width, height) of the prepared image; readings of other images are dropped and counted.
+        suffix: of the images' files.
+        problems: gets the readings whose image has another shape than the reader saw.
     """
-    readings, dropped = _with_film(cohort.readings, sizes, problems)
-    flow.add("readings with a film", len(cohort.readings), len(readings), dropped)
+    readings, dropped = _with_radiograph(cohort.readings, sizes, problems)
+    flow.add("readings with an image", len(cohort.readings), len(readings), dropped)
     boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
     records: dict[str, PreparedImage] = {}
     for reading in readings.itertuples(index=False):
@@ -52,24 +52,24 @@ def make_records(
         for box in boxes.get(reading.reading_id, pd.DataFrame()).itertuples(index=False):
             record.annotations.append(to_annotation(box, options.classes, options.mask_shape, scale))
     made = sum(len(r.annotations) for r in records.values())
-    flow.add("boxes of records", len(cohort.boxes), made, {"reading without its film": len(cohort.boxes) - made})
-    flow.add("records", len(readings), len(records), {"joined with the film's first": len(readings) - len(records)})
+    flow.add("boxes of records", len(cohort.boxes), made, {"reading without its image": len(cohort.boxes) - made})
+    flow.add("records", len(readings), len(records), {"joined with the image's first": len(readings) - len(records)})
     return list(records.values())
 
 
-def _with_film(
+def _with_radiograph(
     readings: pd.DataFrame, sizes: dict[str, tuple[int, int]], problems: Problems
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The readings whose film is there and has the shape that the reader saw (its scale may differ), and the rest."""
+    """The readings whose image is there and has the shape that the reader saw (its scale may differ), and the rest."""
     there = readings[readings["dicom_id"].isin(sizes)]
     width, height = (there["dicom_id"].map({d: s[k] for d, s in sizes.items()}).astype("float64") for k in (0, 1))
     turned = (width * there["height"] / (height * there["width"]) - 1).abs() > SHAPE_TOLERANCE
     for row in there.index[turned]:
         reading = there.loc[row]
-        problems.add(OTHER_SHAPE, f"film {reading['dicom_id']} has {width[row]:.0f} × {height[row]:.0f} pixels, but "
+        problems.add(OTHER_SHAPE, f"image {reading['dicom_id']} has {width[row]:.0f} × {height[row]:.0f} pixels, but "
                                   f"reading {reading['reading_id']} is of {reading['width']} × {reading['height']}; "
-                                  "boxes would not fit, download the film again")  # fmt: skip
-    dropped = {"film absent or unreadable": len(readings) - len(there), OTHER_SHAPE: int(turned.sum())}
+                                  "boxes would not fit, download the image again")  # fmt: skip
+    dropped = {"image absent or unreadable": len(readings) - len(there), OTHER_SHAPE: int(turned.sum())}
     return there[~turned], dropped
 
 

@@ -81,10 +81,10 @@ def report_body(cohort: Cohort, splits: Splits, problems: Mapping, options: Mimi
     readings = cohort.readings
     return {
         "notes": options.notes(),
-        "films_by_match": cohort.film_matches,
+        "radiographs_by_match": cohort.radiograph_matches,
         "kept": {
             "readings": len(readings),
-            "films": int(readings["dicom_id"].nunique()),
+            "images": int(readings["dicom_id"].nunique()),
             "patients": int(readings["subject_id"].nunique()),
             "readings_without_triage_row": int((~readings["triaged"]).sum()),
             "readings_without_patient_row": int((~readings["known_patient"]).sum()),
@@ -137,14 +137,16 @@ def write_cohort_files(folder: Path, cohort: Cohort, summary: Mapping[str, Any],
 def _markdown(body: Mapping[str, Any]) -> str:
     kept = [(name.replace("_", " "), count) for name, count in body["kept"].items()]
     kept += list(body["changed"].items())
-    matches = [m for m in (*MATCHED, *UNMATCHED) if m in body["films_by_match"]]
-    rows = [(m, body["films_by_match"][m], *(s.get(m, 0) for s in body["records_by_match"].values())) for m in matches]
+    matches = [m for m in (*MATCHED, *UNMATCHED) if m in body["radiographs_by_match"]]
+    rows = [
+        (m, body["radiographs_by_match"][m], *(s.get(m, 0) for s in body["records_by_match"].values())) for m in matches
+    ]
     names = list(body["splits"])
     problems = [(kind, p["count"], p["first"][0]) for kind, p in body["problems"].items()]
     parts = [
         "\n## What was kept\n", markdown_table(("", "count"), kept),
-        "## Films and visits\n",
-        markdown_table(("the film lies", "films of the table", *(f"records, {n}" for n in names)), rows),
+        "## Images and visits\n",
+        markdown_table(("the image lies", "images of the table", *(f"records, {n}" for n in names)), rows),
         "## Classes (boxes / records / patients)\n", _class_table(body["classes"]),
         f"![class counts]({CLASS_PICTURE})\n",
         "## Cleaning\n\nCells of the whole triage table, and of the visits of each split; ages of the kept readings.\n",

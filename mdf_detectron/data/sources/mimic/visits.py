@@ -65,15 +65,15 @@ def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: Problems, 
     return source.account(table.drop(columns="subject_id"), flow)
 
 
-def read_films(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_radiographs(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
     """dicom_id (str, unique), subject_id, study_id (int64), view (str, "" where unknown), time (datetime64).
 
     ``StudyTime`` is HHMMSS.fff that lost its leading zeros as a number; 0.0 is midnight.
     """
-    source = SourceTable("the table of films", paths, problems)
+    source = SourceTable("the table of images", paths, problems)
     table = source.read(["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"])
     table = source.integers(table, ["subject_id", "study_id"])
-    table = source.without(table, table["dicom_id"].isna(), "dicom_id", "a film's name")
+    table = source.without(table, table["dicom_id"].isna(), "dicom_id", "an image's name")
     table = source.unique(table, "dicom_id")
     time = study_times(table["StudyDate"], table["StudyTime"])
     table = source.without(table.assign(time=time), time.isna(), ("StudyDate", "StudyTime"),
@@ -112,20 +112,20 @@ NO_VISIT, BEFORE_ARRIVAL, AFTER_WINDOW, NO_DEPARTURE = (
 UNMATCHED = (NO_VISIT, BEFORE_ARRIVAL, AFTER_WINDOW, NO_DEPARTURE)
 
 
-def match_visits(films: pd.DataFrame, stays: pd.DataFrame, window_days: float) -> pd.DataFrame:
-    """The visit of each film.
+def match_visits(radiographs: pd.DataFrame, stays: pd.DataFrame, window_days: float) -> pd.DataFrame:
+    """The visit of each image.
 
     ``inside``: intime < time < outtime; of several, the latest intime.  Otherwise, with a window above 0:
     outtime ≤ time ≤ outtime + window, the latest outtime (then the latest intime).  A visit whose departure is
     unknown can only match by the window, counted from its arrival: it cannot have ended earlier.
 
     Args:
-        films: frame with ``subject_id`` and ``time`` (datetime64); its index is kept.
+        images: frame with ``subject_id`` and ``time`` (datetime64); its index is kept.
         stays: ``subject_id``, ``stay_id``, ``intime``, ``outtime`` (NaT where unknown).
-        window_days: days after the departure; 0 takes only films inside a visit.
+        window_days: days after the departure; 0 takes only images inside a visit.
 
     Returns:
-        Frame with the index of ``films``: ``stay_id`` (Int64, NA unmatched), ``intime`` (NaT unmatched) and
+        Frame with the index of ``radiographs``: ``stay_id`` (Int64, NA unmatched), ``intime`` (NaT unmatched) and
         ``match`` (one of :data:`MATCHED` or :data:`UNMATCHED`).
 
     Raises:
@@ -133,23 +133,29 @@ def match_visits(films: pd.DataFrame, stays: pd.DataFrame, window_days: float) -
     """
     if not window_days >= 0:
         raise ValueError(f"the window must be at least 0 days, got {window_days}")
-    pairs = _pairs(films, stays)
+    pairs = _pairs(radiographs, stays)
     inside = pairs[pairs["time"] < pairs["outtime"]]
-    several = inside["film"].duplicated(keep=False)
+    several = inside["image"].duplicated(keep=False)
     inside = inside.assign(match=several.map({False: INSIDE, True: INSIDE_SEVERAL}))
-    inside = inside.sort_values(["intime", "stay_id"], kind="stable").drop_duplicates("film", keep="last")
+    inside = inside.sort_values(["intime", "stay_id"], kind="stable").drop_duplicates("image", keep="last")
     after = _after(pairs, window_days)
-    after = after[~after["film"].isin(inside["film"])].assign(match=WITHIN_WINDOW)
-    chosen = pd.concat([inside, after]).set_index("film")[["stay_id", "intime", "match"]]
-    matched = chosen.reindex(range(len(films)))
-    matched["match"] = matched["match"].astype(object).where(matched["match"].notna(), _why_not(films, stays, pairs))
-    return matched.astype({"stay_id": "Int64"}).set_axis(films.index)
+    after = after[~after["image"].isin(inside["image"])].assign(match=WITHIN_WINDOW)
+    chosen = pd.concat([inside, after]).set_index("image")[["stay_id", "intime", "match"]]
+    matched = chosen.reindex(range(len(radiographs)))
+    matched["match"] = (
+        matched["match"].astype(object).where(matched["match"].notna(), _why_not(radiographs, stays, pairs))
+    )
+    return matched.astype({"stay_id": "Int64"}).set_axis(radiographs.index)
 
 
-def _pairs(films: pd.DataFrame, stays: pd.DataFrame) -> pd.DataFrame:
-    """Each film (by position) with each visit of its patient that begins before it."""
+def _pairs(radiographs: pd.DataFrame, stays: pd.DataFrame) -> pd.DataFrame:
+    """Each image (by position) with each visit of its patient that begins before it."""
     left = pd.DataFrame(
-        {"film": range(len(films)), "subject_id": films["subject_id"].to_numpy(), "time": films["time"].to_numpy()}
+        {
+            "image": range(len(radiographs)),
+            "subject_id": radiographs["subject_id"].to_numpy(),
+            "time": radiographs["time"].to_numpy(),
+        }
     )
     relevant = stays[stays["subject_id"].isin(left["subject_id"])][["subject_id", "stay_id", "intime", "outtime"]]
     pairs = left.merge(relevant, on="subject_id")
@@ -161,14 +167,14 @@ def _after(pairs: pd.DataFrame, window_days: float) -> pd.DataFrame:
     late = pairs["time"] - end
     within = (late >= pd.Timedelta(0)) & (late <= pd.Timedelta(days=window_days)) & (window_days > 0)
     near = pairs[within].assign(end=end[within])
-    return near.sort_values(["end", "intime", "stay_id"], kind="stable").drop_duplicates("film", keep="last")
+    return near.sort_values(["end", "intime", "stay_id"], kind="stable").drop_duplicates("image", keep="last")
 
 
-def _why_not(films: pd.DataFrame, stays: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Reason of each film as if it were unmatched."""
-    begun = pairs.groupby("film")["outtime"].count()
-    visited = films["subject_id"].isin(stays["subject_id"])
-    departures = begun.reindex(range(len(films))).to_list()
+def _why_not(radiographs: pd.DataFrame, stays: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Reason of each image as if it were unmatched."""
+    begun = pairs.groupby("image")["outtime"].count()
+    visited = radiographs["subject_id"].isin(stays["subject_id"])
+    departures = begun.reindex(range(len(radiographs))).to_list()
     return [
         NO_VISIT if not has else BEFORE_ARRIVAL if known != known else AFTER_WINDOW if known else NO_DEPARTURE
         for has, known in zip(visited, departures, strict=True)

@@ -10,12 +10,12 @@ import pandas as pd
 
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, FIRST_SUBJECT_ID, CohortSettings
 
-FILMS_PER_PATIENT = 377_110 / 300_000
-"""Films of the full-size table over its patients."""
+RADIOGRAPHS_PER_PATIENT = 377_110 / 300_000
+"""Images of the full-size table over its patients."""
 
 
 READ_SHARE = 2_616 / 377_110
-"""Share of the full-size table's films that were read."""
+"""Share of the full-size table's images that were read."""
 
 
 # Dirt in the triage table, as shares: of visits (the share without vitals is the cohort's).
@@ -32,11 +32,11 @@ class RawSettings:
     """The cohort, its size as tables, and how dirty it is.
 
     Attributes:
-        cohort: seed, patients, signal, ambiguity and film size; its ``missing`` is the share of visits without vitals.
-        num_films: rows of the film table, lateral films too; None is :data:`FILMS_PER_PATIENT` a patient.
+        cohort: seed, patients, signal, ambiguity and image size; its ``missing`` is the share of visits without vitals.
+        num_films: rows of the image table, lateral images too; None is :data:`FILMS_PER_PATIENT` a patient.
         dirt: factor on the shares of celsius, decimal slips, saturations above 100 and odd pain; 0 is a clean table.
         reader_noise: factor on everything that readers do wrong; 0 gives clean readers.
-        tables_only: no image and no MIMIC-Eye view, and few read films (:data:`READ_SHARE`).
+        tables_only: no image and no MIMIC-Eye view, and few read images (:data:`READ_SHARE`).
     """
 
     cohort: CohortSettings
@@ -48,7 +48,7 @@ class RawSettings:
     def __post_init__(self) -> None:
         if self.num_films is not None and self.num_films < 20:
             raise ValueError(f"num_films must be at least 20, got {self.num_films}")
-        if self.num_films is None and self.films < 20:
+        if self.num_films is None and self.radiographs < 20:
             raise ValueError(f"num_patients must be at least 16 for a raw tree, got {self.cohort.num_patients}")
         for name, top in (("dirt", 1 / ODD_PAIN), ("reader_noise", 1 / MISS)):
             value = getattr(self, name)
@@ -56,18 +56,18 @@ class RawSettings:
                 raise ValueError(f"{name} must be a factor between 0 and {top:.3g}, got {value}")
 
     @property
-    def films(self) -> int:
-        """Rows of the film table."""
-        return self.num_films or round(FILMS_PER_PATIENT * self.cohort.num_patients)
+    def radiographs(self) -> int:
+        """Rows of the image table."""
+        return self.num_films or round(RADIOGRAPHS_PER_PATIENT * self.cohort.num_patients)
 
     @property
     def read_share(self) -> float:
-        """Share of the studies whose frontal film is read."""
-        return min(1.0, READ_SHARE / FIRST_FILM_SHARE) if self.tables_only else 0.9
+        """Share of the studies whose frontal image is read."""
+        return min(1.0, READ_SHARE / FIRST_RADIOGRAPH_SHARE) if self.tables_only else 0.9
 
 
-FIRST_FILM_SHARE = 0.62
-"""Share of the films that open a study; the others are further views of it."""
+FIRST_RADIOGRAPH_SHARE = 0.62
+"""Share of the images that open a study; the others are further views of it."""
 
 
 FIRST_STUDY_ID, FIRST_STAY_ID, FIRST_HADM_ID = 90_000_000, 93_000_000, 92_000_000
@@ -75,7 +75,7 @@ FIRST_STUDY_ID, FIRST_STAY_ID, FIRST_HADM_ID = 90_000_000, 93_000_000, 92_000_00
 
 
 RELATIONS = ("inside", "after", "no_visit", "before_first_visit", "outside_window")
-"""A film and the visits of its patient: taken within one; at most 7 days after one's departure; the patient has none;
+"""An image and the visits of its patient: taken within one; at most 7 days after one's departure; the patient has none;
 before the first arrival; none of these."""
 
 
@@ -95,7 +95,7 @@ _WINDOW = 7 * _DAY
 
 
 _PAUSE_DAYS = 40
-"""Least time between visits; longer than any film outside the window is late, so that it is near no other visit."""
+"""Least time between visits; longer than any image outside the window is late, so that it is near no other visit."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ class History:
     Attributes:
         patients: (P rows) subject_id, gender, anchor_age (before the cut at 89), anchor_year.
         visits: (V rows) subject_id, stay_id, intime, outtime, label_A, label_B (indices into the archetype's classes).
-        films: (F rows) dicom_id, subject_id, study_id, time, relation, visit (row of ``visits``, -1 for none),
+        images: (F rows) dicom_id, subject_id, study_id, time, relation, visit (row of ``visits``, -1 for none),
             label_A, label_B, age (at the study), width, height, view, first (opens its study), overlapping.
     """
 
     patients: pd.DataFrame
     visits: pd.DataFrame
-    films: pd.DataFrame
+    radiographs: pd.DataFrame
 
 
 def make_history(settings: RawSettings) -> History:
@@ -119,10 +119,10 @@ def make_history(settings: RawSettings) -> History:
     rng = np.random.default_rng([settings.cohort.seed, 1])
     patients = _make_patients(rng, settings.cohort.num_patients)
     visits = _make_visits(rng, patients)
-    studies = _make_studies(rng, settings.films, patients, visits)
+    studies = _make_studies(rng, settings.radiographs, patients, visits)
     visits, studies = _overlap_some_visits(rng, visits, studies)
     visits = visits.assign(stay_id=FIRST_STAY_ID + rng.permutation(len(visits)))
-    return History(patients, visits, _make_films(rng, settings, patients, studies))
+    return History(patients, visits, _make_radiographs(rng, settings, patients, studies))
 
 
 def choose_labels(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -143,7 +143,7 @@ def _make_patients(rng: np.random.Generator, count: int) -> pd.DataFrame:
 
 
 def _visit_counts(rng: np.random.Generator, count: int) -> np.ndarray:
-    """1 + negative binomial (1.67 on average), and none for the patients whose films have no visit at all."""
+    """1 + negative binomial (1.67 on average), and none for the patients whose images have no visit at all."""
     counts = 1 + rng.negative_binomial(1, 0.6, size=count)
     without = rng.permutation(count)[: max(1, round(RELATION_SHARES[2] * count))]
     counts[without] = 0
@@ -172,8 +172,10 @@ def _make_visits(rng: np.random.Generator, patients: pd.DataFrame) -> pd.DataFra
     )
 
 
-def _make_studies(rng: np.random.Generator, films: int, patients: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
-    opens = rng.random(films) < FIRST_FILM_SHARE
+def _make_studies(
+    rng: np.random.Generator, radiographs: int, patients: pd.DataFrame, visits: pd.DataFrame
+) -> pd.DataFrame:
+    opens = rng.random(radiographs) < FIRST_RADIOGRAPH_SHARE
     opens[0] = True
     count = int(opens.sum())
     relation = rng.choice(len(RELATIONS), size=count, p=RELATION_SHARES)
@@ -204,7 +206,7 @@ def _make_studies(rng: np.random.Generator, films: int, patients: pd.DataFrame, 
             "patient": patient,
             "relation": np.take(RELATIONS, relation),
             "time": time,
-            "films": np.diff(np.append(np.flatnonzero(opens), films)),
+            "images": np.diff(np.append(np.flatnonzero(opens), radiographs)),
         }
     )
     matched = np.isin(relation, (0, 1))
@@ -259,10 +261,10 @@ def _overlap_some_visits(
     return pd.concat([visits, again], ignore_index=True), studies.assign(visit=visit, overlapping=overlapping)
 
 
-def _make_films(
+def _make_radiographs(
     rng: np.random.Generator, settings: RawSettings, patients: pd.DataFrame, studies: pd.DataFrame
 ) -> pd.DataFrame:
-    """One frontal film a study, then further views; all at the study's time."""
+    """One frontal image a study, then further views; all at the study's time."""
     studies = studies.assign(study_id=FIRST_STUDY_ID + rng.permutation(len(studies)))
     owner = patients.iloc[studies["patient"].to_numpy()]
     studies["subject_id"] = owner["subject_id"].to_numpy()
@@ -270,21 +272,21 @@ def _make_films(
     # the table writes 91 for everybody over 89, so that is what an age can be computed from
     written_age = written_anchor_age(owner["anchor_age"].to_numpy())
     studies["age"] = written_age + year - owner["anchor_year"].to_numpy()
-    index = np.repeat(np.arange(len(studies)), studies["films"])
-    films = studies.drop(columns=["films", "near_visit"]).iloc[index].reset_index(drop=True)
-    count = len(films)
-    films["first"] = np.r_[True, index[1:] != index[:-1]]
+    index = np.repeat(np.arange(len(studies)), studies["images"])
+    radiographs = studies.drop(columns=["images", "near_visit"]).iloc[index].reset_index(drop=True)
+    count = len(radiographs)
+    radiographs["first"] = np.r_[True, index[1:] != index[:-1]]
     frontal, further = (
         rng.choice(["AP", "PA"], size=count),
         rng.choice(["LATERAL", "LL", "PA"], p=[0.7, 0.2, 0.1], size=count),
     )
-    films["view"] = np.where(films["first"], frontal, further)
+    radiographs["view"] = np.where(radiographs["first"], frontal, further)
     short = np.rint(settings.cohort.image_size * rng.uniform(0.82, 0.98, size=count)).astype(int)
     wide = rng.random(count) < 0.3
-    films["width"] = np.where(wide, settings.cohort.image_size, short)
-    films["height"] = np.where(wide, short, settings.cohort.image_size)
-    films["dicom_id"] = _dicom_ids(rng, count)
-    return films
+    radiographs["width"] = np.where(wide, settings.cohort.image_size, short)
+    radiographs["height"] = np.where(wide, short, settings.cohort.image_size)
+    radiographs["dicom_id"] = _dicom_ids(rng, count)
+    return radiographs
 
 
 def written_anchor_age(age: np.ndarray) -> np.ndarray:
@@ -308,7 +310,7 @@ def _seconds(seconds: np.ndarray) -> np.ndarray:
 
 
 def _share(span: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """``share`` of a time span, in whole milliseconds, as the film table writes times."""
+    """``share`` of a time span, in whole milliseconds, as the image table writes times."""
     return (
         (np.asarray(span).astype("timedelta64[ms]").astype(np.int64) * share).astype(np.int64).astype("timedelta64[ms]")
     )

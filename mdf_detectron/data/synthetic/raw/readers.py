@@ -1,7 +1,7 @@
-"""Readers of the films: who read what, the ellipses they drew, and how sure they were.
+"""Readers of the images: who read what, the ellipses they drew, and how sure they were.
 
 A reader misses regions, swaps the classes of a look-alike pair, sets edges a little off, gives an ellipse a second
-label and now and then draws beyond the film.  What became of each region is kept as truth.
+label and now and then draws beyond the image.  What became of each region is kept as truth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from mdf_detectron.data.synthetic.cohort import (
     CARDIAC_CLASS,
     CLASS_PRIORS,
-    Film,
+    Radiograph,
     enlarged_heart_probability,
     make_findings,
 )
@@ -46,39 +46,44 @@ _SEVERAL_READINGS = 0.12
 class Reading:
     """Attributes:
     reading_id, phase, discarded: as the metadata has them.
-    film: row of the history's films.
+    image: row of the history's images.
     ellipses: dicts with xmin … ymax (int pixels), certainty (1–5), labels (as the phase names them), and as truth
         label (the class after merging).
     """
 
     reading_id: str
     phase: int
-    film: int
+    radiograph: int
     discarded: bool
     ellipses: list[dict] = field(default_factory=list)
 
 
-def choose_films(settings: RawSettings, films: pd.DataFrame) -> np.ndarray:
-    """Rows of the films that are read: frontal ones that open a study."""
+def choose_radiographs(settings: RawSettings, radiographs: pd.DataFrame) -> np.ndarray:
+    """Rows of the images that are read: frontal ones that open a study."""
     rng = np.random.default_rng([settings.cohort.seed, 3])
-    frontal = np.flatnonzero(films["first"])
+    frontal = np.flatnonzero(radiographs["first"])
     return np.sort(rng.permutation(frontal)[: max(12, round(settings.read_share * len(frontal)))])
 
 
-def make_scene(settings: RawSettings, film: pd.Series, row: int) -> Film:
-    """What a film shows; its regions' classes are those of its visit."""
+def make_scene(settings: RawSettings, radiograph: pd.Series, row: int) -> Radiograph:
+    """What an image shows; its regions' classes are those of its visit."""
     rng = np.random.default_rng([settings.cohort.seed, 4, row])
-    labels = {a: list(CLASS_PRIORS[a])[int(film[f"label_{a}"])] for a in CLASS_PRIORS}
+    labels = {a: list(CLASS_PRIORS[a])[int(radiograph[f"label_{a}"])] for a in CLASS_PRIORS}
     findings = tuple(f for a, label in labels.items()
                      for f in make_findings(rng, a, label, settings.cohort.ambiguity))  # fmt: skip
-    enlarged = rng.random() < enlarged_heart_probability(float(film["age"]))
+    enlarged = rng.random() < enlarged_heart_probability(float(radiograph["age"]))
     ratio = float(rng.uniform(0.54, 0.64) if enlarged else rng.uniform(0.38, 0.47))
-    return Film(width=int(film["width"]), height=int(film["height"]), cardiothoracic_ratio=ratio, findings=findings,
-                seed=int(rng.integers(2**31)))  # fmt: skip
+    return Radiograph(
+        width=int(radiograph["width"]),
+        height=int(radiograph["height"]),
+        cardiothoracic_ratio=ratio,
+        findings=findings,
+        seed=int(rng.integers(2**31)),
+    )
 
 
-def make_readings(settings: RawSettings, rows: np.ndarray, scenes: list[Film]) -> list[Reading]:
-    """One reading a film in phase 3; several in phases 1 and 2."""
+def make_readings(settings: RawSettings, rows: np.ndarray, scenes: list[Radiograph]) -> list[Reading]:
+    """One reading an image in phase 3; several in phases 1 and 2."""
     rng = np.random.default_rng([settings.cohort.seed, 5])
     readings = []
     for row, scene in zip(rows, scenes, strict=True):
@@ -92,7 +97,7 @@ def make_readings(settings: RawSettings, rows: np.ndarray, scenes: list[Film]) -
     return readings
 
 
-def _draw_ellipses(rng: np.random.Generator, scene: Film, phase: int, noise: float) -> list[dict]:
+def _draw_ellipses(rng: np.random.Generator, scene: Radiograph, phase: int, noise: float) -> list[dict]:
     regions = [(f.archetype, f.label, f.center, f.radii) for f in scene.findings if f.label]
     if scene.cardiothoracic_ratio > 0.5:
         regions.append((None, CARDIAC_CLASS, *heart_ellipse(scene.cardiothoracic_ratio)))
@@ -111,7 +116,7 @@ def _draw_ellipses(rng: np.random.Generator, scene: Film, phase: int, noise: flo
     return ellipses
 
 
-def _corners(rng: np.random.Generator, box: list[float], scene: Film, noise: float) -> dict[str, int]:
+def _corners(rng: np.random.Generator, box: list[float], scene: Radiograph, noise: float) -> dict[str, int]:
     x, y, w, h = box
     shake = rng.normal(0, JITTER / 2 * noise, size=4) * (w, h, w, h)
     corners = np.rint(np.array([x, y, x + w, y + h]) + shake).astype(int)

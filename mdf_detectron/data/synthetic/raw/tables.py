@@ -145,32 +145,34 @@ def triage_table(history: History, triage: Triage) -> pd.DataFrame:
     return table[[*order, "chiefcomplaint"]].sort_values("stay_id")
 
 
-def films_table(history: History) -> pd.DataFrame:
+def radiographs_table(history: History) -> pd.DataFrame:
     """The metadata table; clock times are numbers, so that leading zeros vanish."""
-    films, time = history.films, history.films["time"].dt
+    radiographs, time = history.radiographs, history.radiographs["time"].dt
     clock = time.hour * 10_000 + time.minute * 100 + time.second + time.microsecond / 1e6
     return pd.DataFrame(
         {
-            "dicom_id": films["dicom_id"],
-            "subject_id": films["subject_id"],
-            "study_id": films["study_id"],
+            "dicom_id": radiographs["dicom_id"],
+            "subject_id": radiographs["subject_id"],
+            "study_id": radiographs["study_id"],
             "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)",
-            "ViewPosition": films["view"],
-            "Rows": films["height"],
-            "Columns": films["width"],
+            "ViewPosition": radiographs["view"],
+            "Rows": radiographs["height"],
+            "Columns": radiographs["width"],
             "StudyDate": time.year * 10_000 + time.month * 100 + time.day,
             "StudyTime": clock.round(3),
             "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)",
-            "ViewCodeSequence_CodeMeaning": films["view"].map({"AP": "antero-posterior", "PA": "postero-anterior"}),
+            "ViewCodeSequence_CodeMeaning": radiographs["view"].map(
+                {"AP": "antero-posterior", "PA": "postero-anterior"}
+            ),
             "PatientOrientationCodeSequence_CodeMeaning": "Erect",
         }
     )
 
 
 def split_table(history: History) -> pd.DataFrame:
-    films = history.films
-    split = np.array(["train", "train", "train", "validate", "test"])[films["subject_id"].to_numpy() % 5]
-    return films[["dicom_id", "study_id", "subject_id"]].assign(split=split)
+    radiographs = history.radiographs
+    split = np.array(["train", "train", "train", "validate", "test"])[radiographs["subject_id"].to_numpy() % 5]
+    return radiographs[["dicom_id", "study_id", "subject_id"]].assign(split=split)
 
 
 def readings_table(history: History, readings: list[Reading], phase: int) -> pd.DataFrame:
@@ -178,11 +180,11 @@ def readings_table(history: History, readings: list[Reading], phase: int) -> pd.
 
     A label's cell is the largest certainty of its ellipses.
     """
-    films = history.films
+    radiographs = history.radiographs
     rows = []
     for reading in (r for r in readings if r.phase == phase):
-        film = films.iloc[reading.film]
-        subject = f"p{film['subject_id']:08d}"
+        radiograph = radiographs.iloc[reading.radiograph]
+        subject = f"p{radiograph['subject_id']:08d}"
         certainty = dict.fromkeys(LABELS_BY_PHASE[phase], 0)
         for ellipse in reading.ellipses:
             for label in ellipse["labels"]:
@@ -192,11 +194,11 @@ def readings_table(history: History, readings: list[Reading], phase: int) -> pd.
                 "id": reading.reading_id,
                 "split": "train",
                 "eye_tracking_data_discarded": reading.discarded,
-                "image": f"files/{subject[:3]}/{subject}/s{film['study_id']}/{film['dicom_id']}.dcm",
-                "dicom_id": film["dicom_id"],
-                "subject_id": film["subject_id"],
-                "image_size_x": film["width"],
-                "image_size_y": film["height"],
+                "image": f"files/{subject[:3]}/{subject}/s{radiograph['study_id']}/{radiograph['dicom_id']}.dcm",
+                "dicom_id": radiograph["dicom_id"],
+                "subject_id": radiograph["subject_id"],
+                "image_size_x": radiograph["width"],
+                "image_size_y": radiograph["height"],
                 **certainty,
                 "Support devices": False,
                 "Other": "",

@@ -3,8 +3,8 @@
 ::
 
     <out>/physionet/   mimiciv, mimic-iv-ed, mimic-cxr-jpg, reflacx-xray-localization
-    <out>/mimic_eye/   patient_<subject_id>/…, spreadsheets/cxr_meta.csv (the films are links)
-    <out>/truth/       films.csv, rows.csv, boxes.csv, dirt.json: what no source table shows
+    <out>/mimic_eye/   patient_<subject_id>/…, spreadsheets/cxr_meta.csv (the images are links)
+    <out>/truth/       images.csv, rows.csv, boxes.csv, dirt.json: what no source table shows
     <out>/report.json  what it was made with
 """
 
@@ -22,22 +22,28 @@ import pandas as pd
 from tqdm import tqdm
 
 from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
-from mdf_detectron.data.synthetic.cohort import Film
+from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.raw.history import History, RawSettings, make_history
-from mdf_detectron.data.synthetic.raw.readers import FURTHER_LABEL, Reading, choose_films, make_readings, make_scene
+from mdf_detectron.data.synthetic.raw.readers import (
+    FURTHER_LABEL,
+    Reading,
+    choose_radiographs,
+    make_readings,
+    make_scene,
+)
 from mdf_detectron.data.synthetic.raw.tables import (
     Triage,
     ellipse_table,
-    films_table,
     make_triage,
     patients_table,
+    radiographs_table,
     readings_table,
     split_table,
     stays_table,
     triage_table,
 )
-from mdf_detectron.data.synthetic.scene import draw_film
+from mdf_detectron.data.synthetic.scene import draw_radiograph
 
 RELEASES = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
@@ -56,19 +62,19 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
         return False
     history = make_history(settings)
     triage = make_triage(settings, history.visits)
-    rows = choose_films(settings, history.films)
-    scenes = [make_scene(settings, history.films.iloc[row], int(row)) for row in rows]
+    rows = choose_radiographs(settings, history.radiographs)
+    scenes = [make_scene(settings, history.radiographs.iloc[row], int(row)) for row in rows]
     readings = make_readings(settings, rows, scenes)
     with staged_folder(out) as folder:
         tables = _tables(history, triage)
         _write_tables(folder / "physionet", tables)
         _write_readings(folder / "physionet" / _MAIN_DATA, history, readings)
         if not settings.tables_only:
-            _draw(folder / "physionet", history.films.iloc[rows], scenes, num_workers)
+            _draw(folder / "physionet", history.radiographs.iloc[rows], scenes, num_workers)
             _write_mimic_eye(folder, history, tables, readings)
         _write_truth(folder / "truth", history, triage, readings)
         flow = Flow()
-        flow.add("films", len(history.films), len(rows), {"not read": len(history.films) - len(rows)})
+        flow.add("images", len(history.radiographs), len(rows), {"not read": len(history.radiographs) - len(rows)})
         write_report(folder, "Synthetic source files", arguments, flow, {"notes": [NOTE]})
     return True
 
@@ -78,7 +84,7 @@ def _tables(history: History, triage: Triage) -> dict[str, pd.DataFrame]:
         "patients": patients_table(history),
         "edstays": stays_table(history),
         "triage": triage_table(history, triage),
-        "metadata": films_table(history),
+        "metadata": radiographs_table(history),
         "split": split_table(history),
     }
 
@@ -99,36 +105,40 @@ def _write_readings(main_data: Path, history: History, readings: list[Reading]) 
         folder = main_data / reading.reading_id
         folder.mkdir()
         ellipse_table(reading).to_csv(folder / "anomaly_location_ellipses.csv", index=False)
-        film = history.films.iloc[reading.film]
-        box = f"xmin,ymin,xmax,ymax\n{film['width'] // 12},0,{film['width'] * 11 // 12},{film['height']}\n"
+        radiograph = history.radiographs.iloc[reading.radiograph]
+        width, height = radiograph["width"], radiograph["height"]
+        box = f"xmin,ymin,xmax,ymax\n{width // 12},0,{width * 11 // 12},{height}\n"
         (folder / "chest_bounding_box.csv").write_text(box)
         # eye tracking is there, and nobody reads it
         (folder / "fixations.csv").write_text("timestamp_start_fixation,timestamp_end_fixation,x_position\n0.0,0.2,1\n")
 
 
-def image_name(film: pd.Series) -> str:
-    """Path of a film below the release of the images."""
-    subject = f"p{film['subject_id']:08d}"
-    return f"files/{subject[:3]}/{subject}/s{film['study_id']}/{film['dicom_id']}.jpg"
+def image_name(radiograph: pd.Series) -> str:
+    """Path of an image below the release of the images."""
+    subject = f"p{radiograph['subject_id']:08d}"
+    return f"files/{subject[:3]}/{subject}/s{radiograph['study_id']}/{radiograph['dicom_id']}.jpg"
 
 
-def _draw_one(item: tuple[Path, Film]) -> None:
+def _draw_one(item: tuple[Path, Radiograph]) -> None:
     path, scene = item
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), draw_film(scene), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    cv2.imwrite(str(path), draw_radiograph(scene), [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
-def _draw(root: Path, films: pd.DataFrame, scenes: list[Film], num_workers: int) -> None:
+def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_workers: int) -> None:
     base = root / Path(RELEASES["metadata"]).parent
-    items = [(base / image_name(film), scene) for (_, film), scene in zip(films.iterrows(), scenes, strict=True)]
+    items = [
+        (base / image_name(radiograph), scene)
+        for (_, radiograph), scene in zip(radiographs.iterrows(), scenes, strict=True)
+    ]
     with ProcessPoolExecutor(max(1, num_workers)) as pool:
-        list(tqdm(pool.map(_draw_one, items, chunksize=8), "drawing", len(items), unit="film"))
+        list(tqdm(pool.map(_draw_one, items, chunksize=8), "drawing", len(items), unit="image"))
 
 
 def _write_mimic_eye(folder: Path, history: History, tables: dict[str, pd.DataFrame], readings: list[Reading]) -> None:
-    """Folders of the patients whose films were read; files of the other tree are linked, not copied."""
-    root, films = folder / "mimic_eye", history.films
-    subjects = films.iloc[[r.film for r in readings]]["subject_id"].to_numpy()
+    """Folders of the patients whose images were read; files of the other tree are linked, not copied."""
+    root, radiographs = folder / "mimic_eye", history.radiographs
+    subjects = radiographs.iloc[[r.radiograph for r in readings]]["subject_id"].to_numpy()
     phases = {phase: readings_table(history, readings, phase) for phase in (1, 2, 3)}
     metadata = pd.concat([t for t in phases.values() if len(t)], ignore_index=True)
     by_subject = {name: dict(tuple(tables[name].groupby("subject_id"))) for name in ("patients", "edstays", "triage")}
@@ -141,16 +151,16 @@ def _write_mimic_eye(folder: Path, history: History, tables: dict[str, pd.DataFr
         (patient / "REFLACX" / "main_data").mkdir(parents=True)
         metadata[metadata["subject_id"] == subject].to_csv(patient / "REFLACX" / "metadata.csv", index=False)
     for reading, subject in zip(readings, subjects, strict=True):
-        film, patient = films.iloc[reading.film], root / f"patient_{subject}"
+        radiograph, patient = radiographs.iloc[reading.radiograph], root / f"patient_{subject}"
         _link(
             folder / "physionet" / _MAIN_DATA / reading.reading_id, patient / "REFLACX/main_data" / reading.reading_id
         )
-        target = patient / "CXR-JPG" / f"s{film['study_id']}" / f"{film['dicom_id']}.jpg"
+        target = patient / "CXR-JPG" / f"s{radiograph['study_id']}" / f"{radiograph['dicom_id']}.jpg"
         if not target.is_symlink():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(folder / "physionet" / Path(RELEASES["metadata"]).parent / image_name(film), target)
+            _link(folder / "physionet" / Path(RELEASES["metadata"]).parent / image_name(radiograph), target)
     (root / "spreadsheets").mkdir()
-    meta = tables["metadata"][films["subject_id"].isin(subjects).to_numpy()]
+    meta = tables["metadata"][radiographs["subject_id"].isin(subjects).to_numpy()]
     meta.assign(in_reflacx=True).to_csv(root / "spreadsheets" / "cxr_meta.csv", index=False)
 
 
@@ -160,30 +170,32 @@ def _link(source: Path, target: Path) -> None:
 
 def _write_truth(folder: Path, history: History, triage: Triage, readings: list[Reading]) -> None:
     folder.mkdir()
-    films, stays = history.films, history.visits["stay_id"].to_numpy()
-    stay = pd.Series(np.where(films["visit"] >= 0, stays[films["visit"]], 0)).astype("Int64").replace(0, pd.NA)
+    radiographs, stays = history.radiographs, history.visits["stay_id"].to_numpy()
+    stay = (
+        pd.Series(np.where(radiographs["visit"] >= 0, stays[radiographs["visit"]], 0)).astype("Int64").replace(0, pd.NA)
+    )
     columns = ["dicom_id", "subject_id", "time", "relation", "overlapping", "age"]
-    films[columns].assign(stay_id=stay.to_numpy()).to_csv(folder / "films.csv", index=False)
+    radiographs[columns].assign(stay_id=stay.to_numpy()).to_csv(folder / "images.csv", index=False)
     triage.clean.assign(dirty=triage.dirty).to_csv(folder / "rows.csv", index=False)
     boxes = [
-        {"reading_id": r.reading_id, "dicom_id": films["dicom_id"].iloc[r.film], "width": films["width"].iloc[r.film],
-         "height": films["height"].iloc[r.film],
+        {"reading_id": r.reading_id,
+         **{k: radiographs[k].iloc[r.radiograph] for k in ("dicom_id", "width", "height")},
          **{k: e[k] for k in ("label", "certainty", "xmin", "ymin", "xmax", "ymax")}}
         for r in readings for e in r.ellipses
     ]  # fmt: skip
     pd.DataFrame(boxes).to_csv(folder / "boxes.csv", index=False)
     counts = {
         "triage": triage.counts,
-        "films": films["relation"].value_counts().to_dict(),
-        "films in overlapping visits": int(films["overlapping"].fillna(False).sum()),
+        "images": radiographs["relation"].value_counts().to_dict(),
+        "images in overlapping visits": int(radiographs["overlapping"].fillna(False).sum()),
         "readings": len(readings),
         "ellipses": len(boxes),
-        "ellipses with a corner off the film": sum(_off_film(box) for box in boxes),
+        "ellipses with a corner off the image": sum(_off_radiograph(box) for box in boxes),
         "ellipses with a second label": sum(FURTHER_LABEL in e["labels"] for r in readings for e in r.ellipses),
         "readings discarded": sum(r.discarded for r in readings),
     }
     (folder / "dirt.json").write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _off_film(box: dict) -> bool:
+def _off_radiograph(box: dict) -> bool:
     return bool(min(box["xmin"], box["ymin"]) < 0 or box["xmax"] > box["width"] or box["ymax"] > box["height"])

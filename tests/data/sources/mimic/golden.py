@@ -29,7 +29,7 @@ LABELS = {1: P1, 2: P2, 3: P2}
 
 @dataclass
 class Case:
-    """One patient with one film at 10:00 inside a visit from 08:00 to 12:00, and what a case changes.
+    """One patient with one image at 10:00 inside a visit from 08:00 to 12:00, and what a case changes.
 
     ``stay`` is the number of the visit that must be found (from 0), None where none may be.
     """
@@ -57,7 +57,7 @@ class Case:
 
 
 CASES = [
-    # the visit of a film
+    # the visit of an image
     Case("inside"),
     Case("midnight", time=("21500110", "0.0"), visits=[("2150-01-09 20:00:00", "2150-01-10 04:00:00")]),
     Case("leading_zeros", time=("21500110", "523.5"), visits=[("2150-01-10 00:05:00", "2150-01-10 00:06:00")]),
@@ -134,7 +134,7 @@ class Tree:
         self.patients = ["subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod"]
         self.edstays = ["subject_id,hadm_id,stay_id,intime,outtime,extra"]
         self.triage = ["subject_id,stay_id," + ",".join(VITALS) + ",chiefcomplaint"]
-        self.films = ["dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime"]
+        self.images = ["dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime"]
         self.readings = {phase: [self.metadata_header(phase)] for phase in LABELS}
         self.ellipses: dict[str, str] = {}
         for index, case in enumerate(cases):
@@ -149,7 +149,7 @@ class Tree:
                 values = {**VITALS, **case.triage} if number == case.stay else {**VITALS, "heartrate": "33"}
                 row = ",".join(values.values())
                 self.triage.append(f'{subject(index)},{stay(index, number)},{row},"Dyspnea, cough"')
-        self.films.append(f"{dicom(index)},{subject(index)},{5000 + index},{case.view},{case.time[0]},{case.time[1]}")
+        self.images.append(f"{dicom(index)},{subject(index)},{5000 + index},{case.view},{case.time[0]},{case.time[1]}")
         self.add_reading(index, case)
 
     @staticmethod
@@ -175,7 +175,7 @@ class Tree:
         for lines, path in ((self.patients, "mimiciv/2.2/hosp/patients.csv"),
                             (self.edstays, "mimic-iv-ed/2.2/ed/edstays.csv"),
                             (self.triage, "mimic-iv-ed/2.2/ed/triage.csv"),
-                            (self.films, "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv")):  # fmt: skip
+                            (self.images, "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv")):  # fmt: skip
             _write(root / (path + end), lines, newline)
         main_data = root / "reflacx-xray-localization/1.0.0/main_data"
         for phase, lines in self.readings.items():
@@ -184,7 +184,7 @@ class Tree:
             _write(main_data / name / "anomaly_location_ellipses.csv", text.splitlines(), newline)
         for index in range(len(self.cases)):
             name = f"p{subject(index):08d}"
-            _film(root / f"mimic-cxr-jpg/2.0.0/files/{name[:3]}/{name}/s{5000 + index}/{dicom(index)}.jpg")
+            _radiograph(root / f"mimic-cxr-jpg/2.0.0/files/{name[:3]}/{name}/s{5000 + index}/{dicom(index)}.jpg")
         return root
 
     def write_mimic_eye(self, root: Path, older: bool = False) -> Path:
@@ -201,9 +201,9 @@ class Tree:
                 name = line.split(",")[0]
                 base = folder / "REFLACX" / name if older else folder / "REFLACX/main_data" / name
                 _write(base / "anomaly_location_ellipses.csv", self.ellipses[name].splitlines())
-            _film(folder / f"CXR-JPG/s{5000 + index}/{dicom(index)}.jpg")
-        _write(root / "spreadsheets/cxr_meta.csv", [self.films[0] + ",in_reflacx,StudyDateTime",
-                                                    *(line + ",True," for line in self.films[1:])])  # fmt: skip
+            _radiograph(folder / f"CXR-JPG/s{5000 + index}/{dicom(index)}.jpg")
+        _write(root / "spreadsheets/cxr_meta.csv", [self.images[0] + ",in_reflacx,StudyDateTime",
+                                                    *(line + ",True," for line in self.images[1:])])  # fmt: skip
         return root
 
 
@@ -226,7 +226,7 @@ def _write(path: Path, lines: list[str], newline: str = "\n") -> None:
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-def _film(path: Path) -> None:
+def _radiograph(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    number = 3 * int(path.name.split("-")[0], 16)  # no two films are the same file
+    number = 3 * int(path.name.split("-")[0], 16)  # no two images are the same file
     Image.fromarray(np.full((HEIGHT, WIDTH), number, np.uint8)).save(path)

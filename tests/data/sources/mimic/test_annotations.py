@@ -68,14 +68,14 @@ def test_each_pair_is_kept_or_dropped_for_one_reason():
         ("a", 2, "Atelectasis", 2, 10, 10, 10, 20),  # certainty first, area second
         ("a", 3, "Atelectasis", 5, 10, 10, 10, 20),  # no area
         ("a", 4, "Atelectasis", 5, 30, 10, 20, 20),  # corners swapped
-        ("a", 5, "Atelectasis", 5, 10, 50, 20, 60),  # below the film
+        ("a", 5, "Atelectasis", 5, 10, 50, 20, 60),  # below the image
         ("a", 6, "Consolidation", 5, 90, 40, 120, 60),  # clamped
         ("b", 0, "Atelectasis", 5, 10, 10, 20, 20),  # of a reading that is not kept
     ]
     columns = ["reading_id", "ellipse", "label", "certainty", "xmin", "ymin", "xmax", "ymax"]
     flow = Flow()
     chosen, changed = choose_boxes(pd.DataFrame(rows, columns=columns), readings, CLASSES, 3, flow)
-    assert chosen["ellipse"].tolist() == [0, 6] and changed == {"boxes clamped to their film": 1}
+    assert chosen["ellipse"].tolist() == [0, 6] and changed == {"boxes clamped to their image": 1}
     assert chosen[["x0", "y0", "x1", "y1"]].values.tolist() == [[10, 10, 20, 20], [90, 40, 100, 50]]
     dropped = {"label not among the classes": 1, "certainty below 3": 1, "without area": 2, "outside the image": 1}
     assert flow.stages == [{"stage": "boxes (ellipse and label)", "in": 7, "kept": 2, "dropped": dropped}]

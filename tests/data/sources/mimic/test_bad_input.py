@@ -16,7 +16,7 @@ PATHS = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
     "edstays": "mimic-iv-ed/2.2/ed/edstays.csv.gz",
     "triage": "mimic-iv-ed/2.2/ed/triage.csv.gz",
-    "films": "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz",
+    "images": "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz",
     "readings": "reflacx-xray-localization/1.0.0/main_data/metadata_phase_3.csv",
 }
 FIRST = "P301R000000"
@@ -68,7 +68,7 @@ def triage_of(stay_id, owner):
 
 
 ROWS_OF = {"patients": "rows of the table of patients", "edstays": "rows of the table of visits",
-           "triage": "rows of the table of triage", "films": "rows of the table of films",
+           "triage": "rows of the table of triage", "images": "rows of the table of images",
            "readings": "rows of the readers' metadata", "ellipses": "rows of the ellipse files"}  # fmt: skip
 VITALS = ",98.4,80,16,97,120,70,3,2,"
 # what is damaged, table that loses a row, kind, message after the file's name
@@ -76,7 +76,7 @@ ROWS = {
     "patient twice": (doubled("patients"), "patients", "duplicated subject_id", "line 8: subject_id 90000001; exp"),
     "visit twice": (doubled("edstays"), "edstays", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
     "triage twice": (doubled("triage"), "triage", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
-    "film twice": (doubled("films"), "films", "duplicated dicom_id", "line 8: dicom_id '00000000-0-0-0-0'; expected"),
+    "image twice": (doubled("images"), "images", "duplicated dicom_id", "line 8: dicom_id '00000000-0-0-0-0'; exp"),
     "reading twice": (doubled("readings"), "readings", "duplicated reading", "line 8: id 'P301R000000' stands there a"),
     "subject": (replaced("patients", "90000001", "9000x001"), "patients", "unusable subject_id",
                 "line 2: subject_id '9000x001'; expected a whole number"),
@@ -92,12 +92,12 @@ ROWS = {
                 "line 4: outtime 'noon'; expected YYYY-MM-DD HH:MM:SS"),
     "stay_id": (replaced("triage", "93000000", "9300.5"), "triage", "unusable stay_id",
                 "line 2: stay_id 9300.5; expected a whole number"),
-    "StudyDate": (replaced("films", "21500110", "21500230"), "films", "unparsable time",
+    "StudyDate": (replaced("images", "21500110", "21500230"), "images", "unparsable time",
                   "line 2: StudyDate 21500230, StudyTime 100000.0; expected yyyymmdd and hhmmss.fff"),
-    "StudyTime": (replaced("films", "100000.0", "10:00"), "films", "unparsable time",
+    "StudyTime": (replaced("images", "100000.0", "10:00"), "images", "unparsable time",
                   "line 2: StudyDate 21500110, StudyTime '10:00'; expected yyyymmdd and hhmmss.fff"),
-    "film without a name": (replaced("films", "00000000-0-0-0-0", ""), "films", "unusable dicom_id",
-                            "line 2: dicom_id nan; expected a film's name"),
+    "image without a name": (replaced("images", "00000000-0-0-0-0", ""), "images", "unusable dicom_id",
+                            "line 2: dicom_id nan; expected an image's name"),
     "unknown visit": (triage_of("93999999", str(subject(0))), "triage", "triage row of an unknown visit",
                       "line 8: stay_id 93999999; expected a stay_id of the table of visits"),
     "visit of another": (replaced("triage", "90000001", "90000002"), "triage", "triage row of another patient",
@@ -106,7 +106,7 @@ ROWS = {
                        "row of another length than the header", "line 2: 12 cells, the header has 11; a row is cut"),
     "row cut off": (lambda tree: tree.edstays.append("90000001,,930000"), "edstays",
                     "row of another length than the header", "line 8: 3 cells, the header has 6; a row is cut off"),
-    "line after blank ones": (lambda tree: tree.films.extend(["", "", "x"]), "films",
+    "line after blank ones": (lambda tree: tree.images.extend(["", "", "x"]), "images",
                               "row of another length than the header", "line 10: 1 cells, the header has 6"),
     "discarded": (replaced("readings", "False,x.dcm", "maybe,x.dcm"), "readings",
                   "unusable eye_tracking_data_discarded", "line 2: .*'maybe'; expected True or False"),
@@ -159,7 +159,7 @@ def test_visit_that_ends_before_it_begins_has_no_departure(tmp_path):
     assert images[FIRST]["match"] == "within the window"
 
 
-def test_reading_whose_ellipses_are_unknown_is_no_healthy_film(tmp_path):
+def test_reading_whose_ellipses_are_unknown_is_no_healthy_radiograph(tmp_path):
     tree = make_tree()
     del tree.ellipses[FIRST]
     message = f"no .*{FIRST}/anomaly_location_ellipses.csv; the metadata names reading {FIRST}, download"
@@ -181,7 +181,7 @@ def test_ellipse_file_without_its_columns(tmp_path, old, new, message):
     assert FIRST not in images and report["problems"]["unusable file"]["count"] == 1
 
 
-COLUMNS = {"patients": "anchor_year", "edstays": "outtime", "triage": "resprate", "films": "StudyTime",
+COLUMNS = {"patients": "anchor_year", "edstays": "outtime", "triage": "resprate", "images": "StudyTime",
            "readings": "image_size_y"}  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def test_cut_off_download(tmp_path, table, length):
 
 
 ORIGINS = {"patients": ("mimiciv ", "--patients"), "edstays": ("mimic-iv-ed ", "--edstays"),
-           "triage": ("mimic-iv-ed ", "--triage"), "films": ("mimic-cxr-jpg", "--metadata"),
+           "triage": ("mimic-iv-ed ", "--triage"), "images": ("mimic-cxr-jpg", "--metadata"),
            "readings": ("reflacx-xray-localization ", "--reflacx")}  # fmt: skip
 
 
@@ -243,33 +243,33 @@ def test_missing_phase_is_not_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("image_size", [None, 100])
-def test_absent_truncated_and_turned_films(tmp_path, image_size):
+def test_absent_truncated_and_turned_radiographs(tmp_path, image_size):
     source = make_tree(8).write_physionet(tmp_path / "source")
-    films = sorted(source.glob("mimic-cxr-jpg/2.0.0/files/**/*.jpg"))
-    whole = films[1].read_bytes()
-    films[0].unlink()
-    films[1].write_bytes(whole[: len(whole) * 2 // 3])  # a sound header, and then too little
-    films[2].write_bytes(b"no image")
-    Image.new("L", (500, 400), 7).save(films[3])
+    radiographs = sorted(source.glob("mimic-cxr-jpg/2.0.0/files/**/*.jpg"))
+    whole = radiographs[1].read_bytes()
+    radiographs[0].unlink()
+    radiographs[1].write_bytes(whole[: len(whole) * 2 // 3])  # a sound header, and then too little
+    radiographs[2].write_bytes(b"no image")
+    Image.new("L", (500, 400), 7).save(radiographs[3])
     options = MimicOptions(image_size=image_size)
     messages = [
-        f"no film .*{dicom(0)}.jpg; download it again from mimic-cxr-jpg, or point --images",
-        f"cannot read film .*{dicom(1)}.jpg.*truncated",
-        f"cannot read film .*{dicom(2)}.jpg",
-        f"film {dicom(3)} has .* pixels, but reading P301R000003 is of 400 × 500; boxes would not fit",
+        f"no image .*{dicom(0)}.jpg; download it again from mimic-cxr-jpg, or point --images",
+        f"cannot read image .*{dicom(1)}.jpg.*truncated",
+        f"cannot read image .*{dicom(2)}.jpg",
+        f"image {dicom(3)} has .* pixels, but reading P301R000003 is of 400 × 500; boxes would not fit",
     ]
-    for film, message in zip(films, messages, strict=False):
+    for radiograph, message in zip(radiographs, messages, strict=False):
         with pytest.raises(SourceDataError, match=message):
             prepare_mimic(physionet_files(source), tmp_path / "out", options)
-        if film == films[0]:
+        if radiograph == radiographs[0]:
             prepare_mimic(physionet_files(source), tmp_path / "out", options, on_error="skip")
             images, _, report = read_folder(tmp_path / "out")
-        Image.new("L", (400, 500), 9).save(film)
+        Image.new("L", (400, 500), 9).save(radiograph)
     assert {i["dicom_id"] for i in images.values()} == {dicom(k) for k in range(4, 8)}
     counts = {kind: problem["count"] for kind, problem in report["problems"].items()}
-    assert counts == {"film file absent": 1, "unreadable film": 2, "film of another shape than was read": 1}
-    stage = next(s for s in report["flow"] if s["stage"] == "readings with a film")
-    assert stage["dropped"] == {"film absent or unreadable": 3, "film of another shape than was read": 1}
+    assert counts == {"image file absent": 1, "unreadable image": 2, "image of another shape than was read": 1}
+    stage = next(s for s in report["flow"] if s["stage"] == "readings with an image")
+    assert stage["dropped"] == {"image absent or unreadable": 3, "image of another shape than was read": 1}
 
 
 def test_mimic_eye_folder_with_a_broken_patient(tmp_path):

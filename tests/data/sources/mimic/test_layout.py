@@ -26,7 +26,7 @@ def test_release_1_has_core(source):
     assert physionet_files(source).tables["patients"] == [source / "mimiciv/1.0/core/patients.csv.gz"]
 
 
-def test_path_of_a_film(source, tmp_path):
+def test_path_of_a_radiograph(source, tmp_path):
     path = physionet_files(source).image_path("abc", 10000032, 50414267)
     assert path == source / "mimic-cxr-jpg/2.0.0/files/p10/p10000032/s50414267/abc.jpg"
     elsewhere = physionet_files(source, {"images": tmp_path / "other"}).image_path("abc", 10000032, 50414267)
@@ -60,7 +60,7 @@ def test_options_point_elsewhere(source, tmp_path):
         ({"stay_window_days": -1}, "stay_window_days must be at least 0, got -1"),
         ({"min_certainty": 6}, "min_certainty must be 1 to 5, got 6"),
         ({"mask_shape": "star"}, "mask_shape 'star' is not one of ellipse, box"),
-        ({"records": "film"}, "records 'film' is not one of reading, image"),
+        ({"records": "scan"}, "records 'scan' is not one of reading, image"),
         ({"view": "AP"}, "view 'AP' is not one of frontal, all"),
         ({"protocol": "mine"}, "protocol 'mine' is not one of patient, paper"),
         ({"folds": 2}, r"folds must be 0 \(none\) or at least 3"),

@@ -84,8 +84,8 @@ def test_report_counts(prepared):
     assert removed["pain"] == {"empty": 1, "not a number": 1, "outside 0 to 10 0-10": 1}
     assert removed["sbp"] == removed["dbp"] == {"diastolic not below systolic: both removed": 2}
     assert removed["temperature"] == {"outside 80 to 113 °F": 1}
-    assert report["changed"] == {"boxes clamped to their film": 2}
-    assert report["films_by_match"]["patient without a visit"] == 1
+    assert report["changed"] == {"boxes clamped to their image": 2}
+    assert report["radiographs_by_match"]["patient without a visit"] == 1
     # what each split's share of it is adds up (every visit but the one that was not chosen)
     for what, column, reason, count in (
         ("changed", "temperature", "°C converted to °F", 1),
@@ -113,7 +113,7 @@ def prepare(tmp_path, tree, options=None, **kwargs):
     return read_folder(tmp_path / "out")
 
 
-def test_unmatched_films_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
+def test_unmatched_radiographs_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
     images, _, report = prepare(tmp_path, Tree(), MimicOptions(stay_window_days=0))
     dropped = next(s["dropped"] for s in report["flow"] if s["stage"] == "readings")
     unmatched = [c for c in CASES if c.match not in ("inside a visit", "inside several visits, the latest taken")]
@@ -138,12 +138,12 @@ def test_two_readers_are_two_records_or_one(tmp_path):
     assert len(by_image) == 6
     joined = by_image["P301R000000 P302R000000"]
     assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
-    assert stage(report, "records")["dropped"] == {"joined with the film's first": 2}
+    assert stage(report, "records")["dropped"] == {"joined with the image's first": 2}
 
 
-def test_patient_with_several_films_is_in_one_split(tmp_path):
+def test_patient_with_several_radiographs_is_in_one_split(tmp_path):
     tree = Tree([Case(f"c{k}") for k in range(8)])
-    tree.films[2:5] = [line.replace(str(subject(k)), str(subject(0))) for k, line in enumerate(tree.films[2:5], 1)]
+    tree.images[2:5] = [line.replace(str(subject(k)), str(subject(0))) for k, line in enumerate(tree.images[2:5], 1)]
     for k in range(1, 4):
         tree.readings[3][k + 1] = tree.readings[3][k + 1].replace(str(subject(k)), str(subject(0)))
     source = tree.write_physionet(tmp_path / "source")
@@ -178,7 +178,7 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     images, _, report = prepare(tmp_path, tree, MimicOptions(protocol="paper"))
     assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
     assert "leaks" in report["notes"][0]
-    assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several films"))
+    assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several images"))
     sides = {}
     for image in images.values():
         sides.setdefault(image["dicom_id"], set()).add(image["split"])
@@ -193,7 +193,7 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     assert audit(tmp_path / "patient" / "out", monkeypatch, capsys)[0] == 0
 
 
-def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
+def test_cached_radiographs_are_resized_once_with_their_boxes(tmp_path):
     tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(4)])
     files = physionet_files(tree.write_physionet(tmp_path / "source"))
     prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200))
@@ -201,11 +201,11 @@ def test_cached_films_are_resized_once_with_their_boxes(tmp_path):
     image = images["P301R000000"]
     assert (image["width"], image["height"]) == (200, 250)
     assert image["annotations"][0]["bbox"] == [50, 60, 50, 70]
-    film = tmp_path / "out/images" / image["file_name"]
-    written = film.stat().st_ino
+    radiograph = tmp_path / "out/images" / image["file_name"]
+    written = radiograph.stat().st_ino
     prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
-    assert film.stat().st_ino == written  # other options, the same films: not decoded again
-    assert not (tmp_path / "out.film_cache").exists()
+    assert radiograph.stat().st_ino == written  # other options, the same images: not decoded again
+    assert not (tmp_path / "out.radiograph_cache").exists()
 
 
 def test_resizing_goes_on_where_it_stopped(tmp_path):
@@ -213,20 +213,23 @@ def test_resizing_goes_on_where_it_stopped(tmp_path):
     last = next(source.glob(f"**/{dicom(5)}.jpg"))
     content = last.read_bytes()
     last.unlink()
-    with pytest.raises(SourceDataError, match=f"no film .*{dicom(5)}.jpg"):
+    with pytest.raises(SourceDataError, match=f"no image .*{dicom(5)}.jpg"):
         prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
-    done = {film.name: film.stat().st_ino for film in (tmp_path / "out.film_cache/100").glob("*.png")}
+    done = {
+        radiograph.name: radiograph.stat().st_ino
+        for radiograph in (tmp_path / "out.radiograph_cache/100").glob("*.png")
+    }
     assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
     last.write_bytes(content)
     changed = next(source.glob(f"**/{dicom(0)}.jpg"))
     os.utime(changed, ns=(1, 1))  # another original than the one that was resized
     prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
-    now = {film.name: film.stat().st_ino for film in (tmp_path / "out/images").iterdir()}
+    now = {radiograph.name: radiograph.stat().st_ino for radiograph in (tmp_path / "out/images").iterdir()}
     assert len(now) == 6
     assert {name for name in done if now[name] == done[name]} == {f"{dicom(k)}.png" for k in range(1, 5)}
 
 
-def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypatch):
+def test_interrupted_run_leaves_the_old_folder_and_its_radiographs(tmp_path, monkeypatch):
     files = physionet_files(Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source"))
     prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=100))
     before = (tmp_path / "out/report.json").read_text()
@@ -239,7 +242,7 @@ def test_interrupted_run_leaves_the_old_folder_and_its_films(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
     assert (tmp_path / "out/report.json").read_text() == before
-    assert len(list((tmp_path / "out.film_cache/80").glob("*.png"))) == 4
+    assert len(list((tmp_path / "out.radiograph_cache/80").glob("*.png"))) == 4
     assert not (tmp_path / "out.partial").exists()
     assert prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
     assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))

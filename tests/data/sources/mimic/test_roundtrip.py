@@ -49,14 +49,14 @@ def prepared(request, tree):
     return request.param, out, *read_folder(out)
 
 
-def test_every_film_finds_the_generators_visit(prepared, tree):
-    truth = pd.read_csv(tree / "truth/films.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
+def test_every_radiograph_finds_the_generators_visit(prepared, tree):
+    truth = pd.read_csv(tree / "truth/images.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
     for image in prepared[2].values():
-        film = truth.loc[image["dicom_id"]]
-        assert RELATION_OF_MATCH[image["match"]] == film["relation"]
-        assert image["stay_id"] == (None if pd.isna(film["stay_id"]) else film["stay_id"])
-        assert image["clinical"]["age"] == film["age"]
-        assert pd.Timestamp(image["study_time"]) == pd.Timestamp(film["time"])  # to the millisecond
+        radiograph = truth.loc[image["dicom_id"]]
+        assert RELATION_OF_MATCH[image["match"]] == radiograph["relation"]
+        assert image["stay_id"] == (None if pd.isna(radiograph["stay_id"]) else radiograph["stay_id"])
+        assert image["clinical"]["age"] == radiograph["age"]
+        assert pd.Timestamp(image["study_time"]) == pd.Timestamp(radiograph["time"])  # to the millisecond
 
 
 def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
@@ -94,12 +94,12 @@ def test_report_counts_the_injected_dirt(prepared, tree):
     layout, _, images, _, report = prepared
     dirt = json.loads((tree / "truth/dirt.json").read_text())
     assert len(images) == dirt["readings"]
-    assert report["changed"] == {"boxes clamped to their film": dirt["ellipses with a corner off the film"]}
+    assert report["changed"] == {"boxes clamped to their image": dirt["ellipses with a corner off the image"]}
     stages = {s["stage"]: s for s in report["flow"]}
     pairs = stages["boxes (ellipse and label)"]
     assert pairs["dropped"] == {"label not among the classes": dirt["ellipses with a second label"]}
     assert pairs["kept"] == stages["rows of the ellipse files"]["in"] == dirt["ellipses"]
-    assert min(dirt["ellipses with a corner off the film"], dirt["ellipses with a second label"]) > 0
+    assert min(dirt["ellipses with a corner off the image"], dirt["ellipses with a second label"]) > 0
     if layout == "mimic_eye":  # it has the patients with readings only
         return
     triage = dirt["triage"]
@@ -116,12 +116,12 @@ def test_report_counts_the_injected_dirt(prepared, tree):
         assert removed[column]["empty"] == triage["missing rows"]
     for column in ("sbp", "dbp"):
         assert removed[column]["diastolic not below systolic: both removed"] == triage["pressures swapped"]
-    films = {}
-    for match, count in report["films_by_match"].items():
-        films[RELATION_OF_MATCH[match]] = films.get(RELATION_OF_MATCH[match], 0) + count
-    assert films == dirt["films"]
-    several = report["films_by_match"]["inside several visits, the latest taken"]
-    assert several == dirt["films in overlapping visits"] > 0
+    radiographs = {}
+    for match, count in report["radiographs_by_match"].items():
+        radiographs[RELATION_OF_MATCH[match]] = radiographs.get(RELATION_OF_MATCH[match], 0) + count
+    assert radiographs == dirt["images"]
+    several = report["radiographs_by_match"]["inside several visits, the latest taken"]
+    assert several == dirt["images in overlapping visits"] > 0
     assert report["problems"] == {}
 
 
@@ -175,4 +175,4 @@ def test_clean_settings_leave_nothing_to_clean(tmp_path):
     cohort = read_cohort(physionet_files(tmp_path / "raw/physionet"), MimicOptions(), Problems(), Flow())
     log = cohort.cleaning.as_dict()
     assert log["changed"] == {} and {reason for r in log["removed"].values() for reason in r} == {"empty"}
-    assert cohort.changed == {"boxes clamped to their film": 0}
+    assert cohort.changed == {"boxes clamped to their image": 0}

@@ -1,4 +1,4 @@
-"""The visit of a film against a slow reference that knows nothing of pandas, on random histories."""
+"""The visit of an image against a slow reference that knows nothing of pandas, on random histories."""
 
 from datetime import datetime, timedelta
 
@@ -42,30 +42,32 @@ def reference(subject, time, stays, window):
 
 hours = st.integers(0, 24 * 20)
 visit = st.tuples(st.integers(1, 3), hours, st.none() | st.integers(0, 60))
-film = st.tuples(st.integers(1, 4), hours)
+radiograph = st.tuples(st.integers(1, 4), hours)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    visits=st.lists(visit, max_size=8), films=st.lists(film, min_size=1, max_size=6), window=st.sampled_from([0, 1, 7])
+    visits=st.lists(visit, max_size=8),
+    radiographs=st.lists(radiograph, min_size=1, max_size=6),
+    window=st.sampled_from([0, 1, 7]),
 )
-def test_match_equals_the_reference(visits, films, window):
+def test_match_equals_the_reference(visits, radiographs, window):
     stays = [
         (subject, 100 + k, hour(begin), None if length is None else hour(begin + length))
         for k, (subject, begin, length) in enumerate(visits)
     ]
-    films = [(subject, hour(taken)) for subject, taken in films]
+    radiographs = [(subject, hour(taken)) for subject, taken in radiographs]
     stay_frame = pd.DataFrame(stays, columns=["subject_id", "stay_id", "intime", "outtime"])
     stay_frame = stay_frame.astype({"intime": "datetime64[ns]", "outtime": "datetime64[ns]"})
-    film_frame = pd.DataFrame(films, columns=["subject_id", "time"], index=range(5, 5 + len(films)))
-    matched = match_visits(film_frame, stay_frame, window)
-    assert list(matched.index) == list(film_frame.index)
+    radiograph_frame = pd.DataFrame(radiographs, columns=["subject_id", "time"], index=range(5, 5 + len(radiographs)))
+    matched = match_visits(radiograph_frame, stay_frame, window)
+    assert list(matched.index) == list(radiograph_frame.index)
     begin = {s[1]: s[2] for s in stays}
-    for (subject, time), row in zip(films, matched.itertuples(), strict=True):
+    for (subject, time), row in zip(radiographs, matched.itertuples(), strict=True):
         stay, how = reference(subject, time, stays, window)
         assert (None if pd.isna(row.stay_id) else row.stay_id, row.match) == (stay, how)
         assert (row.match in MATCHED) == (stay is not None)
-        if stay is not None:  # never a visit that begins after the film
+        if stay is not None:  # never a visit that begins after the image
             assert begin[row.stay_id] < time and row.intime == begin[row.stay_id]
 
 
