@@ -127,7 +127,7 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
     handle = last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))
     try:
         features = model.backbone(images.tensor, record)
-        read = {} if record is None else {"record": record.vector}
+        read = {} if record is None else {"record": record}
         heads(images, features, [p.to(model.device) for p in proposals], None, **read)
     finally:
         handle.remove()

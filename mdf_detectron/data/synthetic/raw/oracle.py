@@ -15,10 +15,17 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME
-from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, VITAL_MEANS, VITAL_SDS, VITALS, CohortSettings, Film
+from mdf_detectron.data.synthetic.cohort import (
+    CARDIAC_CLASS,
+    VITAL_MEANS,
+    VITAL_SDS,
+    VITALS,
+    CohortSettings,
+    Radiograph,
+)
 from mdf_detectron.data.synthetic.oracle import posteriors
 from mdf_detectron.data.synthetic.raw.history import SWAP, RawSettings, make_history
-from mdf_detectron.data.synthetic.raw.readers import choose_films, make_scene
+from mdf_detectron.data.synthetic.raw.readers import choose_radiographs, make_scene
 from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_json
@@ -37,12 +44,12 @@ def read_settings(raw: str | Path) -> RawSettings:
     return RawSettings(CohortSettings(**arguments.pop("cohort")), **arguments)
 
 
-def raw_scenes(settings: RawSettings) -> dict[str, Film]:
+def raw_scenes(settings: RawSettings) -> dict[str, Radiograph]:
     """Draw again what every read image shows, by its dicom_id."""
-    films = make_history(settings).films
+    radiographs = make_history(settings).radiographs
     return {
-        films["dicom_id"].iloc[row]: make_scene(settings, films.iloc[row], int(row))
-        for row in choose_films(settings, films)
+        radiographs["dicom_id"].iloc[row]: make_scene(settings, radiographs.iloc[row], int(row))
+        for row in choose_radiographs(settings, radiographs)
     }
 
 
@@ -90,7 +97,7 @@ def read_as(chances: Mapping[str | None, float], swap: float) -> dict[str, float
     }
 
 
-def _scored_regions(scene: Film, vitals: list[float] | None, settings: RawSettings, width: int, height: int):
+def _scored_regions(scene: Radiograph, vitals: list[float] | None, settings: RawSettings, width: int, height: int):
     """(class, box in pixels, chance) of every region and both classes of its archetype."""
     looks = {f.archetype: f.appearance for f in scene.findings}
     found = posteriors(looks, vitals, settings.cohort.signal)
