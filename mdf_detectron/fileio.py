@@ -160,7 +160,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which JSON does not have; write null")
 
 
-def read_csv(path: str | Path, error: type[UserError]) -> Iterator[tuple[int, list[str]]]:
+def read_csv(path: str | Path, error: type[UserError], *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield (line where it begins, its values) of every row of a CSV file, the header first; empty lines are left out.
 
     The file may be gzipped (``.gz``), with LF or CRLF, with or without a byte order mark. Values may span lines.
@@ -171,7 +171,7 @@ def read_csv(path: str | Path, error: type[UserError]) -> Iterator[tuple[int, li
     path = Path(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=delimiter)
             line = 1
             for row in reader:
                 if row:

@@ -45,6 +45,7 @@ COMMANDS = {
     "convert-weights": Command("convert_zoo_weights", "convert weights of Detectron2's model zoo"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
+    "prepare own": Command("prepare_own", "your own images, boxes and table, DICOM too"),
     "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set, or its raw source files"),
     "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
     "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),

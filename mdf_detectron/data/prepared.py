@@ -163,7 +163,7 @@ def summarize_splits(
 
 
 def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: Flow, body: Mapping[str, Any]) -> None:
-    """Write ``report.json`` and the same as ``report.md`` (tables of the flow and of the splits)."""
+    """Write ``report.json`` and the same as ``report.md``: tables of the flow, the splits and the body's ``tables``."""
     report = {"title": title, "arguments": dict(arguments), "flow": flow.stages, **body}
     write_json(folder / REPORT_FILE_NAME, report)
     write_text(folder / "report.md", _report_markdown(report))
@@ -196,4 +196,6 @@ def _report_markdown(report: Mapping[str, Any]) -> str:
                 counts = ("patients", "images", "images_without_boxes")
                 table = [(c, *(s[c] for s in splits.values())) for c in counts] + table
             parts += [f"## {heading}\n", markdown_table(("", *splits), table)]
+    for table in report.get("tables", ()):
+        parts += [f"## {table['title']}\n", markdown_table(table["header"], table["rows"])]
     return "\n".join(parts)

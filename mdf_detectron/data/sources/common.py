@@ -22,6 +22,9 @@ EMPTY_WORDS = frozenset(
 SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "m": "M", "male": "M", "man": "M", "o": "O", "other": "O"}
 """Spellings, folded, of the sexes."""
 
+YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "no": "no", "n": "no", "false": "no"}
+"""Spellings, folded, of yes and no."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
 _AGE = re.compile(
@@ -207,8 +210,10 @@ def _category(value: Any, column: ClinicalColumn, log: ValueLog) -> str | None:
     if isinstance(value, float) and value.is_integer() and str(int(value)) in column.vocabulary:
         return str(int(value))  # a code that a table with empty values holds as a float
     chosen = {fold(word): word for word in column.vocabulary}.get(fold(value))
-    if chosen is None and set(column.vocabulary) <= set(SEX_WORDS.values()):
-        chosen = SEX_WORDS.get(fold(value)) if SEX_WORDS.get(fold(value)) in column.vocabulary else None
+    for words in (SEX_WORDS, YES_NO_WORDS):
+        word = words.get(fold(value))
+        if chosen is None and word in column.vocabulary and set(column.vocabulary) <= set(words.values()):
+            chosen = word
     if chosen is None:
         log.remove(column.name, NOT_A_CATEGORY, value)
         return None

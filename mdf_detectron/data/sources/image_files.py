@@ -63,6 +63,8 @@ def parallel_map(
 
     ``function`` must be picklable. The workers end when this process does, however it ends.
     """
+    if not items:
+        return
     if num_workers <= 1:
         yield from tqdm(map(function, items), description, len(items), unit=unit)
         return

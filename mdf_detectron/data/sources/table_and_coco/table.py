@@ -1,0 +1,199 @@
+"""Tables of any file type as text with line numbers, and the row of each image."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mdf_detectron.data.patients import patient_key
+from mdf_detectron.data.sources.common import ProblemList, is_empty
+from mdf_detectron.errors import SourceDataError, shorten
+from mdf_detectron.fileio import read_csv, read_text
+
+DELIMITERS = ",;\t|"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom", ".dic")
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Table:
+    """Rows of a table.
+
+    Attributes:
+        path: of the file.
+        columns: names, in order.
+        rows: column → raw value.
+        lines: where each row begins in its file (its number in a sheet, the header being 1).
+        dropped: rows that cannot be used, by reason.
+    """
+
+    path: Path
+    columns: list[str]
+    rows: list[Row]
+    lines: list[int]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def place(self, number: int) -> str:
+        """File and line of a row, for messages."""
+        return f"{self.path.name} line {self.lines[number]}"
+
+    def require(self, columns: Sequence[str], option: str) -> None:
+        """Raise :class:`SourceDataError` where a column is absent."""
+        absent = [c for c in columns if c not in self.columns]
+        if absent:
+            missing, known = ", ".join(map(repr, absent)), ", ".join(self.columns)
+            raise SourceDataError(f"{self.path}: no column {missing} ({option}); it has {known}")
+
+
+def read_table(path: str | Path, problems: ProblemList) -> Table:
+    """Read a CSV, TSV, XLSX or Parquet file; values of CSV and TSV stay text.
+
+    Raises:
+        SourceDataError: absent, another type, broken, no rows, or a column name that is empty or stands twice.
+    """
+    path = Path(path)
+    suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".parquet", ".pq"):
+        table = _read_frame(path, suffix)
+    elif suffix in (".csv", ".tsv", ".txt", ".tab"):
+        table = _read_text(path, problems)
+    else:
+        raise SourceDataError(f"{path}: a table must be .csv, .tsv, .xlsx or .parquet; save it as one of them")
+    names = Counter(table.columns)
+    if "" in names or max(names.values()) > 1:
+        wrong = "has no name" if "" in names else f"{names.most_common(1)[0][0]!r} stands twice"
+        raise SourceDataError(f"{path}: a column of the header {wrong}; name each column once")
+    if not table.rows:
+        raise SourceDataError(f"{path}: no rows below the header")
+    return table
+
+
+def _read_text(path: Path, problems: ProblemList) -> Table:
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else _delimiter(path)
+    rows = read_csv(path, SourceDataError, delimiter=delimiter)
+    _, header = next(rows, (1, []))
+    header = [name.strip() for name in header]
+    while header and header[-1] == "":  # a delimiter at the end of every line
+        header.pop()
+    if not header:
+        raise SourceDataError(f"{path}: the file is empty")
+    table = Table(path, header, [], [])
+    for line, values in rows:
+        if len(values) > len(header) and not any(v.strip() for v in values[len(header) :]):
+            values = values[: len(header)]
+        if not any(v.strip() for v in values):
+            table.dropped["empty row"] += 1
+        elif len(values) != len(header):
+            text = f"{len(values)} values, the header has {len(header)}; a row is cut off, or a delimiter has no quotes"
+            problems.add("row of another length than the header", f"{path.name} line {line}: {text}")
+            table.dropped["row of another length than the header"] += 1
+        else:
+            table.rows.append(dict(zip(header, values, strict=True)))
+            table.lines.append(line)
+    return table
+
+
+def _delimiter(path: Path) -> str:
+    """The delimiter that splits the header into most columns."""
+    if path.suffix.lower() == ".gz":
+        return ","
+    first = next((line for line in read_text(path, SourceDataError).splitlines() if line.strip()), "")
+    return max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+
+
+def _read_frame(path: Path, suffix: str) -> Table:
+    try:
+        frame = pd.read_parquet(path) if suffix in (".parquet", ".pq") else pd.read_excel(path, dtype=object)
+    except ImportError as error:
+        raise SourceDataError(f"{path}: {error}; run: pip install 'mdf_detectron[tables]'") from None
+    except Exception as error:  # each engine raises errors of its own
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise SourceDataError(f"{path}: cannot be read as a table ({text}); save it again") from None
+    columns = [str(c).strip() for c in frame.columns]
+    rows = [
+        {c: (None if pd.api.types.is_scalar(v) and pd.isna(v) else v) for c, v in zip(columns, values, strict=True)}
+        for values in frame.itertuples(index=False, name=None)
+    ]
+    kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
+    dropped = Counter({"empty row": len(rows) - len(kept)})
+    return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped)
+
+
+def normal_key(value: Any, kind: str) -> str | None:
+    """One spelling of a key: "200.0" and " 200" are "200"; folders, and for "stem" the suffix, are left out."""
+    try:
+        key = patient_key(value)
+    except TypeError:
+        return None
+    if key is None or kind not in ("stem", "name"):
+        return key
+    name = key.replace("\\", "/").rsplit("/", 1)[-1]
+    return stem(name) if kind == "stem" else name
+
+
+def stem(name: str) -> str:
+    """A file's name without folders and the suffix of an image."""
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> dict[str, list[int]]:
+    """Numbers of the rows of each key, those that repeat another row identically left out and counted."""
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(table.rows):
+        key = normal_key(row[column], kind)
+        if key is None:
+            text = f"{table.place(number)}: column '{column}' is {shorten(row[column])}; every row needs its key"
+            problems.add("row without a key", text)
+            table.dropped["row without a key"] += 1
+            continue
+        same = found.setdefault(key, [])
+        if any(table.rows[other] == row for other in same):
+            table.dropped["repeats another row"] += 1
+        else:
+            same.append(number)
+    return found
+
+
+def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | None:
+    """Read a time, and whether it has a clock; None where it cannot be read. Zones are taken as written."""
+    if isinstance(value, datetime):
+        moment = pd.Timestamp(value).to_pydatetime().replace(tzinfo=None)
+        return moment, bool(moment.time() != datetime.min.time())
+    text = str(value).strip()
+    try:
+        moment = datetime.strptime(text, time_format) if time_format else datetime.fromisoformat(text.replace("Z", ""))
+    except (ValueError, TypeError):
+        return None
+    clock = any(code in time_format for code in ("%H", "%I", "%c", "%X")) if time_format else len(text) > 10
+    return moment.replace(tzinfo=None), clock
+
+
+def is_later(record: tuple[datetime, bool], image: tuple[datetime, bool]) -> bool:
+    """Whether a record is later than its image; by days where either has no clock."""
+    if record[1] and image[1]:
+        return record[0] > image[0]
+    return record[0].date() > image[0].date()
+
+
+def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):
+    """The time in a row, or None where it is empty or, a problem, cannot be read."""
+    if is_empty(row[column]):
+        return None
+    moment = parse_time(row[column], time_format)
+    if moment is None:
+        expected = time_format or "ISO 8601, as 2019-05-31 14:05"
+        text = f"{where}: column '{column}' is {shorten(row[column])}; expected {expected} (--time-format changes it)"
+        problems.add("unreadable time", text)
+    return moment

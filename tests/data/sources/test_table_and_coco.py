@@ -1,0 +1,288 @@
+"""Own data: joins, patients, times, boxes of every form, proposed schemas, and all problems told at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the DICOM files of tests/data
+
+from own_files import CLASSES, write_all, write_coco, write_images
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.readers import read_pixels
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.table_and_coco.options import OwnOptions, parse_columns
+from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
+from mdf_detectron.errors import SourceDataError
+
+COLUMNS = "Age:age Sex:sex Lactate:lactate Smoker:smoker"
+MESSY = {"key": "File", "patient": "MRN", "columns": parse_columns(COLUMNS), "decimal_comma": True}
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("own"))
+
+
+def prepare(files, out, on_error="stop", schema=None, **options):
+    table = files.get("table")
+    prepare_own([files["annotations"]], files["images"], out, OwnOptions(**options), table=table, schema=schema,
+                on_error=on_error, num_workers=1)  # fmt: skip
+    images, boxes = {}, Counter()
+    for split in ("train", "val", "test"):
+        data = json.loads((out / "annotations" / f"{split}.json").read_text())
+        names = {c["id"]: c["name"] for c in data["categories"]}
+        images.update({i["file_name"]: {**i, "split": split} for i in data["images"]})
+        for image in data["images"]:
+            images[image["file_name"]]["boxes"] = [
+                {**a, "class": names[a["category_id"]]} for a in data["annotations"] if a["image_id"] == image["id"]
+            ]
+        boxes.update(names[a["category_id"]] for a in data["annotations"])
+    return images, boxes, json.loads((out / "report.json").read_text())
+
+
+def stage(report, name):
+    return next(s for s in report["flow"] if s["stage"].startswith(name))
+
+
+def test_a_messy_table_and_half_dicom(messy, tmp_path):
+    images, boxes, report = prepare(messy, tmp_path / "mine", time="Taken", record_time="Drawn", **MESSY)
+    assert len(images) == 40 and boxes == {"opacity": 10, "nodule": 20}
+    first = images["scan_00.dcm"]
+    assert (first["patient_id"], first["clinical"]) == ("100", {"age": 62, "sex": "F", "lactate": 1.4, "smoker": "yes"})
+    assert (first["study_time"], first["row_time"]) == ("2020-01-02T10:00:00", "2020-01-02T09:00:00")
+    assert images["scan_14.dcm"]["clinical"]["lactate"] is None  # 999
+    rows = stage(report, "rows of lab values.csv")
+    assert (rows["in"], rows["kept"]) == (42, 40) and rows["dropped"]["repeats another row"] == 1
+    changes = {(c, reason): n for c, _, reason, n, _ in report["tables"][0]["rows"]}
+    assert changes["sex", "another spelling"] == 27 and changes["age", "an age with its unit"] == 16
+    splits = {}
+    for image in images.values():
+        splits.setdefault(image["patient_id"], set()).add(image["split"])
+    assert len(splits) == 20 and all(len(s) == 1 for s in splits.values())
+    assert audit_folder(tmp_path / "mine").problems == []
+
+
+def test_the_proposed_schema_is_a_schema_that_prepares_the_same(messy, tmp_path):
+    options = {**MESSY, "columns": parse_columns(COLUMNS + " Ward:ward")}
+    _, _, report = prepare(messy, tmp_path / "mine", **options)
+    text = (tmp_path / "mine" / "clinical_schema.yaml").read_text()
+    schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")
+    assert [c.name for c in schema.columns] == ["age", "sex", "lactate", "smoker"]
+    assert schema.columns[2].minimum == 0 and 3.1 < schema.columns[2].maximum < 10
+    assert "DECIDE: far from all others and outside the range: 999" in text and "ward: 40 distinct texts" in text
+    edited = yaml.safe_load(text)
+    edited["columns"][2]["maximum"] = 2000
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(edited))
+    images, _, _ = prepare(messy, tmp_path / "again", schema=tmp_path / "schema.yaml", **options)
+    assert images["scan_14.dcm"]["clinical"]["lactate"] == 999
+
+
+def test_dicom_tags_are_key_patient_time_and_columns(messy, tmp_path):
+    table = tmp_path / "by_accession.csv"
+    table.write_text("Acc,Creatinine\n" + "".join(f"ACC{n},{n / 10}\n" for n in range(0, 40, 2)))
+    options = {
+        "key": "Acc=AccessionNumber", "patient": "dicom:PatientID", "time": "dicom",
+        "columns": parse_columns("Creatinine"), "dicom_columns": parse_columns("PatientAge:age PatientSex:sex"),
+    }  # fmt: skip
+    with pytest.raises(SourceDataError, match="20 problems") as caught:
+        prepare({**messy, "table": table}, tmp_path / "mine", **options)
+    assert "scan_01.png: no patient" in str(caught.value)
+    images, _, report = prepare({**messy, "table": table}, tmp_path / "mine", "skip", **options)
+    assert len(images) == 20 and stage(report, "annotated images")["dropped"] == {"no patient": 20}
+    assert images["scan_04.dcm"]["clinical"] == {"Creatinine": 0.4, "age": 34, "sex": "M"}
+    assert images["scan_04.dcm"]["study_time"] == "2020-01-02T10:15:00"
+
+
+def test_a_record_later_than_its_image_is_refused(messy, tmp_path):
+    text = messy["table"].read_text().splitlines()
+    text[6] = text[6].rsplit(";", 1)[0] + ";2020-01-02 23:00"
+    table = tmp_path / "late.csv"
+    table.write_text("\n".join(text))
+    times = {"time": "Taken", "record_time": "Drawn"}
+    with pytest.raises(SourceDataError, match=r"late.csv line 7: record of 2020-01-02T23:00:00, its image scan_05.png"):
+        prepare({**messy, "table": table}, tmp_path / "mine", **MESSY, **times)
+    images, _, report = prepare({**messy, "table": table}, tmp_path / "mine", "skip", **MESSY, **times)
+    assert set(images["scan_05.png"]["clinical"].values()) == {None}
+    assert stage(report, "rows of late.csv")["dropped"]["later than its image"] == 1
+
+
+def test_of_several_records_the_latest_before_the_image_is_taken(messy, tmp_path):
+    days = {"2020-01-01": 1, "2020-01-05": 3, "2020-01-02": 2, "2019-12-31": 0}
+    rows = "".join(f"scan_00,{day},{value},7\n" for day, value in days.items())
+    table = tmp_path / "records.csv"
+    table.write_text("File,Drawn,Lactate,x\n" + rows + "scan_01,2020-01-01,5,8\n")
+    options = {"key": "File", "time": "dicom", "columns": parse_columns("Lactate x")}
+    with pytest.raises(SourceDataError, match="line 2.*several rows of one File .*'scan_00'.* that differ"):
+        prepare({**messy, "table": table}, tmp_path / "mine", **options)
+    images, _, _ = prepare({**messy, "table": table}, tmp_path / "mine", record_time="Drawn", **options)
+    assert images["scan_00.dcm"]["clinical"]["Lactate"] == 2
+
+
+def test_all_problems_of_the_input_are_told_at_once(messy, tmp_path):
+    table = tmp_path / "bad.csv"
+    table.write_text("File,MRN,Age\nscan_00,1,62\nscan_01,2\n,3,50\nscan_02,,40\nscan_03,4,41\nscan_03,4,42\n")
+    coco = json.loads(messy["annotations"].read_text())
+    coco["images"].append({"id": 77, "file_name": "absent.png", "width": 9, "height": 9})
+    coco["annotations"].append({"id": 99, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]})
+    (tmp_path / "bad.json").write_text(json.dumps(coco))
+    files = {**messy, "table": table, "annotations": tmp_path / "bad.json"}
+    with pytest.raises(SourceDataError) as caught:
+        prepare(files, tmp_path / "mine", key="File", patient="MRN")
+    text = str(caught.value)
+    for part in ("bad.csv line 3: 2 values", "bad.csv line 4: column 'File'", "scan_02.dcm: no patient",
+                 "bad.csv line 6, bad.csv line 7: several rows", "category_id 9", "absent.png: no file"):  # fmt: skip
+        assert part in text, part
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("form", ["corners", "size", "fraction", "tensorflow"])
+def test_tables_of_boxes(form, messy, tmp_path):
+    lines = {"corners": ["file;label;xmin;ymin;xmax;ymax", "scan_01.png;Mass;10;20;30;60", "scan_03.png;;;;;",
+                         "scan_02;mass;5;6;25;26"],
+             "size": ["image,class,x,y,width,height", "scan_01.png,Mass,10,20,20,40", "scan_03.png,No finding,,,,",
+                      "scan_02,mass,5,6,20,20"],
+             "fraction": ["image,class,x1,y1,x2,y2", f"scan_01.png,Mass,{10 / 96},{20 / 80},{30 / 96},{60 / 80}",
+                          "scan_03.png,,,,,", f"scan_02,mass,{5 / 96},{6 / 80},{25 / 96},{26 / 80}"],
+             "tensorflow": ["filename,width,height,class,xmin,ymin,xmax,ymax", "scan_01.png,192,160,Mass,20,40,60,120",
+                            "scan_03.png,192,160,,,,,", "scan_02,96,80,mass,5,6,25,26"]}[form]  # fmt: skip
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    files = {**messy, "annotations": tmp_path / "boxes.csv"}
+    options = {**MESSY, "patient": None, "box_units": "fraction" if form == "fraction" else "pixels"}
+    images, boxes, report = prepare(files, tmp_path / "mine", **options)
+    assert {n: [(b["bbox"], b["class"]) for b in i["boxes"]] for n, i in images.items()} == {
+        "scan_01.png": [([10, 20, 20, 40], "Mass")], "scan_02.dcm": [([5, 6, 20, 20], "Mass")], "scan_03.png": [],
+    }  # fmt: skip
+    assert any("37 image files have no entry" in note for note in report["notes"])
+
+
+def test_unusable_boxes_name_their_line_and_a_map_their_columns(messy, tmp_path):
+    lines = ["pic,kind,l,t,r,b", "scan_01.png,Mass,10,20,5,60", "scan_02,Mass,a,1,2,3", "scan_03,Mass,1,1,,9"]
+    good = [f"scan_{n:02d},Mass,1,2,3,4" for n in (5, 7, 9)]
+    (tmp_path / "boxes.csv").write_text("\n".join([*lines, *good]))
+    files = {**messy, "annotations": tmp_path / "boxes.csv"}
+    with pytest.raises(SourceDataError, match="which columns are the image and the box"):
+        prepare(files, tmp_path / "mine", **MESSY)
+    names = dict(zip(("image", "class", "x1", "y1", "x2", "y2"), ("pic", "kind", "l", "t", "r", "b"), strict=True))
+    with pytest.raises(SourceDataError) as caught:
+        prepare(files, tmp_path / "mine", **MESSY, box_columns=names)
+    assert all(f"boxes.csv line {n}: l " in str(caught.value) for n in (2, 3, 4))
+    _, boxes, report = prepare(files, tmp_path / "mine", "skip", **MESSY, box_columns=names)
+    assert boxes == {"Mass": 3} and stage(report, "boxes")["dropped"] == {"unusable box": 3}
+
+
+def test_names_that_labeling_tools_changed_and_sizes_that_do_not_fit(messy, tmp_path):
+    coco = json.loads(messy["annotations"].read_text())
+    coco["images"] = coco["images"][:4]
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] < 4]
+    hexes = "0123456789abcdef0123456789abcdef"
+    coco["images"][0]["file_name"] = "images/1a2b3c4d-scan_00.dcm"
+    coco["images"][1]["file_name"] = f"scan_01_png.rf.{hexes}.jpg"
+    coco["images"][2].update(file_name="scan_02.png", width=192, height=160)
+    for a in coco["annotations"]:
+        if a["image_id"] == 2:
+            a["bbox"] = [2 * v for v in a["bbox"]]
+    coco["images"][3].update(width=80, height=96)
+    (tmp_path / "x.json").write_text(json.dumps(coco))
+    files = {**messy, "annotations": tmp_path / "x.json"}
+    without_patients = {**MESSY, "patient": None}
+    with pytest.raises(SourceDataError, match="scan_03.png: its boxes are in 80 × 96 pixels.*sides are swapped"):
+        prepare(files, tmp_path / "mine", **without_patients)
+    images, _, report = prepare(files, tmp_path / "mine", "skip", **without_patients)
+    whole, _, _ = prepare(messy, tmp_path / "whole", **without_patients)
+    assert set(images) == {"scan_00.dcm", "scan_01.png", "scan_02.dcm"}
+    for name, image in images.items():
+        assert [b["bbox"] for b in image["boxes"]] == [b["bbox"] for b in whole[name]["boxes"]]
+        assert image["clinical"] == whole[name]["clinical"]
+    assert stage(report, "annotated images")["dropped"] == {"annotated at another shape": 1}
+
+
+@pytest.mark.parametrize("size, depth", [(40, 8), (40, 16)])
+def test_copies_scale_boxes_and_masks_and_keep_depth(size, depth, tmp_path):
+    entries = write_images(tmp_path / "scans", 6)
+    coco = json.loads(write_coco(tmp_path / "x.json", entries).read_text())
+    for a in coco["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / "x.json").write_text(json.dumps(coco))
+    files = {"annotations": tmp_path / "x.json", "images": tmp_path / "scans"}
+    options = {"dicom_columns": parse_columns("PatientAge:age PatientID:id{P0=a,P1=b}")}
+    images, _, _ = prepare(files, tmp_path / "mine", image_size=size, bit_depth=depth, **options)
+    box = images["scan_01.png"]["boxes"][0]
+    assert box["bbox"] == [4.5, 5, 20, 18] and box["segmentation"] == [[4.5, 5, 24.5, 5, 24.5, 23, 4.5, 23]]
+    pixels, done = read_pixels(tmp_path / "mine/images/scan_02.png", depth)
+    assert (done.width, done.height, done.bits) == (48, 40, depth)
+    assert (len(np.unique(pixels)) > 256) == (depth == 16)
+
+
+def test_a_split_column_is_kept_and_a_patient_in_two_splits_is_refused(messy, tmp_path):
+    rows = [f"scan_{n:02d},{n // 2},{n},{('train', 'Training', 'valid', 'test')[n // 2 % 4]}" for n in range(40)]
+    table = tmp_path / "splits.csv"
+    table.write_text("\n".join(["File,MRN,v,fold", *rows]))
+    options = {"key": "File", "patient": "MRN", "columns": parse_columns("v"), "split_column": "fold"}
+    images, _, _ = prepare({**messy, "table": table}, tmp_path / "mine", **options)
+    assert images["scan_04.dcm"]["split"] == "val" and Counter(i["split"] for i in images.values())["train"] == 20
+    table.write_text("\n".join(["File,MRN,v,fold", *rows]).replace("scan_05,2,5,valid", "scan_05,2.0 ,5,test"))
+    with pytest.raises(SourceDataError, match="scan_05.png: patient 2 is in val and in test"):
+        prepare({**messy, "table": table}, tmp_path / "mine", **options)
+
+
+def test_excel_parquet_and_tsv_give_the_same_as_csv(messy, tmp_path):
+    frame = pd.DataFrame({"File": [f"scan_{n:02d}" for n in range(40)], "MRN": [float(200 + n // 2) for n in range(40)],
+                          "Age": [30.5 + n if n % 7 else None for n in range(40)],
+                          "Sex": [("f", "Male")[n % 2] for n in range(40)]})  # fmt: skip
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_csv(tmp_path / "t.tsv", index=False, sep="\t")
+    options = {"key": "File", "patient": "MRN", "columns": parse_columns("Age:age Sex:sex")}
+    made = [
+        prepare({**messy, "table": tmp_path / f"t.{s}"}, tmp_path / s, **options)[0]
+        for s in ("csv", "tsv", "xlsx", "parquet")
+    ]
+    assert made[0] == made[1] == made[2] == made[3] and made[0]["scan_01.png"]["clinical"] == {"age": 31.5, "sex": "M"}
+    assert made[0]["scan_01.png"]["patient_id"] == "200"
+
+
+def test_options_that_cannot_be_meant(messy, tmp_path):
+    assert parse_columns('"White Cells":wbc Sex:sex{male=M,female=F}')[1].mapping == {"male": "M", "female": "F"}
+    for text in ("Age:age:x", "A:b B:b", "Sex:sex{male}", "Sex{"):
+        with pytest.raises(SourceDataError, match="columns: "):
+            parse_columns(text)
+    with pytest.raises(SourceDataError, match="no column 'Wrong' .--key.; it has File, MRN"):
+        prepare(messy, tmp_path / "mine", key="Wrong")
+    with pytest.raises(SourceDataError, match="which column names the image"):
+        prepare(messy, tmp_path / "mine")
+    with pytest.raises(SourceDataError, match="no row belongs to any image: column 'Ward' has 'W0'"):
+        prepare(messy, tmp_path / "mine", key="Ward")
+    for options in ({"bit_depth": 16}, {"folds": 2}, {"record_time": "Drawn"}, {"fractions": (0.5, 0.5, 0.5)}):
+        with pytest.raises(SourceDataError):
+            OwnOptions(**options)
+
+
+def test_unknown_patients_are_said(messy, tmp_path):
+    images, _, report = prepare(messy, tmp_path / "mine", key="File", columns=parse_columns("Age:age"))
+    assert len({i["patient_id"] for i in images.values()}) == 40
+    assert any("Patients are not known" in note for note in report["notes"])
+
+
+def test_an_unreadable_image_stops_or_is_counted(messy, tmp_path):
+    entries = write_images(tmp_path / "scans", 8)
+    (tmp_path / "scans" / "scan_03.png").write_bytes((tmp_path / "scans" / "scan_03.png").read_bytes()[:500])
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "scans" / "more.png")
+    files = {"annotations": write_coco(tmp_path / "x.json", entries), "images": tmp_path / "scans"}
+    options = {"dicom_columns": parse_columns("PatientAge:age")}
+    with pytest.raises(SourceDataError, match="cannot read image .*scan_03.png"):
+        prepare(files, tmp_path / "mine", **options)
+    images, boxes, report = prepare(files, tmp_path / "mine", "skip", **options)
+    assert len(images) == 7 and stage(report, "boxes")["dropped"] == {"its image was dropped": 1}
+    assert set(boxes) == set(CLASSES) and not (tmp_path / "mine/images/more.png").exists()
