@@ -35,6 +35,8 @@ COMMANDS = {
     "predict": Command("predict", "findings of new images and records, from a checkpoint alone"),
     "whatif": Command("whatif", "findings of one image with another record; what each column contributes"),
     "serve": Command("serve", "web page: an image and a form in, findings with and without the record out"),
+    "describe": Command("describe_dataset", "look at a prepared folder: boxes, columns, duplicates, as one page"),
+    "init": Command("make_config", "propose a config for a prepared folder, with reasons"),
     "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),

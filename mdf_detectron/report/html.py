@@ -45,7 +45,7 @@ def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts:
         written.append(write_bytes(out / "figures" / f"{name}.png", image))
         pictures.append((chart_title(name, evaluation), f"figures/{name}.png", image))
     verdicts, facts = _verdicts(evaluation), _facts(evaluation)
-    page = _template("evaluation.html").render(
+    page = load_template("evaluation.html").render(
         title=evaluation["title"],
         verdicts=verdicts,
         facts=facts,
@@ -62,7 +62,7 @@ def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts:
     ]
 
 
-def _template(name: str) -> jinja2.Template:
+def load_template(name: str) -> jinja2.Template:
     """Load a template of this package; a value that is missing is an error, and values are escaped."""
     loader = jinja2.PackageLoader("mdf_detectron.report")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)

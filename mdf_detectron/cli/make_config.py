@@ -1,0 +1,48 @@
+"""Propose a config for a prepared folder: classes, columns, image size, anchors, flip, masks, schedule from the data.
+
+python tools/make_config.py datasets/mine --out configs/mine
+
+Writes mdf_net.yaml, whose comments say why, and image_only.yaml, the baseline that it is compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdf_detectron.engine.config_proposal import config_text, propose_config, read_folder
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.fileio import write_text
+
+BASELINE = """# The baseline: the same model without the clinical record.
+_BASE_: mdf_net.yaml
+MODEL:
+  CLINICAL:
+    FUSION_3D: False
+    FUSION_1D: False
+OUTPUT_DIR: output/{name}/image_only
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="a prepared folder")
+    parser.add_argument("--out", metavar="DIR", help="folder of the config files (default: configs/NAME)")
+    parser.add_argument("--image-size", type=int, help="side of the model's input (default: from images and boxes)")
+    parser.add_argument("--no-flip", action="store_true", help="no mirrored images in training")
+    parser.add_argument("--force", action="store_true", help="replace config files that are there")
+    args = parser.parse_args(argv)
+    facts = read_folder(args.folder)
+    out = Path(args.out or Path("configs") / facts.name)
+    there = [name for name in ("mdf_net.yaml", "image_only.yaml") if (out / name).exists()]
+    if there and not args.force:
+        raise ConfigError(f"{out / there[0]} exists; --force replaces it, or name another --out")
+    choices = propose_config(facts, image_size=args.image_size, flip=not args.no_flip)
+    title = f"MDF-Net for the prepared folder {facts.name}, proposed from its data."
+    write_text(out / "mdf_net.yaml", config_text(choices, f"output/{facts.name}/mdf_net", title))
+    write_text(out / "image_only.yaml", BASELINE.format(name=facts.name))
+    parent = Path(args.folder).resolve().parent
+    prefix = "" if parent == Path("datasets").resolve() else f"DETECTRON2_DATASETS={parent} "
+    print(f"{out}: mdf_net.yaml and image_only.yaml written. Read the comments, then train:")
+    print(f"  {prefix}mdf train --config-file {out / 'mdf_net.yaml'}")

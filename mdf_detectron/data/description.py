@@ -1,0 +1,178 @@
+"""Numbers that describe a prepared folder: boxes, columns against findings, and images that look alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image
+from scipy.stats import contingency, spearmanr
+from tqdm import tqdm
+
+from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalColumn, ClinicalSchema
+from mdf_detectron.errors import DatasetError, ImageReadError
+
+HASH_SIDE = 16
+"""Perceptual hashes have HASH_SIDE² bits: 64 bits, the usual number, do not tell chest radiographs apart."""
+
+ALIKE_BITS = 20
+"""Hashes that differ in at most so many of the 256 bits are of images that look alike."""
+
+MOST_PAIRS = 200
+
+
+@dataclass
+class Association:
+    """How a column goes with the presence of a class in the train split.
+
+    Attributes:
+        column, finding: names; the finding is a class, or "any finding".
+        measure: "Spearman's ρ" or "Cramér's V".
+        value, p_value: None where the column or the finding does not vary.
+        images: with a value of the column.
+        missing_with, missing_without: share of missing values with and without the finding.
+    """
+
+    column: str
+    finding: str
+    measure: str
+    value: float | None
+    p_value: float | None
+    images: int
+    missing_with: float | None
+    missing_without: float | None
+
+
+@dataclass
+class AlikePair:
+    """Two images that look alike: (split, image entry) of each, and the bits that differ."""
+
+    first: tuple[str, dict[str, Any]]
+    second: tuple[str, dict[str, Any]]
+    bits: int
+
+    @property
+    def across_splits(self) -> bool:
+        return self.first[0] != self.second[0]
+
+    @property
+    def across_patients(self) -> bool:
+        return self.first[1]["patient_id"] != self.second[1]["patient_id"]
+
+
+@dataclass
+class Description:
+    """Everything about a folder that its page shows.
+
+    Attributes:
+        root: the folder.
+        splits: annotation files by split.
+        schema: of the columns.
+        associations: of every column with every class, train split.
+        pairs: images that look alike, those across splits first.
+        pairs_found: all of them, where ``pairs`` was cut.
+        unreadable: what is wrong with images that cannot be read.
+    """
+
+    root: Path
+    splits: dict[str, Annotations]
+    schema: ClinicalSchema
+    associations: list[Association] = field(default_factory=list)
+    pairs: list[AlikePair] = field(default_factory=list)
+    pairs_found: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
+    """Describe a prepared folder.
+
+    Raises:
+        DatasetError: no prepared folder, or one that is broken.
+    """
+    root = Path(root)
+    if not (root / "annotations").is_dir():
+        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
+    splits = {s: read_annotations(root / "annotations" / f"{s}.json", prepared=True, schema=schema) for s in SPLITS}
+    description = Description(root, splits, schema, associate(splits["train"], schema))
+    images = [(split, image) for split, one in splits.items() for image in one.images]
+    hashes = _hash_images(root, images, num_workers)
+    description.unreadable = [h for h in hashes if isinstance(h, str)]
+    readable = [(image, h) for image, h in zip(images, hashes, strict=True) if not isinstance(h, str)]
+    pairs = alike_pairs([image for image, _ in readable], np.array([h for _, h in readable]).reshape(-1, HASH_SIDE**2))
+    description.pairs_found, description.pairs = len(pairs), pairs[:MOST_PAIRS]
+    return description
+
+
+def associate(train: Annotations, schema: ClinicalSchema) -> list[Association]:
+    """Rank correlation (numeric) or Cramér's V (categorical) of each column with the presence of each class."""
+    names = {c["id"]: c["name"] for c in train.categories}
+    held: dict[Any, set[str]] = {image["id"]: set() for image in train.images}
+    for annotation in train.annotations:
+        held[annotation["image_id"]].add(names[annotation["category_id"]])
+    presence = {"any finding": np.array([bool(held[i["id"]]) for i in train.images])}
+    presence |= {name: np.array([name in held[i["id"]] for i in train.images]) for name in train.class_names}
+    found = []
+    for column in schema.columns:
+        values = [(image.get("clinical") or {}).get(column.name) for image in train.images]
+        found += [_association(column, name, values, there) for name, there in presence.items()]
+    return found
+
+
+def _association(column: ClinicalColumn, finding: str, values: list[Any], there: np.ndarray) -> Association:
+    known = np.array([value is not None for value in values], dtype=bool)
+    shares = [float(1 - known[part].mean()) if part.any() else None for part in (there, ~there)]
+    measure = "Spearman's ρ" if column.kind == "numeric" else "Cramér's V"
+    value = p_value = None
+    chosen, present = [v for v in values if v is not None], there[known]
+    if len(set(map(str, chosen))) > 1 and 0 < present.sum() < len(present):
+        if column.kind == "numeric":
+            value, p_value = map(float, spearmanr(np.array(chosen, dtype=np.float64), present))
+        else:
+            table = contingency.crosstab(np.array([str(v) for v in chosen]), present).count
+            value = float(contingency.association(table, method="cramer"))
+            p_value = float(contingency.chi2_contingency(table, correction=False).pvalue)
+    return Association(column.name, finding, measure, value, p_value, int(known.sum()), *shares)
+
+
+def _hash_images(root: Path, images: Sequence[tuple[str, dict]], num_workers: int) -> list[np.ndarray | str]:
+    paths = [root / "images" / image["file_name"] for _, image in images]
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        return list(tqdm(pool.map(_hash_image, paths), "hashing images", len(paths), unit="image"))
+
+
+def _hash_image(path: Path) -> np.ndarray | str:
+    try:
+        pixels = read_radiograph(path)[:, :, 0]
+    except ImageReadError as error:
+        return str(error)
+    return imagehash.phash(Image.fromarray(pixels), hash_size=HASH_SIDE).hash.ravel()
+
+
+def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) -> list[AlikePair]:
+    """Pairs of images whose hashes differ in at most :data:`ALIKE_BITS`, but not of one file used twice.
+
+    Args:
+        images: (split, entry) of each.
+        bits: (N, B) bool.
+
+    Returns:
+        pairs across splits first, then across patients, then by the number of bits.
+    """
+    packed = np.packbits(bits, axis=1).view(np.uint64) if len(bits) else np.zeros((0, 1), dtype=np.uint64)
+    pairs = []
+    for first in range(len(packed) - 1):
+        differing = np.bitwise_count(packed[first + 1 :] ^ packed[first]).sum(axis=1)
+        for offset in np.flatnonzero(differing <= ALIKE_BITS):
+            pair = AlikePair(images[first], images[first + 1 + int(offset)], int(differing[offset]))
+            if pair.first[1]["file_name"] != pair.second[1]["file_name"]:
+                pairs.append(pair)
+    return sorted(pairs, key=lambda p: (not p.across_splits, not p.across_patients, p.bits))

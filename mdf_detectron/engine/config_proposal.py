@@ -1,0 +1,263 @@
+"""Propose a config for a prepared folder; every choice comes with the reason, as a comment of the file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from detectron2.config import CfgNode
+from sklearn.cluster import KMeans
+
+from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.engine.defaults import CONFIGS, get_mdf_cfg
+from mdf_detectron.errors import DatasetError
+
+BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml")
+IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
+MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4
+SMALL_BOX = 16
+"""Pixels that the side of a small box (the 10th percentile) should have in the model's input."""
+EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 600, 20_000
+
+_SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)", re.IGNORECASE)
+
+
+@dataclass
+class FolderFacts:
+    """What a config depends on.
+
+    Attributes:
+        name: of the folder, first part of its registered names.
+        splits: the annotation files.
+        schema: of the clinical columns.
+        pixel_mean, pixel_std: of a sample of the train split, 0–255.
+    """
+
+    name: str
+    splits: dict[str, Annotations]
+    schema: ClinicalSchema
+    pixel_mean: float
+    pixel_std: float
+
+
+@dataclass
+class Choices:
+    """Config keys with their values, and why; columns that are left out, and why."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def choose(self, key: str, value: Any, reason: str = "") -> None:
+        """Set a key, with its reason where it needs one."""
+        self.values[key] = value
+        if reason:
+            self.reasons[key] = reason
+
+
+def read_folder(root: str | Path) -> FolderFacts:
+    """Read a prepared folder.
+
+    Raises:
+        DatasetError: no prepared folder, or a train split without boxes.
+        ImageReadError: an image of the sample cannot be read.
+    """
+    root = Path(root)
+    if not (root / "annotations").is_dir():
+        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
+    splits = {s: read_annotations(root / "annotations" / f"{s}.json", prepared=True, schema=schema) for s in SPLITS}
+    train = splits["train"]
+    if not train.annotations:
+        raise DatasetError(f"{root}: no box in the train split ({len(train.images)} images); nothing can be learned")
+    step = max(1, len(train.images) // PIXEL_SAMPLE)
+    pixels = [read_radiograph(root / "images" / i["file_name"])[::4, ::4].ravel() for i in train.images[::step]]
+    values = np.concatenate(pixels).astype(np.float64)
+    return FolderFacts(root.resolve().name, splits, schema, float(values.mean()), float(max(values.std(), 1.0)))
+
+
+def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: bool = True) -> Choices:
+    """Choose what depends on the data; the rest is the package's base config and AdamW recipe.
+
+    Args:
+        image_size: side of the model's square input; None chooses it.
+        flip: allow the horizontal flip (it is off anyway where class names are sided).
+    """
+    choices, train = Choices(), facts.splits["train"]
+    _datasets(choices, facts)
+    _columns(choices, facts)
+    boxes = _relative_boxes(train)
+    side = _image_size(choices, train, boxes, image_size)
+    _anchors(choices, boxes * side, side)
+    names = train.class_names
+    choices.choose("MODEL.ROI_HEADS.NUM_CLASSES", len(names), f"The classes: {', '.join(names)}.")
+    _masks_and_flip(choices, train, flip)
+    _schedule(choices, facts)
+    mean, std = round(facts.pixel_mean, 1), round(facts.pixel_std, 1)
+    choices.choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} train images.")
+    choices.choose("MODEL.PIXEL_STD", [std])
+    per_image = np.bincount(np.unique([a["image_id"] for a in train.annotations], return_inverse=True)[1])
+    choices.choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * int(per_image.max())),
+                   f"An image has up to {per_image.max()} boxes.")  # fmt: skip
+    choices.choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; homoscedastic is the paper's.")
+    return choices
+
+
+def _datasets(choices: Choices, facts: FolderFacts) -> None:
+    counts = {name: (len(s.images), len(s.annotations)) for name, s in facts.splits.items()}
+    text = "; ".join(f"{name} {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
+    choices.choose("DATASETS.TRAIN", [f"{facts.name}_train"], f"{text}.")
+    if counts["val"][1]:
+        choices.choose("DATASETS.VAL", [f"{facts.name}_val"], "Chooses the best checkpoint; test is scored once.")
+    else:
+        choices.choose("DATASETS.VAL", [], "The validation split has no box, so no checkpoint can be chosen on it.")
+    reason = "" if counts["test"][1] else "No box in it: metrics will be undefined. Prepare with another --seed."
+    choices.choose("DATASETS.TEST", [f"{facts.name}_test"], reason)
+
+
+def _columns(choices: Choices, facts: FolderFacts) -> None:
+    records = [image.get("clinical") or {} for image in facts.splits["train"].images]
+    used: dict[str, list[str]] = {"numeric": [], "categorical": []}
+    missing, left_out = [], []
+    for column in facts.schema.columns:
+        values = [r[column.name] for r in records if r.get(column.name) is not None]
+        if len(set(values)) < 2:
+            left_out.append(column.name)
+            continue
+        used[column.kind].append(column.name)
+        missing.append(f"{column.name} {100 * (1 - len(values) / len(records)):.0f} %")
+    reason = f"Columns of the schema; missing in the train split: {', '.join(missing) or 'none'}."
+    if left_out:
+        reason += f" Left out, one value or none: {', '.join(left_out)}."
+    choices.choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
+    choices.choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
+    fuses = bool(used["numeric"] or used["categorical"])
+    choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, "Both fusions; image_only.yaml beside this file has none.")
+    choices.choose("MODEL.CLINICAL.FUSION_1D", fuses)
+
+
+def _relative_boxes(train: Annotations) -> np.ndarray:
+    """(N, 2) width and height as shares of the image's: the input is a square, whatever the image's aspect."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in train.images}
+    return np.array([np.divide(a["bbox"][2:], sizes[a["image_id"]]) for a in train.annotations])
+
+
+def _image_size(choices: Choices, train: Annotations, boxes: np.ndarray, wanted: int | None) -> int:
+    small = float(np.percentile(np.sqrt(boxes.prod(axis=1)), 10))
+    shorter = float(np.median([min(image["width"], image["height"]) for image in train.images]))
+    if wanted is not None:
+        side, reason = wanted, "As asked for."
+    else:
+        needed = SMALL_BOX / max(small, 1e-6)
+        there = max([size for size in IMAGE_SIZES if size <= shorter], default=IMAGE_SIZES[0])
+        side = min(next((size for size in IMAGE_SIZES if size >= max(needed, 128)), IMAGE_SIZES[-1]), there)
+        reason = f"The images' shorter side is {shorter:.0f} (median)."
+    choices.choose("INPUT.IMAGE_SIZE", side, f"{reason} A small box (10th percentile) has {small * side:.0f} pixels.")
+    return side
+
+
+def _anchors(choices: Choices, boxes: np.ndarray, side: int) -> None:
+    lengths = np.log(np.sqrt(boxes.prod(axis=1)))[:, None]
+    count = min(MOST_ANCHOR_SIZES, len(np.unique(lengths.round(2))))
+    centers = np.exp(KMeans(count, n_init=5, random_state=0).fit(lengths).cluster_centers_.ravel())
+    if count < 3:  # boxes of nearly one size: room for others in new images
+        centers = np.outer(centers, (0.7, 1.0, 1.4)).ravel()
+    sizes = sorted({max(8, int(4 * round(c / 4))) for c in centers})
+    ratios = sorted({round(float(r), 1) for r in np.percentile(boxes[:, 1] / boxes[:, 0], (10, 50, 90))})
+    ratios = [max(r, 0.1) for r in ratios]
+    choices.choose("MODEL.ANCHOR_GENERATOR.SIZES", [sizes],
+                   f"k-means of the {len(boxes)} boxes' sizes in the {side} × {side} input.")  # fmt: skip
+    choices.choose("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [ratios],
+                   "10th, 50th and 90th percentile of height over width, in the square input.")  # fmt: skip
+    stride = 32 if side >= 384 and sizes[0] >= 64 else 16
+    feature = f"p{int(math.log2(stride))}"
+    choices.choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride} cells.")
+    choices.choose("MODEL.RPN.IN_FEATURES", [feature])
+    choices.choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
+    choices.choose("MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each doubles the side, from 1.")
+
+
+def _masks_and_flip(choices: Choices, train: Annotations, flip: bool) -> None:
+    masks = sum("segmentation" in a for a in train.annotations)
+    complete = masks == len(train.annotations)
+    choices.choose("MODEL.MASK_ON", complete, "Every box has a mask." if complete else
+                   f"{masks} of {len(train.annotations)} boxes have a mask, and all would need one.")  # fmt: skip
+    if complete and any(isinstance(a["segmentation"], dict) for a in train.annotations):
+        choices.choose("INPUT.MASK_FORMAT", "bitmask", "Masks are run-length encoded.")
+    sided = [name for name in train.class_names if _SIDED.search(name)]
+    if sided:
+        choices.choose("INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class: {', '.join(sided)}.")
+    elif flip:
+        choices.choose("INPUT.RANDOM_FLIP", "horizontal", "No class name is sided; --no-flip switches it off.")
+    else:
+        choices.choose("INPUT.RANDOM_FLIP", "none", "As asked for.")
+
+
+def _schedule(choices: Choices, facts: FolderFacts) -> None:
+    images = len(facts.splits["train"].images)
+    batch = min(BATCH, images)
+    epoch = max(1, images // batch)
+    iterations = min(max(EPOCHS * epoch, LEAST_ITERATIONS), MOST_ITERATIONS)
+    choices.choose("SOLVER.IMS_PER_BATCH", batch)
+    choices.choose("SOLVER.MAX_ITER", iterations,
+                   f"{iterations / epoch:.0f} epochs of {images} train images in batches of {batch}.")  # fmt: skip
+    choices.choose("SOLVER.WARMUP_ITERS", min(100, iterations // 10))
+    period = max(epoch, iterations // 20)
+    choices.choose("SOLVER.CHECKPOINT_PERIOD", period)
+    if facts.splits["val"].annotations:
+        choices.choose("TEST.EVAL_PERIOD", period, f"Validated {iterations // period} times.")
+        choices.choose("VALIDATION.PATIENCE", 5, "Ends after five validations without a better one.")
+
+
+def config_text(choices: Choices, output_dir: str, title: str) -> str:
+    """Return the text of a config file that needs no other file: the bases' keys, then the choices with reasons."""
+    keys: dict[str, Any] = {}
+    for base in BASES:
+        keys |= _flatten(yaml.safe_load((CONFIGS / base).read_text(encoding="utf-8")))
+    keys |= choices.values | {"OUTPUT_DIR": output_dir}
+    tree: dict[str, Any] = {}
+    for key, value in keys.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    _check(keys)
+    head = [f"# {title}", "# Comments give the reason of each choice; keys without one are the package's base config."]
+    return "\n".join([*head, *_lines(tree, choices.reasons, "", 0)]) + "\n"
+
+
+def _check(keys: Mapping[str, Any]) -> None:
+    cfg: CfgNode = get_mdf_cfg()
+    cfg.merge_from_list([part for pair in keys.items() for part in pair])
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _lines(node: Mapping[str, Any], reasons: Mapping[str, str], prefix: str, depth: int) -> Sequence[str]:
+    lines: list[str] = []
+    indent = "  " * depth
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_lines(value, reasons, f"{name}.", depth + 1)]
+            continue
+        if name in reasons:
+            lines.append(f"{indent}# {reasons[name]}")
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+        lines.append(f"{indent}{key}: {text.removesuffix('...' + chr(10)).strip()}")
+    return lines

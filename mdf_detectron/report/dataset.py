@@ -1,0 +1,310 @@
+"""The page that shows a prepared folder before training: one HTML file with pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from mdf_detectron.data.description import ALIKE_BITS, HASH_SIDE, AlikePair, Description
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.errors import ImageReadError
+from mdf_detectron.fileio import png_of, write_text
+from mdf_detectron.report.html import load_template
+from mdf_detectron.report.tables import Table
+
+SPLIT_COLORS = {"train": "#1f6f8b", "val": "#8a6bbf", "test": "#d1495b"}
+CLASS_COLORS = ("#ffd54f", "#4fc3f7", "#aed581", "#ff8a65", "#ce93d8", "#f06292", "#90a4ae", "#fff176")
+SAMPLES_A_CLASS, MOST_SAMPLES, PICTURED_PAIRS, LISTED_PAIRS = 2, 12, 6, 30
+GRID = 32
+"""Cells a side of the maps of where boxes lie."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; ``picture`` is a PNG in base64."""
+
+    title: str
+    note: str = ""
+    picture: str = ""
+    table: Table | None = None
+
+
+def write_dataset_page(path: str | Path, description: Description) -> Path:
+    """Write the page."""
+    name = description.root.resolve().name
+    sections = [
+        Section("Splits", table=_split_table(description)),
+        Section("Sample images", "Ground-truth boxes in the color of their class; train split.", _samples(description)),
+        Section("Boxes", "Side: square root of the area, as a share of the image's.", _boxes(description)),
+        Section("Where the boxes lie", "Share of a class' train boxes that cover a place.", _places(description)),
+        Section("Image sizes", table=_size_table(description)),
+        Section("Clinical columns", "Shares of the known values of each split.", _columns(description)),
+        Section("Missing values", "Percent of the images of a split.", table=_missing_table(description)),
+        Section("Columns against findings", _ASSOCIATION_NOTE, _association_map(description)),
+        Section("Columns against findings, in numbers", "Sorted by strength.", table=_association_table(description)),
+        *_alike_sections(description),
+    ]
+    page = load_template("dataset.html").render(
+        title=f"Data set {name}", warnings=_warnings(description), sections=sections
+    )
+    return write_text(path, page)
+
+
+_ASSOCIATION_NOTE = (
+    "Train split. Spearman's ρ of a number, or Cramér's V of a category, with the presence of a class. A column that "
+    "hardly goes with any finding can still help; one that does strongly may be known only after the image: check it."
+)
+
+
+def _encode(figure: Figure) -> str:
+    return base64.b64encode(png_of(figure)).decode()
+
+
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    lines = max(1, -(-count // columns))
+    figure = Figure(figsize=(width * columns, height * lines + 0.4), layout="constrained", dpi=100)
+    axes = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
+    for one in axes[count:]:
+        one.set_axis_off()
+    return figure, axes[:count]
+
+
+def _warnings(d: Description) -> list[str]:
+    lines = []
+    across = sum(p.across_splits for p in d.pairs)
+    if across:
+        lines.append(f"{across} pairs of images that look alike are in different splits: look at them below. If they "
+                     "show one patient, results on val and test will be too good.")  # fmt: skip
+    if d.unreadable:
+        lines.append(f"{len(d.unreadable)} images cannot be read; the first: {d.unreadable[0]}")
+    for split, one in d.splits.items():
+        if one.images and not one.annotations:
+            lines.append(f"The {split} split has no box.")
+        absent = set(d.splits["train"].class_names) - set(_boxes_by_class(one))
+        if one.annotations and absent:
+            lines.append(f"The {split} split has no box of {', '.join(sorted(absent))}.")
+    patients = {i["patient_id"] for one in d.splits.values() for i in one.images}
+    images = sum(len(one.images) for one in d.splits.values())
+    if images > 1 and len(patients) == images:
+        lines.append("Every image has a patient of its own. If that is because patients are not known, images of one "
+                     "patient may be in several splits.")  # fmt: skip
+    return lines
+
+
+def _boxes_by_class(one: Any) -> Counter[str]:
+    names = {c["id"]: c["name"] for c in one.categories}
+    return Counter(names[a["category_id"]] for a in one.annotations)
+
+
+def _split_table(d: Description) -> Table:
+    rows = [
+        ["images", *(str(len(s.images)) for s in d.splits.values())],
+        ["patients", *(str(len({i["patient_id"] for i in s.images})) for s in d.splits.values())],
+        ["images without a box", *(str(len(s.images) - len({a["image_id"] for a in s.annotations}))
+                                   for s in d.splits.values())],
+        ["boxes", *(str(len(s.annotations)) for s in d.splits.values())],
+        ["boxes with a mask", *(str(sum("segmentation" in a for a in s.annotations)) for s in d.splits.values())],
+    ]  # fmt: skip
+    for name in d.splits["train"].class_names:
+        rows.append([f"boxes: {name}", *(str(_boxes_by_class(s)[name]) for s in d.splits.values())])
+    return Table("splits", "Splits", ["", *d.splits], rows)
+
+
+def _relative(d: Description, split: str) -> dict[str, np.ndarray]:
+    """Class → (N, 4) XYWH as shares of the image."""
+    one = d.splits[split]
+    names = {c["id"]: c["name"] for c in one.categories}
+    sizes = {i["id"]: (i["width"], i["height"]) * 2 for i in one.images}
+    found: dict[str, list] = {name: [] for name in d.splits["train"].class_names}
+    for a in one.annotations:
+        found[names[a["category_id"]]].append(np.divide(a["bbox"], sizes[a["image_id"]]))
+    return {name: np.array(boxes).reshape(-1, 4) for name, boxes in found.items()}
+
+
+def _boxes(d: Description) -> str:
+    names = d.splits["train"].class_names
+    figure, panels = _panels(len(names), min(3, len(names)), 3.0, 2.2)
+    edges = np.linspace(0, 1, 26)
+    for axes, name in zip(panels, names, strict=True):
+        sides = [np.sqrt(_relative(d, s)[name][:, 2:].prod(axis=1)) for s in d.splits]
+        axes.hist(sides, edges, stacked=True, color=list(SPLIT_COLORS.values()))
+        axes.set_title(f"{name} ({sum(map(len, sides))})", fontsize=9)
+        axes.tick_params(labelsize=7)
+    handles = [Patch(color=color, label=split) for split, color in SPLIT_COLORS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return _encode(figure)
+
+
+def _places(d: Description) -> str:
+    names = d.splits["train"].class_names
+    figure, panels = _panels(len(names), min(4, len(names)), 2.2, 2.3)
+    centers = (np.arange(GRID) + 0.5) / GRID
+    for axes, name in zip(panels, names, strict=True):
+        boxes = _relative(d, "train")[name]
+        low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
+        inside = [(low[..., k] <= centers) & (centers < high[..., k]) for k in (0, 1)]  # (N, GRID) each
+        share = np.einsum("nx,ny->yx", inside[0].astype(float), inside[1].astype(float)) / max(len(boxes), 1)
+        axes.imshow(share, cmap="magma", vmin=0, vmax=max(share.max(), 1e-6), extent=(0, 1, 1, 0))
+        axes.set_title(f"{name} (up to {100 * share.max():.0f} %)", fontsize=8)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return _encode(figure)
+
+
+def _size_table(d: Description) -> Table:
+    sizes = {split: Counter((i["width"], i["height"]) for i in one.images) for split, one in d.splits.items()}
+    total = sum(sizes.values(), Counter())
+    rows = [[f"{w} × {h}", *(str(counts[w, h]) for counts in sizes.values())] for (w, h), _ in total.most_common(15)]
+    if len(total) > 15:
+        rest = {size for size, _ in total.most_common(15)}
+        others = [str(sum(n for size, n in counts.items() if size not in rest)) for counts in sizes.values()]
+        rows.append([f"{len(total) - 15} other sizes", *others])
+    return Table("sizes", "Image sizes", ["width × height", *d.splits], rows)
+
+
+def _columns(d: Description) -> str:
+    columns = d.schema.columns
+    figure, panels = _panels(len(columns), min(3, len(columns)), 3.0, 2.2)
+    for axes, column in zip(panels, columns, strict=True):
+        values = {s: [v for i in one.images if (v := (i.get("clinical") or {}).get(column.name)) is not None]
+                  for s, one in d.splits.items()}  # fmt: skip
+        axes.set_title(f"{column.name}{f' ({column.unit})' if column.unit else ''}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        known = [v for several in values.values() for v in several]
+        if not known:
+            axes.text(0.5, 0.5, "no value", ha="center", transform=axes.transAxes, fontsize=8)
+        elif column.kind == "numeric":
+            edges = np.histogram_bin_edges(np.array(known, dtype=float), 20)
+            for split, several in values.items():
+                if several:
+                    weights = np.full(len(several), 1 / len(several))
+                    axes.hist(np.array(several, dtype=float), edges, weights=weights, histtype="step",
+                              color=SPLIT_COLORS[split])  # fmt: skip
+        else:
+            _category_bars(axes, column.vocabulary, values)
+    handles = [Patch(color=color, label=split) for split, color in SPLIT_COLORS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return _encode(figure)
+
+
+def _category_bars(axes: Axes, words: Sequence[str], values: dict[str, list]) -> None:
+    places = np.arange(len(words))
+    for offset, (split, several) in zip((-0.27, 0, 0.27), values.items(), strict=True):
+        counts = Counter(map(str, several))
+        axes.bar(places + offset, [counts[w] / max(len(several), 1) for w in words], 0.25, color=SPLIT_COLORS[split])
+    axes.set_xticks(places, [w[:12] for w in words], rotation=30 if len(words) > 3 else 0)
+
+
+def _missing_table(d: Description) -> Table:
+    rows = []
+    for column in d.schema.columns:
+        shares = [
+            100 * np.mean([(i.get("clinical") or {}).get(column.name) is None for i in one.images]) if one.images else 0
+            for one in d.splits.values()
+        ]
+        rows.append([column.name, *(f"{share:.0f}" for share in shares)])
+    return Table("missing", "Missing values", ["column", *d.splits], rows)
+
+
+def _association_map(d: Description) -> str:
+    columns = list(dict.fromkeys(a.column for a in d.associations))
+    findings = list(dict.fromkeys(a.finding for a in d.associations))
+    values = np.full((len(columns), len(findings)), np.nan)
+    for a in d.associations:
+        if a.value is not None:
+            values[columns.index(a.column), findings.index(a.finding)] = a.value
+    figure = Figure(figsize=(1.6 + 0.9 * len(findings), 1.4 + 0.34 * len(columns)), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    axes.imshow(values, cmap="RdBu_r", vmin=-0.6, vmax=0.6, aspect="auto")
+    axes.set_xticks(range(len(findings)), [f[:18] for f in findings], rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(columns)), [c[:24] for c in columns], fontsize=8)
+    for (row, at), value in np.ndenumerate(values):
+        axes.text(at, row, "–" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7,
+                  color="white" if abs(value) > 0.4 else "black")  # fmt: skip
+    return _encode(figure)
+
+
+def _association_table(d: Description) -> Table:
+    ordered = sorted(d.associations, key=lambda a: -abs(a.value or 0))[:40]
+    share = lambda value: "–" if value is None else f"{100 * value:.0f} %"  # noqa: E731
+    rows = [
+        [a.column, a.finding, a.measure, "not defined" if a.value is None else f"{a.value:.2f}",
+         "–" if a.p_value is None else f"{a.p_value:.2g}", str(a.images), share(a.missing_with),
+         share(a.missing_without)]
+        for a in ordered
+    ]  # fmt: skip
+    header = ["column", "finding", "measure", "value", "p", "images", "missing with it", "missing without"]
+    return Table("associations", "Columns against findings", header, rows)
+
+
+def _samples(d: Description) -> str:
+    train = d.splits["train"]
+    names = {c["id"]: c["name"] for c in train.categories}
+    boxes: dict[Any, list[tuple[str, list[float]]]] = {i["id"]: [] for i in train.images}
+    for a in train.annotations:
+        boxes[a["image_id"]].append((names[a["category_id"]], a["bbox"]))
+    chosen: dict[Any, dict] = {}
+    for wanted in (*train.class_names, None):
+        fits = [i for i in train.images if (wanted in {n for n, _ in boxes[i["id"]]} if wanted else not boxes[i["id"]])]
+        for image in fits[:SAMPLES_A_CLASS]:
+            chosen.setdefault(image["id"], image)
+    images = list(chosen.values())[:MOST_SAMPLES]
+    figure, panels = _panels(len(images), min(4, max(1, len(images))), 2.3, 2.5)
+    for axes, image in zip(panels, images, strict=True):
+        _show(axes, d, image)
+        for name, (x, y, w, h) in boxes[image["id"]]:
+            color = CLASS_COLORS[train.class_names.index(name) % len(CLASS_COLORS)]
+            axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=color, lw=1.5))
+        axes.set_title(", ".join(sorted({n for n, _ in boxes[image["id"]]}))[:40] or "no box", fontsize=8)
+    handles = [Patch(color=CLASS_COLORS[k % len(CLASS_COLORS)], label=n) for k, n in enumerate(train.class_names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8, frameon=False)
+    return _encode(figure)
+
+
+def _show(axes: Axes, d: Description, image: dict[str, Any]) -> None:
+    axes.set_axis_off()
+    try:
+        pixels = read_radiograph(d.root / "images" / image["file_name"])[:, :, 0]
+    except ImageReadError:
+        axes.text(0.5, 0.5, "cannot be read", ha="center", transform=axes.transAxes, fontsize=8)
+        return
+    step = max(1, min(pixels.shape) // 400)
+    extent = (0, pixels.shape[1], pixels.shape[0], 0)
+    axes.imshow(pixels[::step, ::step], cmap="gray", vmin=0, vmax=255, extent=extent)
+
+
+def _alike_sections(d: Description) -> list[Section]:
+    note = (
+        f"Perceptual hashes of {HASH_SIDE**2} bits (DCT) that differ in at most {ALIKE_BITS}: copies of other size, "
+        "brightness or compression do, and some different images of one patient. "
+        f"{d.pairs_found} pairs, {sum(p.across_splits for p in d.pairs)} of them across splits and "
+        f"{sum(p.across_patients for p in d.pairs)} across patients."
+    )
+    rows = [
+        [p.first[1]["file_name"], p.first[0], p.second[1]["file_name"], p.second[0],
+         "two" if p.across_patients else "one", str(p.bits)]
+        for p in d.pairs[:LISTED_PAIRS]
+    ]  # fmt: skip
+    header = ["image", "split", "looks like", "split", "patients", "bits"]
+    table = Table("alike", "Images that look alike", header, rows) if rows else None
+    return [Section("Images that look alike", note, _pair_pictures(d, d.pairs[:PICTURED_PAIRS]), table)]
+
+
+def _pair_pictures(d: Description, pairs: Sequence[AlikePair]) -> str:
+    if not pairs:
+        return ""
+    figure, panels = _panels(2 * len(pairs), 4, 2.3, 2.4)
+    for number, pair in enumerate(pairs):
+        for axes, (split, image) in zip(panels[2 * number : 2 * number + 2], (pair.first, pair.second), strict=True):
+            _show(axes, d, image)
+            axes.set_title(f"{number + 1}: {image['file_name'][-24:]} ({split})", fontsize=7)
+    return _encode(figure)
