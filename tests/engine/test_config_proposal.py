@@ -1,0 +1,90 @@
+"""A config proposed from a folder: what follows from its boxes, classes, masks, columns and size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from mdf_detectron.cli import make_config
+from mdf_detectron.data.annotations import Annotations
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.engine.config_proposal import FolderFacts, propose_config, read_folder
+from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.errors import ConfigError, DatasetError
+
+SCHEMA = ClinicalSchema(
+    (ClinicalColumn("age", "numeric"), ClinicalColumn("const", "numeric"),
+     ClinicalColumn("sex", "categorical", vocabulary=("F", "M")))
+)  # fmt: skip
+
+
+def facts(boxes, names=("mass", "nodule"), side=1024, images=400, mask=False, val=True):
+    entries = [{"id": n, "file_name": f"{n}.png", "width": side, "height": side, "patient_id": str(n),
+                "clinical": {"age": n % 50, "const": 3, "sex": "FM"[n % 2]}} for n in range(images)]  # fmt: skip
+    annotations = [
+        {
+            "image_id": n % images,
+            "category_id": 1 + n % 2,
+            "bbox": list(box),
+            **({"segmentation": mask} if mask else {}),
+        }
+        for n, box in enumerate(boxes)
+    ]
+    categories = [{"id": 1 + k, "name": name} for k, name in enumerate(names)]
+    one = Annotations(entries, annotations, categories)
+    empty = Annotations(entries, [], categories)
+    return FolderFacts("own", {"train": one, "val": one if val else empty, "test": one}, SCHEMA, 110.0, 50.0)
+
+
+def test_anchors_are_the_sizes_of_the_boxes_in_the_input():
+    boxes = [(10, 10, s, 2 * s) for s in np.repeat([100, 200, 400], 50)]
+    choices = propose_config(facts(boxes), image_size=512).values
+    expected = sorted(np.sqrt(2) * np.array([100, 200, 400]) / 2)
+    sizes = choices["MODEL.ANCHOR_GENERATOR.SIZES"][0]
+    assert np.allclose(sizes, expected, atol=2) and choices["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] == [[2.0]]
+    assert choices["MODEL.TIMM.STRIDE"] == 32 and choices["MODEL.RPN.IN_FEATURES"] == ["p5"]
+    small = propose_config(facts([(0, 0, 40, 40)] * 9), image_size=512).values
+    assert small["MODEL.TIMM.STRIDE"] == 16 and small["MODEL.SPATIALIZER.NUM_STAGES"] == 9
+
+
+@pytest.mark.parametrize("box, side, expected", [(500, 1024, 128), (100, 1024, 192), (20, 1024, 512), (20, 256, 256)])
+def test_small_boxes_ask_for_a_larger_input_up_to_the_images_own(box, side, expected):
+    assert propose_config(facts([(0, 0, box, box)] * 9, side=side)).values["INPUT.IMAGE_SIZE"] == expected
+
+
+@pytest.mark.parametrize("names, flip, expected", [
+    (("mass", "nodule"), True, "horizontal"), (("mass", "nodule"), False, "none"),
+    (("Right Lung", "mass"), True, "none"), (("lung_L", "mass"), True, "none"),
+    (("cleft", "bright"), True, "horizontal"),
+])  # fmt: skip
+def test_sided_classes_are_not_flipped(names, flip, expected):
+    assert propose_config(facts([(0, 0, 99, 99)], names), flip=flip).values["INPUT.RANDOM_FLIP"] == expected
+
+
+def test_masks_columns_validation_and_schedule():
+    boxes = [(0, 0, 99, 99)] * 8
+    choices = propose_config(facts(boxes, mask=[[0, 0, 9, 0, 9, 9]], images=4000))
+    assert choices.values["MODEL.MASK_ON"] and choices.values["SOLVER.MAX_ITER"] == 20_000
+    assert choices.values["MODEL.CLINICAL.NUMERIC"] == ["age"]
+    assert "Left out, one value or none: const" in choices.reasons["MODEL.CLINICAL.NUMERIC"]
+    plain = propose_config(facts(boxes, val=False, images=40)).values
+    assert not plain["MODEL.MASK_ON"] and plain["DATASETS.VAL"] == [] and "VALIDATION.PATIENCE" not in plain
+    assert plain["SOLVER.MAX_ITER"] == 600
+
+
+def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
+    text = (tmp_path / "cfg" / "mdf_net.yaml").read_text()
+    assert "# The classes: bright, dark." in text and "# Every box has a mask." in text
+    cfg = load_config(tmp_path / "cfg" / "mdf_net.yaml")
+    assert (cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (("tiny_cxr_train",), 2)
+    assert cfg.MODEL.CLINICAL.FUSION_3D and cfg.MODEL.CLINICAL.VOCABULARIES == [["F", "M"]]
+    assert not load_config(tmp_path / "cfg" / "image_only.yaml").MODEL.CLINICAL.FUSION_3D
+    assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/mdf_net"
+    with pytest.raises(ConfigError, match="--force"):
+        make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
+    with pytest.raises(DatasetError, match="no folder 'annotations'"):
+        read_folder(tmp_path)
