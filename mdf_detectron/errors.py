@@ -6,7 +6,17 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Input, configuration or environment that the user can correct; the message says where and how."""
+    """Input, configuration or environment that the user can correct; the message says where and how.
+
+    A data loader raises an error of one of its workers again with the worker's traceback as the message; here it is the
+    worker's message alone.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]:
+            text = text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
+        super().__init__(text)
 
 
 class ConfigError(UserError, ValueError):

@@ -149,6 +149,8 @@ class _Checker:
                     one = {"images": "image", "categories": "category", "annotations": "annotation"}[part]
                     text = f"two {part} have the {key} {shorten(value)}; give each {one} its own"
                     self.say(f"doubled {key} of {part}", part, number, entry, text)
+                    if key == "name":
+                        self.left_out.add((part, entry["id"]))
                 else:
                     seen[value] = None
                     kept.append(entry)
@@ -310,7 +312,8 @@ def unknown_reference(key: str, value: Any, known: Any) -> str:
     first = next(iter(known), None)
     text = f"{key} {shorten(value)} is not among the {part}"
     if first is not None and isinstance(value, str) != isinstance(first, str):
-        return f"{text}: it is {_kind(value)}, their ids are {_kind(first)}; write both the same way"
+        kinds = ("text", "numbers") if isinstance(value, str) else ("a number", "text")
+        return f"{text}: it is {kinds[0]}, their ids are {kinds[1]} ({shorten(first, 30)}, …); write both the same way"
     return f"{text} of the annotations"
 
 

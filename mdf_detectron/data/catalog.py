@@ -179,6 +179,26 @@ def check_images(records: list[dict[str, Any]]) -> None:
         )
 
 
+def check_not_empty(records: list[dict[str, Any]], name: str) -> None:
+    """Raise :class:`~mdf_detectron.errors.DatasetError` if a dataset has no image."""
+    if not records:
+        raise DatasetError(
+            f"dataset '{name}' has no image; prepare it with one at least, or leave it out: DATASETS.TRAIN, .VAL and "
+            ".TEST name what is used"
+        )
+
+
+def check_masks(records: list[dict[str, Any]], name: str) -> None:
+    """Raise :class:`~mdf_detectron.errors.DatasetError` if an annotation that is trained on has no mask."""
+    wanted = [(r["file_name"], a) for r in records for a in r["annotations"] if not a["iscrowd"]]
+    without = [file_name for file_name, a in wanted if "segmentation" not in a]
+    if without:
+        raise DatasetError(
+            f"dataset '{name}': {len(without)} of {len(wanted)} annotations have no mask (segmentation), the first in "
+            f"{os.path.basename(without[0])}; set MODEL.MASK_ON False to train on boxes only, or add the masks"
+        )
+
+
 def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
     hint = PREPARE_HINTS.get(name.rsplit("_", 1)[0], "write a prepared folder to {root}").format(root=root)
     return f"dataset '{name}': no {json_file}; to prepare it, {hint} (see datasets/README.md)"

@@ -22,7 +22,7 @@ from mdf_detectron.config import num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.seeded_stream import ResumableSampler, SeededByPlace, derive_seed
-from mdf_detectron.errors import ConfigError, DatasetError
+from mdf_detectron.errors import ConfigError, DatasetError, shorten
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
@@ -66,6 +66,18 @@ def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
     key, count = num_classes(cfg)
     if len(classes) != count:
         raise ConfigError(f"{key} is {count}, but dataset '{dataset_name}' has {len(classes)}: {classes}")
+
+
+def check_same_classes(first: str, other: str) -> None:
+    """Raise :class:`DatasetError` if two datasets' classes, in the model's order, are not the same."""
+    lists = {name: dataset_classes(name) for name in (first, other)}
+    if lists[first] != lists[other]:
+        same = sorted(lists[first]) == sorted(lists[other])
+        how = "give the categories the same ids in all files" if same else "use datasets of the same classes"
+        raise DatasetError(
+            f"dataset '{first}' has the classes {shorten(lists[first], 300)}, '{other}' {shorten(lists[other], 300)}: "
+            f"the model's class numbers would mean different things; {how}"
+        )
 
 
 def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:

@@ -107,7 +107,12 @@ class MultimodalDatasetMapper:
         if not self.use_instance_mask:
             kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
         transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
-        instances = utils.annotations_to_instances(transformed, size, mask_format=self.mask_format)
+        # a run-length encoding is a bitmap after its transform; polygons then become bitmaps too
+        bitmaps = [a for a in transformed if isinstance(a.get("segmentation"), np.ndarray)]
+        for annotation in bitmaps:
+            annotation["segmentation"] = annotation["segmentation"].copy()  # torch wants a writable array
+        mask_format = "bitmask" if bitmaps else self.mask_format
+        instances = utils.annotations_to_instances(transformed, size, mask_format=mask_format)
         return utils.filter_empty_instances(instances)
 
 

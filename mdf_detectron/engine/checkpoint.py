@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, check_dataset, digest, verify
 from mdf_detectron.errors import CheckpointError
+from mdf_detectron.fileio import atomic_path, write_text
 
 CONFIG_KEY = "mdf_config"
 
@@ -81,10 +82,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the last checkpoint, atomically."""
-        target = Path(self.save_dir) / "last_checkpoint"
-        partial = target.with_suffix(".partial")
-        partial.write_text(last_filename_basename)
-        os.replace(partial, target)
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As the parent's; an absent file is a :class:`CheckpointError`."""
@@ -140,9 +138,8 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
 def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
     """Write a ``.pth`` file atomically: it is whole or absent."""
-    partial = target.with_suffix(".partial")
-    torch.save(data, partial)
-    os.replace(partial, target)
+    with atomic_path(target) as partial:
+        torch.save(data, partial)
 
 
 def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:

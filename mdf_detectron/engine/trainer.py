@@ -18,12 +18,13 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.data.catalog import check_images
+from mdf_detectron.data.catalog import check_images, check_masks, check_not_empty
 from mdf_detectron.data.loaders import (
     build_loss_loader,
     build_test_loader,
     build_train_loader,
     check_num_classes,
+    check_same_classes,
     model_schema,
     records_of,
     train_clinical_rows,
@@ -215,14 +216,28 @@ def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
-    """Fail before any work if a dataset is not prepared, does not fit the model, or lacks an image file."""
+    """Fail before any work if a dataset is not prepared, empty, does not fit the model or the others, or lacks files.
+
+    Raises:
+        UserError: the first problem, and what to do.
+    """
     logger = logging.getLogger(__name__)
     for name in names:
         records = records_of([name])
+        check_not_empty(records, name)
         model_schema(cfg, name)
         check_num_classes(cfg, name)
+        check_same_classes(names[0], name)
+        if cfg.MODEL.MASK_ON and (name in cfg.DATASETS.TRAIN or (name in cfg.DATASETS.VAL and cfg.VALIDATION.LOSSES)):
+            check_masks(records, name)
         check_images(records)
-        logger.info(f"{name}: {len(records)} images")
+        boxes = sum(len(record["annotations"]) for record in records)
+        logger.info(f"{name}: {len(records)} images, {boxes} annotations")
+        if not boxes:
+            logger.warning(
+                f"{name} has no annotation: its metrics are undefined and can neither choose the best checkpoint nor "
+                "stop the training early"
+            )
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> OrderedDict:

@@ -243,7 +243,7 @@ def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any,
         return
     i = unknown[0]
     text = f"{where}[{i}]: {unknown_reference(key, results[i][key], known)}"
-    if len(unknown) == len(results):
+    if len(unknown) == len(results) and "same way" not in text:
         raise ResultsError(f"{text}; this is so for every entry: are these results of another dataset?")
     raise ResultsError(f"{text} ({len(unknown)} such entries)")
 

@@ -53,6 +53,41 @@ def test_shared_patient(folder):
     assert {kind for kind, _ in found(folder)} == {"patient in several splits"}
 
 
+def test_spellings_of_one_patient_are_found(folder):
+    for split, spelling in (("train", 1001), ("val", "1001.0"), ("test", "1001 ")):
+        edit(folder, split, lambda d, spelling=spelling: d["images"][0].update(patient_id=spelling))
+    (problem,) = audit_folder(folder).problems
+    assert problem.kind == "patient in several splits" and "patient 1001 is in train" in problem.message
+    for split, spelling in (("train", "AB-01"), ("val", "ab1"), ("test", "cd1")):
+        edit(folder, split, lambda d, spelling=spelling: d["images"][0].update(patient_id=spelling))
+    (problem,) = audit_folder(folder).problems
+    assert problem.kind == "patients that may be one" and "'AB-01' (train); 'ab1' (val)" in problem.message
+
+
+def test_classes_in_another_order(folder):
+    edit(folder, "test", lambda d: [c.update(id=-c["id"]) for c in d["categories"]] and d["annotations"].clear())
+    (problem,) = audit_folder(folder).problems
+    assert problem.kind == "classes differ between splits" and "train has [" in problem.message
+
+
+def test_what_could_not_be_checked_is_said(folder):
+    assert (
+        len(audit_folder(folder).unchecked) == 2
+    )  # times, which a synthetic folder does not have; and re-encoded copies
+    edit(folder, "val", lambda d: d["annotations"].clear())
+    (folder / "annotations/test.json").write_text("{")
+    (folder / "images" / names(folder, "train")[0]).unlink()
+    (folder / "clinical_schema.yaml").unlink()
+    text = "\n".join(audit_folder(folder).unchecked)
+    for part in (
+        "split val has no annotation",
+        "anything about split test",
+        "the sizes of 1 images",
+        "clinical records",
+    ):
+        assert part in text
+
+
 def test_shared_image_under_another_name(folder):
     train, test = names(folder, "train")[0], names(folder, "test")[0]
     (folder / "images" / test).unlink()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdf_detectron.data.annotations import read_annotations
 from mdf_detectron.data.catalog import load_records, register_all, register_prepared_folder
-from mdf_detectron.data.prepared import Flow, staged_folder
+from mdf_detectron.data.prepared import Flow, PreparedImage, staged_folder, write_annotations
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
 from mdf_detectron.errors import DatasetError
@@ -54,6 +56,55 @@ def test_bad_schemas(tmp_path):
         ClinicalSchema.load(tmp_path / "s.yaml")
     with pytest.raises(DatasetError, match="named twice"):
         ClinicalSchema((SCHEMA.columns[0], SCHEMA.columns[0]))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("{name: smoker, kind: categorical, vocabulary: [yes, no]}",
+         r"column 'smoker': YAML made the boolean True .*in quotes, for example vocabulary: \[\"yes\", \"no\"\]"),
+        ("{name: x, kind: categorical, vocabulary: [1.0, 2.0]}", r"YAML made 1.0 \(float\) .* write it in quotes"),
+        ("{name: x, kind: categorical, vocabulary: [2020-01-01]}", r"\(date\) .* write it in quotes"),
+        ("{name: x, kind: categorical, vocabulary: F}", "vocabulary 'F' is no list"),
+        ("{name: age, kind: numeric, maximum: 1e3}",
+         "maximum is '1e3', not a number: YAML reads 1e3 as text; write 1000$"),
+        ("{name: age, kind: numeric, minimum: low}", "minimum is 'low', not a number, but a text"),
+        ("{name: age, kind: numeric, minimum: yes}", "minimum is True, not a number"),
+        ("{name: on, kind: numeric}", r"columns\[0\]: .* has no name; .* YAML reads an unquoted yes, no, on"),
+        ("{name: age, kind: numeric, maximun: 3}", "column 'age': unknown key 'maximun'; a column has name, kind"),
+        ("{name: age}", "column 'age': no 'kind'"),
+    ],
+)  # fmt: skip
+def test_what_yaml_made_of_it_is_said(tmp_path, column, message):
+    (tmp_path / "s.yaml").write_text(f"columns:\n  - {column}\n")
+    with pytest.raises(DatasetError, match=f"s.yaml: .*{message}") as error:
+        ClinicalSchema.load(tmp_path / "s.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_codes_of_a_vocabulary(tmp_path):
+    (tmp_path / "s.yaml").write_text("version: 1\ncolumns: [{name: acuity, kind: categorical, vocabulary: [1, 2]}]")
+    schema = ClinicalSchema.load(tmp_path / "s.yaml")
+    assert [schema.parse_row({"acuity": v}, "here").categorical for v in (2, "2", 2.0, " ")] == [[1], [1], [1], [-1]]
+    with pytest.raises(DatasetError, match="'acuity' is the boolean True, not one of"):
+        schema.parse_row({"acuity": True}, "here")
+    for text, message in (("version: 9\ncolumns: [{name: a, kind: numeric}]", "version 9; this software reads 1"),
+                          ("columns: {a: 1}", "no 'columns'"), ("- a", "no 'columns'"),
+                          ("{", "not valid YAML")):  # fmt: skip
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            ClinicalSchema.load(tmp_path / "s.yaml")
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    record = PreparedImage("a.png", 64, 48, 200.0, {"age": 50}, [{"bbox": [1, 2, 3, 4], "category_id": 1}])
+    write_annotations(tmp_path, {"train": [record]}, ("mass",), SCHEMA, "test")
+    (image,) = read_annotations(tmp_path / "annotations/train.json", prepared=True, schema=SCHEMA).images
+    assert image["patient_id"] == "200" and image["clinical"] == {"age": 50, "sex": None}
+    for change, message in (({"patient_id": math.nan}, "no patient_id"), ({"file_name": "../a.png"}, "leads out"),
+                            ({"clinical": {"age": 500}}, "outside its legal range")):  # fmt: skip
+        with pytest.raises(DatasetError, match=f"train.json: images.*{message}"):
+            write_annotations(tmp_path, {"train": [replace(record, **change)]}, ("mass",), SCHEMA, "test")
 
 
 @settings(max_examples=60, deadline=None)

@@ -118,10 +118,10 @@ def test_history_counts_by_hand(tmp_path):
     assert [h.add(k, v) for k, v in ((1, 10.0), (2, 10.5), (3, 10.6), (4, None), (5, float("nan")), (6, 9.0))] == [
         True, False, True, False, False, False
     ]  # fmt: skip
-    assert h.best == {"iteration": 3, "value": 10.6} and h.since_best == 3
+    assert h.best == {"iteration": 3, "value": 10.6} and h.since_best == 1  # undefined values use up no patience
     again = ValidationHistory(path, "AP")
     again.resume(5)
-    assert again.best == h.best and again.since_best == 2 and len(again.entries) == 5
+    assert again.best == h.best and again.since_best == 0 and len(again.entries) == 5
     again.resume(2)  # the best came later: its file is there, and nothing has come after it
     assert again.best == h.best and again.since_best == 0
     fresh = ValidationHistory(path, "AP")

@@ -9,6 +9,7 @@ from evaluation_cases import dataset, random_case, results
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.subgroups import groups_of
 
 BOX = (0, 0, 10, 10)
 TRUTH = dataset([(1, 1, BOX, 0)])
@@ -123,3 +124,60 @@ def test_entries_looked_at_one_by_one_are_read_as_the_others():
     for name in ("image", "category", "boxes", "scores"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(checked, name))
     assert len(plain) > 5
+
+
+SQUARE = [[0, 0, 10, 0, 10, 10, 0, 10]]
+RLE = {"size": [100, 100], "counts": [0, *[10, 90] * 9, 10, 9090]}
+
+
+@pytest.mark.parametrize(
+    ("truth_mask", "mask", "message"),
+    [
+        (
+            SQUARE,
+            {"size": [100, 100], "counts": "garbage"},
+            r"predictions\[0\] .*: segmentation: its counts",
+        ),
+        (SQUARE, {"size": [50, 50], "counts": [2500]}, "its size is 50 × 50 .*, its image's 100 × 100"),
+        (SQUARE, SQUARE[0], r"predictions\[0\] .* is a flat list of numbers"),
+        (SQUARE[0], SQUARE, r"annotations\[0\] .* is a flat list of numbers"),
+        ({"size": [100, 100], "counts": "?"}, SQUARE, r"annotations\[0\] .* no run-length encoding"),
+    ],
+)
+def test_bad_masks(truth_mask, mask, message):
+    def score(truth_mask, mask):
+        truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": truth_mask}]}
+        return evaluate_coco(truth, [{**GOOD, "segmentation": mask}], tasks=("segm",))
+
+    assert score(SQUARE, RLE)["segm"]["AP"] > 0 and score(RLE, SQUARE)["segm"]["AP"] > 0
+    with pytest.raises(UserError, match=message):
+        score(truth_mask, mask)
+
+
+def test_masks_need_the_sizes_of_their_images():
+    truth = {**TRUTH, "images": [{"id": 1}, {"id": 2}]}
+    assert evaluate_coco(truth, [GOOD])["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(UserError, match=r"predictions\[0\] .*has a mask, but its image has no width and height"):
+        evaluate_coco(truth, [{**GOOD, "segmentation": RLE}])
+
+
+def test_text_against_number_is_said():
+    with pytest.raises(
+        UserError, match="image_id '1' is not among the images: it is text, their ids are numbers"
+    ) as error:
+        evaluate_coco(TRUTH, [{**GOOD, "image_id": "1"}])
+    assert "another dataset" not in str(error.value)
+    with pytest.raises(UserError, match=r"image_id True is not among the images"):
+        evaluate_coco(TRUTH, [{**GOOD, "image_id": True}])
+
+
+def test_a_byte_order_mark_and_texts_as_numbers(tmp_path):
+    (tmp_path / "found.json").write_text(json.dumps([GOOD]), encoding="utf-8-sig")
+    assert evaluate_coco(TRUTH, tmp_path / "found.json")["bbox"]["AP"] == pytest.approx(100)
+    for ages in ([30, 50], ["30", "50.0"]):
+        images = [{**i, "clinical": {"age": a}} for i, a in zip(TRUTH["images"], ages, strict=True)]
+        groups = groups_of(GroundTruth.load({**TRUTH, "images": images}), "age", edges=(40.0,))
+        assert {name: members.tolist() for name, members in groups.items()} == {
+            "< 40": [True, False],
+            "≥ 40": [False, True],
+        }

@@ -71,9 +71,9 @@ class ValidationHistory:
 
     @property
     def since_best(self) -> int:
-        """Validations after the best one."""
+        """Validations after the best one; undefined values (of a split without annotations) do not count."""
         after = self.best["iteration"] if self.best else 0
-        return sum(e["iteration"] > after for e in self.entries)
+        return sum(e["iteration"] > after and e["value"] is not None for e in self.entries)
 
     def _gain(self, value: float) -> float:
         return value - self.best["value"] if self.larger_is_better else self.best["value"] - value
