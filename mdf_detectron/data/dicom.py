@@ -124,6 +124,9 @@ def _decode(path: Path, dataset: Dataset) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+            if syntax == pydicom.uid.JPEGBaseline8Bit and dataset.get("SamplesPerPixel") == 1:
+                dataset.pixel_array_options(decoding_plugin="pillow")  # a third of the time of the default's
             pixels = np.asarray(dataset.pixel_array)
             if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
                 pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
