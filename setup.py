@@ -57,6 +57,7 @@ setup(
         "serve": ["gradio>=6"],
         "sr": ["highdicom>=0.24"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+        "fusion": ["ensemble-boxes>=1.0.9"],
         "tables": ["openpyxl>=3.1", "pyarrow>=16"],
         "dev": ["pytest>=8", "playwright>=1.48", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
     },

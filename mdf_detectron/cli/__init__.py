@@ -49,6 +49,10 @@ COMMANDS = {
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
     "prepare own": Command("prepare_own", "your own images, boxes and table, DICOM too"),
     "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set, or its raw source files"),
+    "prepare rsna": Command("prepare_rsna", "RSNA Pneumonia Detection Challenge"),
+    "prepare nih": Command("prepare_nih", "NIH ChestX-ray14 with its list of boxes"),
+    "prepare vindr": Command("prepare_vindr", "VinDr-CXR of Kaggle or PhysioNet"),
+    "prepare padchest-gr": Command("prepare_padchest_gr", "PadChest-GR: grounded radiology reports"),
     "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
     "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),
 }

@@ -42,7 +42,7 @@ def place_boxes(
     """Scale the boxes and masks to ``file``, clip the boxes, and leave out those without area.
 
     Returns:
-        COCO annotations: ``bbox``, ``category_id`` (from 1), and ``segmentation`` and ``iscrowd`` where given.
+        COCO annotations: ``bbox``, ``category_id`` (from 1); ``segmentation``, ``iscrowd`` and ``reader`` where given.
     """
     width, height = image.size or (file.source_width, file.source_height)
     scale = np.array([file.width / width, file.height / height])
@@ -68,6 +68,8 @@ def place_boxes(
             annotation["segmentation"] = scale_mask(box["segmentation"], scale, (file.width, file.height))
         if box.get("iscrowd"):
             annotation["iscrowd"] = 1
+        if box.get("reader"):
+            annotation["reader"] = box["reader"]
         kept.append(annotation)
     return kept
 

@@ -62,9 +62,9 @@ def prepare_own(
     """
     out, paths, folder = Path(out).resolve(), [Path(p) for p in annotations], Path(images)
     given = ClinicalSchema.load(schema) if schema else None
-    job = _Preparation(options, ProblemList(skip=on_error == "skip"), num_workers)
+    job = Preparation(options, ProblemList(skip=on_error == "skip"), num_workers)
     files = list_images(folder)
-    arguments = _arguments([*paths, *([Path(table)] if table else [])], files, options, given, on_error)
+    arguments = source_arguments([*paths, *([Path(table)] if table else [])], files, options, given, on_error)
     if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").rglob("*")):
         return False
     source, studies = job.read(paths, files, folder, Path(table) if table else None)
@@ -81,7 +81,7 @@ def prepare_own(
     return True
 
 
-class _Preparation(Account):
+class Preparation(Account):
     """The steps, and the account that they share."""
 
     def __init__(self, options: OwnOptions, problems: ProblemList, num_workers: int) -> None:
@@ -186,7 +186,11 @@ class _Preparation(Account):
                 (folder / name).unlink(missing_ok=True)
                 continue
             boxes = place_boxes(study.image, result, source.class_names, dropped, self.box_changes)
-            row = self._clean(study, specs, schema)
+            if study.image.boxes and not boxes:  # a finding that cannot be drawn makes no healthy image
+                self.image_drops["none of its boxes is usable"] += 1
+                (folder / name).unlink(missing_ok=True)
+                continue
+            row = self.clean(study, specs, schema)
             patient = study.patient or f"image {study.image.name}"
             extra = {"study_time": study.times[0], "row_time": study.times[1]} if o.time else {}
             record = PreparedImage(name, result.width, result.height, patient, row, boxes, extra)
@@ -213,7 +217,8 @@ class _Preparation(Account):
             return OTHER_SHAPE
         return None
 
-    def _clean(self, study: Study, specs: list[tuple[ColumnSpec, bool]], schema: ClinicalSchema) -> dict[str, Any]:
+    def clean(self, study: Study, specs: list[tuple[ColumnSpec, bool]], schema: ClinicalSchema) -> dict[str, Any]:
+        """Clean the record of a study, column by column."""
         by_name = {spec.name: (spec, dicom) for spec, dicom in specs}
         row = {}
         for column in schema.columns:
@@ -255,7 +260,7 @@ def _target_names(paths: Sequence[Path], as_png: bool) -> list[str]:
     return names
 
 
-def _arguments(
+def source_arguments(
     paths: list[Path], files: list[Path], options: OwnOptions, schema: ClinicalSchema | None, on_error: str
 ) -> dict[str, Any]:
     state = []

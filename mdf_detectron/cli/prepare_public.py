@@ -1,0 +1,63 @@
+"""What the command lines of the public collections share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mdf_detectron.data.sources.collection import Collection, prepare_collection
+from mdf_detectron.data.sources.image_files import BIT_DEPTHS
+from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
+from mdf_detectron.data.sources.table_and_coco.output import Account
+
+
+def public_parser(description: str | None, root_help: str) -> argparse.ArgumentParser:
+    """Build a parser with the options that every collection has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, metavar="DIR", help=root_help)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to write")
+    splits = parser.add_argument_group("splits, by patient")
+    splits.add_argument("--fractions", nargs=3, type=float, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
+    splits.add_argument("--seed", type=int, default=1, help="of the splits (%(default)s)")
+    splits.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="resize once, to this shorter side (default: links)"
+    )
+    images.add_argument("--bit-depth", type=int, choices=BIT_DEPTHS, default=8, help="of the copies (%(default)s)")
+    images.add_argument("--copy-images", action="store_true", help="copy the files instead of linking to them")
+    images.add_argument("--num-workers", type=int, default=2, help="processes that read images (%(default)s)")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="stop with all problems, or leave entries out and count them",
+    )
+    return parser
+
+
+def run_preparation(args: argparse.Namespace, read: Callable[[Account, Path], Collection]) -> None:
+    """Prepare the collection that ``read`` reads below ``--root``, and say where it lies."""
+    options = OwnOptions(
+        fractions=tuple(args.fractions),
+        seed=args.seed,
+        folds=args.folds,
+        image_size=args.image_size,
+        bit_depth=args.bit_depth,
+        copy_images=args.copy_images,
+    )
+    made = prepare_collection(
+        lambda job: read(job, Path(args.root)),
+        args.out,
+        options,
+        on_error=args.on_error,
+        num_workers=args.num_workers,
+    )
+    print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
+
+
+def prepare(description: str | None, root_help: str, read: Callable[[Account, Path], Collection],
+            argv: Sequence[str] | None) -> None:  # fmt: skip
+    """Run the command line of a collection that has no options of its own."""
+    run_preparation(public_parser(description, root_help).parse_args(argv), read)

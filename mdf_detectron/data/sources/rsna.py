@@ -1,0 +1,119 @@
+"""RSNA Pneumonia Detection Challenge (Kaggle, stage 2): lung opacities, with age, sex and view of the DICOM headers.
+
+The challenge's ``patientId`` is one an image. Whose image it is stands in the challenge's mapping to NIH ChestX-ray14:
+73 % of the images share their patient with another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
+from mdf_detectron.data.sources.common import is_empty
+from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.table_and_coco.joining import Study
+from mdf_detectron.data.sources.table_and_coco.output import Account
+from mdf_detectron.data.sources.table_and_coco.table import Table
+from mdf_detectron.errors import SourceDataError, shorten
+from mdf_detectron.fileio import read_json
+
+CLASSES = ("Lung opacity",)
+LABELS_FILE, IMAGE_FOLDER = "stage_2_train_labels.csv", "stage_2_train_images"
+MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
+ORIGIN = "kaggle.com/c/rsna-pneumonia-detection-challenge"
+MAPPING_ORIGIN = "the challenge's page at rsna.org"
+SIDE = 1024
+"""Pixels of each image's sides, in which the boxes are given."""
+
+TAGS = {"age": "PatientAge", "sex": "PatientSex", "view": "ViewPosition"}
+BOX_COLUMNS = ("x", "y", "width", "height")
+REPEATED, NOT_MAPPED = "repeats another box", "image not in the mapping"
+
+log = logging.getLogger(__name__)
+
+
+def age_sex_view_schema() -> ClinicalSchema:
+    """What RSNA and NIH know of a patient."""
+    return ClinicalSchema(
+        (
+            ClinicalColumn("age", "numeric", "years", 0, 120),
+            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
+            ClinicalColumn("view", "categorical", vocabulary=("PA", "AP"), description="AP is mostly taken in bed"),
+        )
+    )
+
+
+def read_rsna(job: Account, root: str | Path) -> Collection:
+    """Read the labels and the mapping; no image is opened.
+
+    Args:
+        root: folder of :data:`LABELS_FILE`, :data:`IMAGE_FOLDER` and, strongly advised, :data:`MAPPING_FILE`.
+    """
+    root = Path(root).resolve()
+    labels = table_with(first_file(root, [LABELS_FILE], ORIGIN), ("patientId", *BOX_COLUMNS, "Target"), job, ORIGIN)
+    mapping = root / MAPPING_FILE
+    patients = _patients(mapping) if mapping.is_file() else None
+    if patients is None:
+        text = (
+            f"Patients are not known: there is no {MAPPING_FILE} in the root ({MAPPING_ORIGIN} has it). "
+            "Images of one patient may be in several splits and the results too good."
+        )
+        log.warning("%s", text)
+        job.notes.append(f"**{text}**")
+    source = _read_labels(labels, job)
+    studies = []
+    for image in source.images:
+        patient = image.name if patients is None else patients.get(image.name)
+        if patient is None:
+            job.image_drops[NOT_MAPPED] += 1
+            job.problems.add(NOT_MAPPED, f"{image.where}: {image.name} is not in {MAPPING_FILE}; download it again")
+            continue
+        studies.append(Study(image, root / IMAGE_FOLDER / f"{image.name}.dcm", patient=patient))
+    tables = [labels.path] if patients is None else [labels.path, mapping]
+    return Collection("RSNA Pneumonia Detection Challenge", source, studies, age_sex_view_schema(), tables, TAGS)
+
+
+def _patients(path: Path) -> dict[str, str]:
+    """NIH patient of each image."""
+    entries = read_json(path, SourceDataError)
+    try:
+        return {entry["subset_img_id"]: str(int(entry["img_id"].split("_")[0])) for entry in entries}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        text = f"expected a list of objects with 'subset_img_id' and 'img_id' as 00000001_000.png ({error!r})"
+        raise SourceDataError(f"{path}: {text}; download it again from {MAPPING_ORIGIN}") from None
+
+
+def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
+    """One row a box, or one of an image without any."""
+    images: dict[str, SourceImage] = {}
+    source = SourceAnnotations([], list(CLASSES), 0)
+    unusable: set[str] = set()
+    for number, row in enumerate(labels.rows):
+        key, place = row["patientId"].strip(), labels.place(number)
+        if is_empty(key):
+            job.problems.add("row without patientId", f"{place}: patientId is empty")
+            continue
+        image = images.setdefault(key, SourceImage(key, key, place, (SIDE, SIDE)))
+        values = [row[column] for column in BOX_COLUMNS]
+        drawn = not all(map(is_empty, values))
+        source.boxes_in += drawn
+        target = row["Target"].strip()
+        if target not in ("0", "1", "0.0", "1.0") or drawn != (float(target) == 1):
+            text = f"Target is {shorten(target)} and there is {'a' if drawn else 'no'} box"
+            job.problems.add("Target and box disagree", f"{place}: {text}; expected 1 with and 0 without one")
+            unusable.add(key)
+        elif drawn:
+            box = parse_box(values, place, job)
+            if box is None:
+                source.dropped[UNUSABLE_BOX] += 1
+                unusable.add(key)
+            elif any(other["bbox"] == box for other in image.boxes):
+                source.dropped[REPEATED] += 1
+            else:
+                image.boxes.append({"bbox": box, "class": CLASSES[0]})
+    source.images_in = len(images)
+    source.images = [image for key, image in images.items() if key not in unusable]
+    job.image_drops["unusable row (see the problems)"] += len(unusable)
+    return source

@@ -1,0 +1,180 @@
+"""VinDr-CXR in the layout of Kaggle or PhysioNet: boxes of three readers an image, with age and sex of the headers.
+
+The files have no patient id: each image counts as a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, parse_box, table_with
+from mdf_detectron.data.sources.common import fold, is_empty
+from mdf_detectron.data.sources.table_and_coco.boxes import NO_FINDING, SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.table_and_coco.joining import Study
+from mdf_detectron.data.sources.table_and_coco.output import Account
+from mdf_detectron.data.sources.table_and_coco.table import Table
+from mdf_detectron.errors import SourceDataError
+
+READERS = ("keep", "fuse")
+KAGGLE_FILE = "train.csv"
+PHYSIONET_FILE = "annotations/annotations_train.csv"
+KAGGLE_ORIGIN = "kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection"
+PHYSIONET_ORIGIN = "physionet.org/content/vindr-cxr"
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+TAGS = {"age": "PatientAge", "sex": "PatientSex"}
+UNLABELED, NO_AREA, FUSED = (
+    "a finding, but no box: unlabeled, not healthy",
+    "box without area",
+    "fused with another box",
+)
+
+
+def vindr_schema() -> ClinicalSchema:
+    """What the headers say; ``000Y`` stands for an unknown age."""
+    return ClinicalSchema(
+        (
+            ClinicalColumn("age", "numeric", "years", 1, 120),
+            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
+        )
+    )
+
+
+def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: float = 0.5) -> Collection:
+    """Read the tables of either layout; no image is opened.
+
+    Args:
+        root: folder of ``train.csv`` and ``train/`` (Kaggle), or of ``annotations/``, ``train/`` and ``test/``.
+        readers: "keep" every reader's boxes, or "fuse" those of one class and place by weighted box fusion.
+        iou: intersection over union from which boxes are fused.
+
+    Raises:
+        SourceDataError: a table is absent or broken, an unknown choice, or ``ensemble-boxes`` is not installed.
+    """
+    root = Path(root).resolve()
+    if readers not in READERS or not 0 < iou <= 1:
+        raise SourceDataError(f"readers are {' or '.join(READERS)} and iou lies in (0, 1], not {readers!r} and {iou}")
+    source, images = SourceAnnotations([], [], 0), {}
+    if (root / PHYSIONET_FILE).is_file():
+        tables = [path for split in ("train", "test") for path in _read_physionet(root, split, images, source, job)]
+    elif (root / KAGGLE_FILE).is_file():
+        table = table_with(root / KAGGLE_FILE, ("image_id", "class_name", "rad_id", *CORNERS), job, KAGGLE_ORIGIN)
+        tables = [table.path]
+        _read_boxes(table, images, root / "train", None, source, job)
+    else:
+        raise SourceDataError(f"neither {root / KAGGLE_FILE} ({KAGGLE_ORIGIN}) nor {root / PHYSIONET_FILE} "
+                              f"({PHYSIONET_ORIGIN}) is there; --root is the folder of one of them")  # fmt: skip
+    source.class_names = sorted({box["class"] for study in images.values() for box in study.image.boxes})
+    if readers == "fuse":
+        for study in images.values():
+            before = len(study.image.boxes)
+            study.image.boxes = fuse_boxes(study.image.boxes, iou)
+            source.dropped[FUSED] += before - len(study.image.boxes)
+    else:
+        job.notes.append(
+            "Each reader's boxes are kept: one finding may have up to three boxes. --readers fuse makes one of those of "
+            "a class and place."
+        )
+    source.images_in += len(images)
+    healthy = [s for s in images.values() if s.image.boxes or s.row["healthy"]]
+    job.image_drops[UNLABELED] += len(images) - len(healthy)
+    source.images = [study.image for study in healthy]
+    job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.**")
+    choices = {"readers": readers, "iou": iou if readers == "fuse" else None}
+    return Collection("VinDr-CXR", source, healthy, vindr_schema(), tables, TAGS, choices)
+
+
+def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
+    """Fuse overlapping boxes of a class by weighted box fusion (Solovyev et al., 2021), every box weighing the same.
+
+    Args:
+        boxes: dicts of ``bbox`` (XYWH), ``class`` and ``reader``.
+        iou: intersection over union with the running mean from which a box joins it.
+
+    Returns:
+        dicts of ``bbox`` (the mean of its corners) and ``class``.
+    """
+    if len(boxes) < 2:
+        return [{"bbox": box["bbox"], "class": box["class"]} for box in boxes]
+    try:
+        from ensemble_boxes import weighted_boxes_fusion
+    except ImportError:
+        raise SourceDataError("fusing readers needs ensemble-boxes; run: pip install 'mdf_detectron[fusion]'") from None
+    names = sorted({box["class"] for box in boxes})
+    corners = [(x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)]
+    side = max(map(max, corners))  # the package wants 0 to 1; scaling both axes alike changes no overlap
+    readers = sorted({box["reader"] for box in boxes})
+    per_reader = [[i for i, box in enumerate(boxes) if box["reader"] == reader] for reader in readers]
+    fused, _, labels = weighted_boxes_fusion(
+        [[[v / side for v in corners[i]] for i in group] for group in per_reader],
+        [[1.0] * len(group) for group in per_reader],
+        [[names.index(boxes[i]["class"]) for i in group] for group in per_reader],
+        iou_thr=iou,
+    )
+    return [
+        {"bbox": [float(v) * side for v in (x0, y0, x1 - x0, y1 - y0)], "class": names[int(label)]}
+        for (x0, y0, x1, y1), label in zip(fused, labels, strict=True)
+    ]
+
+
+def _read_physionet(
+    root: Path, split: str, images: dict[str, Study], source: SourceAnnotations, job: Account
+) -> list[Path]:
+    """Read the boxes of a split, and the labels of its images, which tell the healthy ones."""
+    folder, fixed = root / "annotations", "test" if split == "test" else None
+    boxes_path = folder / f"annotations_{split}.csv"
+    if split == "test" and not boxes_path.is_file():
+        job.notes.append(f"There is no {boxes_path.name}: the test split is taken from the training images.")
+        return []
+    boxes = table_with(boxes_path, ("image_id", "class_name", *CORNERS), job, PHYSIONET_ORIGIN)
+    labels = table_with(folder / f"image_labels_{split}.csv", ("image_id", "No finding"), job, PHYSIONET_ORIGIN)
+    known = set(images)
+    _read_boxes(boxes, images, root / split, fixed, source, job)
+    verdicts: dict[str, list[str]] = {}
+    for number, row in enumerate(labels.rows):
+        key = row["image_id"].strip()
+        verdicts.setdefault(key, []).append(row["No finding"].strip())
+        if key not in images:
+            images[key] = _study(key, labels.place(number), root / split, fixed)
+    for key, study in images.items():
+        if key not in known:
+            study.row["healthy"] = key in verdicts and all(v in ("1", "1.0") for v in verdicts[key])
+    return [boxes.path, labels.path]
+
+
+def _study(key: str, place: str, folder: Path, split: str | None) -> Study:
+    image = SourceImage(key, key, place)
+    return Study(image, folder / f"{key}.dicom", row={"healthy": False}, patient=key, split=split)
+
+
+def _read_boxes(
+    table: Table, images: dict[str, Study], folder: Path, split: str | None, source: SourceAnnotations, job: Account
+) -> None:
+    """Add the boxes of a table, a row each; an image is healthy if all its rows say so."""
+    for number, row in enumerate(table.rows):
+        key, name, place = row["image_id"].strip(), row["class_name"].strip(), table.place(number)
+        if is_empty(key) or is_empty(name) and not all(is_empty(row[c]) for c in CORNERS):
+            job.problems.add("row without image or class", f"{place}: image_id {key!r}, class_name {name!r}")
+            continue
+        if key not in images:
+            images[key] = _study(key, place, folder, split)
+            images[key].row["healthy"] = True
+        if fold(name) in NO_FINDING:
+            continue
+        images[key].row["healthy"] = False
+        source.boxes_in += 1
+        corners = parse_box([row[c] for c in CORNERS], place, job)
+        if corners is None:
+            source.dropped[UNUSABLE_BOX] += 1
+            continue
+        x0, y0, x1, y1 = corners
+        if x1 <= x0 or y1 <= y0:
+            job.problems.add(
+                NO_AREA, f"{place}: x {x0:g} to {x1:g}, y {y0:g} to {y1:g}; expected minimum before maximum"
+            )
+            source.dropped[NO_AREA] += 1
+            continue
+        box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "class": name, "reader": row.get("rad_id", "")}
+        images[key].image.boxes.append(box)
