@@ -45,7 +45,7 @@ def read_nih(job: Account, root: str | Path) -> Collection:
     """Read the data entry table and the list of boxes; no image is opened.
 
     Args:
-        root: folder of one of :data:`ENTRY_FILES`, :data:`BOX_FILE` and ``images/``, or ``images_001/images/`` and so on.
+        root: folder of one of :data:`ENTRY_FILES`, of :data:`BOX_FILE`, and of ``images/`` or ``images_001/images/`` …
     """
     root = Path(root).resolve()
     needed = ("Image Index", "Finding Labels", "Patient ID", *_COLUMNS.values())

@@ -74,8 +74,8 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: fl
             source.dropped[FUSED] += before - len(study.image.boxes)
     else:
         job.notes.append(
-            "Each reader's boxes are kept: one finding may have up to three boxes. --readers fuse makes one of those of "
-            "a class and place."
+            "Each reader's boxes are kept: one finding may have up to three boxes. --readers fuse makes one of those "
+            "of a class and place."
         )
     source.images_in += len(images)
     healthy = [s for s in images.values() if s.image.boxes or s.row["healthy"]]
