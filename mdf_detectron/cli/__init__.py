@@ -52,6 +52,7 @@ COMMANDS = {
     "prepare rsna": Command("prepare_rsna", "RSNA Pneumonia Detection Challenge"),
     "prepare nih": Command("prepare_nih", "NIH ChestX-ray14 with its list of boxes"),
     "prepare vindr": Command("prepare_vindr", "VinDr-CXR of Kaggle or PhysioNet"),
+    "prepare ms-cxr": Command("prepare_ms_cxr", "MS-CXR with the triage values of MIMIC"),
     "prepare padchest-gr": Command("prepare_padchest_gr", "PadChest-GR: grounded radiology reports"),
     "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
     "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),

@@ -43,6 +43,7 @@ class Collection:
         tables: the files that were read.
         tags: column → DICOM keyword, for values that only the images' headers hold.
         choices: of the collection itself, for the report.
+        has_times: the studies have the times of image and record, which are written too.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Collection:
     tables: Sequence[Path]
     tags: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
+    has_times: bool = False
 
     def column_specs(self) -> list[tuple[ColumnSpec, bool]]:
         """Where each column comes from, and whether that is a DICOM header."""
@@ -83,6 +85,8 @@ def prepare_collection(
     studies = _usable(collection.studies, job)
     if set_open_splits(studies, collection.source.class_names, options, job):
         job.options = replace(job.options, split_column="split")
+    if collection.has_times:
+        job.options = replace(job.options, time="time of the study")
     job.problems.stop_if_any()
     arguments = source_arguments(list(collection.tables), [s.path for s in studies], options, None, on_error)
     arguments |= dict(collection.choices)

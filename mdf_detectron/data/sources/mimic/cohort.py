@@ -79,7 +79,7 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, f
     readings = read_readings(files.readings, problems, flow)
     ellipses, unknown = read_ellipses(readings, files.reading_folders, problems, flow)
     readings = _choose_readings(readings, unknown, radiographs, options, flow)
-    readings = _add_rows(readings, patients, clean, cleaning)
+    readings = add_clinical_values(readings, patients, clean, cleaning)
     boxes, changed = choose_boxes(ellipses, readings, options.classes, options.min_certainty, flow)
     _account_ellipses(ellipses, readings, boxes, flow)
     used = triage[triage["stay_id"].isin(readings["stay_id"])]
@@ -115,10 +115,14 @@ def _choose_readings(
     return joined[kept].drop(columns="radiograph_subject").astype({"study_id": "int64"}).reset_index(drop=True)
 
 
-def _add_rows(
+def add_clinical_values(
     readings: pd.DataFrame, patients: pd.DataFrame, triage: pd.DataFrame, cleaning: CleaningLog
 ) -> pd.DataFrame:
-    """The clinical record of each reading: triage of its visit, age and gender of its patient."""
+    """Add the clinical record of each reading or image: triage of its visit, age and gender of its patient.
+
+    Args:
+        readings: ``subject_id``, ``stay_id`` and ``time`` among others.
+    """
     rows = triage.set_index("stay_id")[list(VITAL_COLUMNS)]
     joined = readings.join(rows, on="stay_id").join(patients.set_index("subject_id"), on="subject_id")
     joined["triaged"] = joined["stay_id"].isin(rows.index)

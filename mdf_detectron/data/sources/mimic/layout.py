@@ -55,13 +55,16 @@ class SourceFiles:
     absent_readings: tuple[str, ...] = ()
 
 
-def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None] | None = None) -> SourceFiles:
+def physionet_files(
+    root: str | Path, overrides: Mapping[str, str | Path | None] | None = None, *, with_readings: bool = True
+) -> SourceFiles:
     """Files below a folder that holds PhysioNet's projects by their names; of several releases the latest.
 
     Args:
         root: parent of ``mimiciv/``, ``mimic-iv-ed/``, ``mimic-cxr-jpg/``, ``reflacx-xray-localization/``.
         overrides: a path for any of ``patients``, ``edstays``, ``triage``, ``metadata`` (files), ``reflacx``
             (the ``main_data`` folder) and ``images`` (the folder that holds ``files/``).
+        with_readings: False looks for no readings of REFLACX.
 
     Raises:
         SourceDataError: a file that is absent, with where it comes from and the option that points to it.
@@ -73,7 +76,7 @@ def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None]
     phases = [where / f"metadata_phase_{phase}.csv" for phase in (1, 2, 3)]
     absent = [f"no {path}; it comes from {_ORIGIN['reflacx']}, or point --reflacx to the main_data folder"
               for path in phases if not path.is_file()]  # fmt: skip
-    if len(absent) == len(phases):
+    if with_readings and len(absent) == len(phases):
         raise SourceDataError(absent[0])
     images = (
         given.get("images") or _latest(root, ("mimic-cxr-jpg/*/files",), parent=True) or tables["metadata"][0].parent
@@ -82,6 +85,8 @@ def physionet_files(root: str | Path, overrides: Mapping[str, str | Path | None]
     def image_path(dicom_id: str, subject_id: int, study_id: int) -> Path:
         return images / "files" / f"p{subject_id:08d}"[:3] / f"p{subject_id:08d}" / f"s{study_id}" / f"{dicom_id}.jpg"
 
+    if not with_readings:
+        return SourceFiles(tables, [], [], image_path, "physionet")
     readings = [path for path in phases if path.is_file()]
     return SourceFiles(tables, readings, [main_data], image_path, "physionet", tuple(absent))
 
