@@ -25,6 +25,11 @@ from mdf_detectron.errors import DatasetError, ImageReadError
 PREPARE_HINTS = {
     "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
     "covid_cxr": "run: python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
+    "rsna": "run: python datasets/prepare_rsna.py --root RSNA_ROOT --out {root} --image-size 512",
+    "nih": "run: python datasets/prepare_nih.py --root NIH_ROOT --out {root} --image-size 512",
+    "vindr": "run: python datasets/prepare_vindr.py --root VINDR_ROOT --out {root} --image-size 512",
+    "padchest_gr": "run: python datasets/prepare_padchest_gr.py --root PADCHEST_GR_ROOT --out {root} --image-size 512",
+    "ms_cxr": "run: python datasets/prepare_ms_cxr.py --root PHYSIONET_ROOT --out {root} --image-size 512",
     "mimic_eye": "get PhysioNet's files (credentialed access) and run: python datasets/prepare_mimic_eye.py "
     "--physionet ROOT --out {root}",
 }

@@ -32,7 +32,7 @@ from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.errors import SourceDataError
 
-TITLE = "MIMIC chest radiographs with triage rows"
+TITLE = "MIMIC chest radiographs with triage values"
 
 
 def prepare_mimic(
