@@ -11,7 +11,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
-from mdf_detectron.config import add_mdf_config, check_config
+from mdf_detectron.config import add_mdf_config
+from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema, register_all
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory

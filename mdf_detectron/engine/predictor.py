@@ -24,7 +24,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 
-from mdf_detectron.config import check_config, fuses_1d
+from mdf_detectron.config import fuses_1d
+from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_radiograph

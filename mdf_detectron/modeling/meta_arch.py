@@ -102,7 +102,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         record = self.encode_records(batched_inputs)
         features = self.backbone(images.tensor, record)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
-        _, detector_losses = self.roi_heads(images, features, proposals, targets, **self._read_by_heads(record))
+        _, detector_losses = self.roi_heads(images, features, proposals, targets, **self.arguments_of_heads(record))
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
         return self.weighted({**detector_losses, **proposal_losses})
@@ -120,16 +120,15 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         features = self.backbone(images.tensor, record)
         if detected_instances is None:
             proposals, _ = self.proposal_generator(images, features, None)
-            results, _ = self.roi_heads(images, features, proposals, None, **self._read_by_heads(record))
+            results, _ = self.roi_heads(images, features, proposals, None, **self.arguments_of_heads(record))
         else:
             detected_instances = [x.to(self.device) for x in detected_instances]
             results = self.roi_heads.forward_with_given_boxes(features, detected_instances)
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
-    @staticmethod
-    def _read_by_heads(record: EncodedRecord | None) -> dict[str, EncodedRecord]:
-        """Nothing for heads of Detectron2's own in a model without records."""
-        return {} if record is None else {"record": record}
+    def arguments_of_heads(self, record: EncodedRecord | None) -> dict[str, EncodedRecord]:
+        """Give the RoI heads' arguments beyond Detectron2's: the record, for heads that read one."""
+        return {"record": record} if record is not None and getattr(self.roi_heads, "reads_record", False) else {}
 
 
 @META_ARCH_REGISTRY.register()

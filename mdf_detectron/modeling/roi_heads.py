@@ -147,7 +147,13 @@ class ClinicalROIPooler(nn.Module):
 
 
 class ClinicalBoxBranchMixin:
-    """Put before RoI heads of Detectron2: their box branch then reads the record, if 1-D fusion is on."""
+    """Put before RoI heads of Detectron2: their box branch then reads the record, if 1-D fusion is on.
+
+    Attributes:
+        reads_record: ``forward`` takes the record (Detectron2's own heads do not).
+    """
+
+    reads_record = True
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -51,11 +51,24 @@ def test_masks_are_polygons_or_bitmaps(tiny_config):
     ("key", "value"),
     [("INPUT.MIN_SIZE_TRAIN", (640,)), ("INPUT.CROP.ENABLED", True), ("INPUT.MASK_FORMAT", "rle"),
      ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"), ("TEST.AUG.ENABLED", True),
-     ("MODEL.KEYPOINT_ON", True), ("DATALOADER.ASPECT_RATIO_GROUPING", True), ("INPUT.RANDOM_FLIP", "both")],
+     ("MODEL.KEYPOINT_ON", True), ("DATALOADER.ASPECT_RATIO_GROUPING", True), ("INPUT.RANDOM_FLIP", "both"),
+     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"), ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+     ("DATASETS.PROPOSAL_FILES_TRAIN", ("p.pkl",)), ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True),
+     ("TEST.KEYPOINT_OKS_SIGMAS", [0.1]), ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 38.5, 0.2]])],
 )  # fmt: skip
 def test_what_would_be_ignored_is_refused(tiny_config, key, value):
     with pytest.raises(ConfigError, match=f"{key} is .*, which is not supported: "):
         tiny_config(key, value)
+
+
+def test_layers_that_cannot_be_frozen_and_pictures_that_are_not_drawn_are_refused(small_config, tiny_config):
+    with pytest.raises(ConfigError, match="FREEZE_AT is 2, but build_timm_backbone freezes no layer"):
+        tiny_config("MODEL.BACKBONE.FREEZE_AT", 2)
+    resnet = small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.BACKBONE.FREEZE_AT", 2)
+    assert resnet.MODEL.BACKBONE.FREEZE_AT == 2
+    with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but RetinaNet draws no images"):
+        small_config("mimic_eye/retinanet.yaml", "VIS_PERIOD", 5)
+    assert tiny_config("VIS_PERIOD", 5).VIS_PERIOD == 5
 
 
 def test_vocabularies_come_from_the_data_set(small_config, tiny_config):

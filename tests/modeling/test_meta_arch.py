@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads import StandardROIHeads
 
+from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.errors import ConfigError
 
@@ -265,3 +266,20 @@ def test_the_row_reaches_proposals_and_classes(small_config, make_batch, fit_enc
 def test_parts_that_do_not_fit_are_refused_when_built(name, opts, message, small_config):
     with pytest.raises(ConfigError, match=message):
         build_model(small_config(f"{name}.yaml", *opts))
+
+
+def test_3d_fusion_needs_no_heads_of_this_project(small_config, make_batch, fit_encoder, event_storage):
+    """Detectron2's own heads get no record; with the same weights both give the same losses."""
+    losses = []
+    for heads in ("StandardROIHeads", "ClinicalROIHeads"):
+        cfg = small_config("synthetic_cxr/msf_net_3d.yaml", "MODEL.ROI_HEADS.NAME", heads)
+        torch.manual_seed(0)
+        model = fit_encoder(build_model(cfg)).train()
+        torch.manual_seed(1)
+        losses.append(model(make_batch(cfg, 4)))
+        assert len(model.eval()(make_batch(cfg, 1))) == 1
+        own = [make_batch(cfg, 2)]
+        assert clinical_scalars(model, own, own)["clinical/class_loss"] > 0
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name])

@@ -127,8 +127,8 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
     handle = last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))
     try:
         features = model.backbone(images.tensor, record)
-        read = {} if record is None else {"record": record}
-        heads(images, features, [p.to(model.device) for p in proposals], None, **read)
+        proposals = [p.to(model.device) for p in proposals]
+        heads(images, features, proposals, None, **model.arguments_of_heads(record))
     finally:
         handle.remove()
     return logits[0]
