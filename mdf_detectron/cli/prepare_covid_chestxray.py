@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 
 from mdf_detectron.data.sources.covid_chestxray import prepare_covid
-from mdf_detectron.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,10 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the split by patient")
     parser.add_argument("--copy-images", action="store_true", help="copy the images instead of linking to them")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at an unreadable image")
+    parser.add_argument("--decimal-comma", action="store_true", help="numbers are written 38,1")
     args = vars(parser.parse_args(argv))
     root, out = args.pop("root"), args.pop("out")
-    try:
-        made = prepare_covid(root, out, **args)
-    except (UserError, ValueError, FileExistsError) as error:
-        parser.exit(1, f"prepare_covid_chestxray: {error}\n")
+    made = prepare_covid(root, out, **args)
     print(f"{out}: {'written' if made else 'already up to date'} (see report.md there)")

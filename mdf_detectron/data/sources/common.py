@@ -125,6 +125,10 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or fold(value) in EMPTY_WORDS
 
 
+def _is_boolean(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_") or fold(value) in ("true", "false", "yes", "no")
+
+
 def parse_number(value: Any, decimal_comma: bool = False) -> tuple[float | None, str | None]:
     """Read a number from a raw value that is not empty.
 
@@ -134,11 +138,9 @@ def parse_number(value: Any, decimal_comma: bool = False) -> tuple[float | None,
     Returns:
         the number, and how it was read where that is not plain ("the limit of '<0.5'"); or None and why not.
     """
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+    if _is_boolean(value):
         return None, BOOLEAN
     text, how = " ".join(str(value).split()), None
-    if text.casefold() in ("true", "false", "yes", "no"):
-        return None, BOOLEAN
     if text[:1] in "<>≤≥" and text:
         text, how = text.lstrip("<>≤≥= "), "the limit of a value beyond it (<, >)"
     if decimal_comma and "," in text:
@@ -159,7 +161,7 @@ def parse_age(value: Any) -> tuple[float | None, str | None]:
     Returns:
         the years (two decimals where the unit is shorter), and how they were read; or None and why not.
     """
-    if isinstance(value, bool):
+    if _is_boolean(value):
         return None, BOOLEAN
     match = _AGE.fullmatch(" ".join(str(value).split()))
     if not match:

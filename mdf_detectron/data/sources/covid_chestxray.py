@@ -6,114 +6,37 @@ the future.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pandas as pd
-from tqdm import tqdm
-
-from mdf_detectron.data.prepared import (
-    Flow,
-    PreparedImage,
-    is_up_to_date,
-    staged_folder,
-    summarize_splits,
-    write_annotations,
-    write_report,
-)
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.patients import patient_key
+from mdf_detectron.data.readers import read_size
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.splits import train_val_test
+from mdf_detectron.data.sources.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
+from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.table_and_coco.geometry import OTHER_SHAPE, differs_in_shape
+from mdf_detectron.data.sources.table_and_coco.joining import Study
+from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
+from mdf_detectron.data.sources.table_and_coco.output import Account
+from mdf_detectron.data.sources.table_and_coco.table import Row, Table
 from mdf_detectron.errors import ImageReadError, SourceDataError
+from mdf_detectron.fileio import read_json
 
 METADATA_FILE = "metadata.csv"
-
-
 ANNOTATION_FILE = "annotations/imageannotation_ai_lung_bounding_boxes.json"
-
-
-SOURCE = "https://github.com/ieee8023/covid-chestxray-dataset"
-
-
-def signatures(root: Path) -> dict[str, str]:
-    """SHA-256 of the two source files and of the images' names and sizes: another one means other sources.
-
-    Raises:
-        SourceDataError: a source file is absent.
-    """
-    digests = {}
-    for name in (METADATA_FILE, ANNOTATION_FILE):
-        if not (root / name).is_file():
-            raise SourceDataError(f"no {root / name}; --root is a copy of {SOURCE}, which has it")
-        digests[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
-    files = sorted((p.name, p.stat().st_size) for p in (root / "images").glob("*") if p.is_file())
-    digests["images"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    return digests
-
-
-def read_table(path: Path, columns: Sequence[str], flow: Flow) -> pd.DataFrame:
-    """The metadata as text, one row a file name (the first of several, the others counted), indexed by it.
-
-    Args:
-        columns: clinical columns that it must have.
-
-    Raises:
-        SourceDataError: not a CSV, or a column is absent.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SourceDataError(f"{path}: not a CSV table ({error}); download it again") from None
-    absent = sorted({"patientid", "filename", "view", "modality", *columns} - set(table.columns))
-    if absent:
-        raise SourceDataError(f"{path}: no column {absent}; it has {list(table.columns)}")
-    unique = table.drop_duplicates("filename")
-    flow.add("rows of metadata.csv", len(table), len(unique), {"second row of a file": len(table) - len(unique)})
-    return unique.set_index("filename")
-
-
-def read_lung_boxes(path: Path) -> dict[str, Any]:
-    """``images`` and ``annotations`` of the COCO file, and ``names`` (category id → name).
-
-    Raises:
-        SourceDataError: not COCO JSON, an id twice, or a file name that leads out of the images folder.
-    """
-    try:
-        coco = json.loads(path.read_text(encoding="utf-8"))
-        names = {c["id"]: c["name"] for c in coco["categories"]}
-        files = [(image["id"], image["file_name"]) for image in coco["images"]]
-        [annotation["image_id"] for annotation in coco["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceDataError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
-    ids = pd.Series([i for i, _ in files], dtype=object)
-    if ids.duplicated().any():
-        raise SourceDataError(f"{path}: image id {ids[ids.duplicated()].iloc[0]!r} occurs twice; ids must be unique")
-    for _, name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise SourceDataError(f"{path}: file_name {name!r} leads out of the images folder")
-    return {"images": coco["images"], "annotations": coco["annotations"], "names": names}
-
-
-__all__ = ["CLASSES", "covid_clinical_schema", "prepare_covid"]
-
-
+ORIGIN = "github.com/ieee8023/covid-chestxray-dataset"
 CLASSES = ("Right Lung", "Left Lung")
-
-
 XRAY_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
-
-
 FRACTIONS = (0.65, 0.10, 0.25)
 """Train, val, test: the collection is small, and fewer test patients would say little."""
 
+NO_AREA, SAME_FILE = "box without area inside the image", "file of another entry"
+
 
 def covid_clinical_schema() -> ClinicalSchema:
-    """Columns known when the image is taken; most cells are empty."""
+    """Columns known when the image is taken; most values are missing."""
     return ClinicalSchema(
         (
             ClinicalColumn("age", "numeric", "years", 0, 120),
@@ -129,151 +52,137 @@ def covid_clinical_schema() -> ClinicalSchema:
 
 
 def prepare_covid(
-    root: str | Path, out: str | Path, *, seed: int = 1, copy_images: bool = False, on_error: str = "stop"
+    root: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 1,
+    copy_images: bool = False,
+    on_error: str = "stop",
+    decimal_comma: bool = False,
 ) -> bool:
     """Write the prepared folder; returns False if the same sources and options made the one that is there.
 
     Args:
         root: the collection's folder (``metadata.csv``, ``images/``, ``annotations/``).
         copy_images: copy the files instead of linking to them.
-        on_error: "stop" at an unreadable image, or "skip" and count it.
+        on_error: "stop" at unreadable images, or "skip" and count them.
+        decimal_comma: numbers are written "38,1".
 
     Raises:
-        SourceDataError: a source file is absent or lacks a column.
-        ImageReadError: an image cannot be read (with ``on_error="stop"``).
+        SourceDataError: a source file is absent or broken, or (with ``on_error="stop"``) an image cannot be read.
     """
+    options = OwnOptions(seed=seed, copy_images=copy_images, fractions=FRACTIONS, decimal_comma=decimal_comma)
+    return prepare_collection(lambda job: read_covid(job, root), out, options, on_error=on_error)
+
+
+def read_covid(job: Account, root: str | Path) -> Collection:
+    """Read the metadata and the boxes, and of each image the size in its header."""
     root = Path(root).resolve()
-    arguments = {"seed": seed, "copy_images": copy_images, "on_error": on_error, "sources": signatures(root)}
-    if is_up_to_date(out, arguments) and all(p.exists() for p in (Path(out) / "images").iterdir()):
-        return False
-    flow, cleaned, schema = Flow(), Counter(), covid_clinical_schema()
-    table = read_table(root / METADATA_FILE, schema.names, flow)
-    coco = read_lung_boxes(root / ANNOTATION_FILE)
-    with staged_folder(out) as folder:
-        records = _records(root, table, coco, schema, flow, cleaned, on_error)
-        _bring_images(records, root / "images", folder / "images", copy_images)
-        strata = [len(r.annotations) for r in records]
-        names = train_val_test([r.patient_id for r in records], strata, seed, FRACTIONS)
-        splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
-        write_annotations(folder, splits, CLASSES, schema, f"Lungs in public chest radiographs ({SOURCE})")
-        values = len(records) * len(schema.columns)
-        flow.add("clinical cells", values, values - sum(cleaned.values()), dict(cleaned))
-        write_report(folder, "Lungs in public radiographs", arguments, flow,
-                     {"splits": summarize_splits(splits, CLASSES, schema)})  # fmt: skip
-    return True
-
-
-def _records(root, table, coco, schema, flow: Flow, cleaned: Counter, on_error: str) -> list[PreparedImage]:
+    schema = covid_clinical_schema()
+    columns = ("patientid", "filename", "view", "modality", *schema.names)
+    table = table_with(first_file(root, [METADATA_FILE], ORIGIN), columns, job, ORIGIN)
+    annotation_file = first_file(root, [ANNOTATION_FILE], ORIGIN)
+    coco, rows = read_lung_boxes(annotation_file), _first_rows(table, job)
     boxes: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
-    box_drops: Counter = Counter()
+    source = SourceAnnotations([], list(CLASSES), len(coco["annotations"]), images_in=len(coco["images"]))
     for annotation in coco["annotations"]:
         if annotation["image_id"] in boxes:
             boxes[annotation["image_id"]].append(annotation)
         else:
-            box_drops["image not in the file"] += 1
-    image_drops: Counter = Counter()
-    records = []
-    for image in tqdm(coco["images"], desc="reading", unit="image"):
-        reason = _why_not(root, table, image)
-        size = None if reason else _size(root / "images" / image["file_name"], on_error)
-        reason = reason or (None if size else "unreadable image (--on-error skip)")
-        if reason:
-            image_drops[reason] += 1
-            box_drops[f"its image was dropped: {reason}"] += len(boxes[image["id"]])
-            continue
-        annotations = _annotations(image, size, boxes[image["id"]], coco["names"], box_drops)
-        if not annotations:  # every image shows lungs: without a box it is not a healthy one, but an unlabeled one
-            image_drops["no usable box"] += 1
-            continue
-        row = _clean_row(table.loc[image["file_name"]], schema, cleaned)
-        records.append(PreparedImage(image["file_name"], *size, row.pop("patient"), row, annotations))
-    flow.add("annotated images", len(coco["images"]), len(records), image_drops)
-    flow.add("boxes", len(coco["annotations"]), sum(len(r.annotations) for r in records), box_drops)
-    unannotated = len(set(table.index) - {i["file_name"] for i in coco["images"]})
-    flow.add("rows of the table", len(table), len(table) - unannotated, {"image without lung boxes": unannotated})
-    return records
+            source.dropped["image not in the file"] += 1
+    studies, seen = [], set()
+    for number, entry in enumerate(coco["images"]):
+        path = root / "images" / entry["file_name"]
+        reason = SAME_FILE if path in seen else _why_not(path, rows.get(entry["file_name"]), entry)
+        seen.add(path)
+        if reason is None:
+            image = _image(entry, f"{annotation_file.name} images[{number}]", boxes[entry["id"]], coco["names"], source)
+            row = rows[entry["file_name"]]
+            if image.boxes:
+                studies.append(Study(image, path, row=row, patient=patient_key(row["patientid"])))
+            else:  # every image shows lungs: without a box it is not healthy, but unlabeled
+                reason = "no usable box"
+        job.image_drops[reason] += reason is not None
+    source.images = [study.image for study in studies]
+    unannotated = len(set(rows) - {entry["file_name"] for entry in coco["images"]})
+    job.flow.add("rows of images", len(rows), len(rows) - unannotated, {"image without lung boxes": unannotated})
+    title = "Lungs in public chest radiographs"
+    return Collection(title, source, studies, schema, [table.path, annotation_file])
 
 
-def _why_not(root: Path, table: pd.DataFrame, image: dict[str, Any]) -> str | None:
-    name = image["file_name"]
-    if not all(_is_number(image.get(k)) and image[k] > 0 for k in ("width", "height")):
-        return "entry without the size its boxes are given in"
-    if name not in table.index:
-        return "no row in metadata.csv"
-    if table.loc[name, "modality"] != "X-ray" or table.loc[name, "view"] not in XRAY_VIEWS:
-        return "not a frontal radiograph (CT slice or other view)"
-    return None if (root / "images" / name).is_file() else "image file absent"
+def read_lung_boxes(path: Path) -> dict[str, Any]:
+    """Read ``images`` and ``annotations`` of the COCO file, and ``names`` (category id → name).
 
-
-def _size(path: Path, on_error: str) -> tuple[int, int] | None:
+    Raises:
+        SourceDataError: not COCO JSON, an id twice, or a file name that leads out of the images folder.
+    """
     try:
-        height, width = read_radiograph(path).shape[:2]
+        coco = read_json(path, SourceDataError, nan=True)
+        names = {c["id"]: c["name"] for c in coco["categories"]}
+        files = [(image["id"], image["file_name"]) for image in coco["images"]]
+        [annotation["image_id"] for annotation in coco["annotations"]]
+    except (KeyError, TypeError) as error:
+        raise SourceDataError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
+    if doubled := [i for i, n in Counter(i for i, _ in files).items() if n > 1]:
+        raise SourceDataError(f"{path}: image id {doubled[0]!r} occurs twice; ids must be unique")
+    for _, name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise SourceDataError(f"{path}: file_name {name!r} leads out of the images folder")
+    return {"images": coco["images"], "annotations": coco["annotations"], "names": names}
+
+
+def _first_rows(table: Table, job: Account) -> dict[str, Row]:
+    """The first row of each file, by its name."""
+    rows: dict[str, Row] = {}
+    for row in table.rows:
+        rows.setdefault(row["filename"].strip(), row)
+    second = {"second row of a file": len(table.rows) - len(rows)}
+    total = len(table.rows) + sum(table.dropped.values())
+    job.flow.add("rows of metadata.csv", total, len(rows), {**table.dropped, **second})
+    return rows
+
+
+def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
+    """Why an image is left out, or None."""
+    if not all(_is_number(entry.get(k)) and entry[k] > 0 for k in ("width", "height")):
+        return "entry without the size its boxes are given in"
+    if row is None:
+        return "no row in metadata.csv"
+    if row["modality"].strip() != "X-ray" or row["view"].strip() not in XRAY_VIEWS:
+        return "not a frontal radiograph (CT slice or other view)"
+    if patient_key(row["patientid"]) is None:
+        return NO_PATIENT
+    if not path.is_file():
+        return "image file absent"
+    try:
+        size = read_size(path)
     except ImageReadError:
-        if on_error == "skip":
-            return None
-        raise
-    return width, height
+        return None  # decoding it names the problem
+    return OTHER_SHAPE if differs_in_shape((entry["width"], entry["height"]), size) else None
 
 
-def _annotations(image, size: tuple[int, int], annotations, names: dict, drops: Counter) -> list[dict[str, Any]]:
-    """Boxes in the file's own pixels: the JSON's are those of another copy of some images."""
-    scale_x, scale_y = size[0] / image["width"], size[1] / image["height"]
-    kept = []
+def _image(
+    entry: dict[str, Any], where: str, annotations: list[dict], names: dict[Any, str], source: SourceAnnotations
+) -> SourceImage:
+    """An entry with its usable boxes, in the pixels of the file's copy that was annotated; masks are the boxes."""
+    width, height = entry["width"], entry["height"]
+    image = SourceImage(entry["file_name"], str(entry["id"]), where, (width, height))
     for annotation in annotations:
         box, name = annotation.get("bbox"), names.get(annotation.get("category_id"))
         if name not in CLASSES:
-            drops["unknown class"] += 1
-        elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-            drops["no box (null or not four numbers)"] += 1
+            source.dropped["unknown class"] += 1
+        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            source.dropped["no box (null or not four numbers)"] += 1
         else:
-            x0, x1 = (min(max(v * scale_x, 0), size[0]) for v in (box[0], box[0] + box[2]))
-            y0, y1 = (min(max(v * scale_y, 0), size[1]) for v in (box[1], box[1] + box[3]))
+            x0, x1 = (min(max(v, 0), width) for v in (box[0], box[0] + box[2]))
+            y0, y1 = (min(max(v, 0), height) for v in (box[1], box[1] + box[3]))
             if x1 - x0 < 1 or y1 - y0 < 1:
-                drops["box without area inside the image"] += 1
+                source.dropped[NO_AREA] += 1
                 continue
-            corners = [round(v, 2) for v in (x0, y0, x1, y0, x1, y1, x0, y1)]
-            bbox = [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)]
-            kept.append({"bbox": bbox, "category_id": CLASSES.index(name) + 1, "segmentation": [corners]})
-    return kept
+            corners = [x0, y0, x1, y0, x1, y1, x0, y1]
+            image.boxes.append({"bbox": [x0, y0, x1 - x0, y1 - y0], "class": name, "segmentation": [corners]})
+    return image
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _clean_row(row: pd.Series, schema: ClinicalSchema, cleaned: Counter) -> dict[str, Any]:
-    """Values inside their legal range; all else becomes missing, and is counted by column and reason."""
-    clean: dict[str, Any] = {"patient": str(row["patientid"])}
-    for column in schema.columns:
-        text = str(row[column.name]).strip()
-        value: Any = None
-        if text == "":
-            cleaned[f"{column.name}: empty"] += 1
-        elif column.kind == "categorical":
-            value = text if text in column.vocabulary else None
-        else:
-            number = _number(text)
-            value = number if number is not None and column.minimum <= number <= column.maximum else None
-        if value is None and text != "":
-            cleaned[f"{column.name}: outside its range or vocabulary"] += 1
-        clean[column.name] = value
-    return clean
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _bring_images(records: list[PreparedImage], source: Path, target: Path, copy_images: bool) -> None:
-    target.mkdir()
-    for record in records:
-        destination = target / record.file_name
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        if copy_images:
-            destination.write_bytes((source / record.file_name).read_bytes())
-        else:
-            destination.symlink_to(source / record.file_name)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mdf_detectron.data.sources.covid_chestxray import prepare_covid
-from mdf_detectron.errors import DatasetError, ImageReadError, SourceDataError
+from mdf_detectron.errors import DatasetError, SourceDataError
 
 REPOSITORY = Path(__file__).parents[3]
 HEADER = (
@@ -25,7 +25,7 @@ def make_tree(root, extra_rows=(), extra_images=()):
     (root / "annotations").mkdir()
     rows = [f"{i},3,{'FM'[i % 2]},{30 + i},36.6,97,,,,PA,X-ray,f{i}.png" for i in range(6)]
     rows += [
-        "0,,,,,,,,,AP,X-ray,f6.png",  # second image of patient 0, all cells empty
+        "0,,,,,,,,,AP,X-ray,f6.png",  # second image of patient 0, all values missing
         "7,1,X,300,98.6,120,1,1,1,PA,X-ray,dirty.png",  # sex, age, °F temperature and saturation out of range
         "8,0,F,50,37,95,,,,Axial,CT,ct.png",
         "9,0,F,50,37,95,,,,PA,X-ray,absent.png",
@@ -98,9 +98,10 @@ def test_every_input_is_accounted_for(tmp_path):
         "age": None, "temperature": None, "pO2_saturation": None, "leukocyte_count": 1.0, "neutrophil_count": None,
         "lymphocyte_count": 1.0, "offset": 1.0, "sex": None,
     }  # fmt: skip
-    cells = flow["clinical cells"]["dropped"]
-    assert cells["temperature: outside its range or vocabulary"] == 1
-    assert cells["age: empty"] == 1
+    missing = flow["clinical values"]["dropped"]
+    assert missing["temperature: outside 30 to 45 °C"] == 1
+    assert missing["sex: not in the vocabulary"] == 1
+    assert missing["age: empty"] == 1
     assert (out / "images" / "f0.png").is_symlink()
 
 
@@ -117,20 +118,20 @@ def test_idempotent_and_redone_when_a_source_changes(tmp_path):
 def test_an_unreadable_image_stops_or_is_counted(tmp_path):
     root, out = make_tree(tmp_path / "raw"), tmp_path / "covid_cxr"
     (root / "images" / "f2.png").write_bytes(b"not an image")
-    with pytest.raises(ImageReadError, match="cannot read image .*f2.png"):
+    with pytest.raises(SourceDataError, match="cannot read image .*f2.png"):
         prepare_covid(root, out)
     assert not out.exists() and not out.with_name("covid_cxr.partial").exists()
     prepare_covid(root, out, on_error="skip")
-    assert read(out)[0]["annotated images"]["dropped"]["unreadable image (--on-error skip)"] == 1
+    assert read(out)[0]["annotated images"]["dropped"]["unreadable image"] == 1
 
 
 def test_bad_sources_are_one_clear_message(tmp_path):
-    with pytest.raises(SourceDataError, match="no .*metadata.csv; --root is a copy of"):
+    with pytest.raises(SourceDataError, match="no .*metadata.csv; it comes from github.com/ieee8023"):
         prepare_covid(tmp_path, tmp_path / "out")
     root = make_tree(tmp_path / "raw")
     text = (root / "metadata.csv").read_text()
     (root / "metadata.csv").write_text(text.replace("temperature", "temp"))
-    with pytest.raises(SourceDataError, match=r"no column \['temperature'\]"):
+    with pytest.raises(SourceDataError, match="no column 'temperature'"):
         prepare_covid(root, tmp_path / "out")
     command = [sys.executable, str(REPOSITORY / "datasets" / "prepare_covid_chestxray.py")]
     result = subprocess.run([*command, "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
@@ -179,7 +180,7 @@ def test_entries_without_numbers_and_doubled_rows_are_counted(tmp_path):
 def test_an_empty_table_is_named(tmp_path):
     root = make_tree(tmp_path / "raw")
     (root / "metadata.csv").write_text("")
-    with pytest.raises(SourceDataError, match="metadata.csv: not a CSV table"):
+    with pytest.raises(SourceDataError, match="metadata.csv: the file is empty"):
         prepare_covid(root, tmp_path / "out")
 
 
@@ -198,3 +199,89 @@ def test_another_folder_is_never_replaced(tmp_path):
     with pytest.raises(DatasetError, match="not a prepared dataset folder"):
         prepare_covid(root, out)
     assert (out / "thesis.txt").read_text() == "work"
+
+
+def set_rows(root, change):
+    """Change each row of the table, given as a list of values."""
+    lines = (root / "metadata.csv").read_text().splitlines()
+    rows = [change(number, line.split(",")) for number, line in enumerate(lines[1:])]
+    (root / "metadata.csv").write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+
+
+def test_one_patient_in_two_spellings_is_in_one_split(tmp_path):
+    root = make_tree(tmp_path / "raw")
+    set_rows(
+        root, lambda i, row: [("12", "12.0", "12 ", "13", "13.0", "14", "15", "16.0")[i], *row[1:]] if i < 8 else row
+    )
+    for seed in range(5):
+        prepare_covid(root, tmp_path / "out", seed=seed)
+        _, images, _ = read(tmp_path / "out")
+        assert [images[f"f{i}.png"]["patient_id"] for i in range(5)] == ["12", "12", "12", "13", "13"]
+        assert len({images[f"f{i}.png"]["split"] for i in range(3)}) == 1
+        assert images["f3.png"]["split"] == images["f4.png"]["split"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "nan"])
+def test_an_image_without_a_patient_is_dropped(tmp_path, blank):
+    root = make_tree(tmp_path / "raw")
+    set_rows(root, lambda i, row: [blank, *row[1:]] if i == 1 else row)
+    prepare_covid(root, tmp_path / "out")
+    flow, images, _ = read(tmp_path / "out")
+    assert "f1.png" not in images and flow["annotated images"]["dropped"]["no patient id"] == 1
+
+
+def test_boxes_of_another_shape_are_dropped_and_never_stretched(tmp_path):
+    root = make_tree(tmp_path / "raw")
+    change_boxes(root, lambda coco: coco["images"][1].update(width=100, height=80))
+    prepare_covid(root, tmp_path / "out")
+    flow, images, _ = read(tmp_path / "out")
+    assert "f1.png" not in images and flow["annotated images"]["dropped"]["annotated at another shape"] == 1
+    assert flow["boxes"]["dropped"]["its image was dropped"] >= 2
+
+
+def test_spellings_of_the_sexes(tmp_path):
+    root = make_tree(tmp_path / "raw")
+    words = ("f", "Female", "male", "m", "F ", "nan")
+    set_rows(root, lambda i, row: [*row[:2], words[i], *row[3:]] if i < 6 else row)
+    prepare_covid(root, tmp_path / "out")
+    _, images, _ = read(tmp_path / "out")
+    assert [images[f"f{i}.png"]["clinical"]["sex"] for i in range(6)] == ["F", "F", "M", "M", "F", None]
+
+
+def test_a_decimal_comma_has_a_reason_of_its_own(tmp_path):
+    root = make_tree(tmp_path / "raw")
+    set_rows(root, lambda i, row: [*row[:4], '"38,1"', *row[5:]] if i < 3 else row)
+    prepare_covid(root, tmp_path / "out")
+    flow, images, _ = read(tmp_path / "out")
+    assert images["f0.png"]["clinical"]["temperature"] is None
+    reason = "temperature: a decimal comma (--decimal-comma reads it)"
+    assert flow["clinical values"]["dropped"][reason] == 3
+    assert prepare_covid(root, tmp_path / "out", decimal_comma=True)
+    assert read(tmp_path / "out")[1]["f0.png"]["clinical"]["temperature"] == 38.1
+
+
+@pytest.mark.parametrize(("age", "reason"), [("-3", "outside 0 to 120 years"), ("true", "a boolean is no number"),
+                                             ("inf", "not finite"), ("many", "not a number")])  # fmt: skip
+def test_values_that_are_no_ages(tmp_path, age, reason):
+    root = make_tree(tmp_path / "raw")
+    set_rows(root, lambda i, row: [*row[:3], age, *row[4:]] if i == 1 else row)
+    prepare_covid(root, tmp_path / "out")
+    flow, images, _ = read(tmp_path / "out")
+    assert images["f1.png"]["clinical"]["age"] is None
+    expected = 2 if reason.startswith("outside") else 1  # one age is 300 anyway
+    assert flow["clinical values"]["dropped"][f"age: {reason}"] == expected
+
+
+@pytest.mark.parametrize("copy_images", [False, True])
+def test_one_file_of_two_entries(tmp_path, copy_images):
+    root = make_tree(tmp_path / "raw")
+
+    def change(coco):
+        coco["images"].append({"id": 77, "file_name": "f0.png", "width": 80, "height": 100})
+        coco["annotations"].append({"id": 100, "image_id": 77, "category_id": 1, "bbox": [1, 1, 20, 20]})
+
+    change_boxes(root, change)
+    prepare_covid(root, tmp_path / "out", copy_images=copy_images)
+    flow, images, boxes = read(tmp_path / "out")
+    assert flow["annotated images"]["dropped"]["file of another entry"] == 1
+    assert len(boxes["f0.png"]) == 2 and len(images) == 8

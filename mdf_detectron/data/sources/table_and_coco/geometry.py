@@ -20,12 +20,17 @@ OTHER_SHAPE = "annotated at another shape"
 NO_AREA, CLIPPED, SCALED = "box without area inside its image", "box clipped to its image", "box scaled to its image"
 
 
+def differs_in_shape(size: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Tell whether the aspect ratios of two (width, height) differ, so that boxes of one do not fit the other."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) > SHAPE_TOLERANCE
+
+
 def shape_problem(image: SourceImage, file: ImageFile) -> str:
     """Say what is wrong if the boxes were drawn on an image of another shape; an empty text if they fit."""
     if image.size is None or image.size == FRACTION:
         return ""
     (width, height), (there_width, there_height) = image.size, (file.source_width, file.source_height)
-    if abs(width * there_height / (height * there_width) - 1) <= SHAPE_TOLERANCE:
+    if not differs_in_shape(image.size, (there_width, there_height)):
         return ""
     turned = abs(height * there_height / (width * there_width) - 1) <= SHAPE_TOLERANCE
     hint = "the sides are swapped: " if turned else ""
