@@ -6,6 +6,7 @@ Every reader takes the class of the error that it raises, and every error is one
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import json
@@ -135,6 +136,8 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
     if not text.strip():
         raise error(f"{path}: the file is empty")
     options: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}
+    collecting = gc.isenabled()
+    gc.disable()  # looking through millions of new objects for circles takes as long as parsing them
     try:
         return json.loads(text, object_pairs_hook=_distinct, **options)
     except json.JSONDecodeError as cause:
@@ -145,6 +148,9 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
         raise error(f"{path}: too large for the memory of this machine") from None
     except ValueError as cause:  # of the hooks, or a number of too many digits
         raise error(f"{path}: not readable as JSON ({cause})") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -22,10 +21,10 @@ from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.inference import evaluate_with_shuffled_rows, load_model
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
-from mdf_detectron.fileio import write_json
+from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.report.demo import draw_ap_bars, draw_images, draw_loss_curves, write_demo_report
 
 MODELS = ("mask_rcnn", "mdf_net")
@@ -60,7 +59,7 @@ def prepare_source_files(out: Path, seed: int) -> int:
     prepare_mimic(physionet_files(out / "raw" / "physionet"), out / "mimic_eye", MimicOptions())
     if findings := audit_folder(out / "mimic_eye").problems:
         raise UserError(f"{out / 'mimic_eye'} fails its audit: {findings[0].kind}: {findings[0].message}")
-    return json.loads((out / "mimic_eye" / "report.json").read_text())["kept"]["readings"]
+    return read_json(out / "mimic_eye" / "report.json", DatasetError)["kept"]["readings"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     for model in MODELS:
         train(model, out, opts)
     register_prepared_folder(dataset, DATASET)
-    metrics = {model: json.loads((out / model / RESULTS_FILE_NAME).read_text()) for model in MODELS}
+    metrics = {model: read_json(out / model / RESULTS_FILE_NAME, ResultsError) for model in MODELS}
     metrics["mdf_net_shuffled"] = shuffled_metrics(out, opts)
     truth = dataset / "annotations" / "test.json"
     metrics["oracle"] = {
@@ -94,10 +93,10 @@ def main(argv: list[str] | None = None) -> None:
 def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, source_readings: int) -> None:
     """Draw the pictures and write report.md."""
     inference = Path("inference") / TEST / PREDICTIONS_FILE_NAME
-    predictions = {model: json.loads((out / model / inference).read_text()) for model in MODELS}
+    predictions = {model: read_json(out / model / inference, ResultsError) for model in MODELS}
     images = draw_images(dataset, predictions, out / "images")
     draw_loss_curves({model: out / model for model in MODELS}, out / "loss.png")
-    splits = json.loads((dataset / "report.json").read_text())["splits"]
+    splits = read_json(dataset / "report.json", DatasetError)["splits"]
     draw_ap_bars(metrics, list(splits["test"]["boxes"]), out / "ap50.png")
     facts = {
         "signal": args.signal,

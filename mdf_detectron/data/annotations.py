@@ -202,7 +202,7 @@ class _Checker:
             return
         for number, image in enumerate(images):
             try:
-                self.schema.parse_row(image.get("clinical"), where="clinical record")
+                self.schema.parse_record(image.get("clinical"), where="clinical record")
             except DatasetError as error:
                 self.say("value outside the schema", "images", number, image, str(error))
 

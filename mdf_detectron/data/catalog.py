@@ -1,4 +1,4 @@
-"""Prepared dataset folders in Detectron2's catalogs.
+"""Register prepared folders in Detectron2's catalogs, and read their records.
 
 :func:`register_all`, which the commands call, registers ``<name>_{train,val,test}`` for the known folder names, and
 for every prepared folder, below ``$DETECTRON2_DATASETS`` (default ``./datasets``); importing registers nothing. No

@@ -89,7 +89,7 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
     return records
 
 
-def train_clinical_rows(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
+def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     """All rows of the train split: (M, A) float with NaN, (M, B) long with -1."""
     mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=model_schema(cfg, cfg.DATASETS.TRAIN[0]))
     rows = [mapper.clinical_tensors(record) for record in records_of(cfg.DATASETS.TRAIN)]

@@ -96,7 +96,7 @@ class MultimodalDatasetMapper:
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """``clinical_numeric`` and ``clinical_categorical`` of a record; no row at all is all missing."""
         row = {name: (record.get("clinical") or {}).get(name) for name in self.schema.names}
-        parsed = self.schema.parse_row(row, where=str(record.get("file_name", "record")))
+        parsed = self.schema.parse_record(row, where=str(record.get("file_name", "record")))
         return {
             "clinical_numeric": torch.tensor(parsed.numeric, dtype=torch.float32),
             "clinical_categorical": torch.tensor(parsed.categorical, dtype=torch.long),

@@ -1,4 +1,4 @@
-"""Writing a prepared dataset folder: the one format that everything downstream reads.
+"""Write a prepared dataset folder: the one format that everything downstream reads.
 
 ::
 
@@ -34,7 +34,7 @@ REPORT_FILE_NAME = "report.json"
 
 @dataclass
 class PreparedImage:
-    """One record before it has an id.
+    """One image with its annotations and clinical record, before it has an id.
 
     Attributes:
         file_name: path below ``<root>/images``.
@@ -57,7 +57,7 @@ class PreparedImage:
 
 @dataclass
 class Flow:
-    """Accounts for every input: ``in = kept + Σ dropped`` at each stage, or the preparation stops."""
+    """Account for every input: ``in = kept + Σ dropped`` at each stage, or the preparation stops."""
 
     stages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -108,7 +108,11 @@ def write_annotations(
     schema: ClinicalSchema,
     description: str,
 ) -> None:
-    """Write ``annotations/*.json`` and the schema; every row is checked against the schema on the way."""
+    """Write ``annotations/*.json`` and the schema, all checked as :mod:`~mdf_detectron.data.annotations` reads it.
+
+    Raises:
+        DatasetError: an entry that no reader would accept; the message names it.
+    """
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
     (folder / "annotations").mkdir(exist_ok=True)
     image_id = annotation_id = 0

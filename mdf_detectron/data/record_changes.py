@@ -13,21 +13,21 @@ Record = Mapping[str, Any]
 
 
 def clinical_column_names(records: Sequence[Record]) -> list[str]:
-    """Names of the columns in the records' rows, in order of appearance."""
+    """Name the clinical columns of the records, in order of appearance."""
     return list(dict.fromkeys(name for record in records for name in record.get("clinical") or {}))
 
 
-def permute_rows(
+def permute_records(
     records: Sequence[Record], columns: Sequence[str] | None = None, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Records in which every patient has another patient's values.
+    """Give every patient another patient's values.
 
     Patients are put in a random circle and each takes the values of the next, so nobody keeps their own; a patient's
     n-th image takes them from the n-th image of that other patient, counted around.  All ``columns`` come from the same
     donor, so what is permuted stays plausible in itself.
 
     Args:
-        columns: names, or None for the whole rows.
+        columns: names, or None for the whole clinical records.
 
     Returns:
         New records; the given ones are not changed.
@@ -40,7 +40,7 @@ def permute_rows(
     for i, record in enumerate(records):
         images_of.setdefault(record.get("patient_id", ("image", record.get("image_id", i))), []).append(i)
     if len(images_of) < 2:
-        raise DatasetError(f"rows can be exchanged between two patients at least; the records have {len(images_of)}")
+        raise DatasetError(f"clinical records are exchanged between two patients at least; there are {len(images_of)}")
     patients = list(images_of)
     circle = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     out = [dict(record) for record in records]
@@ -51,14 +51,14 @@ def permute_rows(
     return out
 
 
-def remove_rows(records: Sequence[Record], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """New records in which the named columns (None: all) are missing."""
+def remove_records(records: Sequence[Record], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return new records in which the named columns (None: all) are missing."""
     columns = _checked(records, columns)
     return [_without(r, columns) for r in records]
 
 
-def hide_cells(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
-    """New records in each of which a random ``share`` of the columns is missing (rounded to whole columns).
+def hide_values(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
+    """Return new records in each of which a random ``share`` of the columns is missing (rounded to whole columns).
 
     Raises:
         ValueError: a share outside [0, 1].

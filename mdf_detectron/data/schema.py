@@ -32,7 +32,7 @@ VERSION = 1
 """Of the schema file."""
 
 MISSING_CATEGORY = -1
-"""Code of a missing categorical value in :attr:`ClinicalRow.categorical`."""
+"""Code of a missing categorical value in :attr:`ParsedRecord.categorical`."""
 
 
 SCHEMA_FILE_NAME = "clinical_schema.yaml"
@@ -85,7 +85,7 @@ class ClinicalColumn:
             expected = f"one of {shorten(list(self.vocabulary))}" if self.kind == "categorical" else "a number"
             raise DatasetError(f"{where}: column '{self.name}' is the boolean {value}, not {expected} or null")
         if self.kind == "categorical":
-            text = str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+            text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
             if text not in self.vocabulary:
                 raise DatasetError(
                     f"{where}: column '{self.name}' is {shorten(value)}; "
@@ -119,7 +119,7 @@ class ClinicalColumn:
 
 
 @dataclass(frozen=True)
-class ClinicalRow:
+class ParsedRecord:
     """One parsed record: ``numeric`` floats (NaN = missing) and ``categorical`` codes (-1 = missing), schema order."""
 
     numeric: list[float] = field(default_factory=list)
@@ -158,7 +158,7 @@ class ClinicalSchema:
                 f"{where}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(self.names)}"
             )
 
-    def parse_row(self, row: Mapping[str, Any] | None, where: str) -> ClinicalRow:
+    def parse_record(self, row: Mapping[str, Any] | None, where: str) -> ParsedRecord:
         """Parse the ``clinical`` dict of a study; an absent column, or no record at all, is missing.
 
         Args:
@@ -167,7 +167,7 @@ class ClinicalSchema:
         """
         row = row or {}
         self.check_names(row, where)
-        return ClinicalRow(
+        return ParsedRecord(
             numeric=[float(c.parse(row.get(c.name), where)) for c in self.numeric],
             categorical=[int(c.parse(row.get(c.name), where)) for c in self.categorical],
         )

@@ -1,4 +1,4 @@
-"""Patient-grouped, class-stratified splits: no patient is ever on two sides.
+"""Split by patient, stratified by class: no patient is ever on two sides.
 
 :func:`grouped_folds` balances one stratum a record; :func:`balanced_parts` balances how often each of several classes
 occurs, for records that hold many.
@@ -17,7 +17,7 @@ from mdf_detectron.errors import DatasetError
 
 
 def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds: int, seed: int) -> np.ndarray:
-    """Fold number (0 … folds−1) of each record, (len(groups),) int64; a group is in one fold only.
+    """Deal each record to a fold, 0 … folds−1, (len(groups),) int64; a group is in one fold only.
 
     Args:
         groups: patient of each record, in any spelling of :func:`~mdf_detectron.data.patients.patient_key`.
@@ -60,7 +60,7 @@ def train_val_test(
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
 ) -> list[str]:
-    """ "train", "val" or "test" for each record, by patient, near ``fractions`` (of 20 folds, rounded).
+    """Deal each record to "train", "val" or "test", by patient, near ``fractions`` (of 20 folds, rounded).
 
     With fewer than 20 patients as many folds as there are patients are shared out; at least 3 are needed.
     """
@@ -76,7 +76,7 @@ def train_val_test(
 
 
 def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """Part number (0 … len(fractions)−1) of each record, (R,) int64; a group is in one part only, no part is empty.
+    """Deal each record to a part, 0 … len(fractions)−1, (R,) int64; a group is in one part only, no part is empty.
 
     Groups are dealt one by one, those with the rarest classes first (ties at random), each to the part that brings
     the shares of records and of every class nearest to ``fractions`` (squared differences over the fraction, summed, so

@@ -90,7 +90,7 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
 
 def column_statistics(schema: ClinicalSchema, records: list[Mapping[str, Any] | None]) -> dict[str, dict[str, Any]]:
     """Summarize each column over records: its number of values, and quantiles (numeric) or frequencies."""
-    parsed = [schema.parse_row(record, where="training record") for record in records]
+    parsed = [schema.parse_record(record, where="training record") for record in records]
     out: dict[str, dict[str, Any]] = {}
     for i, column in enumerate(schema.numeric):
         values = np.array([row.numeric[i] for row in parsed], dtype=np.float64)

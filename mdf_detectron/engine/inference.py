@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mdf_detectron.data.loaders import build_test_loader, records_of
-from mdf_detectron.data.record_changes import permute_rows
+from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
@@ -61,5 +61,5 @@ def evaluate_with_shuffled_rows(
     cfg: CfgNode, model: nn.Module, dataset_name: str, output_dir: str | Path, seed: int = 0
 ) -> OrderedDict:
     """Evaluate with every image given another patient's record: what the model gains from it must vanish."""
-    records = permute_rows(records_of([dataset_name]), seed=seed)
+    records = permute_records(records_of([dataset_name]), seed=seed)
     return evaluate_records(cfg, model, dataset_name, records, output_dir)

@@ -177,7 +177,7 @@ class Predictor:
             DatasetError: an unknown column, or a value that the schema does not allow.
         """
         record = dict(record or {})
-        self.schema.parse_row(record, where=where)
+        self.schema.parse_record(record, where=where)
         by_name = {column.name: column for column in self.schema.columns}
         read: dict[str, Any] = {}
         for name in self.columns:

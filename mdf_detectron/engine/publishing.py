@@ -15,7 +15,7 @@ from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.loaders import records_of
-from mdf_detectron.data.record_changes import permute_rows
+from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, load_checkpoint_file, save_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
 from mdf_detectron.engine.inference import evaluate_records
@@ -48,7 +48,7 @@ def predictions_on(
     """Predict a registered data set, its records exchanged between patients if ``shuffled``."""
     records = records_of([dataset_name])
     if shuffled:
-        records = permute_rows(records, seed=0)
+        records = permute_records(records, seed=0)
     evaluate_records(cfg, model, dataset_name, records, folder)
     ground_truth = GroundTruth.load(annotation_file(dataset_name))
     return ground_truth, Detections.load(folder / PREDICTIONS_FILE_NAME, ground_truth)

@@ -27,7 +27,7 @@ from mdf_detectron.data.loaders import (
     check_same_classes,
     model_schema,
     records_of,
-    train_clinical_rows,
+    train_clinical_records,
     train_part,
 )
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
@@ -212,7 +212,7 @@ def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
     model = getattr(model, "module", model)
     encoder = model.backbone.clinical_encoder
     if encoder is not None:
-        encoder.fit(*(rows.to(model.device) for rows in train_clinical_rows(cfg)))
+        encoder.fit(*(rows.to(model.device) for rows in train_clinical_records(cfg)))
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
@@ -222,6 +222,7 @@ def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
         UserError: the first problem, and what to do.
     """
     logger = logging.getLogger(__name__)
+    patients: dict[str, str] = {}
     for name in names:
         records = records_of([name])
         check_not_empty(records, name)
@@ -233,6 +234,12 @@ def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
         check_images(records)
         boxes = sum(len(record["annotations"]) for record in records)
         logger.info(f"{name}: {len(records)} images, {boxes} annotations")
+        shared = {r["patient_id"] for r in records if patients.setdefault(r["patient_id"], name) != name}
+        if shared:
+            logger.warning(
+                f"{name} shares {len(shared)} patient(s) with {patients[min(shared)]}: results on it are too good; "
+                "mdf audit lists them"
+            )
         if not boxes:
             logger.warning(
                 f"{name} has no annotation: its metrics are undefined and can neither choose the best checkpoint nor "

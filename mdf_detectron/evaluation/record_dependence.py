@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdf_detectron.data.record_changes import Record, _checked, permute_rows, remove_rows
+from mdf_detectron.data.record_changes import Record, _checked, permute_records, remove_records
 
 ALL_COLUMNS = "all columns"
 REMOVED = "records removed"
@@ -60,7 +60,7 @@ def record_dependence(
     unchanged = float(score(records))
     out = []
     for change, names in [*changes, (ALL_COLUMNS, None)]:
-        scores = tuple(float(score(permute_rows(records, names, seed + r))) for r in range(repeats))
+        scores = tuple(float(score(permute_records(records, names, seed + r))) for r in range(repeats))
         out.append(RecordDependence(change, scores, tuple(unchanged - s for s in scores)))
-    removed = float(score(remove_rows(records)))
+    removed = float(score(remove_records(records)))
     return unchanged, [*out, RecordDependence(REMOVED, (removed,), (unchanged - removed,))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,12 +18,12 @@ from matplotlib.figure import Figure
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.prepared import REPORT_FILE_NAME
-from mdf_detectron.data.record_changes import hide_cells, permute_rows, remove_rows
+from mdf_detectron.data.record_changes import hide_values, permute_records, remove_records
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.inference import evaluate_records, load_model
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation.statistics import mean_over_seeds
-from mdf_detectron.fileio import finite_or_none, markdown_table, write_json
+from mdf_detectron.fileio import finite_or_none, markdown_table, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,9 @@ DATASET = "synthetic_cxr"
 
 RECORD_STATES = {
     "full": lambda records: list(records),
-    "half": lambda records: hide_cells(records, 0.5),
-    "none": remove_rows,
-    "shuffled": permute_rows,
+    "half": lambda records: hide_values(records, 0.5),
+    "none": remove_records,
+    "shuffled": permute_records,
 }
 """Changes of the test split's records: none, half of the values hidden, all hidden, exchanged between patients."""
 
@@ -111,11 +110,11 @@ def run_variant(name: str, seed: int, out: str, opts: Sequence[str], num_threads
     result = folder / "study.json"
     variant = VARIANTS[name]
     asked = {
-        "dataset": json.loads((Path(out) / DATASET / REPORT_FILE_NAME).read_text(encoding="utf-8"))["arguments"],
+        "dataset": read_json(Path(out) / DATASET / REPORT_FILE_NAME, DatasetError)["arguments"],
         "config": _config(variant, opts).dump(),
     }
     if result.is_file():
-        found = json.loads(result.read_text(encoding="utf-8"))
+        found = read_json(result, ResultsError)
         if found.get("asked") == asked:
             return found
     torch.set_num_threads(num_threads)

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.fileio import markdown_table, write_figure, write_text
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import markdown_table, read_json, write_figure, write_text
 from mdf_detectron.report.images import Panel, record_text, save_panels
 
 MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image-only)", "mdf_net": "MDF-Net (image and record)"}
@@ -26,7 +27,7 @@ SHOWN_SCORE = 0.3
 
 def draw_images(dataset: Path, predictions: dict[str, list[dict]], out: Path, count: int = 6) -> list[Path]:
     """Draw test images with ground truth and the predictions of each model side by side, the record at the right."""
-    data = json.loads((dataset / "annotations" / "test.json").read_text())
+    data = read_json(dataset / "annotations" / "test.json", DatasetError)
     schema = ClinicalSchema.load(dataset / SCHEMA_FILE_NAME)
     names = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
     number_of = {c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}

@@ -12,7 +12,7 @@ from mdf_detectron.data.loaders import (
     build_test_loader,
     build_train_loader,
     model_schema,
-    train_clinical_rows,
+    train_clinical_records,
 )
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_radiograph
@@ -70,7 +70,7 @@ def test_loaders_give_rows_in_training_and_test_and_keep_healthy_radiographs(tin
 
 
 def test_statistics_come_from_the_train_split(tiny_config):
-    numeric, categorical = train_clinical_rows(tiny_config())
+    numeric, categorical = train_clinical_records(tiny_config())
     assert sorted(numeric[:, 1].tolist()) == [40.0 + i for i in range(8)]
     assert numeric[:, 0].isnan().sum() == 1
     assert sorted(categorical[:, 0].tolist()) == [0] * 4 + [1] * 4

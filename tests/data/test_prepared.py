@@ -26,11 +26,11 @@ SCHEMA = ClinicalSchema(
 def test_schema_round_trip_and_parsing(tmp_path):
     SCHEMA.save(tmp_path / "s.yaml")
     assert ClinicalSchema.load(tmp_path / "s.yaml") == SCHEMA
-    row = SCHEMA.parse_row({"age": "61", "sex": "M"}, "here")
+    row = SCHEMA.parse_record({"age": "61", "sex": "M"}, "here")
     assert row.numeric == [61.0] and row.categorical == [1]
-    empty = SCHEMA.parse_row({"age": None, "sex": ""}, "here")
+    empty = SCHEMA.parse_record({"age": None, "sex": ""}, "here")
     assert math.isnan(empty.numeric[0]) and empty.categorical == [-1]
-    assert SCHEMA.parse_row({"age": 120}, "here").numeric == [120.0]
+    assert SCHEMA.parse_record({"age": 120}, "here").numeric == [120.0]
     assert SCHEMA.subset(["age"], []).names == ["age"]
 
 
@@ -45,7 +45,7 @@ def test_schema_round_trip_and_parsing(tmp_path):
 )
 def test_values_that_the_schema_refuses(row, message):
     with pytest.raises(DatasetError, match=message):
-        SCHEMA.parse_row(row, "here")
+        SCHEMA.parse_record(row, "here")
 
 
 def test_bad_schemas(tmp_path):
@@ -85,9 +85,11 @@ def test_what_yaml_made_of_it_is_said(tmp_path, column, message):
 def test_whole_numbers_are_codes_of_a_vocabulary(tmp_path):
     (tmp_path / "s.yaml").write_text("version: 1\ncolumns: [{name: acuity, kind: categorical, vocabulary: [1, 2]}]")
     schema = ClinicalSchema.load(tmp_path / "s.yaml")
-    assert [schema.parse_row({"acuity": v}, "here").categorical for v in (2, "2", 2.0, " ")] == [[1], [1], [1], [-1]]
+    assert [schema.parse_record({"acuity": v}, "here").categorical for v in (2, "2", 2.0, " ")] == [[1], [1], [1], [-1]]
     with pytest.raises(DatasetError, match="'acuity' is the boolean True, not one of"):
-        schema.parse_row({"acuity": True}, "here")
+        schema.parse_record({"acuity": True}, "here")
+    with pytest.raises(DatasetError, match="'acuity' is inf; the schema allows"):
+        schema.parse_record({"acuity": math.inf}, "here")
     for text, message in (("version: 9\ncolumns: [{name: a, kind: numeric}]", "version 9; this software reads 1"),
                           ("columns: {a: 1}", "no 'columns'"), ("- a", "no 'columns'"),
                           ("{", "not valid YAML")):  # fmt: skip

@@ -134,6 +134,16 @@ def test_empty_splits(config, folder, caplog):
         check(config())
 
 
+def test_patients_that_splits_share_are_told(config, folder, caplog):
+    check(config())
+    assert "shares" not in caplog.text
+    for split, spelling in (("train", 1001), ("val", "1001.0"), ("test", "1001 ")):
+        edit(folder, lambda d, spelling=spelling: d["images"][0].update(patient_id=spelling), (split,))
+    check(config())
+    for split in ("val", "test"):
+        assert f"own_cxr_{split} shares 1 patient(s) with own_cxr_train" in caplog.text
+
+
 def test_undefined_values_use_up_no_patience(tmp_path):
     history = ValidationHistory(tmp_path / "history.json", "bbox/AP")
     for iteration, value, stale in ((1, None, 0), (2, float("nan"), 0), (3, 5.0, 0), (4, None, 0), (5, 4.0, 1)):

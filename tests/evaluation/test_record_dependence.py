@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from mdf_detectron.data.record_changes import hide_cells, permute_rows, remove_rows
+from mdf_detectron.data.record_changes import hide_values, permute_records, remove_records
 from mdf_detectron.evaluation.record_dependence import ALL_COLUMNS, REMOVED, record_dependence
 
 
@@ -19,36 +19,36 @@ def test_nobody_keeps_their_own_row():
     records = make_records()
     before = copy.deepcopy(records)
     for seed in range(5):
-        for record in permute_rows(records, seed=seed):
+        for record in permute_records(records, seed=seed):
             assert record["clinical"]["age"] != record["patient_id"]
             assert record["clinical"]["sex"] == f"s{record['clinical']['age']}"  # the row stays together
     assert records == before
-    donors = {r["patient_id"]: r["clinical"]["age"] for r in permute_rows(records)}
+    donors = {r["patient_id"]: r["clinical"]["age"] for r in permute_records(records)}
     assert sorted(donors.values()) == sorted(donors)  # every patient gives once
 
 
 def test_one_column():
-    for record in permute_rows(make_records(), ["age"]):
+    for record in permute_records(make_records(), ["age"]):
         assert record["clinical"]["age"] != record["patient_id"]
         assert record["clinical"]["sex"] == f"s{record['patient_id']}"
 
 
 def test_removed():
-    assert remove_rows(make_records(1), ["age"])[0]["clinical"] == {"age": None, "sex": "s0"}
-    assert remove_rows(make_records(1))[0]["clinical"] == {"age": None, "sex": None}
+    assert remove_records(make_records(1), ["age"])[0]["clinical"] == {"age": None, "sex": "s0"}
+    assert remove_records(make_records(1))[0]["clinical"] == {"age": None, "sex": None}
 
 
 def test_hidden_cells():
     records = [{"image_id": i, "clinical": dict.fromkeys("abcd", i)} for i in range(400)]
-    hidden = [{c for c, v in r["clinical"].items() if v is None} for r in hide_cells(records, 0.5, seed=1)]
+    hidden = [{c for c, v in r["clinical"].items() if v is None} for r in hide_values(records, 0.5, seed=1)]
     assert {len(h) for h in hidden} == {2}
     assert len({frozenset(h) for h in hidden}) == 6  # every pair of columns
     assert all(sum(c in h for h in hidden) == pytest.approx(200, abs=40) for c in "abcd")
-    assert hide_cells(records, 0.5, seed=1) == hide_cells(records, 0.5, seed=1) and records[0]["clinical"]["a"] == 0
-    assert hide_cells(records, 0.0) == records and hide_cells(records, 1.0) == remove_rows(records)
-    assert hide_cells([{"image_id": 1}], 0.5) == [{"image_id": 1, "clinical": {}}]
+    assert hide_values(records, 0.5, seed=1) == hide_values(records, 0.5, seed=1) and records[0]["clinical"]["a"] == 0
+    assert hide_values(records, 0.0) == records and hide_values(records, 1.0) == remove_records(records)
+    assert hide_values([{"image_id": 1}], 0.5) == [{"image_id": 1, "clinical": {}}]
     with pytest.raises(ValueError, match="share must be"):
-        hide_cells(records, 1.5)
+        hide_values(records, 1.5)
 
 
 def test_losses_of_a_model_that_reads_age_only():
@@ -62,7 +62,7 @@ def test_losses_of_a_model_that_reads_age_only():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="two patients"):
-        permute_rows(make_records(1))
+    with pytest.raises(ValueError, match="between two patients at least; there are 1"):
+        permute_records(make_records(1))
     with pytest.raises(ValueError, match="'weight'"):
-        remove_rows(make_records(), ["weight"])
+        remove_records(make_records(), ["weight"])

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import records_of
-from mdf_detectron.data.record_changes import permute_rows, remove_rows
+from mdf_detectron.data.record_changes import permute_records, remove_records
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.inference import evaluate_records
 from mdf_detectron.engine.trainer import fit_clinical_statistics
@@ -50,9 +50,9 @@ def test_scores_are_those_of_the_changed_records(run, trained, tmp_path):
     assert found["unchanged"] == pytest.approx(score(records)) and found["images"] == 4
     changes = {c["change"]: c for c in found["changes"]}
     assert list(changes) == ["age", "temperature", "gender", "all columns", "records removed"]
-    assert changes["age"]["scores"] == pytest.approx([score(permute_rows(records, ["age"], s)) for s in (0,)])
-    assert changes["all columns"]["scores"] == pytest.approx([score(permute_rows(records, None, s)) for s in (0,)])
-    assert changes["records removed"]["scores"] == pytest.approx([score(remove_rows(records))])
+    assert changes["age"]["scores"] == pytest.approx([score(permute_records(records, ["age"], s)) for s in (0,)])
+    assert changes["all columns"]["scores"] == pytest.approx([score(permute_records(records, None, s)) for s in (0,)])
+    assert changes["records removed"]["scores"] == pytest.approx([score(remove_records(records))])
     assert changes["age"]["losses"] == pytest.approx([found["unchanged"] - s for s in changes["age"]["scores"]])
     text = (tmp_path / "out" / "record_dependence.md").read_text()
     assert text in printed and "| records removed |" in text

@@ -8,7 +8,6 @@ P(y | look, vitals) with it.  :func:`oracle_predictions` scores the true regions
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CLASS_PRIORS, CLASS_SHIFTS, vital_correlation
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import read_json
 
 TRUTH_FILE_NAME = "oracle_truth.json"
 
@@ -97,8 +98,8 @@ def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[di
         use_table: whether the vitals are known.
     """
     root = Path(root)
-    truth = json.loads((root / TRUTH_FILE_NAME).read_text(encoding="utf-8"))
-    data = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
+    truth = read_json(root / TRUTH_FILE_NAME, DatasetError)
+    data = read_json(root / "annotations" / f"{split}.json", DatasetError)
     category = {c["name"]: c["id"] for c in data["categories"]}
     results = []
     for image in data["images"]:

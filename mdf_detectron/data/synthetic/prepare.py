@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +25,7 @@ from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
+from mdf_detectron.fileio import write_json
 
 NOTE = (
     "This data set is synthetic. It shows whether a model uses the table at all; its numbers are no clinical "
@@ -111,8 +111,7 @@ def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: floa
                 for f in visit.findings
             ],
         }
-    text = json.dumps({"signal": signal, "images": radiographs})
-    (folder / TRUTH_FILE_NAME).write_text(text, encoding="utf-8")
+    write_json(folder / TRUTH_FILE_NAME, {"signal": signal, "images": radiographs}, indent=None)
 
 
 def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) -> Flow:

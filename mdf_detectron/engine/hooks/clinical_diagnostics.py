@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
-from mdf_detectron.data.record_changes import permute_rows
+from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.fusions import MAP, FusedConvolution
@@ -74,7 +74,7 @@ def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
     def batches(of: Sequence[dict[str, Any]]) -> Batches:
         return [[mapper(r) for r in of[i : i + size]] for i in range(0, len(of), size)]
 
-    return batches(chosen), batches(permute_rows(chosen))
+    return batches(chosen), batches(permute_records(chosen))
 
 
 def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.fileio import write_json
+from mdf_detectron.errors import CheckpointError, ConfigError, UserError
+from mdf_detectron.fileio import read_json, write_json
 
 HISTORY_FILE_NAME = "validation_history.json"
 
@@ -45,9 +44,9 @@ class ValidationHistory:
         if iteration == 0 or not self.path.is_file():
             return
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
+            data = read_json(self.path, CheckpointError)
             entries, best, metric = data["entries"], data["best"], data["metric"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path} is damaged ({error!r}); remove it to count anew") from None
         if metric == self.metric:  # values of another metric say nothing about this one
             self.entries, self.best = [e for e in entries if e["iteration"] <= iteration], best

@@ -30,7 +30,8 @@ from mdf_detectron.data.sources.mimic.records import fold_records, make_records,
 from mdf_detectron.data.sources.mimic.report import report_body, write_cohort_files
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.source_table import Problems
-from mdf_detectron.errors import SourceDataError
+from mdf_detectron.errors import DatasetError, SourceDataError
+from mdf_detectron.fileio import read_json
 
 TITLE = "MIMIC chest radiographs with triage values"
 
@@ -126,7 +127,7 @@ def _reuse(out: Path, cache: Path, image_size: int) -> None:
     """Take over the images of the folder that is there, if they have the same size."""
     cache.mkdir(parents=True, exist_ok=True)
     report = out / REPORT_FILE_NAME
-    if report.is_file() and json.loads(report.read_text(encoding="utf-8"))["arguments"].get("image_size") == image_size:
+    if report.is_file() and read_json(report, DatasetError)["arguments"].get("image_size") == image_size:
         for radiograph in (out / "images").glob("*.png"):
             if not (cache / radiograph.name).exists():
                 os.link(radiograph, cache / radiograph.name)

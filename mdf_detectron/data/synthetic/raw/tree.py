@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -44,6 +43,7 @@ from mdf_detectron.data.synthetic.raw.tables import (
     triage_table,
 )
 from mdf_detectron.data.synthetic.scene import draw_radiograph
+from mdf_detectron.fileio import write_json
 
 RELEASES = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
@@ -194,7 +194,7 @@ def _write_truth(folder: Path, history: History, triage: Triage, readings: list[
         "ellipses with a second label": sum(FURTHER_LABEL in e["labels"] for r in readings for e in r.ellipses),
         "readings discarded": sum(r.discarded for r in readings),
     }
-    (folder / "dirt.json").write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "dirt.json", counts)
 
 
 def _off_radiograph(box: dict) -> bool:
