@@ -6,6 +6,7 @@ A broken row is named by file, line and value; it stops the preparation or is le
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -59,6 +60,13 @@ LINE, FILE, RAGGED = "_line", "_file", "_ragged"
 
 
 HELPERS = [LINE, FILE]
+
+
+REPEATED = "repeats another row"
+_LARGEST = 2**53
+"""Whole numbers beyond it are not exact as floats."""
+
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)\d*(?:Z|[+-]\d\d:?\d\d)?$")
 
 
 UNUSABLE_FILE, OTHER_LENGTH = "unusable file", "row of another length than the header"
@@ -115,7 +123,7 @@ class SourceTable:
         """The named columns as int64, without the rows in which they are something else."""
         for name in names:
             numbers = pd.to_numeric(table[name], errors="coerce")
-            bad = numbers.isna() | (numbers % 1 != 0)
+            bad = numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > _LARGEST)
             table = self.without(table, bad, name, "a whole number")
             table = table.assign(**{name: numbers[~bad].astype("int64")})
         return table
@@ -126,13 +134,29 @@ class SourceTable:
         bad = numbers.isna() & table[name].notna()
         return self.without(table, bad, name, "a number or nothing").assign(**{name: numbers[~bad].astype("float64")})
 
+    def without_repeats(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out rows that repeat another one in every column that is needed; they are counted, no problems."""
+        repeated = table.drop(columns=HELPERS).duplicated()
+        if repeated.any():
+            self.dropped[REPEATED] += int(repeated.sum())
+        return table[~repeated]
+
     def unique(self, table: pd.DataFrame, key: str) -> pd.DataFrame:
         """The first row of each key; the others are problems."""
         return self.without(table, table[key].duplicated(), key, "each only once", f"duplicated {key}")
 
     def times(self, table: pd.DataFrame, name: str, required: bool) -> pd.DataFrame:
-        """The column as datetime64, NaT where empty (a problem if it is required)."""
+        """The column as datetime64, NaT where empty (a problem if it is required).
+
+        A fraction of a second is read; a zone is left out, the time being taken as written.
+        """
         times = pd.to_datetime(table[name], format="%Y-%m-%d %H:%M:%S", errors="coerce")
+        others = table.loc[times.isna() & table[name].notna(), name].astype(str).str.strip()
+        if len(others):
+            parts = others.str.extract(_TIME)  # NaN where the pattern does not match
+            read = pd.to_datetime(parts[0] + " " + parts[1], format="ISO8601", errors="coerce")
+            times = times.astype("datetime64[us]")
+            times[read.index] = read.astype("datetime64[us]")
         bad = times.isna() & (table[name].notna() | required)
         table = self.without(table, bad, name, "YYYY-MM-DD HH:MM:SS", "unparsable time")
         return table.assign(**{name: times[~bad]})
@@ -161,6 +185,9 @@ def _read_file(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if len(table) != len(lines):
         raise SourceDataError(f"{path}: cannot be read as a CSV table (a quote that does not end, or a line of blanks);"
                               " download it again")  # fmt: skip
+    for name in table:
+        if pd.api.types.infer_dtype(table[name], skipna=True) == "boolean":  # True is no number, and no id
+            table[name] = table[name].map(str, na_action="ignore").astype(object)
     return table.assign(**{LINE: lines, RAGGED: pd.Series(ragged, dtype=object)})
 
 

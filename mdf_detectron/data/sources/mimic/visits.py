@@ -22,9 +22,10 @@ def read_patients(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.D
     """subject_id (int64, unique), gender ("F", "M" or None), anchor_age and anchor_year (float64)."""
     source = SourceTable("the table of patients", paths, problems)
     table = source.read(["subject_id", "gender", "anchor_age", "anchor_year"])
-    table = source.unique(source.integers(table, ["subject_id"]), "subject_id")
+    table = source.unique(source.without_repeats(source.integers(table, ["subject_id"])), "subject_id")
     for column in ("anchor_age", "anchor_year"):
         table = source.numbers(table, column)
+        table = source.without(table, table[column] < 0, column, "a number from 0 on, or nothing")
     gender = table["gender"].astype("string").str.strip()
     table = source.without(table, gender.notna() & ~gender.isin(["F", "M"]), "gender", "'F', 'M' or nothing")
     table = table.assign(gender=gender.loc[table.index].astype(object).where(gender.notna(), None))
@@ -85,6 +86,7 @@ def read_radiographs(paths: Sequence[Path], problems: Problems, flow: Flow) -> p
 def study_times(dates: pd.Series, times: pd.Series) -> pd.Series:
     """Dates (yyyymmdd) and clock times (hhmmss.fff as a number) → datetime64, NaT where either is impossible."""
     date = pd.to_numeric(dates, errors="coerce")
+    date = date.where((date % 1 == 0) & (date.abs() < 1e9))  # neither a fraction nor an infinite one is a day
     clock = pd.to_numeric(times, errors="coerce")
     day = pd.to_datetime(date.astype("Int64").astype("string"), format="%Y%m%d", errors="coerce") if len(date) else date
     milliseconds = np.rint(clock * 1000)

@@ -73,13 +73,26 @@ ROWS_OF = {"patients": "rows of the table of patients", "edstays": "rows of the 
 VITALS = ",98.4,80,16,97,120,70,3,2,"
 # what is damaged, table that loses a row, kind, message after the file's name
 ROWS = {
-    "patient twice": (doubled("patients"), "patients", "duplicated subject_id", "line 8: subject_id 90000001; exp"),
+    "patient twice": (lambda tree: tree.patients.append(tree.patients[1].replace(",F,", ",M,")), "patients",
+                      "duplicated subject_id", "line 8: subject_id 90000001; exp"),
     "visit twice": (doubled("edstays"), "edstays", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
     "triage twice": (doubled("triage"), "triage", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
     "image twice": (doubled("images"), "images", "duplicated dicom_id", "line 8: dicom_id '00000000-0-0-0-0'; exp"),
     "reading twice": (doubled("readings"), "readings", "duplicated reading", "line 8: id 'P301R000000' stands there a"),
     "subject": (replaced("patients", "90000001", "9000x001"), "patients", "unusable subject_id",
                 "line 2: subject_id '9000x001'; expected a whole number"),
+    "negative age": (replaced("patients", ",60,", ",-1,"), "patients", "unusable anchor_age",
+                     "line 2: anchor_age -1.0; expected a number from 0 on, or nothing"),
+    "infinite subject": (replaced("patients", "90000001", "inf"), "patients", "unusable subject_id",
+                         "line 2: subject_id inf; expected a whole number"),
+    "huge subject": (replaced("patients", "90000001", "1e300"), "patients", "unusable subject_id",
+                     "line 2: subject_id 1e[+]300; expected a whole number"),
+    "fraction of a day": (replaced("images", "21500110", "21500110.5"), "images", "unparsable time",
+                          "line 2: StudyDate 21500110.5, StudyTime 100000.0; expected yyyymmdd"),
+    "infinite day": (replaced("images", "21500110", "inf"), "images", "unparsable time",
+                     "line 2: StudyDate inf, StudyTime 100000.0; expected yyyymmdd"),
+    "time of another form": (replaced("edstays", "2150-01-10 08:00:00", "2150-01-10T08:00"), "edstays",
+                             "unparsable time", "line 2: intime '2150-01-10T08:00'; expected YYYY"),
     "anchor_age": (replaced("patients", ",60,", ",old,"), "patients", "unusable anchor_age",
                    "line 2: anchor_age 'old'; expected a number or nothing"),
     "gender": (replaced("patients", ",F,", ",female,"), "patients", "unusable gender",
@@ -297,3 +310,37 @@ def test_mimic_eye_without_its_parts(tmp_path):
         path.unlink()
     with pytest.raises(SourceDataError, match=r"no patient folder of .* holds the table 'triage' \(3 folders\)"):
         mimic_eye_files(source)
+
+
+def test_a_patient_row_that_repeats_another_is_counted_and_no_problem(tmp_path):
+    tree = make_tree()
+    doubled("patients")(tree)
+    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    images, _, report = read_folder(tmp_path / "out")
+    stage = next(s for s in report["flow"] if s["stage"] == ROWS_OF["patients"])
+    assert stage["dropped"] == {"repeats another row": 1} and stage["kept"] == 6
+    assert images[FIRST]["clinical"]["age"] == 60
+
+
+@pytest.mark.parametrize("arrival", ["2150-01-10 08:00:00.25", "2150-01-10T08:00:00Z", "2150-01-10 08:00:00.123456789",
+                                     "2150-01-10 08:00:00+01:00", "2150-01-10T08:00:00.5-0500"])  # fmt: skip
+def test_times_with_a_fraction_or_a_zone_are_read_as_written(tmp_path, arrival):
+    tree = make_tree()
+    replaced("edstays", "2150-01-10 08:00:00", arrival)(tree)
+    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    images, _, report = read_folder(tmp_path / "out")
+    assert images[FIRST]["match"] == "inside a visit" and images[FIRST]["row_time"].startswith("2150-01-10T08:00:00")
+    assert next(s for s in report["flow"] if s["stage"] == ROWS_OF["edstays"])["dropped"] == {}
+
+
+def test_booleans_are_no_numbers(tmp_path):
+    tree = make_tree()
+    tree.triage[1:] = [line.replace(",2,", ",True,").replace(",3,True", ",,True") for line in tree.triage[1:]]
+    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    images, _, _ = read_folder(tmp_path / "out")
+    assert {image["clinical"]["acuity"] for image in images.values()} == {None}
+    tree = make_tree()
+    tree.patients[1:] = [line.replace(",60,", ",True,") for line in tree.patients[1:]]
+    files = physionet_files(tree.write_physionet(tmp_path / "ages"))
+    with pytest.raises(SourceDataError, match="line 2: anchor_age 'True'; expected a number or nothing"):
+        prepare_mimic(files, tmp_path / "ages_out", MimicOptions())
