@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded")
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
+EXECUTION_OPTIONS = ("bfloat16", "compile", "checkpoint")
 MISSING_OPTIONS = ("token", "median", "median_indicator")
 
 
@@ -54,11 +55,10 @@ def _add_clinical(cfg: CfgNode) -> None:
     # inference), and the pseudo-image starts as a repeated pattern; at least four images a process are needed. False:
     # batch norm, as in the paper; with the few rows of a batch the branch then hardly learns to carry them.
     c.BATCH_RENORM = True
-    # Compute that branch in bfloat16 (the maps it gives are float32).
-    c.AUTOCAST = False
-    # torch.compile the branch's spatializer: faster steps after a first one that takes minutes; needs a C++ compiler
-    # on a CPU.
-    c.COMPILE = False
+    # How the branch is computed, any of: "bfloat16" (the maps it gives are float32); "compile" (torch.compile of its
+    # spatializer: faster steps after a first one that takes minutes; on a CPU it needs a C++ compiler) or "checkpoint"
+    # (the spatializer's stages are recomputed in the backward pass instead of stored: less memory, more time).
+    c.EXECUTION = []
     # 1-D fusion: the encoded row is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False
 
@@ -68,11 +68,6 @@ def _add_clinical(cfg: CfgNode) -> None:
     s.NUM_STAGES = 9
     # Channels between the stages.
     s.CHANNELS = 64
-    # Recompute the stages in the backward pass instead of storing them: less memory, more time (the last stage, by far
-    # the largest, is never stored).
-    s.CHECKPOINT = False
-    # Keep its maps in channels_last memory format (faster on CPUs; tools/benchmark.py measures it).
-    s.CHANNELS_LAST = True
 
     f = cfg.MODEL.FUSION = CfgNode()
     # A name in FUSION_REGISTRY: of two maps (the paper's four) ElementwiseSum, HadamardProduct, ConcatenationLinear,
@@ -102,8 +97,6 @@ def _add_image_backbone(cfg: CfgNode) -> None:
     t.PRETRAINED = False
     # A local timm weights file (.pth or .safetensors) for the trunk; used instead of PRETRAINED.
     t.WEIGHTS_FILE = ""
-    # Keep its maps in channels_last memory format (faster on CPUs; tools/benchmark.py measures it).
-    t.CHANNELS_LAST = True
 
 
 def _add_losses_and_solver(cfg: CfgNode) -> None:

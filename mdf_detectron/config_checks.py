@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES
+from mdf_detectron.config import EXECUTION_OPTIONS, LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES
 from mdf_detectron.errors import ConfigError
 
 
@@ -45,16 +45,18 @@ def _check_clinical(cfg: CfgNode) -> None:
         )
     if clinical.MISSING not in MISSING_OPTIONS:
         raise ConfigError(f"MODEL.CLINICAL.MISSING is '{clinical.MISSING}'; use one of {MISSING_OPTIONS}")
-    for key, value in (
-        ("CLINICAL.COMPILE", clinical.COMPILE),
-        ("SPATIALIZER.CHECKPOINT", cfg.MODEL.SPATIALIZER.CHECKPOINT),
-    ):
-        if value and clinical.BRANCH == "repeat":
-            raise ConfigError(f"MODEL.{key} is on, but the branch 'repeat' has no spatializer; switch it off")
-    if clinical.COMPILE and cfg.MODEL.SPATIALIZER.CHECKPOINT:
+    execution = clinical.EXECUTION
+    if not set(execution) <= set(EXECUTION_OPTIONS):
+        raise ConfigError(f"MODEL.CLINICAL.EXECUTION is {execution}; use any of {EXECUTION_OPTIONS}")
+    if {"compile", "checkpoint"} <= set(execution):
         raise ConfigError(
-            "MODEL.CLINICAL.COMPILE and MODEL.SPATIALIZER.CHECKPOINT exclude each other: stages that are recomputed "
-            "cannot be compiled; switch one off"
+            "MODEL.CLINICAL.EXECUTION: compile and checkpoint exclude each other, stages that are recomputed cannot be "
+            "compiled; leave one out"
+        )
+    if clinical.BRANCH == "repeat" and {"compile", "checkpoint"} & set(execution):
+        raise ConfigError(
+            f"MODEL.CLINICAL.EXECUTION is {execution}, but the branch 'repeat' has no spatializer; leave compile and "
+            "checkpoint out"
         )
     names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -99,8 +101,8 @@ def _check_model(cfg: CfgNode) -> None:
         raise ConfigError("MODEL.SPATIALIZER.NUM_STAGES and CHANNELS must be at least 1")
     if cfg.SOLVER.AMP.ENABLED and (model.DEVICE == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
-            "SOLVER.AMP.ENABLED needs a GPU; on a CPU use MODEL.CLINICAL.AUTOCAST, which computes the clinical branch "
-            "in bfloat16"
+            "SOLVER.AMP.ENABLED needs a GPU; on a CPU use MODEL.CLINICAL.EXECUTION ['bfloat16'], which computes the "
+            "clinical branch in bfloat16"
         )
 
 

@@ -55,8 +55,10 @@ def test_bad_overrides():
         load_config(config, ["INPUT.FORMAT", "RGB"])
     with pytest.raises(ConfigError, match=r"name \['age'\] twice"):
         load_config(config, ["MODEL.CLINICAL.NUMERIC", "['age', 'age']"])
-    with pytest.raises(ConfigError, match="COMPILE and MODEL.SPATIALIZER.CHECKPOINT exclude each other"):
-        load_config(config, ["MODEL.CLINICAL.COMPILE", "True", "MODEL.SPATIALIZER.CHECKPOINT", "True"])
+    with pytest.raises(ConfigError, match="compile and checkpoint exclude each other"):
+        load_config(config, ["MODEL.CLINICAL.EXECUTION", "['compile', 'checkpoint']"])
+    with pytest.raises(ConfigError, match=r"EXECUTION is \['fast'\]; use any of"):
+        load_config(config, ["MODEL.CLINICAL.EXECUTION", "['fast']"])
     for factors in ("[1.0]", "[1.0, -1.0]"):
         with pytest.raises(ConfigError, match="DECONV_LR_FACTORS is .* two factors of at least 0"):
             load_config(config, ["SOLVER.DECONV_LR_FACTORS", factors])
@@ -79,7 +81,10 @@ def test_bad_overrides():
         (["MODEL.SPATIALIZER.NUM_STAGES", "0"], "NUM_STAGES and CHANNELS must be at least 1"),
         (["MODEL.CLINICAL.EMBEDDING_DIM", "0"], "EMBEDDING_DIM is 0"),
         (["MODEL.CLINICAL.MISSING", "zero"], "MISSING is 'zero'; use one of"),
-        (["MODEL.CLINICAL.BRANCH", "repeat", "MODEL.SPATIALIZER.CHECKPOINT", "True"], "'repeat' has no spatializer"),
+        (
+            ["MODEL.CLINICAL.BRANCH", "repeat", "MODEL.CLINICAL.EXECUTION", "['checkpoint']"],
+            "'repeat' has no spatializer",
+        ),
         (["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"], "AMP.ENABLED needs a GPU"),
     ],
 )

@@ -22,7 +22,7 @@ from mdf_detectron.cli import run_main
 from mdf_detectron.fileio import write_json
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
-BESIDE = {"repeat", "deconv_contiguous", "deconv_renorm", "image_only_contiguous"}
+BESIDE = {"repeat", "deconv_renorm"}
 """Variants that have no target and are measured too."""
 
 

@@ -35,7 +35,8 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.CLINICAL.COMPILE = False  # the same arithmetic, but it cannot be traced
+    # Compiled it is the same arithmetic, but it cannot be traced.
+    cfg.MODEL.CLINICAL.EXECUTION = [option for option in cfg.MODEL.CLINICAL.EXECUTION if option != "compile"]
     model = build_model(cfg).eval()
     encoder = getattr(model.backbone, "clinical_encoder", None)
     if encoder is not None:

@@ -16,6 +16,7 @@ from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema, register_all
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
 __all__ = ["default_argument_parser", "find_config_file", "get_mdf_cfg", "launch", "load_config", "setup", "setup_cfg"]
 
@@ -54,6 +55,7 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
         ConfigError: the file is absent, not safe YAML, or has a key or value that does not fit.
     """
     cfg = get_mdf_cfg()
+    accept_older_keys(cfg)
     config_file = find_config_file(config_file)
     try:
         cfg.merge_from_file(str(config_file), allow_unsafe=False)
@@ -65,6 +67,7 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
         cfg.merge_from_list(list(opts or []))
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"config override: {_text(error)}; overrides are pairs of KEY VALUE") from None
+    translate_older_keys(cfg)
     check_config(cfg)
     fill_vocabularies(cfg)
     return cfg

@@ -24,7 +24,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 
-from mdf_detectron.config import fuses_1d
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
@@ -35,6 +34,7 @@ from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, di
 from mdf_detectron.engine.defaults import get_mdf_cfg
 from mdf_detectron.engine.findings import StudyFindings
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
+from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold where the checkpoint holds none and none is given."""
@@ -300,13 +300,13 @@ def read_checkpoint(weights: str | Path) -> tuple[CfgNode, dict[str, Any], str]:
 def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
     """Build the config of a loaded checkpoint, without the paths of the machine that it was trained on."""
     cfg = get_mdf_cfg()
+    accept_older_keys(cfg)
     try:
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(data[CONFIG_KEY])))
+        translate_older_keys(cfg)
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{weights}: its config cannot be used by this version ({shorten(str(error))})") from None
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
     cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
-    if fuses_1d(cfg) and cfg.MODEL.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead":
-        cfg.MODEL.ROI_BOX_HEAD.NAME = "ClinicalFastRCNNConvFCHead"  # its name since the head reads the record by itself
     check_config(cfg)
     return cfg

@@ -70,7 +70,9 @@ VARIANTS = {
     "compact": _branch("3-D, sum, compact", "compact"),
     "row_1d": StudyVariant("1-D", "msf_net_1d"),
     "mdf_net": StudyVariant("MDF-Net: 3-D (sum, deconv) and 1-D", "mdf_net"),
-    "mdf_net_bfloat16": StudyVariant("MDF-Net, branch in bfloat16", "mdf_net", ("MODEL.CLINICAL.AUTOCAST", "True")),
+    "mdf_net_bfloat16": StudyVariant(
+        "MDF-Net, branch in bfloat16", "mdf_net", ("MODEL.CLINICAL.EXECUTION", "['bfloat16']")
+    ),
     "mdf_net_compact": _branch("MDF-Net, compact", "compact", "mdf_net"),
     "mdf_net_compact_dropout": StudyVariant(
         "MDF-Net, compact, clinical dropout",

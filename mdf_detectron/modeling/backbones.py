@@ -172,7 +172,7 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, strides: list[int]) -> Ti
         image_size=cfg.INPUT.IMAGE_SIZE,
         pretrained=t.PRETRAINED,
         weights_file=t.WEIGHTS_FILE,
-        channels_last=t.CHANNELS_LAST,
+        channels_last=True,
     )
 
 

@@ -261,19 +261,18 @@ def build_clinical_branch(
         raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{name}'; use one of {list(SHORT_NAMES)} or {known}")
     branch = CLINICAL_BRANCH_REGISTRY.get(name)(cfg, in_dim, image_shape, features)
     branch.start_near(neutral)
-    branch.autocast = cfg.MODEL.CLINICAL.AUTOCAST
-    if cfg.MODEL.CLINICAL.COMPILE:
+    branch.autocast = "bfloat16" in cfg.MODEL.CLINICAL.EXECUTION
+    if "compile" in cfg.MODEL.CLINICAL.EXECUTION:
         branch.spatializer.compile()
     return branch
 
 
 def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
-    s = cfg.MODEL.SPATIALIZER
     return {
         "in_dim": in_dim,
-        "channels": s.CHANNELS,
-        "use_checkpoint": s.CHECKPOINT,
-        "channels_last": s.CHANNELS_LAST,
+        "channels": cfg.MODEL.SPATIALIZER.CHANNELS,
+        "use_checkpoint": "checkpoint" in cfg.MODEL.CLINICAL.EXECUTION,
+        "channels_last": True,
     }
 
 

@@ -102,10 +102,10 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
         fusion = fusion_class(cfg)
         if MAP in fusion.reads:
             parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
-        elif clinical.COMPILE or clinical.AUTOCAST or cfg.MODEL.SPATIALIZER.CHECKPOINT:
+        elif clinical.EXECUTION:
             raise ConfigError(
-                f"the fusion {fusion.__name__} reads the record itself, there is no clinical branch: switch "
-                "MODEL.CLINICAL.COMPILE, MODEL.CLINICAL.AUTOCAST and MODEL.SPATIALIZER.CHECKPOINT off"
+                f"MODEL.CLINICAL.EXECUTION is {clinical.EXECUTION}, but the fusion {fusion.__name__} reads the record "
+                "itself, there is no clinical branch: leave it empty"
             )
     return DualBackbone(**parts)
 

@@ -38,4 +38,7 @@ def test_attention_is_counted_and_a_compiled_branch_too(small_config):
     within = sum(p.operations for name, p in parts.items() if name.startswith("backbone.fusions.p4.fusion."))
     # 64 cells look at 10 columns and the token that is always there; 64 channels twice: scores, then values
     assert fusion.operations - within == 64 * 11 * (64 + 64)
-    assert analyze(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.COMPILE", True), 1)[0].operations > 0
+    assert (
+        analyze(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.EXECUTION", ["compile"]), 1)[0].operations
+        > 0
+    )

@@ -128,7 +128,7 @@ def test_a_pyramid_starts_near_the_image_too(name, fusion, small_config, make_ba
 
 def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
     torch.manual_seed(0)
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.AUTOCAST", True)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.EXECUTION", ["bfloat16"])
     model = fit_encoder(build_model(cfg)).eval()
     branch, encoded, sizes = model.backbone.clinical_branch, torch.randn(3, 64), {"p4": (8, 8)}
     low = branch(encoded, (128, 128), sizes)["p4"]

@@ -66,5 +66,5 @@ def test_weights_of_a_head_without_record_start_the_regions_part(small_config):
 
 
 def test_another_box_head_is_refused_with_1d_fusion(small_config):
-    with pytest.raises(ConfigError, match="'FastRCNNConvFCHead' does not read the record"):
-        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
+    with pytest.raises(ConfigError, match="'MyHead' does not read the record"):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NAME", "MyHead")

@@ -37,14 +37,12 @@ def _deconv(*opts: object, plain: bool = False) -> Variant:
 
 VARIANTS = {
     "image_only": Variant("mimic_eye/mask_rcnn.yaml"),
-    "image_only_contiguous": Variant("mimic_eye/mask_rcnn.yaml", ("MODEL.TIMM.CHANNELS_LAST", False)),
     "plain": _deconv(plain=True),
     "deconv": _deconv(),
-    "deconv_contiguous": _deconv("MODEL.SPATIALIZER.CHANNELS_LAST", False),
-    "deconv_compiled": _deconv("MODEL.CLINICAL.COMPILE", True),
-    "deconv_bfloat16": _deconv("MODEL.CLINICAL.AUTOCAST", True),
-    "deconv_compiled_bfloat16": _deconv("MODEL.CLINICAL.COMPILE", True, "MODEL.CLINICAL.AUTOCAST", True),
-    "deconv_checkpoint": _deconv("MODEL.SPATIALIZER.CHECKPOINT", True),
+    "deconv_compiled": _deconv("MODEL.CLINICAL.EXECUTION", ["compile"]),
+    "deconv_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["bfloat16"]),
+    "deconv_compiled_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["compile", "bfloat16"]),
+    "deconv_checkpoint": _deconv("MODEL.CLINICAL.EXECUTION", ["checkpoint"]),
     "deconv_renorm": Variant(_MDF),
     "compact": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "compact")),
     "repeat": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "repeat")),
