@@ -38,6 +38,7 @@ def test_compact_pools_its_finest_map_for_coarser_ones():
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
 def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, fit_encoder, event_storage):
+    torch.manual_seed(0)  # about one seed in sixty starts a squeeze-excite layer whose few units are all dead
     opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.CLINICAL.FUSION_1D", False]
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = fit_encoder(build_model(cfg)).train()
