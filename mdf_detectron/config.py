@@ -40,26 +40,26 @@ def _add_clinical(cfg: CfgNode) -> None:
     # A missing value becomes: "token" (a learned value a column), "median" (of the train split) or
     # "median_indicator" (the median, plus one 0/1 input a numeric column that says it is missing).
     c.MISSING = "token"
-    # Clinical dropout, in training: probability that a row is hidden as a whole, and that a cell of another row is. The
-    # model then also answers where a part of the row, or all of it, is missing.
+    # Clinical dropout, in training: probability that a record is hidden as a whole, and that a value of another is. The
+    # model then also answers where a part of the record, or all of it, is missing.
     c.DROPOUT_ROW = 0.0
     c.DROPOUT_CELL = 0.0
-    # 3-D fusion: the row is fused with the image's feature maps, before the proposals.
+    # 3-D fusion: the record is fused with the image's feature maps, before the proposals.
     c.FUSION_3D = False
-    # How the row becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved straight
-    # to the feature map's size, beside a repeated linear map; its number of stages follows from that size) or "repeat"
-    # (the repeated linear map alone). The fusions that read the row itself (FiLM, DAFT, CrossAttention) have no branch,
-    # and read none of the branch's keys.
+    # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved
+    # straight to the feature map's size, beside a repeated linear map; its number of stages follows from that size) or
+    # "repeat" (the repeated linear map alone). The fusions that read the record itself (FiLM, DAFT, CrossAttention)
+    # have no branch, and read none of the branch's keys.
     c.BRANCH = "deconv"
     # "deconv" only: in training its norms normalize by running statistics (batch renormalization, the same function at
     # inference), and the pseudo-image starts as a repeated pattern; at least four images a process are needed. False:
-    # batch norm, as in the paper; with the few rows of a batch the branch then hardly learns to carry them.
+    # batch norm, as in the paper; with the few records of a batch the branch then hardly learns to carry them.
     c.BATCH_RENORM = True
     # How the branch is computed, any of: "bfloat16" (the maps it gives are float32); "compile" (torch.compile of its
     # spatializer: faster steps after a first one that takes minutes; on a CPU it needs a C++ compiler) or "checkpoint"
     # (the spatializer's stages are recomputed in the backward pass instead of stored: less memory, more time).
     c.EXECUTION = []
-    # 1-D fusion: the encoded row is concatenated to each flattened RoI before the box head.
+    # 1-D fusion: the encoded record is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False
 
     s = cfg.MODEL.SPATIALIZER = CfgNode()
@@ -71,7 +71,7 @@ def _add_clinical(cfg: CfgNode) -> None:
 
     f = cfg.MODEL.FUSION = CfgNode()
     # A name in FUSION_REGISTRY: of two maps (the paper's four) ElementwiseSum, HadamardProduct, ConcatenationLinear,
-    # ConcatenationConv; of a map and the row FiLM, DAFT, CrossAttention.
+    # ConcatenationConv; of a map and the record FiLM, DAFT, CrossAttention.
     f.NAME = "ElementwiseSum"
     # Whether f_fused, a 3x3 convolution, follows the fusion (paper's equation 2; the released runs had none).
     f.CONV = True
@@ -109,11 +109,11 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # AdamW's decay rates of its running mean and mean square of the gradient. A first layer's early gradients are
     # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
     cfg.SOLVER.BETAS = [0.9, 0.99]
-    # Learning-rate factor of the layers that read the row itself: the encoder, the row's inputs of the box head, the
-    # fusions FiLM, DAFT and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
+    # Learning-rate factor of the layers that read the record itself: the encoder, the record's inputs of the box head,
+    # the fusions FiLM, DAFT and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
     # gradients noisy; at the rate of an image's layers they have not moved when the training ends.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
-    # Learning-rate factors of the branch "deconv": of its deep layers (spatializer and trunk), which carry the row
+    # Learning-rate factors of the branch "deconv": of its deep layers (spatializer and trunk), which carry the record
     # through as they start and lose it when they change fast, and of the last convolutions, which read it out of them.
     cfg.SOLVER.DECONV_LR_FACTORS = [1.0, 1.0]
     # A fully connected layer with more inputs than this learns at BASE_LR * this / inputs; 0 switches it off. AdamW
@@ -143,7 +143,7 @@ def _add_validation(cfg: CfgNode) -> None:
 def _add_diagnostics(cfg: CfgNode) -> None:
     d = cfg.CLINICAL_DIAGNOSTICS = CfgNode()
     # Every so many iterations, and after the last, clinical/... scalars are written: the loss of fixed images with
-    # their own rows and with exchanged ones, and the size of each path where they are joined. 0: never.
+    # their own records and with exchanged ones, and the size of each path where they are joined. 0: never.
     d.PERIOD = 0
     # So many fixed images of the train split, one a patient.
     d.NUM_IMAGES = 32
@@ -155,12 +155,12 @@ def has_columns(cfg: CfgNode) -> bool:
 
 
 def fuses_3d(cfg: CfgNode) -> bool:
-    """Whether the row is fused with the feature maps."""
+    """Whether the record is fused with the feature maps."""
     return cfg.MODEL.CLINICAL.FUSION_3D and has_columns(cfg)
 
 
 def fuses_1d(cfg: CfgNode) -> bool:
-    """Whether the row is concatenated to the regions."""
+    """Whether the record is concatenated to the regions."""
     return cfg.MODEL.CLINICAL.FUSION_1D and has_columns(cfg)
 
 

@@ -68,7 +68,7 @@ def _check_clinical(cfg: CfgNode) -> None:
         raise ConfigError(f"MODEL.CLINICAL.EMBEDDING_DIM is {clinical.EMBEDDING_DIM}; use at least 1")
     if clinical.FUSION_1D and cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet":
         raise ConfigError(
-            "MODEL.CLINICAL.FUSION_1D is on, but MultimodalRetinaNet has no RoI head to join the row to; "
+            "MODEL.CLINICAL.FUSION_1D is on, but MultimodalRetinaNet has no RoI head to join the record to; "
             "switch it off, 3-D fusion works with every detector"
         )
     if clinical.FUSION_1D and not cfg.MODEL.ROI_HEADS.NAME.startswith("Clinical"):
@@ -88,7 +88,7 @@ def _check_model(cfg: CfgNode) -> None:
     if model.META_ARCHITECTURE not in ("MultimodalRCNN", "MultimodalRetinaNet"):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is '{model.META_ARCHITECTURE}'; use MultimodalRCNN or MultimodalRetinaNet, which "
-            "bring the row to the backbone (without fusion they are Detectron2's own detectors)"
+            "bring the record to the backbone (without fusion they are Detectron2's own detectors)"
         )
     if model.BACKBONE.NAME != "build_dual_backbone":
         raise ConfigError(

@@ -90,7 +90,7 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
 
 
 def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
-    """All rows of the train split: (M, A) float with NaN, (M, B) long with -1."""
+    """Clinical records of the train split: (M, A) float with NaN, (M, B) long with -1."""
     mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=model_schema(cfg, cfg.DATASETS.TRAIN[0]))
     rows = [mapper.clinical_tensors(record) for record in records_of(cfg.DATASETS.TRAIN)]
     return (
@@ -158,7 +158,7 @@ def train_part(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, Any]] | None = None):
-    """Loader of every image of a dataset, once; ``records`` replace the registered ones (rows shuffled, say)."""
+    """Loader of every image of a dataset, once; ``records`` replace the registered ones (records shuffled, say)."""
     schema = model_schema(cfg, dataset_name)
     return build_detection_test_loader(
         dataset=records if records is not None else records_of([dataset_name]),

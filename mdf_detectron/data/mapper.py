@@ -94,7 +94,7 @@ class MultimodalDatasetMapper:
         return torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")), transforms
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """``clinical_numeric`` and ``clinical_categorical`` of a record; no row at all is all missing."""
+        """``clinical_numeric`` and ``clinical_categorical`` of a record; no record at all is all missing."""
         row = {name: (record.get("clinical") or {}).get(name) for name in self.schema.names}
         parsed = self.schema.parse_record(row, where=str(record.get("file_name", "record")))
         return {

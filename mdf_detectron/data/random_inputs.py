@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 
 
 def random_batch(cfg: CfgNode, count: int) -> list[dict]:
-    """Random images with two boxes and masks each, and random rows."""
+    """Random images with two boxes and masks each, and random records."""
     side, rng = cfg.INPUT.IMAGE_SIZE, np.random.default_rng(0)
     batch = []
     for _ in range(count):

@@ -103,7 +103,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         self._loaded_contents = loaded.get(CONTENTS_KEY)
         saved = loaded.get(SCHEMA_KEY)
         wanted = clinical_signature(self.cfg)
-        image_only = saved is not None and not any(saved.values())  # a start that every model with a row may take
+        image_only = saved is not None and not any(saved.values())  # a start that every model with a record may take
         if saved is not None and saved != wanted and not image_only:
             raise CheckpointError(
                 f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "

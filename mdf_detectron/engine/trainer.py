@@ -47,7 +47,7 @@ from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.run_folder import METRICS_FILE_NAME, cut_log
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
+from mdf_detectron.modeling.clinical_branches import ClinicalBranch
 
 RESULTS_FILE_NAME = "results.json"
 
@@ -58,11 +58,12 @@ class MultimodalTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         fit_clinical_statistics(cfg, self._trainer.model)
-        rows = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-        if rows < 4 and any(isinstance(m, BatchRenorm2d) for m in self._trainer.model.modules()):
+        images = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        branches = [m for m in self._trainer.model.modules() if isinstance(m, ClinicalBranch)]
+        if any(images < branch.least_images for branch in branches):
             logging.getLogger(__name__).warning(
-                f"{rows} image(s) a process are too few for MODEL.CLINICAL.BATCH_RENORM to pass gradients to the row; "
-                "use four or more (SOLVER.IMS_PER_BATCH), or set it False"
+                f"{images} image(s) a process are too few for MODEL.CLINICAL.BATCH_RENORM to pass gradients to the "
+                "record; use four or more (SOLVER.IMS_PER_BATCH), or set it False"
             )
 
     @classmethod

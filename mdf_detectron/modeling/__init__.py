@@ -8,6 +8,7 @@ require_detectron2()
 from mdf_detectron.modeling.backbones import TimmBackbone
 from mdf_detectron.modeling.clinical_branches import CLINICAL_BRANCH_REGISTRY
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
+from mdf_detectron.modeling.deconv_fast.branch import DeconvolutionBranch
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 from mdf_detectron.modeling.dual_backbone import DualBackbone
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY
@@ -22,6 +23,7 @@ __all__ = [
     "ClinicalEncoder",
     "ClinicalFastRCNNConvFCHead",
     "ClinicalROIHeads",
+    "DeconvolutionBranch",
     "DualBackbone",
     "HomoscedasticLossWeighting",
     "MultimodalRCNN",

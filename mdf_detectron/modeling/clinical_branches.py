@@ -1,6 +1,9 @@
-"""The encoded record as feature maps beside the image's: three branches of different cost (``MODEL.CLINICAL.BRANCH``).
+"""The encoded record as feature maps beside the image's: branches of different cost (``MODEL.CLINICAL.BRANCH``).
 
-Shape letters: N rows, Z width of the encoded row, H×W pixels of the model's input, D channels and h×w cells of a map.
+The paper's own branch is in ``deconv_fast/branch.py``.
+
+Shape letters: N records, Z width of the encoded record, H×W pixels of the model's input, D channels and h×w cells of
+a map.
 """
 
 from __future__ import annotations
@@ -12,22 +15,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, Backbone
 from detectron2.utils.registry import Registry
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenormAct2d, with_batch_renorm
-from mdf_detectron.modeling.deconv_fast.spatializer import RECTIFIER_MARGIN, Spatializer
+from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 
 START_SCALE = 0.08
 """Of the weights of the layers that give the maps, against their usual initialization."""
-
-
-LEAST_PERIOD = 8
-"""Pixels a side of the pattern that the paper's branch starts with; fewer could not hold the columns of a row."""
 
 
 Size = tuple[int, int]
@@ -49,12 +44,14 @@ class ClinicalBranch(nn.Module):
 
     Attributes:
         autocast: compute in bfloat16 where torch's autocast allows it; the maps come out as float32.
+        least_images: images a process that training needs for a gradient to reach the record.
     """
 
     autocast = False
+    least_images = 1
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """Rows → maps.
+        """Records → maps.
 
         Args:
             encoded: (N, Z) float32.
@@ -80,70 +77,8 @@ class ClinicalBranch(nn.Module):
 
 
 @CLINICAL_BRANCH_REGISTRY.register()
-class DeconvolutionBranch(ClinicalBranch):
-    """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
-
-    An untrained backbone scrambles a row beyond what the detector can read.  So it starts nearly linear: norms that
-    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  With
-    batch renormalization the pseudo-image starts as a pattern that repeats with the backbone's finest stride (with 8
-    pixels at least), so that every cell reads the same; where the stages end at another size than the image's, the
-    cells differ.
-
-    Args:
-        spatializer: S = f_spa(Z^C).
-        backbone: C = f_clinical(S).
-        start_linear: start the backbone so; not with pretrained weights.
-    """
-
-    @configurable
-    def __init__(self, *, spatializer: Spatializer, backbone: Backbone, start_linear: bool = True):
-        super().__init__()
-        self.spatializer = spatializer
-        self.backbone = backbone
-        if start_linear:
-            _start_linear(backbone)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
-        num_stages, renorm = cfg.MODEL.SPATIALIZER.NUM_STAGES, cfg.MODEL.CLINICAL.BATCH_RENORM
-        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages}
-        if renorm:
-            finest = min(shape.stride for shape in features.values())
-            pattern_stages = max(finest, LEAST_PERIOD).bit_length() - 1
-            options |= {"norm": "BRN", "num_uniform": max(0, num_stages - pattern_stages)}
-        backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
-        return {
-            "spatializer": Spatializer(out_channels=image_shape.channels, **options),
-            "backbone": with_batch_renorm(backbone) if renorm else backbone,
-            "start_linear": not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
-        }
-
-    def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of every parameter, see ``engine/optimizer.py``: deep, or of the layers that read out."""
-        read_out = {id(p) for layer in self.output_layers() for p in layer.parameters()}
-        return {n: "deconv_out" if id(p) in read_out else "deconv_deep" for n, p in self.named_parameters()}
-
-    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """As :meth:`ClinicalBranch.forward`; the backbone's own stride decides on the size."""
-        return self.backbone(self.spatializer(encoded, image_size))
-
-    def start_near(self, neutral: float) -> None:
-        """For this project's backbone, and for a pyramid without norms."""
-        _start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
-
-    def output_layers(self) -> list[nn.Module]:
-        """The convolutions that give the maps, where they are known: of this project's backbone and of a pyramid."""
-        if isinstance(self.backbone, TimmBackbone):
-            return [self.backbone.conv]
-        if isinstance(self.backbone, FPN):
-            top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
-            return [*self.backbone.output_convs, *top]
-        return []
-
-
-@CLINICAL_BRANCH_REGISTRY.register()
 class RepeatBranch(ClinicalBranch):
-    """A linear map of the row, repeated over each feature map.
+    """A linear map of the record, repeated over each feature map.
 
     Args:
         in_dim: Z.
@@ -172,16 +107,16 @@ class RepeatBranch(ClinicalBranch):
 
     def start_near(self, neutral: float) -> None:
         """See the base."""
-        _start_near(self.projections.values(), neutral)
+        start_near(self.projections.values(), neutral)
 
 
 @CLINICAL_BRANCH_REGISTRY.register()
 class CompactBranch(ClinicalBranch):
-    """Deconvolved straight to the size of the finest feature map, beside the repeated row: no second backbone.
+    """Deconvolved straight to the size of the finest feature map, beside the repeated record: no second backbone.
 
-    The repeated row is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
-    norm stands in the place of the paper's batch norm: on maps as small as these, batch norm makes the code of a row
-    depend on the few other rows of the batch.
+    The repeated record is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
+    norm stands in the place of the paper's batch norm: on maps as small as these, batch norm makes the code of a record
+    depend on the few other records of the batch.
 
     Args:
         spatializer: its stages reach the finest map's side, or near it.
@@ -205,7 +140,7 @@ class CompactBranch(ClinicalBranch):
     def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
         side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
         num_stages, channels = max(1, side.bit_length() - 1), cfg.MODEL.SPATIALIZER.CHANNELS
-        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages, "norm": "GN"}
+        options = {**spatializer_options(cfg, in_dim), "num_stages": num_stages, "norm": "GN"}
         return {
             "spatializer": Spatializer(out_channels=channels, num_uniform=num_stages, **options),
             "spatial_channels": channels,
@@ -225,16 +160,11 @@ class CompactBranch(ClinicalBranch):
     def start_near(self, neutral: float) -> None:
         """See the base."""
         self.repeat.start_near(neutral)
-        _start_near(self.projections.values(), 0.0)
+        start_near(self.projections.values(), 0.0)
 
 
-def _start_linear(backbone: nn.Module) -> None:
-    for module in backbone.modules():
-        if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
-            nn.init.constant_(module.bias, RECTIFIER_MARGIN)
-
-
-def _start_near(layers: Iterable[nn.Module], neutral: float) -> None:
+def start_near(layers: Iterable[nn.Module], neutral: float) -> None:
+    """Scale the weights of the layers that give a branch's maps down, so that its maps start near ``neutral``."""
     with torch.no_grad():
         for layer in layers:
             layer.weight.mul_(START_SCALE)
@@ -267,7 +197,8 @@ def build_clinical_branch(
     return branch
 
 
-def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
+def spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
+    """Arguments of a :class:`Spatializer` that every branch takes from the config."""
     return {
         "in_dim": in_dim,
         "channels": cfg.MODEL.SPATIALIZER.CHANNELS,
@@ -278,13 +209,3 @@ def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
 
 def _channels(features: dict[str, ShapeSpec]) -> dict[str, int]:
     return {name: shape.channels for name, shape in features.items()}
-
-
-def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
-    """Without frozen layers: pretrained weights are those of images, and the pseudo-image is none."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
-        cfg.MODEL.RESNETS.NORM = "BN"
-    return cfg

@@ -19,7 +19,7 @@ from mdf_detectron.data.schema import MISSING_CATEGORY
 
 
 class EncodedRecord(NamedTuple):
-    """A batch of encoded rows.
+    """A batch of encoded records.
 
     Attributes:
         vector: (N, Z) float, Z^C.
@@ -66,35 +66,35 @@ def present_columns(numeric: Tensor, categorical: Tensor) -> Tensor:
 
 
 class ClinicalDropout(nn.Module):
-    """Makes rows and cells missing at random; in evaluation it does nothing.
+    """Make records and single values missing at random; in evaluation it does nothing.
 
     Args:
-        row_probability: that a row is hidden as a whole.
-        cell_probability: that a cell of the other rows is hidden, each on its own.
+        record_probability: that a record is hidden as a whole.
+        value_probability: that a value of the other records is hidden, each on its own.
     """
 
-    def __init__(self, row_probability: float = 0.0, cell_probability: float = 0.0):
+    def __init__(self, record_probability: float = 0.0, value_probability: float = 0.0):
         super().__init__()
-        for name, value in (("row_probability", row_probability), ("cell_probability", cell_probability)):
+        for name, value in (("record_probability", record_probability), ("value_probability", value_probability)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
-        self.row_probability = row_probability
-        self.cell_probability = cell_probability
+        self.record_probability = record_probability
+        self.value_probability = value_probability
 
     def forward(self, numeric: Tensor, categorical: Tensor) -> tuple[Tensor, Tensor]:
         """(N, A) float with NaN, (N, B) long with -1 → the same with more of both; the inputs stay as they are."""
-        if not self.training or not (self.row_probability or self.cell_probability):
+        if not self.training or not (self.record_probability or self.value_probability):
             return numeric, categorical
         count, width = numeric.shape
-        cells = torch.rand(count, width + categorical.shape[1], device=numeric.device) < self.cell_probability
-        hidden = cells | (torch.rand(count, 1, device=numeric.device) < self.row_probability)
+        values = torch.rand(count, width + categorical.shape[1], device=numeric.device) < self.value_probability
+        hidden = values | (torch.rand(count, 1, device=numeric.device) < self.record_probability)
         return (
             numeric.masked_fill(hidden[:, :width], math.nan),
             categorical.masked_fill(hidden[:, width:], MISSING_CATEGORY),
         )
 
     def extra_repr(self) -> str:
-        return f"row_probability={self.row_probability}, cell_probability={self.cell_probability}"
+        return f"record_probability={self.record_probability}, value_probability={self.value_probability}"
 
 
 class ClinicalEncoder(nn.Module):
@@ -106,9 +106,9 @@ class ClinicalEncoder(nn.Module):
         num_numeric: A.
         vocabulary_sizes: number of values of each categorical column (length B).
         embedding_dim: E.
-        missing: "token": a missing cell becomes a learned number (numeric) or a learned vector (categorical);
+        missing: "token": a missing value becomes a learned number (numeric) or a learned vector (categorical);
             "median": the train split's median, and the train split's most frequent category;
-            "median_indicator": the same, plus A inputs that are 1 where the cell is missing.
+            "median_indicator": the same, plus A inputs that are 1 where the value is missing.
 
     Attributes:
         layout: of the output; its width is D = A + B·E (+ A with indicators).
@@ -157,7 +157,7 @@ class ClinicalEncoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, numeric: Tensor, categorical: Tensor) -> None:
-        """Set mean, standard deviation (n−1), median and mode from the rows of the train split.
+        """Set mean, standard deviation (n−1), median and mode from the records of the train split.
 
         Args:
             numeric: (M, A) float, NaN where missing.
@@ -179,7 +179,7 @@ class ClinicalEncoder(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        """Encode rows.
+        """Encode records.
 
         Args:
             numeric: (N, A) float in the schema's units, NaN where missing; infinite values are refused upstream.
@@ -190,12 +190,12 @@ class ClinicalEncoder(nn.Module):
 
         Raises:
             RuntimeError: the statistics were neither fitted nor loaded.
-            ValueError: rows of other columns than the encoder was built for.
+            ValueError: records of other columns than the encoder was built for.
         """
         if not self.fitted:
             raise RuntimeError(
                 "the clinical statistics are not set: train first, load a checkpoint of this project, "
-                "or call ClinicalEncoder.fit on the train split's rows"
+                "or call ClinicalEncoder.fit on the train split's records"
             )
         self._check_width(numeric, categorical)
         absent = torch.isnan(numeric)
@@ -209,8 +209,8 @@ class ClinicalEncoder(nn.Module):
             parts.append(absent.to(numeric.dtype))
         return torch.cat(parts, dim=1)
 
-    def check_rows(self, numeric: Tensor, categorical: Tensor, where: list[str]) -> None:
-        """Refuse what :meth:`forward` does not look for: on a GPU the look would cost a wait.
+    def check_records(self, numeric: Tensor, categorical: Tensor, where: list[str]) -> None:
+        """Validate records on the host before :meth:`forward`; reading values back on a GPU would force a sync.
 
         Args:
             numeric: (N, A); NaN is a missing value, an infinite one a mistake that standardization would spread.
@@ -221,25 +221,27 @@ class ClinicalEncoder(nn.Module):
             ValueError: an infinite number, or a code outside of its vocabulary.
         """
         self._check_width(numeric, categorical)
-        for row, column in torch.isinf(numeric).nonzero().tolist():
+        for record, column in torch.isinf(numeric).nonzero().tolist():
             raise ValueError(
-                f"{where[row]}: clinical_numeric[{column}] is {float(numeric[row, column])}; "
+                f"{where[record]}: clinical_numeric[{column}] is {float(numeric[record, column])}; "
                 "a value must be finite, or NaN where it is missing"
             )
         sizes = torch.tensor([embedding.num_embeddings for embedding in self.embeddings])
         codes = categorical.cpu()
-        for row, column in ((codes < MISSING_CATEGORY) | (codes >= sizes)).nonzero().tolist():
+        for record, column in ((codes < MISSING_CATEGORY) | (codes >= sizes)).nonzero().tolist():
             raise ValueError(
-                f"{where[row]}: clinical_categorical[{column}] is {int(codes[row, column])}; a code must be below "
-                f"{int(sizes[column])}, the size of its vocabulary, or {MISSING_CATEGORY} where the value is missing"
+                f"{where[record]}: clinical_categorical[{column}] is {int(codes[record, column])}; a code must be "
+                f"below {int(sizes[column])}, the size of its vocabulary, or {MISSING_CATEGORY} where the value is "
+                "missing"
             )
 
     def _check_width(self, numeric: Tensor, categorical: Tensor) -> None:
         widths, expected = (numeric.shape[1], categorical.shape[1]), (self.num_numeric, len(self.embeddings))
         if widths != expected:
             raise ValueError(
-                f"rows have {widths[0]} numeric and {widths[1]} categorical column(s), the model reads {expected[0]} "
-                f"and {expected[1]}: use a mapper with the model's own columns (MODEL.CLINICAL.NUMERIC and CATEGORICAL)"
+                f"records have {widths[0]} numeric and {widths[1]} categorical column(s), the model reads "
+                f"{expected[0]} and {expected[1]}: use a mapper with the model's own columns "
+                "(MODEL.CLINICAL.NUMERIC and CATEGORICAL)"
             )
 
     def _embed(self, column: int, embedding: nn.Embedding, codes: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The dual backbone: image features fused with the clinical record (paper, Fig. 7b).
 
-Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded row.
+Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded record.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class DualBackbone(Backbone):
     Args:
         image_backbone: I = f_CXR(image).
         clinical_encoder: Z^C; None for an image-only model.
-        clinical_dropout: hides rows and cells in training; None hides nothing.
+        clinical_dropout: hides records and values in training; None hides nothing.
         fusions: one a feature map, under its name; None without 3-D fusion.
-        clinical_branch: the encoded row as maps, C, for fusions of two maps; None for fusions that read the row.
+        clinical_branch: the encoded record as maps, C, for fusions of two maps; None for fusions that read the record.
     """
 
     def __init__(

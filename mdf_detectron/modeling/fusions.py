@@ -178,23 +178,23 @@ class _Modulation(Fusion):
 
 @FUSION_REGISTRY.register()
 class FiLM(_Modulation):
-    """Scale and shift from the row: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2)."""
+    """Scale and shift from the record: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2)."""
 
     @configurable
     def __init__(self, channels: int, layout: RecordLayout):
         super().__init__(channels, layout, layout.dim, HIDDEN_FEATURES)
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
+        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
         return self.modulate(image, clinical.vector)
 
 
 @FUSION_REGISTRY.register()
 class DAFT(_Modulation):
-    """Scale and shift from the row and the image together: dynamic affine feature map transform (Wolf et al. 2022).
+    """Scale and shift from the record and the image together: dynamic affine feature map transform (Wolf et al. 2022).
 
     The image enters as the mean of each channel over the map, normalized over the channels: beside raw means, several
-    times larger than a standardized row, the row is not learned.
+    times larger than a standardized record, the record is not learned.
     """
 
     @configurable
@@ -203,7 +203,7 @@ class DAFT(_Modulation):
         super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), rows (N, Z) → (N, D, H, W)."""
+        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
         pooled = F.layer_norm(image.mean(dim=(2, 3)), image.shape[1:2])
         return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
 
@@ -235,7 +235,7 @@ class CrossAttention(Fusion):
     """I + W_o·Attention(queries: cells of I, keys and values: tokens of the columns) (Vaswani et al. 2017).
 
     A missing column is masked out.  A learned token that is always there takes what a cell does not want to give to
-    any column; without a row it is all there is to see.  W_o starts at zero, so that the untrained fusion is the
+    any column; without a record it is all there is to see.  W_o starts at zero, so that the untrained fusion is the
     identity.
     """
 
@@ -256,7 +256,7 @@ class CrossAttention(Fusion):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), rows of L columns → (N, D, H, W)."""
+        """(N, D, H, W), records of L columns → (N, D, H, W)."""
         count, channels, height, width = image.shape
         tokens = torch.cat([self.tokens(clinical.vector), self.no_column.expand(count, -1, -1)], dim=1)
         visible = F.pad(clinical.present, (0, 1), value=True)

@@ -61,7 +61,7 @@ class MultimodalMixin:
         encoder = self.backbone.clinical_encoder
         if encoder is None:
             return None
-        encoder.check_rows(*tensors, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
+        encoder.check_records(*tensors, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
         return self.backbone.encode(*map(self._move_to_current_device, tensors))
 
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:

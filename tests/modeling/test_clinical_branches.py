@@ -142,3 +142,12 @@ def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
 def test_unknown_branch(small_config):
     with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use one of"):
         build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled"))
+
+
+def test_a_branch_says_how_many_images_it_needs(small_config):
+    def branch(*opts):
+        return build_model(small_config("synthetic_cxr/msf_net_3d.yaml", *opts)).backbone.clinical_branch
+
+    assert branch().least_images == 4
+    assert branch("MODEL.CLINICAL.BATCH_RENORM", False).least_images == 1
+    assert branch("MODEL.CLINICAL.BRANCH", "compact").least_images == 1

@@ -39,7 +39,7 @@ def test_evaluation_and_zero_hide_nothing():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="row_probability"):
+    with pytest.raises(ValueError, match="record_probability"):
         ClinicalDropout(1.0, 0.0)
-    with pytest.raises(ValueError, match="cell_probability"):
+    with pytest.raises(ValueError, match="value_probability"):
         ClinicalDropout(0.0, -0.1)

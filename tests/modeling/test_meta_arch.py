@@ -222,7 +222,7 @@ def test_rows_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder)
         with pytest.raises(ValueError, match=rf"input 1: clinical_categorical\[0\] is {code}; a code must be below 2"):
             model(change("clinical_categorical", [code]))
     narrow = [{**x, "clinical_numeric": torch.zeros(1)} for x in batch]
-    with pytest.raises(ValueError, match=r"rows have 1 numeric and 1 categorical column\(s\), the model reads 9 and 1"):
+    with pytest.raises(ValueError, match=r"records have 1 numeric and 1 categorical column.*the model reads 9 and 1"):
         model(narrow)
 
 

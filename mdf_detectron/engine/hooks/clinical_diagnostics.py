@@ -41,7 +41,7 @@ class ClinicalDiagnostics(HookBase):
     Args:
         period: iterations.
         own: batches of mapped training inputs, the same at every call.
-        shuffled: the same inputs with the rows of other patients.
+        shuffled: the same inputs with the records of other patients.
     """
 
     def __init__(self, *, period: int, own: Batches, shuffled: Batches) -> None:
@@ -55,9 +55,9 @@ class ClinicalDiagnostics(HookBase):
 
 
 def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
-    """The images of ``CLINICAL_DIAGNOSTICS`` with their own rows and with exchanged ones, in batches of the training's.
+    """Return the images of ``CLINICAL_DIAGNOSTICS``, with their own records and with exchanged ones, in batches.
 
-    There is at most one image of a patient, and films with findings come first.
+    There is at most one image of a patient, and images with findings come first.
 
     Raises:
         ConfigError: a train split of a single patient.
@@ -67,7 +67,7 @@ def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
     of_patient = {r["patient_id"]: r for r in reversed(records)}
     chosen = [r for r in records if of_patient[r["patient_id"]] is r][: cfg.CLINICAL_DIAGNOSTICS.NUM_IMAGES]
     if len(chosen) < 2:
-        raise ConfigError("CLINICAL_DIAGNOSTICS exchanges rows between patients: the train split needs two of them")
+        raise ConfigError("CLINICAL_DIAGNOSTICS exchanges records between patients: the train split needs two of them")
     mapper = build_loss_mapper(cfg, cfg.DATASETS.TRAIN[0])
     size = cfg.SOLVER.IMS_PER_BATCH
 
@@ -136,11 +136,11 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
 
 @contextmanager
 def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Root mean squares of what meets where image and row are joined, of the last forward within the context.
+    """Root mean squares of what meets where image and record are joined, of the last forward within the context.
 
-    ``fusion_<level>_image`` and ``fusion_<level>_row``: the image's map, and what the row brings to it (the clinical
-    map; of a fusion that reads the row itself, what it adds to the image's map).  ``roi_image`` and ``roi_row``: the
-    region's and the row's share of the first layer of the box head (of a cascade, with the stage behind it).
+    ``fusion_<level>_image`` and ``fusion_<level>_row``: the image's map, and what the record brings to it (the clinical
+    map; of a fusion that reads the record itself, what it adds to the image's map).  ``roi_image`` and ``roi_row``: the
+    region's and the record's share of the first layer of the box head (of a cascade, with the stage behind it).
     """
     norms: dict[str, float] = {}
     handles = []

@@ -1,8 +1,8 @@
 """Batch renormalization (Ioffe 2017): batch norm for batches that are too small for statistics of their own.
 
-The clinical branch sees as many different inputs as there are rows in the batch, four in the paper.  Normalized by
-their own mean, what a row becomes depends on the three others, layer after layer; at inference the same row becomes
-something else.  Here the running statistics normalize in training too.  At inference it is batch norm.
+The clinical branch sees as many different inputs as there are records in the batch, four in the paper.  Normalized by
+their own mean, what a record becomes depends on the three others, layer after layer; at inference the same record
+becomes something else.  Here the running statistics normalize in training too.  At inference it is batch norm.
 
 Shape letters: N maps, C channels, h×w cells.
 """
@@ -57,8 +57,8 @@ class BatchRenorm2d(nn.BatchNorm2d):
     r and d are not clipped; instead the running statistics start as the mean over the first batches and one of mean 0
     and variance 1, so that no batch is divided by its own vanishing variance.  Parameters and buffers are
     ``nn.BatchNorm2d``'s, and so is :meth:`forward` in evaluation.  Processes of a distributed training have running
-    statistics of their own, as with batch norm.  Two values a channel, as two rows make over a uniform map, are always
-    normalized to ±1 and pass no gradient on: a process needs four rows or more.
+    statistics of their own, as with batch norm.  Two values a channel, as two records make over a uniform map, are
+    always normalized to ±1 and pass no gradient on: a process needs four records or more.
     """
 
     def forward(self, x: Tensor) -> Tensor:

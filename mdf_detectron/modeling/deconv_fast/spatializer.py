@@ -1,6 +1,6 @@
-"""The encoded row as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e layers of deconvolution + convolution).
+"""The encoded record as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e layers of deconvolution + convolution).
 
-Shape letters: N rows, D width of the encoded row, H×W pixels of the model's input, C its channels.
+Shape letters: N records, D width of the encoded record, H×W pixels of the model's input, C its channels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SpatializerStage(nn.Sequential):
 
     Args:
         norm: "BN", batch norm as in the paper, "BRN", batch renormalization (another training of the same function), or
-            "GN", group norm with one group: each row by itself, whatever the others of the batch are.
+            "GN", group norm with one group: each record by itself, whatever the others of the batch are.
         last: end without ReLU.
     """
 
@@ -104,7 +104,7 @@ class Spatializer(nn.Module):
         channels: channels between the stages.
         norm: "BN", "BRN" or "GN", see :class:`SpatializerStage`.
         num_uniform: so many stages, from the first, start as a repetition over the map, see :func:`_start_uniform`:
-            the row then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
+            the record then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
         use_checkpoint: recompute the stages in the backward pass.
         channels_last: memory format of the maps; faster where it is measured to be.
     """
@@ -141,7 +141,7 @@ class Spatializer(nn.Module):
                 _start_uniform(stage)
 
     def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
-        """Spread each row over a map.
+        """Spread each record over a map.
 
         Args:
             encoded: (N, D).
@@ -201,20 +201,20 @@ def _recomputation(stage: SpatializerStage) -> tuple[AbstractContextManager, Abs
 
 
 def _start_linear(stage: SpatializerStage, first: bool) -> None:
-    """Keep the variance by the inputs of one output pixel, and let the row through.
+    """Keep the variance by the inputs of one output pixel, and let the record through.
 
-    With norms that start at bias 0, a rectifier behind each scrambles the row before anything is learned: behind the
+    With norms that start at bias 0, a rectifier behind each scrambles the record before anything is learned: behind the
     clinical backbone a linear map of a cell recovers nothing of the vitals (R² below 0).  Started at
     :data:`RECTIFIER_MARGIN` standard deviations above zero the rectifiers hardly cut at first, and the pseudo-image is
     a sum of one pattern a column.  The weights of each output sum to zero over the inputs, so that the margin itself,
-    the same for every row, is not carried on: it would soon drown what differs between rows.
+    the same for every record, is not carried on: it would soon drown what differs between records.
     """
     deconvolution, norm, _, convolution, second_norm, *_ = stage
     nn.init.normal_(deconvolution.weight, std=deconvolution.in_channels**-0.5)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
     with torch.no_grad():
         convolution.weight.sub_(convolution.weight.mean(dim=1, keepdim=True))
-        if not first:  # the first stage reads the row itself, which has no margin
+        if not first:  # the first stage reads the record itself, which has no margin
             deconvolution.weight.sub_(deconvolution.weight.mean(dim=0, keepdim=True))
     for layer in (deconvolution, convolution):
         nn.init.zeros_(layer.bias)
@@ -226,9 +226,9 @@ def _start_linear(stage: SpatializerStage, first: bool) -> None:
 def _start_uniform(stage: SpatializerStage) -> None:
     """The four kernel positions of the deconvolution start alike, the 3×3 convolution with its center only.
 
-    What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same row, and
-    the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many values
-    a channel as there are rows in the batch, and the row drowns in the noise of their mean.
+    What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same record,
+    and the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many
+    values a channel as there are records in the batch, and the record drowns in the noise of their mean.
     """
     deconvolution, convolution = stage[0], stage[3]
     with torch.no_grad():
