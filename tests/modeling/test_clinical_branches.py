@@ -1,12 +1,18 @@
-"""The three ways from the encoded row to maps: shapes, values by hand, number formats, and the whole model."""
+"""The three ways from the encoded record to maps: shapes, values by hand, number formats, and the whole model."""
 
 import pytest
 import timm
 import torch
+from detectron2.config import configurable
 from detectron2.modeling import build_model
 
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.clinical_branches import CompactBranch, RepeatBranch
+from mdf_detectron.modeling.clinical_branches import (
+    CLINICAL_BRANCH_REGISTRY,
+    ClinicalBranch,
+    CompactBranch,
+    RepeatBranch,
+)
 from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d, BatchRenormAct2d
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 
@@ -151,3 +157,40 @@ def test_a_branch_says_how_many_images_it_needs(small_config):
     assert branch().least_images == 4
     assert branch("MODEL.CLINICAL.BATCH_RENORM", False).least_images == 1
     assert branch("MODEL.CLINICAL.BRANCH", "compact").least_images == 1
+
+
+class ScaledTile(ClinicalBranch):
+    """A branch of a newcomer: one number of each record, times a hyperparameter, everywhere."""
+
+    @configurable
+    def __init__(self, *, in_dim, channels, scale):
+        super().__init__()
+        self.scale, self.channels = scale, channels
+        self.linear = torch.nn.Linear(in_dim, 1)
+
+    @classmethod
+    def from_config(cls, cfg, in_dim, image_shape, features):
+        channels = {name: shape.channels for name, shape in features.items()}
+        return {"in_dim": in_dim, "channels": channels, "scale": cfg.MODEL.SCALED_TILE.SCALE}
+
+    def spread(self, encoded, image_size, sizes):
+        value = self.scale * self.linear(encoded)[:, :, None, None]
+        return {name: value.expand(-1, width, *sizes[name]) for name, width in self.channels.items()}
+
+    def start_near(self, neutral):
+        torch.nn.init.constant_(self.linear.bias, neutral)
+
+
+def test_a_new_branch_with_a_hyperparameter(small_config, make_batch, fit_encoder, event_storage, monkeypatch):
+    monkeypatch.setitem(CLINICAL_BRANCH_REGISTRY._obj_map, "ScaledTile", ScaledTile)
+    opts = ["MODEL.CLINICAL.BRANCH", "ScaledTile", "MODEL.FUSION.NAME", "HadamardProduct"]
+    cfg = small_config("synthetic_cxr/msf_net_3d.yaml", *opts)
+    cfg.MODEL.SCALED_TILE = type(cfg)({"SCALE": 2.5})
+    model = fit_encoder(build_model(cfg)).train()
+    branch = model.backbone.clinical_branch
+    assert branch.scale == 2.5 and branch.linear.bias.item() == 1.0  # a product is neutral at one
+    encoded = torch.randn(2, branch.linear.in_features)
+    expected = 2.5 * (encoded @ branch.linear.weight[0] + 1.0)
+    torch.testing.assert_close(branch(encoded, (128, 128), {"p4": (8, 8)})["p4"][:, 5, 3, 2], expected)
+    sum(model(make_batch(cfg, 2)).values()).backward()
+    assert branch.linear.weight.grad.abs().sum() > 0
