@@ -35,7 +35,6 @@ setup(
         "numpy>=1.26",
         "pandas>=2.2",
         "scipy>=1.11",
-        "filelock>=3.12",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "Pillow>=10",

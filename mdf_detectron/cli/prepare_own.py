@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from mdf_detectron.data.sources.image_files import BIT_DEPTHS
+from mdf_detectron.cli.prepare_public import add_writing_options, writing_options
 from mdf_detectron.data.sources.table_and_coco.boxes import ROLES
 from mdf_detectron.data.sources.table_and_coco.options import BOX_UNITS, KEY_KINDS, OwnOptions, parse_columns
 from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
@@ -75,22 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     boxes.add_argument("--class-name", default="finding", help="of boxes without a class column (%(default)s)")
     splits = parser.add_argument_group("splits")
     splits.add_argument("--split-column", metavar="COLUMN", help="column of the table with train, val or test")
-    splits.add_argument("--fractions", nargs=3, type=float, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
-    splits.add_argument("--seed", type=int, default=1, help="of the splits (%(default)s)")
-    splits.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
-    images = parser.add_argument_group("images")
-    images.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="resize once, to this shorter side (default: links)"
-    )
-    images.add_argument("--bit-depth", type=int, choices=BIT_DEPTHS, default=8, help="of the copies (%(default)s)")
-    images.add_argument("--copy-images", action="store_true", help="copy the files instead of linking to them")
-    images.add_argument("--num-workers", type=int, default=2, help="processes that read images (%(default)s)")
-    parser.add_argument(
-        "--on-error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="stop with all problems, or leave entries out and count them",
-    )
+    add_writing_options(parser, splits)
     return parser
 
 
@@ -116,12 +101,7 @@ def options_of(args: argparse.Namespace) -> OwnOptions:
         record_time=args.record_time,
         time_format=args.time_format,
         decimal_comma=args.decimal_comma,
-        fractions=tuple(args.fractions),
-        seed=args.seed,
-        folds=args.folds,
-        image_size=args.image_size,
-        bit_depth=args.bit_depth,
-        copy_images=args.copy_images,
+        **writing_options(args),
     )
 
 

@@ -1,10 +1,11 @@
-"""What the command lines of the public collections share."""
+"""What the command lines that prepare own data and public collections share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mdf_detectron.data.sources.collection import Collection, prepare_collection
 from mdf_detectron.data.sources.image_files import BIT_DEPTHS
@@ -12,12 +13,12 @@ from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
 from mdf_detectron.data.sources.table_and_coco.output import Account
 
 
-def public_parser(description: str | None, root_help: str) -> argparse.ArgumentParser:
-    """Build a parser with the options that every collection has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, metavar="DIR", help=root_help)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to write")
-    splits = parser.add_argument_group("splits, by patient")
+def add_writing_options(parser: argparse.ArgumentParser, splits: argparse._ArgumentGroup) -> None:
+    """Add what decides how a prepared folder is split and written, see :func:`writing_options`.
+
+    Args:
+        splits: group of the options of the splits.
+    """
     splits.add_argument("--fractions", nargs=3, type=float, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
     splits.add_argument("--seed", type=int, default=1, help="of the splits (%(default)s)")
     splits.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
@@ -34,19 +35,26 @@ def public_parser(description: str | None, root_help: str) -> argparse.ArgumentP
         default="stop",
         help="stop with all problems, or leave entries out and count them",
     )
+
+
+def writing_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of :func:`add_writing_options` that belong to ``OwnOptions``."""
+    names = ("seed", "folds", "image_size", "bit_depth", "copy_images")
+    return {"fractions": tuple(args.fractions), **{name: getattr(args, name) for name in names}}
+
+
+def public_parser(description: str | None, root_help: str) -> argparse.ArgumentParser:
+    """Build a parser with the options that every collection has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, metavar="DIR", help=root_help)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to write")
+    add_writing_options(parser, parser.add_argument_group("splits, by patient"))
     return parser
 
 
 def run_preparation(args: argparse.Namespace, read: Callable[[Account, Path], Collection]) -> None:
     """Prepare the collection that ``read`` reads below ``--root``, and say where it lies."""
-    options = OwnOptions(
-        fractions=tuple(args.fractions),
-        seed=args.seed,
-        folds=args.folds,
-        image_size=args.image_size,
-        bit_depth=args.bit_depth,
-        copy_images=args.copy_images,
-    )
+    options = OwnOptions(**writing_options(args))
     made = prepare_collection(
         lambda job: read(job, Path(args.root)),
         args.out,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn
 from mdf_detectron.errors import SourceDataError, shorten
 
 LISTED = 20
@@ -221,8 +221,3 @@ def _category(value: Any, column: ClinicalColumn, log: ValueLog) -> str | None:
         return None
     log.change(column.name, "another spelling", value)
     return chosen
-
-
-def clean_records(records: Sequence[Mapping[str, Any]], schema: ClinicalSchema, log: ValueLog, **options: Any) -> list:
-    """Clean whole records (column → raw value) by :func:`clean_value`; an absent column is empty."""
-    return [{c.name: clean_value(r.get(c.name), c, log, **options) for c in schema.columns} for r in records]
