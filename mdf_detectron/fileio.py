@@ -1,4 +1,4 @@
-"""Read and write files: atomic writers, and the one reader of JSON, the one of CSV and the one formatter of tables.
+"""Read and write files: atomic writers, one reader each of JSON, YAML and CSV, and the one formatter of tables.
 
 Every reader takes the class of the error that it raises, and every error is one line that names the file.
 """
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.guarded_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,20 +105,46 @@ def finite_or_none(data: Any) -> Any:
     return data
 
 
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def check_regular(path: str | Path, error: type[UserError]) -> os.stat_result:
+    """Refuse what is no regular file: opening a pipe waits forever for somebody to write to it.
+
+    Raises:
+        UserError: of the class ``error``, where the file is absent, in a circle of links, a folder, pipe or device.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as cause:
+        raise error(f"{shorten_path(path)}: cannot be read ({cause.strerror or cause})") from None
+    except ValueError as cause:  # a name with a null character
+        raise error(f"{shorten(str(path))}: not the name of a file ({cause})") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+        raise error(f"{shorten_path(path)}: cannot be read, it is {kind} and no file")
+    return found
+
+
+def shorten_path(path: str | Path, longest: int = 200) -> str:
+    """Return a path as a message shows it: its end, if it is long, on one line."""
+    text = " ".join(str(path).split())
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
 def read_text(path: str | Path, error: type[UserError]) -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, unreadable or not UTF-8.
+        UserError: of the class ``error``, where the file is absent, no regular file, unreadable or not UTF-8.
     """
+    check_regular(path, error)
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror or cause})") from None
     except UnicodeDecodeError as cause:
         raise error(f"{path}: not a text file in UTF-8 (byte {cause.start}); save it as UTF-8") from None
-    except ValueError as cause:  # a name with a null character
-        raise error(f"{shorten(str(path))}: not the name of a file ({cause})") from None
     except MemoryError:
         raise error(f"{path}: too large for the memory of this machine") from None
 
@@ -151,6 +179,15 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
     finally:
         if collecting:
             gc.enable()
+
+
+def read_yaml(path: str | Path, error: type[UserError]) -> Any:
+    """Read a YAML file of plain values, see :mod:`mdf_detectron.guarded_yaml`.
+
+    Raises:
+        UserError: of the class ``error``, where the file is absent, unreadable, no YAML, or refused there.
+    """
+    return parse_yaml(read_text(path, error), str(path), error)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

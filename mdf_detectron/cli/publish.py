@@ -14,15 +14,14 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from mdf_detectron.data.catalog import register_all, register_prepared_folder
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
-from mdf_detectron.engine.predictor import config_of
+from mdf_detectron.engine.predictor import config_as_saved, config_of
 from mdf_detectron.engine.publishing import (
     calibration,
     evaluate_on_test,
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not args.weights.is_file():
         raise CheckpointError(f"no checkpoint at {args.weights}")
-    datasets = CfgNode(yaml.safe_load(load_checkpoint_file(args.weights)[CONFIG_KEY])).DATASETS
+    datasets = config_as_saved(load_checkpoint_file(args.weights), args.weights).DATASETS
     register_all()
     if args.data is not None:
         register_prepared_folder(args.data, datasets.TRAIN[0].removesuffix("_train"))

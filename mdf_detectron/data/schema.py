@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from mdf_detectron.errors import DatasetError, shorten
-from mdf_detectron.fileio import read_text, write_text
+from mdf_detectron.fileio import read_yaml, write_text
 
 VERSION = 1
 """Of the schema file."""
@@ -221,13 +221,7 @@ class ClinicalSchema:
             raise DatasetError(
                 f"no clinical schema at {path}; a prepared dataset folder has one, see datasets/README.md"
             )
-        try:
-            data = yaml.safe_load(read_text(path, DatasetError))
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            if isinstance(error, DatasetError):
-                raise
-            raise DatasetError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        return cls.from_dict(data, where=str(path))
+        return cls.from_dict(read_yaml(path, DatasetError), where=str(path))
 
 
 def _column(entry: Any, number: int) -> ClinicalColumn:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema, register_all
-from mdf_detectron.errors import ConfigError
+from mdf_detectron.engine.config_file import read_config_file
+from mdf_detectron.errors import ConfigError, shorten
+from mdf_detectron.fileio import shorten_path
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
@@ -28,6 +31,12 @@ def get_mdf_cfg() -> CfgNode:
     return cfg
 
 
+MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError, RecursionError, MemoryError)
+"""What yacs raises for keys and values that do not fit, literals included."""
+
+LONGEST_VALUE = 100_000
+"""Characters of an override; Python's parser takes seconds for more."""
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """Configs that ship with the package."""
 
@@ -39,12 +48,12 @@ def find_config_file(name: str | Path) -> Path:
         ConfigError: there is no such file.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / str(name).removeprefix("configs/")):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     near = get_close_matches(Path(name).stem, {path.stem for path in CONFIGS.glob("*/*.yaml")}, n=3)
     raise ConfigError(
-        f"no config file at '{name}'; give a path, or a name of the model zoo such as 'mimic_eye/mdf_net.yaml'"
-        + (f" (names near it: {', '.join(near)})" if near else "")
+        f"no config file at '{shorten_path(name)}'; give a path, or a name of the model zoo such as "
+        "'mimic_eye/mdf_net.yaml'" + (f" (names near it: {', '.join(near)})" if near else "")
     )
 
 
@@ -57,20 +66,32 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
     cfg = get_mdf_cfg()
     accept_older_keys(cfg)
     config_file = find_config_file(config_file)
+    merge(cfg, read_config_file(config_file), config_file)
+    for key, value in zip(opts := list(opts or []), opts[1:], strict=False):
+        if isinstance(value, str) and len(value) > LONGEST_VALUE:
+            raise ConfigError(f"config override: the value of {shorten(key)} has {len(value):,} characters")
     try:
-        cfg.merge_from_file(str(config_file), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config_file}: not safe YAML: {str(error).splitlines()[0]}") from None
-    except (KeyError, ValueError, AssertionError, FileNotFoundError) as error:
-        raise ConfigError(f"{config_file}: {_text(error)}") from None
-    try:
-        cfg.merge_from_list(list(opts or []))
-    except (KeyError, ValueError, AssertionError) as error:
+        cfg.merge_from_list(opts)
+    except MERGE_ERRORS as error:
         raise ConfigError(f"config override: {_text(error)}; overrides are pairs of KEY VALUE") from None
     translate_older_keys(cfg)
     check_config(cfg)
     fill_vocabularies(cfg)
     return cfg
+
+
+def merge(cfg: CfgNode, values: dict[str, Any], where: str | Path) -> None:
+    """Merge the content of a config file into ``cfg``.
+
+    Raises:
+        ConfigError: a key that there is not, a value of another type, or Detectron2's first version of configs.
+    """
+    if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ConfigError(f"{where}: VERSION is {shorten(values['VERSION'])}; this version reads {cfg.VERSION}")
+    try:
+        cfg.merge_from_other_cfg(CfgNode(values))
+    except MERGE_ERRORS as error:
+        raise ConfigError(f"{where}: {_text(error)}") from None
 
 
 def fill_vocabularies(cfg: CfgNode) -> None:
@@ -94,9 +115,8 @@ def fill_vocabularies(cfg: CfgNode) -> None:
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"no file at {error.filename}"
-    return str(error.args[0]) if error.args else type(error).__name__
+    text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+    return text if len(text) <= 240 else f"{text[:140]} … {text[-95:]}"
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
@@ -31,9 +30,10 @@ from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
-from mdf_detectron.engine.defaults import get_mdf_cfg
+from mdf_detectron.engine.defaults import get_mdf_cfg, merge
 from mdf_detectron.engine.findings import StudyFindings
-from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
+from mdf_detectron.guarded_yaml import parse_yaml
 from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
 DEFAULT_THRESHOLD = 0.5
@@ -298,15 +298,29 @@ def read_checkpoint(weights: str | Path) -> tuple[CfgNode, dict[str, Any], str]:
 
 
 def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
-    """Build the config of a loaded checkpoint, without the paths of the machine that it was trained on."""
-    cfg = get_mdf_cfg()
-    accept_older_keys(cfg)
-    try:
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(data[CONFIG_KEY])))
-        translate_older_keys(cfg)
-    except (KeyError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{weights}: its config cannot be used by this version ({shorten(str(error))})") from None
+    """Build the config of a loaded checkpoint, without the paths of the machine that it was trained on.
+
+    Raises:
+        CheckpointError: there is none in it, or it is of a version whose config this one does not know.
+    """
+    cfg = config_as_saved(data, weights)
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
     cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
     check_config(cfg)
+    return cfg
+
+
+def config_as_saved(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
+    """Build the config of a loaded checkpoint as the training had it, paths and data sets included; see config_of."""
+    cfg = get_mdf_cfg()
+    accept_older_keys(cfg)
+    text = data.get(CONFIG_KEY)
+    if not isinstance(text, str):
+        raise CheckpointError(f"{weights}: holds no config; name a .pth file that a training of this project wrote")
+    try:
+        values = parse_yaml(text, "its config", ConfigError)
+        merge(cfg, values if isinstance(values, dict) else {"": values}, "its config")
+        translate_older_keys(cfg)
+    except ConfigError as error:
+        raise CheckpointError(f"{weights}: cannot be used by this version: {error}") from None
     return cfg

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from iopath.common.file_io import HTTPURLHandler, PathManager
@@ -23,6 +22,7 @@ from torch import nn
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.defaults import find_config_file, load_config
 from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.fileio import read_yaml
 
 ZOO_FILE = Path(__file__).with_name("zoo.yaml")
 BASE_VARIABLE = "MDF_MODEL_ZOO"
@@ -60,9 +60,8 @@ def read_zoo(path: str | Path = ZOO_FILE) -> dict[str, ZooEntry]:
         ConfigError: not safe YAML, an unknown key, or two entries of one config.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        entries = [ZooEntry(**entry) for entry in data["models"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        entries = [ZooEntry(**entry) for entry in read_yaml(path, ConfigError)["models"]]
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a zoo file with a list 'models' of entries: {error}") from None
     zoo = {entry.config: entry for entry in entries}
     if len(zoo) != len(entries):

@@ -92,7 +92,7 @@ def test_whole_numbers_are_codes_of_a_vocabulary(tmp_path):
         schema.parse_record({"acuity": math.inf}, "here")
     for text, message in (("version: 9\ncolumns: [{name: a, kind: numeric}]", "version 9; this software reads 1"),
                           ("columns: {a: 1}", "no 'columns'"), ("- a", "no 'columns'"),
-                          ("{", "not valid YAML")):  # fmt: skip
+                          ("{", "not safe YAML")):  # fmt: skip
         (tmp_path / "s.yaml").write_text(text)
         with pytest.raises(DatasetError, match=message):
             ClinicalSchema.load(tmp_path / "s.yaml")

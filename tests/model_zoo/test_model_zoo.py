@@ -68,7 +68,7 @@ def test_weights_are_found_and_verified(published, monkeypatch):
         ("models:\n - {config: a, command: c, data: d, nope: 1}\n", "not a zoo file"),
         ("models:\n - {config: a, command: c, data: d, weights: w.pth}\n", "weights and sha256 go together"),
         ("models:\n - {config: a, command: c, data: d}\n - {config: a, command: c, data: d}\n", "two entries"),
-        ("models: !!python/name:os.system\n", "not a zoo file"),
+        ("models: !!python/name:os.system\n", "not safe YAML"),
     ],
 )
 def test_bad_zoo_files(tmp_path, text, message):
