@@ -18,7 +18,13 @@ setup(
     packages=find_packages(include=["mdf_detectron", "mdf_detectron.*"]),
     # mdf_detectron/configs links to configs/: a wheel holds the files
     package_data={
-        "mdf_detectron": ["configs/*.yaml", "configs/*/*.yaml", "model_zoo/zoo.yaml", "report/templates/*.html"],
+        "mdf_detectron": [
+            "configs/*.yaml",
+            "configs/*/*.yaml",
+            "model_zoo/zoo.yaml",
+            "report/templates/*.html",
+            "experiments/plans/*.yaml",
+        ],
     },
     entry_points={"console_scripts": ["mdf = mdf_detectron.cli:main"]},
     python_requires=">=3.10",
@@ -42,6 +48,7 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
         "ImageHash>=4.3",
+        "filelock>=3.12",
     ],
     extras_require={
         "dicom": [
@@ -57,6 +64,7 @@ setup(
         "sr": ["highdicom>=0.24"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "fusion": ["ensemble-boxes>=1.0.9"],
+        "experiments": ["ensemble-boxes>=1.0.9", "submitit>=1.5"],
         "tables": ["openpyxl>=3.1", "pyarrow>=16"],
         "dev": ["pytest>=8", "playwright>=1.48", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
     },

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 INSTALL_HINTS = {
     "torch": "install torch and torchvision as a matching pair (see INSTALL.md)",
+    "ensemble_boxes": "run `pip install 'mdf_detectron[experiments]'`",
+    "submitit": "run `pip install 'mdf_detectron[experiments]'`",
     "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
 }
 """Package → how it is installed."""

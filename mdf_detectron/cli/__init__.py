@@ -43,7 +43,7 @@ COMMANDS = {
     "plot": Command("plot_results", "draw the charts of an evaluation or training again"),
     "compare-seeds": Command("compare_seeds", "summarize one or two models over several seeds"),
     "record-dependence": Command("record_dependence", "measure what each clinical column is worth to a model"),
-    "study-fusions": Command("study_fusions", "train every fusion on the synthetic set at one budget"),
+    "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
     "convert-weights": Command("convert_zoo_weights", "convert weights of Detectron2's model zoo"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),

@@ -17,6 +17,7 @@ from scipy import stats
 
 if TYPE_CHECKING:
     from mdf_detectron.evaluation.coco import GroundTruth
+    from mdf_detectron.evaluation.training_noise import TrainingSpread
 
 LEVEL = 0.95
 
@@ -155,6 +156,7 @@ def metric_intervals(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 100.0),
+    training: TrainingSpread | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute the metrics on the whole dataset and the ends of their bias-corrected intervals, (M,) each.
 
@@ -163,9 +165,11 @@ def metric_intervals(
     Args:
         patients: (I,) as of :func:`patients_of`.
         num_patients: patients that a metric rests on (those with a ground-truth box), one number or (M,).
+        training: chance of training in the statistic, a mean over trainings; None: the interval leaves it out.
     """
     values = statistic(np.ones((1, len(patients))))[0]
     samples = bootstrap(statistic, patients, num_resamples, seed)
+    samples = samples if training is None else training.add(samples, seed)
     bias = small_sample_bias(statistic, patients, values, seed=seed)
     widening = float(np.hypot(1.0, BIAS_NOISE))
     return values, *interval(samples, values, num_patients, bias=bias, widening=widening, bounds=bounds)
@@ -216,6 +220,7 @@ def paired_test(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
+    training: TrainingSpread | None = None,
 ) -> PairedTest:
     """Compare two models on the same resampled patients, so that what they share cancels out.
 
@@ -224,14 +229,29 @@ def paired_test(
 
     Args:
         patients, num_patients: see :func:`~mdf_detectron.evaluation.statistics.metric_intervals`.
+        training: chance of training in the difference; None: the test is about these very trainings.
     """
     whole = np.ones((1, len(patients)))
     difference = (statistic_b(whole) - statistic_a(whole))[0]
-    counts = np.broadcast_to(num_patients, len(difference))
     samples = bootstrap(lambda w: statistic_b(w) - statistic_a(w), patients, num_resamples, seed)
+    return difference_test(difference, samples, num_patients, level=level, training=training, seed=seed)
+
+
+def difference_test(
+    difference: np.ndarray,
+    samples: np.ndarray,
+    num_patients: int | np.ndarray,
+    *,
+    level: float = LEVEL,
+    training: TrainingSpread | None = None,
+    seed: int = 0,
+) -> PairedTest:
+    """Test (M,) differences from their (R, M) bootstrap samples; see :func:`paired_test`."""
+    counts = np.broadcast_to(num_patients, len(difference))
+    samples = samples if training is None else training.add(samples, seed)
     low, high = interval(samples, difference, counts, level=level, bounds=(-np.inf, np.inf))
-    p_value = _two_sided_p(samples, counts)
-    return PairedTest(difference, low, high, p_value, _alpha(np.full(len(counts), 1 / (num_resamples + 1)), counts))
+    least = _alpha(np.full(len(counts), 1 / (len(samples) + 1)), counts)
+    return PairedTest(difference, low, high, _two_sided_p(samples, counts), least)
 
 
 def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -293,7 +293,7 @@ def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> 
     out: dict[str, Any] = {"thresholds": list(protocol.sweep)}
     num_patients = len(np.unique(patients[ground_truth.image[~ground_truth.crowd]]))
     for name in settings:
-        statistic = _means(_match(ground_truth, detections, name, protocol, thresholds=list(protocol.sweep)))
+        statistic = mean_ap_and_ar(_match(ground_truth, detections, name, protocol, thresholds=list(protocol.sweep)))
         values, low, high = (v.reshape(2, -1) for v in _intervals(statistic, patients, num_patients, protocol))
         out[name] = {
             metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}
@@ -302,7 +302,7 @@ def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> 
     return out
 
 
-def _means(matches: Matches) -> Statistic:
+def mean_ap_and_ar(matches: Matches) -> Statistic:
     """Make the statistic (B, I) weights → (B, 2 T): mean AP, then mean AR over classes at each threshold, times 100."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:

@@ -51,27 +51,27 @@ def metric_intervals(models: Models) -> Figure:
     summary = next(iter(models.values()))
     boxes = summary["dataset"]["boxes"]
     listed = [one for one in summary["metric_list"] if one["charted"]]
-    labels = [f"{_wrap(name, 24)} ({count})" for name, count in boxes.items()] + [f"{ALL} ({sum(boxes.values())})"]
+    labels = [f"{wrap_text(name, 24)} ({count})" for name, count in boxes.items()] + [f"{ALL} ({sum(boxes.values())})"]
     height = 1.1 + 0.42 * len(labels) * (0.7 + 0.3 * len(models))
-    figure, panels = _panels(len(listed), columns=min(2, len(listed)), height=height)
+    figure, panels = make_panels(len(listed), columns=min(2, len(listed)), height=height)
     for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
         keys = [f"{metric['name']}-{name}" if metric["per_class"] else None for name in boxes] + [metric["name"]]
         for m, (name, one) in enumerate(models.items()):
             rows = one["metrics"]["bbox_iobb"]
-            shown = [(i + _shift(m, len(models)), rows[key]) for i, key in enumerate(keys) if key]
-            _points(axes, *zip(*shown, strict=True), COLORS[m % 4], name)
+            shown = [(i + shift_of(m, len(models)), rows[key]) for i, key in enumerate(keys) if key]
+            draw_points(axes, *zip(*shown, strict=True), COLORS[m % 4], name)
         axes.set(xlim=(-3, 122), xlabel=f"{metric['heading']} (× 100)", title=metric["heading"])
         axes.set_ylim(len(keys) - 0.5, -0.5)
         axes.set_yticks(np.arange(len(keys)), labels if p % 2 == 0 else [""] * len(keys), fontsize=8)
         axes.set_xticks(np.arange(0, 101, 20))
-    _legend_below(figure, panels[0], title=f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
+    legend_below(figure, panels[0], title=f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
     return figure
 
 
 def precision_recall(models: Models) -> Figure:
     """Draw precision against recall of each class at IoBB 0.5."""
     boxes = next(iter(models.values()))["dataset"]["boxes"]
-    figure, panels = _panels(len(boxes))
+    figure, panels = make_panels(len(boxes))
     for axes, (class_name, count) in zip(panels, boxes.items(), strict=True):
         for m, (name, summary) in enumerate(models.items()):
             curve = summary["precision_recall"]["bbox_iobb"][class_name]
@@ -88,8 +88,8 @@ def precision_recall(models: Models) -> Figure:
         # room for a line of text a model above precision 1, where no curve can be
         axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
         axes.set_yticks(np.linspace(0, 1, 6))
-        axes.set_title(f"{_wrap(class_name, 34)}\n({count} ground-truth boxes)")
-    _legend_below(figure, panels[0], title=f"IoBB 0.5; {HEADLINE[1]} with {_intervals(next(iter(models.values())))}")
+        axes.set_title(f"{wrap_text(class_name, 34)}\n({count} ground-truth boxes)")
+    legend_below(figure, panels[0], title=f"IoBB 0.5; {HEADLINE[1]} with {_intervals(next(iter(models.values())))}")
     return figure
 
 
@@ -97,7 +97,7 @@ def froc(models: Models) -> Figure:
     """Draw the free-response ROC (FROC) of all classes pooled and of each class."""
     first = next(iter(models.values()))
     rates, boxes = first["froc"]["rates"], first["dataset"]["boxes"]
-    figure, panels = _panels(len(boxes) + 1)
+    figure, panels = make_panels(len(boxes) + 1)
     for axes, class_name in zip(panels, [ALL, *boxes], strict=True):
         count = sum(boxes.values()) if class_name == ALL else boxes[class_name]
         for m, (name, summary) in enumerate(models.items()):
@@ -109,7 +109,7 @@ def froc(models: Models) -> Figure:
             axes.plot(x, y, color=COLORS[m % 4], label=name, drawstyle="steps-post")
             for rate, one in zip(rates, curve["at"].values(), strict=True):
                 if one["low"] is not None:
-                    at = rate * 2 ** (_shift(m, len(models)) / 2)
+                    at = rate * 2 ** (shift_of(m, len(models)) / 2)
                     axes.plot([at, at], [one["low"], one["high"]], color=COLORS[m % 4], linewidth=1, alpha=0.6)
         if not count:
             _empty(axes, "no ground-truth boxes")
@@ -118,9 +118,11 @@ def froc(models: Models) -> Figure:
         axes.minorticks_off()
         axes.set(xlim=(rates[0] / 1.4, rates[-1] * 1.4), ylim=(0, 1.05))
         axes.set(xlabel="false positives an image", ylabel="sensitivity")
-        axes.set_title(f"{'all, pooled' if class_name == ALL else _wrap(class_name, 34)}\n({count} ground-truth boxes)")
+        axes.set_title(
+            f"{'all, pooled' if class_name == ALL else wrap_text(class_name, 34)}\n({count} ground-truth boxes)"
+        )
     images, healthy = first["dataset"]["images"], first["dataset"]["healthy_images"]
-    _legend_below(
+    legend_below(
         figure,
         panels[0],
         f"{images} images, {healthy} healthy; true positive: {CRITERION_TEXTS[first['froc']['criterion']]}",
@@ -130,7 +132,7 @@ def froc(models: Models) -> Figure:
 
 def threshold_sweep(models: Models) -> Figure:
     """Draw mean AP and AR against the overlap threshold, by IoBB and by IoU."""
-    figure, panels = _panels(2)
+    figure, panels = make_panels(2)
     styles = {"bbox_iobb": ("IoBB", "-"), "bbox": ("IoU", "--")}
     for axes, metric in zip(panels, ("AP", "AR"), strict=True):
         for m, (name, summary) in enumerate(models.items()):
@@ -143,7 +145,7 @@ def threshold_sweep(models: Models) -> Figure:
         axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100), mean over classes")
     first = next(iter(models.values()))
     boxes = sum(first["dataset"]["boxes"].values())
-    _legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: {_intervals(first)}, by IoBB")
+    legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: {_intervals(first)}, by IoBB")
     return figure
 
 
@@ -151,7 +153,7 @@ def counts(models: Models) -> Figure:
     """Draw TP, FP and FN of each class (the paper's figure 2b)."""
     first = next(iter(models.values()))
     classes = list(first["dataset"]["boxes"])
-    figure, panels = _panels(len(models), columns=min(2, len(models)), height=0.5 * len(classes) + 1.6)
+    figure, panels = make_panels(len(models), columns=min(2, len(models)), height=0.5 * len(classes) + 1.6)
     shown = [c for s in models.values() for n, c in s["counts"]["bbox_iobb"].items() if n != ALL]
     most = max((max(c[k], c["interval"][k][1] or 0) for c in shown for k in OUTCOMES), default=1)
     for axes, (name, summary) in zip(panels, models.items(), strict=True):
@@ -164,13 +166,13 @@ def counts(models: Models) -> Figure:
                 low, high = rows[class_name]["interval"][outcome]
                 if low is not None:
                     axes.plot([low, high], [height, height], color="#444444", linewidth=0.8)
-                axes.text(max(high or 0, value) + 0.02 * most, height, f"{value}", va="center", fontsize=7)
+                axes.text(max(high or 0, value) + 0.02 * most, height, f"{value:g}", va="center", fontsize=7)
         total = rows[ALL]
-        axes.set_yticks(np.arange(len(classes)), [_wrap(c) for c in classes])
+        axes.set_yticks(np.arange(len(classes)), [wrap_text(c) for c in classes])
         axes.set(xlim=(0, 1.15 * max(most, 1)), xlabel="ground-truth boxes or detections")
-        axes.set_title(f"{_wrap(name, 34)}\nTP {total['tp']}, FP {total['fp']}, FN {total['fn']}")
+        axes.set_title(f"{wrap_text(name, 34)}\nTP {total['tp']:g}, FP {total['fp']:g}, FN {total['fn']:g}")
         axes.invert_yaxis()
-    _legend_below(
+    legend_below(
         figure, panels[0], f"IoBB 0.5, score ≥ {first['protocol']['score_threshold']:g}; lines: {_intervals(first)}"
     )
     return figure
@@ -188,12 +190,12 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
         nothing = i == j == len(labels) - 1
         color = "white" if share[i, j] > 0.6 else "#222222"
         axes.text(j, i, "" if nothing else f"{value}", ha="center", va="center", fontsize=9, color=color)
-    wrapped = [_wrap(label, 14) for label in labels]
+    wrapped = [wrap_text(label, 14) for label in labels]
     axes.set_xticks(range(len(labels)), wrapped, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(labels)), wrapped, fontsize=8)
     threshold = summary["protocol"]["score_threshold"]
     axes.set(xlabel="predicted", ylabel="truth")
-    axes.set_title(f"{_wrap(name, 34)}\nIoBB 0.5, score ≥ {threshold:g}", fontsize=9)
+    axes.set_title(f"{wrap_text(name, 34)}\nIoBB 0.5, score ≥ {threshold:g}", fontsize=9)
     return figure
 
 
@@ -203,14 +205,16 @@ def subgroup_forest(models: Models) -> Figure:
     rows, listed = first["subgroups"], [one for one in first["metric_list"] if one["in_subgroups"]]
     labels = [f"{r['column']}: {r['group']}  ({r['patients']} / {r['boxes']})" for r in rows]
     height = 1.1 + (0.24 + 0.1 * (len(models) - 1)) * len(rows)
-    figure, panels = _panels(len(listed), columns=min(2, len(listed)), height=height)
+    figure, panels = make_panels(len(listed), columns=min(2, len(listed)), height=height)
     starts = [i for i in range(1, len(rows)) if rows[i]["column"] != rows[i - 1]["column"]]
     for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
         for m, (name, summary) in enumerate(models.items()):
             color, own = COLORS[m % 4], summary["subgroups"]
             small = [bool(r["warning"]) for r in own]
             estimates = [r["metrics"][metric["name"]] for r in own]
-            _points(axes, np.arange(len(rows)) + _shift(m, len(models)), estimates, color, name, small, text=False)
+            draw_points(
+                axes, np.arange(len(rows)) + shift_of(m, len(models)), estimates, color, name, small, text=False
+            )
             whole = summary["metrics"][HEADLINE[0]][metric["name"]]["value"]
             if whole is not None:
                 axes.axvline(whole, color=color, linewidth=0.8, linestyle=":")
@@ -219,7 +223,7 @@ def subgroup_forest(models: Models) -> Figure:
         axes.set_yticks(np.arange(len(rows)), labels if p % 2 == 0 else [""] * len(rows), fontsize=7)
         axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.4, -0.6), xlabel=f"{metric['heading']} by IoBB (× 100)")
         axes.set_title(metric["heading"])
-    _legend_below(
+    legend_below(
         figure,
         panels[0],
         title=f"{_intervals(first)}; in brackets: patients / ground-truth boxes; hollow: small group; "
@@ -228,7 +232,8 @@ def subgroup_forest(models: Models) -> Figure:
     return figure
 
 
-def _panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many panels, ``height`` inches each."""
     lines = -(-number_ // columns)
     figure = Figure(figsize=(WIDTH, height * lines + 0.5), layout="constrained", dpi=120)
     panels = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
@@ -242,7 +247,7 @@ def _panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure
     return figure, panels[:number_]
 
 
-def _points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:
+def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:
     """Draw each estimate as a point and its interval; a text where it is not defined."""
     axes.plot([], [], "o-", color=color, label=label)
     for i, (height, one) in enumerate(zip(heights, estimates, strict=True)):
@@ -257,11 +262,12 @@ def _points(axes: Axes, heights, estimates, color: str, label: str, hollow=None,
             axes.text(104, height, number(one["value"]), va="center", fontsize=8, color=color)
 
 
-def _legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
+def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
+    """Put the legend of a panel below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
-        [_wrap(label, 40) for label in labels],
+        [wrap_text(label, 40) for label in labels],
         title=title,
         loc="outside lower center",
         ncols=2 if len(labels) in (2, 4) else 3,
@@ -276,7 +282,8 @@ def _intervals(summary: dict[str, Any]) -> str:
     return "95 % intervals" if has_intervals(summary) else "no intervals (fewer than two patients)"
 
 
-def _shift(index: int, count: int) -> float:
+def shift_of(index: int, count: int) -> float:
+    """Return how far to move one of ``count`` models off a row's middle."""
     return 0.0 if count == 1 else 0.3 * (index / (count - 1) - 0.5) * 1.3
 
 
@@ -284,5 +291,6 @@ def _empty(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", color="#888888", transform=axes.transAxes)
 
 
-def _wrap(text: str, width: int = 22, lines: int = 3) -> str:
+def wrap_text(text: str, width: int = 22, lines: int = 3) -> str:
+    """Break a text into at most so many lines."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.fileio import png_of, write_bytes, write_text
-from mdf_detectron.report.tables import TABLE_TITLES, build_tables, estimate, has_intervals, number, p_text
+from mdf_detectron.report.tables import TABLE_TITLES, Table, build_tables, estimate, has_intervals, number, p_text
 
 CHART_TITLES = {
     "metrics": "Metrics with intervals",
@@ -36,28 +38,49 @@ def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts:
     Returns:
         The files written.
     """
-    out = Path(out)
-    tables = build_tables(evaluation)
-    written = [write_text(out / "tables" / f"{table.name}.csv", table.to_csv()) for table in tables]
-    pictures: list[tuple[str, str, bytes]] = []
-    for name, figure in charts.items():
-        image = png_of(figure)
-        written.append(write_bytes(out / "figures" / f"{name}.png", image))
-        pictures.append((chart_title(name, evaluation), f"figures/{name}.png", image))
-    verdicts, facts = _verdicts(evaluation), _facts(evaluation)
-    page = load_template("evaluation.html").render(
-        title=evaluation["title"],
-        verdicts=verdicts,
-        facts=facts,
-        charts=[(title, base64.b64encode(image).decode()) for title, _, image in pictures],
-        tables=tables,
-    )
-    blocks = [f"# {evaluation['title']}", *(f"**{line}**" for line in verdicts), *facts]
-    blocks += [f"## {title}\n\n![{title}]({link})" for title, link, _ in pictures]
-    blocks += [f"## {table.title}\n\n{table.to_markdown()}\n\n{table.note}".rstrip() for table in tables]
+    sections = [Section(chart_title(name, evaluation), charts={name: figure}) for name, figure in charts.items()]
+    sections += [Section(table.title, tables=[table]) for table in build_tables(evaluation)]
+    return write_report(out, evaluation["title"], _verdicts(evaluation), _facts(evaluation), sections)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: paragraphs, then charts (file name without ending → figure), then tables."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    charts: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+
+
+def write_report(
+    out: str | Path, title: str, verdicts: Sequence[str], facts: Sequence[str], sections: Sequence[Section]
+) -> list[Path]:
+    """Write a report: ``report.md``, ``report.html``, ``figures/*.png`` and ``tables/*.csv``.
+
+    Args:
+        verdicts: sentences that stand out, at the top.
+        facts: paragraphs below them.
+
+    Returns:
+        The files written.
+    """
+    out, written, pages, blocks = Path(out), [], [], []
+    for section in sections:
+        images = {name: png_of(figure) for name, figure in section.charts.items()}
+        written += [write_bytes(out / "figures" / f"{name}.png", image) for name, image in images.items()]
+        written += [write_text(out / "tables" / f"{table.name}.csv", table.to_csv()) for table in section.tables]
+        pages.append((section, [base64.b64encode(image).decode() for image in images.values()]))
+        blocks += [f"## {section.title}", *section.paragraphs]
+        blocks += [f"![{section.title}](figures/{name}.png)" for name in images]
+        for table in section.tables:
+            heading = [] if table.title == section.title else [f"### {table.title}"]
+            blocks += [part for part in (*heading, table.to_markdown(), table.note) if part]
+    head = [f"# {title}", *(f"**{line}**" for line in verdicts), *facts]
+    page = load_template("sections.html").render(title=title, verdicts=verdicts, facts=facts, sections=pages)
     return [
         *written,
-        write_text(out / "report.md", "\n\n".join(blocks) + "\n"),
+        write_text(out / "report.md", "\n\n".join([*head, *blocks]) + "\n"),
         write_text(out / "report.html", page),
     ]
 

@@ -1,0 +1,102 @@
+"""Run a study: the trainings of a plan (variants, seeds, folds), and one report of what they show.
+
+    mdf experiments does_it_help --dataset datasets/own --config own.yaml --dry-run
+    mdf experiments does_it_help --dataset datasets/own --config own.yaml --out output/does_it_help --jobs 2
+    mdf experiments paper --out output/paper --slurm slurm_partition=gpu gpus_per_node=1 timeout_min=1440
+
+The plan is one of the package's (does_it_help, fusions, paper) or a YAML file. The same command goes on where a study
+was stopped; finished trainings are kept, a failed one is tried again. Writes OUT/report.html, report.md and study.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdf_detectron.data.catalog import register_all
+from mdf_detectron.engine.trainer import check_datasets
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.experiments.cost import plan_cost
+from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster, run_processes
+from mdf_detectron.experiments.plan import read_plan, with_column_sets
+from mdf_detectron.experiments.report import write_study_report
+from mdf_detectron.experiments.results import read_results
+from mdf_detectron.experiments.study_data import open_study_data
+from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", help="name of one of the package's plans, or a YAML file")
+    parser.add_argument("--dataset", help="prepared folder, by path or name (default: the plan's)")
+    parser.add_argument("--config", help="config of the variants that name none (default: the plan's)")
+    parser.add_argument("--out", type=Path, help="default: output/studies/<plan>")
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the plan's")
+    parser.add_argument("--folds", nargs="+", help="numbers, or all, instead of the plan's")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="train only these now; the report shows all")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time on this machine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="run as jobs through submitit, with its options; cluster=local tries it without Slurm",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print trainings, hours and disk, and start nothing")
+    parser.add_argument("--report-only", action="store_true", help="report what is there")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="last: config overrides of every training")
+    args = parser.parse_args(argv)
+    if args.jobs < 1 or args.resamples < 1:
+        parser.error("--jobs and --resamples must be at least 1")
+    return args
+
+
+def plan_of(args: argparse.Namespace):
+    """Read the plan with what the command line changes."""
+    changes = {key: getattr(args, key) for key in ("dataset", "config", "seeds") if getattr(args, key)}
+    if args.folds:
+        whole = all(word.isdigit() for word in args.folds)
+        changes["folds"] = [int(word) for word in args.folds] if whole else " ".join(args.folds)
+    return read_plan(args.plan, changes)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    register_all()
+    plan = plan_of(args)
+    data = open_study_data(plan.dataset, plan.folds)
+    plan = with_column_sets(plan, data.schema.names)
+    out = args.out or Path("output/studies") / plan.name
+    trainings = make_trainings(plan, data, out, args.opts)
+    check_results_folder(out, trainings)
+    names = [variant.name for variant in plan.variants]
+    if unknown := sorted(set(args.variants or ()) - set(names)):
+        raise ConfigError(f"--variants: there is no variant '{unknown[0]}'; there are {', '.join(names)}")
+    chosen = [t for t in trainings if not args.variants or t.variant in args.variants]
+    print(f"{len(trainings)} trainings: {len(names)} variants × seeds {list(plan.seeds)}"
+          f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip
+    if not args.report_only:
+        for fold in data.splits:
+            first = next(training for training in trainings if training.fold == fold)
+            check_datasets(first.cfg, tuple(data.dataset_names(fold).values()))
+    if args.dry_run:
+        table, text = plan_cost(trainings, [t for t in chosen if not is_finished(t)], data, args.jobs)
+        print(f"\n{table.to_markdown()}\n\n{text}")
+        return 0
+    if not args.report_only:
+        left = left_to_do(chosen)
+        if args.slurm is not None:
+            run_cluster(left, data, out, *parse_cluster_options(args.slurm))
+        else:
+            run_processes(left, data, args.jobs)
+    results = read_results(plan, data, trainings)
+    page = write_study_report(out, results, args.resamples)
+    failed = [run for run in results.runs if run.failure.startswith("failed")]
+    for run in failed:
+        print(f"{run.training.label}: {run.failure}")
+    print(
+        f"{sum(run.scores is not None for run in results.runs)} of {len(trainings)} trainings finished; report: {page}"
+    )
+    return 1 if failed else 0

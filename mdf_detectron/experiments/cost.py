@@ -1,0 +1,148 @@
+"""What a study will cost: hours from measured steps, and disk, of trainings that are left to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
+
+from mdf_detectron.data.loaders import build_test_loader, build_train_loader, records_of
+from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.experiments.study_data import StudyData
+from mdf_detectron.experiments.trainings import Training
+from mdf_detectron.report.tables import Table
+
+WARMUP, ROUNDS = 1, 3
+"""Steps before, and steps of, a measurement."""
+
+PREDICTION_BYTES = 2_000
+"""Of an image's predictions in a results file, about, with masks."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of a variant.
+
+    Attributes:
+        step_seconds: median of a training step, with the reading of its images.
+        image_seconds: median of the prediction of one image.
+        checkpoint_bytes: of a training checkpoint: weights, and the optimizer's state.
+        parameters: of the model.
+    """
+
+    step_seconds: float
+    image_seconds: float
+    checkpoint_bytes: int
+    parameters: int
+
+
+def measure_speed(cfg: CfgNode) -> Speed:
+    """Take a few training steps and predictions with the config's own data."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    trainer = MultimodalTrainer(cfg)
+    model, optimizer, batches = trainer.model, trainer.optimizer, iter(build_train_loader(cfg))
+    with EventStorage(0):
+        steps = [_timed(lambda: _step(model, optimizer, next(batches)), cfg) for _ in range(WARMUP + ROUNDS)]
+    model.eval()
+    images = iter(build_test_loader(cfg, cfg.DATASETS.VAL[0], records_of(cfg.DATASETS.VAL)[: WARMUP + ROUNDS]))
+    with torch.no_grad():
+        predictions = [_timed(lambda one=one: model(one), cfg) for one in images]
+    state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values()
+                if isinstance(v, torch.Tensor))  # fmt: skip
+    weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
+    return Speed(
+        float(np.median(steps[WARMUP:])),
+        float(np.median(predictions[WARMUP:] or predictions)),
+        weights + state,
+        sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: list[dict]) -> None:
+    loss = sum(model(batch).values())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _timed(call: Any, cfg: CfgNode) -> float:
+    start = time.perf_counter()
+    call()
+    if cfg.MODEL.DEVICE != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training: seconds, and bytes when it is finished and at most while it runs."""
+
+    seconds: float
+    bytes_kept: int
+    bytes_running: int
+
+
+def cost_of(training: Training, speed: Speed, data: StudyData) -> Cost:
+    """Estimate what a training costs: steps, validations, predictions; early stopping would make it less."""
+    cfg = training.cfg
+    sizes = {split: len(found.images) for split, found in data.splits[training.fold].items()}
+    steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
+    validations = 1 + ((steps - 1) // period if period > 0 else 0)
+    predicted = len(training.states) * sizes["test"] + training.train_images
+    per_validation = sizes["val"] * (2 if cfg.VALIDATION.LOSSES else 1) + min(
+        cfg.VALIDATION.TRAIN_IMAGES, sizes["train"]
+    )
+    seconds = steps * speed.step_seconds + (validations * per_validation + predicted) * speed.image_seconds
+    kept = (2 if cfg.VALIDATION.SAVE_BEST else 1) * speed.checkpoint_bytes + predicted * PREDICTION_BYTES
+    periodic = steps // cfg.SOLVER.CHECKPOINT_PERIOD
+    return Cost(seconds, kept, kept + periodic * speed.checkpoint_bytes)
+
+
+def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: StudyData, jobs: int) -> tuple[Table, str]:
+    """Measure every variant once, and list what its trainings cost.
+
+    Args:
+        trainings: of the plan.
+        left: those that are not finished.
+        jobs: trainings at a time.
+
+    Returns:
+        a table, one row a variant, and a line with the sums.
+    """
+    first = {training.variant: training for training in reversed(trainings)}
+    names = list(dict.fromkeys(training.variant for training in trainings))
+    rows, total, kept, peaks = [], 0.0, 0, []
+    for name in tqdm(names, desc="measuring", unit="variant"):
+        speed = measure_speed(first[name].cfg)
+        costs = [cost_of(training, speed, data) for training in left if training.variant == name]
+        hours = sum(cost.seconds for cost in costs) / 3600
+        total, kept = total + hours, kept + sum(cost.bytes_kept for cost in costs)
+        peaks += [cost.bytes_running - cost.bytes_kept for cost in costs]
+        batch = first[name].cfg.SOLVER.IMS_PER_BATCH
+        rows.append(
+            [name, str(sum(t.variant == name for t in trainings)), str(len(costs)), f"{speed.step_seconds:.3f}",
+             f"{batch / speed.step_seconds:.1f}", f"{1 / speed.image_seconds:.1f}",
+             f"{speed.parameters / 1e6:.2f}", str(first[name].cfg.SOLVER.MAX_ITER), f"{hours:.2f}",
+             f"{sum(cost.bytes_kept for cost in costs) / 1e9:.2f}"]
+        )  # fmt: skip
+    header = ["variant", "trainings", "left", "s a step", "images/s, training", "images/s, prediction",
+              "parameters (M)", "steps", "hours", "GB kept"]  # fmt: skip
+    running = sum(sorted(peaks)[-jobs:])
+    at_once = f", about {total / jobs:.1f} with {jobs} at a time" if jobs > 1 else ""
+    text = (
+        f"{len(left)} of {len(trainings)} trainings are left: {total:.1f} hours one after the other{at_once}, "
+        f"{kept / 1e9:.2f} GB of disk and up to {running / 1e9:.2f} GB more while they run. Times are medians of "
+        f"{ROUNDS} steps on this machine; early stopping makes it less."
+    )
+    return Table("cost", "Cost", header, rows), text

@@ -1,0 +1,155 @@
+"""Run the trainings of a study: as processes of this machine, or as jobs of a cluster through submitit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mdf_detectron.errors import ConfigError, ResultsError, UserError
+from mdf_detectron.experiments.study_data import StudyData
+from mdf_detectron.experiments.trainings import Training, write_entry
+from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, PARENT_VARIABLE, SCORES_FILE_NAME, work
+from mdf_detectron.fileio import read_json, write_json
+
+OUTPUT_FILE_NAME = "output.txt"
+JOBS_FOLDER = "jobs"
+POLL_SECONDS = 0.2
+
+
+def is_finished(training: Training) -> bool:
+    """Whether a training has scores for every state of the records that the plan asks for."""
+    path = training.folder / SCORES_FILE_NAME
+    if not path.is_file():
+        return False
+    return training.wanted_states <= set(read_json(path, ResultsError)["states"])
+
+
+def left_to_do(trainings: Sequence[Training]) -> list[Training]:
+    """Select the trainings that are not finished, and write what they are asked to be to their folders."""
+    left = [training for training in trainings if not is_finished(training)]
+    for training in left:
+        write_entry(training)
+    return left
+
+
+def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> None:
+    """Run trainings as processes of this machine, ``jobs`` at a time; one that fails does not stop the others.
+
+    The processes end when this one does, however it ends.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(data.root.parent), PARENT_VARIABLE: str(os.getpid())}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    running: set[subprocess.Popen] = set()
+    stop = threading.Event()
+
+    def run(training: Training) -> None:
+        if stop.is_set():
+            return
+        command = [sys.executable, "-m", "mdf_detectron.experiments.worker", str(training.folder)]
+        with open(training.folder / OUTPUT_FILE_NAME, "a", encoding="utf-8") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
+        if code and not stop.is_set():
+            note_failure(training, _ending(code), training.folder / OUTPUT_FILE_NAME)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            asked = [pool.submit(run, training) for training in trainings]
+            for job in tqdm(as_completed(asked), total=len(asked), desc="trainings", unit="run"):
+                job.result()
+        except BaseException:
+            stop.set()
+            for process in list(running):
+                process.terminate()
+            raise
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+def note_failure(training: Training, ending: str, log: Path) -> None:
+    """Say in the training's folder how it ended, unless it said why itself."""
+    path = training.folder / FAILURE_FILE_NAME
+    if not path.is_file() and not is_finished(training):
+        write_json(path, {"reason": f"{ending}; see {log}"})
+
+
+class ClusterTraining:
+    """What a job of the cluster calls; it is queued again, to go on, when its time is up or it is preempted."""
+
+    def __init__(self, folder: Path, datasets: Path) -> None:
+        self.folder, self.datasets = str(folder), str(datasets)
+
+    def __call__(self) -> None:
+        os.environ["DETECTRON2_DATASETS"] = self.datasets
+        work(self.folder)
+
+    def checkpoint(self) -> Any:
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def run_cluster(
+    trainings: Sequence[Training], data: StudyData, out: Path, cluster: str, options: Mapping[str, Any]
+) -> None:
+    """Run trainings as jobs through submitit, and wait for them.
+
+    Args:
+        cluster: "slurm", or "local" for submitit's own processes.
+        options: of ``AutoExecutor.update_parameters`` (``timeout_min``, ``gpus_per_node``, ``slurm_partition`` …).
+
+    Raises:
+        ConfigError: an option that submitit does not know, or no such cluster here.
+    """
+    import submitit
+
+    try:
+        executor = submitit.AutoExecutor(folder=out / JOBS_FOLDER, cluster=cluster)
+        executor.update_parameters(**options)
+    except (NameError, RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from None
+    with executor.batch():
+        jobs = {
+            training.label: executor.submit(ClusterTraining(training.folder.resolve(), data.root.parent))
+            for training in trainings
+        }
+    by_label = {training.label: training for training in trainings}
+    with tqdm(total=len(jobs), desc="jobs", unit="run") as progress:
+        while jobs:
+            for label, job in [(label, job) for label, job in jobs.items() if job.done()]:
+                error = job.exception()
+                if error is not None:
+                    note_failure(by_label[label], "the job failed", Path(job.paths.stderr))
+                del jobs[label]
+                progress.update()
+            time.sleep(POLL_SECONDS)
+
+
+def parse_cluster_options(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Read ``--slurm KEY=VALUE ...``: the cluster ("slurm" unless ``cluster=`` says so) and submitit's options.
+
+    Raises:
+        UserError: a word without "=".
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise UserError(f"--slurm {word}: write KEY=VALUE, for example slurm_partition=gpu timeout_min=720")
+        found[key] = int(value) if value.isdigit() else value
+    return str(found.pop("cluster", "slurm")), found

@@ -1,0 +1,155 @@
+"""The prepared folder of a study: its splits or folds, what a config must follow of it, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.engine.config_file import read_config_file
+from mdf_detectron.engine.defaults import find_config_file
+from mdf_detectron.errors import DatasetError
+
+OWN_SPLITS = -1
+"""Number that stands for the folder's own splits where others are folds."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A prepared folder, read.
+
+    Attributes:
+        root: the folder, absolute.
+        name: its name, first part of the registered names.
+        schema: of the clinical columns.
+        splits: fold (or :data:`OWN_SPLITS`) → split → annotations.
+        fingerprint: SHA-256 of the annotation files and the schema.
+    """
+
+    root: Path
+    name: str
+    schema: ClinicalSchema
+    splits: Mapping[int, Mapping[str, Annotations]]
+    fingerprint: str
+
+    def dataset_names(self, fold: int) -> dict[str, str]:
+        """Return the registered name of each split."""
+        prefix = self.name if fold == OWN_SPLITS else f"{self.name}_fold_{fold}"
+        return {split: f"{prefix}_{split}" for split in SPLITS}
+
+    @property
+    def class_names(self) -> list[str]:
+        return next(iter(self.splits.values()))["train"].class_names
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every box that is trained on has a mask."""
+        boxes = [a for splits in self.splits.values() for s in ("train", "val") for a in splits[s].annotations]
+        return all("segmentation" in box for box in boxes if not box.get("iscrowd"))
+
+
+def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
+    """Read, check and register the folder of a plan.
+
+    Args:
+        dataset: path of a prepared folder, or its name below ``$DETECTRON2_DATASETS`` (default ``datasets``).
+        folds: numbers, "all", "available", or none for the folder's own splits.
+
+    Raises:
+        DatasetError: no such folder or fold, no validation or test image, or a class that a split has no image of.
+    """
+    root = _find(dataset)
+    present = sorted(int(p.name[5:]) for p in root.glob("fold_*") if p.name[5:].isdigit())
+    wanted = tuple(present if isinstance(folds, str) else folds)
+    if folds == "all" and not present or set(wanted) - set(present):
+        has = f"it has {present}" if present else "it has none"
+        raise DatasetError(f"{root}: fold(s) {list(wanted) or 'all'} are asked for, {has}; prepare it with --folds N")
+    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
+    digest, splits = hashlib.sha256((root / SCHEMA_FILE_NAME).read_bytes()), {}
+    for fold in wanted or (OWN_SPLITS,):
+        folder = root if fold == OWN_SPLITS else root / f"fold_{fold}"
+        splits[fold] = {}
+        for split in SPLITS:
+            file = folder / "annotations" / f"{split}.json"
+            if not file.is_file():
+                raise DatasetError(f"{folder} has no {split} split ({file} is absent); a study needs all three")
+            splits[fold][split] = read_annotations(file, prepared=True, schema=schema)
+            digest.update(file.read_bytes())
+        _check_splits(folder, splits[fold])
+        register_prepared_folder(folder, root.name if fold == OWN_SPLITS else f"{root.name}_fold_{fold}")
+    return StudyData(root, root.name, schema, splits, digest.hexdigest())
+
+
+def _find(dataset: str) -> Path:
+    base = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    for path in (Path(dataset), base / dataset):
+        if (path / "annotations").is_dir():
+            return path.resolve()
+    raise DatasetError(
+        f"no prepared folder at '{dataset}' or '{base / dataset}'; prepare the data (datasets/README.md), or name the "
+        "folder with --dataset"
+    )
+
+
+def _check_splits(folder: Path, splits: Mapping[str, Annotations]) -> None:
+    for split, found in splits.items():
+        if not found.images:
+            what = "validation split (it chooses the checkpoint)" if split == "val" else f"image in its {split} split"
+            raise DatasetError(f"{folder} has no {what}; prepare it with all three splits")
+        if split == "val" and not found.annotations:
+            raise DatasetError(f"{folder}: no box in the validation split, so it cannot choose a checkpoint")
+        if split == "val":
+            continue
+        there = {annotation["category_id"] for annotation in found.annotations if not annotation.get("iscrowd")}
+        absent = [category["name"] for category in found.categories if category["id"] not in there]
+        if absent:
+            raise DatasetError(
+                f"{folder}: no image of class '{absent[0]}' in the {split} split, so its AP cannot be "
+                f"{'learned' if split == 'train' else 'measured'}; use fewer folds, or leave the class out"
+            )
+
+
+def overrides_of_data(data: StudyData, config: str, columns: Sequence[str] | None) -> dict[str, Any]:
+    """Choose the config keys that follow from the data: classes, masks, and the clinical columns.
+
+    Args:
+        config: name or path of the config file.
+        columns: names; None keeps the config's where the data have them all, else takes all of the data.
+
+    Returns:
+        config key → value.
+
+    Raises:
+        ConfigError: no such config.
+        DatasetError: a column that the data do not have.
+    """
+    count = len(data.class_names)
+    found: dict[str, Any] = {"MODEL.ROI_HEADS.NUM_CLASSES": count, "MODEL.RETINANET.NUM_CLASSES": count}
+    if not data.has_masks:
+        found["MODEL.MASK_ON"] = False
+    known = data.schema.names
+    if columns is None:
+        own = _columns_of(config)
+        if own and set(own) <= set(known):
+            return found
+        columns = known
+    if absent := [name for name in columns if name not in known]:
+        raise DatasetError(f"{data.root} has no clinical column '{absent[0]}'; it has {', '.join(known)}")
+    kind = {column.name: column.kind for column in data.schema.columns}
+    for key, wanted in (("NUMERIC", "numeric"), ("CATEGORICAL", "categorical")):
+        found[f"MODEL.CLINICAL.{key}"] = [name for name in columns if kind[name] == wanted]
+    found["MODEL.CLINICAL.VOCABULARIES"] = []
+    return found
+
+
+def _columns_of(config: str) -> list[str]:
+    """List the columns that a config file names; its vocabularies need no data set for that."""
+    clinical = (read_config_file(find_config_file(config)).get("MODEL") or {}).get("CLINICAL") or {}
+    return [*(clinical.get("NUMERIC") or []), *(clinical.get("CATEGORICAL") or [])]

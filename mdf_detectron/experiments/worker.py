@@ -1,0 +1,180 @@
+"""One training of a study, in a process of its own: train, or go on training, then predict with every state of records.
+
+``python -m mdf_detectron.experiments.worker FOLDER`` reads ``training.json`` of the folder. What is done is not done
+again, so a killed process goes on where it was. At the end the folder holds ``scores.json``, or ``failure.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from filelock import FileLock, Timeout
+from torch import nn
+
+from mdf_detectron.data.loaders import records_of, train_part
+from mdf_detectron.engine.defaults import setup
+from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT
+from mdf_detectron.engine.inference import evaluate_records, load_model
+from mdf_detectron.engine.run_folder import METRICS_FILE_NAME
+from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
+from mdf_detectron.experiments.plan import RECORD_STATES
+from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, TRAIN_PART
+from mdf_detectron.fileio import finite_or_none, read_json, write_json
+
+TRAINED_FILE_NAME = "trained.json"
+SCORES_FILE_NAME = "scores.json"
+FAILURE_FILE_NAME = "failure.json"
+LOCK_FILE_NAME = "lock"
+
+
+def work(folder: str | Path) -> None:
+    """Do what is left of a folder's training.
+
+    Raises:
+        UserError: what went wrong, also written to ``failure.json``.
+    """
+    folder = Path(folder)
+    with _locked(folder):
+        with suppress(FileNotFoundError):
+            (folder / FAILURE_FILE_NAME).unlink()
+        try:
+            _work(folder)
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            write_json(folder / FAILURE_FILE_NAME, {"reason": reason.strip().splitlines()[0] if reason.strip() else ""})
+            raise
+
+
+def _work(folder: Path) -> None:
+    entry = read_json(folder / ENTRY_FILE_NAME, ResultsError)
+    opts = [*entry["opts"], "OUTPUT_DIR", str(folder)]
+    cfg = setup(argparse.Namespace(config_file=entry["config"], opts=opts, eval_only=False, resume=True))
+    if not (folder / TRAINED_FILE_NAME).is_file():
+        trainer = MultimodalTrainer(cfg)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+        write_json(folder / TRAINED_FILE_NAME, _about_training(cfg, trainer))
+        _remove_unused_checkpoints(folder)
+        del trainer
+    about = read_json(folder / TRAINED_FILE_NAME, ResultsError)
+    states = score(cfg, folder, about["checkpoint"], entry)
+    write_json(folder / SCORES_FILE_NAME, {**about, "states": states})
+
+
+def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
+    folder, model = Path(cfg.OUTPUT_DIR), trainer.model
+    best = (folder / f"{BEST_CHECKPOINT}.pth").is_file()
+    seconds = step_seconds(folder)
+    return finite_or_none(
+        {
+            "checkpoint": BEST_CHECKPOINT if best else "model_final",
+            "iterations": min(
+                trainer.iter + 1, trainer.max_iter
+            ),  # stopped early it is at its last step, else behind it
+            "step_seconds": seconds,
+            "images_per_second": cfg.SOLVER.IMS_PER_BATCH / seconds if seconds else None,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "device": cfg.MODEL.DEVICE,
+        }
+    )
+
+
+def step_seconds(folder: Path) -> float | None:
+    """Median time of a training step, from the log of a training; None where it is not logged."""
+    path = folder / METRICS_FILE_NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    times = [entry["time"] for entry in map(json.loads, lines) if entry.get("time")]
+    return statistics.median(times) if times else None
+
+
+def _remove_unused_checkpoints(folder: Path) -> None:
+    """A finished training keeps its best and last checkpoint; those it would have resumed from are dropped."""
+    for path in folder.glob("model_[0-9]*.pth"):
+        path.unlink()
+
+
+def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Predict the test split with every state of its records, and a part of the train split where that is asked for.
+
+    Returns:
+        state → {"metrics": {table: {metric: value}}, "seconds_per_image", "image_ids"}.
+    """
+    test, model = entry["datasets"]["test"], None
+    jobs = {state: (test, RECORD_STATES[state]) for state in entry["states"]}
+    if entry["train_images"]:
+        jobs[TRAIN_PART] = (entry["datasets"]["train"], lambda _: train_part(cfg, entry["train_images"]))
+    found = {}
+    for state, (dataset, change) in jobs.items():
+        out = folder / "predictions" / state
+        result = out / "metrics.json"
+        if not result.is_file():
+            model = model or load_model(cfg, folder / f"{checkpoint}.pth")
+            records = change(records_of([dataset]))
+            write_json(result, _score_one(cfg, model, dataset, records, out))
+        found[state] = read_json(result, ResultsError)
+    return found
+
+
+def _score_one(cfg: CfgNode, model: nn.Module, dataset: str, records: list[dict], out: Path) -> dict[str, Any]:
+    start = time.perf_counter()
+    metrics = evaluate_records(cfg, model, dataset, records, out)
+    seconds = (time.perf_counter() - start) / len(records)
+    ids = [record["image_id"] for record in records]
+    return finite_or_none({"metrics": metrics, "seconds_per_image": seconds, "image_ids": ids})
+
+
+def predictions_file(folder: Path, state: str) -> Path:
+    """Path of the predictions of a state, or of :data:`TRAIN_PART`."""
+    return folder / "predictions" / state / PREDICTIONS_FILE_NAME
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases when the process ends, however it does."""
+    lock = FileLock(folder / LOCK_FILE_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder} is being worked on by another process; wait for it, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it is gone, killed too."""
+    if sys.platform == "linux" and os.environ.get(PARENT_VARIABLE):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[PARENT_VARIABLE]):
+            sys.exit("the process that started this training is gone")
+
+
+PARENT_VARIABLE = "MDF_EXPERIMENTS_PARENT"
+
+
+def main() -> None:
+    _die_with_parent()
+    try:
+        work(sys.argv[1])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

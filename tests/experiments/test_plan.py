@@ -1,0 +1,160 @@
+"""Plans: the package's, and what is wrong with others; data and results folders that do not fit."""
+
+import json
+
+import pytest
+
+from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
+from mdf_detectron.experiments.plan import PLANS, column_sets, read_plan, with_column_sets
+from mdf_detectron.experiments.study_data import open_study_data, overrides_of_data
+from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, write_entry
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
+def test_the_packages_plans_fit_any_folder(name, tiny_folder, tmp_path):
+    """Every variant of every plan is a config that loads, for data with other columns and classes than the paper's."""
+    plan = read_plan(name, {"dataset": str(tiny_folder), "seeds": [1]})
+    data = open_study_data(plan.dataset, plan.folds)
+    plan = with_column_sets(plan, data.schema.names)
+    trainings = make_trainings(plan, data, tmp_path)
+    assert len(trainings) == len(plan.variants) and len({t.folder for t in trainings}) == len(trainings)
+    for training in trainings:
+        assert training.cfg.DATASETS.TRAIN == (f"{tiny_folder.name}_train",) and training.cfg.DATASETS.TEST == ()
+        assert training.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+        assert set(training.cfg.MODEL.CLINICAL.NUMERIC) <= {"age", "temperature"}
+    reading = [t for t in trainings if t.reads_record]
+    assert reading and all(t.states == ("full", *plan.records) for t in reading)
+    assert all(t.states == ("full",) for t in trainings if not t.reads_record)
+
+
+def test_column_sets_are_the_papers_or_each_column_alone():
+    paper = column_sets(["age", "temperature", "heartrate", "resprate", "o2sat", "sbp", "gender"])
+    assert len(paper) == 9 and paper["GA"] == ("gender", "age")
+    assert paper["ATHRO"] == ("age", "temperature", "heartrate", "resprate", "o2sat")
+    assert column_sets(["lactate", "sex"]) == {"lactate": ("lactate",), "sex": ("sex",)}
+
+
+def test_sets_become_variants_with_their_published_values():
+    plan = with_column_sets(read_plan("paper"), ["age", "temperature", "heartrate", "resprate", "o2sat", "gender"])
+    assert plan.variant("columns_GAR").published["AP50"] == 27.98
+    figure = next(f for f in plan.figures if f.name == "figure_5c")
+    assert figure.variants[:2] == ("mdf_net", "columns_ATHRO") and len(figure.variants) == 10
+
+
+VARIANT = {"name": "a"}
+BAD_PLANS = {
+    "unknown key": ({"sedes": [1]}, "unknown key 'sedes'"),
+    "unknown key of a variant": ({"variants": [{"name": "a", "cfg": "x"}]}, "variant 'a': unknown key 'cfg'"),
+    "two of one name": (
+        {"variants": [VARIANT, VARIANT], "question": None, "figures": []},
+        "two variants are named 'a'",
+    ),
+    "name of a folder": ({"variants": [{"name": "../a"}]}, "letters, digits"),
+    "no variants": ({"variants": []}, "has no 'variants'"),
+    "unknown variant": (
+        {"question": {"baseline": "image_only", "model": "mdf"}},
+        "there is no variant 'mdf'; there are",
+    ),
+    "unknown variant of a figure": ({"figures": [{"name": "f", "show": "counts", "variants": ["x"]}]}, "figure 'f'"),
+    "unknown figure": ({"figures": [{"name": "f", "show": "pie"}]}, "show is 'pie'; use one of counts"),
+    "no config": ({"config": None}, "variant 'image_only' has no config"),
+    "seeds": ({"seeds": [1, 1]}, "list of different whole numbers"),
+    "a key of the plan's": ({"overrides": {"SEED": 3}}, "SEED is set by the plan itself"),
+    "state": ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled"),
+    "metric": ({"metric": "AP50"}, "write <table>/<metric>"),
+    "folds": ({"folds": "some"}, "whole numbers from 0 on, or all or available"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLANS)
+def test_bad_plans(case, plan_file):
+    changes, message = BAD_PLANS[case]
+    path = plan_file(**changes)
+    with pytest.raises(ConfigError) as error:
+        read_plan(path)
+    assert message in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_plan_that_is_not_there():
+    with pytest.raises(ConfigError, match="no plan at 'papr'; .*does_it_help, fusions, paper"):
+        read_plan("papr")
+
+
+BAD_CONFIGS = {
+    "unknown config": ({"config": "mimic_eye/mdf_nett.yaml"}, ConfigError, "variant 'image_only': no config file"),
+    "unknown config key": ({"overrides": {"SOLVER.MAX_ITR": 1}}, ConfigError, "variant 'image_only': .*MAX_ITR"),
+    "unknown column": ({"variants": [{"name": "a", "columns": ["weight"]}], "question": None, "figures": []},
+                       DatasetError, "variant 'a': .*no clinical column 'weight'; it has age, temperature, gender"),
+    "unknown metric": ({"metric": "bbox_iobb/AP51"}, ConfigError, "metric 'bbox_iobb/AP51' is not measured"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_bad_configs(case, make_study, tiny_folder):
+    changes, error, message = BAD_CONFIGS[case]
+    with pytest.raises(error, match=message):
+        make_study(tiny_folder, **changes)
+
+
+def edit(folder, split, change):
+    path = folder / "annotations" / f"{split}.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_folds_without_a_class_or_a_split(make_folds):
+    folds_folder = make_folds()
+    assert list(open_study_data(str(folds_folder), "all").splits) == [0, 1]
+    assert list(open_study_data(str(folds_folder), ()).splits) == [-1]
+    with pytest.raises(DatasetError, match=r"fold\(s\) \[0, 3\] are asked for, it has \[0, 1\]"):
+        open_study_data(str(folds_folder), (0, 3))
+    edit(folds_folder / "fold_1", "test", lambda d: d.update(
+        annotations=[a for a in d["annotations"] if a["category_id"] == 1]))  # fmt: skip
+    with pytest.raises(DatasetError, match="fold_1: no image of class 'dark' in the test split"):
+        open_study_data(str(folds_folder), "all")
+    edit(folds_folder, "val", lambda d: d.update(annotations=[], images=[]))
+    with pytest.raises(DatasetError, match="has no validation split"):
+        open_study_data(str(folds_folder), ())
+    (folds_folder / "annotations" / "val.json").unlink()
+    with pytest.raises(DatasetError, match="has no val split"):
+        open_study_data(str(folds_folder), ())
+
+
+def test_absent_folders(tiny_folder):
+    with pytest.raises(DatasetError, match="no prepared folder at 'nowhere'"):
+        open_study_data("nowhere", ())
+    with pytest.raises(DatasetError, match="fold.* all are asked for, it has none"):
+        open_study_data(str(tiny_folder), "all")
+    assert list(open_study_data(str(tiny_folder), "available").splits) == [-1]
+
+
+def test_config_follows_the_data(tiny_folder, make_folds):
+    folds_folder = make_folds()
+    data = open_study_data(str(tiny_folder), ())
+    found = overrides_of_data(data, "mimic_eye/mdf_net.yaml", None)
+    assert found["MODEL.CLINICAL.NUMERIC"] == ["age", "temperature"]  # the config's columns are not all there
+    assert found["MODEL.CLINICAL.CATEGORICAL"] == ["gender"] and "MODEL.MASK_ON" not in found
+    edit(folds_folder, "train", lambda d: [a.pop("segmentation") for a in d["annotations"]])
+    without = overrides_of_data(open_study_data(str(folds_folder), ()), "mimic_eye/mdf_net.yaml", ["gender"])
+    assert without["MODEL.MASK_ON"] is False and without["MODEL.CLINICAL.NUMERIC"] == []
+
+
+def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    _, _, trainings = make_study(tiny_folder, out)
+    check_results_folder(out, trainings)
+    for training in trainings:
+        write_entry(training)
+    check_results_folder(out, trainings)
+    _, _, more = make_study(tiny_folder, out, seeds=[1, 2, 3], records=["half"])
+    check_results_folder(out, more)  # more seeds and other states are no other plan
+    with pytest.raises(ResultsError) as error:
+        check_results_folder(out, make_study(tiny_folder, out, overrides={"SOLVER.BASE_LR": 0.5})[2])
+    text = str(error.value)
+    assert "seed1 is a results folder of another plan" in text and "was" in text and "it is" in text
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.doc").write_text("x")
+    with pytest.raises(ResultsError, match="is not empty and holds no results of a study"):
+        check_results_folder(other, make_study(tiny_folder, other)[2])

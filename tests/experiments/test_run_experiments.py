@@ -1,0 +1,103 @@
+"""``mdf experiments`` with trainings of three steps: killed and resumed, NaN, on submitit's local cluster, dry run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+
+from mdf_detectron.cli import run_experiments
+from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster
+from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
+from mdf_detectron.fileio import read_json
+
+ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Trainings of three steps gain nothing from threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
+    path = plan_file(dataset=str(tiny_folder), **ONE)
+    assert run_experiments.main([str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "2 trainings: 2 variants × seeds [1]" in text and "2 of 2 trainings are left" in text
+    assert "| image_only | 1 | 1 |" in text and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
+    """Killed, its training ends too; the same command goes on from the last checkpoint, and reports."""
+    variants = [{"name": "image_only", "columns": ["age"], "overrides": {"MODEL.CLINICAL.FUSION_3D": False}}]
+    path = plan_file(dataset=str(tiny_folder), **ONE, variants=variants, question=None)
+    out = tmp_path / "out"
+    words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "60"]
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mdf_detectron", "experiments", *words], stdout=log, stderr=log
+        )
+        training = out / "image_only" / "seed1"
+        deadline = time.monotonic() + 400
+        while not list(training.glob("model_0*.pth")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
+    assert not (training / SCORES_FILE_NAME).is_file()
+    lock = FileLock(training / "lock")
+    lock.acquire(timeout=60)  # the training has ended with the command that started it
+    lock.release()
+    assert run_experiments.main(words) == 0
+    assert "1 of 1 trainings finished" in capsys.readouterr().out
+    assert "Starting training from iteration 0" in (training / "output.txt").read_text().split("Rank of current")[1]
+    assert "Starting training from iteration 0" not in (training / "output.txt").read_text().split("Rank of current")[2]
+    scores = read_json(training / SCORES_FILE_NAME, ResultsError)
+    assert scores["iterations"] == 60 and set(scores["states"]) == {"full", "shuffled"} and scores["step_seconds"] > 0
+    assert "| image_only/seed1 | finished |" in (out / "report.md").read_text()
+    assert not list(training.glob("model_0*.pth")) and (training / "model_best.pth").is_file()
+    before = (training / SCORES_FILE_NAME).stat().st_mtime_ns
+    assert run_experiments.main([*words[:1], "--out", str(out), "--report-only", *words[3:]]) == 0
+    assert (training / SCORES_FILE_NAME).stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_has_its_reason(make_study, tiny_folder, tmp_path):
+    _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE, opts=["SOLVER.BASE_LR", 1e30])
+    left_to_do(trainings)
+    with pytest.raises(FloatingPointError):
+        work(trainings[0].folder)
+    reason = read_json(trainings[0].folder / FAILURE_FILE_NAME, ResultsError)["reason"]
+    assert "diverged" in reason or "not finite" in reason
+    assert "\n" not in reason and not is_finished(trainings[0])
+
+
+def test_submitits_local_cluster(make_study, tiny_folder, tmp_path):
+    _, data, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
+    left = left_to_do(trainings[:1])
+    run_cluster(left, data, tmp_path / "out", "local", {"timeout_min": 5})
+    assert is_finished(trainings[0]), list((tmp_path / "out" / "jobs").glob("*"))
+    before = (trainings[0].folder / SCORES_FILE_NAME).stat().st_mtime_ns
+    assert left_to_do(trainings[:1]) == []
+    assert (trainings[0].folder / SCORES_FILE_NAME).stat().st_mtime_ns == before
+
+
+def test_a_folder_is_worked_on_by_one_process(make_study, tiny_folder, tmp_path):
+    _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
+    left_to_do(trainings)
+    with FileLock(trainings[0].folder / "lock"), pytest.raises(UserError, match="worked on by another process"):
+        work(trainings[0].folder)
+
+
+def test_cluster_options():
+    assert parse_cluster_options(["slurm_partition=gpu", "timeout_min=60"]) == (
+        "slurm",
+        {"slurm_partition": "gpu", "timeout_min": 60},
+    )
+    assert parse_cluster_options(["cluster=local"]) == ("local", {})
+    with pytest.raises(UserError, match="--slurm gpu: write KEY=VALUE"):
+        parse_cluster_options(["gpu"])

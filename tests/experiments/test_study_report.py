@@ -1,0 +1,229 @@
+"""Estimates, tests, ensembles and the report, from predictions that are made up."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mdf_detectron.errors import ResultsError
+from mdf_detectron.evaluation import evaluate_coco
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.statistics import paired_test
+from mdf_detectron.experiments.correlation import correlations, weighted_correlation
+from mdf_detectron.experiments.ensemble import fuse_detections
+from mdf_detectron.experiments.estimates import Comparison, Estimator
+from mdf_detectron.experiments.figures import FigureMaker
+from mdf_detectron.experiments.launch import note_failure
+from mdf_detectron.experiments.report import planned_comparisons, write_study_report
+from mdf_detectron.experiments.results import read_results
+from mdf_detectron.experiments.verdict import answer
+from mdf_detectron.experiments.worker import SCORES_FILE_NAME, predictions_file
+from mdf_detectron.fileio import read_json
+
+
+def fused_is_better(training, state):
+    """The image-only model finds half of the boxes; the other all, and none with another patient's record."""
+    if training.variant == "image_only":
+        return 0.5
+    return {"shuffled": 0.0, "removed": 0.5}.get(state, 1.0)
+
+
+@pytest.fixture(scope="module")
+def study(make_study, finish, make_folds):
+    plan, data, trainings = make_study(make_folds(), folds="all")
+    finish(trainings, data, fused_is_better)
+    return plan, data, trainings
+
+
+def slow_mean(trainings, data, variant, state, metric="AP50"):
+    """Mean over folds of the mean over seeds, scored file by file."""
+    folds = {}
+    for t in trainings:
+        if t.variant == variant:
+            split = data.splits[t.fold]["test"]
+            truth = {"images": split.images, "annotations": split.annotations, "categories": split.categories}
+            found = evaluate_coco(truth, predictions_file(t.folder, state), tasks=["bbox"])
+            folds.setdefault(t.fold, []).append(found["bbox_iobb"][metric])
+    return np.mean([np.mean(values) for values in folds.values()])
+
+
+@pytest.mark.parametrize(("variant", "state"), [("image_only", "full"), ("fused", "full"), ("fused", "removed")])
+def test_estimates_are_means_over_folds_and_seeds(study, variant, state):
+    plan, data, trainings = study
+    rows = Estimator(read_results(plan, data, trainings), 60).estimates(variant, state)
+    for metric in ("AP50", "AR50", "AP50-dark"):
+        assert rows[metric]["value"] == pytest.approx(slow_mean(trainings, data, variant, state, metric))
+        assert rows[metric]["low"] <= rows[metric]["value"] <= rows[metric]["high"]
+
+
+def test_comparisons_against_a_slow_reference(study):
+    """On one fold with one seed, the comparison is the paired test of the two files."""
+    plan, data, trainings = study
+    one = [t for t in trainings if t.seed == 1 and t.fold == 1]
+    results = read_results(plan, data, one)
+    estimator = Estimator(results, 80)
+    assert estimator.spread is None
+    found = estimator.compare(("image_only", "full"), ("fused", "full"))
+    split = data.splits[1]["test"]
+
+    def statistic(training):
+        results = json.loads(predictions_file(training.folder, "full").read_text())
+
+        def of_weights(weights):  # images as often as they were drawn, scored anew
+            out = []
+            for row in weights[:, estimator.images.places[1]]:
+                images, boxes, dets = [], [], []
+                for i, times in enumerate(row.astype(int)):
+                    old = split.images[i]["id"]
+                    for _ in range(times):
+                        new = len(images) + 1
+                        images.append({**split.images[i], "id": new})
+                        boxes += [{**b, "id": len(boxes) + n + 1, "image_id": new} for n, b in enumerate(
+                            a for a in split.annotations if a["image_id"] == old)]  # fmt: skip
+                        dets += [{**d, "image_id": new} for d in results if d["image_id"] == old]
+                data = {"images": images, "annotations": boxes, "categories": split.categories}
+                out.append([evaluate_coco(data, dets, tasks=["bbox"])["bbox_iobb"]["AP50"]])
+            return np.array(out)
+
+        return of_weights
+
+    patients, boxes = estimator.images.patients, int(estimator.sizes[0])  # of both folds: all images are drawn
+    places = {t.variant: t for t in one}
+    slow = paired_test(statistic(places["image_only"]), statistic(places["fused"]), patients, boxes, 80)
+    assert found.row["value"] == pytest.approx(slow.difference[0])
+    assert (found.row["low"], found.row["high"]) == pytest.approx((slow.low[0], slow.high[0]))
+    assert found.row["p_value"] == pytest.approx(slow.p_value[0])
+
+
+def test_what_is_tested(study):
+    results = read_results(*study)
+    full = "full"
+    assert planned_comparisons(results.plan, results) == [
+        (("image_only", full), ("fused", full)),
+        (("fused", "removed"), ("fused", full)),
+        (("fused", "shuffled"), ("fused", full)),
+    ]
+
+
+def test_the_whole_report(study, tmp_path):
+    page = write_study_report(tmp_path / "out", read_results(*study), 50)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "the record helps" in text.splitlines()[2].lower() and "With another patient's record" in text
+    assert "Not tested: the model with half of its values hidden;" in text
+    assert "Published values are left out" not in text and "published" not in text.split("Published: one run.")[0]
+    for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "For whom", "All comparisons",
+                    "Ensembles over seeds and folds", "Speed", "Trainings"):  # fmt: skip
+        assert f"\n## {heading}\n" in text, heading
+    figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
+    assert figures == {"places", "states", "counts", "columns", "train_test", "sweep", "subgroups"}
+    assert page.read_text().count("<img ") == len(figures) and "NaN" not in text and "nan" not in page.read_text()
+    saved = read_json(tmp_path / "out" / "study.json", ResultsError)
+    assert [one["verdict"] for one in saved["comparisons"]][0] == "better"
+    assert all(one["corrected"] >= one["p_value"] for one in saved["comparisons"])
+    counts = (tmp_path / "out" / "tables" / "counts_counts.csv").read_text().splitlines()
+    assert counts[2].startswith("With the record,10 ")  # 3 + 7 boxes, all found
+
+
+def test_published_values_stand_beside_where_the_data_are_theirs(study):
+    plan, data, trainings = study
+    results = read_results(plan, data, trainings)
+    figure = plan.figures[0]
+    tests = {}
+    assert "published" not in FigureMaker(Estimator(results, 20), tests).section(figure).tables[0].to_csv()
+    results = read_results(replace(plan, published_on=data.name), data, trainings)
+    assert '"With the record, published",–,–,31.7,–' in (
+        FigureMaker(Estimator(results, 20), tests).section(figure).tables[0].to_csv()
+    )
+
+
+def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, finish, make_folds, tmp_path):
+    plan, data, trainings = make_study(make_folds(), folds="all", figures=[])
+    finish(trainings, data, fused_is_better)
+    failed = [t for t in trainings if t.variant == "fused" and t.seed == 2 and t.fold == 0][0]
+    (failed.folder / SCORES_FILE_NAME).unlink()
+    note_failure(failed, "killed by SIGKILL", failed.folder / "output.txt")
+    results = read_results(plan, data, trainings)
+    assert sum(run.scores is None for run in results.runs) == 1
+    write_study_report(tmp_path / "out", results, 30)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| fused/seed2_fold0 | failed: killed by SIGKILL; see" in text
+    assert "1 of 8 trainings, which did not finish" in text
+    for training in trainings:
+        (training.folder / SCORES_FILE_NAME).unlink(missing_ok=True)
+    with pytest.raises(ResultsError, match="none of 8 trainings is finished; the first is image_only/seed1_fold0: not"):
+        read_results(plan, data, trainings)
+
+
+def row(value, low, high, p=0.01, corrected=0.02):
+    return {"value": value, "low": low, "high": high, "p_value": p, "least_p": 0.001, "corrected": corrected}
+
+
+ANSWERS = {
+    "helps": (row(12.0, 8.0, 16.0), "The record helps. AP50 of With the record minus Image-only is 12.0 (8.0 to 16.0)"),
+    "nothing": (row(1.0, -2.0, 4.0, 0.5, 1.0), "No difference shown: these data do not show that the record helps"),
+    "harms": (row(-5.0, -9.0, -1.0), "The record harms."),
+    "many tests": (row(4.0, 0.5, 8.0, 0.03, 0.3), "Not sure: the interval says that the record helps; with so many"),
+    "undefined": (row(None, None, None, None, None), "Whether the record helps was not tested"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_answers(case, study):
+    results = read_results(*study)
+    main, said = ANSWERS[case]
+    sides = ("image_only", "full"), ("fused", "full")
+    shuffled = ("fused", "shuffled"), ("fused", "full")
+    tests = {sides: Comparison(*sides, main, (4, 4)), shuffled: Comparison(*shuffled, row(0.0, -1.0, 1.0), (4, 4))}
+    text, open_questions = answer(results, tests, [], "AP50")
+    assert text.startswith(said)
+    assert "With another patient's record no difference is shown (0.0 (-1.0 to 1.0) points lost)." in text
+    assert open_questions.startswith("Not tested: ")
+
+
+def test_ensemble_by_hand():
+    """Two models agree on one box, one alone sees another: mean box and score, and half the score."""
+    truth = GroundTruth.load({
+        "images": [{"id": 1, "width": 100, "height": 100}, {"id": 2, "width": 100, "height": 100}],
+        "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    })  # fmt: skip
+    of_first = [{"image_id": 2, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.8},
+                {"image_id": 2, "category_id": 2, "bbox": [60, 60, 20, 20], "score": 0.6}]  # fmt: skip
+    first = Detections.load(of_first, truth)
+    second = Detections.load([{"image_id": 2, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.4}], truth)
+    fused = fuse_detections(truth, [first, second])
+    order = np.argsort(-fused.scores)
+    assert fused.image.tolist() == [1, 1] and fused.category[order].tolist() == [0, 1]
+    np.testing.assert_allclose(fused.scores[order], [0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose(fused.boxes[order], [[10, 10, 20, 20], [60, 60, 20, 20]], atol=1e-4)
+    assert len(fuse_detections(truth, [Detections.load([], truth)] * 2)) == 0
+
+
+def test_weighted_correlation_counts_images_as_often_as_they_weigh():
+    rng = np.random.default_rng(0)
+    column, findings = rng.normal(size=30), rng.integers(0, 6, (30, 3)).astype(float)
+    column[::7] = np.nan
+    weights = rng.integers(0, 4, (5, 30)).astype(float)
+    found = weighted_correlation(column, findings, weights)
+    for b in range(5):
+        index = np.repeat(np.arange(30), weights[b].astype(int))
+        index = index[np.isfinite(column[index])]
+        for k in range(3):
+            assert found[b, k] == pytest.approx(np.corrcoef(column[index], findings[index, k])[0, 1])
+    assert np.isnan(weighted_correlation(np.ones(30), findings, weights)).all()
+
+
+def test_correlations_take_certainty_where_boxes_have_it(study):
+    _, data, _ = study
+    splits = data.splits[0]
+    found = correlations(splits, data.schema, 40)
+    assert not found.certainty and list(found.columns) == ["age", "temperature", "gender = M"]
+    images = [image for split in ("train", "val", "test") for image in splits[split].images]
+    age = np.array([image["clinical"]["age"] for image in images], dtype=float)
+    dark = {a["image_id"] for s in splits.values() for a in s.annotations if a["category_id"] == 2}
+    expected = np.corrcoef(age, [image["id"] in dark for image in images])[0, 1]
+    assert found.values[0, 1] == pytest.approx(expected)
+    for split in splits.values():
+        for number, box in enumerate(split.annotations):
+            box["certainty"] = 3 + number % 3
+    assert correlations(splits, data.schema, 40).certainty
