@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+PARTIAL_SUFFIX = ".partial"
+"""Of files and folders that are being written; of a dead run they are leftovers."""
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; when the block ends without an error, it replaces ``path``.
@@ -37,7 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: the file cannot be written (no permission, a full disk).
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -13,6 +13,8 @@ A folder appears whole or not at all: it is written beside its final place and m
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +26,8 @@ from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import markdown_table, read_json, write_json, write_text
+from mdf_detectron.fileio import PARTIAL_SUFFIX, markdown_table, read_json, write_json, write_text
+from mdf_detectron.locks import FolderLock
 
 SPLITS = ("train", "val", "test")
 
@@ -69,27 +72,48 @@ class Flow:
         self.stages.append({"stage": stage, "in": int(total), "kept": int(kept), "dropped": dropped})
 
 
+IMAGE_CACHE_SUFFIX = ".image_cache"
+"""Of the folder beside a prepared one in which an interrupted run keeps the images that it has made."""
+
+
 @contextmanager
 def staged_folder(out: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that replaces ``out`` when the block ends without an error.
 
     Refuses (``DatasetError``) to replace a folder that is not a prepared dataset, so that a mistyped
-    ``--out`` cannot delete anything else.
+    ``--out`` cannot delete anything else. The folder is locked meanwhile, and what dead runs have left is removed.
+
+    Raises:
+        FolderInUseError: another run writes to ``out``.
     """
     out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
-        raise DatasetError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
-    staging, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
-    if old.exists() and not out.exists():
-        old.rename(out)  # an earlier run was killed between the two moves below
-    for leftover in (staging, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with FolderLock(out, beside=True):
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
+            raise DatasetError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
+        old = out.with_name(out.name + ".old")
+        if old.exists() and not out.exists():
+            old.rename(out)  # an earlier run was killed between the two moves below
+        for leftover in (*_staging_folders(out), old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = out.with_name(f"{out.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            _replace(out, staging, old)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        for done in (old, out.with_name(out.name + IMAGE_CACHE_SUFFIX)):
+            shutil.rmtree(done, ignore_errors=True)
+
+
+def _staging_folders(out: Path) -> list[Path]:
+    """Folders that earlier runs were writing to, with the names of this version and of earlier ones."""
+    name = re.compile(rf"{re.escape(out.name)}(\.[0-9a-f]{{8}})?{re.escape(PARTIAL_SUFFIX)}")
+    return [path for path in out.parent.glob(f"*{PARTIAL_SUFFIX}") if name.fullmatch(path.name)]
+
+
+def _replace(out: Path, staging: Path, old: Path) -> None:
     if out.exists():
         out.rename(old)
     try:
@@ -98,7 +122,6 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         if old.exists() and not out.exists():
             old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_annotations(

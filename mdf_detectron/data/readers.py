@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,6 +115,23 @@ def write_png(path: str | Path, pixels: np.ndarray, text: Mapping[str, str] | No
     if pixels.dtype == np.uint16:
         info.add_text(FULL_RANGE_KEY, "full range")
     Image.fromarray(pixels).save(path, format="PNG", pnginfo=info, compress_level=_COMPRESSION)
+
+
+def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()) -> None:
+    """Write (H, W) or (H, W, 3) BGR uint8 pixels in the format of the suffix, into a folder that appears as a whole.
+
+    ``cv2.imwrite`` returns True for some files that a full disk has cut off.
+
+    Args:
+        params: of ``cv2.imencode``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    encoded, content = cv2.imencode(Path(path).suffix, pixels, list(params))
+    if not encoded:
+        raise ValueError(f"{path}: cannot be encoded")
+    Path(path).write_bytes(content)
 
 
 def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:

@@ -17,7 +17,6 @@ from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.prepared import SPLITS, is_up_to_date, staged_folder
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList, parse_number
-from mdf_detectron.data.sources.image_files import drop_cache
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations
 from mdf_detectron.data.sources.table_and_coco.joining import Study, read_tags
 from mdf_detectron.data.sources.table_and_coco.options import ColumnSpec, OwnOptions
@@ -100,7 +99,6 @@ def prepare_collection(
         job.problems.stop_if_any()
         names = list(source.class_names)
         write_folder(job, job.options, staging, collection.title, arguments, records, names, schema, None)
-    drop_cache(out)
     return True
 
 

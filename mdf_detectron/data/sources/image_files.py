@@ -7,29 +7,25 @@ in a folder that outlives an interrupted run.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 from PIL import Image
-from tqdm import tqdm
 
+from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX
 from mdf_detectron.data.readers import read_pixels, to_gray, write_png
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.workers import parallel_map
 
 BIT_DEPTHS = (8, 16)
 
 _PROVENANCE_KEY = "mdf_detectron:provenance"
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -52,48 +48,6 @@ class ImageFile:
     notes: tuple[str, ...] = ()
 
 
-def parallel_map(
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    num_workers: int,
-    description: str,
-    unit: str = "image",
-) -> Iterator[_Result]:
-    """Yield ``function`` of each item in order, with progress; 0 or 1 workers compute in this process.
-
-    ``function`` must be picklable. The workers end when this process does, however it ends.
-    """
-    if not items:
-        return
-    if num_workers <= 1:
-        yield from tqdm(map(function, items), description, len(items), unit=unit)
-        return
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # before the workers are forked: they would wait forever for OpenCV's threads, which are not
-    pool = ProcessPoolExecutor(num_workers, _start_method(), _end_with_parent, (os.getpid(),))
-    try:
-        yield from tqdm(pool.map(function, items, chunksize=8), description, len(items), unit=unit)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(threads)
-
-
-def _start_method() -> multiprocessing.context.BaseContext:
-    """Forking where it exists: a new interpreter would import all of Detectron2 for each worker."""
-    return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-
-
-def _end_with_parent(parent: int) -> None:
-    """Watch for the death of the process that started this worker, which would wait for work forever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def bring_images(
     sources: Iterable[tuple[Path, str]],
     out: Path,
@@ -108,7 +62,7 @@ def bring_images(
 
     Args:
         sources: (original, path below ``folder``) of each image; the names are distinct.
-        out: the prepared folder that is being made; copies are kept beside it until :func:`drop_cache`.
+        out: the prepared folder that is being made; copies are kept beside it until it is whole.
         image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None links.
         bit_depth: of the copies, 8 or 16.
         copy: without ``image_size``, copy the originals instead of linking to them.
@@ -136,12 +90,7 @@ def bring_images(
 
 def cache_folder(out: Path) -> Path:
     """Folder beside ``out`` of the copies of an interrupted run."""
-    return out.with_name(out.name + ".image_cache")
-
-
-def drop_cache(out: Path) -> None:
-    """Remove the names of the copies that are now in ``out``."""
-    shutil.rmtree(cache_folder(out), ignore_errors=True)
+    return out.with_name(out.name + IMAGE_CACHE_SUFFIX)
 
 
 def _made(path: Path) -> Path:

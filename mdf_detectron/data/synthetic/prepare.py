@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import cv2
-from tqdm import tqdm
 
 from mdf_detectron.data.prepared import (
     Flow,
@@ -20,12 +17,14 @@ from mdf_detectron.data.prepared import (
     write_annotations,
     write_report,
 )
+from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
 from mdf_detectron.fileio import write_json
+from mdf_detectron.workers import parallel_map
 
 NOTE = (
     "This data set is synthetic. It shows whether a model uses the table at all; its numbers are no clinical "
@@ -43,7 +42,8 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
     visits = [(patient, visit) for patient in patients for visit in patient.visits]
     with staged_folder(out) as folder:
         (folder / "images").mkdir()
-        _draw_all([visit for _, visit in visits], folder / "images", num_workers)
+        draw = partial(_draw, folder=folder / "images")
+        deque(parallel_map(draw, [visit for _, visit in visits], num_workers, "drawing"), maxlen=0)
         records = [_record(patient, visit) for patient, visit in visits]
         names = train_val_test([r.patient_id for r in records], [_stratum(r) for r in records], settings.seed)
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
@@ -60,17 +60,7 @@ def file_name(visit: Visit) -> str:
 
 
 def _draw(visit: Visit, folder: Path) -> None:
-    cv2.imwrite(str(folder / file_name(visit)), draw_radiograph(visit))
-
-
-def _draw_all(visits: list[Visit], folder: Path, num_workers: int) -> None:
-    draw = partial(_draw, folder=folder)
-    if num_workers <= 1:
-        for visit in tqdm(visits, desc="drawing", unit="image"):
-            draw(visit)
-        return
-    with ProcessPoolExecutor(num_workers) as pool:
-        list(tqdm(pool.map(draw, visits, chunksize=16), total=len(visits), desc="drawing", unit="image"))
+    write_image(folder / file_name(visit), draw_radiograph(visit))
 
 
 def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ from PIL import Image
 
 from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.data.sources import image_files
-from mdf_detectron.data.sources.image_files import bring_images, cache_folder, drop_cache
+from mdf_detectron.data.sources.image_files import bring_images
 
 
 @pytest.fixture
@@ -51,8 +47,6 @@ def test_copies_are_taken_up_unless_the_original_changed(sources, tmp_path, monk
     os.utime(sources[1][0], ns=(1, 1))
     list(bring_images(sources[:2], tmp_path / "out", tmp_path / "three", **options))
     assert read == ["b.png"]
-    drop_cache(tmp_path / "out")
-    assert not cache_folder(tmp_path / "out").exists() and (tmp_path / "two" / "sub" / "a.png").is_file()
 
 
 def test_links_and_whole_copies(sources, tmp_path):
@@ -61,32 +55,3 @@ def test_links_and_whole_copies(sources, tmp_path):
     assert not (tmp_path / "linked/sub/c.png").exists()
     list(bring_images(sources, tmp_path / "out", tmp_path / "copied", copy=True, num_workers=1))
     assert (tmp_path / "copied/sub/a.png").read_bytes() == sources[0][0].read_bytes()
-
-
-def test_workers_end_with_a_killed_parent(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\n"
-        "from mdf_detectron.data.sources.image_files import parallel_map\n"
-        "def work(i):\n    Path(sys.argv[1], str(os.getpid())).touch()\n    time.sleep(0.05)\n    return i\n"
-        "if __name__ == '__main__':\n    list(parallel_map(work, range(10_000), 2, 'x'))\n"
-    )
-    (tmp_path / "pids").mkdir()
-    process = subprocess.Popen([sys.executable, script, tmp_path / "pids"], stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while len(list((tmp_path / "pids").iterdir())) < 2 and time.time() < deadline:
-        time.sleep(0.1)
-    workers = [int(p.name) for p in (tmp_path / "pids").iterdir()]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    while any(map(_alive, workers)) and time.time() < deadline:
-        time.sleep(0.2)
-    assert len(workers) == 2 and not any(map(_alive, workers))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.readers import read_radiograph, write_image
 from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.workers import parallel_map
 
 
 def link_images(
@@ -66,15 +67,14 @@ def cache_images(
     """
     folder.mkdir(parents=True, exist_ok=True)
     resize = partial(_resize_one, folder=folder, side=side)
-    with ProcessPoolExecutor(max(1, num_workers)) as pool:
-        results = pool.map(resize, sources.items(), chunksize=4)
-        sizes = {}
-        for (name, source), result in zip(sources.items(), tqdm(results, "resizing images", len(sources), unit="image"),
-                                          strict=True):  # fmt: skip
-            if isinstance(result, str):
-                _complain(source, result, problems)
-            else:
-                sizes[name] = result
+    items, sizes = list(sources.items()), {}
+    for (name, source), result in zip(
+        items, parallel_map(resize, items, num_workers, "resizing images", chunk=4), strict=True
+    ):
+        if isinstance(result, str):
+            _complain(source, result, problems)
+        else:
+            sizes[name] = result
     return sizes
 
 
@@ -94,9 +94,8 @@ def _resize_one(item: tuple[str, Path], folder: Path, side: int) -> tuple[int, i
     factor = min(1.0, side / min(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if factor < 1 else pixels
-    partial_file = folder / f"{name}.partial.png"
-    if not cv2.imwrite(str(partial_file), small):
-        raise OSError(f"cannot write {partial_file}; is the disk full?")
+    partial_file = folder / f"{name}.{os.getpid()}.partial.png"
+    write_image(partial_file, small)
     os.utime(partial_file, ns=(changed, changed))
     partial_file.rename(target)
     return size

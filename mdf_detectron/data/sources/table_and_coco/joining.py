@@ -14,7 +14,6 @@ from typing import Any
 from mdf_detectron.data.dicom import SUFFIXES, is_dicom, read_dicom_tags
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.sources.common import ProblemList, fold, is_empty
-from mdf_detectron.data.sources.image_files import parallel_map
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceImage, original_stems
 from mdf_detectron.data.sources.table_and_coco.options import DICOM_TIME, OwnOptions
 from mdf_detectron.data.sources.table_and_coco.table import (
@@ -29,6 +28,7 @@ from mdf_detectron.data.sources.table_and_coco.table import (
     time_of,
 )
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
+from mdf_detectron.workers import parallel_map
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from mdf_detectron.data.prepared import PreparedImage, is_up_to_date, staged_folder
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList, clean_value
-from mdf_detectron.data.sources.image_files import ImageFile, bring_images, drop_cache
+from mdf_detectron.data.sources.image_files import ImageFile, bring_images
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, read_annotation_files
 from mdf_detectron.data.sources.table_and_coco.geometry import OTHER_SHAPE, place_boxes, shape_problem
 from mdf_detectron.data.sources.table_and_coco.joining import (
@@ -77,7 +77,6 @@ def prepare_own(
         job.problems.stop_if_any()
         name = title or out.name
         write_folder(job, options, staging, name, arguments, records, source.class_names, clinical_schema, proposal)
-    drop_cache(out)
     return True
 
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
+from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.raw.history import History, RawSettings, make_history
@@ -44,6 +45,7 @@ from mdf_detectron.data.synthetic.raw.tables import (
 )
 from mdf_detectron.data.synthetic.scene import draw_radiograph
 from mdf_detectron.fileio import write_json
+from mdf_detectron.workers import parallel_map
 
 RELEASES = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
@@ -122,7 +124,7 @@ def image_name(radiograph: pd.Series) -> str:
 def _draw_one(item: tuple[Path, Radiograph]) -> None:
     path, scene = item
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), draw_radiograph(scene), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(path, draw_radiograph(scene), [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
 def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_workers: int) -> None:
@@ -131,8 +133,7 @@ def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_w
         (base / image_name(radiograph), scene)
         for (_, radiograph), scene in zip(radiographs.iterrows(), scenes, strict=True)
     ]
-    with ProcessPoolExecutor(max(1, num_workers)) as pool:
-        list(tqdm(pool.map(_draw_one, items, chunksize=8), "drawing", len(items), unit="image"))
+    deque(parallel_map(_draw_one, items, num_workers, "drawing"), maxlen=0)
 
 
 def _write_mimic_eye(folder: Path, history: History, tables: dict[str, pd.DataFrame], readings: list[Reading]) -> None:
