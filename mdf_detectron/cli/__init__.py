@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": Command("predict", "findings of new images and records, from a checkpoint alone"),
     "whatif": Command("whatif", "findings of one image with another record; what each column contributes"),
     "serve": Command("serve", "web page: an image and a form in, findings with and without the record out"),
+    "export": Command("export_model", "ONNX or TorchScript, for programs without Detectron2"),
     "describe": Command("describe_dataset", "look at a prepared folder: boxes, columns, duplicates, as one page"),
     "init": Command("make_config", "propose a config for a prepared folder, with reasons"),
     "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),

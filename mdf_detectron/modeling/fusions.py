@@ -201,10 +201,11 @@ class DAFT(_Modulation):
     def __init__(self, channels: int, layout: RecordLayout):
         inputs = channels + layout.dim
         super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
+        self.channels = channels
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
         """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
-        pooled = F.layer_norm(image.mean(dim=(2, 3)), image.shape[1:2])
+        pooled = F.layer_norm(image.mean(dim=(2, 3)), (self.channels,))  # a number: ONNX takes no traced shape
         return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
 
 
