@@ -2,6 +2,7 @@
 
     tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --out DIR
     tools/evaluate.py --annotations test.json --predictions A.json --compare B.json --out DIR
+    tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --weights model.pth --out DIR
 
 Writes DIR/metrics.json, DIR/evaluation.json (everything, for tools/plot_results.py), DIR/tables/*.csv,
 DIR/figures/*.png, DIR/report.md and DIR/report.html.
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mdf_detectron.data.catalog import register_all
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import CheckpointError, UserError, shorten
+from mdf_detectron.evaluation.calibration import stored_choices
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import annotation_file
-from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.evaluation.froc import CRITERIA, froc_detections
 from mdf_detectron.evaluation.matching import AREAS
 from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
 from mdf_detectron.fileio import write_json
@@ -33,6 +36,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--predictions", metavar="A.json", type=Path, required=True, help="COCO results file")
     parser.add_argument("--compare", metavar="B.json", type=Path, help="a second one: is it better than the first?")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--weights", metavar="model.pth", type=Path, nargs="+", default=[],
+                        help="published checkpoint of the predictions (two with --compare): shows what its thresholds "
+                             "and its temperature do on these images")  # fmt: skip
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the models in the report")
     parser.add_argument("--score-threshold", type=float, default=0.1, help="for the counts (default: %(default)s)")
     parser.add_argument("--max-dets", type=int, default=10, help="detections of an image and class (%(default)s)")
@@ -48,6 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--no-report", action="store_true", help="numbers and tables only")
     args = parser.parse_args(argv)
+    if len(args.weights) > (2 if args.compare else 1):
+        parser.error("--weights takes one checkpoint a file of predictions")
     if args.resamples < 1 or args.max_dets < 1:
         parser.error("--resamples and --max-dets must be at least 1")
     return args
@@ -104,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     found = [Detections.load(path, ground_truth) for path in files]
     title = f"Evaluation on {args.dataset or args.annotations.name}"
     evaluation = evaluate_models(ground_truth, dict(zip(names, found, strict=True)), protocol, title)
+    for summary, one, weights in zip(evaluation["models"].values(), found, args.weights, strict=False):
+        summary["stored"] = choices_of(weights, ground_truth, one)
     values = [values_of(summary["metrics"]) for summary in evaluation["models"].values()]
     metrics = dict(values[0])
     if args.compare:
@@ -114,6 +124,28 @@ def main(argv: list[str] | None = None) -> None:
     for table in build_tables(evaluation)[: 2 if args.compare else 1]:
         print(f"{table.title}\n{table.to_markdown()}\n")
     print(f"results: {args.out / 'metrics.json'}, report: {args.out / 'report.html'}")
+
+
+def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> dict[str, Any]:
+    """Evaluate the thresholds and the temperature of a checkpoint on these predictions.
+
+    Raises:
+        CheckpointError: a model of other classes, or one without thresholds and calibration.
+    """
+    from mdf_detectron.engine.predictor import read_checkpoint  # predictions of any tool are scored without a model
+
+    contents = read_checkpoint(weights)[1]
+    if set(contents["class_names"]) != set(ground_truth.class_names):
+        raise CheckpointError(
+            f"{weights}: a model of {shorten(contents['class_names'])}, the annotations have "
+            f"{shorten(list(ground_truth.class_names))}"
+        )
+    point, calibration = contents["operating_point"], contents["calibration"]
+    if point is None and calibration is None:
+        raise CheckpointError(f"{weights}: no thresholds and no calibration; `mdf publish` stores them")
+    criterion = (point or calibration)["criterion"]
+    hits = froc_detections(ground_truth, found, criterion=criterion)
+    return stored_choices(hits, ground_truth.class_names, point, calibration)
 
 
 def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, dict[str, float | None]]:

@@ -20,12 +20,12 @@ from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, load_checkpo
 from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
 from mdf_detectron.engine.inference import evaluate_records
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
+from mdf_detectron.evaluation.calibration import reliability_dict
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, annotation_file
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.evaluation.operating_point import (
     OperatingPoint,
-    Reliability,
     calibrated,
     fit_temperature,
     reliability,
@@ -33,7 +33,6 @@ from mdf_detectron.evaluation.operating_point import (
     threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
-from mdf_detectron.fileio import finite_or_none
 
 OWN = "model"
 """Name of the model in its own evaluation."""
@@ -126,14 +125,9 @@ def calibration(
         "criterion": criterion,
         "temperature": temperature,
         "detections": len(found.scores),
-        "before": _json_ready(before),
-        "after": _json_ready(after),
+        "before": reliability_dict(before),
+        "after": reliability_dict(after),
     }
-
-
-def _json_ready(one: Reliability) -> dict[str, Any]:
-    lists = {key: getattr(one, key).tolist() for key in ("edges", "counts", "confidence", "accuracy")}
-    return finite_or_none({**lists, "error": one.error})
 
 
 def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, resamples: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
+from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.froc import (
@@ -91,7 +92,7 @@ class Protocol:
 
 
 def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
-    """Compute all results of one model: dataset, metrics, counts, confusion, curves, threshold sweep and subgroups."""
+    """Compute all results of one model, by name; each is JSON-ready."""
     patients = patients_of(ground_truth)
     settings = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
     matches = {name: _match(ground_truth, detections, name, protocol) for name in settings}
@@ -111,6 +112,7 @@ def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Proto
             },
             "precision_recall": {name: _precision_recall(m) for name, m in matches.items()},
             "froc": _froc(of_froc, ground_truth.class_names, patients, protocol),
+            "calibration": calibration_of(of_froc, ground_truth.class_names, protocol.froc_criterion),
             "sweep": _sweep(ground_truth, detections, patients, settings, protocol),
             "subgroups": _subgroups(ground_truth, matches, patients, protocol),
         }

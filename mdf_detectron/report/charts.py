@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
+from mdf_detectron.report.calibration import calibration_chart
 from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, has_intervals, number
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
@@ -41,6 +42,8 @@ def all_charts(models: Models) -> dict[str, Figure]:
     for number_, (name, summary) in enumerate(models.items()):
         suffix = "" if len(models) == 1 else f"_{number_ + 1}"
         charts[f"confusion{suffix}"] = confusion(name, summary)
+    if all(summary.get("calibration") for summary in models.values()):
+        charts["calibration"] = calibration_chart(models)
     if any(summary["subgroups"] for summary in models.values()):
         charts["subgroups"] = subgroup_forest(models)
     return charts

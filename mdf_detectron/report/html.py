@@ -22,6 +22,7 @@ CHART_TITLES = {
     "threshold_sweep": "AP and AR by overlap threshold",
     "counts": "TP, FP and FN",
     "confusion": "Confusion matrix",
+    "calibration": "Calibration of the scores",
     "subgroups": "Subgroup analysis",
     "training": "Training: loss and generalization gap",
 }

@@ -49,6 +49,10 @@ def build_tables(evaluation: dict[str, Any]) -> list[Table]:
     for model, summary in evaluation["models"].items():
         tables += [_metrics(model, table, rows, summary) for table, rows in summary["metrics"].items()]
         tables += [_counts(model, summary), _confusion(model, summary), _froc(model, summary)]
+        if summary.get("calibration"):
+            tables.append(_calibration(model, summary["calibration"]))
+        if summary.get("stored"):
+            tables += _stored(model, summary["stored"])
         tables.append(_sweep(model, summary))
         if summary["subgroups"]:
             tables.append(_subgroups(model, summary))
@@ -166,6 +170,61 @@ def _sweep(model: str, summary: dict) -> Table:
         rows=rows,
         note="× 100, mean over the classes with ground-truth boxes; 95 % patient-level bootstrap intervals.",
     )
+
+
+def _calibration(model: str, calibration: dict) -> Table:
+    rows = []
+    for name, one in calibration["classes"].items():
+        total = sum(one["counts"])
+        means = [
+            sum(c * m for c, m in zip(one["counts"], one[key], strict=True) if c) / total if total else None
+            for key in ("confidence", "accuracy")
+        ]
+        rows.append([name, str(total), *(number(m, 3) for m in means), number(one["error"], 3)])
+    return Table(
+        name=f"{_slug(model)}_calibration",
+        title=f"{model}: calibration of the scores",
+        header=["class", "detections", "mean score", "share of true positives", "expected calibration error"],
+        rows=rows,
+        note=f"True positive: {CRITERION_TEXTS[calibration['criterion']]}. Error: mean distance of score and share of "
+        "true positives, in ten bins.",
+    )
+
+
+def _stored(model: str, stored: dict) -> list[Table]:
+    """What the thresholds and the temperature of the checkpoint do on these images."""
+    tables = []
+    if stored["operating_point"]:
+        rows = [
+            [
+                name,
+                "reports none" if one["threshold"] is None else number(one["threshold"], 3),
+                *(
+                    number(one[when][key], 2)
+                    for key in ("false_positives", "sensitivity")
+                    for when in ("chosen", "here")
+                ),
+                str(one["boxes"]),
+            ]
+            for name, one in stored["operating_point"]["classes"].items()
+        ]
+        header = ["class", "threshold", "false positives an image when chosen", "here", "sensitivity when chosen",
+                  "here", "ground-truth boxes here"]  # fmt: skip
+        note = f"Thresholds of the checkpoint, chosen for {stored['operating_point']['source']}."
+        tables.append(
+            Table(
+                f"{_slug(model)}_operating_point", f"{model}: operating thresholds on these images", header, rows, note
+            )
+        )
+    if stored["calibration"]:
+        one = stored["calibration"]
+        row = [number(one["temperature"], 2), number(one["error"], 3), number(one["error_after"], 3)]
+        header = ["temperature", "expected calibration error of the scores", "after temperature scaling"]
+        note = f"Temperature of the checkpoint, fitted on {one['source']}; the errors are on these images."
+        tables.append(
+            Table(f"{_slug(model)}_temperature", f"{model}: temperature scaling on these images", header, [row], note)
+        )
+    return tables
 
 
 CRITERION_TEXTS = {

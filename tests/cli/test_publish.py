@@ -1,11 +1,13 @@
 """``mdf publish``: a smaller file with thresholds, calibration and results, and a model card."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from mdf_detectron.cli import evaluate
 from mdf_detectron.cli.publish import main
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.predictor import Predictor
@@ -50,6 +52,39 @@ def test_thresholds_do_on_validation_data_what_was_asked_for(published, tiny_fol
         if point["boxes"]:
             assert (kept & found.true_positive).sum() / point["boxes"] == pytest.approx(point["sensitivity"])
     assert "1 false positives an image and class, on tiny_cxr_val (2 images)" in predictor.threshold_source
+
+
+def test_an_evaluation_shows_what_the_stored_choices_do(published, tiny_folder, annotations_of, tmp_path):
+    predictor, annotations = Predictor(published, device="cpu"), annotations_of(tiny_folder, "val")
+    results = []
+    for image in annotations["images"]:
+        results += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
+    (tmp_path / "own.json").write_text(json.dumps(results))
+    options = ["--annotations", str(tiny_folder / "annotations" / "val.json"), "--predictions",
+               str(tmp_path / "own.json"), "--out", str(tmp_path / "out"), "--resamples", "5"]  # fmt: skip
+    evaluate.main([*options, "--weights", str(published)])
+    stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]["own"]["stored"]
+    assert set(stored["operating_point"]["classes"]) == {"bright", "dark"}
+    for one in stored["operating_point"]["classes"].values():  # the data that they were chosen on
+        assert one["here"] == pytest.approx(one["chosen"])
+    assert stored["calibration"] is None  # there was no true positive to fit a temperature on
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "own: operating thresholds on these images" in report
+    assert "own: calibration of the scores" in report and (tmp_path / "out" / "figures" / "calibration.png").is_file()
+
+
+def test_an_evaluation_refuses_the_thresholds_of_another_model(published, tiny_run, tiny_folder, tmp_path):
+    truth = json.loads((tiny_folder / "annotations" / "val.json").read_text())
+    for weights, name, message in (
+        (tiny_run / "model_final.pth", "dark", "no thresholds and no calibration"),
+        (published, "nodule", r"a model of \['bright', 'dark'\]"),
+    ):
+        truth["categories"][1]["name"] = name
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        (tmp_path / "none.json").write_text("[]")
+        with pytest.raises(CheckpointError, match=message):
+            evaluate.main(["--annotations", str(tmp_path / "truth.json"), "--predictions", str(tmp_path / "none.json"),
+                           "--out", str(tmp_path / "out"), "--resamples", "2", "--weights", str(weights)])  # fmt: skip
 
 
 def test_half_precision_is_smaller_and_close(published, tiny_run, tiny_folder, tmp_path):

@@ -8,7 +8,7 @@ from benchmarks.interval_study import simulate
 
 from mdf_detectron.evaluation import evaluate_coco
 
-FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups"]
+FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups", "calibration"]
 
 
 def polygon(box):
@@ -50,12 +50,12 @@ def test_everything_is_written(run, files, tmp_path):
     for name in [*FILES, "confusion_1", "confusion_2"]:
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
-    assert page.count("data:image/png;base64,") == 8 and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") == 9 and "http" not in page.replace("http-equiv", "")
     assert "a &lt;b&gt;name" in page and "<b>name" not in page
     assert 'name="viewport"' in page and "max-width: 100%" in page and "overflow-x: auto" in page
     assert "strong against weak: helps" in text and "![Subgroup analysis](figures/subgroups.png)" in text
     assert {f"{m}_{t}.csv" for m in ("weak", "strong") for t in ("counts", "confusion", "froc", "threshold_sweep",
-            "subgroups", "metrics_segm")} <= {p.name for p in (out / "tables").iterdir()}  # fmt: skip
+            "calibration", "subgroups", "metrics_segm")} <= {p.name for p in (out / "tables").iterdir()}  # fmt: skip
     assert not list(out.rglob("*.partial"))
 
 
@@ -133,6 +133,7 @@ def test_nothing_predicted_and_nothing_to_find(run, files, tmp_path):
         (["--sweep", "0.9", "0.5", "0.1"], "--sweep 0.9 0.5 0.1: give 0 ≤ FROM < TO ≤ 1"),
         (["--names", "A", "B"], "--names needs 1 different name"),
         (["--predictions", "absent.json"], "absent.json: cannot be read"),
+        (["--weights", "absent.pth"], "no checkpoint at absent.pth"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, files, tmp_path, options, message):
