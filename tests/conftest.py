@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,22 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of their own would only wait for each other
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the command lines that tests start
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    """``free_ports(n)``: n ports of the loopback interface that nothing listens on."""
+
+    def get(count: int = 1) -> list[int]:
+        sockets = [socket.socket() for _ in range(count)]  # all open at once, so that no port is given twice
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+        return ports
+
+    return get
 
 
 @pytest.fixture

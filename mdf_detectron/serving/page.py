@@ -112,7 +112,8 @@ def build_page(page: StudyPage, title: str) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 upload = gr.File(label="Image (PNG, JPEG, TIFF, DICOM)", height=140, elem_id="upload")
-                fields = [_field(gr, column) for column in page.columns]
+                with gr.Column(elem_id="record"):
+                    fields = [_field(gr, column) for column in page.columns]
                 button = gr.Button("Find", variant="primary", elem_id="find")
             with gr.Column(scale=2, min_width=300):
                 message = gr.HTML(elem_id="message")

@@ -25,9 +25,18 @@ CSS = """
 .mdf-view text {paint-order: stroke; stroke: #000; stroke-width: 0.25em; stroke-linejoin: round}
 .mdf-scroll {overflow-x: auto; max-width: 100%}
 .mdf-table {border-collapse: collapse; width: 100%; font-size: 14px}
-.mdf-table th, .mdf-table td {text-align: left; padding: 4px 6px; border-bottom: 1px solid #8884}
+.mdf-table th, .mdf-table td {text-align: left; padding: 4px 6px; border: 0; border-bottom: 1px solid #8884}
 .mdf-table td.num {text-align: right; font-variant-numeric: tabular-nums}
 .mdf-swatch {display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px}
+.mdf-table th:not(:first-child) {text-align: right}
+.prose .mdf-table, .prose .mdf-table tr {border: 0}
+.prose .mdf-table th, .prose .mdf-table td {border-width: 0 0 1px; border-color: #8884}
+#record .form {display: grid; grid-template-columns: 1fr 1fr}
+#record .form > * {min-width: 0 !important}
+@media (max-width: 480px) {
+  .mdf-table {font-size: 12px}
+  .mdf-table th, .mdf-table td {padding: 4px 3px}
+}
 .mdf-error {color: #b3261e; font-weight: 600}
 """
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import radiograph, save
 from PIL import Image
 
 from mdf_detectron.engine.predictor import Predictor
-from mdf_detectron.serving.page import StudyPage, serve
+from mdf_detectron.serving.page import MAX_UPLOAD_MEGABYTES, StudyPage, serve
 from mdf_detectron.serving.study_view import views
 
 CHROMIUM = shutil.which("chromium")
@@ -21,9 +22,10 @@ def predictor(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def address(predictor):
+def address(predictor, free_ports):
     pytest.importorskip("gradio", reason="Gradio is not installed (extra serve)")
-    url, blocks, folder = serve(predictor, host="127.0.0.1", port=7893, title="Test page", block=False)
+    (port,) = free_ports()
+    url, blocks, folder = serve(predictor, host="127.0.0.1", port=port, title="Test page", block=False)
     yield url, Path(folder)
     blocks.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -85,21 +87,71 @@ def test_a_study_in_the_browser(address, browser, predictor, tiny_folder, tmp_pa
 
 
 @needs_browser
-@pytest.mark.parametrize("kind", ["text", "huge"])
-def test_files_that_are_no_radiograph(address, browser, tmp_path, kind):
+def test_a_dicom_file_and_a_slider_on_a_phone(address, browser, predictor, tiny_folder, tmp_path):
+    pixels = np.asarray(Image.open(tiny_folder / "images" / "test_2.png"))
+    path = save(radiograph(pixels, 8, Modality="DX", PatientName="Secret^Name"), tmp_path / "a.dcm")
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.set_default_timeout(90000)
+    page.goto(address[0])
+    upload(page, path)
+    page.wait_for_selector(".mdf-box")
+    assert "Secret" not in page.content()  # nor any other tag of the file
+    before = page.inner_html("#views")
+    slider = page.locator("#slider input[type=range]").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 0.98 * box["width"], box["y"] + box["height"] / 2)
+    page.wait_for_function("old => document.querySelector('#views').innerHTML !== old", arg=before)  # boxes have moved
+    moved = page.locator("#field-age textarea, #field-age input").first.input_value()
+    assert 45 < float(moved) <= 47  # the form follows: training values go from 40 to 47
+    best = predictor(path, {"age": moved}).findings[0]
+    assert f"{best.score:.2f}" in page.inner_text("#table")
+    page.evaluate("window.scrollTo(0, 0)")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")  # nothing to scroll sideways
+    page.close()
+
+
+@needs_browser
+def test_uploads_that_the_page_refuses(address, browser, tiny_folder, tmp_path):
     url, folder = address
-    path, message = tmp_path / "notes.txt", "cannot read image"
-    path.write_text("not an image")
-    if kind == "huge":
-        path, message = tmp_path / "huge.png", "200 megapixels"
-        Image.new("1", (20000, 10000)).save(path)
+    (tmp_path / "notes.txt").write_text("not an image")
+    Image.new("1", (20000, 10000)).save(tmp_path / "huge.png")
+    ct = save(radiograph(np.zeros((40, 40), np.uint8), 8, Modality="CT"), tmp_path / "ct.dcm")
     page = browser.new_page()
     page.set_default_timeout(90000)
     page.goto(url)
-    upload(page, path)
-    page.wait_for_selector(".mdf-error")
-    assert message in page.inner_text(".mdf-error") and str(folder) not in page.inner_text(".mdf-error")
+    for path, message in (
+        (tmp_path / "notes.txt", "cannot read image"),
+        (tmp_path / "huge.png", "200 megapixels"),
+        (ct, "modality CT"),
+    ):
+        upload(page, path)
+        page.wait_for_function("m => document.querySelector('.mdf-error')?.innerText.includes(m)", arg=message)
+        assert str(folder) not in page.inner_text(".mdf-error")
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate((MAX_UPLOAD_MEGABYTES + 1) * 2**20)
+    upload(page, tmp_path / "large.png")
+    page.wait_for_function("document.body.innerText.toLowerCase().includes('maximum allowed size')")
+    page.reload()
+    upload(page, tiny_folder / "images" / "test_2.png")
+    page.wait_for_selector(".mdf-box")  # it is alive
     page.close()
+
+
+def test_a_path_in_the_name_of_an_upload_reaches_nothing(address, tiny_folder, tmp_path):
+    httpx = pytest.importorskip("httpx")
+    url, folder = address
+    content = (tiny_folder / "images" / "test_2.png").read_bytes()
+    names = ["../../../../../.." + str(tmp_path / "a.png"), str(tmp_path / "b.png"), "..\\..\\c.png", "../d.png"]
+    for name in names:
+        answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, content, "image/png")})
+        if answer.status_code == 200:  # stored under another name, where uploads belong
+            (stored,) = answer.json()
+            assert Path(stored).resolve().is_relative_to(folder.resolve()), stored
+    assert list(tmp_path.iterdir()) == []
+    assert {p.name for p in folder.parent.iterdir()} & {"a.png", "b.png", "c.png", "d.png"} == set()
+    for path in ("/etc/hostname", f"{folder}/../../etc/hostname", __file__):
+        assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
 
 
 def test_an_upload_is_deleted_whatever_it_holds(predictor, tmp_path, tiny_folder):
