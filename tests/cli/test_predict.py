@@ -9,6 +9,7 @@ import pytest
 from dicom_files import radiograph, save
 from PIL import Image
 
+from mdf_detectron.cli import publish, train
 from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
@@ -50,6 +51,19 @@ def test_coco_results_equal_the_evaluators_and_can_be_scored(weights, tiny_run, 
     register_prepared_folder(tiny_folder, "tiny_cxr")
     ground_truth = GroundTruth.load(annotation_file("tiny_cxr_test"))
     assert len(Detections.load(tmp_path / "out" / "coco_instances_results.json", ground_truth)) == len(expected)
+
+
+def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_run, tiny_folder, tmp_path):
+    """From one file each: the published model, and --eval-only in a run of its own."""
+    published = tmp_path / "model.pth"
+    publish.main(["--weights", str(weights), "--out", str(published), "--no-data"])
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    train.main(["--config-file", str(tiny_run / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(weights),
+                "OUTPUT_DIR", str(tmp_path / "evaluated")])  # fmt: skip
+    predict(published, "--images", tiny_folder / "images", "--annotations", tiny_folder / "annotations" / "test.json",
+            "--out", tmp_path / "out", "--format", "coco")  # fmt: skip
+    expected = read(tmp_path / "evaluated" / "inference" / "tiny_cxr_test" / "coco_instances_results.json")
+    assert len(expected) > 4 and read(tmp_path / "out" / "coco_instances_results.json") == expected
 
 
 def test_every_format_says_the_same(weights, images, tmp_path, capsys):

@@ -1,0 +1,80 @@
+"""A folder with a model, an image and nothing else: the README's lines work there, in a process of their own."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import radiograph, save
+from PIL import Image
+from pydicom.uid import generate_uid
+
+from mdf_detectron.cli import publish
+
+README = Path(__file__).parents[1] / "README.md"
+
+PROGRAM = """
+import json, shlex, sys, threading, time, urllib.request
+from mdf_detectron import cli
+from mdf_detectron.engine.predictor import Predictor
+code, lines, port = json.load(sys.stdin)
+exec(code)
+for line in lines:
+    print(line, flush=True)
+    cli.main(shlex.split(line, comments=True)[1:])
+threading.Thread(target=cli.main, args=[["serve", "model.pth", "--port", str(port)]], daemon=True).start()
+for attempt in range(1200):
+    try:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
+        break
+    except OSError:
+        time.sleep(0.1)
+assert "Findings: model" in page
+print("all done", flush=True)
+"""
+
+
+def blocks(kind):
+    """Code blocks of the README that begin with a use of ``model.pth``."""
+    return [b for b in re.findall(rf"```{kind}\n(.*?)```", README.read_text(), re.S) if '"model.pth"' in b or
+            "--weights model.pth" in b]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tiny_run, tiny_folder, tmp_path):
+    """Nothing but a published model, and one image as PNG and as DICOM."""
+    out = tmp_path / "alone"
+    out.mkdir()
+    publish.main(["--weights", str(tiny_run / "model_final.pth"), "--out", str(tmp_path / "p" / "model.pth"),
+                  "--resamples", "5", "--false-positives", "1"])  # fmt: skip
+    (tmp_path / "p" / "model.pth").rename(out / "model.pth")
+    pixels = np.asarray(Image.open(tiny_folder / "images" / "test_2.png"))
+    Image.fromarray(pixels).save(out / "image.png")
+    ids = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "PatientID": "T1"}
+    save(radiograph(pixels, 8, Modality="DX", **ids), out / "image.dcm")
+    return out
+
+
+def test_the_lines_of_the_readme(folder, free_ports):
+    for package in ("gradio", "onnxruntime", "onnx", "highdicom"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extras serve, export, sr)")
+    (code,), (commands,) = blocks("python"), blocks("bash")
+    lines = [line for line in commands.splitlines() if not line.startswith("mdf serve")]
+    assert [shlex.split(line)[1] for line in lines] == ["predict", "predict", "whatif", "export"]
+    hidden = ("DETECTRON2_DATASETS", "PYTHONPATH")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden} | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], input=json.dumps([code, lines, free_ports()[0]]), cwd=folder,
+                          env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0 and "all done" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+    written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert written == {
+        "model.pth", "image.png", "image.dcm", "findings.png", "model.onnx", "model.ts",
+        *(f"findings/{name}" for name in ("findings.json", "errors.json", "progress.jsonl", "pictures/0001_image.png")),
+        *(f"reports/{name}" for name in ("findings.json", "errors.json", "progress.jsonl", "reports/0001_image.dcm")),
+        *(f"what_if/{name}" for name in ("what_if.json", "what_if.png", "sweep_age.png")),
+    }  # fmt: skip
