@@ -106,8 +106,8 @@ def run_predictions(
             for (number, study, key, _), findings in zip(batch, answers, strict=True):
                 try:
                     _write_side_files(out, formats, number, study, findings, write_report)
-                except UserError as error:
-                    errors.append((study.name, _line(error)))
+                except Exception as error:  # a report of an image whose tags break DICOM's rules raises anything
+                    errors.append((study.name, _reason(error)))
                     bar.update()
                     continue
                 entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
@@ -122,6 +122,10 @@ def run_predictions(
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    return _line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_line(error)}"
 
 
 def _fingerprint(study: Study, record: Mapping[str, Any] | None) -> str:
@@ -148,8 +152,7 @@ def _prepared(
             try:
                 prepared = future.result()
             except Exception as error:  # decoders of damaged files raise anything; no image may end the run
-                reason = _line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_line(error)}"
-                errors.append((study.name, reason))
+                errors.append((study.name, _reason(error)))
                 bar.update()
                 continue
             yield number, study, key, prepared

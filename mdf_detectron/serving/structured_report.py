@@ -71,7 +71,7 @@ def _content(hd, findings: StudyFindings, image):
     return hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=hd.sr.coding.CodedConcept("399208008", "SCT", "Plain X-ray of chest"),
-        imaging_measurements=groups,
+        imaging_measurements=groups or [_no_finding(hd, image)],
         title=hd.sr.coding.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
     )
 
@@ -94,6 +94,21 @@ def _group(hd, finding: DetectedFinding, number: int, image):
         referenced_region=region,
         finding_type=code(f"class-{finding.class_index}", SCHEME, finding.class_name[:64]),
         measurements=[score],
+    )
+
+
+def _no_finding(hd, image):
+    """Say of the whole image that nothing reached a threshold: a report needs an entry, and the image was read."""
+    code = hd.sr.coding.CodedConcept
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(hd.UID(), "image"),
+        qualitative_evaluations=[
+            hd.sr.QualitativeEvaluation(
+                code("result", SCHEME, "Result of the detector"),
+                code("no-finding", SCHEME, "No finding reaches its operating threshold"),
+            )
+        ],
+        source_images=[hd.sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
     )
 
 

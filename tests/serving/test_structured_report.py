@@ -12,9 +12,12 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from mdf_detectron.cli.predict import main
+from mdf_detectron.engine.prediction_run import Study, run_predictions
+from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import UserError
+from mdf_detectron.serving.structured_report import write_structured_report
 
-pytest.importorskip("highdicom", reason="highdicom is not installed (extra sr)")
+hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra sr)")
 
 
 @pytest.fixture
@@ -59,10 +62,39 @@ def test_what_cannot_have_a_report_is_named(predicted):
     assert "StudyInstanceUID" in errors["b.dcm"] and "this is none" in errors["c.png"]
 
 
+def test_an_image_without_findings_has_a_report_that_says_so(predicted, tiny_run, tmp_path):
+    source, _ = predicted
+    nothing = Predictor(tiny_run / "model_final.pth", device="cpu", threshold=1.0)(source)
+    report = hd.sr.srread(write_structured_report(tmp_path / "empty.dcm", nothing, source))
+    assert report.content.get_planar_roi_measurement_groups() == []
+    (group,) = report.content.get_image_measurement_groups()
+    (evaluation,) = group.get_qualitative_evaluations()
+    assert evaluation.value.meaning == "No finding reaches its operating threshold"
+    assert group.source_images[0].referenced_sop_instance_uid == dcmread(source).SOPInstanceUID
+    validate(tmp_path / "empty.dcm", "dsrdump", "dciodvfy")
+
+
+def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_run, tiny_folder, tmp_path):
+    predictor = Predictor(tiny_run / "model_final.pth", device="cpu")
+    studies = [Study(tiny_folder / "images" / f"test_{n}.png", f"{n}.png", n) for n in range(2)]
+
+    def broken(path, findings, source):
+        if findings.image == "0.png":
+            raise ValueError("a tag of no value")
+
+    result = run_predictions(predictor, studies, tmp_path, ["dicom-sr"], write_report=broken)
+    assert result.predicted == 1 and result.errors == [("0.png", "ValueError: a tag of no value")]
+
+
+def validate(report, *validators):
+    """Let validators check a report; without them the test is skipped."""
+    for validator in validators:
+        if shutil.which(validator) is None:
+            pytest.skip(f"{validator} is not installed (apt-get install dcmtk dicom3tools)")
+        done = subprocess.run([validator, str(report)], capture_output=True, text=True)
+        assert done.returncode == 0 and "Error" not in done.stdout + done.stderr, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("validator", ["dsrdump", "dciodvfy"])
 def test_validators_accept_it(predicted, validator):
-    if shutil.which(validator) is None:
-        pytest.skip(f"{validator} is not installed (apt-get install dcmtk dicom3tools)")
-    report = next((predicted[1] / "reports").iterdir())
-    done = subprocess.run([validator, str(report)], capture_output=True, text=True)
-    assert done.returncode == 0 and "Error" not in done.stdout + done.stderr, done.stdout + done.stderr
+    validate(next((predicted[1] / "reports").iterdir()), validator)
