@@ -14,6 +14,7 @@ from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, load_checkpoint_file
 from mdf_detectron.errors import DatasetError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import annotation_file
@@ -53,12 +54,13 @@ def test_coco_results_equal_the_evaluators_and_can_be_scored(weights, tiny_run, 
     assert len(Detections.load(tmp_path / "out" / "coco_instances_results.json", ground_truth)) == len(expected)
 
 
-def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_run, tiny_folder, tmp_path):
+def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_folder, tmp_path):
     """From one file each: the published model, and --eval-only in a run of its own."""
     published = tmp_path / "model.pth"
     publish.main(["--weights", str(weights), "--out", str(published), "--no-data"])
     register_prepared_folder(tiny_folder, "tiny_cxr")
-    train.main(["--config-file", str(tiny_run / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(weights),
+    (tmp_path / "config.yaml").write_text(load_checkpoint_file(weights)[CONFIG_KEY])
+    train.main(["--config-file", str(tmp_path / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(weights),
                 "OUTPUT_DIR", str(tmp_path / "evaluated")])  # fmt: skip
     predict(published, "--images", tiny_folder / "images", "--annotations", tiny_folder / "annotations" / "test.json",
             "--out", tmp_path / "out", "--format", "coco")  # fmt: skip
