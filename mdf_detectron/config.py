@@ -59,6 +59,9 @@ def _add_clinical(cfg: CfgNode) -> None:
     # spatializer: faster steps after a first one that takes minutes; on a CPU it needs a C++ compiler) or "checkpoint"
     # (the spatializer's stages are recomputed in the backward pass instead of stored: less memory, more time).
     c.EXECUTION = []
+    # Weight of an auxiliary loss, in training: every cell of the clinical maps predicts the classes in its image. Not
+    # read where there is no clinical branch. The detector's losses alone teach the branch "deconv" late.
+    c.AUXILIARY_WEIGHT = 0.0
     # 1-D fusion: the encoded record is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False
 

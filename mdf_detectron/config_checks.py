@@ -64,6 +64,8 @@ def _check_clinical(cfg: CfgNode) -> None:
     for key in ("DROPOUT_ROW", "DROPOUT_CELL"):
         if not 0 <= clinical[key] < 1:
             raise ConfigError(f"MODEL.CLINICAL.{key} is {clinical[key]}; use a probability of at least 0 and below 1")
+    if clinical.AUXILIARY_WEIGHT < 0:
+        raise ConfigError(f"MODEL.CLINICAL.AUXILIARY_WEIGHT is {clinical.AUXILIARY_WEIGHT}; use 0 (off) or more")
     if clinical.CATEGORICAL and clinical.EMBEDDING_DIM < 1:
         raise ConfigError(f"MODEL.CLINICAL.EMBEDDING_DIM is {clinical.EMBEDDING_DIM}; use at least 1")
     if clinical.FUSION_1D and cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet":

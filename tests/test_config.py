@@ -80,6 +80,7 @@ def test_bad_overrides():
         (["MODEL.LOSS_WEIGHTING.NAME", "kendall"], "LOSS_WEIGHTING.NAME is 'kendall'; use one of"),
         (["MODEL.SPATIALIZER.NUM_STAGES", "0"], "NUM_STAGES and CHANNELS must be at least 1"),
         (["MODEL.CLINICAL.EMBEDDING_DIM", "0"], "EMBEDDING_DIM is 0"),
+        (["MODEL.CLINICAL.AUXILIARY_WEIGHT", "-0.5"], "AUXILIARY_WEIGHT is -0.5"),
         (["MODEL.CLINICAL.MISSING", "zero"], "MISSING is 'zero'; use one of"),
         (
             ["MODEL.CLINICAL.BRANCH", "repeat", "MODEL.CLINICAL.EXECUTION", "['checkpoint']"],

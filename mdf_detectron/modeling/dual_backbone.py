@@ -71,20 +71,27 @@ class DualBackbone(Backbone):
         return EncodedRecord(self.clinical_encoder(numeric, categorical), present_columns(numeric, categorical))
 
     def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
-        """Features by name, each (N, D, H/s, W/s).
+        """The features of :meth:`features_and_maps`."""
+        return self.features_and_maps(image, record)[0]
+
+    def features_and_maps(
+        self, image: Tensor, record: EncodedRecord | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features by name, each (N, D, H/s, W/s), and the clinical maps of the same names and shapes, if any.
 
         Args:
             image: (N, C, H, W) float, normalized and padded.
             record: N records of :meth:`encode`; needed with 3-D fusion, else not read.
         """
         features = self.image_backbone(image)
-        if self.fusions is None:
-            return features
         maps: dict[str, Tensor] = {}
+        if self.fusions is None:
+            return features, maps
         if self.clinical_branch is not None:
             sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
             maps = self.clinical_branch(record.vector, tuple(image.shape[-2:]), sizes)
-        return {name: self.fusions[name](feature, maps.get(name), record) for name, feature in features.items()}
+        fused = {name: self.fusions[name](feature, maps.get(name), record) for name, feature in features.items()}
+        return fused, maps
 
 
 @BACKBONE_REGISTRY.register()

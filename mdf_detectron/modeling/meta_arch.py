@@ -17,6 +17,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
+from mdf_detectron.modeling.auxiliary import FindingsFromRecord
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
 from mdf_detectron.modeling.loss_weighting import build_loss_weighting
 
@@ -30,13 +31,33 @@ class MultimodalMixin:
     """
 
     @configurable
-    def __init__(self, *, loss_weighting: nn.Module | None = None, **parts: Any):
+    def __init__(
+        self,
+        *,
+        loss_weighting: nn.Module | None = None,
+        findings_from_record: FindingsFromRecord | None = None,
+        **parts: Any,
+    ):
         super().__init__(**parts)
         self.loss_weighting = loss_weighting
+        self.findings_from_record = findings_from_record
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {**super().from_config(cfg), "loss_weighting": build_loss_weighting(cfg, cls.loss_names(cfg))}
+        parts = super().from_config(cfg)
+        parts["loss_weighting"] = build_loss_weighting(cfg, cls.loss_names(cfg))
+        if cfg.MODEL.CLINICAL.AUXILIARY_WEIGHT and parts["backbone"].clinical_branch is not None:
+            parts["findings_from_record"] = FindingsFromRecord(
+                channels={name: shape.channels for name, shape in parts["backbone"].output_shape().items()},
+                num_classes=cls.num_classes_of(cfg),
+                weight=cfg.MODEL.CLINICAL.AUXILIARY_WEIGHT,
+            )
+        return parts
+
+    @staticmethod
+    def num_classes_of(cfg: CfgNode) -> int:
+        """Number of classes of the detector."""
+        raise NotImplementedError
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
@@ -64,6 +85,12 @@ class MultimodalMixin:
         encoder.check_records(*tensors, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
         return self.backbone.encode(*map(self._move_to_current_device, tensors))
 
+    def auxiliary_losses(self, maps: dict[str, Tensor], targets: list[Instances]) -> dict[str, Tensor]:
+        """Give the losses beside the detector's, which no loss weighting changes."""
+        if self.findings_from_record is None:
+            return {}
+        return {"loss_findings_from_record": self.findings_from_record(maps, [x.gt_classes for x in targets])}
+
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weight the losses; the raw ones are logged as ``raw/<name>``."""
         if self.loss_weighting is None:
@@ -84,6 +111,11 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
     """
 
     @staticmethod
+    def num_classes_of(cfg: CfgNode) -> int:
+        """As of the RoI heads."""
+        return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+    @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
         """Of the proposals, of the boxes (of every stage of a cascade) and of the masks, if there are any."""
         names = ["loss_rpn_cls", "loss_rpn_loc"]
@@ -100,12 +132,12 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         record = self.encode_records(batched_inputs)
-        features = self.backbone(images.tensor, record)
+        features, maps = self.backbone.features_and_maps(images.tensor, record)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
         _, detector_losses = self.roi_heads(images, features, proposals, targets, **self.arguments_of_heads(record))
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        return self.weighted({**detector_losses, **proposal_losses})
+        return {**self.weighted({**detector_losses, **proposal_losses}), **self.auxiliary_losses(maps, targets)}
 
     def inference(
         self,
@@ -142,6 +174,11 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
         return super().from_config(cfg)
 
     @staticmethod
+    def num_classes_of(cfg: CfgNode) -> int:
+        """As of the head."""
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+
+    @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
         """Focal loss of the classes, and of the boxes."""
         return ["loss_cls", "loss_box_reg"]
@@ -149,12 +186,13 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
     def forward(self, batched_inputs: Inputs):
         """As the parent's, with the record read by the backbone; in training the losses are weighted."""
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor, self.encode_records(batched_inputs))
+        features, maps = self.backbone.features_and_maps(images.tensor, self.encode_records(batched_inputs))
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
         if self.training:
             targets = [x["instances"].to(self.device) for x in batched_inputs]
-            return self.weighted(self.forward_training(images, features, predictions, targets))
+            losses = self.weighted(self.forward_training(images, features, predictions, targets))
+            return {**losses, **self.auxiliary_losses(maps, targets)}
         found = self.forward_inference(images, features, predictions)
         return [
             {"instances": detector_postprocess(one, x.get("height", size[0]), x.get("width", size[1]))}
