@@ -22,7 +22,7 @@ SMALL = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATI
 
 
 def test_recipe_for_pretrained_weights_freezes_the_image_path_only(small_config):
-    frozen = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 2]
+    frozen = ["MODEL.CLINICAL.BRANCH", "deconv", "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 2]
     backbone = build_model(small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", *SMALL, *frozen)).backbone
     assert not backbone.image_backbone.bottom_up.stem.conv1.weight.requires_grad
     clinical = backbone.clinical_branch.backbone

@@ -17,7 +17,7 @@ from mdf_detectron.errors import CheckpointError
 def resnet_config(small_config):
     def load(*opts):
         small = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 16]
-        return small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", *small, *opts)
+        return small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.CLINICAL.BRANCH", "deconv", *small, *opts)
 
     return load
 

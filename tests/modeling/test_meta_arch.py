@@ -12,6 +12,8 @@ from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.errors import ConfigError
 
 CONFIGS = ["mask_rcnn", "msf_net_1d", "msf_net_3d", "mdf_net"]
+PAPER = ["MODEL.CLINICAL.EMBEDDING_DIM", 55, "MODEL.CLINICAL.AUXILIARY_WEIGHT", 0.0]
+"""The paper's encoded record (9 numeric columns and 55 numbers for the gender), and its losses."""
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -35,7 +37,7 @@ def test_losses_gradients_and_inference(name, small_config, make_batch, fit_enco
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_paper_size_trains_a_step_and_predicts(name, small_config, make_batch, fit_encoder, event_storage):
-    cfg = small_config(f"mimic_eye/{name}.yaml")
+    cfg = small_config(f"mimic_eye/{name}.yaml", "MODEL.CLINICAL.BRANCH", "deconv", *PAPER)
     assert cfg.INPUT.IMAGE_SIZE == 512
     model = fit_encoder(build_model(cfg)).train()
     batch = make_batch(cfg, 2)
@@ -57,7 +59,7 @@ def test_paper_size_trains_a_step_and_predicts(name, small_config, make_batch, f
 
 def test_parameter_counts_of_the_three_channel_model(small_config):
     opts = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [1.0] * 3]
-    model = build_model(small_config("mimic_eye/mdf_net.yaml", *opts, "MODEL.FUSION.CONV", False))
+    model = build_model(small_config("mimic_eye/mdf_net_deconv.yaml", *PAPER, *opts, "MODEL.FUSION.CONV", False))
     parts = {
         "image_backbone": (model.backbone.image_backbone, 1_258_848),
         "clinical_backbone": (model.backbone.clinical_branch.backbone, 1_258_848),
@@ -141,7 +143,7 @@ def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, 
 
 def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
     """The path of a study, paper sizes: Z^C, I, S, C, Z, the regions with the row behind them."""
-    cfg = small_config("mimic_eye/mdf_net.yaml")
+    cfg = small_config("mimic_eye/mdf_net_deconv.yaml", *PAPER)
     model = fit_encoder(build_model(cfg)).eval()
     backbone, shapes = model.backbone, {}
 

@@ -23,7 +23,7 @@ def test_each_region_gets_its_own_images_row():
 
 
 def test_box_head_reads_regions_and_row(small_config):
-    model = build_model(small_config("mimic_eye/mdf_net.yaml"))
+    model = build_model(small_config("mimic_eye/mdf_net.yaml", "MODEL.CLINICAL.EMBEDDING_DIM", 55))
     fc1 = model.roi_heads.box_head.fc1
     assert fc1.weight.shape == (64, 64 * 7 * 7 + 64)
     assert sum(p.numel() for p in fc1.parameters()) == 204_864

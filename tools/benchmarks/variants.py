@@ -27,12 +27,13 @@ class Variant:
     plain: bool = False
 
 
-_MDF = "mimic_eye/mdf_net.yaml"
+_MDF = "mimic_eye/mdf_net_deconv.yaml"
+_PAPER = ("MODEL.CLINICAL.EMBEDDING_DIM", 55, "MODEL.CLINICAL.AUXILIARY_WEIGHT", 0.0)
 
 
 def _deconv(*opts: object, plain: bool = False) -> Variant:
-    """With the paper's batch norm, so that all compute the same, in training too."""
-    return Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False, *opts), plain)
+    """With the paper's batch norm, so that all compute the same, in training too, and the paper's encoded record."""
+    return Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False, *_PAPER, *opts), plain)
 
 
 VARIANTS = {
@@ -43,8 +44,8 @@ VARIANTS = {
     "deconv_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["bfloat16"]),
     "deconv_compiled_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["compile", "bfloat16"]),
     "deconv_checkpoint": _deconv("MODEL.CLINICAL.EXECUTION", ["checkpoint"]),
-    "deconv_renorm": Variant(_MDF),
-    "compact": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "compact")),
+    "deconv_renorm": Variant(_MDF, _PAPER),
+    "compact": Variant("mimic_eye/mdf_net.yaml"),
     "repeat": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "repeat")),
 }
 
