@@ -23,6 +23,9 @@ def add_mdf_config(cfg: CfgNode) -> None:
 def _add_input(cfg: CfgNode) -> None:
     # Side of the square model input in pixels; the aspect ratio is ignored, as in the paper.
     cfg.INPUT.IMAGE_SIZE = 512
+    # Folder of decoded images at INPUT.IMAGE_SIZE, one memory-mapped file a data set, made when it is first used (for
+    # several machines by `mdf cache` before). For images that are larger than the input or slow to decode. Empty: none.
+    cfg.DATALOADER.DECODED_CACHE = ""
 
 
 def _add_clinical(cfg: CfgNode) -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "describe": Command("describe_dataset", "look at a prepared folder: boxes, columns, duplicates, as one page"),
     "init": Command("make_config", "propose a config for a prepared folder, with reasons"),
     "audit": Command("audit_dataset", "check a prepared folder for leaks and broken entries"),
+    "cache": Command("cache_images", "decode the images of a config's data sets once, for many trainings"),
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),
     "plot": Command("plot_results", "draw the charts of an evaluation or training again"),

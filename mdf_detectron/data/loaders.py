@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -12,6 +17,7 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.data import transforms as T
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -19,7 +25,8 @@ from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
-from mdf_detectron.data.mapper import MultimodalDatasetMapper
+from mdf_detectron.data.decoded_cache import DecodedCache
+from mdf_detectron.data.mapper import MultimodalDatasetMapper, build_augmentations
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.seeded_stream import ResumableSampler, SeededByPlace, derive_seed
 from mdf_detectron.errors import ConfigError, DatasetError, shorten
@@ -99,6 +106,49 @@ def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
+    """File of a data set's decoded images."""
+    return Path(cfg.DATALOADER.DECODED_CACHE) / f"{dataset_name}_{cfg.INPUT.IMAGE_SIZE}_{cfg.INPUT.FORMAT}.npy"
+
+
+def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
+    """Open the decoded images of data sets, and make those that are absent, outdated or of another version."""
+    resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
+
+    def resized(image: np.ndarray) -> np.ndarray:
+        given = T.AugInput(image)
+        resize(given)
+        return given.image
+
+    caches = []
+    for name in dict.fromkeys(dataset_names):
+        path, records = cache_path(cfg, name), records_of([name])
+        cache, reason = DecodedCache.open(path, records)
+        if cache is None:
+            logging.getLogger(__name__).info(f"{path}: {reason}; it is made now")
+            cache = DecodedCache.build(path, records, resized, cfg.INPUT.FORMAT)
+        caches.append(cache)
+    _opened.cache_clear()
+    return caches
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, dataset_name: str) -> DecodedCache:
+    cache, reason = DecodedCache.open(path, records_of([dataset_name]))
+    if cache is None:
+        raise DatasetError(f"{path}, the decoded images of '{dataset_name}': {reason}; make it by `mdf cache`")
+    return cache
+
+
+def open_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
+    """Open the decoded images of data sets that ``DATALOADER.DECODED_CACHE`` has; none where it is empty.
+
+    Raises:
+        DatasetError: one is absent, outdated or of another version.
+    """
+    return [_opened(cache_path(cfg, name), name) for name in dataset_names] if cfg.DATALOADER.DECODED_CACHE else []
+
+
 def _training_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
     """The infinite sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
@@ -118,9 +168,8 @@ def build_train_loader(cfg: CfgNode):
     if not records:
         raise ConfigError(f"the train split {list(cfg.DATASETS.TRAIN)} has no image")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    mapped = MapDataset(
-        DatasetFromList(records, copy=False), MultimodalDatasetMapper(cfg, is_train=True, schema=schema)
-    )
+    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=schema, caches=open_caches(cfg, cfg.DATASETS.TRAIN))
+    mapped = MapDataset(DatasetFromList(records, copy=False), mapper)
     sampler = ResumableSampler(_training_sampler(cfg, records, seed), comm.get_rank(), comm.get_world_size())
     return build_detection_train_loader(
         dataset=SeededByPlace(mapped, seed),
@@ -137,7 +186,7 @@ def build_train_loader(cfg: CfgNode):
 def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
     """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
     parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
-    return MultimodalDatasetMapper(**{**parts, "is_train": True})
+    return MultimodalDatasetMapper(**{**parts, "is_train": True, "caches": open_caches(cfg, [dataset_name])})
 
 
 def build_loss_loader(cfg: CfgNode, dataset_name: str):
@@ -162,6 +211,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, A
     schema = model_schema(cfg, dataset_name)
     return build_detection_test_loader(
         dataset=records if records is not None else records_of([dataset_name]),
-        mapper=MultimodalDatasetMapper(cfg, is_train=False, schema=schema),
+        mapper=MultimodalDatasetMapper(cfg, is_train=False, schema=schema, caches=open_caches(cfg, [dataset_name])),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import ClinicalSchema
 
@@ -25,6 +26,7 @@ class MultimodalDatasetMapper:
         schema: the columns the model reads, in order.
         use_instance_mask: attach ``gt_masks``.
         mask_format: "polygon", or "bitmask", which takes run-length encodings too.
+        caches: hold decoded images as they are behind the first augmentation, the resizing; other files are decoded.
     """
 
     @configurable
@@ -37,9 +39,12 @@ class MultimodalDatasetMapper:
         schema: ClinicalSchema,
         use_instance_mask: bool,
         mask_format: str = "polygon",
+        caches: Sequence[DecodedCache] = (),
     ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
+        self.behind_cache = T.AugmentationList(augmentations[1:])
+        self.caches = tuple(caches)
         self.image_format = image_format
         self.schema = schema
         self.use_instance_mask = use_instance_mask
@@ -68,12 +73,10 @@ class MultimodalDatasetMapper:
             ImageReadError: the file cannot be read.
             DatasetError: a value that the schema does not allow.
         """
-        record = copy.deepcopy(record)
+        record = dict(record)  # what is changed below is replaced, not written to
 
         # 1. the image, and its geometry
-        image = read_radiograph(record["file_name"], self.image_format)
-        utils.check_image_size(record, image)
-        record["image"], transforms = self.image_tensor(image)
+        record["image"], transforms = self._image_of(record)
 
         # 2. the clinical record; columns that the model does not read are left out
         record.update(self.clinical_tensors(record))
@@ -84,14 +87,31 @@ class MultimodalDatasetMapper:
             record["instances"] = self._instances(annotations, transforms, tuple(record["image"].shape[1:]))
         return record
 
+    def _image_of(self, record: dict[str, Any]) -> tuple[torch.Tensor, T.TransformList]:
+        for cache in self.caches:
+            found = cache.get(record["file_name"])
+            if found is not None:
+                height, width = found.pixels.shape[:2]
+                resized = T.ResizeTransform(found.height, found.width, height, width)
+                image, behind = self._augmented(found.pixels, self.behind_cache)
+                return image, T.TransformList([resized, *behind.transforms])
+        image = read_radiograph(record["file_name"], self.image_format)
+        utils.check_image_size(record, image)
+        return self.image_tensor(image)
+
     def image_tensor(self, image: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
         """Augment (H, W, C) uint8 pixels; returns (C, h, w) float32, 0–255, and what was done to the geometry."""
+        return self._augmented(image, self.augmentations)
+
+    @staticmethod
+    def _augmented(image: np.ndarray, augmentations: T.AugmentationList) -> tuple[torch.Tensor, T.TransformList]:
         aug_input = T.AugInput(image)
-        transforms = self.augmentations(aug_input)
+        transforms = augmentations(aug_input)
         image = aug_input.image
         if image.ndim == 2:  # some transforms drop a lone channel
             image = image[:, :, None]
-        return torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")), transforms
+        pixels = np.array(image.transpose(2, 0, 1), order="C")  # of its own; a cache's are not to be written to
+        return torch.from_numpy(pixels).float(), transforms
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """``clinical_numeric`` and ``clinical_categorical`` of a record; no record at all is all missing."""
@@ -103,9 +123,8 @@ class MultimodalDatasetMapper:
         }
 
     def _instances(self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]):
-        kept = [a for a in annotations if not a.get("iscrowd", 0)]
-        if not self.use_instance_mask:
-            kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
+        left_out = () if self.use_instance_mask else ("segmentation",)
+        kept = [{k: v for k, v in a.items() if k not in left_out} for a in annotations if not a.get("iscrowd", 0)]
         transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
         # a run-length encoding is a bitmap after its transform; polygons then become bitmaps too
         bitmaps = [a for a in transformed if isinstance(a.get("segmentation"), np.ndarray)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
 def derive_seed(*parts: int) -> int:
@@ -29,13 +29,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _seed_cpu(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.random.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generators within the block and restore their states behind it."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.random.default_generator.manual_seed(seed)
+    _seed_cpu(seed)
     try:
         yield
     finally:
@@ -105,5 +109,9 @@ class SeededByPlace(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         """The mapped record; a plain index (not of the stream) is seeded by the index itself."""
-        with seeded(derive_seed(self.seed, getattr(index, "place", int(index)), 1)):
+        seed = derive_seed(self.seed, getattr(index, "place", int(index)), 1)
+        if get_worker_info() is not None:  # a process for images alone: nothing else draws from its generators
+            _seed_cpu(seed)
+            return self.dataset[int(index)]
+        with seeded(seed):
             return self.dataset[int(index)]

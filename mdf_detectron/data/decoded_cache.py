@@ -1,0 +1,168 @@
+"""Decoded radiographs at the model's input size, one memory-mapped file a data set: decoded once, not each epoch.
+
+Beside the pixels (``<name>_<size>_<format>.npy``, (M, S, S, C) uint8) lies an index (``.json``): the version of this
+format, and of each image its file, the file's size and time of change, the image's size and a checksum of its pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.errors import DatasetError, ImageReadError, shorten
+from mdf_detectron.fileio import atomic_path, read_json, write_json
+
+VERSION = 1
+"""Of the files; one of another version is made anew."""
+
+Resize = Callable[[np.ndarray], np.ndarray]
+"""(H, W, C) uint8 → (S, S, C) uint8, what every image goes through first."""
+
+
+class CachedImage(NamedTuple):
+    """An image of the cache.
+
+    Attributes:
+        pixels: (S, S, C) uint8, a view of the file: not to be written to.
+        height, width: of the image before it was resized.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+class DecodedCache:
+    """The decoded images of one data set; open one by :meth:`open`, make it by :meth:`build`.
+
+    Args:
+        path: the ``.npy`` file.
+        index: content of the index.
+    """
+
+    def __init__(self, path: Path, index: dict[str, Any]):
+        self.path = path
+        self.checksums, self.sizes = index["checksums"], index["sizes"]
+        self.row_of = {name: row for row, name in enumerate(index["files"])}
+        self._pixels: np.ndarray | None = None
+        self._verified = np.zeros(len(self.row_of), dtype=bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_pixels": None}  # another process maps the file itself
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def get(self, file_name: str) -> CachedImage | None:
+        """Return a file's image, whose checksum is verified the first time; None for a file of another data set.
+
+        Raises:
+            ImageReadError: the pixels are not those that were written.
+        """
+        row = self.row_of.get(file_name)
+        if row is None:
+            return None
+        if self._pixels is None:
+            self._pixels = np.load(self.path, mmap_mode="r")
+        pixels = self._pixels[row]
+        if not self._verified[row]:
+            if zlib.crc32(pixels) != self.checksums[row]:
+                raise ImageReadError(f"{self.path}: image {row} is damaged; remove the file, it is then made anew")
+            self._verified[row] = True
+        return CachedImage(pixels, *self.sizes[row])
+
+    @classmethod
+    def open(cls, path: Path, records: Sequence[dict[str, Any]]) -> tuple[DecodedCache | None, str]:
+        """Open a cache that fits these records; else None, and why."""
+        index_file = path.with_suffix(".json")
+        if not path.is_file() or not index_file.is_file():
+            return None, "it is not there"
+        try:
+            index = read_json(index_file, DatasetError)
+            version, stamps, shape = index["version"], index["stamps"], index["shape"]
+            names = index["files"]
+        except (DatasetError, KeyError, TypeError) as error:
+            return None, f"its index cannot be read ({error})"
+        if version != VERSION:
+            return None, f"it has the version {shorten(version)}, this program writes {VERSION}"
+        if names != [r["file_name"] for r in records]:
+            return None, "the data set has other images"
+        if stamps != _stamps(names):
+            return None, "image files have changed"
+        try:
+            found = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            return None, f"it cannot be read ({error})"
+        if list(found.shape) != shape or found.dtype != np.uint8:
+            return None, f"its pixels are {found.dtype} of the shape {found.shape}, not uint8 of {tuple(shape)}"
+        return cls(path, index), ""
+
+    @classmethod
+    def build(cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str) -> DecodedCache:
+        """Decode every image, on all cores, and write pixels and index, each whole or not at all.
+
+        Raises:
+            ImageReadError: a file that cannot be read.
+            DatasetError: an image of another size than its record says, or a disk without room.
+        """
+        names = [r["file_name"] for r in records]
+        stamps = _stamps(names)
+
+        def decode(record: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
+            pixels = read_radiograph(record["file_name"], image_format)
+            size = [*pixels.shape[:2]]
+            if size != [record["height"], record["width"]]:
+                raise DatasetError(
+                    f"{record['file_name']} has {size[1]} × {size[0]} pixels, its record says {record['width']} × "
+                    f"{record['height']}; prepare the data set again"
+                )
+            small = resize(pixels)
+            return small.reshape(*small.shape[:2], -1), size
+
+        first, _ = decode(records[0])
+        shape = (len(records), *first.shape)
+        _check_room(path, int(np.prod(shape)))
+        sizes, checksums = [], []
+        with atomic_path(path) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
+            pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            decoded = pool.map(decode, records)
+            for row, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
+                pixels[row] = image
+                sizes.append(size)
+                checksums.append(zlib.crc32(pixels[row]))
+            pixels.flush()
+        index = {"version": VERSION, "shape": list(shape), "files": names, "stamps": stamps, "sizes": sizes,
+                 "checksums": checksums}  # fmt: skip
+        write_json(path.with_suffix(".json"), index, indent=None)
+        return cls(path, index)
+
+
+def _stamps(names: Sequence[str]) -> list[list[int]]:
+    """Size and time of change of each file; [-1, -1] of one that is absent."""
+    stamps = []
+    for name in names:
+        try:
+            found = os.stat(name)
+            stamps.append([found.st_size, found.st_mtime_ns])
+        except OSError:
+            stamps.append([-1, -1])
+    return stamps
+
+
+def _check_room(path: Path, wanted: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < wanted:
+        raise DatasetError(
+            f"{path}: the decoded images need {wanted / 2**30:.1f} GiB, the disk has {free / 2**30:.1f}; name a folder "
+            "on another one by DATALOADER.DECODED_CACHE, or leave it empty"
+        )

@@ -1,0 +1,135 @@
+"""Decoded images are those that decoding gives, and are made anew when anything they were made of has changed."""
+
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.decoded_cache import DecodedCache
+from mdf_detectron.data.loaders import (
+    build_loss_mapper,
+    build_train_loader,
+    cache_path,
+    make_caches,
+    open_caches,
+    records_of,
+)
+from mdf_detectron.errors import DatasetError, ImageReadError
+
+TRAIN = "cached_cxr_train"
+
+
+@pytest.fixture
+def cfg(small_config, tiny_folder, tmp_path):
+    folder = tmp_path / "cached_cxr"
+    shutil.copytree(tiny_folder, folder)
+    register_prepared_folder(folder, "cached_cxr")
+    return small_config(
+        "synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "INPUT.IMAGE_SIZE", 48,
+        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "DATASETS.TRAIN", (TRAIN,), "DATASETS.VAL", (), "SOLVER.IMS_PER_BATCH", 2,
+        "DATALOADER.DECODED_CACHE", str(tmp_path / "decoded"),
+    )  # fmt: skip
+
+
+def reason_of(cfg):
+    return DecodedCache.open(cache_path(cfg, TRAIN), records_of([TRAIN]))[1]
+
+
+def batches(cfg, count=6):
+    stream = iter(build_train_loader(cfg))
+    return [image for _ in range(count) for image in next(stream)]
+
+
+def test_training_sees_the_same_images_boxes_and_masks(cfg):
+    (cache,) = make_caches(cfg, [TRAIN])
+    assert len(cache) == 8 and cache.path.stat().st_size < 8 * 48 * 48 + 200
+    cached = batches(cfg)
+    plain = cfg.clone()
+    plain.DATALOADER.DECODED_CACHE = ""
+    flipped = 0
+    for one, other in zip(cached, batches(plain), strict=True):
+        assert one["image_id"] == other["image_id"] and torch.equal(one["image"], other["image"])
+        a, b = one["instances"], other["instances"]
+        assert a.image_size == b.image_size and torch.equal(a.gt_boxes.tensor, b.gt_boxes.tensor)
+        if len(a):
+            assert all(
+                np.array_equal(p, q) for p, q in zip(a.gt_masks.polygons[0], b.gt_masks.polygons[0], strict=True)
+            )
+        flipped += not torch.equal(one["image"], build_loss_mapper(cfg, TRAIN)(record_of(one["image_id"]))["image"])
+    assert 0 < flipped < len(cached), "the flip is drawn behind the cache"
+
+
+def record_of(image_id):
+    return next(r for r in records_of([TRAIN]) if r["image_id"] == image_id)
+
+
+def test_a_mapper_leaves_the_record_as_it_is(cfg):
+    make_caches(cfg, [TRAIN])
+    record = records_of([TRAIN])[1]
+    before = json.dumps(record)
+    build_loss_mapper(cfg, TRAIN)(record)
+    assert json.dumps(record) == before
+
+
+def test_another_process_maps_the_file_itself(cfg):
+    (cache,) = make_caches(cfg, [TRAIN])
+    name = records_of([TRAIN])[0]["file_name"]
+    pixels = cache.get(name).pixels
+    assert isinstance(pixels, np.memmap) and not pixels.flags.writeable
+    sent = pickle.dumps(cache)
+    assert len(sent) < 3000
+    assert np.array_equal(pickle.loads(sent).get(name).pixels, pixels)
+    assert cache.get("another.png") is None
+
+
+def test_what_does_not_fit_is_made_anew(cfg, caplog):
+    path = cache_path(cfg, TRAIN)
+    with pytest.raises(DatasetError, match=r"of 'cached_cxr_train': it is not there; make it by `mdf cache`"):
+        open_caches(cfg, [TRAIN])
+    make_caches(cfg, [TRAIN])
+    assert reason_of(cfg) == "" and len(open_caches(cfg, [TRAIN])) == 1
+    made = path.stat().st_mtime_ns
+    make_caches(cfg, [TRAIN])
+    assert path.stat().st_mtime_ns == made, "a cache that fits stays"
+
+    index = json.loads(path.with_suffix(".json").read_text())
+    for changed, expected in (
+        (index | {"version": 0}, "it has the version 0, this program writes 1"),
+        (index | {"files": index["files"][1:]}, "the data set has other images"),
+        ({}, r"its index cannot be read ('version')"),
+    ):
+        path.with_suffix(".json").write_text(json.dumps(changed))
+        assert reason_of(cfg) == expected
+    with caplog.at_level("INFO"):
+        make_caches(cfg, [TRAIN])
+    assert "its index cannot be read" in caplog.text and reason_of(cfg) == ""
+
+    os.utime(records_of([TRAIN])[2]["file_name"], ns=(1, 1))
+    assert reason_of(cfg) == "image files have changed"
+    path.write_bytes(path.read_bytes()[:-100])
+    path.with_suffix(".json").write_text(json.dumps(index | {"stamps": [[0, 0]] * 8}))
+    assert reason_of(cfg) == "image files have changed"
+
+
+def test_damaged_pixels_and_images_of_another_size(cfg, monkeypatch):
+    (cache,) = make_caches(cfg, [TRAIN])
+    content = bytearray(cache.path.read_bytes())
+    content[-5] ^= 1
+    cache.path.write_bytes(content)
+    (cache,) = open_caches(cfg, [TRAIN])
+    records = records_of([TRAIN])
+    cache.get(records[0]["file_name"])
+    with pytest.raises(ImageReadError, match="image 7 is damaged; remove the file"):
+        cache.get(records[7]["file_name"])
+
+    records[3]["height"] += 1
+    with pytest.raises(DatasetError, match=r"has 96 × 80 pixels, its record says 96 × 81"):
+        DecodedCache.build(cache.path, records, lambda x: x, "L")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(DatasetError, match="the disk has 0.0; name a folder on another one"):
+        DecodedCache.build(cache.path, records, lambda x: x, "L")
