@@ -14,12 +14,11 @@ INSTALL_HINTS = {
 
 
 def require_detectron2() -> None:
-    """Check that detectron2 is installed.
+    """Check that detectron2 is installed, and torch, which it needs.
 
     Raises:
-        ModuleNotFoundError: it is not; the message names the command that installs it.
+        ModuleNotFoundError: one is not; the message says how it is installed.
     """
-    if find_spec("detectron2") is None:
-        raise ModuleNotFoundError(
-            f"mdf_detectron needs detectron2: {INSTALL_HINTS['detectron2']}", name="detectron2", path=__file__
-        )
+    for name, hint in INSTALL_HINTS.items():
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"mdf_detectron needs {name}: {hint}", name=name, path=__file__)

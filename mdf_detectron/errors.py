@@ -43,6 +43,18 @@ class SourceDataError(UserError, ValueError):
     """A source table, annotation or image of a collection that is absent or broken; the message names file and row."""
 
 
+class LostPeerError(UserError, ConnectionError):
+    """A process of a distributed training that has ended, or that never came."""
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another process has ended or cannot be reached."""
+    if isinstance(error, LostPeerError) or any(kind.__name__ == "DistError" for kind in type(error).__mro__):
+        return True
+    signs = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
 class TrainingDivergedError(UserError, FloatingPointError):
     """A loss that is not finite; the message names the losses, the iteration and the images of the batch."""
 

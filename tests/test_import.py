@@ -1,11 +1,13 @@
 """Importing the package registers its components and does nothing else; NumPy-only modules need no detectron2."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -36,6 +38,19 @@ def test_import_registers_and_does_nothing_else(tmp_path, tiny_folder):
         tmp_path,
     )
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_openmp_waits_passively_unless_the_user_says_otherwise(own):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    if own:
+        environment["OMP_WAIT_POLICY"] = own
+    blocked = WITHOUT.format(absent=("detectron2",))  # torch is loaded behind the package, as the commands load it
+    found = subprocess.run(
+        [sys.executable, "-c", blocked + "import mdf_detectron, torch"], capture_output=True, text=True, env=environment
+    )
+    shown = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", found.stderr)
+    assert shown and set(shown) == {(own or "passive").upper()}, found.stderr
 
 
 WITHOUT = """

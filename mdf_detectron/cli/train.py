@@ -3,19 +3,29 @@
 tools/train_net.py --config-file configs/synthetic_cxr/mdf_net.yaml
 tools/train_net.py --config-file ... --resume
 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+
+Several processes, each with its share of SOLVER.IMS_PER_BATCH: --num-gpus N, one a GPU, or N on the CPUs of a machine
+without GPUs. Several machines, one command on each:
+
+tools/train_net.py --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://MACHINE0:29500
+tools/train_net.py --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 1 --dist-url tcp://MACHINE0:29500
 """
 
 from __future__ import annotations
 
-import torch
+import argparse
 
-from mdf_detectron.engine.defaults import default_argument_parser, launch, setup, setup_cfg
+from mdf_detectron.cli.quiet import suppress_known_messages
+from mdf_detectron.data.loaders import make_caches
+from mdf_detectron.engine.defaults import default_argument_parser, setup, setup_cfg
+from mdf_detectron.engine.processes import launch, plan_processes
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint, save_results
 from mdf_detectron.errors import ConfigError
 
 
-def train_or_evaluate(args) -> None:
+def train_or_evaluate(args: argparse.Namespace) -> None:
     """One process' work."""
+    suppress_known_messages()
     cfg = setup(args)
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
@@ -26,19 +36,33 @@ def train_or_evaluate(args) -> None:
     save_results(cfg, results)
 
 
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments; alone on a machine, processes meet at a free port."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--peer-timeout", type=float, default=300.0, metavar="SECONDS", help="longest wait for the other processes"
+    )
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
-    args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    args = argument_parser().parse_args(argv)
     cfg = setup_cfg(args)  # every mistake that can be seen now is told now, before processes and folders are made
-    d = cfg.DATASETS
-    check_datasets(cfg, tuple(d.TEST) if args.eval_only else (*d.TRAIN, *d.VAL, *d.TEST))
-    if args.eval_only and not cfg.MODEL.WEIGHTS:
-        raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
-    num_gpus = args.num_gpus if torch.cuda.is_available() else 0
-    launch(
-        train_or_evaluate,
-        max(num_gpus, 1),
+    plan = plan_processes(
+        cfg,
+        num_gpus=args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        limit=args.peer_timeout,
+        training=not args.eval_only,
     )
+    d = cfg.DATASETS
+    names = tuple(d.TEST) if args.eval_only else (*d.TRAIN, *d.VAL, *d.TEST)
+    check_datasets(cfg, names)
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
+    if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local and plan.started is None:
+        make_caches(cfg, names)  # of several machines none makes them: all would at once
+    launch(train_or_evaluate, plan, args=(args,))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
@@ -21,7 +21,7 @@ from mdf_detectron.fileio import shorten_path
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
-__all__ = ["default_argument_parser", "find_config_file", "get_mdf_cfg", "launch", "load_config", "setup", "setup_cfg"]
+__all__ = ["default_argument_parser", "find_config_file", "get_mdf_cfg", "load_config", "setup", "setup_cfg"]
 
 
 def get_mdf_cfg() -> CfgNode:
@@ -120,14 +120,29 @@ def _text(error: Exception) -> str:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a command line, and register the prepared folders; the CPU where there is no GPU."""
+    """Return the frozen config of a command line, and register the prepared folders; the CPU where there is no GPU.
+
+    Raises:
+        ConfigError: a mistake in the config, or a GPU that the command line asks for and that is not there.
+    """
     register_all()
     args.config_file = str(find_config_file(args.config_file))  # Detectron2 logs its text
     cfg = load_config(args.config_file, args.opts)
+    _check_device(cfg.MODEL.DEVICE, asked="MODEL.DEVICE" in args.opts)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
+
+
+def _check_device(device: str, asked: bool) -> None:
+    """Refuse a GPU that is not there; where a config only has Detectron2's default, the CPU takes its place."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (device == "cuda" and not asked):
+        return
+    count = torch.cuda.device_count()
+    if not number.isdigit() and number or int(number or 0) >= count:
+        raise ConfigError(f"MODEL.DEVICE is {device}, but this machine has {count} GPU(s); set MODEL.DEVICE cpu")
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
+from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
@@ -32,6 +34,7 @@ from mdf_detectron.data.loaders import (
 )
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.checkpoint_contents import training_contents
+from mdf_detectron.engine.data_parallel import AverageRunningStatistics, data_parallel
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
 from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, SeedIterations
@@ -45,6 +48,7 @@ from mdf_detectron.engine.hooks.validation import (
 )
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.run_folder import METRICS_FILE_NAME, cut_log
+from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch
@@ -56,7 +60,18 @@ class MultimodalTrainer(DefaultTrainer):
     """Trains and evaluates the models of this project by config."""
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
+        TrainerBase.__init__(self)  # the parent's makes a model of several processes for GPUs only
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = loop(data_parallel(model), loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
         fit_clinical_statistics(cfg, self._trainer.model)
         images = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         branches = [m for m in self._trainer.model.modules() if isinstance(m, ClinicalBranch)]
@@ -87,7 +102,6 @@ class MultimodalTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_hooks(self):
-        # The parent builds its hooks last, from self.checkpointer: this is where another one can take its place.
         self.checkpointer = MultimodalCheckpointer(
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
@@ -96,7 +110,9 @@ class MultimodalTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
-        built = [*seeding, ModelRunningState(), FiniteLosses(), *self._clinical_diagnostics(), *super().build_hooks()]
+        averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before anything reads them
+        first = [*seeding, ModelRunningState(), FiniteLosses(), *averaging]
+        built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
         if not self.cfg.DATASETS.VAL:
             return built
         # The test split only once, after the last iteration. Validation comes before the periodic checkpoint: a run
@@ -178,6 +194,12 @@ class MultimodalTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """As the parent's; the images and the logs go on where the resumed run stopped."""
         super().resume_or_load(resume)
+        starts = comm.all_gather(self.start_iter)
+        if len(set(starts)) > 1:
+            raise CheckpointError(
+                f"the processes would resume at the iterations {starts}: they do not see the same checkpoints in "
+                f"{self.cfg.OUTPUT_DIR}; give all machines one shared folder"
+            )
         if not self.start_iter:
             return
         self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)

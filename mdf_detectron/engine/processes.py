@@ -1,0 +1,241 @@
+"""Start the processes of a training, on one machine or many: gloo on CPUs, NCCL on GPUs, every failure one line.
+
+Detectron2's ``launch`` chooses NCCL wherever there is a GPU, waits half an hour for a peer that never comes, and ends
+in a traceback a process; here the processes meet within a time limit, and the first that fails says why.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+
+from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_peer
+
+EXCHANGE_LIMIT = timedelta(minutes=30)
+"""Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_RESUME = "go on from the last checkpoint with --resume"
+
+
+@dataclass(frozen=True)
+class ProcessPlan:
+    """Who takes part in a training, and where they meet.
+
+    Attributes:
+        local: processes of this machine.
+        world: of all machines.
+        first_rank: number of this machine's first process.
+        device: "cpu" or "cuda".
+        host, port: where the process number 0 listens.
+        limit: seconds within which all must have come.
+        started: number on this machine of this very process, which ``torchrun`` has started; None otherwise.
+    """
+
+    local: int
+    world: int
+    first_rank: int
+    device: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    limit: float = 300.0
+    started: int | None = None
+
+    @property
+    def backend(self) -> str:
+        """What carries the exchange."""
+        return "nccl" if self.device == "cuda" else "gloo"
+
+
+def plan_processes(
+    cfg: CfgNode,
+    *,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    limit: float = 300.0,
+    training: bool = True,
+    environment: Mapping[str, str] = os.environ,
+) -> ProcessPlan:
+    """Check what a command line asks for, before any process is started.
+
+    Args:
+        num_gpus: processes a machine: one a GPU, or so many on its CPUs where the model is on the CPU.
+        num_machines, machine_rank: as Detectron2's.
+        dist_url: "tcp://ADDRESS:PORT" of machine 0, or "auto" for a free port of a single machine.
+        limit: seconds within which all processes must have come.
+        training: a batch is shared; an evaluation takes one image after the other.
+        environment: of the process; ``torchrun`` says there what it has started.
+
+    Raises:
+        ConfigError: numbers that do not fit each other, the machine or the batch, or a port in use.
+    """
+    device = "cpu" if cfg.MODEL.DEVICE == "cpu" else "cuda"
+    if all(key in environment for key in _TORCHRUN):
+        if num_gpus > 1 or num_machines > 1:
+            raise ConfigError("torchrun has started the processes already: leave out --num-gpus and --num-machines")
+        rank, world, started, local = (int(environment[key]) for key in _TORCHRUN[:4])
+        plan = ProcessPlan(local, world, rank - started, device, limit=limit, started=started)
+    else:
+        local = max(num_gpus, 1)
+        if num_gpus < 0 or num_machines < 1 or not 0 <= machine_rank < num_machines:
+            raise ConfigError(
+                f"--num-gpus {num_gpus} --num-machines {num_machines} --machine-rank {machine_rank}: the numbers of "
+                "processes and machines are at least 1, and the rank counts the machines from 0"
+            )
+        world = local * num_machines
+        host, port = _meeting_place(dist_url, num_machines, machine_rank) if world > 1 else ("127.0.0.1", 0)
+        plan = ProcessPlan(local, world, machine_rank * local, device, host, port, limit)
+    if device == "cuda" and plan.local > torch.cuda.device_count():
+        raise ConfigError(
+            f"{plan.local} GPUs are asked for, this machine has {torch.cuda.device_count()}; lower --num-gpus, or set "
+            "MODEL.DEVICE cpu"
+        )
+    if training:
+        _check_batch(cfg, plan.world)
+    return plan
+
+
+def _check_batch(cfg: CfgNode, world: int) -> None:
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide by SOLVER.REFERENCE_WORLD_SIZE "
+            f"{reference}"
+        )
+    images = DefaultTrainer.auto_scale_workers(cfg, world).SOLVER.IMS_PER_BATCH
+    if images < world:
+        raise ConfigError(
+            f"{world} processes, but SOLVER.IMS_PER_BATCH is {images}: a process needs an image; raise it to a "
+            f"multiple of {world}, or start fewer processes"
+        )
+    if images % world:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {images} does not divide by {world} processes; use {images - images % world} or "
+            f"{images + world - images % world}"
+        )
+
+
+def _meeting_place(dist_url: str, num_machines: int, machine_rank: int) -> tuple[str, int]:
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise ConfigError(f"--num-machines {num_machines} needs --dist-url tcp://ADDRESS:PORT of machine 0")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return "127.0.0.1", probe.getsockname()[1]
+    try:
+        parts = urlsplit(dist_url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if scheme != "tcp" or not host or not port:
+        raise ConfigError(f"--dist-url '{dist_url}' is not tcp://ADDRESS:PORT, nor auto")
+    if machine_rank == 0:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise ConfigError(
+                    f"--dist-url {dist_url}: port {port} cannot be opened on this machine ({error.strerror}); choose "
+                    "another, or end the training that holds it"
+                ) from None
+    return host, port
+
+
+def launch(work: Callable[..., None], plan: ProcessPlan, args: tuple = ()) -> None:
+    """Run ``work(*args)`` in every process of this machine, and wait for the end.
+
+    Args:
+        work: a function of a module, for it is found by its name in new processes.
+
+    Raises:
+        UserError: the mistake that ended the first process, or what became of a process that was killed.
+    """
+    if plan.world == 1:
+        work(*args)
+    elif plan.local == 1 or plan.started is not None:
+        _take_part(plan.started or 0, plan, work, args)
+    else:
+        _spawn(plan, work, args)
+
+
+def _spawn(plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
+    told = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(_child, (plan, work, args, told), plan.local, join=False, start_method="spawn")
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as end:
+        messages = []
+        while not told.empty():
+            messages.append(told.get())
+        own = next((text for text, lost in messages if not lost), None)
+        if own is not None:
+            raise UserError(own) from None
+        if end.signal_name:
+            raise LostPeerError(
+                f"process {plan.first_rank + end.error_index} of {plan.world} was ended by {end.signal_name} and the "
+                f"others with it; {_RESUME}"
+            ) from None
+        raise LostPeerError(messages[0][0] if messages else str(end)) from None
+
+
+def _child(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple, told: Any) -> None:
+    try:
+        _take_part(index, plan, work, args)
+    except UserError as error:
+        told.put((str(error), isinstance(error, LostPeerError)))
+        raise SystemExit(1) from None
+
+
+def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
+    """One process' share: meet the others, work, part."""
+    rank = plan.first_rank + index
+    if plan.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // plan.local))
+    elif plan.device == "cuda":
+        torch.cuda.set_device(index)
+    _meet(rank, plan)
+    try:
+        work(*args)
+    except RuntimeError as error:
+        if isinstance(error, UserError) or not is_lost_peer(error):
+            raise
+        raise LostPeerError(
+            f"process {rank} of {plan.world} has lost another one, which has ended or cannot be reached; {_RESUME}"
+        ) from None
+    dist.destroy_process_group()
+
+
+def _meet(rank: int, plan: ProcessPlan) -> None:
+    try:
+        if plan.started is not None:
+            dist.init_process_group(plan.backend, init_method="env://", timeout=EXCHANGE_LIMIT)
+        else:
+            if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
+            limit = timedelta(seconds=plan.limit)
+            store = dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)
+            dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
+        comm.create_local_process_group(plan.local)
+        comm.synchronize()
+    except (dist.DistError, RuntimeError) as error:
+        raise LostPeerError(
+            f"process {rank} of {plan.world}: not all have met at {plan.host}:{plan.port} within {plan.limit:g} s "
+            f"({str(error).splitlines()[0][:120]}); start every machine with the same --dist-url and --num-machines "
+            "and its own --machine-rank, and see that it can reach machine 0"
+        ) from None

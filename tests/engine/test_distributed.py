@@ -1,0 +1,119 @@
+"""Two processes on CPUs train like one, and go on exactly where a killed training stopped."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.env import seed_all_rng
+
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.trainer import MultimodalTrainer
+
+TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
+# No statistics of a batch (layer norm in the trunk, group norm in the clinical branch), every anchor and as many
+# regions of each image: the mean over two processes is then the mean over the batch.
+OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
+    INPUT.IMAGE_SIZE 64 MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
+    MODEL.RPN.BATCH_SIZE_PER_IMAGE 100000 MODEL.RPN.POSITIVE_FRACTION 1.0 MODEL.RPN.NMS_THRESH 1.0
+    MODEL.RPN.POST_NMS_TOPK_TRAIN 20 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.ROI_HEADS.PROPOSAL_APPEND_GT False
+    MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 20 MODEL.ROI_HEADS.POSITIVE_FRACTION 1.0 SOLVER.OPTIMIZER SGD
+    SOLVER.BASE_LR 0.1 SOLVER.WARMUP_ITERS 2 SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR SOLVER.STEPS ()
+    MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0001 DATALOADER.NUM_WORKERS 0
+    SOLVER.IMS_PER_BATCH 4 SEED 1 SOLVER.CHECKPOINT_PERIOD 2 TEST.EVAL_PERIOD 100
+    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 4""".split()
+STEPS = 4
+
+
+@pytest.fixture
+def start(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "datasets" / "tiny_cxr")
+    running = []
+
+    def begin(log, *arguments, steps):
+        data = [word for split in ("train", "val", "test")
+                for word in (f"DATASETS.{split.upper()}", f"('tiny_cxr_{split}',)")]  # fmt: skip
+        command = [sys.executable, str(TOOL), "--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
+                   "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *data, *OPTIONS]  # fmt: skip
+        environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
+        with (tmp_path / log).open("w") as file:
+            running.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        process.kill()
+
+
+def train_alone(small_config, folder, out):
+    register_prepared_folder(folder, "tiny_cxr")
+    data = [w for s in ("train", "val", "test") for w in (f"DATASETS.{s.upper()}", (f"tiny_cxr_{s}",))]
+    seed_all_rng(1)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *OPTIONS, *data, "SOLVER.MAX_ITER", STEPS, "OUTPUT_DIR", str(out))
+    trainer = MultimodalTrainer(cfg)
+    before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
+    trainer.train()
+    return before, load_checkpoint_file(out / "model_final.pth")["model"]
+
+
+def last_scalars(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {name: value for line in lines for name, value in line.items()}
+
+
+def killed_training(start, tmp_path):
+    """Two commands, as on two machines, of which one is killed after some steps."""
+    out = tmp_path / "run"
+    meeting = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    first, second = (start(f"{rank}.txt", *meeting, "--machine-rank", str(rank), steps=1000) for rank in range(2))
+    deadline = time.monotonic() + 600
+    while not (out / f"model_{STEPS - 1:07}.pth").exists() and time.monotonic() < deadline:
+        assert first.poll() is None and second.poll() is None, (tmp_path / "0.txt").read_text()[-3000:]
+        time.sleep(0.01)
+    second.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait(timeout=600) == 1
+    lines = (tmp_path / "0.txt").read_text().splitlines()
+    assert lines[-1].startswith("error: process 0 of 2 has lost another one") and lines[-1].endswith("--resume")
+    assert not [line for line in lines if "Traceback" in line or "Warning" in line], lines
+    return load_checkpoint_file(out / f"model_{STEPS - 1:07}.pth")["model"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_train_like_one_and_resume_exactly(start, small_config, tiny_folder, tmp_path):
+    through = killed_training(start, tmp_path)  # its step STEPS is the end of a training that nothing interrupted
+    out = tmp_path / "run"
+    for path in out.glob("model_*.pth"):
+        if int(path.stem.split("_")[1]) >= STEPS // 2:
+            path.unlink()
+    (out / "last_checkpoint").write_text(f"model_{STEPS // 2 - 1:07}.pth")
+    resumed = start("resumed.txt", "--num-gpus", "2", "--resume", steps=STEPS)
+    before, alone = train_alone(small_config, tiny_folder, tmp_path / "alone")
+    assert resumed.wait(timeout=600) == 0, (tmp_path / "resumed.txt").read_text()[-3000:]
+
+    together = load_checkpoint_file(out / "model_final.pth")["model"]
+    assert [name for name in through if not torch.equal(through[name], together[name])] == []
+    moved = sum(float((alone[n] - x).square().sum()) for n, x in before.items() if x.is_floating_point())
+    apart = sum(float((alone[n] - together[n]).square().sum()) for n, x in before.items() if x.is_floating_point())
+    assert moved > 1e-2 and apart < 1e-8 * moved, (moved, apart)
+
+    one, two = last_scalars(tmp_path / "alone"), last_scalars(out)
+    compared = [n for n in one if n.startswith(("val/", "clinical/", "bbox"))]
+    assert len(compared) > 20
+    assert {n: two.get(n) for n in compared} == {n: pytest.approx(one[n], rel=1e-3, abs=1e-5) for n in compared}
+    results = [json.loads((folder / "inference/tiny_cxr_test/coco_instances_results.json").read_text()) for folder in
+               (tmp_path / "alone", out)]  # fmt: skip
+    assert len(results[0]) == len(results[1]) > 0

@@ -1,0 +1,103 @@
+"""What is asked of processes is checked before any is started, and a peer that never comes is waited for in vain."""
+
+import socket
+
+import pytest
+
+from mdf_detectron.engine.processes import ProcessPlan, launch, plan_processes
+from mdf_detectron.errors import ConfigError, LostPeerError
+
+
+@pytest.fixture
+def plan(small_config):
+    def make(*opts, environment=None, **arguments):
+        return plan_processes(
+            small_config("synthetic_cxr/mask_rcnn.yaml", *opts), environment=environment or {}, **arguments
+        )
+
+    return make
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_one_process_needs_no_meeting_place(plan):
+    assert plan().world == 1
+    assert plan(num_gpus=0).world == 1
+
+
+def test_processes_of_several_machines_are_counted_through(plan):
+    found = plan(num_gpus=2, num_machines=2, machine_rank=1, dist_url="tcp://node0:29500")
+    assert (found.local, found.world, found.first_rank, found.host, found.port) == (2, 4, 2, "node0", 29500)
+    assert found.backend == "gloo"
+
+
+def test_torchrun_says_who_takes_part(plan):
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}  # fmt: skip
+    found = plan(environment=environment)
+    assert (found.local, found.world, found.first_rank, found.started) == (2, 4, 2, 1)
+    with pytest.raises(ConfigError, match="torchrun has started the processes already"):
+        plan(environment=environment, num_gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"num_gpus": 5},
+            "5 processes, but SOLVER.IMS_PER_BATCH is 4: a process needs an image; raise it to a multiple",
+        ),
+        ({"num_gpus": 3}, "SOLVER.IMS_PER_BATCH 4 does not divide by 3 processes; use 3 or 6"),
+        ({"num_gpus": -1}, "the numbers of processes and machines are at least 1"),
+        ({"num_machines": 2, "machine_rank": 2}, "the rank counts the machines from 0"),
+        ({"num_machines": 2}, "--num-machines 2 needs --dist-url tcp://ADDRESS:PORT of machine 0"),
+        ({"num_gpus": 2, "dist_url": "file:///tmp/x"}, "is not tcp://ADDRESS:PORT, nor auto"),
+        ({"num_gpus": 2, "dist_url": "tcp://node0:999999"}, "is not tcp://ADDRESS:PORT, nor auto"),
+    ],
+)
+def test_bad_numbers_are_one_line(plan, arguments, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        plan(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_shares_no_batch(plan):
+    assert plan(num_gpus=5, training=False).world == 5
+
+
+def test_the_reference_number_of_processes_scales_the_batch(plan):
+    assert plan("SOLVER.REFERENCE_WORLD_SIZE", 1, num_gpus=8).world == 8
+    with pytest.raises(ConfigError, match="does not divide by SOLVER.REFERENCE_WORLD_SIZE 3"):
+        plan("SOLVER.REFERENCE_WORLD_SIZE", 3, num_gpus=2)
+
+
+def test_a_gpu_that_is_not_there(plan, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 GPUs are asked for, this machine has 1; lower --num-gpus"):
+        plan("MODEL.DEVICE", "cuda", num_gpus=2)
+    assert plan("MODEL.DEVICE", "cuda", num_gpus=1).backend == "nccl"
+    assert plan("MODEL.DEVICE", "cpu", num_gpus=2).backend == "gloo"
+
+
+def test_a_port_in_use(plan):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} cannot be opened on this machine"):
+            plan(num_gpus=2, dist_url=f"tcp://127.0.0.1:{port}")
+        plan(num_machines=2, machine_rank=1, dist_url=f"tcp://127.0.0.1:{port}")  # machine 0 listens there
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_peer_that_never_comes(rank):
+    plan = ProcessPlan(1, 2, rank, "cpu", port=free_port(), limit=1.0)
+    with pytest.raises(
+        LostPeerError, match=f"process {rank} of 2: not all have met at 127.0.0.1:.* within 1 s"
+    ) as error:
+        launch(pytest.fail, plan)
+    assert "\n" not in str(error.value)
