@@ -1,25 +1,32 @@
 #!/usr/bin/env python3
-"""Speed and memory of the clinical branch: every variant side by side in one run, beside the targets.
+"""Speed and memory, as ratios of steps taken in turn: times of different runs or machines do not compare.
 
-Speed is a ratio of steps taken in turn; times of different runs or machines do not compare.
+tools/benchmark.py                              the clinical branch: every variant side by side, time and memory
+tools/benchmark.py --targets                    the project's targets, an earlier commit beside this one; ~15 minutes
+tools/benchmark.py --targets --rows step512 busy demo       some of them, those that take minutes too
+tools/benchmark.py --growth                     how the cost grows with size, batch, columns, images; ~8 minutes
+tools/benchmark.py --throughput                 images a second of loader, model and training, and what binds
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks import growth, loading, targets
 from benchmarks.memory import peak_memory
 from benchmarks.timing import INFERENCE, MEMORY, TARGETS, TRAINING, Ratio, product_rate, ratio, table, time_side_by_side
 from benchmarks.variants import VARIANTS, inference_step, make_model, training_step
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdf_detectron.cli import run_main
-from mdf_detectron.fileio import write_json
+from mdf_detectron.errors import ConfigError
+from mdf_detectron.fileio import markdown_table, write_json
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
 BESIDE = {"repeat", "deconv_renorm"}
@@ -78,8 +85,40 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+TABLES = {
+    "targets": (targets.measure, targets.table_rows, ("measure", "against", "target", "ratio (quartiles)", "")),
+    "growth": (growth.measure, growth.table_rows, ("cost", "size: cost", "exponent")),
+    "throughput": (
+        lambda names, rounds: loading.throughput(rounds),
+        lambda rows: [
+            (r["images"], *(f"{r[k]:.1f}" for k in ("loader", "model", "training")), r["limit"]) for r in rows
+        ],
+        ("images a second, 512 px", "loader alone", "model alone", "training", "what binds"),
+    ),
+}
+"""Table → what measures it, its cells, its header."""
+
+
+def show_table(args) -> None:
+    """Measure one of :data:`TABLES`, print it and write it with every number, and what machine it is of."""
+    known = [row.name for row in (*targets.TARGETS, *growth.GROWTHS)]
+    if unknown := sorted(set(args.rows) - set(known)):
+        raise ConfigError(f"--rows {unknown} are not known; there are {known}")
+    measure, cells, header = TABLES[args.table]
+    machine = f"{_processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {args.rounds} rounds"
+    rows = measure(args.rows, args.rounds)
+    text = markdown_table(header, cells(rows))
+    print(f"{machine}\n\n{text}")
+    out = args.out.with_name(f"{args.out.stem}_{args.table}.json")
+    print(f"written to {write_json(out, {'machine': machine, 'rows': rows, 'table': text.splitlines()})}")
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group()
+    for name in TABLES:
+        what.add_argument(f"--{name}", action="store_const", const=name, dest="table", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", nargs="+", default=[], help="of --targets or --growth, by name")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=4, help="of a training step; inference takes one image")
@@ -96,6 +135,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("output/benchmark.json"))
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    if args.table:
+        show_table(args)
+        return
     if args.device == "cpu" and args.allocator == "keep":
         keep_freed_memory()
     machine = torch.cuda.get_device_name() if args.device == "cuda" else _processor()
