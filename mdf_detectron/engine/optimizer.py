@@ -23,9 +23,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr_factor_func=lambda name: factors.get(name, 1.0),
         overrides={"log_alpha_squared": {"weight_decay": 0.0}},
     )
+    # On a CPU one kernel for a parameter takes a quarter of the time of a dozen; a GPU has torch's own choice.
+    fused = True if next(model.parameters()).device.type == "cpu" else None
     if cfg.SOLVER.OPTIMIZER == "AdamW":
         optimizer = torch.optim.AdamW(
-            params, lr=cfg.SOLVER.BASE_LR, betas=tuple(cfg.SOLVER.BETAS), weight_decay=cfg.SOLVER.WEIGHT_DECAY
+            params,
+            lr=cfg.SOLVER.BASE_LR,
+            betas=tuple(cfg.SOLVER.BETAS),
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            fused=fused,
         )
     else:
         optimizer = torch.optim.SGD(
@@ -34,6 +40,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             momentum=cfg.SOLVER.MOMENTUM,
             nesterov=cfg.SOLVER.NESTEROV,
             weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            fused=fused,
         )
     return maybe_add_gradient_clipping(cfg, optimizer)
 
