@@ -306,6 +306,7 @@ def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
     cfg = config_as_saved(data, weights)
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
     cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
+    cfg.VALIDATION.PATIENCE, cfg.VALIDATION.TRAIN_IMAGES = 0, 0  # of trainings, and refused without a validation split
     check_config(cfg)
     return cfg
 

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from detectron2.modeling import build_model
 
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import (
     CONTENTS_KEY,
     DIGEST_KEY,
@@ -23,6 +24,7 @@ from mdf_detectron.engine.checkpoint_contents import (
 from mdf_detectron.engine.predictor import config_of
 from mdf_detectron.errors import CheckpointError
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 VARIANTS = {  # kind → file of a prepared folder, and what changes in it
     "classes": ("annotations/test.json", '"name": "bright"', '"name": "other"'),
     "unit": ("clinical_schema.yaml", "unit: °F", "unit: °C"),
@@ -89,6 +91,13 @@ def test_damaged_and_non_finite_files_are_refused_with_one_line(saved, tiny_run,
         with pytest.raises(CheckpointError) as error:
             load_checkpoint_file(file)
         assert file.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_of_every_config_can_be_used_without_its_data_sets(small_config):
+    for path in sorted(CONFIGS.glob("[!B]*/[!B]*.yaml")):  # without Base-*.yaml
+        trained = small_config(path.relative_to(CONFIGS))
+        cfg = config_of({CONFIG_KEY: trained.dump()}, path.name)
+        assert cfg.MODEL.META_ARCHITECTURE == trained.MODEL.META_ARCHITECTURE and cfg.DATASETS.VAL == (), path
 
 
 def test_other_classes_units_and_ranges_are_refused(saved, tiny_run, tmp_path, tiny_folder):
