@@ -48,7 +48,6 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
         "ImageHash>=4.3",
-        "filelock>=3.12",
     ],
     extras_require={
         "dicom": [

@@ -20,11 +20,11 @@ class TrainingSpread:
 
     Attributes:
         std: (M,).
-        freedom: degrees of freedom, Σ (S - 1) over the cells.
+        freedom: degrees of freedom, Σ (S - 1) over the cells; less where these are not independent.
     """
 
     std: np.ndarray
-    freedom: int
+    freedom: float
 
     def of_mean(self, count: float) -> TrainingSpread:
         """Return the standard error of a mean over ``count`` trainings (of a difference: 1 / (1 / a + 1 / b))."""
@@ -40,12 +40,12 @@ def pooled_spread(cells: Sequence[np.ndarray]) -> TrainingSpread | None:
     """Pool the variance within cells.
 
     Args:
-        cells: (S, M) each.
+        cells: (S, M) each; one with an undefined value is left out.
 
     Returns:
         None where no cell has two trainings: the chance of training cannot be told.
     """
-    several = [np.asarray(cell, dtype=np.float64) for cell in cells if len(cell) >= 2]
+    several = [np.asarray(cell, dtype=np.float64) for cell in cells if len(cell) >= 2 and np.isfinite(cell).all()]
     if not several:
         return None
     squares = [((cell - cell.mean(axis=0)) ** 2).sum(axis=0) for cell in several]

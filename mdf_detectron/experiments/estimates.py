@@ -79,6 +79,7 @@ class Estimator:
         self.names = metric_names(results.data.class_names)
         self._kept: dict[Side, dict[int, list[Matches]]] = {}
         self._samples_kept: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+        self._values_kept: dict[tuple, np.ndarray] = {}
 
     def matches(self, variant: str, state: str | None = None) -> dict[int, list[Matches]]:
         """Match the detections of a variant's finished trainings: fold → one for each seed."""
@@ -170,7 +171,7 @@ class Estimator:
         part = whole if members is None else members
         index = np.flatnonzero(part)
         size = len(np.unique(self.images.patients[part & self._with_boxes]))
-        training = self._spread_of_difference(first, second, matches, at)
+        training = self._spread_of_difference(first, second, counts, index)
         (value_a, a), (value_b, b) = (self._samples(side, tuple(shared), index, num_resamples)
                                       for side in (first, second))  # fmt: skip
         test = difference_test((value_b - value_a)[[at]], (b - a)[:, [at]], size, training=training, seed=self.seed)
@@ -208,19 +209,38 @@ class Estimator:
             found[self.images.places[fold]][truth.image[~truth.crowd]] = True
         return found
 
-    def _spread_of_difference(self, first: Side, second: Side, matches, at: int) -> TrainingSpread | None:
-        """Find the chance of training in a difference; that of one training with itself is in both, and cancels."""
-        if first[0] == second[0]:
-            differences = [
-                np.array([metric_values(b)[1][[at]] - metric_values(a)[1][[at]] for a, b in zip(*pair, strict=True)])
-                for pair in zip(matches[0].values(), matches[1].values(), strict=True)
-            ]
-            return of_mean(pooled_spread(differences), sum(map(len, differences)))
-        if self.spread is None:
+    def _spread_of_difference(self, first: Side, second: Side, counts: tuple[int, int], index: np.ndarray):
+        """Find the chance of training in a difference, on some images; None where it cannot be told.
+
+        Two models are trained apart. A model with another state of its records is the same training: what its full
+        records gain varies less, and that spread is pooled over models and states. Differences of one training from
+        several states share a side, so they correlate by about a half and count for less than as many trainings.
+        """
+        if first[0] != second[0]:
+            cells = [self._values((name, self.state), fold, index) for name in self.results.variants
+                     for fold in self.matches(name)]  # fmt: skip
+            return of_mean(pooled_spread(cells), 1 / (1 / counts[0] + 1 / counts[1]))
+        cells, states = [], set()
+        for name in self.results.variants:
+            for state in self.results.finished(name)[0].training.states:
+                if state != FULL:
+                    states.add(state)
+                    cells += [self._values((name, FULL), fold, index) - self._values((name, state), fold, index)
+                              for fold in self.matches(name, state)]  # fmt: skip
+        spread = pooled_spread(cells)
+        if spread is None:
             return None
-        counts = [sum(map(len, side.values())) for side in matches]
-        one = TrainingSpread(self.spread.std[[at]], self.spread.freedom)
-        return of_mean(one, 1 / (1 / counts[0] + 1 / counts[1]))
+        return TrainingSpread(spread.std, spread.freedom / (1 + (len(states) - 1) / 4)).of_mean(counts[0])
+
+    def _values(self, side: Side, fold: int, index: np.ndarray) -> np.ndarray:
+        """Compute the plan's metric of each training of a fold on some images, (S, 1)."""
+        key = (side, fold, index.tobytes())
+        if key not in self._values_kept:
+            weights = np.zeros(len(self.images.patients))
+            weights[index] = 1.0
+            at, own = self.names.index(self.metric), weights[self.images.places[fold]]
+            self._values_kept[key] = np.array([metric_values(one, own)[1][[at]] for one in self.matches(*side)[fold]])
+        return self._values_kept[key]
 
 
 def match_table(truth: GroundTruth, detections: Detections, table: str, thresholds=None) -> Matches:

@@ -174,12 +174,11 @@ class FigureMaker:
         models, cells = {}, []
         size = int(self.estimator.sizes[0])
         boxes = {"all": sum(int((~truth.crowd).sum()) for truth in self.results.test.truths.values())}
+        swept = {table: self._swept(shown, table, size) for table in ("bbox_iobb", "bbox")}
         for name in shown:
-            sweep: dict[str, Any] = {"thresholds": list(SWEEP)}
-            for table in ("bbox_iobb", "bbox"):
-                sweep[table] = self._sweep_of(name, table, size)
-            models[self.results.title(name)] = {"sweep": sweep,
-                                                "dataset": {"boxes": boxes, "patients_with_boxes": size}}  # fmt: skip
+            sweep = {"thresholds": list(SWEEP), **{table: one[name] for table, one in swept.items()}}
+            about = {"boxes": boxes, "patients_with_boxes": size}
+            models[self.results.title(name)] = {"sweep": sweep, "dataset": about}
         for t, threshold in enumerate(SWEEP):
             of = [one["sweep"]["bbox_iobb"]["AP"] for one in models.values()]
             cells.append([f"{threshold:g}", *(estimate({k: one[k][t] for k in one}) for one in of)])
@@ -187,20 +186,28 @@ class FigureMaker:
                       f"× 100, mean over classes; {self.intervals}.")  # fmt: skip
         return Section(figure.title, [], {figure.name: sweep_chart(models)}, [table])
 
-    def _sweep_of(self, variant: str, table: str, size: int) -> dict[str, dict[str, list[float | None]]]:
-        cells: dict[int, list] = {}
-        for run in self.results.finished(variant):
-            truth = self.results.test.truths[run.training.fold]
-            matches = match_table(truth, run.detections[FULL], table, list(SWEEP))
-            cells.setdefault(run.training.fold, []).append(mean_ap_and_ar(matches))
-        names = [f"{metric}{t}" for metric in ("AP", "AR") for t in range(len(SWEEP))]
+    def _swept(self, shown: list[str], table: str, size: int) -> dict[str, dict[str, dict[str, list[float | None]]]]:
+        """Estimate AP and AR at every threshold: variant → "AP" and "AR" → "value", "low" and "high" → list."""
+        cells: dict[str, dict[int, list]] = {name: {} for name in shown}
+        for name in shown:
+            for run in self.results.finished(name):
+                truth = self.results.test.truths[run.training.fold]
+                matches = match_table(truth, run.detections[FULL], table, list(SWEEP))
+                cells[name].setdefault(run.training.fold, []).append(mean_ap_and_ar(matches))
+        ones = {fold: np.ones((1, truth.num_images)) for fold, truth in self.results.test.truths.items()}
         spread = pooled_spread(
-            [np.array([one(np.ones((1, self.results.test.truths[fold].num_images)))[0] for one in own])
-             for fold, own in cells.items()]
-        )  # fmt: skip
-        rows = self.estimator.intervals(names, cells, size, of_mean(spread, sum(map(len, cells.values()))))
-        keys, places = ("value", "low", "high"), range(len(SWEEP))
-        return {metric: {key: [rows[f"{metric}{t}"][key] for t in places] for key in keys} for metric in ("AP", "AR")}
+            [
+                np.array([one(ones[fold])[0] for one in own])
+                for by_fold in cells.values()
+                for fold, own in by_fold.items()
+            ]
+        )
+        names = [f"{metric}{t}" for metric in ("AP", "AR") for t in range(len(SWEEP))]
+        out, keys, places = {}, ("value", "low", "high"), range(len(SWEEP))
+        for name, by_fold in cells.items():
+            rows = self.estimator.intervals(names, by_fold, size, of_mean(spread, sum(map(len, by_fold.values()))))
+            out[name] = {m: {key: [rows[f"{m}{t}"][key] for t in places] for key in keys} for m in ("AP", "AR")}
+        return out
 
     def _generalization(self, figure: PlannedFigure, shown: list[str]) -> Section:
         metric, rows, cells = self.estimator.metric, {}, []

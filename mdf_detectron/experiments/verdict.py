@@ -57,7 +57,7 @@ def subgroups(estimator: Estimator) -> list[Subgroup]:
         [np.bincount(truth.image[~truth.crowd], minlength=truth.num_images) for truth in test.truths.values()]
     )
     groups = [(column, name, members) for column in (*columns, RECORD)
-              for name, members in groups_of(test.whole, column).items()]  # fmt: skip
+              for name, members in groups_of(test.whole, column).items() if not members.all()]  # fmt: skip
     tests = corrected([estimator.compare((plan.baseline, FULL), (plan.model, FULL), m) for _, _, m in groups])
     return [
         Subgroup(

@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from filelock import FileLock, Timeout
 from torch import nn
 
 from mdf_detectron.data.loaders import records_of, train_part
@@ -33,21 +30,23 @@ from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.experiments.plan import RECORD_STATES
 from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, TRAIN_PART
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
+from mdf_detectron.locks import FolderLock
+from mdf_detectron.workers import end_with_parent
 
 TRAINED_FILE_NAME = "trained.json"
 SCORES_FILE_NAME = "scores.json"
 FAILURE_FILE_NAME = "failure.json"
-LOCK_FILE_NAME = "lock"
 
 
 def work(folder: str | Path) -> None:
     """Do what is left of a folder's training.
 
     Raises:
-        UserError: what went wrong, also written to ``failure.json``.
+        FolderInUseError: another process does.
+        Exception: what went wrong, also written to ``failure.json``.
     """
     folder = Path(folder)
-    with _locked(folder):
+    with FolderLock(folder, beside=True):
         with suppress(FileNotFoundError):
             (folder / FAILURE_FILE_NAME).unlink()
         try:
@@ -141,35 +140,12 @@ def predictions_file(folder: Path, state: str) -> Path:
     return folder / "predictions" / state / PREDICTIONS_FILE_NAME
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases when the process ends, however it does."""
-    lock = FileLock(folder / LOCK_FILE_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder} is being worked on by another process; wait for it, or end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it is gone, killed too."""
-    if sys.platform == "linux" and os.environ.get(PARENT_VARIABLE):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(os.environ[PARENT_VARIABLE]):
-            sys.exit("the process that started this training is gone")
-
-
 PARENT_VARIABLE = "MDF_EXPERIMENTS_PARENT"
 
 
 def main() -> None:
-    _die_with_parent()
+    if os.environ.get(PARENT_VARIABLE):
+        end_with_parent(int(os.environ[PARENT_VARIABLE]))
     try:
         work(sys.argv[1])
     except UserError as error:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.report.charts import COLORS, WIDTH, draw_points, legend_below, make_panels, shift_of, wrap_text
+from mdf_detectron.report.tables import number
 
 Row = Mapping[str, float | None]
 
@@ -100,7 +101,7 @@ def correlation_matrix(columns: Sequence[str], classes: Sequence[str], values: n
     most = max(0.1, float(np.nanmax(np.abs(values), initial=0.0)))
     image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        text = "–" if np.isnan(value) else f"{value + 0.0:.2f}"
+        text = number(None if np.isnan(value) else float(value), 2)
         color = "white" if abs(value) > 0.7 * most else "#222222"
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=color,
                   fontweight="bold" if clear[i, j] else "normal")  # fmt: skip

@@ -7,13 +7,13 @@ import sys
 import time
 
 import pytest
-from filelock import FileLock
 
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ResultsError, UserError
 from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster
 from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
 from mdf_detectron.fileio import read_json
+from mdf_detectron.locks import FolderLock
 
 ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
 
@@ -50,9 +50,9 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
         process.kill()
     assert process.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
     assert not (training / SCORES_FILE_NAME).is_file()
-    lock = FileLock(training / "lock")
-    lock.acquire(timeout=60)  # the training has ended with the command that started it
-    lock.release()
+    time.sleep(1)
+    with FolderLock(training, beside=True):
+        pass  # the training has ended with the command that started it
     assert run_experiments.main(words) == 0
     assert "1 of 1 trainings finished" in capsys.readouterr().out
     assert "Starting training from iteration 0" in (training / "output.txt").read_text().split("Rank of current")[1]
@@ -89,7 +89,7 @@ def test_submitits_local_cluster(make_study, tiny_folder, tmp_path):
 def test_a_folder_is_worked_on_by_one_process(make_study, tiny_folder, tmp_path):
     _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
     left_to_do(trainings)
-    with FileLock(trainings[0].folder / "lock"), pytest.raises(UserError, match="worked on by another process"):
+    with FolderLock(trainings[0].folder, beside=True), pytest.raises(UserError, match="seed1 is in use by process"):
         work(trainings[0].folder)
 
 
