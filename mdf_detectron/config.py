@@ -8,6 +8,7 @@ LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded")
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
 EXECUTION_OPTIONS = ("bfloat16", "compile", "checkpoint")
 MISSING_OPTIONS = ("token", "median", "median_indicator")
+TRACKERS = ("wandb", "mlflow")
 
 
 def add_mdf_config(cfg: CfgNode) -> None:
@@ -152,6 +153,9 @@ def _add_diagnostics(cfg: CfgNode) -> None:
     # their own records and with exchanged ones, and the size of each path where they are joined. 0: never.
     d.PERIOD = 0
     # So many fixed images of the train split, one a patient.
+    # Experiment trackers that get the config and the scalars of metrics.json beside TensorBoard, any of: "wandb",
+    # "mlflow". Where to, and under which project, say their own environment variables.
+    cfg.TRACKERS = []
     d.NUM_IMAGES = 32
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import EXECUTION_OPTIONS, LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES
+from mdf_detectron.config import EXECUTION_OPTIONS, LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES, TRACKERS
 from mdf_detectron.errors import ConfigError
 
 
@@ -31,6 +31,8 @@ def check_config(cfg: CfgNode) -> None:
     factors = cfg.SOLVER.DECONV_LR_FACTORS
     if len(factors) != 2 or min(factors) < 0:
         raise ConfigError(f"SOLVER.DECONV_LR_FACTORS is {factors}; it takes two factors of at least 0")
+    if len({*cfg.TRACKERS} & {*TRACKERS}) != len(cfg.TRACKERS):
+        raise ConfigError(f"TRACKERS is {cfg.TRACKERS}; use any of {TRACKERS}, each once")
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(f"SOLVER.OPTIMIZER is '{cfg.SOLVER.OPTIMIZER}'; use SGD or AdamW")
 

@@ -19,6 +19,7 @@ from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.data.loaders import make_caches
 from mdf_detectron.engine.defaults import default_argument_parser, setup, setup_cfg
 from mdf_detectron.engine.processes import launch, plan_processes
+from mdf_detectron.engine.trackers import check_trackers
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint, save_results
 from mdf_detectron.errors import ConfigError
 
@@ -49,6 +50,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = argument_parser().parse_args(argv)
     cfg = setup_cfg(args)  # every mistake that can be seen now is told now, before processes and folders are made
+    check_trackers(cfg)
     plan = plan_processes(
         cfg,
         num_gpus=args.num_gpus,

@@ -48,6 +48,7 @@ from mdf_detectron.engine.hooks.validation import (
 )
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.run_folder import METRICS_FILE_NAME, cut_log
+from mdf_detectron.engine.trackers import build_trackers
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
@@ -110,6 +111,7 @@ class MultimodalTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
+        self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
         averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before anything reads them
         first = [*seeding, ModelRunningState(), FiniteLosses(), *averaging]
         built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
@@ -173,6 +175,8 @@ class MultimodalTrainer(DefaultTrainer):
             the results of the last evaluation (None where ``DATASETS.TEST`` is empty).
         """
         try:
+        for tracker in self._trackers:
+            tracker.start(resumed=self.start_iter > 0)
             super().train()
             if self.start_iter >= self.max_iter:  # resumed behind the last step: it was killed before its end
                 self.iter = self.max_iter - 1
@@ -208,7 +212,7 @@ class MultimodalTrainer(DefaultTrainer):
         self._purge_step = self.start_iter
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's three; TensorBoard drops what a killed run has logged behind its last checkpoint."""
+        """Detectron2's three and the trackers; TensorBoard drops what a killed run logged behind its checkpoint."""
         self._purge_step: int | None = None
         os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
         return [
@@ -221,6 +225,7 @@ class MultimodalTrainer(DefaultTrainer):
 class _LateTensorBoardWriter(TensorboardXWriter):
     """``TensorboardXWriter`` that learns before its first write from which step on it replaces events."""
 
+            *self._trackers,
     def __init__(self, log_dir: str, purge_step: Callable[[], int | None]) -> None:
         super().__init__(log_dir)
         self._purge_step = purge_step
