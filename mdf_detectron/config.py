@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded")
+LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded", "homoscedastic_released")
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
 EXECUTION_OPTIONS = ("bfloat16", "compile", "checkpoint")
 MISSING_OPTIONS = ("token", "median", "median_indicator")
@@ -100,16 +100,21 @@ def _add_image_backbone(cfg: CfgNode) -> None:
     t.FPN_TOP = "none"
     # Channels of the 3x3 convolution behind the trunk (of a pyramid: MODEL.FPN.OUT_CHANNELS).
     t.OUT_CHANNELS = 64
-    # Download timm's pretrained weights (needs a network).
+    # eps and momentum of the batch norms of a trunk that has some, the clinical branch's too; empty: timm's, for most
+    # [0.00001, 0.1]. torchvision's MobileNetV3, which the paper used, has [0.001, 0.01].
+    t.BATCH_NORM = []
+    # A training that starts (not one that is resumed) loads timm's pretrained weights into the image's trunk and the
+    # clinical branch's: from the network, or from
     t.PRETRAINED = False
-    # A local timm weights file (.pth or .safetensors) for the trunk; used instead of PRETRAINED.
+    # a local timm weights file (.pth or .safetensors), used instead of the network.
     t.WEIGHTS_FILE = ""
 
 
 def _add_losses_and_solver(cfg: CfgNode) -> None:
     w = cfg.MODEL.LOSS_WEIGHTING = CfgNode()
-    # "none" (the plain sum), "homoscedastic" (paper: sum of L/(2 a^2) + log a^2, a trained) or
-    # "homoscedastic_bounded" (the authors' released code: log(1 + a^2), which cannot go below zero).
+    # "none" (the plain sum), "homoscedastic" (paper: sum of L/(2 a^2) + log a^2, log a^2 trained),
+    # "homoscedastic_bounded" (with log(1 + a^2), which cannot go below zero) or "homoscedastic_released" (the same with
+    # a itself trained: the authors' released code).
     w.NAME = "homoscedastic"
     # "SGD" (Detectron2's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -148,14 +153,14 @@ def _add_validation(cfg: CfgNode) -> None:
 
 
 def _add_diagnostics(cfg: CfgNode) -> None:
+    # Experiment trackers that get the config and the scalars of metrics.json beside TensorBoard, any of: "wandb",
+    # "mlflow". Where to, and under which project, say their own environment variables.
+    cfg.TRACKERS = []
     d = cfg.CLINICAL_DIAGNOSTICS = CfgNode()
     # Every so many iterations, and after the last, clinical/... scalars are written: the loss of fixed images with
     # their own records and with exchanged ones, and the size of each path where they are joined. 0: never.
     d.PERIOD = 0
     # So many fixed images of the train split, one a patient.
-    # Experiment trackers that get the config and the scalars of metrics.json beside TensorBoard, any of: "wandb",
-    # "mlflow". Where to, and under which project, say their own environment variables.
-    cfg.TRACKERS = []
     d.NUM_IMAGES = 32
 
 

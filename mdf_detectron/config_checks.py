@@ -101,6 +101,9 @@ def _check_model(cfg: CfgNode) -> None:
         )
     if model.LOSS_WEIGHTING.NAME not in LOSS_WEIGHTINGS:
         raise ConfigError(f"MODEL.LOSS_WEIGHTING.NAME is '{model.LOSS_WEIGHTING.NAME}'; use one of {LOSS_WEIGHTINGS}")
+    norm = model.TIMM.BATCH_NORM
+    if norm and not (len(norm) == 2 and norm[0] > 0 and 0 <= norm[1] <= 1):
+        raise ConfigError(f"MODEL.TIMM.BATCH_NORM is {norm}; it takes eps > 0 and a momentum of 0 to 1, or nothing")
     if model.SPATIALIZER.NUM_STAGES < 1 or model.SPATIALIZER.CHANNELS < 1:
         raise ConfigError("MODEL.SPATIALIZER.NUM_STAGES and CHANNELS must be at least 1")
     if cfg.SOLVER.AMP.ENABLED and (model.DEVICE == "cpu" or not torch.cuda.is_available()):

@@ -21,7 +21,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: factors.get(name, 1.0),
-        overrides={"log_alpha_squared": {"weight_decay": 0.0}},
+        overrides={name: {"weight_decay": 0.0} for name in ("log_alpha_squared", "alpha")},
     )
     # On a CPU one kernel for a parameter takes a quarter of the time of a dozen; a GPU has torch's own choice.
     fused = True if next(model.parameters()).device.type == "cpu" else None

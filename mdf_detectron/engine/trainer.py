@@ -53,6 +53,7 @@ from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch
+from mdf_detectron.modeling.pretrained import load_pretrained_trunks
 
 RESULTS_FILE_NAME = "results.json"
 
@@ -110,8 +111,8 @@ class MultimodalTrainer(DefaultTrainer):
             contents=training_contents(self.cfg),
             trainer=weakref.proxy(self),
         )
-        seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
+        seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before anything reads them
         first = [*seeding, ModelRunningState(), FiniteLosses(), *averaging]
         built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
@@ -174,9 +175,9 @@ class MultimodalTrainer(DefaultTrainer):
         Returns:
             the results of the last evaluation (None where ``DATASETS.TEST`` is empty).
         """
-        try:
         for tracker in self._trackers:
             tracker.start(resumed=self.start_iter > 0)
+        try:
             super().train()
             if self.start_iter >= self.max_iter:  # resumed behind the last step: it was killed before its end
                 self.iter = self.max_iter - 1
@@ -196,7 +197,12 @@ class MultimodalTrainer(DefaultTrainer):
             super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As the parent's; the images and the logs go on where the resumed run stopped."""
+        """As the parent's; the images and the logs go on where the resumed run stopped.
+
+        A run that starts takes its pretrained trunks first, then ``MODEL.WEIGHTS`` where it names a file.
+        """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            load_pretrained_trunks(self.cfg, self._trainer.model)
         super().resume_or_load(resume)
         starts = comm.all_gather(self.start_iter)
         if len(set(starts)) > 1:
@@ -219,13 +225,13 @@ class MultimodalTrainer(DefaultTrainer):
             CommonMetricPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME)),
             _LateTensorBoardWriter(self.cfg.OUTPUT_DIR, lambda: self._purge_step),
+            *self._trackers,
         ]
 
 
 class _LateTensorBoardWriter(TensorboardXWriter):
     """``TensorboardXWriter`` that learns before its first write from which step on it replaces events."""
 
-            *self._trackers,
     def __init__(self, log_dir: str, purge_step: Callable[[], int | None]) -> None:
         super().__init__(log_dir)
         self._purge_step = purge_step

@@ -6,8 +6,8 @@ trunk's map, D output channels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdf_detectron.errors import ConfigError
 
@@ -28,12 +29,13 @@ class TimmTrunk(Backbone):
         in_channels: C, 1 or 3.
         strides: the strides wanted; of several maps of one stride the deepest is used, deeper stages are not built.
         image_size: side of the input in pixels, for models that are built for one size.
-        pretrained: download timm's weights.
-        weights_file: a local timm weights file; excludes ``pretrained``.
+        batch_norm: eps and momentum of its batch norms; empty: timm's.
         channels_last: memory format of the maps within the trunk, and of those it gives.
 
+    Its weights are random; :mod:`~mdf_detectron.modeling.pretrained` loads others where a training starts.
+
     Raises:
-        ConfigError: an unknown model, a stride the model does not have, or weights that cannot be had.
+        ConfigError: an unknown model, or a stride the model does not have.
     """
 
     def __init__(
@@ -43,8 +45,7 @@ class TimmTrunk(Backbone):
         in_channels: int,
         strides: Sequence[int],
         image_size: int = 512,
-        pretrained: bool = False,
-        weights_file: str = "",
+        batch_norm: Sequence[float] = (),
         channels_last: bool = False,
     ):
         super().__init__()
@@ -54,7 +55,10 @@ class TimmTrunk(Backbone):
         options = {"img_size": image_size} if _has_fixed_size(model_name) else {}
         levels = _levels(model_name, strides, options)
         options |= {"in_chans": in_channels, "features_only": True, "out_indices": levels}
-        self.model = _create(model_name, pretrained, weights_file, options)
+        self.model_name, self.options = model_name, options
+        self.model = create_trunk(model_name, options)
+        if batch_norm:
+            set_batch_norm(self.model, *batch_norm)
         self.permuted = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.channels_last = channels_last
         self._out_features = [f"c{stride.bit_length() - 1}" for stride in strides]
@@ -106,22 +110,16 @@ def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]
     return tuple(len(known) - 1 - known[::-1].index(stride) for stride in strides)
 
 
-def _create(name: str, pretrained: bool, weights_file: str, options: dict) -> nn.Module:
-    if weights_file:
-        if not os.path.isfile(weights_file):
-            raise ConfigError(f"MODEL.TIMM.WEIGHTS_FILE: no file at {weights_file}")
-        options = {**options, "pretrained_cfg_overlay": {"file": weights_file}}
-    try:
-        model = timm.create_model(name, pretrained=pretrained or bool(weights_file), **options)
-    except (OSError, RuntimeError) as error:
-        if not (pretrained or weights_file):
-            raise
-        source = weights_file or f"timm's pretrained weights of '{name}'"
-        raise ConfigError(
-            f"could not load {source}: {error}. Without a network, download them elsewhere and set "
-            "MODEL.TIMM.WEIGHTS_FILE, or set MODEL.TIMM.PRETRAINED False"
-        ) from None
-    return _without_unused_blocks(model)
+def create_trunk(name: str, options: dict[str, Any], **weights: Any) -> nn.Module:
+    """Build timm's model with the feature maps of ``options``, without what lies behind the last one."""
+    return _without_unused_blocks(timm.create_model(name, **options, **weights))
+
+
+def set_batch_norm(model: nn.Module, eps: float, momentum: float) -> None:
+    """Set eps and momentum of every batch norm; trunks with other norms (ConvNeXt, Swin) have none."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eps, module.momentum = eps, momentum
 
 
 def _without_unused_blocks(model: nn.Module) -> nn.Module:
@@ -170,8 +168,7 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, strides: list[int]) -> Ti
         in_channels=input_shape.channels,
         strides=strides,
         image_size=cfg.INPUT.IMAGE_SIZE,
-        pretrained=t.PRETRAINED,
-        weights_file=t.WEIGHTS_FILE,
+        batch_norm=t.BATCH_NORM,
         channels_last=True,
     )
 

@@ -1,9 +1,9 @@
-"""Trunks and backbones of timm models: shapes, the paper's parameter counts, pyramids, local weights, refusals."""
+"""Trunks and backbones of timm models: shapes, the paper's parameter counts, pyramids, batch norm, refusals."""
 
 import pytest
-import timm
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import TimmBackbone, TimmTrunk, build_timm_fpn_backbone
@@ -101,15 +101,18 @@ def test_pyramid_refusals(small_config):
         build("MODEL.FPN.IN_FEATURES", ["c5"], "MODEL.TIMM.FPN_TOP", "p6")
 
 
-def test_local_weights_file(tmp_path):
-    torch.manual_seed(0)
-    source = timm.create_model("mobilenetv3_small_100", pretrained=False)
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    arguments = {"model_name": "mobilenetv3_small_100", "in_channels": 3, "strides": [16]}
-    trunk = TimmTrunk(**arguments, weights_file=str(tmp_path / "weights.pth"))
-    torch.testing.assert_close(trunk.model.conv_stem.weight, source.conv_stem.weight)
-    with pytest.raises(ConfigError, match="no file at"):
-        TimmTrunk(**arguments, weights_file=str(tmp_path / "absent.pth"))
+def test_eps_and_momentum_of_batch_norm(small_config):
+    opts = ["MODEL.TIMM.BATCH_NORM", [0.001, 0.01], "MODEL.CLINICAL.BATCH_RENORM"]
+    for renorm in (False, True):
+        backbone = build_model(small_config("synthetic_cxr/mdf_net.yaml", *opts, renorm)).backbone
+        for trunk in (backbone.image_backbone.trunk, backbone.clinical_branch.backbone.trunk):
+            norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+            assert norms and {(m.eps, m.momentum) for m in norms} == {(0.001, 0.01)}
+    default = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=1, strides=[16]).model.bn1
+    assert (default.eps, default.momentum) == (1e-5, 0.1)
+    TimmTrunk(model_name="convnext_atto", in_channels=1, strides=[16], batch_norm=[0.001, 0.01])  # it has none
+    with pytest.raises(ConfigError, match=r"BATCH_NORM is \[0.001\]; it takes eps"):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.TIMM.BATCH_NORM", [0.001])
 
 
 def test_names_with_the_tag_of_their_weights():

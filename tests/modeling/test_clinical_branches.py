@@ -1,7 +1,6 @@
 """The three ways from the encoded record to maps: shapes, values by hand, number formats, and the whole model."""
 
 import pytest
-import timm
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import build_model
@@ -106,16 +105,6 @@ def test_batch_renorm_and_the_start_are_switches(small_config):
         image_norms = [m for m in model.backbone.image_backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert image_norms and not any(isinstance(norm, BatchRenorm2d) for norm in image_norms)
     assert paper.state_dict().keys() == default.state_dict().keys(), "checkpoints fit either"
-
-
-def test_pretrained_weights_keep_their_norms(small_config, tmp_path):
-    trunk = timm.create_model("mobilenetv3_small_100", in_chans=1)
-    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
-    opts = ["MODEL.TIMM.WEIGHTS_FILE", str(tmp_path / "trunk.pth")]
-    for config_opts, start in ((opts, 0.0), ([], 2.0)):
-        backbone = build_model(small_config("synthetic_cxr/mdf_net.yaml", *config_opts)).backbone
-        assert backbone.clinical_branch.backbone.trunk.model.blocks[0][0].bn1.bias.tolist() == [start] * 16
-        assert backbone.image_backbone.trunk.model.blocks[0][0].bn1.bias.tolist() == [0.0] * 16
 
 
 @pytest.mark.parametrize("name", ["mdf_net_fpn", "retinanet_mdf_net"])

@@ -23,6 +23,22 @@ def test_bounded_form_by_hand_is_never_negative():
     assert out["a"].item() == pytest.approx(0.1 / 0.5 + math.log(1.25))
 
 
+def test_the_released_form_trains_alpha_itself():
+    """The same loss as the bounded form, but a step of SGD is of α, against the derivative by hand."""
+    released = HomoscedasticLossWeighting(["a", "b"], bounded=True, trains_alpha=True)
+    bounded = HomoscedasticLossWeighting(["a", "b"], bounded=True)
+    losses = {"a": torch.tensor(0.3), "b": torch.tensor(2.5)}
+    released.alpha.data = torch.tensor([0.5, -1.5])
+    bounded.log_alpha_squared.data = torch.tensor([0.25, 2.25]).log()
+    assert {k: v.item() for k, v in released(losses).items()} == pytest.approx(
+        {k: v.item() for k, v in bounded(losses).items()}
+    )
+    sum(released(losses).values()).backward()
+    by_hand = [-loss / a**3 + 2 * a / (1 + a * a) for loss, a in ((0.3, 0.5), (2.5, -1.5))]
+    assert released.alpha.grad.tolist() == pytest.approx(by_hand)
+    assert released.alpha_squared() == pytest.approx({"a": 0.25, "b": 2.25})
+
+
 @pytest.mark.parametrize("loss", [0.05, 0.7, 3.0])
 def test_training_reaches_the_optimum(loss):
     weighting = HomoscedasticLossWeighting(["a"])

@@ -1,0 +1,96 @@
+"""Pretrained weights for the timm trunks of a model, the image's and the clinical branch's.
+
+They are loaded where a training starts, not where a model is built: a checkpoint holds its own, and needs no network.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from mdf_detectron.errors import ConfigError, shorten
+from mdf_detectron.modeling.backbones import TimmTrunk, create_trunk
+from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
+
+FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train from scratch"
+
+
+def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
+    """Load the weights that ``MODEL.TIMM.WEIGHTS_FILE`` or ``PRETRAINED`` asks for into every timm trunk.
+
+    Of an input of one channel the first convolution becomes its sum over the three, the same function of a gray image.
+    With batch renormalization the running statistics of the clinical trunk stay new: they are of other inputs.
+
+    Returns:
+        the number of trunks; 0 where nothing is asked for.
+
+    Raises:
+        ConfigError: there are no such weights, they are not those of the model, or there is no trunk.
+    """
+    t = cfg.MODEL.TIMM
+    if not (t.PRETRAINED or t.WEIGHTS_FILE):
+        return 0
+    trunks = [module for module in model.modules() if isinstance(module, TimmTrunk)]
+    if not trunks:
+        raise ConfigError(
+            f"MODEL.TIMM asks for pretrained weights, but MODEL.IMAGE_BACKBONE.NAME '{cfg.MODEL.IMAGE_BACKBONE.NAME}' "
+            "has no timm trunk; name its weights by MODEL.WEIGHTS"
+        )
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for trunk in trunks:
+        channels = trunk.options["in_chans"]
+        if channels not in found:
+            found[channels] = pretrained_weights(trunk, t.WEIGHTS_FILE)
+        _load(trunk, found[channels])
+    source = os.path.basename(t.WEIGHTS_FILE) or f"timm's '{t.NAME}'"
+    logging.getLogger(__name__).info(f"Pretrained weights of {source} in {len(trunks)} trunk(s)")
+    return len(trunks)
+
+
+def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, torch.Tensor]:
+    """Return pretrained weights under the names of ``trunk.model``.
+
+    Args:
+        weights_file: a local timm weights file; empty: timm's own, from its cache or the network.
+
+    Raises:
+        ConfigError: there are no such weights, or they are not those of the model.
+    """
+    name, options = trunk.model_name, trunk.options
+    if weights_file and not os.path.isfile(weights_file):
+        raise ConfigError(f"MODEL.TIMM.WEIGHTS_FILE: no file at {weights_file}; or {FROM_SCRATCH}")
+    source = weights_file or f"timm's pretrained weights of '{name}'"
+    overlay = {"pretrained_cfg_overlay": {"file": weights_file}} if weights_file else {}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            start = create_trunk(name, options).state_dict()
+            torch.manual_seed(0)
+            loaded = create_trunk(name, options, pretrained=True, **overlay).state_dict()
+    except Exception as error:  # of the network, the hub, the file or the model: timm and its hub raise all kinds
+        raise ConfigError(
+            f"could not load {source}: {shorten(str(error), 200)}. Without a network, name a file that was downloaded "
+            f"elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
+        ) from None
+    # timm leaves weights that a file lacks at their random start, without an error; here both have the same start.
+    random = [n for n, value in loaded.items() if value.dim() > 1 and torch.equal(value, start[n])]
+    if random:
+        raise ConfigError(
+            f"{source} lacks {len(random)} weight(s) of '{name}' ({', '.join(random[:3])} …): it is not of this model"
+        )
+    return loaded
+
+
+def _load(trunk: TimmTrunk, weights: dict[str, torch.Tensor]) -> None:
+    renormed = {name for name, module in trunk.model.named_modules() if isinstance(module, BatchRenorm2d)}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    kept = {
+        name: value
+        for name, value in trunk.model.state_dict().items()
+        if name.rpartition(".")[0] in renormed and name.endswith(statistics)
+    }
+    trunk.model.load_state_dict({**weights, **kept})
