@@ -26,11 +26,12 @@ IMAGES = (1_000, 10_000, 100_000)
 _CATALOG = """
 import json, resource, sys, time
 from mdf_detectron.data.catalog import load_records
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME
 from detectron2.data.common import DatasetFromList
 def held():
     return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()
 before, start = held(), time.perf_counter()
-records = load_records(sys.argv[1] + '/train.json', sys.argv[1], sys.argv[1] + '/clinical_schema.json')
+records = load_records(sys.argv[1] + '/train.json', sys.argv[1], sys.argv[1] + '/' + SCHEMA_FILE_NAME)
 read = time.perf_counter() - start
 held_by_records = held() - before
 DatasetFromList(records, copy=False)

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from benchmarks.loading import rates_of_loading
 from benchmarks.processes import busy_processes, parallel_rates
 from benchmarks.timing import Ratio
+from benchmarks.variants import VARIANTS
 from benchmarks.worker import TOOLS, Step, Worker
 
 REPOSITORY = TOOLS.parent
 BASELINE = "9f153eb"
 """The last commit before speed was worked on."""
 
-MASK_RCNN, MDF_NET, DEMO = "mimic_eye/mask_rcnn.yaml", "mimic_eye/mdf_net.yaml", "synthetic_cxr/mask_rcnn.yaml"
-_BATCH_NORM = ("MODEL.CLINICAL.BATCH_RENORM", False)  # with torch's own norms, so that both compute the same
+MASK_RCNN, DEMO = "mimic_eye/mask_rcnn.yaml", "synthetic_cxr/mask_rcnn.yaml"
 _ADAMW = ("SOLVER.OPTIMIZER", "AdamW")
 
 
@@ -119,24 +119,27 @@ def _command(*words: str, seconds_before: float) -> Callable[[int], np.ndarray]:
     return run
 
 
-_PLAIN = Step(MDF_NET, _BATCH_NORM, plain=True)
-_EXECUTION = ("MODEL.CLINICAL.EXECUTION", ["compile", "bfloat16"])
-_COMPACT = ("MODEL.CLINICAL.BRANCH", "compact")
+def _variant(name: str, **arguments: object) -> Step:
+    """The step of a model of :data:`~benchmarks.variants.VARIANTS`."""
+    variant = VARIANTS[name]
+    return Step(variant.config, variant.opts, plain=variant.plain, **arguments)
+
+
 ONE_IMAGE = {"measure": "inference", "batch": 1}
 
 TARGETS = (
     Target("step512", "image-only training step, 512 px, batch 4", f"commit {BASELINE}", 0.70, _before(MASK_RCNN, 512)),
     Target("step128", "image-only training step, 128 px (demo)", f"commit {BASELINE}", 0.70, _before(DEMO, 128)),
     Target("deconv", "deconv MDF-Net training step", "plain torch modules, memory kept", 0.55,
-           _compare(Step(MDF_NET, _BATCH_NORM), _PLAIN)),
+           _compare(_variant("deconv"), _variant("plain"))),
     Target("deconv_compiled", "the same, compiled and bfloat16", "plain torch modules, memory kept", 0.45,
-           _compare(Step(MDF_NET, (*_BATCH_NORM, *_EXECUTION)), _PLAIN)),
+           _compare(_variant("deconv_compiled_bfloat16"), _variant("plain"))),
     Target("compact", "compact MDF-Net, training step", "image-only", 1.10,
-           _compare(Step(MDF_NET, _COMPACT), Step(MASK_RCNN))),
+           _compare(_variant("compact"), _variant("image_only"))),
     Target("compact_inference", "compact MDF-Net, inference of one image", "image-only", 1.10,
-           _compare(Step(MDF_NET, _COMPACT, **ONE_IMAGE), Step(MASK_RCNN, **ONE_IMAGE))),
+           _compare(_variant("compact", **ONE_IMAGE), _variant("image_only", **ONE_IMAGE))),
     Target("deconv_inference", "deconv MDF-Net, inference of one image", "image-only", 1.60,
-           _compare(Step(MDF_NET, **ONE_IMAGE), Step(MASK_RCNN, **ONE_IMAGE))),
+           _compare(_variant("deconv_renorm", **ONE_IMAGE), _variant("image_only", **ONE_IMAGE))),
     Target("processes", "2 processes of 1 thread, group norm, images a second", "1 process of 1 thread", 1.70,
            _parallel, at_least=True),
     Target("cache_jpeg", "loader with decoded images, images a second", "decoding full-resolution JPEG", 20.0,
