@@ -41,7 +41,6 @@ RECORD = {"age": 60, "temperature": 99.5, "o2sat": 93, "gender": "F"}
 TARGETS = (
     ("Predictor, decoded image", "bare model", 1.15),
     ("ONNX Runtime", "bare model, no paste", 1.0),
-    ("TorchScript", "bare model, no paste", 1.0),
     ("folder", "bare model over the folder", 1 / 0.9),
 )
 """Step, what it is compared with, and the ratio of their times that should not be exceeded."""
