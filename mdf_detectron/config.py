@@ -19,6 +19,9 @@ def add_mdf_config(cfg: CfgNode) -> None:
     _add_losses_and_solver(cfg)
     _add_validation(cfg)
     _add_diagnostics(cfg)
+    # On a GPU: torch's deterministic operators, as far as it has them, and a warning for each other one. Slower. With a
+    # SEED a training then repeats, and resumes, to the bit; on a CPU it does so without this key.
+    cfg.DETERMINISTIC = False
 
 
 def _add_input(cfg: CfgNode) -> None:

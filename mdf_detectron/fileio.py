@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gc
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -107,6 +108,15 @@ def finite_or_none(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return data
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}

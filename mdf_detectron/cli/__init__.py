@@ -5,6 +5,7 @@ Each command is a module of this package with ``main(argv)``; nothing of it is i
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from mdf_detectron import __version__
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
 from mdf_detectron.errors import UserError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Command(NamedTuple):
@@ -106,6 +109,11 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
         status = main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}cannot be written ({error.strerror}); make room, then run the same command again")
     except ModuleNotFoundError as error:
         hint = INSTALL_HINTS.get(error.name or "")
         if hint is None:

@@ -24,6 +24,7 @@ from mdf_detectron.engine.prediction_run import FORMATS, RunResult, Study, first
 from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
 from mdf_detectron.fileio import read_json, read_text
+from mdf_detectron.locks import FolderLock
 from mdf_detectron.serving.structured_report import write_structured_report
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm"}
@@ -70,9 +71,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.records:
         table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
-    result = run_predictions(
-        predictor, studies, args.out, args.format, batch_size=args.batch_size, write_report=write_structured_report
-    )
+    with FolderLock(args.out):
+        result = run_predictions(
+            predictor, studies, args.out, args.format, batch_size=args.batch_size, write_report=write_structured_report
+        )
     report(result, table, args, predictor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 
 from mdf_detectron.errors import UserError, is_lost_peer
@@ -11,6 +12,10 @@ from mdf_detectron.errors import UserError, is_lost_peer
 def _is_one_line(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return error is not None and (isinstance(error, UserError) or is_lost_peer(error))
+
+
+def _of_the_event_writer(args: threading.ExceptHookArgs) -> bool:
+    return isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_EventLoggerThread"
 
 
 def suppress_known_messages() -> None:
@@ -27,3 +32,8 @@ def suppress_known_messages() -> None:
     logging.getLogger("torch.utils.cpp_extension").addFilter(lambda r: "No CUDA runtime is found" not in r.getMessage())
     # detectron2's train loop logs the traceback of every error; a command line tells a user's error in one line.
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: not _is_one_line(r))
+    # On a full disk TensorBoard's thread ends with a traceback, and each line of a log file prints one: the training
+    # itself ends with one line at its next write.
+    logging.raiseExceptions = False
+    told = threading.excepthook
+    threading.excepthook = lambda args: None if _of_the_event_writer(args) else told(args)

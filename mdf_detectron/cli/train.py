@@ -14,13 +14,22 @@ tools/train_net.py --config-file ... --num-gpus 4 --num-machines 2 --machine-ran
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.data.loaders import make_caches
 from mdf_detectron.engine.defaults import default_argument_parser, setup, setup_cfg
 from mdf_detectron.engine.processes import launch, plan_processes
+from mdf_detectron.engine.resume import tell_if_finished
+from mdf_detectron.engine.run_folder import hold_output_folder
 from mdf_detectron.engine.trackers import check_trackers
-from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint, save_results
+from mdf_detectron.engine.trainer import (
+    RESULTS_FILE_NAME,
+    MultimodalTrainer,
+    check_datasets,
+    evaluate_checkpoint,
+    save_results,
+)
 from mdf_detectron.errors import ConfigError
 
 
@@ -65,6 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     check_datasets(cfg, names)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
-    if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local and plan.started is None:
-        make_caches(cfg, names)  # of several machines none makes them: all would at once
-    launch(train_or_evaluate, plan, args=(args,))
+    first = plan.first_rank == 0 and not plan.started  # of several machines, and of torchrun's processes
+    hold = hold_output_folder(cfg, anew=not args.eval_only, resume=args.resume) if first else nullcontext()
+    with hold:
+        if args.resume and not args.eval_only and tell_if_finished(cfg, RESULTS_FILE_NAME):
+            return
+        if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local and plan.started is None:
+            make_caches(cfg, names)  # of several machines none makes them: all would at once
+        launch(train_or_evaluate, plan, args=(args,))

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.prepared import SPLITS, warn_if_changed
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.covid_chestxray import covid_clinical_schema
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
@@ -115,7 +115,9 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         if not self.json_file.is_file():
             raise DatasetError(_how_to_prepare(self.name, self.root, self.json_file))
-        annotations = _read(self.json_file, self.root / SCHEMA_FILE_NAME)
+        schema_file = self.root / SCHEMA_FILE_NAME
+        annotations = _read(self.json_file, schema_file)
+        warn_if_changed(self.root, [self.json_file, schema_file])
         MetadataCatalog.get(self.name).set(
             thing_classes=annotations.class_names,
             thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(annotations.categories)},

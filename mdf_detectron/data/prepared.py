@@ -13,6 +13,7 @@ A folder appears whole or not at all: it is written beside its final place and m
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 import shutil
@@ -26,10 +27,11 @@ from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import PARTIAL_SUFFIX, markdown_table, read_json, write_json, write_text
+from mdf_detectron.fileio import PARTIAL_SUFFIX, markdown_table, read_json, sha256_of, write_json, write_text
 from mdf_detectron.locks import FolderLock
 
 SPLITS = ("train", "val", "test")
+logger = logging.getLogger(__name__)
 
 
 REPORT_FILE_NAME = "report.json"
@@ -190,10 +192,33 @@ def summarize_splits(
 
 
 def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: Flow, body: Mapping[str, Any]) -> None:
-    """Write ``report.json`` and the same as ``report.md``: tables of the flow, the splits and the body's ``tables``."""
+    """Write ``report.json`` and the same as ``report.md``: tables of the flow, the splits and the body's ``tables``.
+
+    The JSON also holds the digests of the annotation files and the schema, which are there by then.
+    """
     report = {"title": title, "arguments": dict(arguments), "flow": flow.stages, **body}
+    if digests := {name: sha256_of(folder / name) for name in _described_files(folder)}:
+        report["sha256"] = digests
     write_json(folder / REPORT_FILE_NAME, report)
     write_text(folder / "report.md", _report_markdown(report))
+
+
+def _described_files(folder: Path) -> list[str]:
+    files = [*folder.glob("annotations/*.json"), *folder.glob(SCHEMA_FILE_NAME)]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def warn_if_changed(root: Path, files: Sequence[Path]) -> None:
+    """Log each of ``files`` that is not as it was when its folder was prepared; a folder without digests passes."""
+    report = root / REPORT_FILE_NAME
+    made = read_json(report, DatasetError) if report.is_file() else {}
+    digests = made.get("sha256") if isinstance(made, dict) else None
+    for path in files:
+        expected = (digests or {}).get(path.relative_to(root).as_posix())
+        if expected is not None and sha256_of(path) != expected:
+            logger.warning(
+                "%s has been changed since its folder was prepared: if nobody did so, prepare it again", path
+            )
 
 
 def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:

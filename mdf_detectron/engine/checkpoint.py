@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, check_dataset, digest, verify
+from mdf_detectron.engine.checkpoint_contents import (
+    CONTENTS_KEY,
+    DIGEST_KEY,
+    TRAINING_DIGEST_KEY,
+    check_dataset,
+    digest,
+    training_digest,
+    verify,
+)
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.fileio import atomic_path, write_text
 
@@ -58,6 +67,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.cfg = cfg
         self.contents = contents
+        self._check: Callable[[dict[str, Any]], None] | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
@@ -74,6 +84,8 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         if self.contents is not None:
             data[CONTENTS_KEY] = self.contents
         data[DIGEST_KEY] = digest(data)
+        if self.checkpointables:
+            data[TRAINING_DIGEST_KEY] = training_digest(data)
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
         save_checkpoint_file(data, target)
@@ -109,11 +121,26 @@ class MultimodalCheckpointer(DetectionCheckpointer):
                 f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
                 "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
             )
+        if self._check is not None:
+            self._check(loaded)
         return loaded
 
     def _load_model(self, checkpoint: Any) -> Any:
         self._incompatible = super()._load_model(checkpoint)
         return self._incompatible
+
+    def resume(self, path: str, check: Callable[[dict[str, Any]], None]) -> None:
+        """Take up the model and all that is saved with it.
+
+        Args:
+            check: raises for a file that is not to be taken up; called before anything of it is.
+
+        Raises:
+            CheckpointError: see :meth:`load_whole`, and what ``check`` raises.
+        """
+        self._check = check
+        self.load(path)
+        self._require_whole(path)
 
     def load_whole(self, path: str) -> None:
         """:meth:`load` for a model that is used as it is.
@@ -126,6 +153,9 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         if self._loaded_contents is not None:
             for name in self.cfg.DATASETS.TEST:
                 check_dataset(self._loaded_contents, name, path)
+        self._require_whole(path)
+
+    def _require_whole(self, path: str) -> None:
         absent = sorted(self._incompatible.missing_keys)
         shapes = [name for name, *_ in self._incompatible.incorrect_shapes]
         if absent or shapes:
@@ -138,8 +168,13 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
 def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
     """Write a ``.pth`` file atomically: it is whole or absent."""
-    with atomic_path(target) as partial:
-        torch.save(data, partial)
+    with atomic_path(target) as partial, open(partial, "wb") as file:  # of Python's: torch's own hides a full disk
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:  # what the archive's writer says once the file could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:

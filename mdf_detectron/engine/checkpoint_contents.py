@@ -12,7 +12,8 @@ The entry :data:`CONTENTS_KEY` of a ``.pth`` file is a dict of plain values::
     missing_records             how the model was trained to cope with missing values
     operating_point, calibration, results    added by ``mdf publish``; None before
 
-and the entry :data:`DIGEST_KEY` is the SHA-256 of weights, config and contents, which is verified on load.
+and the entry :data:`DIGEST_KEY` is the SHA-256 of weights, config and contents, :data:`TRAINING_DIGEST_KEY` that of the
+states of optimizer, schedule and hooks, where the file has them. Both are verified on load.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from mdf_detectron.errors import CheckpointError, shorten
 
 CONTENTS_KEY = "contents"
 DIGEST_KEY = "sha256"
+TRAINING_DIGEST_KEY = "training_sha256"
 FORMAT = 1
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -108,12 +110,37 @@ def digest(data: Mapping[str, Any]) -> str:
     """Compute the SHA-256 of a checkpoint's weights, config and contents; other entries do not count."""
     sha = hashlib.sha256()
     for name, tensor in sorted(data["model"].items()):
-        tensor = tensor.detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        _add_tensor(sha, name, tensor)
     rest = {key: data.get(key) for key in ("mdf_config", CONTENTS_KEY)}
     sha.update(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
     return sha.hexdigest()
+
+
+def training_digest(data: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a checkpoint's states of optimizer, schedule and hooks."""
+    sha = hashlib.sha256()
+    _add(sha, "", {key: data.get(key) for key in ("trainer", "iteration")})
+    return sha.hexdigest()
+
+
+def _add(sha: hashlib._Hash, name: str, value: Any) -> None:
+    """Add nested dicts, lists, tensors and plain values, each with its place."""
+    if isinstance(value, torch.Tensor):
+        _add_tensor(sha, name, value)
+    elif isinstance(value, Mapping):
+        for key, entry in sorted(value.items(), key=lambda item: str(item[0])):
+            _add(sha, f"{name}/{key}", entry)
+    elif isinstance(value, (list, tuple)):
+        for number, entry in enumerate(value):
+            _add(sha, f"{name}/{number}", entry)
+    else:
+        sha.update(f"{name} {value!r}\n".encode())
+
+
+def _add_tensor(sha: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+    tensor = tensor.detach().cpu().contiguous()
+    sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 def verify(data: Any, filename: Any) -> dict[str, Any]:
@@ -127,7 +154,8 @@ def verify(data: Any, filename: Any) -> dict[str, Any]:
             f"{filename} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project"
         )
     state = data.get("model")
-    if DIGEST_KEY in data and (not isinstance(state, dict) or digest(data) != data[DIGEST_KEY]):
+    damaged = DIGEST_KEY in data and (not isinstance(state, dict) or digest(data) != data[DIGEST_KEY])
+    if damaged or (TRAINING_DIGEST_KEY in data and training_digest(data) != data[TRAINING_DIGEST_KEY]):
         raise CheckpointError(f"{filename} is damaged or was edited: its SHA-256 is not the stored one; copy it again")
     for name, value in (state if isinstance(state, dict) else {}).items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -148,6 +148,9 @@ def _check_device(device: str, asked: bool) -> None:
 def setup(args: argparse.Namespace) -> CfgNode:
     """:func:`setup_cfg`, then Detectron2's logging, output folder and seeds; on a CPU freed memory is kept."""
     cfg = setup_cfg(args)
+    if cfg.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first kernel runs
+        torch.use_deterministic_algorithms(True, warn_only=True)
     default_setup(cfg, args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

@@ -48,6 +48,10 @@ class TrackerWriter(EventWriter):
         self.name, self.folder, self.config = name, Path(folder), config
         self._last_write = -1
 
+    def go_on_behind(self, iteration: int) -> None:
+        """Send only what is put behind an iteration; call before the first write."""
+        self._last_write = iteration
+
     def start(self, resumed: bool) -> None:
         """Open the run, or that of the training that is resumed; called before the first iteration.
 

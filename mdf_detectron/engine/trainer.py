@@ -6,7 +6,6 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -15,7 +14,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -37,7 +36,7 @@ from mdf_detectron.engine.checkpoint_contents import training_contents
 from mdf_detectron.engine.data_parallel import AverageRunningStatistics, data_parallel
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
-from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, SeedIterations
+from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, ScalarHistory, SeedIterations
 from mdf_detectron.engine.hooks.validation import (
     BEST_CHECKPOINT,
     HISTORY_FILE_NAME,
@@ -47,8 +46,10 @@ from mdf_detectron.engine.hooks.validation import (
     ValidationHook,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
-from mdf_detectron.engine.run_folder import METRICS_FILE_NAME, cut_log
-from mdf_detectron.engine.trackers import build_trackers
+from mdf_detectron.engine.resume import check_resumable
+from mdf_detectron.engine.run_folder import FINAL_CHECKPOINT, METRICS_FILE_NAME, checkpoint_to_resume, cut_log
+from mdf_detectron.engine.trackers import TrackerWriter, build_trackers
+from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoardWriter
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
@@ -60,6 +61,9 @@ RESULTS_FILE_NAME = "results.json"
 
 class MultimodalTrainer(DefaultTrainer):
     """Trains and evaluates the models of this project by config."""
+
+    _log_writers: list[ResumableTensorBoardWriter | CheckedJSONWriter | TrackerWriter] = []  # of the main process
+    _resumed_from: str | None = None
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # the parent's makes a model of several processes for GPUs only
@@ -114,17 +118,15 @@ class MultimodalTrainer(DefaultTrainer):
         self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before anything reads them
-        first = [*seeding, ModelRunningState(), FiniteLosses(), *averaging]
+        first = [*seeding, ModelRunningState(), ScalarHistory(), FiniteLosses(), *averaging]
         built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
-        if not self.cfg.DATASETS.VAL:
-            return built
-        # The test split only once, after the last iteration. Validation comes before the periodic checkpoint: a run
-        # that resumes from one would otherwise miss the validation of that iteration.
-        at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        built[at] = hooks.EvalHook(0, self._test_and_remember)
-        before = next((i for i, hook in enumerate(built) if isinstance(hook, hooks.PeriodicCheckpointer)), at)
-        built.insert(before, self._validation_hook())
-        return built
+        if self.cfg.DATASETS.VAL:  # the test split only once, after the last iteration
+            at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+            built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
+        # Evaluations come before the periodic checkpoint, the writers behind it: a run that resumes from one would
+        # otherwise miss what was measured at that iteration.
+        order = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
+        return sorted(built, key=lambda hook: order.index(type(hook)) if type(hook) in order else -1)
 
     def _clinical_diagnostics(self) -> list[ClinicalDiagnostics]:
         period = self.cfg.CLINICAL_DIAGNOSTICS.PERIOD
@@ -178,15 +180,32 @@ class MultimodalTrainer(DefaultTrainer):
         for tracker in self._trackers:
             tracker.start(resumed=self.start_iter > 0)
         try:
-            super().train()
             if self.start_iter >= self.max_iter:  # resumed behind the last step: it was killed before its end
-                self.iter = self.max_iter - 1
-                self.checkpointer.save("model_final", iteration=self.iter)
+                self._save_final(self.max_iter)
+            super().train()
         except EarlyStop as stop:
-            self.checkpointer.save("model_final", iteration=stop.iterations - 1)
+            self._save_final(stop.iterations)
             if self.cfg.DATASETS.TEST:
                 self._test_and_remember()
         return getattr(self, "_last_eval_results", None)
+
+    def _save_final(self, iterations: int) -> None:
+        """Save the final checkpoint, unless it is the one that was resumed."""
+        self.iter = iterations - 1
+        if self._resumed_from != FINAL_CHECKPOINT or self.start_iter < iterations:
+            self.checkpointer.save(FINAL_CHECKPOINT, iteration=self.iter)
+
+    def before_train(self) -> None:
+        """Write what a run that was killed at a write of the logs, behind its checkpoint, did not get to write."""
+        super().before_train()
+        period = next((hook._period for hook in self._hooks if isinstance(hook, hooks.PeriodicWriter)), 1)
+        if self.start_iter % period == 0 or self.start_iter >= self.max_iter:
+            for writer in self._log_writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # the parent counts on where it makes no step
+        super().after_train()
 
     def run_step(self) -> None:
         """One step. Scripted functions (the focal loss) are run as written.
@@ -197,48 +216,57 @@ class MultimodalTrainer(DefaultTrainer):
             super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As the parent's; the images and the logs go on where the resumed run stopped.
+        """Go on from the last checkpoint of ``OUTPUT_DIR``, images and logs included; or load ``MODEL.WEIGHTS``.
 
         A run that starts takes its pretrained trunks first, then ``MODEL.WEIGHTS`` where it names a file.
+
+        Args:
+            resume: where there is no checkpoint, this is said, and the training starts at its first iteration.
+
+        Raises:
+            CheckpointError: a checkpoint that the training cannot go on from as if it had never stopped, see
+                :mod:`~mdf_detectron.engine.resume`.
         """
-        if not (resume and self.checkpointer.has_checkpoint()):
-            load_pretrained_trunks(self.cfg, self._trainer.model)
-        super().resume_or_load(resume)
-        starts = comm.all_gather(self.start_iter)
-        if len(set(starts)) > 1:
+        path = checkpoint_to_resume(self.cfg.OUTPUT_DIR) if resume else None
+        seen = comm.all_gather(path and path.name)
+        if len(set(seen)) > 1:
             raise CheckpointError(
-                f"the processes would resume at the iterations {starts}: they do not see the same checkpoints in "
+                f"the processes would resume from {seen}: they do not see the same checkpoints in "
                 f"{self.cfg.OUTPUT_DIR}; give all machines one shared folder"
             )
-        if not self.start_iter:
+        if path is None:
+            if resume:
+                logging.getLogger(__name__).warning(
+                    "no checkpoint to resume from in %s: the training starts at its first iteration",
+                    self.cfg.OUTPUT_DIR,
+                )
+                self._cut_logs()
+            load_pretrained_trunks(self.cfg, self._trainer.model)
+            super().resume_or_load(resume=False)
             return
+        self.checkpointer.resume(str(path), lambda data: check_resumable(data, path, self))
+        self._resumed_from = path.stem
+        self.start_iter = self.iter + 1
+        self._cut_logs()
         self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)
+
+    def _cut_logs(self) -> None:
+        """Take out what a killed run has logged behind the checkpoint that this one starts from."""
         if comm.is_main_process():
-            cut_log(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME), self.start_iter)
-        self._purge_step = self.start_iter
+            last = cut_log(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME), self.start_iter)
+            for writer in self._log_writers:
+                writer.go_on_behind(last)
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's three and the trackers; TensorBoard drops what a killed run logged behind its checkpoint."""
-        self._purge_step: int | None = None
-        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME)),
-            _LateTensorBoardWriter(self.cfg.OUTPUT_DIR, lambda: self._purge_step),
+        """Detectron2's three and the trackers; the logs of a resumed run neither overlap nor lack a line."""
+        folder = self.cfg.OUTPUT_DIR
+        os.makedirs(folder, exist_ok=True)
+        self._log_writers = [
+            ResumableTensorBoardWriter(folder),
+            CheckedJSONWriter(os.path.join(folder, METRICS_FILE_NAME)),
             *self._trackers,
         ]
-
-
-class _LateTensorBoardWriter(TensorboardXWriter):
-    """``TensorboardXWriter`` that learns before its first write from which step on it replaces events."""
-
-    def __init__(self, log_dir: str, purge_step: Callable[[], int | None]) -> None:
-        super().__init__(log_dir)
-        self._purge_step = purge_step
-
-    def write(self) -> None:
-        self._writer_args["purge_step"] = self._purge_step()
-        super().write()
+        return [CommonMetricPrinter(self.max_iter), *self._log_writers]
 
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,3 +250,20 @@ def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_pat
         DatasetCatalog.remove(f"our_hospital_{split}")
         MetadataCatalog.remove(f"our_hospital_{split}")
     register_all()
+
+
+def test_files_changed_since_the_preparation_are_told(tiny_folder, tmp_path, caplog):
+    root = shutil.copytree(tiny_folder, tmp_path / "own_cxr")
+    register_prepared_folder(root, "own_cxr")
+    DatasetCatalog.get("own_cxr_train")
+    assert caplog.text == ""
+    path = root / "annotations" / "train.json"
+    path.write_text(path.read_text().replace('"age": ', '"age":  ', 1))
+    DatasetCatalog.get("own_cxr_val")
+    assert caplog.text == ""
+    DatasetCatalog.get("own_cxr_train")
+    assert "train.json has been changed since its folder was prepared" in caplog.text
+    (root / "report.json").unlink()  # a folder that somebody wrote by hand
+    caplog.clear()
+    DatasetCatalog.get("own_cxr_train")
+    assert caplog.text == ""

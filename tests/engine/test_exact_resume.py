@@ -6,45 +6,69 @@ import shutil
 import pytest
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
-TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
+TINY = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0,
+        "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
         "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", (), "SOLVER.MAX_ITER", 6,
         "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_CELL", 0.2,
         "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "VALIDATION.METRIC", "total_loss"]  # fmt: skip
 
 
 class Interrupt(HookBase):
-    """Stop like a killed process: before a step, or behind all hooks of one."""
+    """Stop like a killed process: before a step, or (``behind``) behind its checkpoint, before its logs are written."""
 
     def __init__(self, at, behind=False):
         self.at, self.behind = at, behind
 
     def before_step(self):
         if not self.behind and self.trainer.iter == self.at:
-            raise KeyboardInterrupt
+            self.stop()
 
     def after_step(self):
         if self.behind and self.trainer.iter == self.at:
-            raise KeyboardInterrupt
+            self.stop()
+
+    def stop(self):
+        for hook in self.trainer._hooks:
+            if isinstance(hook, PeriodicWriter):
+                hook._writers = []  # a killed process writes nothing at its end
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder, tmp_path_factory):
+    """The folder and the results of a run that was not interrupted."""
+    folder = tmp_path_factory.mktemp("runs")
+    return folder / "whole", starter(tiny_folder, folder)("whole")
 
 
 @pytest.fixture
-def run(small_config, tiny_folder, tmp_path):
+def run(tiny_folder, tmp_path):
+    return starter(tiny_folder, tmp_path)
+
+
+def starter(tiny_folder, folder):
     register_prepared_folder(tiny_folder, "tiny_cxr")
     datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
                 "DATASETS.VAL", ("tiny_cxr_val",)]  # fmt: skip
 
     def start(name, *opts, resume=False, interrupt=None, config="synthetic_cxr/mdf_net.yaml"):
-        cfg = small_config(config, *TINY, *datasets, "OUTPUT_DIR", str(tmp_path / name), *opts)
+        cfg = load_config(config, [*TINY, *datasets, "OUTPUT_DIR", str(folder / name), *opts])
         torch.manual_seed(0)
         trainer = MultimodalTrainer(cfg)
         trainer.resume_or_load(resume=resume)
+        writer = next(h for h in trainer._hooks if isinstance(h, PeriodicWriter))
+        writer._period = 2  # several lines in so few iterations
         if interrupt:
-            trainer.register_hooks([interrupt])
+            trainer._hooks.insert(trainer._hooks.index(writer), interrupt)
+            interrupt.trainer = trainer
         torch.manual_seed(hash(name) % 2**31)  # whatever state the generator is left in
         try:
             return trainer.train()
@@ -67,32 +91,45 @@ def assert_same(first, second):
     assert repr(final(first)[1]) == repr(final(second)[1])  # optimizer and schedule
 
 
+def log(folder):
+    """Lines of metrics.json without the times, and the events of TensorBoard that it shows."""
+    times = {"time", "data_time", "rank_data_time", "eta_seconds"}
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if k not in times} for line in lines]
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    names = set(board.Tags()["scalars"]) - times
+    points = {name: {event.step: event.value for event in board.Scalars(name)} for name in names}
+    return [line for line in kept if len(line) > 1], points
+
+
 @pytest.mark.parametrize(
-    "interrupt", [Interrupt(3), Interrupt(4), Interrupt(5, behind=True)], ids=["step 3", "step 4", "behind the last"]
+    "interrupt",
+    [Interrupt(3), Interrupt(4), Interrupt(3, behind=True), Interrupt(5, behind=True)],
+    ids=["step 3", "step 4", "before the logs", "behind the last checkpoint"],
 )
-def test_interrupted_run_ends_like_the_whole_one(run, tmp_path, interrupt):
-    whole = run("whole")
+def test_interrupted_run_ends_like_the_whole_one(whole, run, tmp_path, interrupt):
+    folder, results = whole
     assert run("parts", interrupt=interrupt) is None
-    assert run("parts", resume=True) == whole
-    assert_same(tmp_path / "whole", tmp_path / "parts")
-    lines = [json.loads(line)["iteration"] for line in (tmp_path / "parts" / "metrics.json").read_text().splitlines()]
-    assert lines == sorted(set(lines))
+    assert run("parts", resume=True) == results
+    assert_same(folder, tmp_path / "parts")
+    assert log(tmp_path / "parts") == log(folder)
+    lines = [line["iteration"] for line in log(folder)[0]]
+    assert lines == sorted(set(lines)) and len(lines) > 2
 
 
-def test_killed_between_the_last_checkpoint_and_the_final_one(run, tmp_path):
-    whole = run("whole")
-    run("parts")
+def test_killed_between_the_last_checkpoint_and_the_final_one(whole, run, tmp_path):
+    folder, results = whole
+    shutil.copytree(folder, tmp_path / "parts")
     (tmp_path / "parts" / "model_final.pth").unlink()
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000005.pth")
-    assert run("parts", resume=True) == whole
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert run("parts", resume=True) == results
+    assert_same(folder, tmp_path / "parts")
 
 
-def test_validation_period_and_workers_do_not_change_the_weights(run, tmp_path):
-    run("a")
+def test_validation_period_and_workers_do_not_change_the_weights(whole, run, tmp_path):
     run("b", "TEST.EVAL_PERIOD", 3)
     run("c", "DATALOADER.NUM_WORKERS", 2)
-    weights = [final(tmp_path / name)[0] for name in "abc"]
+    weights = [final(folder)[0] for folder in (whole[0], tmp_path / "b", tmp_path / "c")]
     for other in weights[1:]:
         assert [n for n in other if not torch.equal(other[n], weights[0][n])] == []
     run("d", "SEED", 2)
@@ -111,11 +148,10 @@ def test_retinanet_keeps_its_loss_normalizer(run, tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_best_checkpoint_of_an_interrupted_run_is_the_whole_runs(run, tmp_path):
-    run("whole")
+def test_best_checkpoint_of_an_interrupted_run_is_the_whole_runs(whole, run, tmp_path):
     run("parts", interrupt=Interrupt(3))
     shutil.rmtree(tmp_path / "parts" / "inference")
     run("parts", resume=True)
-    best = [load_checkpoint_file(tmp_path / name / "model_best.pth") for name in ("whole", "parts")]
+    best = [load_checkpoint_file(folder / "model_best.pth") for folder in (whole[0], tmp_path / "parts")]
     assert best[0]["iteration"] == best[1]["iteration"]
     assert all(torch.equal(v, best[1]["model"][n]) for n, v in best[0]["model"].items())

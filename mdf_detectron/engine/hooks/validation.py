@@ -136,7 +136,8 @@ class ValidationHook(HookBase):
         if best := self._history.best:
             logger.info("best %s so far: %.4f after %d iterations, %d validation(s) ago", self._history.metric,
                         best["value"], best["iteration"], self._history.since_best)  # fmt: skip
-        self._stop_if_stuck()
+        if self.trainer.start_iter < self.trainer.max_iter:
+            self._stop_if_stuck()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

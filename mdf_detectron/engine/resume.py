@@ -1,0 +1,168 @@
+"""Strict resume: a training goes on only from a whole checkpoint of the same config and the same data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, TRAINING_DIGEST_KEY
+from mdf_detectron.engine.predictor import config_as_saved
+from mdf_detectron.engine.run_folder import FINAL_CHECKPOINT, checkpoint_to_resume
+from mdf_detectron.errors import CheckpointError, shorten
+from mdf_detectron.fileio import shorten_path
+
+FREE_KEYS = (
+    "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "DETERMINISTIC", "MODEL.WEIGHTS", "MODEL.DEVICE",
+    "DATASETS.TEST", "DATASETS.VAL", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "DATALOADER.NUM_WORKERS",
+    "DATALOADER.DECODED_CACHE", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "TEST.", "VALIDATION.",
+    "CLINICAL_DIAGNOSTICS.", "TRACKERS",
+)  # fmt: skip
+"""Config keys, or beginnings of keys, that a resumed run may change: they say where and how fast a training runs, what
+is measured, and how long it is (``MAX_ITER`` and ``STEPS``: the schedule is the new config's from there on)."""
+
+_SHOWN = 4
+
+logger = logging.getLogger(__name__)
+
+
+def differing_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Compare two configs but for :data:`FREE_KEYS`.
+
+    Returns:
+        "KEY: value there → value here" for each key that differs.
+    """
+    there, here = dict(_flat(saved)), dict(_flat(now))
+    return [
+        f"{key}: {shorten(there.get(key), 40)} → {shorten(here.get(key), 40)}"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and not key.startswith(FREE_KEYS)
+    ]
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML knows no difference."""
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def check_resumable(data: Mapping[str, Any], path: Path, trainer: Any) -> None:
+    """Refuse a checkpoint that a trainer cannot go on from as if it had never stopped.
+
+    Args:
+        data: of :func:`~mdf_detectron.engine.checkpoint.load_checkpoint_file`.
+        trainer: built from the config that is resumed with; its checkpointer knows the training data.
+
+    Raises:
+        CheckpointError: another config or other training data, no state of optimizer or schedule, or one that does
+            not fit the parameters or is not finite.
+    """
+    where = shorten_path(path)
+    differ = differing_keys(config_as_saved(data, path), trainer.cfg)
+    if differ:
+        more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
+        raise CheckpointError(
+            f"{where} was trained with another config: {'; '.join(differ[:_SHOWN])}{more}. Resume with config.yaml "
+            "beside it, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
+        )
+    _check_data(data.get(CONTENTS_KEY), trainer.checkpointer.contents, where)
+    state = data.get("trainer")
+    if not isinstance(state, dict) or not isinstance(state.get("_trainer"), dict) or "iteration" not in state:
+        raise CheckpointError(
+            f"{where} holds weights only, no state of a training; start one from it: MODEL.WEIGHTS and no --resume"
+        )
+    _check_schedule(state, where)
+    _check_optimizer(
+        state["_trainer"].get("optimizer"), trainer._trainer.optimizer, where, verified=TRAINING_DIGEST_KEY in data
+    )
+
+
+def _check_data(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, where: str) -> None:
+    if saved is None or now is None:
+        return
+    pairs = {key: (saved.get(key), now.get(key)) for key in ("class_names", "category_ids", "schema", "columns")}
+    first, second = saved.get("training", {}), now.get("training", {})
+    pairs |= {f"training {key}": (first.get(key), second.get(key)) for key in ("images", "patients", "columns")}
+    for name, (there, here) in pairs.items():
+        if _plain_tree(there) != _plain_tree(here):
+            raise CheckpointError(
+                f"{where} was trained on other data: {name} {shorten(there)} → {shorten(here)}; prepare the same data "
+                "again, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
+            )
+
+
+def _plain_tree(value: Any) -> Any:
+    return {k: _plain_tree(v) for k, v in value.items()} if isinstance(value, Mapping) else _plain(value)
+
+
+def _check_schedule(state: Mapping[str, Any], where: str) -> None:
+    schedule = (state.get("hooks") or {}).get("LRScheduler")
+    wanted = state["iteration"] + 1
+    if not isinstance(schedule, Mapping) or schedule.get("last_epoch") != wanted:
+        found = schedule.get("last_epoch") if isinstance(schedule, Mapping) else None
+        raise CheckpointError(
+            f"{where}: its learning-rate schedule is at step {shorten(found)}, its training at {wanted}; the file is "
+            "damaged, go on from an earlier one (last_checkpoint names it)"
+        )
+
+
+def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str, *, verified: bool) -> None:
+    """Compare a saved state with the parameters; without a digest, one without any state is missing it."""
+    groups = state.get("param_groups") if isinstance(state, Mapping) else None
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if groups is None or [len(group["params"]) for group in groups] != sizes:
+        raise CheckpointError(f"{where}: its optimizer holds other parameters than the model of this config has")
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in groups for number in group["params"]]
+    for number, shape in zip(numbers, shapes, strict=True):
+        values = state["state"].get(number)
+        if values is None and not verified:
+            raise CheckpointError(f"{where}: its optimizer has no state of parameter {number}; the file is not whole")
+        for name, value in (values or {}).items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            if value.dim() and value.shape != shape:
+                raise CheckpointError(
+                    f"{where}: {name} of parameter {number} has the shape {tuple(value.shape)}, its parameter "
+                    f"{tuple(shape)}; the file belongs to another model"
+                )
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise CheckpointError(
+                    f"{where}: {name} of parameter {number} is not finite; the training diverged, go on from an "
+                    "earlier checkpoint (last_checkpoint names it)"
+                )
+
+
+def tell_if_finished(cfg: CfgNode, results_file_name: str) -> bool:
+    """Say so if ``OUTPUT_DIR`` holds a training that has nothing left to do: the final checkpoint, then its results.
+
+    Returns:
+        whether it does. One that was stopped early is finished too, unless ``SOLVER.MAX_ITER`` has changed since.
+    """
+    last = checkpoint_to_resume(cfg.OUTPUT_DIR)
+    if last is None or last.stem != FINAL_CHECKPOINT:
+        return False
+    results = Path(cfg.OUTPUT_DIR) / results_file_name
+    if cfg.DATASETS.TEST and not (results.is_file() and results.stat().st_mtime_ns >= last.stat().st_mtime_ns):
+        return False  # it was killed while it evaluated the final weights
+    data = load_checkpoint_file(last)
+    done = int(data.get("iteration", -1)) + 1
+    if done < cfg.SOLVER.MAX_ITER != config_as_saved(data, last).SOLVER.MAX_ITER:
+        return False
+    print(
+        f"{cfg.OUTPUT_DIR}: the training is finished ({done} iterations); nothing to resume. To go on, raise "
+        "SOLVER.MAX_ITER; to train anew, leave out --resume"
+    )
+    return True
