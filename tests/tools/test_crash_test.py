@@ -1,0 +1,76 @@
+"""The crash test's own parts: runs die where they should, what is left is counted, and differences are found."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdf_detectron.engine.checkpoint import save_checkpoint_file
+from mdf_detectron.fileio import write_text
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import crash_test
+from killed_runs import Place, Run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def write_three(argv):
+    for number in range(3):
+        write_text(Path(argv[0]) / f"{number}.txt", "whole")
+
+
+@pytest.mark.parametrize(("where", "there"), [("before", ["0.txt"]), ("behind", ["0.txt", "1.txt"])])
+def test_a_run_dies_at_the_wanted_call(tmp_path, where, there):
+    log, counts, out = tmp_path / "log", tmp_path / "counts", tmp_path / "out"
+    place = Place("renaming", os, "replace")
+    assert Run(write_three, [str(out)], log, [(place, 0, "", counts)]).wait() == 0 and counts.read_bytes() == b"..."
+    run = Run(write_three, [str(tmp_path / "killed")], log, [(place, 2, where)])
+    assert run.wait() == -signal.SIGKILL and run.processes_left(0) == 0
+    assert sorted(p.name for p in (tmp_path / "killed").glob("*.txt")) == there
+
+
+def test_a_file_is_cut_in_the_middle(tmp_path):
+    def save(argv):
+        with open(argv[0], "wb") as file:
+            torch.save(torch.zeros(1000), file)
+
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert Run(save, [str(whole)], log).wait() == 0
+    assert Run(save, [str(cut)], log, [(Place("saving", torch, "save", cuts=True), 1, "within")]).wait() == -9
+    assert cut.stat().st_size == whole.stat().st_size // 2
+
+
+def test_a_process_that_is_left_is_counted(tmp_path):
+    def leave(argv):
+        if not os.fork():
+            time.sleep(60)
+
+    run = Run(leave, [], tmp_path / "log")
+    assert run.wait() == 0
+    try:
+        assert run.processes_left(0.1) == 1
+    finally:
+        os.killpg(run.process.pid, signal.SIGKILL)
+    assert run.processes_left(10) == 0
+
+
+def test_differences_are_found(tmp_path):
+    weights = {"w": torch.zeros(3)}
+    for name, value in (("a", 0.0), ("b", 0.0), ("c", 1e-7)):
+        weights["w"][1] = value
+        save_checkpoint_file({"model": weights, "trainer": {}, "iteration": 1}, tmp_path / name / "model_final.pth")
+        lines = f'{{"iteration": 1, "loss": 0.5, "time": {len(name) + value}}}\n{{"iteration": 2, "eta_seconds": 3}}\n'
+        write_text(tmp_path / name / "metrics.json", lines)
+    a, b, c = (crash_test.training_state(tmp_path / name) for name in "abc")
+    assert crash_test.differences(a, b) == [] and crash_test.differences(a, c) == ["weights differs"]
+    (tmp_path / "b" / "metrics.json").write_text('{"iteration": 1, "loss": 0.6}\n')
+    (tmp_path / "b" / "x.1.partial").touch()
+    found = crash_test.differences(a, crash_test.training_state(tmp_path / "b"))
+    assert found == ["leftover .partial differs", "metrics.json differs"]
+    assert crash_test.differences(crash_test.folder_state(tmp_path / "a"), crash_test.folder_state(tmp_path / "c"))
