@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +153,7 @@ def _with_peers(spec: Step, model):
 
 
 def main() -> None:
+    warnings.simplefilter("ignore")  # torch's and detectron2's, one for each process
     given = json.loads(sys.argv[1])
     spec = Step(**{**given, "opts": tuple(given["opts"])})
     if spec.spins:
