@@ -1,7 +1,8 @@
 """Decoded radiographs at the model's input size, one memory-mapped file a data set: decoded once, not each epoch.
 
-Beside the pixels (``<name>_<size>_<format>.npy``, (M, S, S, C) uint8) lies an index (``.json``): the version of this
-format, and of each image its file, the file's size and time of change, the image's size and a checksum of its pixels.
+Beside the pixels (``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 where a file has more than eight bits)
+lies an index (``.json``): the version of this format, and of each image its file, the file's size and time of change,
+the image's size and a checksum of its pixels.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.readers import read_model_input
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import atomic_path, read_json, write_json
 
-VERSION = 1
+VERSION = 2
 """Of the files; one of another version is made anew."""
 
 Resize = Callable[[np.ndarray], np.ndarray]
-"""(H, W, C) uint8 → (S, S, C) uint8, what every image goes through first."""
+"""(H, W, C) uint8 or float32 → (S, S, C) of the same type, what every image goes through first."""
 
 
 class CachedImage(NamedTuple):
     """An image of the cache.
 
     Attributes:
-        pixels: (S, S, C) uint8, a view of the file: not to be written to.
+        pixels: (S, S, C) uint8 or float32, a view of the file: not to be written to.
         height, width: of the image before it was resized.
     """
 
@@ -102,7 +103,7 @@ class DecodedCache:
             found = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             return None, f"it cannot be read ({error})"
-        if list(found.shape) != shape or found.dtype != np.uint8:
+        if list(found.shape) != shape or found.dtype not in (np.uint8, np.float32):
             return None, f"its pixels are {found.dtype} of the shape {found.shape}, not uint8 of {tuple(shape)}"
         return cls(path, index), ""
 
@@ -114,26 +115,39 @@ class DecodedCache:
             ImageReadError: a file that cannot be read.
             DatasetError: an image of another size than its record says, or a disk without room.
         """
+        for dtype in (np.uint8, np.float32):
+            try:
+                return cls._build(path, records, resize, image_format, dtype)
+            except _MoreThanEightBits:
+                continue
+        raise AssertionError("float32 holds every image")
+
+    @classmethod
+    def _build(
+        cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str, dtype: type
+    ) -> DecodedCache:
         names = [r["file_name"] for r in records]
         stamps = _stamps(names)
 
         def decode(record: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
-            pixels = read_radiograph(record["file_name"], image_format)
+            pixels = read_model_input(record["file_name"], image_format)
             size = [*pixels.shape[:2]]
             if size != [record["height"], record["width"]]:
                 raise DatasetError(
                     f"{record['file_name']} has {size[1]} × {size[0]} pixels, its record says {record['width']} × "
                     f"{record['height']}; prepare the data set again"
                 )
+            if pixels.dtype != np.uint8 and dtype == np.uint8:
+                raise _MoreThanEightBits
             small = resize(pixels)
             return small.reshape(*small.shape[:2], -1), size
 
         first, _ = decode(records[0])
         shape = (len(records), *first.shape)
-        _check_room(path, int(np.prod(shape)))
+        _check_room(path, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         sizes, checksums = [], []
         with atomic_path(path) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
-            pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
             decoded = pool.map(decode, records)
             for row, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
                 pixels[row] = image
@@ -144,6 +158,10 @@ class DecodedCache:
                  "checksums": checksums}  # fmt: skip
         write_json(path.with_suffix(".json"), index, indent=None)
         return cls(path, index)
+
+
+class _MoreThanEightBits(Exception):
+    """An image of a cache of eight bits has more."""
 
 
 def _stamps(names: Sequence[str]) -> list[list[int]]:

@@ -32,6 +32,8 @@ def is_dicom(path: Path) -> bool:
 def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
+    A bit depth of 0 is 16 where more than eight bits are stored, else 8.
+
     Without a VOI LUT or window, more than eight bits are scaled by
     :func:`~mdf_detectron.data.intensity.robust_range`, up to eight by their bit depth. Padding is black.
 
@@ -46,14 +48,14 @@ def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
     pixels = _decode(path, dataset)
     notes = _notes(dataset, pixels)
+    bits = int(dataset.get("BitsStored") or pixels.dtype.itemsize * 8)
+    bit_depth = bit_depth or (16 if bits > 8 else 8)
     if pixels.ndim == 3:
-        bits = int(dataset.BitsStored)
         scaled = change_depth(pixels, bit_depth) if bits == 8 else quantize(pixels, 0, 2**bits - 1, bit_depth)
         return scaled, Provenance("DICOM", pixels.shape[1], pixels.shape[0], bits, notes=tuple(notes))
     inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     scaled, rule, low, high = _present(path, pixels, dataset, bit_depth, inverted, notes)
     height, width = pixels.shape
-    bits = int(dataset.get("BitsStored") or pixels.dtype.itemsize * 8)
     return scaled, Provenance("DICOM", width, height, bits, rule, low, high, inverted, tuple(notes))
 
 

@@ -20,13 +20,16 @@ from mdf_detectron.errors import ImageReadError
 FULL_RANGE_KEY = "mdf_detectron:scaling"
 """Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
 
+AS_STORED = 0
+"""Bit depth of :func:`read_pixels`: 16 where the file holds more than eight bits, else 8."""
+
 _READ_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error)
 _COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
 def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
-    """Read one image file as the model's input.
+    """Read one image file at eight bits, to show or to compare it.
 
     Args:
         path: a DICOM file or whatever :func:`read_pixels` reads.
@@ -38,7 +41,32 @@ def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
     Raises:
         ImageReadError: the file is absent, truncated, not an image, or needs more memory than there is.
     """
-    pixels, _ = read_pixels(path)
+    return _as_format(read_pixels(path)[0], image_format)
+
+
+def read_model_input(path: str | Path, image_format: str = "L") -> np.ndarray:
+    """Read one image file as the model's input, at the depth that it is stored in.
+
+    Args:
+        path, image_format: as of :func:`read_radiograph`.
+
+    Returns:
+        (H, W, C) uint8; of a file with more than eight bits float32 from 0 to 255, a sample of 65535 being 255.
+
+    Raises:
+        ImageReadError: as :func:`read_radiograph`.
+    """
+    pixels = _as_format(read_pixels(path, AS_STORED)[0], image_format)
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+
+
+def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of what :func:`read_model_input` returns, rounded."""
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+
+
+def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """(H, W, C) in "L", "RGB" or "BGR" of gray or RGB pixels."""
     if image_format == "L":
         return to_gray(pixels)[:, :, None]
     if pixels.ndim == 2:
@@ -47,7 +75,7 @@ def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
 
 
 def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
-    """Read one image file upright, with bone bright, at 8 or 16 bits.
+    """Read one image file upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
 
     Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
     orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are scaled
@@ -143,7 +171,7 @@ def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
         if pages > 1:
             notes.append(f"{pages} pages: the first is read")
         if _has_deep_color(image, path):
-            pixels, provenance = _deep_color(path, bit_depth)
+            pixels, provenance = _deep_color(path, bit_depth or 16)
             return pixels, _with_size(provenance, pixels, notes, image.format)
         kind = image.format or "image"
         white_is_zero = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
@@ -153,9 +181,9 @@ def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I") or upright.mode == "F":
             full_range = image.info.get(FULL_RANGE_KEY) == "full range"
-            pixels, provenance = _scale(np.asarray(upright), bit_depth, white_is_zero, full_range)
+            pixels, provenance = _scale(np.asarray(upright), bit_depth or 16, white_is_zero, full_range)
         else:
-            pixels = change_depth(_eight_bit(upright), bit_depth)
+            pixels = change_depth(_eight_bit(upright), bit_depth or 8)
             provenance = Provenance(kind, 0, 0, 1 if upright.mode == "1" else 8, inverted=white_is_zero)
         return pixels, _with_size(provenance, pixels, notes, kind)
 

@@ -26,7 +26,7 @@ from PIL import Image
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.readers import read_model_input, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
@@ -147,7 +147,7 @@ class Predictor:
             "image": self.mapper.image_tensor(pixels)[0],
             **self.mapper.clinical_tensors({"file_name": name, "clinical": record}),
         }
-        return PreparedStudy(model_input, name, pixels, read, missing, [*notes, *record_notes], notes)
+        return PreparedStudy(model_input, name, to_eight_bits(pixels), read, missing, [*notes, *record_notes], notes)
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
         """Run the model on prepared studies, all in one batch."""
@@ -233,10 +233,10 @@ class Predictor:
         return [message]
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
-        """(H, W, C) uint8 in the model's format."""
+        """(H, W, C) in the model's format: uint8, or float32 (0–255) of a file with more than eight bits."""
         image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, (str, Path)):
-            return read_radiograph(image, image_format)
+            return read_model_input(image, image_format)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
                 raise ImageReadError(

@@ -19,6 +19,7 @@ from mdf_detectron.data.loaders import (
     open_caches,
     records_of,
 )
+from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
 
 TRAIN = "cached_cxr_train"
@@ -64,6 +65,21 @@ def test_training_sees_the_same_images_boxes_and_masks(cfg):
     assert 0 < flipped < len(cached), "the flip is drawn behind the cache"
 
 
+def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg):
+    deep, flat = records_of([TRAIN])[5], records_of([TRAIN])[0]
+    pixels = np.random.default_rng(0).integers(0, 65536, (deep["height"], deep["width"])).astype(np.uint16)
+    write_png(deep["file_name"], pixels)
+    (cache,) = make_caches(cfg, [TRAIN])
+    plain = cfg.clone()
+    plain.DATALOADER.DECODED_CACHE = ""
+    for record in (deep, flat):
+        image = build_loss_mapper(plain, TRAIN)(record)["image"]
+        assert torch.equal(build_loss_mapper(cfg, TRAIN)(record)["image"], image)
+        assert torch.equal(torch.from_numpy(cache.get(record["file_name"]).pixels[:, :, 0].copy()), image[0])
+        assert torch.equal(image, image.round()) == (record is flat)
+    assert reason_of(cfg) == ""
+
+
 def record_of(image_id):
     return next(r for r in records_of([TRAIN]) if r["image_id"] == image_id)
 
@@ -99,7 +115,7 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
 
     index = json.loads(path.with_suffix(".json").read_text())
     for changed, expected in (
-        (index | {"version": 0}, "it has the version 0, this program writes 1"),
+        (index | {"version": 0}, "it has the version 0, this program writes 2"),
         (index | {"files": index["files"][1:]}, "the data set has other images"),
         ({}, r"its index cannot be read ('version')"),
     ):

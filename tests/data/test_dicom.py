@@ -10,7 +10,7 @@ from pydicom.pixels import apply_modality_lut, apply_windowing
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from mdf_detectron.data.dicom import read_dicom_tags
-from mdf_detectron.data.readers import read_pixels, read_radiograph, read_size
+from mdf_detectron.data.readers import read_model_input, read_pixels, read_radiograph, read_size
 from mdf_detectron.errors import ImageReadError, SourceDataError
 
 
@@ -174,3 +174,12 @@ def test_an_age_without_its_unit_can_be_read(stored, tmp_path):
         dataset.PatientAge = "62"
         save(dataset, tmp_path / "x.dcm")
     assert read_dicom_tags(tmp_path / "x.dcm", ["PatientAge"]) == {"PatientAge": "62"}
+
+
+def test_the_models_input_keeps_the_depth_that_is_stored(stored, tmp_path):
+    path = save(radiograph(stored), tmp_path / "x.dcm")
+    deep, flat = read_model_input(path), read_radiograph(path)
+    assert deep.dtype == np.float32 and np.abs(deep - flat).max() <= 0.5 + 1e-3
+    assert len(np.unique(deep)) > len(np.unique(flat))
+    path = save(radiograph((stored // 16).astype(np.uint8), bits=8), tmp_path / "y.dcm")
+    assert read_model_input(path).dtype == np.uint8

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.intensity import change_depth
 from mdf_detectron.data.loaders import (
     build_test_loader,
     build_train_loader,
@@ -15,7 +16,7 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
 )
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.readers import read_radiograph, write_png
 from mdf_detectron.errors import ConfigError, DatasetError, ImageReadError
 
 TINY = ["MODEL.CLINICAL.NUMERIC", ["temperature", "age"], "MODEL.ROI_HEADS.NUM_CLASSES", 2]
@@ -111,3 +112,30 @@ def test_unreadable_images_name_the_file(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(ImageReadError, match="cannot read image .*text.png"):
         read_radiograph(tmp_path / "text.png")
+
+
+def triangle_resize(values, length):
+    """Antialiased bilinear resize of the first axis, one output at a time."""
+    scale, rows = len(values) / length, []
+    reach = max(scale, 1.0)
+    for place in range(length):
+        centers = np.arange(len(values)) + 0.5
+        weights = np.maximum(0, 1 - np.abs(centers - (place + 0.5) * scale) / reach)
+        rows.append((weights[:, None] * values).sum(axis=0) / weights.sum())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("side", [32, 160])
+def test_16_bit_images_are_resized_with_the_filter_of_8_bit_ones(side, tiny_config, tmp_path):
+    cfg = tiny_config("INPUT.IMAGE_SIZE", side)
+    mapper = MultimodalDatasetMapper(cfg, is_train=False, schema=model_schema(cfg, "tiny_cxr_test"))
+    deep = np.random.default_rng(0).integers(0, 65536, (80, 96)).astype(np.uint16)
+    write_png(tmp_path / "deep.png", deep)
+    write_png(tmp_path / "flat.png", change_depth(deep, 8))
+    images = [
+        mapper({"file_name": str(tmp_path / name), "width": 96, "height": 80})["image"][0].numpy()
+        for name in ("deep.png", "flat.png")
+    ]
+    expected = triangle_resize(triangle_resize(deep / 257, side).T, side).T
+    assert images[0].dtype == np.float32 and np.abs(images[0] - expected).max() < 1e-2
+    assert np.abs(images[1] - expected).max() <= 1.5 and np.array_equal(images[1], images[1].round())

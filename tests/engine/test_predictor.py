@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import mdf_detectron
+from mdf_detectron.data.readers import write_png
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, digest
 from mdf_detectron.engine.predictor import Predictor
@@ -142,3 +143,12 @@ def test_a_picture_is_drawn(predictor, image, tmp_path):
     findings.draw(tmp_path / "two.png", other=predictor(image), titles=["with", "without the record"])
     one, two = (np.asarray(Image.open(p)) for p in (tmp_path / "a" / "one.png", tmp_path / "two.png"))
     assert one.ndim == 3 and two.shape[1] > one.shape[1]
+
+
+def test_a_16_bit_image_reaches_the_model_at_its_depth_and_is_shown_at_eight(predictor, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (80, 96)).astype(np.uint16)
+    write_png(tmp_path / "deep.png", deep)
+    study = predictor.prepare(tmp_path / "deep.png", RECORD)
+    fraction = study.model_input["image"] - study.model_input["image"].round()
+    assert fraction.abs().max() > 0.1
+    assert study.pixels.dtype == np.uint8 and np.abs(study.pixels[:, :, 0] - deep / 257).max() <= 0.5
