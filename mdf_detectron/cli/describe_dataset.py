@@ -22,5 +22,5 @@ def main(argv: list[str] | None = None) -> None:
     description = describe_folder(args.folder, args.num_workers)
     name = Path(args.folder).resolve().name
     page = write_dataset_page(args.out or Path("output") / name / "dataset.html", description)
-    across = sum(pair.across_splits for pair in description.pairs)
-    print(f"{page}: written; {description.pairs_found} pairs of images look alike, {across} across splits")
+    alike = description.alike
+    print(f"{page}: written; {alike.total} pairs of images look alike, {alike.across_splits} across splits")

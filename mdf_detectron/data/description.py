@@ -69,6 +69,16 @@ class AlikePair:
 
 
 @dataclass
+class AlikePairs:
+    """Pairs of images that look alike: the first of them, and how many there are in all."""
+
+    pairs: list[AlikePair] = field(default_factory=list)
+    total: int = 0
+    across_splits: int = 0
+    across_patients: int = 0
+
+
+@dataclass
 class Description:
     """Everything about a folder that its page shows.
 
@@ -77,8 +87,7 @@ class Description:
         splits: annotation files by split.
         schema: of the columns.
         associations: of every column with every class, train split.
-        pairs: images that look alike, those across splits first.
-        pairs_found: all of them, where ``pairs`` was cut.
+        alike: images that look alike.
         unreadable: what is wrong with images that cannot be read.
     """
 
@@ -86,8 +95,7 @@ class Description:
     splits: dict[str, Annotations]
     schema: ClinicalSchema
     associations: list[Association] = field(default_factory=list)
-    pairs: list[AlikePair] = field(default_factory=list)
-    pairs_found: int = 0
+    alike: AlikePairs = field(default_factory=AlikePairs)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -107,8 +115,8 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
     hashes = _hash_images(root, images, num_workers)
     description.unreadable = [h for h in hashes if isinstance(h, str)]
     readable = [(image, h) for image, h in zip(images, hashes, strict=True) if not isinstance(h, str)]
-    pairs = alike_pairs([image for image, _ in readable], np.array([h for _, h in readable]).reshape(-1, HASH_SIDE**2))
-    description.pairs_found, description.pairs = len(pairs), pairs[:MOST_PAIRS]
+    bits = np.array([h for _, h in readable], dtype=bool).reshape(-1, HASH_SIDE**2)
+    description.alike = alike_pairs([image for image, _ in readable], bits)
     return description
 
 
@@ -157,22 +165,45 @@ def _hash_image(path: Path) -> np.ndarray | str:
     return imagehash.phash(Image.fromarray(pixels), hash_size=HASH_SIDE).hash.ravel()
 
 
-def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) -> list[AlikePair]:
-    """Pairs of images whose hashes differ in at most :data:`ALIKE_BITS`, but not of one file used twice.
+def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) -> AlikePairs:
+    """Find pairs of images whose hashes differ in at most :data:`ALIKE_BITS`, but not of one file used twice.
+
+    Each image is compared with all later ones, 64 bits at a time; only pairs that are near so far go on.
 
     Args:
         images: (split, entry) of each.
-        bits: (N, B) bool.
+        bits: (N, B) bool, B a multiple of 64.
 
     Returns:
-        pairs across splits first, then across patients, then by the number of bits.
+        up to :data:`MOST_PAIRS` pairs, those across splits first, then across patients, then by the number of bits;
+        and how many there are.
     """
-    packed = np.packbits(bits, axis=1).view(np.uint64) if len(bits) else np.zeros((0, 1), dtype=np.uint64)
-    pairs = []
-    for first in range(len(packed) - 1):
-        differing = np.bitwise_count(packed[first + 1 :] ^ packed[first]).sum(axis=1)
-        for offset in np.flatnonzero(differing <= ALIKE_BITS):
-            pair = AlikePair(images[first], images[first + 1 + int(offset)], int(differing[offset]))
+    words = np.packbits(bits, axis=1).view(np.uint64).T.copy() if len(bits) else np.zeros((1, 0), dtype=np.uint64)
+    found, best = AlikePairs(), []
+    for first in tqdm(range(words.shape[1] - 1), "comparing hashes", unit="image", disable=len(bits) < 5000):
+        for second, differing in _near(words, first):
+            pair = AlikePair(images[first], images[second], differing)
             if pair.first[1]["file_name"] != pair.second[1]["file_name"]:
-                pairs.append(pair)
-    return sorted(pairs, key=lambda p: (not p.across_splits, not p.across_patients, p.bits))
+                found.total += 1
+                found.across_splits += pair.across_splits
+                found.across_patients += pair.across_patients
+                best.append(pair)
+        if len(best) > 100 * MOST_PAIRS:  # many equal images, black ones say, have very many pairs
+            best = sorted(best, key=_order)[:MOST_PAIRS]
+    found.pairs = sorted(best, key=_order)[:MOST_PAIRS]
+    return found
+
+
+def _near(words: np.ndarray, first: int) -> list[tuple[int, int]]:
+    """(number, bits that differ) of the later images near ``first``; ``words`` is (B / 64, N) uint64."""
+    differing = np.bitwise_count(words[0, first + 1 :] ^ words[0, first])
+    near = np.flatnonzero(differing <= ALIKE_BITS)
+    differing = differing[near].astype(np.int64)
+    for word in words[1:]:
+        differing += np.bitwise_count(word[first + 1 + near] ^ word[first])
+        near, differing = near[differing <= ALIKE_BITS], differing[differing <= ALIKE_BITS]
+    return list(zip((first + 1 + near).tolist(), differing.tolist(), strict=True))
+
+
+def _order(pair: AlikePair) -> tuple[bool, bool, int]:
+    return not pair.across_splits, not pair.across_patients, pair.bits

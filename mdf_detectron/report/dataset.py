@@ -47,16 +47,22 @@ def write_dataset_page(path: str | Path, description: Description) -> Path:
         Section("Boxes", "Side: square root of the area, as a share of the image's.", _boxes(description)),
         Section("Where the boxes lie", "Share of a class' train boxes that cover a place.", _places(description)),
         Section("Image sizes", table=_size_table(description)),
-        Section("Clinical columns", "Shares of the known values of each split.", _columns(description)),
-        Section("Missing values", "Percent of the images of a split.", table=_missing_table(description)),
-        Section("Columns against findings", _ASSOCIATION_NOTE, _association_map(description)),
-        Section("Columns against findings, in numbers", "Sorted by strength.", table=_association_table(description)),
+        *(_column_sections(description) if description.schema.columns else ()),
         *_alike_sections(description),
     ]
     page = load_template("dataset.html").render(
         title=f"Data set {name}", warnings=_warnings(description), sections=sections
     )
     return write_text(path, page)
+
+
+def _column_sections(d: Description) -> list[Section]:
+    return [
+        Section("Clinical columns", "Shares of the known values of each split.", _columns(d)),
+        Section("Missing values", "Percent of the images of a split.", table=_missing_table(d)),
+        Section("Columns against findings", _ASSOCIATION_NOTE, _association_map(d)),
+        Section("Columns against findings, in numbers", "Sorted by strength.", table=_association_table(d)),
+    ]
 
 
 _ASSOCIATION_NOTE = (
@@ -80,7 +86,7 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
 
 def _warnings(d: Description) -> list[str]:
     lines = []
-    across = sum(p.across_splits for p in d.pairs)
+    across = d.alike.across_splits
     if across:
         lines.append(f"{across} pairs of images that look alike are in different splits: look at them below. If they "
                      "show one patient, results on val and test will be too good.")  # fmt: skip
@@ -92,6 +98,8 @@ def _warnings(d: Description) -> list[str]:
         absent = set(d.splits["train"].class_names) - set(_boxes_by_class(one))
         if one.annotations and absent:
             lines.append(f"The {split} split has no box of {', '.join(sorted(absent))}.")
+    if not d.schema.columns:
+        lines.append("There is no clinical column: the folder is for image-only models.")
     patients = {i["patient_id"] for one in d.splits.values() for i in one.images}
     images = sum(len(one.images) for one in d.splits.values())
     if images > 1 and len(patients) == images:
@@ -286,17 +294,17 @@ def _alike_sections(d: Description) -> list[Section]:
     note = (
         f"Perceptual hashes of {HASH_SIDE**2} bits (DCT) that differ in at most {ALIKE_BITS}: copies of other size, "
         "brightness or compression do, and some different images of one patient. "
-        f"{d.pairs_found} pairs, {sum(p.across_splits for p in d.pairs)} of them across splits and "
-        f"{sum(p.across_patients for p in d.pairs)} across patients."
+        f"{d.alike.total} pairs, {d.alike.across_splits} of them across splits and "
+        f"{d.alike.across_patients} across patients."
     )
     rows = [
         [p.first[1]["file_name"], p.first[0], p.second[1]["file_name"], p.second[0],
          "two" if p.across_patients else "one", str(p.bits)]
-        for p in d.pairs[:LISTED_PAIRS]
+        for p in d.alike.pairs[:LISTED_PAIRS]
     ]  # fmt: skip
     header = ["image", "split", "looks like", "split", "patients", "bits"]
     table = Table("alike", "Images that look alike", header, rows) if rows else None
-    return [Section("Images that look alike", note, _pair_pictures(d, d.pairs[:PICTURED_PAIRS]), table)]
+    return [Section("Images that look alike", note, _pair_pictures(d, d.alike.pairs[:PICTURED_PAIRS]), table)]
 
 
 def _pair_pictures(d: Description, pairs: Sequence[AlikePair]) -> str:

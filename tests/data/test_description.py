@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mdf_detectron.data.annotations import Annotations
-from mdf_detectron.data.description import ALIKE_BITS, alike_pairs, associate, describe_folder
+from mdf_detectron.data.description import ALIKE_BITS, MOST_PAIRS, alike_pairs, associate, describe_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.report.dataset import write_dataset_page
@@ -65,9 +65,13 @@ def test_alike_pairs_agree_with_a_loop_over_all_pairs():
     images = [("train" if n < 20 else "test", {"file_name": str(n), "patient_id": str(n % 20)}) for n in range(30)]
     slow = {(a, b) for a, b in itertools.combinations(range(30), 2) if sum(bits[a] != bits[b]) <= ALIKE_BITS}
     found = alike_pairs(images, bits)
-    assert {(int(p.first[1]["file_name"]), int(p.second[1]["file_name"])) for p in found} == slow == {(3, 20), (4, 21)}
-    assert [p.bits for p in found] == [0, 5] and all(p.across_splits for p in found)
-    assert alike_pairs([], np.zeros((0, 256), dtype=bool)) == []
+    assert (
+        {(int(p.first[1]["file_name"]), int(p.second[1]["file_name"])) for p in found.pairs}
+        == slow
+        == {(3, 20), (4, 21)}
+    )
+    assert [p.bits for p in found.pairs] == [0, 5] and found.total == found.across_splits == 2
+    assert alike_pairs([], np.zeros((0, 256), dtype=bool)).pairs == []
 
 
 def test_a_resized_and_brightened_copy_in_another_split_is_found_and_shown(tiny_folder, annotations_of, tmp_path):
@@ -83,7 +87,7 @@ def test_a_resized_and_brightened_copy_in_another_split_is_found_and_shown(tiny_
     cv2.imwrite(str(root / "images" / "test_1.png"), copy)
     (root / "annotations" / "test.json").write_text(json.dumps(data))
     description = describe_folder(root, num_workers=1)
-    names = [{p.first[1]["file_name"], p.second[1]["file_name"]} for p in description.pairs if p.across_splits]
+    names = [{p.first[1]["file_name"], p.second[1]["file_name"]} for p in description.alike.pairs if p.across_splits]
     assert {"train_1.png", "test_1.png"} in names
     page = write_dataset_page(tmp_path / "page.html", description).read_text()
     for text in ("pairs of images that look alike are in different splits", "test_1.png", "temperature", "192 × 160"):
@@ -94,3 +98,11 @@ def test_a_resized_and_brightened_copy_in_another_split_is_found_and_shown(tiny_
 def test_no_folder_is_one_line(tmp_path):
     with pytest.raises(DatasetError, match="has no folder 'annotations'"):
         describe_folder(tmp_path)
+
+
+def test_very_many_pairs_are_counted_and_the_first_kept():
+    count = 260  # black images, say
+    images = [("train" if n < count - 1 else "test", {"file_name": str(n), "patient_id": "p"}) for n in range(count)]
+    found = alike_pairs(images, np.zeros((count, 256), dtype=bool))
+    assert found.total == count * (count - 1) // 2 and found.across_splits == count - 1 and found.across_patients == 0
+    assert len(found.pairs) == MOST_PAIRS and all(pair.across_splits for pair in found.pairs)
