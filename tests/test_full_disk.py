@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from mdf_detectron.cli import run_main
+from mdf_detectron.data import decoded_cache
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
 from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.sources.image_files import bring_images, cache_folder
@@ -135,6 +137,18 @@ def test_cache_of_resized_images(disk):
     assert status == 1 and "\n" not in line and "cannot be written (No space left on device)" in line, line
     assert state(folder / "out") == before and not list(folder.glob("out.*.partial"))
     assert all(p.suffix == ".png" for p in cache_folder(folder / "out").rglob("*.*"))  # whole copies, for the next run
+
+
+@pytest.mark.parametrize("disk", ["full disk"], indirect=True)
+def test_cache_of_decoded_images(disk, tmp_path, monkeypatch):
+    folder, _ = disk
+    write_image(tmp_path / "a.png", NOISE)
+    record = {"file_name": str(tmp_path / "a.png"), "height": 700, "width": 700}
+    monkeypatch.setattr(decoded_cache, "_check_room", lambda path, wanted: None)  # it fills up behind that look
+    build = partial(decoded_cache.DecodedCache.build, folder / "cache.npy", [record], lambda pixels: pixels, "L")
+    status, line = in_a_process(build, limited=False)
+    assert (status, line) == (1, f"error: {folder}/cache.npy: cannot be written (No space left on device)")
+    assert list(folder.iterdir()) == []
 
 
 def fill_log(writer):

@@ -148,6 +148,7 @@ class DecodedCache:
         sizes, checksums = [], []
         with atomic_path(path) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
             pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+            _reserve(partial)
             decoded = pool.map(decode, records)
             for row, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
                 pixels[row] = image
@@ -174,6 +175,13 @@ def _stamps(names: Sequence[str]) -> list[list[int]]:
         except OSError:
             stamps.append([-1, -1])
     return stamps
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a mapped file: a disk that is full while it is written to would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _check_room(path: Path, wanted: int) -> None:
