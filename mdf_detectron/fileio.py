@@ -70,6 +70,13 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def remove_partial_files(*folders: str | Path) -> None:
+    """Remove what dead runs were writing from folders, not from those below them; the caller holds their lock."""
+    for folder in map(Path, folders):
+        for leftover in list(folder.glob(f"*.[0-9]*{PARTIAL_SUFFIX}")):
+            leftover.unlink()
+
+
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file atomically, making its folder; returns its path."""
     with atomic_path(path) as partial:

@@ -7,7 +7,16 @@ import os
 import pytest
 
 from mdf_detectron.errors import ResultsError, UserError, shorten
-from mdf_detectron.fileio import atomic_path, csv_table, markdown_table, read_csv, read_json, write_json, write_text
+from mdf_detectron.fileio import (
+    atomic_path,
+    csv_table,
+    markdown_table,
+    read_csv,
+    read_json,
+    remove_partial_files,
+    write_json,
+    write_text,
+)
 
 
 def test_shorten_is_one_short_line_of_any_value():
@@ -92,3 +101,11 @@ def test_tables_hold_what_they_are_given():
     assert markdown_table(header, rows) == "| a\\|b | c |\n| --- | --- |\n| 1 2 | 3 |\n| None | x,y |\n"
     parsed = list(csv.reader(csv_table(header, rows).splitlines(keepends=True)))
     assert parsed == [["a|b", "c"], ["1\n2", "3"], ["", "x,y"]]
+
+
+def test_what_dead_runs_were_writing_is_removed(tmp_path):
+    for name in ("a.json.77.partial", "b.partial", "c.json", "below/d.pth.8.partial"):
+        write_text(tmp_path / name, "x")
+    remove_partial_files(tmp_path, tmp_path / "absent")
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == ["b.partial", "below/d.pth.8.partial", "c.json"]

@@ -23,7 +23,7 @@ from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of,
 from mdf_detectron.engine.prediction_run import FORMATS, RunResult, Study, first_error, run_predictions
 from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
-from mdf_detectron.fileio import read_json, read_text
+from mdf_detectron.fileio import read_json, read_text, remove_partial_files
 from mdf_detectron.locks import FolderLock
 from mdf_detectron.serving.structured_report import write_structured_report
 
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
     with FolderLock(args.out):
+        remove_partial_files(args.out, *args.out.glob("*/"))
         result = run_predictions(
             predictor, studies, args.out, args.format, batch_size=args.batch_size, write_report=write_structured_report
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.fileio import PARTIAL_SUFFIX, shorten_path
+from mdf_detectron.fileio import remove_partial_files, shorten_path
 from mdf_detectron.locks import FolderLock
 
 METRICS_FILE_NAME = "metrics.json"
@@ -42,9 +42,8 @@ def hold_output_folder(cfg: CfgNode, *, anew: bool, resume: bool = False) -> Ite
     """
     folder = Path(cfg.OUTPUT_DIR)
     with FolderLock(folder):
-        for place in (folder.glob, (folder / "inference").rglob):  # other folders below may be other runs'
-            for leftover in list(place(f"*.[0-9]*{PARTIAL_SUFFIX}")):
-                leftover.unlink()
+        inference = folder / "inference"
+        remove_partial_files(folder, inference, *inference.glob("*"))  # other folders below may be other runs'
         if anew and not (resume and checkpoint_to_resume(folder)):
             if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).resolve().parent == folder.resolve():
                 raise ConfigError(
