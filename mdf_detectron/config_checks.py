@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mdf_detectron.config import EXECUTION_OPTIONS, LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES, TRACKERS
+from mdf_detectron.config_values import check_values
 from mdf_detectron.errors import ConfigError
 
 
@@ -21,6 +22,7 @@ def _check_validation(cfg: CfgNode) -> None:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for values that contradict each other, before anything is built."""
+    check_values(cfg)
     _check_model(cfg)
     _check_clinical(cfg)
     _check_input(cfg)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_LONG_WORD = re.compile(r"[^\s/]{120,}")
+_LONGEST_LINE = 600
+
+
+def _readable(line: str) -> str:
+    """Cut the middle out of words that no name is as long as, and out of a line that nobody reads to its end."""
+    line = _LONG_WORD.sub(lambda word: f"{word[0][:60]}…{word[0][-40:]}", line)
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 251]}…{line[-250:]}"
 
 
 class UserError(Exception):
@@ -16,7 +26,7 @@ class UserError(Exception):
         text = str(message)
         if text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]:
             text = text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
-        super().__init__(text)
+        super().__init__("\n".join(map(_readable, text.split("\n"))))
 
 
 class ConfigError(UserError, ValueError):
@@ -74,3 +84,9 @@ def shorten(value: Any, longest: int = LONGEST) -> str:
         return text
     head = (longest - 1) * 2 // 3
     return f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
+def short_text(error: BaseException, longest: int = 160) -> str:
+    """Return an error's text on one line of at most ``longest`` characters; its class where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

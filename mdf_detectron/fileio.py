@@ -13,12 +13,13 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.guarded_yaml import parse_yaml
@@ -147,6 +148,14 @@ def check_regular(path: str | Path, error: type[UserError]) -> os.stat_result:
     return found
 
 
+def machine_memory() -> int:
+    """Return the bytes of memory of this machine; 8 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return 8 << 30
+
+
 def shorten_path(path: str | Path, longest: int = 200) -> str:
     """Return a path as a message shows it: its end, if it is long, on one line."""
     text = " ".join(str(path).split())
@@ -170,6 +179,11 @@ def read_text(path: str | Path, error: type[UserError]) -> str:
         raise error(f"{path}: too large for the memory of this machine") from None
 
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_JSON_MEMORY = 10
+"""Bytes of memory that a byte of JSON needs, by experience with boxes."""
+
+
 def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) -> Any:
     """Read a JSON file.
 
@@ -181,6 +195,11 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
         UserError: of the class ``error``, where the file is absent, empty, no JSON, nested too deeply, or has a key
             twice in one object (whose first value would be lost).
     """
+    size = check_regular(path, error).st_size
+    if size * _JSON_MEMORY > machine_memory() / 2:
+        raise error(
+            f"{path}: {size / 2**20:,.0f} MiB of JSON would need more than half of this machine's memory; split it"
+        )
     text = read_text(path, error)
     if not text.strip():
         raise error(f"{path}: the file is empty")
@@ -188,13 +207,18 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
     collecting = gc.isenabled()
     gc.disable()  # looking through millions of new objects for circles takes as long as parsing them
     try:
-        return json.loads(text, object_pairs_hook=_distinct, **options)
+        data = json.loads(text, object_pairs_hook=_distinct, **options)
+        if _HALF.search(text):
+            json.dumps(data, ensure_ascii=False).encode()  # half of a character can be escaped, but not written again
+        return data
     except json.JSONDecodeError as cause:
         raise error(f"{path}: not JSON ({cause})") from None
     except RecursionError:
         raise error(f"{path}: not readable as JSON, it is nested too deeply") from None
     except MemoryError:
         raise error(f"{path}: too large for the memory of this machine") from None
+    except UnicodeEncodeError:
+        raise error(f"{path}: not readable as JSON, it holds half of a character (\\ud800 to \\udfff alone)") from None
     except ValueError as cause:  # of the hooks, or a number of too many digits
         raise error(f"{path}: not readable as JSON ({cause})") from None
     finally:
@@ -224,18 +248,28 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which JSON does not have; write null")
 
 
-def read_csv(path: str | Path, error: type[UserError], *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+LONGEST_LINE = 1 << 20
+"""Characters of a line of a CSV file; a gzipped file may unpack to a line of any length."""
+
+
+def read_csv(
+    path: str | Path, error: type[UserError], *, delimiter: str = ",", most: int | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Yield (line where it begins, its values) of every row of a CSV file, the header first; empty lines are left out.
 
     The file may be gzipped (``.gz``), with LF or CRLF, with or without a byte order mark. Values may span lines.
 
+    Args:
+        most: size of the unpacked file up to which it is read, in characters, 20 more a line; None: any.
+
     Raises:
-        UserError: of the class ``error``, where the file is absent, damaged, not UTF-8, or no CSV.
+        UserError: of the class ``error``, where the file is absent, no regular file, damaged, not UTF-8, or no CSV.
     """
     path = Path(path)
+    check_regular(path, error)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(_lines(file, most), delimiter=delimiter)
             line = 1
             for row in reader:
                 if row:
@@ -243,6 +277,18 @@ def read_csv(path: str | Path, error: type[UserError], *, delimiter: str = ",") 
                 line = reader.line_num + 1
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as cause:
         raise error(f"{path}: cannot be read as a CSV table ({cause}); download or save it again as UTF-8") from None
+
+
+def _lines(file: IO[str], most: int | None) -> Iterator[str]:
+    """Yield the lines of a file; ``csv.Error`` for one that is too long, and where all are too much."""
+    left = math.inf if most is None else most
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line of more than {LONGEST_LINE:,} characters")
+        left -= len(line) + 20
+        if left < 0:
+            raise csv.Error(f"it has more than about {most:,} characters, too many to hold in memory; split it")
+        yield line
 
 
 def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:

@@ -60,6 +60,7 @@ def test_json_round_trip_without_nan(tmp_path):
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in the object"),
         (b'[{"a": NaN}]', "it holds NaN, which JSON does not have; write null"),
         (b"[-Infinity]", "it holds -Infinity"),
+        (b'["\\ud800"]', "half of a character"),
         (b"\xff\xfe{\x00", "not a text file in UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
         (b"1" * 10_000, "not readable as JSON .*4300"),
@@ -92,7 +93,7 @@ def test_csv_lines_are_where_rows_begin(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode() * 50)[:-20])
     (tmp_path / "bytes.csv").write_bytes(b"id\n\xff\n")
     for name in ("cut.csv.gz", "bytes.csv", "absent.csv"):
-        with pytest.raises(UserError, match=f"{name}: cannot be read as a CSV table"):
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
             list(read_csv(tmp_path / name, UserError))
 
 
@@ -109,3 +110,15 @@ def test_what_dead_runs_were_writing_is_removed(tmp_path):
     remove_partial_files(tmp_path, tmp_path / "absent")
     left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert left == ["b.partial", "below/d.pth.8.partial", "c.json"]
+
+
+def test_a_message_stays_readable_whatever_is_in_it():
+    text = str(
+        UserError(f"a.csv: column {'x' * 20_000}: expected a number; correct it\nsecond line {'word ' * 5000}end")
+    )
+    first, second = text.split("\n")
+    assert (
+        first.startswith("a.csv: column xxx") and first.endswith("expected a number; correct it") and len(first) < 200
+    )
+    assert len(second) <= 600 and second.endswith("word end")
+    assert str(UserError("short")) == "short"

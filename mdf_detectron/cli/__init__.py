@@ -15,6 +15,7 @@ from mdf_detectron import __version__
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
 from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import shorten_path
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -109,11 +110,13 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
         status = main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except OSError as error:  # of the machine: no permission, a full disk, a file that vanished
+        where = f"{shorten_path(str(error.filename))}: " if error.filename else ""
+        if error.errno in _DISK_ERRORS:
+            sys.exit(f"error: {where}cannot be written ({error.strerror}); make room, then run the same command again")
+        if not where:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}cannot be written ({error.strerror}); make room, then run the same command again")
+        sys.exit(f"error: {where}{error.strerror}")
     except ModuleNotFoundError as error:
         hint = INSTALL_HINTS.get(error.name or "")
         if hint is None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 
 from mdf_detectron.data.catalog import register_all, register_prepared_folder
+from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
 from mdf_detectron.engine.predictor import config_as_saved, config_of

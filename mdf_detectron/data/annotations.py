@@ -337,6 +337,8 @@ def _check_file_name(name: Any) -> None:
     if not isinstance(name, str) or not name.strip() or "\0" in name or name != name.encode(errors="ignore").decode():
         raise _Problem(kind, f"file_name {shorten(name)}; expected a path below images/, as text")
     windows = PureWindowsPath(name)
+    if not PurePosixPath(name).parts:
+        raise _Problem(kind, f"file_name {shorten(name)} names the folder; expected a path below images/")
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise _Problem(kind, f"file_name {shorten(name)} leads out of the folder; expected a path below images/")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
-from mdf_detectron.errors import ImageReadError, SourceDataError
+from mdf_detectron.errors import ImageReadError, SourceDataError, short_text
+from mdf_detectron.fileio import check_regular, shorten_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".dicom", ".dic")
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""Transfer syntax of files that are compressed as a whole."""
 
 _STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet: a chest as it is hung
 _LEAST_INSIDE = 0.01
@@ -25,6 +31,8 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is named as DICOM or has its preamble."""
     if path.suffix.lower() in SUFFIXES:
         return True
+    if os.path.exists(path):
+        check_regular(path, ImageReadError)
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -104,15 +112,23 @@ def _pydicom():
 
 def _open(path: Path, only: list[str] | None = None) -> Dataset:
     pydicom = _pydicom()
+    if os.path.exists(path):
+        check_regular(path, ImageReadError)
     arguments = {} if only is None else {"stop_before_pixels": True, "specific_tags": only}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
-            return pydicom.dcmread(path, force=path.suffix.lower() in SUFFIXES, **arguments)
+        # mapped, so that a length beyond the file asks for no memory
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if _DEFLATED in content[:2048]:
+                raise ValueError("it is deflated as a whole, and may unpack to any size; save it uncompressed")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
+                return pydicom.dcmread(content, force=path.suffix.lower() in SUFFIXES, **arguments)
     except FileNotFoundError:
         raise
     except Exception as error:  # pydicom has no one base class for what a broken file raises
-        raise ImageReadError(f"cannot read image {path}: not DICOM ({_short(error)}); replace the file") from None
+        cause = getattr(error, "strerror", None) or short_text(error)
+        text = f"cannot read image {shorten_path(path)}: not DICOM ({cause}); replace the file"
+        raise ImageReadError(text) from None
 
 
 def _decode(path: Path, dataset: Dataset) -> np.ndarray:
@@ -133,10 +149,12 @@ def _decode(path: Path, dataset: Dataset) -> np.ndarray:
             if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
                 pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
                 dataset.BitsStored = pixels.dtype.itemsize * 8
-    except Exception as error:  # whatever the decoding plug-ins raise
+    except BaseException as error:  # whatever the decoding plug-ins raise; a panic of one in Rust is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
         name = getattr(syntax, "name", "no transfer syntax")
-        raise ImageReadError(f"cannot read image {path}: {_short(error)} ({name}); replace the file") from None
+        raise ImageReadError(f"cannot read image {path}: {short_text(error)} ({name}); replace the file") from None
     pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
     if pixels.shape[:2] != (int(dataset.Rows), int(dataset.Columns)):
         raise ImageReadError(
@@ -206,7 +224,7 @@ def _table(
         try:
             values, low, high, rule = step(modality, dataset)
         except (ValueError, NotImplementedError, TypeError, AttributeError, IndexError) as error:
-            notes.append(f"its {'VOI LUT' if step is _voi_lut else 'window'} is not usable ({_short(error)})")
+            notes.append(f"its {'VOI LUT' if step is _voi_lut else 'window'} is not usable ({short_text(error)})")
             continue
         table = quantize(values, low, high, bit_depth, inverted)
         if _shows_something(table[shown.astype(np.int64) - int(stored[0])], shown, bit_depth):
@@ -238,7 +256,10 @@ def _ends(modality: np.ndarray, values: np.ndarray, low: float, high: float) -> 
 def _modality(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if dataset.get("ModalityLUTSequence"):
         return _lookup(stored, dataset.ModalityLUTSequence[0], dataset)[0]
-    return _pydicom().pixels.apply_modality_lut(stored, dataset)
+    values = _pydicom().pixels.apply_modality_lut(stored, dataset)
+    if not np.isfinite(values).all():
+        raise ValueError("its RescaleSlope and RescaleIntercept give values that are not finite")
+    return values
 
 
 def _voi_lut(modality: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float, str]:
@@ -283,9 +304,3 @@ def _padding(pixels: np.ndarray, dataset: Dataset) -> np.ndarray | None:
     low, high = sorted((int(value), int(value if limit is None else limit)))
     inside = (pixels >= low) & (pixels <= high)
     return inside if inside.any() else None
-
-
-def _short(error: Exception) -> str:
-    """First line of an error's text, at most 160 characters."""
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return text if len(text) <= 160 else text[:157] + "..."

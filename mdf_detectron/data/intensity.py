@@ -6,16 +6,19 @@ radiograph black.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.fileio import machine_memory
 
 LOWEST, HIGHEST = 0.5, 99.5
 """Percentiles of the pixels that become black and white where the file does not say how it is to be shown."""
+
+MOST_PIXELS = 64_000_000
+"""Of a radiograph; the largest detectors and digitized films have less than half. Reading them takes up to 2 GB."""
 
 _CONTAINER_BITS = (8, 10, 12, 14, 16, 32)
 _MOST_BINS = 1 << 20
@@ -76,7 +79,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
             below = np.cumsum(np.bincount((values.astype(np.int64) - first).ravel()))
             low, high = np.searchsorted(below, np.array(ranks) + 1)
             return float(first + low), float(first + high)
-    low, high = np.partition(values, ranks)[ranks]
+    low, high = np.partition(values, ranks, axis=None)[ranks]
     return float(low), float(high)
 
 
@@ -111,14 +114,21 @@ def change_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def check_memory(path: Path, width: int, height: int) -> None:
-    """Raise :class:`ImageReadError` if an image of that size would need more than half of this machine's memory."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on Windows
-        memory = 8 << 30
-    if width * height * _BYTES_PER_PIXEL > memory / 2:
+def check_memory(path: Path, width: int, height: int, samples: int = 1) -> None:
+    """Raise :class:`ImageReadError` for an image that is too large for a radiograph, or for this machine.
+
+    Args:
+        samples: a pixel that are scaled in floating point; 1 for eight-bit color, which is not.
+    """
+    memory = machine_memory()
+    count = width * height * samples
+    if count * _BYTES_PER_PIXEL > memory / 2:
         raise ImageReadError(
             f"cannot read image {path}: its header says {width} × {height} pixels, which need more than half of this "
             f"machine's memory ({memory / 2**30:.0f} GiB); reduce the image, or remove the file if it is no radiograph"
+        )
+    if count > MOST_PIXELS:
+        raise ImageReadError(
+            f"cannot read image {path}: its header says {width} × {height} pixels{' of color' * (samples > 1)}, more "
+            f"than {MOST_PIXELS // samples:,}; reduce the image, or remove the file if it is no radiograph"
         )

@@ -20,6 +20,12 @@ _CHUNK = 20_000
 _LONGEST = 7
 """Characters of a number in compressed counts: five bits each, so more than 32 bits."""
 
+_FARTHEST = 1_000_000
+"""Pixels: a coordinate of a polygon."""
+
+_LARGEST_SIDE = 100_000
+"""Pixels: a side of a mask; pycocotools would ask for the memory of whatever is written."""
+
 Segmentation = tuple[Any, int | None, int | None]
 """A segmentation with the height and width of its image, None where they are not known."""
 
@@ -51,8 +57,9 @@ def _rle_problem(rle: dict[str, Any], height: int | None, width: int | None) -> 
     if not {"size", "counts"} <= rle.keys():
         return f"{shorten(rle)} is no run-length encoding; expected an object with 'size' and 'counts'"
     size, counts = rle["size"], rle["counts"]
-    if not isinstance(size, (list, tuple)) or [type(v) for v in size] != [int, int] or min(size) <= 0:
-        return f"its size {shorten(size)} is not [height, width] in whole pixels"
+    whole = isinstance(size, (list, tuple)) and [type(v) for v in size] == [int, int]
+    if not whole or not 0 < min(size) <= max(size) <= _LARGEST_SIDE:
+        return f"its size {shorten(size)} is not [height, width] in whole pixels from 1 to {_LARGEST_SIDE:,}"
     if height is not None and width is not None and tuple(size) != (height, width):
         return (
             f"its size is {size[0]} × {size[1]} (height × width), its image's {height} × {width}; "
@@ -84,8 +91,8 @@ def _polygon_problem(polygon: Any, height: int | None, width: int | None) -> str
         return "is no list of numbers [x1, y1, x2, y2, x3, y3, …]"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers; expected an even number of at least 6, [x1, y1, x2, y2, x3, y3, …]"
-    if not all(map(math.isfinite, polygon)):
-        return "has a coordinate that is not finite"
+    if not all(abs(v) <= _FARTHEST for v in polygon):  # neither NaN, nor what products of coordinates would overflow
+        return f"has a coordinate that is not finite, or beyond {_FARTHEST:,} pixels"
     xs, ys = polygon[::2], polygon[1::2]
     if height is not None and width is not None:
         low_x, high_x, low_y, high_y = min(xs), max(xs), min(ys), max(ys)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from mdf_detectron.data.dicom import dicom_size, is_dicom, read_dicom
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
-from mdf_detectron.errors import ImageReadError
+from mdf_detectron.errors import ImageReadError, short_text
+from mdf_detectron.fileio import check_regular, shorten_path
 
 FULL_RANGE_KEY = "mdf_detectron:scaling"
 """Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
@@ -23,7 +26,13 @@ FULL_RANGE_KEY = "mdf_detectron:scaling"
 AS_STORED = 0
 """Bit depth of :func:`read_pixels`: 16 where the file holds more than eight bits, else 8."""
 
-_READ_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, cv2.error)
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM")
+"""What Pillow may take a file for; it would hand PostScript to another program, which runs it."""
+
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError,
+                AssertionError, NotImplementedError, struct.error, zlib.error, cv2.error)  # fmt: skip
+"""Decoders raise any of these for a broken file, an unknown format (an ``OSError``) among them."""
+
 _COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
@@ -102,7 +111,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
     with _one_line_errors(path):
         if is_dicom(path):
             return dicom_size(path)
-        with _no_pixel_limit(), Image.open(path) as image:
+        with _no_pixel_limit(), Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if sideways else (width, height)
@@ -110,6 +119,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
+    if os.path.exists(path):
+        check_regular(path, ImageReadError)
     try:
         yield
     except FileNotFoundError:
@@ -117,7 +128,11 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except ImageReadError:
         raise
     except _READ_ERRORS as error:
-        raise ImageReadError(f"cannot read image {path}: {error}; replace the file or remove it") from None
+        cause = getattr(error, "strerror", None) or short_text(error)  # without the path again
+        if isinstance(error, UnidentifiedImageError):
+            cause = "it is no image of a known format"
+        text = f"cannot read image {shorten_path(path)}: {cause}"
+        raise ImageReadError(f"{text}; replace the file or remove it") from None
     except MemoryError:
         raise ImageReadError(f"cannot read image {path}: not enough memory; reduce the image") from None
 
@@ -164,13 +179,14 @@ def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()
 
 def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
     # a file object, because Pillow maps a named TIFF into memory by its turned size, which garbles it
-    with _no_pixel_limit(), open(path, "rb") as file, Image.open(file) as image:
+    with _no_pixel_limit(), open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
         check_memory(path, *image.size)
         notes = []
         pages = getattr(image, "n_frames", 1)
         if pages > 1:
             notes.append(f"{pages} pages: the first is read")
         if _has_deep_color(image, path):
+            check_memory(path, *image.size, samples=len(image.getbands()))
             pixels, provenance = _deep_color(path, bit_depth or 16)
             return pixels, _with_size(provenance, pixels, notes, image.format)
         kind = image.format or "image"

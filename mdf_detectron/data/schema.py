@@ -17,6 +17,7 @@ should have cleaned must not reach a model silently.  YAML makes booleans of an 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 import yaml
 
 from mdf_detectron.errors import DatasetError, shorten
-from mdf_detectron.fileio import read_yaml, write_text
+from mdf_detectron.fileio import read_yaml, shorten_path, write_text
 
 VERSION = 1
 """Of the schema file."""
@@ -64,7 +65,7 @@ class ClinicalColumn:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise DatasetError(f"column '{self.name}': kind '{self.kind}' is not one of {_KINDS}")
+            raise DatasetError(f"column '{self.name}': kind {shorten(self.kind)} is not one of {_KINDS}")
         if self.kind == "categorical" and len(set(self.vocabulary)) != max(len(self.vocabulary), 1):
             raise DatasetError(
                 f"column '{self.name}': a categorical column needs a vocabulary of distinct values, "
@@ -217,9 +218,9 @@ class ClinicalSchema:
     def load(cls, path: str | Path) -> ClinicalSchema:
         """Read a YAML file with the safe loader; a missing or broken file raises ``DatasetError``."""
         path = Path(path)
-        if not path.is_file():
+        if not os.path.exists(path):
             raise DatasetError(
-                f"no clinical schema at {path}; a prepared dataset folder has one, see datasets/README.md"
+                f"no clinical schema at {shorten_path(path)}; a prepared dataset folder has one, see datasets/README.md"
             )
         return cls.from_dict(read_yaml(path, DatasetError), where=str(path))
 
@@ -234,7 +235,7 @@ def _column(entry: Any, number: int) -> ClinicalColumn:
         )
     known = [f.name for f in fields(ClinicalColumn)]
     unknown = [key for key in entry if key not in known]
-    if unknown or "kind" not in entry:
+    if unknown or entry.get("kind") is None:
         wrong = f"unknown key {shorten(unknown[0])}" if unknown else "no 'kind' (numeric or categorical)"
         raise DatasetError(f"column '{name}': {wrong}; a column has {', '.join(known)}")
     texts = {key: _text(entry[key], name, key) for key in ("kind", "unit", "description") if entry.get(key) is not None}

@@ -59,12 +59,14 @@ class RecordTable:
             raise DatasetError(f"{path}: no column '{key}' (--key); it has {shorten(header, 200)}")
         if absent := sorted(set(renamed.values()) - set(header)):
             raise DatasetError(f"{path}: no column(s) {absent} (--columns); it has {shorten(header, 200)}")
+        if doubled := [name for name in header if header.count(name) > 1]:
+            raise DatasetError(f"{path}: the column {shorten(doubled[0])} stands twice in the header; rename one")
         names = {table: clinical for clinical, table in renamed.items()}
         left = [name for name in header if name != key and name not in set(ignored)]
         unknown = sorted({names.get(name, name) for name in left} - set(schema.names))
         if unknown:
             raise DatasetError(
-                f"{path}: unknown clinical column(s) {shorten(unknown, 200)}; the model's schema has {schema.names}; "
+                f"{path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
                 "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
             )
         table = cls(path, {}, {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.engine.array_pickle import load_arrays
 from mdf_detectron.engine.checkpoint_contents import (
     CONTENTS_KEY,
     DIGEST_KEY,
@@ -26,8 +27,8 @@ from mdf_detectron.engine.checkpoint_contents import (
     training_digest,
     verify,
 )
-from mdf_detectron.errors import CheckpointError
-from mdf_detectron.fileio import atomic_path, write_text
+from mdf_detectron.errors import CheckpointError, UserError, short_text, shorten
+from mdf_detectron.fileio import atomic_path, check_regular, shorten_path, write_text
 
 CONFIG_KEY = "mdf_config"
 
@@ -115,10 +116,12 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         self._loaded_contents = loaded.get(CONTENTS_KEY)
         saved = loaded.get(SCHEMA_KEY)
         wanted = clinical_signature(self.cfg)
-        image_only = saved is not None and not any(saved.values())  # a start that every model with a record may take
+        # a start that every model with a record may take
+        image_only = isinstance(saved, dict) and not any(saved.values())
         if saved is not None and saved != wanted and not image_only:
+            columns = [shorten(value, 120) for value in (saved, wanted)]
             raise CheckpointError(
-                f"{filename} was trained with the clinical columns {saved}, the config asks for {wanted}; "
+                f"{filename} was trained with the clinical columns {columns[0]}, the config asks for {columns[1]}; "
                 "use the checkpoint's own config (config.yaml beside it) or another checkpoint"
             )
         if self._check is not None:
@@ -184,35 +187,30 @@ def load_checkpoint_file(filename: str | Path) -> dict[str, Any]:
         CheckpointError: the file is damaged, holds objects other than tensors and plain values, weights that are not
             finite, or has another digest than the one stored in it.
     """
+    check_regular(filename, CheckpointError)
     try:
+        _check_not_packed(filename)
         return verify(torch.load(filename, map_location="cpu", weights_only=True), filename)
-    except CheckpointError:
+    except UserError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # torch's reader raises whatever a broken file leads to
+        reason = short_text(ValueError((str(error).strip() or type(error).__name__).splitlines()[0]))
         raise CheckpointError(f"{filename} cannot be loaded safely: {reason}") from None
 
 
+def _check_not_packed(filename: str | Path) -> None:
+    """Refuse an archive with compressed entries, which torch never writes, and which may unpack to any size."""
+    if not zipfile.is_zipfile(filename):
+        return  # torch's format of before 1.6, or no checkpoint
+    with zipfile.ZipFile(filename) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise CheckpointError(
+            f"{filename} is no checkpoint that torch wrote: its entry {shorten(packed[0])} is compressed"
+        )
+
+
 IMAGE_BACKBONE = "backbone.image_backbone."
-
-
-_ALLOWED = {
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
-"""All that a pickle of a dict of arrays needs; none of it runs anything else."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.") if hasattr(np, "_core") else module
-        if (module.replace("numpy.core.", "numpy._core."), name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
-        return super().find_class(module, name)
 
 
 def read_zoo_weights(path: str | Path) -> dict[str, Tensor]:
@@ -224,25 +222,28 @@ def read_zoo_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no such file, a damaged one, or one that holds anything but arrays and plain values.
     """
+    if not os.path.exists(path):
+        raise CheckpointError(f"no weights at {shorten_path(path)}")
+    check_regular(path, CheckpointError)
     try:
-        with open(path, "rb") as file:
-            data = _ArrayUnpickler(file, encoding="latin1").load()
-    except FileNotFoundError:
-        raise CheckpointError(f"no weights at {path}") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be loaded safely: {error}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}, not a dict of weights")
-    of_detectron2 = "model" in data and "__author__" in data
-    weights = data["model"] if of_detectron2 else data.get("blobs", data)
-    state = {
-        name: torch.from_numpy(np.array(value))
-        for name, value in weights.items()
-        if isinstance(value, np.ndarray) and not name.endswith("_momentum")
-    }
-    if of_detectron2 and data["__author__"] != "Caffe2":
-        return state
-    return convert_c2_detectron_names(state)[0]
+        data = load_arrays(path)
+    except Exception as error:  # what a broken pickle raises has no common class
+        raise CheckpointError(f"{path} cannot be loaded safely: {short_text(error)}") from None
+    of_detectron2 = isinstance(data, dict) and "model" in data and "__author__" in data
+    weights = data["model"] if of_detectron2 else data.get("blobs", data) if isinstance(data, dict) else data
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds a {type(weights).__name__}, not a dict of weights")
+    try:
+        state = {
+            name: torch.from_numpy(np.array(value))
+            for name, value in weights.items()
+            if isinstance(value, np.ndarray) and not name.endswith("_momentum")
+        }
+        if of_detectron2 and data["__author__"] != "Caffe2":
+            return state
+        return convert_c2_detectron_names(state)[0]
+    except Exception as error:  # of names and shapes that no model of the zoo has
+        raise CheckpointError(f"{path} does not hold weights of Detectron2's zoo: {short_text(error)}") from None
 
 
 def for_dual_backbone(state: dict[str, Tensor], input_channels: int = 3) -> tuple[dict[str, Tensor], list[str]]:
@@ -267,6 +268,10 @@ def for_dual_backbone(state: dict[str, Tensor], input_channels: int = 3) -> tupl
             dropped.append(name)
             continue
         if input_channels == 1 and name.endswith("stem.conv1.weight"):
+            if value.ndim != 4:
+                raise CheckpointError(
+                    f"the weight {name} has the shape {tuple(value.shape)}, a convolution's has four axes"
+                )
             value = value.sum(dim=1, keepdim=True)
         out[new] = value
     return out, dropped

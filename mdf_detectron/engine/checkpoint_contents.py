@@ -34,6 +34,7 @@ import mdf_detectron
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.engine.contents_check import contents_problem
 from mdf_detectron.errors import CheckpointError, shorten
 
 CONTENTS_KEY = "contents"
@@ -138,6 +139,8 @@ def _add(sha: hashlib._Hash, name: str, value: Any) -> None:
 
 
 def _add_tensor(sha: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+    if problem := _weight_problem(name, tensor):
+        raise ValueError(f"the state {shorten(name)} {problem}")
     tensor = tensor.detach().cpu().contiguous()
     sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
     sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -154,6 +157,10 @@ def verify(data: Any, filename: Any) -> dict[str, Any]:
             f"{filename} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project"
         )
     state = data.get("model")
+    for name, value in (state if isinstance(state, dict) else {}).items():
+        problem = _weight_problem(name, value)
+        if problem:
+            raise CheckpointError(f"{filename}: the weight {shorten(name)} {problem}; name a .pth of this project")
     damaged = DIGEST_KEY in data and (not isinstance(state, dict) or digest(data) != data[DIGEST_KEY])
     if damaged or (TRAINING_DIGEST_KEY in data and training_digest(data) != data[TRAINING_DIGEST_KEY]):
         raise CheckpointError(f"{filename} is damaged or was edited: its SHA-256 is not the stored one; copy it again")
@@ -165,6 +172,19 @@ def verify(data: Any, filename: Any) -> dict[str, Any]:
     return data
 
 
+def _weight_problem(name: Any, value: Any) -> str:
+    """Say what is wrong with an entry of the weights that no digest may be computed of; an empty text if nothing is."""
+    if not isinstance(name, str):
+        return "has no text for a name"
+    if not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, no tensor"
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        return f"is a tensor of another kind ({value.layout}, {value.dtype}, {value.device})"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # it would need that memory when copied
+        return f"of the shape {shorten(tuple(value.shape))} has more elements than the file holds"
+    return ""
+
+
 def contents_of(data: Mapping[str, Any], filename: Any) -> dict[str, Any]:
     """Return the contents of a loaded checkpoint.
 
@@ -172,6 +192,8 @@ def contents_of(data: Mapping[str, Any], filename: Any) -> dict[str, Any]:
         CheckpointError: a file without contents, or of a later format.
     """
     contents = data.get(CONTENTS_KEY)
+    if contents is not None and not isinstance(contents, dict):
+        raise CheckpointError(f"{filename}: its contents are {shorten(contents)}, no dict; name a .pth of this project")
     if contents is None:
         raise CheckpointError(
             f"{filename} does not say its classes, units and ranges (an older checkpoint); write a complete one with "
@@ -182,6 +204,9 @@ def contents_of(data: Mapping[str, Any], filename: Any) -> dict[str, Any]:
             f"{filename} has contents of format {shorten(contents.get('format'))}, this version reads {FORMAT}; "
             "update mdf_detectron"
         )
+    problem = contents_problem(contents)
+    if problem:
+        raise CheckpointError(f"{filename}: contents: {problem}; the file is damaged or was edited, publish it again")
     return contents
 
 

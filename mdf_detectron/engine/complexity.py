@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.export.flatten import TracingAdapter
-from detectron2.modeling import build_model
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
+
+from mdf_detectron.engine.build import build_model
 
 STRIPS = "mdf_detectron::convolve_by_strips"
 """The spatializer's own operator, see ``modeling/deconvolution.py``."""

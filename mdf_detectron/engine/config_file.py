@@ -48,7 +48,8 @@ def _read(path: Path, below: tuple[str, ...], count: list[int]) -> dict[str, Any
 
 
 def _base_path(base: Any, path: Path) -> Path:
-    if not isinstance(base, str) or not base.strip() or "\0" in base:
+    legal = isinstance(base, str) and base == base.encode(errors="ignore").decode() and "\0" not in base
+    if not legal or not base.strip():
         raise ConfigError(f"{path}: {BASE_KEY} is {shorten(base)}; expected the path of a config file")
     if "://" in base:
         raise ConfigError(f"{path}: {BASE_KEY} is {shorten(base)}; a base must be a file of this machine, download it")

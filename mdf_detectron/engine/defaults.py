@@ -115,6 +115,7 @@ def fill_vocabularies(cfg: CfgNode) -> None:
 
 
 def _text(error: Exception) -> str:
+    """Return the text of an error of yacs, whose ``str`` is the repr of its message for some."""
     text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
     return text if len(text) <= 240 else f"{text[:140]} … {text[-95:]}"
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.layers import paste_masks_in_image
-from detectron2.modeling import build_model
 from torch import nn
 
 import mdf_detectron
 from mdf_detectron.config import fuses_3d
+from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.export_parts import with_exportable_parts
 from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.engine.tensor_detector import (

@@ -12,6 +12,7 @@ values as its training data held; where they held none, its answer to a missing 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from PIL import Image
 
+from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_model_input, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
 from mdf_detectron.engine.defaults import get_mdf_cfg, merge
 from mdf_detectron.engine.findings import StudyFindings
-from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
+from mdf_detectron.fileio import shorten_path
 from mdf_detectron.guarded_yaml import parse_yaml
 from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
@@ -91,6 +94,7 @@ class Predictor:
         self.schema = ClinicalSchema.from_dict(self.contents["schema"], where=str(weights))
         self.columns: list[str] = list(self.contents["columns"])
         self.class_names: list[str] = list(self.contents["class_names"])
+        self._check_agreement(weights)
         self.force = force
         self.model = build_model(self.cfg)
         MultimodalCheckpointer(self.model, cfg=self.cfg).load_whole(str(weights))
@@ -102,6 +106,15 @@ class Predictor:
         self.thresholds, self.threshold_source = self._thresholds(threshold)
         calibration = self.contents["calibration"]
         self.temperature: float | None = calibration and calibration["temperature"]
+
+    def _check_agreement(self, weights: str | Path) -> None:
+        clinical, count = self.cfg.MODEL.CLINICAL, num_classes(self.cfg)[1]
+        reads = [*clinical.NUMERIC, *clinical.CATEGORICAL] if fuses_3d(self.cfg) or fuses_1d(self.cfg) else []
+        if self.columns != reads or len(self.class_names) != count:
+            raise CheckpointError(
+                f"{weights}: its config reads the columns {shorten(reads)} and has {count} classes, its contents name "
+                f"{shorten(self.columns)} and {len(self.class_names)}; the file was edited, publish it again"
+            )
 
     def __call__(self, image: ImageLike, record: Mapping[str, Any] | None = None) -> StudyFindings:
         """Predict one study.
@@ -220,7 +233,7 @@ class Predictor:
         ]
 
     def _modality_note(self, image: ImageLike) -> list[str]:
-        if not isinstance(image, (str, Path)) or not Path(image).is_file() or not is_dicom(Path(image)):
+        if not isinstance(image, (str, Path)) or not os.path.isfile(image) or not is_dicom(Path(image)):
             return []
         modality = read_dicom_tags(image, ["Modality"])["Modality"]
         if modality in MODALITIES:
@@ -290,8 +303,8 @@ def read_checkpoint(weights: str | Path) -> tuple[CfgNode, dict[str, Any], str]:
     Raises:
         CheckpointError: the file is absent, damaged, or of a version whose config this one does not know.
     """
-    if not Path(weights).is_file():
-        raise CheckpointError(f"no checkpoint at {weights}")
+    if not os.path.exists(weights):
+        raise CheckpointError(f"no checkpoint at {shorten_path(weights)}")
     data = load_checkpoint_file(weights)
     contents = contents_of(data, weights)
     return config_of(data, weights), contents, data.get(DIGEST_KEY) or digest(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
@@ -33,6 +34,7 @@ from mdf_detectron.evaluation.operating_point import (
     threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
+from mdf_detectron.guarded_yaml import parse_yaml
 
 OWN = "model"
 """Name of the model in its own evaluation."""
@@ -186,6 +188,7 @@ def write_published(data: Mapping[str, Any], path: Path, *, half: bool = False, 
     """
     out = {key: data[key] for key in KEPT_KEYS if key in data}
     out[CONTENTS_KEY] = {**out[CONTENTS_KEY], **entries}
+    out[CONFIG_KEY] = _without_paths(out[CONFIG_KEY])
     if half:
         out["model"] = {name: _half(name, value) for name, value in out["model"].items()}
     out[DIGEST_KEY] = digest(out)
@@ -193,6 +196,15 @@ def write_published(data: Mapping[str, Any], path: Path, *, half: bool = False, 
     save_checkpoint_file(out, path)
     load_checkpoint_file(path)  # verifies what is on the disk
     return out
+
+
+def _without_paths(config: str) -> str:
+    """Return a config (YAML) without the paths of the machine that it was trained on."""
+    values = parse_yaml(config, "the checkpoint's config", CheckpointError)
+    values["OUTPUT_DIR"] = f"output/{Path(values.get('OUTPUT_DIR') or 'output').name}"
+    values["MODEL"]["WEIGHTS"] = ""
+    values["MODEL"].get("TIMM", {})["WEIGHTS_FILE"] = ""
+    return yaml.safe_dump(values)
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from detectron2.utils.logger import setup_logger
@@ -31,6 +30,7 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
     train_part,
 )
+from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.checkpoint_contents import training_contents
 from mdf_detectron.engine.data_parallel import AverageRunningStatistics, data_parallel

@@ -218,7 +218,7 @@ def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarr
         image = np.array([images[i] for i in image_ids], dtype=np.int64)
         category = np.array([classes[c] for c in category_ids], dtype=np.int64)
         values = [r["score"] for r in results]
-        plain = set(map(type, values)) <= {int, float} and all("bbox" in r or "segmentation" in r for r in results)
+        plain = set(map(type, values)) <= {int, float} and all("bbox" in r or r.get("segmentation") for r in results)
         plain = plain and bool not in set(map(type, chain(image_ids, category_ids)))
         scores = np.array(values if plain else [np.nan], dtype=np.float64)
     except (KeyError, TypeError, OverflowError):
@@ -231,7 +231,7 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
         if not isinstance(result, Mapping):
             raise ResultsError(f"{where}[{i}]: expected an object, got {shorten(result)}")
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
-        if missing or not ("bbox" in result or "segmentation" in result):
+        if missing or not ("bbox" in result or result.get("segmentation")):
             raise ResultsError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
     _check_known(results, "image_id", images, where)
     _check_known(results, "category_id", classes, where)

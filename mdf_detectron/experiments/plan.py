@@ -19,6 +19,7 @@ A plan is a YAML file, the package's own (``paper``, ``does_it_help``, ``fusions
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 from mdf_detectron.data.record_changes import hide_values, permute_records, remove_records
 from mdf_detectron.errors import ConfigError, shorten
-from mdf_detectron.fileio import read_yaml
+from mdf_detectron.fileio import read_yaml, shorten_path
 
 PLANS = Path(__file__).parent / "plans"
 """Plans that ship with the package."""
@@ -139,10 +140,12 @@ def find_plan(name: str | Path) -> Path:
         ConfigError: there is no such plan.
     """
     for path in (Path(name), PLANS / f"{name}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     known = ", ".join(sorted(path.stem for path in PLANS.glob("*.yaml")))
-    raise ConfigError(f"no plan at '{name}'; give the path of a YAML file, or one of the package's: {known}")
+    raise ConfigError(
+        f"no plan at '{shorten_path(name)}'; give the path of a YAML file, or one of the package's: {known}"
+    )
 
 
 def read_plan(name: str | Path, changes: Mapping[str, Any] | None = None) -> Plan:
@@ -285,7 +288,9 @@ def _figure(entry: Any, number: int, names: Sequence[str]) -> PlannedFigure:
     _known_keys(entry, [f.name for f in fields(PlannedFigure)], where)
     if entry.get("show") not in SHOWS:
         raise ConfigError(f"{where}: show is {shorten(entry.get('show'))}; use one of {', '.join(SHOWS)}")
-    shown = tuple(entry.get("variants") or (() if entry["show"] == "correlation" else names))
+    if not set(str(entry["name"])) <= _NAME_CHARACTERS:
+        raise ConfigError(f"figure {shorten(entry['name'])}: the name becomes a file; use letters, digits, '-' and '_'")
+    shown = tuple(_list(entry, "variants") or (() if entry["show"] == "correlation" else names))
     for name in (*shown, *([entry["reference"]] if entry.get("reference") else [])):
         _known_variant(name, names, where)
     if entry["show"] in ("counts", "threshold_sweep") and len(shown) > MOST_IN_A_CHART:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from iopath.common.file_io import HTTPURLHandler, PathManager
 from torch import nn
 
+from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.defaults import find_config_file, load_config
 from mdf_detectron.errors import CheckpointError, ConfigError

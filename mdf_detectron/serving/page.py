@@ -18,6 +18,7 @@ from mdf_detectron.data.schema import ClinicalColumn
 from mdf_detectron.engine.predictor import Predictor, PreparedStudy
 from mdf_detectron.engine.what_if import DISCLAIMER, match_findings
 from mdf_detectron.errors import ImageReadError, UserError
+from mdf_detectron.fileio import shorten_path
 from mdf_detectron.serving import study_view
 
 UNKNOWN = "not known"
@@ -45,6 +46,7 @@ class StudyPage:
         if upload is None:
             return None, ""
         path = Path(upload)
+        name = shorten_path(path.name, 60)
         try:
             width, height = read_size(path)
             if width * height > self.max_megapixels * 1e6:
@@ -52,11 +54,11 @@ class StudyPage:
                     f"the image has {width * height / 1e6:.0f} megapixels; this page takes at most "
                     f"{self.max_megapixels:g}, reduce it"
                 )
-            return self.predictor.prepare(path, None, name=path.name), ""
+            return self.predictor.prepare(path, None, name=name), ""
         except UserError as cause:
-            return None, study_view.error(str(cause).replace(str(path), path.name))
+            return None, study_view.error(str(cause).replace(str(path), name))
         except Exception as cause:  # a decoder of a broken file may raise anything; the page stays alive
-            return None, study_view.error(f"{path.name}: cannot be read as an image ({type(cause).__name__})")
+            return None, study_view.error(f"{name}: cannot be read as an image ({type(cause).__name__})")
         finally:
             path.unlink(missing_ok=True)
 

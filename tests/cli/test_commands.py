@@ -44,6 +44,12 @@ def test_an_error_of_the_user_is_one_line(monkeypatch):
     with pytest.raises(SystemExit, match="^error: file a.csv, line 3: expected a number$"):
         cli.run_main(fail)
 
+    def locked(argv):
+        raise PermissionError(13, "Permission denied", "a.png")
+
+    with pytest.raises(SystemExit, match="^error: a.png: Permission denied$"):
+        cli.run_main(locked)
+
     def absent(argv):
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 

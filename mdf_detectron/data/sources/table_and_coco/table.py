@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,17 @@ import pandas as pd
 
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.sources.common import ProblemList, is_empty
-from mdf_detectron.errors import SourceDataError, shorten
-from mdf_detectron.fileio import read_csv, read_text
+from mdf_detectron.errors import SourceDataError, short_text, shorten
+from mdf_detectron.fileio import LONGEST_LINE, check_regular, read_csv
+
+MOST_CHARACTERS = 200_000_000
+"""Of a CSV file, unpacked, 20 more a line: what takes some seconds to look at."""
+
+MOST_MEMORY = 800_000_000
+"""Bytes of the rows of a table in memory."""
+
+MOST_BYTES = {".xlsx": 64 << 20, ".xls": 64 << 20, ".parquet": 1 << 30, ".pq": 1 << 30}
+"""Of a table of another kind, unpacked: XML of a sheet takes many times that in memory, and a second a few MiB."""
 
 DELIMITERS = ",;\t|"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom", ".dic")
@@ -78,7 +88,7 @@ def read_table(path: str | Path, problems: ProblemList) -> Table:
 
 def _read_text(path: Path, problems: ProblemList) -> Table:
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else _delimiter(path)
-    rows = read_csv(path, SourceDataError, delimiter=delimiter)
+    rows = read_csv(path, SourceDataError, delimiter=delimiter, most=MOST_CHARACTERS)
     _, header = next(rows, (1, []))
     header = [name.strip() for name in header]
     while header and header[-1] == "":  # a delimiter at the end of every line
@@ -86,7 +96,11 @@ def _read_text(path: Path, problems: ProblemList) -> Table:
     if not header:
         raise SourceDataError(f"{path}: the file is empty")
     table = Table(path, header, [], [])
+    held = 0
     for line, values in rows:
+        held += 250 + 60 * len(values) + sum(map(len, values))
+        if held > MOST_MEMORY:
+            raise SourceDataError(f"{path}: too large to hold in memory, from line {line} on; split it")
         if len(values) > len(header) and not any(v.strip() for v in values[len(header) :]):
             values = values[: len(header)]
         if not any(v.strip() for v in values):
@@ -105,18 +119,32 @@ def _delimiter(path: Path) -> str:
     """The delimiter that splits the header into most columns."""
     if path.suffix.lower() == ".gz":
         return ","
-    first = next((line for line in read_text(path, SourceDataError).splitlines() if line.strip()), "")
-    return max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+    check_regular(path, SourceDataError)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = (file.readline(LONGEST_LINE) for _ in range(1000))
+            first = next((line for line in lines if line.strip()), "")
+        return max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceDataError(f"{path}: cannot be read as a CSV table ({error}); save it again as UTF-8") from None
 
 
 def _read_frame(path: Path, suffix: str) -> Table:
+    size = check_regular(path, SourceDataError).st_size
+    try:
+        size = max(size, _unpacked(path, suffix))
+    except Exception as error:  # of the engines, as below
+        raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
+    if size > MOST_BYTES[suffix]:
+        raise SourceDataError(
+            f"{path}: {size / 2**20:,.0f} MiB unpacked are too many to hold in memory; save it as CSV, or in parts"
+        )
     try:
         frame = pd.read_parquet(path) if suffix in (".parquet", ".pq") else pd.read_excel(path, dtype=object)
     except ImportError as error:
         raise SourceDataError(f"{path}: {error}; run: pip install 'mdf_detectron[tables]'") from None
     except Exception as error:  # each engine raises errors of its own
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        raise SourceDataError(f"{path}: cannot be read as a table ({text}); save it again") from None
+        raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
     columns = [str(c).strip() for c in frame.columns]
     rows = [
         {c: (None if pd.api.types.is_scalar(v) and pd.isna(v) else v) for c, v in zip(columns, values, strict=True)}
@@ -125,6 +153,22 @@ def _read_frame(path: Path, suffix: str) -> Table:
     kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
     dropped = Counter({"empty row": len(rows) - len(kept)})
     return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped)
+
+
+def _unpacked(path: Path, suffix: str) -> int:
+    """Count the bytes that a workbook or Parquet file says it unpacks to, without unpacking it."""
+    if suffix == ".xlsx":
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    if suffix in (".parquet", ".pq"):
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            # a run of equal values takes no bytes, but a cell of the table
+            return max(sum(g.total_byte_size for g in groups), 64 * metadata.num_rows * metadata.num_columns)
+    return 0
 
 
 def normal_key(value: Any, kind: str) -> str | None:
