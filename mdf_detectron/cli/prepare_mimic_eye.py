@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from mdf_detectron.cli.prepare_public import add_privacy_options, privacy_of
 from mdf_detectron.data.sources.mimic.annotations import MASK_SHAPES
 from mdf_detectron.data.sources.mimic.layout import TABLES, mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import PROTOCOLS, RECORDS, VIEWS, MimicOptions
@@ -41,6 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a broken entry")
     parser.add_argument("--num-workers", type=int, default=2, help="that check or resize images")
+    add_privacy_options(parser)
     args = parser.parse_args(argv)
     if args.mimic_eye and any(getattr(args, name) for name in PATHS):
         parser.error(f"{', '.join('--' + n for n in PATHS)} go with --physionet")
@@ -67,7 +69,14 @@ def main(argv: list[str] | None = None) -> None:
             folds=args.folds,
             protocol=args.protocol,
         )
-        made = prepare_mimic(files, args.out, options, on_error=args.on_error, num_workers=args.num_workers)
+        made = prepare_mimic(
+            files,
+            args.out,
+            options,
+            on_error=args.on_error,
+            num_workers=args.num_workers,
+            privacy=privacy_of(args),
+        )
     except (UserError, OSError) as error:
         raise SystemExit(f"prepare_mimic_eye: {error}") from None
     print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")

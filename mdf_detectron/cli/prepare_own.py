@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from mdf_detectron.cli.prepare_public import add_writing_options, writing_options
+from mdf_detectron.cli.prepare_public import add_writing_options, privacy_of, writing_options
 from mdf_detectron.data.sources.table_and_coco.boxes import ROLES
 from mdf_detectron.data.sources.table_and_coco.options import BOX_UNITS, KEY_KINDS, OwnOptions, parse_columns
 from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
@@ -118,5 +118,6 @@ def main(argv: list[str] | None = None) -> None:
         title=args.title,
         on_error=args.on_error,
         num_workers=args.num_workers,
+        privacy=privacy_of(args),
     )
     print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")

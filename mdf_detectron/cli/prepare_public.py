@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.sources.collection import Collection, prepare_collection
 from mdf_detectron.data.sources.image_files import BIT_DEPTHS
 from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
@@ -36,6 +37,30 @@ def add_writing_options(parser: argparse.ArgumentParser, splits: argparse._Argum
         help="stop with all problems, or leave entries out and count them",
     )
 
+    add_privacy_options(parser)
+
+
+def add_privacy_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the folder may tell about patients, see :func:`privacy_of`."""
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument(
+        "--pseudonymize",
+        metavar="KEYFILE",
+        help="replace patients, ids, times and file names by keyed pseudonyms; the key is in this file, which is made "
+        "if it is absent, and must not lie in the folder",
+    )
+    privacy.add_argument(
+        "--show-values",
+        action="store_true",
+        help="put messages about entries that are left out and examples of values into the report",
+    )
+
+
+def privacy_of(args: argparse.Namespace) -> Privacy:
+    """Return the choices of :func:`add_privacy_options`."""
+    pseudonyms = Pseudonyms.from_file(args.pseudonymize, args.out) if args.pseudonymize else None
+    return Privacy(pseudonyms, args.show_values)
+
 
 def writing_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of :func:`add_writing_options` that belong to ``OwnOptions``."""
@@ -61,6 +86,7 @@ def run_preparation(args: argparse.Namespace, read: Callable[[Account, Path], Co
         options,
         on_error=args.on_error,
         num_workers=args.num_workers,
+        privacy=privacy_of(args),
     )
     print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
 

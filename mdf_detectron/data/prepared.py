@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -82,6 +83,8 @@ IMAGE_CACHE_SUFFIX = ".image_cache"
 def staged_folder(out: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that replaces ``out`` when the block ends without an error.
 
+    What is written in the block is for its owner alone (0600, 0700).
+
     Refuses (``DatasetError``) to replace a folder that is not a prepared dataset, so that a mistyped
     ``--out`` cannot delete anything else. The folder is locked meanwhile, and what dead runs have left is removed.
 
@@ -89,6 +92,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         FolderInUseError: another run writes to ``out``.
     """
     out = Path(out).resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
     with FolderLock(out, beside=True):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
             raise DatasetError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
@@ -98,13 +102,16 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         for leftover in (*_staging_folders(out), old):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = out.with_name(f"{out.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        staging.mkdir(parents=True)
+        mask = os.umask(0o077)  # of this process and the workers that it starts meanwhile
         try:
+            staging.mkdir()
             yield staging
             _replace(out, staging, old)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        finally:
+            os.umask(mask)
         for done in (old, out.with_name(out.name + IMAGE_CACHE_SUFFIX)):
             shutil.rmtree(done, ignore_errors=True)
 

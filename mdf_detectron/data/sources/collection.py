@@ -15,8 +15,9 @@ import numpy as np
 
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.prepared import SPLITS, is_up_to_date, staged_folder
+from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.common import ProblemList, parse_number
+from mdf_detectron.data.sources.common import parse_number
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations
 from mdf_detectron.data.sources.table_and_coco.joining import Study, read_tags
 from mdf_detectron.data.sources.table_and_coco.options import ColumnSpec, OwnOptions
@@ -66,6 +67,7 @@ def prepare_collection(
     *,
     on_error: str = "stop",
     num_workers: int = 2,
+    privacy: Privacy = OPEN,
 ) -> bool:
     """Write the prepared folder; returns False if the same sources and options made the one that is there.
 
@@ -74,12 +76,14 @@ def prepare_collection(
         options: of seed, fractions, folds and images; the others are the collection's.
         on_error: "stop" with all problems, or "skip": leave entries out and count them.
         num_workers: processes that read images.
+        privacy: what the folder may tell about patients.
 
     Raises:
         SourceDataError: broken tables or images, or nothing left to write.
     """
+    privacy.check(options.image_size)
     out = Path(out).resolve()
-    job = Preparation(replace(options, patient="patient"), ProblemList(skip=on_error == "skip"), num_workers)
+    job = Preparation(replace(options, patient="patient"), privacy.problem_list(on_error), num_workers)
     collection = read(job)
     studies = _usable(collection.studies, job)
     if set_open_splits(studies, collection.source.class_names, options, job):
@@ -89,6 +93,7 @@ def prepare_collection(
     job.problems.stop_if_any()
     arguments = source_arguments(list(collection.tables), [s.path for s in studies], options, None, on_error)
     arguments |= dict(collection.choices)
+    arguments |= privacy.arguments()
     if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").rglob("*")):
         return False
     if collection.tags:
@@ -99,6 +104,7 @@ def prepare_collection(
         job.problems.stop_if_any()
         names = list(source.class_names)
         write_folder(job, job.options, staging, collection.title, arguments, records, names, schema, None)
+        privacy.apply(staging)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -42,10 +43,11 @@ class ProblemList:
 
     Args:
         skip: count broken entries and go on without them (``--on-error skip``); else :meth:`stop_if_any` raises.
+        show_values: put messages and examples of values, which may name patients, into the report too.
     """
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+    def __init__(self, skip: bool = False, show_values: bool = False) -> None:
+        self.skip, self.show_values = skip, show_values
         self.counts: Counter[str] = Counter()
         self.listed: dict[str, list[str]] = {}
 
@@ -74,8 +76,15 @@ class ProblemList:
         raise SourceDataError("\n".join(lines))
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return kind → ``count`` and the first messages, for the report."""
-        return {kind: {"count": n, "first": self.listed[kind]} for kind, n in self.counts.items()}
+        """Return kind → ``count``, and the ``first`` messages if values are shown, for the report."""
+        shown = {kind: {"first": messages} for kind, messages in self.listed.items() if self.show_values}
+        return {kind: {"count": n, **shown.get(kind, {})} for kind, n in self.counts.items()}
+
+    def tell(self) -> None:
+        """Log what is skipped, the first messages of each kind."""
+        for kind, messages in self.listed.items():
+            for message in messages[:LISTED]:
+                logging.getLogger(__name__).warning(f"left out, {kind}: {message}")
 
 
 class ValueLog:

@@ -67,7 +67,9 @@ def test_problems_are_told_together_or_counted():
         problems.stop_if_any()
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("31 problems") and "  t.csv line 3: Age 'x'" in lines and len(lines) == 1 + 1 + 20 + 1
-    skipped = ProblemList(skip=True)
+    skipped = ProblemList(skip=True, show_values=True)
     skipped.add("bad", "x")
     skipped.stop_if_any()
     assert skipped.as_dict() == {"bad": {"count": 1, "first": ["x"]}}
+    skipped.show_values = False  # messages name patients and values
+    assert skipped.as_dict() == {"bad": {"count": 1}}

@@ -63,7 +63,7 @@ def test_a_messy_table_and_half_dicom(messy, tmp_path):
     assert images["scan_14.dcm"]["clinical"]["lactate"] is None  # 999
     rows = stage(report, "rows of lab values.csv")
     assert (rows["in"], rows["kept"]) == (42, 40) and rows["dropped"]["repeats another row"] == 1
-    changes = {(c, reason): n for c, _, reason, n, _ in report["tables"][0]["rows"]}
+    changes = {(c, reason): n for c, _, reason, n in report["tables"][0]["rows"]}  # and no values
     assert changes["sex", "another spelling"] == 27 and changes["age", "an age with its unit"] == 16
     splits = {}
     for image in images.values():

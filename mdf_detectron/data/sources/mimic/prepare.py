@@ -21,6 +21,7 @@ from mdf_detectron.data.prepared import (
     write_annotations,
     write_report,
 )
+from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.sources.mimic.cohort import Cohort, read_cohort
 from mdf_detectron.data.sources.mimic.images import cache_images, link_images
 from mdf_detectron.data.sources.mimic.layout import SourceFiles
@@ -37,7 +38,13 @@ TITLE = "MIMIC chest radiographs with triage values"
 
 
 def prepare_mimic(
-    files: SourceFiles, out: str | Path, options: MimicOptions, *, on_error: str = "stop", num_workers: int = 2
+    files: SourceFiles,
+    out: str | Path,
+    options: MimicOptions,
+    *,
+    on_error: str = "stop",
+    num_workers: int = 2,
+    privacy: Privacy = OPEN,
 ) -> bool:
     """Write the prepared folder; returns False if the same sources and options made the one that is there.
 
@@ -46,15 +53,17 @@ def prepare_mimic(
         options: the choices; the protocol's are applied here.
         on_error: "stop" at the first broken entry, or "skip": leave it out, count and list it.
         num_workers: processes that resize images.
+        privacy: what the folder may tell about patients.
 
     Raises:
         SourceDataError: a broken source entry, or nothing left to write.
     """
     out, options = Path(out).resolve(), options.effective()
-    arguments = _arguments(files, options, on_error)
+    privacy.check(options.image_size)
+    arguments = {**_arguments(files, options, on_error), **privacy.arguments()}
     if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").glob("*")):
         return False
-    problems, flow = Problems(skip=on_error == "skip"), Flow()
+    problems, flow = Problems(skip=on_error == "skip", show_values=privacy.show_values), Flow()
     with staged_folder(out) as folder:
         cohort = read_cohort(files, options, problems, flow)
         _require_readings(cohort, flow)
@@ -68,6 +77,7 @@ def prepare_mimic(
         write_cohort_files(folder, cohort, body, options)
         if options.folds:
             _write_folds(folder, records, options, arguments, flow)
+        privacy.apply(folder)
     shutil.rmtree(_radiograph_cache(out), ignore_errors=True)
     return True
 

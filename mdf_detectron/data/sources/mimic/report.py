@@ -142,7 +142,7 @@ def _markdown(body: Mapping[str, Any]) -> str:
         (m, body["radiographs_by_match"][m], *(s.get(m, 0) for s in body["records_by_match"].values())) for m in matches
     ]
     names = list(body["splits"])
-    problems = [(kind, p["count"], p["first"][0]) for kind, p in body["problems"].items()]
+    problems = [(kind, p["count"], p.get("first", ["(--show-values)"])[0]) for kind, p in body["problems"].items()]
     parts = [
         "\n## What was kept\n", markdown_table(("", "count"), kept),
         "## Images and visits\n",

@@ -6,6 +6,7 @@ A broken row is named by file, line and value; it stops the preparation or is le
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections import Counter
@@ -28,10 +29,11 @@ class Problems:
 
     Args:
         skip: False raises at the first problem (``--on-error stop``); True counts it and goes on (``skip``).
+        show_values: put the messages, which name patients and values, into the report too.
     """
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+    def __init__(self, skip: bool = False, show_values: bool = False) -> None:
+        self.skip, self.show_values = skip, show_values
         self.counts: Counter[str] = Counter()
         self.listed: dict[str, list[str]] = {}
 
@@ -49,10 +51,12 @@ class Problems:
         listed = self.listed.setdefault(kind, [])
         if len(listed) < LISTED:
             listed.append(message)
+            logging.getLogger(__name__).warning(f"left out, {kind}: {message}")
 
     def as_dict(self) -> dict[str, dict]:
-        """Kind → ``count`` and the first messages, for the report."""
-        return {kind: {"count": n, "first": self.listed[kind]} for kind, n in self.counts.items()}
+        """Kind → ``count``, and the ``first`` messages if values are shown, for the report."""
+        shown = {kind: {"first": messages} for kind, messages in self.listed.items() if self.show_values}
+        return {kind: {"count": n, **shown.get(kind, {})} for kind, n in self.counts.items()}
 
 
 LINE, FILE, RAGGED = "_line", "_file", "_ragged"

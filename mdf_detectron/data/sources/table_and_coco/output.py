@@ -131,9 +131,11 @@ def _deal(records: list[PreparedImage], class_names: list[str], shares: Sequence
 def _report_body(
     account: Account, splits: dict, class_names: list[str], schema: ClinicalSchema, proposal: Proposal | None
 ) -> dict[str, Any]:
+    shown = account.problems.show_values
     tables = [
-        {"title": "Values that were changed or removed", "header": ["column", "what", "reason", "count", "examples"],
-         "rows": account.log.rows()},
+        {"title": "Values that were changed or removed",
+         "header": ["column", "what", "reason", "count", *["examples"][: int(shown)]],
+         "rows": [row if shown else row[:-1] for row in account.log.rows()]},
         {"title": "Boxes that were changed", "header": ["what", "count"], "rows": sorted(account.box_changes.items())},
         {"title": "How images were read", "header": ["what", "images"], "rows": account.provenance.most_common()},
     ]  # fmt: skip
@@ -143,8 +145,9 @@ def _report_body(
         tables.append({"title": f"To decide in {SCHEMA_FILE_NAME} (the schema is a proposal)",
                        "header": ["column", "question"], "rows": questions + left_out})  # fmt: skip
     problems = account.problems.as_dict()
-    tables.append({"title": "Entries that were left out", "header": ["kind", "count", "first"],
-                   "rows": [(kind, p["count"], p["first"][0]) for kind, p in problems.items()]})  # fmt: skip
+    tables.append({"title": "Entries that were left out", "header": ["kind", "count", *["first"][: int(shown)]],
+                   "rows": [(kind, p["count"], *p.get("first", [])[:1]) for kind, p in problems.items()]})  # fmt: skip
+    account.problems.tell()
     return {
         "notes": account.notes,
         "splits": summarize_splits(splits, class_names, schema),

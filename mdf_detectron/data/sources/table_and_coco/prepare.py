@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.prepared import PreparedImage, is_up_to_date, staged_folder
+from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList, clean_value
 from mdf_detectron.data.sources.image_files import ImageFile, bring_images
@@ -31,6 +32,7 @@ from mdf_detectron.data.sources.table_and_coco.output import Account, write_fold
 from mdf_detectron.data.sources.table_and_coco.schema_proposal import Proposal, is_age, propose
 from mdf_detectron.data.sources.table_and_coco.table import Table, read_table
 from mdf_detectron.errors import SourceDataError
+from mdf_detectron.fileio import check_regular
 
 DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
 """Tags that become columns where there is no table and none is named."""
@@ -47,6 +49,7 @@ def prepare_own(
     title: str | None = None,
     on_error: str = "stop",
     num_workers: int = 2,
+    privacy: Privacy = OPEN,
 ) -> bool:
     """Write the prepared folder; returns False if the same sources and options made the one that is there.
 
@@ -56,15 +59,18 @@ def prepare_own(
         table: of clinical values.
         schema: of the columns; None proposes one, as the folder's commented schema file.
         on_error: "stop" with all problems of the tables and annotations, or "skip": leave entries out and count them.
+        privacy: what the folder may tell about patients.
 
     Raises:
         SourceDataError: broken input, or nothing left to write.
     """
+    privacy.check(options.image_size)
     out, paths, folder = Path(out).resolve(), [Path(p) for p in annotations], Path(images)
     given = ClinicalSchema.load(schema) if schema else None
-    job = Preparation(options, ProblemList(skip=on_error == "skip"), num_workers)
+    job = Preparation(options, privacy.problem_list(on_error), num_workers)
     files = list_images(folder)
     arguments = source_arguments([*paths, *([Path(table)] if table else [])], files, options, given, on_error)
+    arguments |= privacy.arguments()
     if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").rglob("*")):
         return False
     source, studies = job.read(paths, files, folder, Path(table) if table else None)
@@ -77,6 +83,7 @@ def prepare_own(
         job.problems.stop_if_any()
         name = title or out.name
         write_folder(job, options, staging, name, arguments, records, source.class_names, clinical_schema, proposal)
+        privacy.apply(staging)
     return True
 
 
@@ -264,10 +271,7 @@ def source_arguments(
 ) -> dict[str, Any]:
     state = []
     for path in [*paths, *files]:
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise SourceDataError(f"{path}: cannot be read ({error.strerror})") from None
+        found = check_regular(path, SourceDataError)
         state.append((str(path), found.st_size, found.st_mtime_ns))
     digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
     return {

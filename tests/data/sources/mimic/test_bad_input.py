@@ -5,6 +5,7 @@ import re
 import pytest
 from PIL import Image
 
+from mdf_detectron.data.pseudonyms import Privacy
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
@@ -145,7 +146,7 @@ def both_ways(tree, tmp_path, message):
     with pytest.raises(SourceDataError, match=message):
         prepare_mimic(files, tmp_path / "out", MimicOptions())
     assert not (tmp_path / "out").exists()
-    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
+    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip", privacy=Privacy(show_values=True))
     return read_folder(tmp_path / "out")
 
 

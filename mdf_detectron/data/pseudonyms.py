@@ -1,0 +1,162 @@
+"""Replace whom and when a prepared folder is about by keyed pseudonyms.
+
+A pseudonym is an HMAC-SHA256 of the identifier: without the key nobody can tell which patient it is, not even by trying
+all ids; with the same key the same patient has the same pseudonym in every folder. The key is a file that the user
+names, outside of the prepared folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import read_json, read_text, write_text
+
+_HEX_DIGITS = 64
+_DIGITS = 16
+_MOST_DAYS = 3650
+
+KEPT_KEYS = ("id", "width", "height", "clinical", "match")
+"""Entries of an image that say nothing about who it is; any other but times and ids is left out."""
+
+
+class Pseudonyms:
+    """Keyed pseudonyms.
+
+    Args:
+        key: at least 32 bytes that nobody else knows.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def from_file(cls, path: str | Path, out: str | Path) -> Pseudonyms:
+        """Read the key of a file, or make one where there is none, readable by its owner alone.
+
+        Args:
+            out: the prepared folder, which must not hold the key.
+
+        Raises:
+            DatasetError: the file lies in the prepared folder, or holds no key.
+        """
+        path, out = Path(path).resolve(), Path(out).resolve()
+        if path == out or out in path.parents:
+            raise DatasetError(f"{path}: the key of pseudonyms must not lie in the prepared folder; name another file")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            write_text(path, secrets.token_hex(_HEX_DIGITS // 2) + "\n")
+            path.chmod(0o600)
+        text = read_text(path, DatasetError).strip()
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            key = b""
+        if len(text) < _HEX_DIGITS or not key:
+            raise DatasetError(f"{path}: no key of pseudonyms; expected at least {_HEX_DIGITS} hexadecimal digits")
+        return cls(key)
+
+    def of(self, kind: str, identifier: Any) -> str:
+        """Return the pseudonym of an identifier; the same one of two kinds (patient, study) has two."""
+        return f"{kind[0]}{self._digest(kind, str(identifier))[:_DIGITS]}"
+
+    def shifted(self, patient: Any, time: str) -> str:
+        """Return a time (ISO 8601) some days earlier, as many for all times of a patient; the clock stays."""
+        days = 1 + int(self._digest("days", str(patient)), 16) % _MOST_DAYS
+        return (datetime.fromisoformat(time) - timedelta(days=days)).isoformat()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digits by which two keys differ, and from which neither can be found."""
+        return self._digest("fingerprint", "")[:_DIGITS]
+
+    def _digest(self, kind: str, text: str) -> str:
+        return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What a prepared folder may tell about patients beside what training needs.
+
+    Attributes:
+        pseudonyms: replace patients, ids, times and file names; None keeps them.
+        show_values: put messages about broken entries and examples of values into the report.
+    """
+
+    pseudonyms: Pseudonyms | None = None
+    show_values: bool = False
+
+    def check(self, image_size: int | None) -> None:
+        """Raise :class:`DatasetError` if images would keep names and headers, before anything is read."""
+        if self.pseudonyms and image_size is None:
+            raise DatasetError("--pseudonymize needs images of its own: links and copies keep names and headers; give "
+                               "the size of copies with --image-size")  # fmt: skip
+
+    def arguments(self) -> dict[str, str]:
+        """Return what makes a folder another one, for its report."""
+        return {"pseudonyms": self.pseudonyms.fingerprint} if self.pseudonyms else {}
+
+    def problem_list(self, on_error: str) -> ProblemList:
+        """Make the list of broken entries."""
+        return ProblemList(skip=on_error == "skip", show_values=self.show_values)
+
+    def apply(self, folder: Path) -> None:
+        """Replace what is to be replaced in a folder that is written."""
+        if self.pseudonyms:
+            pseudonymize_folder(folder, self.pseudonyms)
+
+
+OPEN = Privacy()
+"""Ids as they are, reports without values."""
+
+
+def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
+    """Replace patients, ids, times and file names in a prepared folder, the folds in it included.
+
+    Args:
+        folder: its images are copies without headers.
+    """
+    names: dict[str, str] = {}
+    for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("fold_*/annotations/*.json")]):
+        data = read_json(path, DatasetError)
+        data["images"] = [_image(image, pseudonyms, names) for image in data["images"]]
+        for annotation in data["annotations"]:
+            if annotation.get("reader") is not None:
+                annotation["reader"] = _each(annotation["reader"], pseudonyms, "reader")
+        write_text(path, json.dumps(data, allow_nan=False, ensure_ascii=False))
+    for old, new in names.items():
+        (folder / "images" / old).rename(folder / "images" / new)
+
+
+def _image(image: dict[str, Any], pseudonyms: Pseudonyms, names: dict[str, str]) -> dict[str, Any]:
+    old, patient = image["file_name"], image["patient_id"]
+    names[old] = pseudonyms.of("image", old) + Path(old).suffix
+    kept = {key: image[key] for key in KEPT_KEYS if key in image}
+    for key, value in image.items():
+        if key.endswith("_time"):
+            kept[key] = None if value is None else pseudonyms.shifted(patient, value)
+        elif key.endswith("_id") and key != "patient_id":
+            kept[key] = None if value is None else _each(value, pseudonyms, key)
+    return {**kept, "file_name": names[old], "patient_id": pseudonyms.of("patient", patient)}
+
+
+def _each(value: Any, pseudonyms: Pseudonyms, kind: str) -> Any:
+    """Replace an id, or each of several (a list, or a text with blanks between them)."""
+    if isinstance(value, list):
+        return [pseudonyms.of(kind, one) for one in value]
+    return " ".join(pseudonyms.of(kind, one) for one in _words(value))
+
+
+def _words(value: Any) -> Iterable[Any]:
+    return value.split() if isinstance(value, str) else [value]

@@ -1,0 +1,66 @@
+"""Pseudonyms are keyed, the same for the same patient, and nothing of the source is left in the folder."""
+
+import hashlib
+import hmac
+import json
+import shutil
+import stat
+
+import pytest
+
+from mdf_detectron.data.audit import audit_folder
+from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms, pseudonymize_folder
+from mdf_detectron.errors import DatasetError
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A prepared folder with times and ids of studies."""
+    copy = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    for path in copy.glob("annotations/*.json"):
+        data = json.loads(path.read_text())
+        for image in data["images"]:
+            image |= {"study_id": f"S{image['id']}", "reading_id": "R1 R2", "stay_id": None, "note": "Mr Smith",
+                      "study_time": "2020-03-01T10:00:00", "row_time": "2020-03-01T09:30:00"}  # fmt: skip
+        path.write_text(json.dumps(data))
+    return copy
+
+
+def test_by_hand(tmp_path):
+    names = Pseudonyms(b"k" * 32)
+    expected = hmac.new(b"k" * 32, b"patient\x00" + b"200", hashlib.sha256).hexdigest()[:16]
+    assert names.of("patient", "200") == names.of("patient", 200) == "p" + expected
+    assert names.of("study_id", "200") != "s" + expected != Pseudonyms(b"l" * 32).of("patient", "200")
+    first, second = names.shifted("200", "2020-03-01T10:00:00"), names.shifted("200", "2020-03-02T11:30:00")
+    assert first < "2020-03-01" and first.endswith("T10:00:00") and second.endswith("T11:30:00")
+
+
+def test_a_folder_keeps_its_content_and_loses_its_names(folder, tmp_path):
+    before = json.loads((folder / "annotations" / "train.json").read_text())
+    names = Pseudonyms.from_file(tmp_path / "keys" / "key", folder)
+    pseudonymize_folder(folder, names)
+    after = json.loads((folder / "annotations" / "train.json").read_text())
+    assert after["annotations"] == before["annotations"] and after["categories"] == before["categories"]
+    for old, new in zip(before["images"], after["images"], strict=True):
+        assert new["clinical"] == old["clinical"] and new["id"] == old["id"]
+        assert new["patient_id"] == names.of("patient", old["patient_id"]) and len(new["reading_id"].split()) == 2
+        assert (folder / "images" / new["file_name"]).is_file() and not (folder / "images" / old["file_name"]).exists()
+    text = (folder / "annotations" / "train.json").read_text()
+    assert not [word for word in ("Smith", "train-", "train_", "2020-03", "R1", "S1") if word in text]
+    assert not audit_folder(folder).problems
+
+
+def test_the_key_is_kept_outside_and_for_its_owner(tmp_path):
+    path = tmp_path / "key"
+    first = Pseudonyms.from_file(path, tmp_path / "out")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Pseudonyms.from_file(path, tmp_path / "out").of("patient", 1) == first.of("patient", 1)
+    assert first.fingerprint not in path.read_text()
+    with pytest.raises(DatasetError, match="must not lie in the prepared folder"):
+        Pseudonyms.from_file(tmp_path / "out" / "key", tmp_path / "out")
+    for text in ("short", "x" * 64):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match="no key of pseudonyms"):
+            Pseudonyms.from_file(path, tmp_path / "out")
+    with pytest.raises(DatasetError, match="links and copies keep names and headers"):
+        Privacy(first).check(None)
