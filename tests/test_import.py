@@ -133,3 +133,19 @@ def test_every_requirement_is_pinned_within_its_range():
     for requirement in wanted:
         versions = pins.get(canonicalize_name(requirement.name), [])
         assert versions and all(requirement.specifier.contains(v) for v in versions), (str(requirement), versions)
+
+
+LOCK_COMMAND = re.search(r"uv pip compile .*", (REPOSITORY / "SECURITY.md").read_text())[0]
+
+
+def test_the_lock_file_has_the_pins_and_hashes():
+    """requirements.lock holds each pin of requirements.txt for Python 3.11, and a hash of everything."""
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    entries = re.findall(r"^([\w.-]+)==([^\s;]+)[^\n]*\\\n(?:    --hash=sha256:([0-9a-f]{64}))", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[\w.-]+==", lock, re.MULTILINE)) > 100
+    locked = {canonicalize_name(name): version for name, version, _ in entries}
+    lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    for pin in map(Requirement, lines):
+        if pin.marker is None or pin.marker.evaluate({"python_version": "3.11"}):
+            version = locked.get(canonicalize_name(pin.name))
+            assert version is not None and pin.specifier.contains(version), f"{pin} is not locked; run: {LOCK_COMMAND}"
