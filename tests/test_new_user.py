@@ -16,17 +16,18 @@ TESTS = Path(__file__).parent
 RAW_PATIENT = "MRN-KRT-"
 sys.path[:0] = [str(TESTS / "data"), str(TESTS / "data" / "sources")]
 
-from own_files import write_all  # noqa: E402
+from own_files import write_all, write_coco, write_images  # noqa: E402
 
 
 @pytest.fixture
 def mdf(tmp_path):
-    """``mdf(*words)``: run a command in the newcomer's folder and return what it prints."""
+    """``mdf(*words)``: run a command, and ``further`` ones, in the newcomer's folder and return what it prints."""
 
-    def run(*words):
-        code = "import sys; from mdf_detectron.cli import main; main(sys.argv[1:])"
+    def run(*words, further=()):
+        code = "import json, sys; from mdf_detectron.cli import main; [main(w) for w in json.loads(sys.argv[1])]"
+        words = [json.dumps([list(map(str, w)) for w in (words, *further)])]
         environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=tmp_path, env=environment,
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
@@ -92,3 +93,23 @@ def _nothing_is_told_about_patients(root):
         assert path.stat().st_mode & 0o077 == 0, path
     config = torch.load(root / "model" / "mine.pth", weights_only=True)["mdf_config"]
     assert "OUTPUT_DIR: output/mdf_net" in config and str(root) not in config
+
+
+def test_from_images_alone_to_an_evaluation(mdf, tmp_path):
+    entries = [entry for entry in write_images(tmp_path / "scans") if entry["name"].endswith(".png")]
+    coco = write_coco(tmp_path / "boxes.json", entries)
+    for path in (tmp_path / "scans").glob("*.dcm"):
+        path.unlink()
+    out = mdf("prepare", "own", "--annotations", coco, "--images", "scans", "--image-size", 64, "--bit-depth", 16,
+              "--out", "datasets/pictures_cxr", further=[
+                  ("describe", "datasets/pictures_cxr", "--out", "page.html"),
+                  ("init", "datasets/pictures_cxr", "--out", "cfg"),
+                  ("train", "--config-file", "cfg/image_only.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2,
+                   "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"),
+              ])  # fmt: skip
+    assert "page.html: written" in out and "image_only.yaml written" in out
+    assert "no clinical column" in (tmp_path / "page.html").read_text()
+    assert [path.name for path in (tmp_path / "cfg").iterdir()] == ["image_only.yaml"]
+    trained = tmp_path / "output" / "pictures_cxr" / "image_only"
+    assert (trained / "model_final.pth").is_file()
+    assert (trained / "inference" / "pictures_cxr_test" / "coco_instances_results.json").is_file()

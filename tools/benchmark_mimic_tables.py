@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.mimic.cohort import read_cohort
 from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.readings import read_readings
-from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.raw.history import RADIOGRAPHS_PER_PATIENT, RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
@@ -41,13 +41,13 @@ def measure(root: str) -> dict[str, float]:
     """Seconds, peak resident memory (GB, 10^9 bytes) and rows of the table part; in a process of its own."""
     flow, begin = Flow(), time.perf_counter()
     files = physionet_files(root)
-    cohort = read_cohort(files, MimicOptions(), Problems(), flow)
+    cohort = read_cohort(files, MimicOptions(), ProblemList(), flow)
     seconds = time.perf_counter() - begin
     # of this program alone: getrusage also counts what the parent held when it started this process
     peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
     rows = {s["stage"]: s["in"] for s in flow.stages}
     sizes = {name: rows[stage] for name, stage in COLUMNS.items()}
-    read = read_readings(files.readings, Problems(), Flow())["dicom_id"].nunique()
+    read = read_readings(files.readings, ProblemList(), Flow())["dicom_id"].nunique()
     return {**sizes, "annotated images": read, "readings kept": len(cohort.readings), "seconds": seconds, "GB": peak}
 
 

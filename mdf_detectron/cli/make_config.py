@@ -2,7 +2,8 @@
 
 python tools/make_config.py datasets/mine --out configs/mine
 
-Writes mdf_net.yaml, whose comments say why, and image_only.yaml, the baseline that it is compared with.
+Writes mdf_net.yaml, whose comments say why, and image_only.yaml, the baseline that it is compared with; of a folder
+without clinical records image_only.yaml alone.
 """
 
 from __future__ import annotations
@@ -39,10 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     if there and not args.force:
         raise ConfigError(f"{out / there[0]} exists; --force replaces it, or name another --out")
     choices = propose_config(facts, image_size=args.image_size, flip=not args.no_flip)
-    title = f"MDF-Net for the prepared folder {facts.name}, proposed from its data."
-    write_text(out / "mdf_net.yaml", config_text(choices, f"output/{facts.name}/mdf_net", title))
-    write_text(out / "image_only.yaml", BASELINE.format(name=facts.name))
+    main_config = "mdf_net" if choices.values["MODEL.CLINICAL.FUSION_3D"] else "image_only"
+    title = "MDF-Net" if main_config == "mdf_net" else "Image-only model (no clinical column to read)"
+    title = f"{title} for the prepared folder {facts.name}, proposed from its data."
+    write_text(out / f"{main_config}.yaml", config_text(choices, f"output/{facts.name}/{main_config}", title))
+    written = f"{main_config}.yaml"
+    if main_config == "mdf_net":
+        write_text(out / "image_only.yaml", BASELINE.format(name=facts.name))
+        written += " and image_only.yaml"
     parent = Path(args.folder).resolve().parent
     prefix = "" if parent == Path("datasets").resolve() else f"DETECTRON2_DATASETS={parent} "
-    print(f"{out}: mdf_net.yaml and image_only.yaml written. Read the comments, then train:")
-    print(f"  {prefix}mdf train --config-file {out / 'mdf_net.yaml'}")
+    print(f"{out}: {written} written. Read the comments, then train:")
+    print(f"  {prefix}mdf train --config-file {out / main_config}.yaml")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from mdf_detectron.cli.prepare_public import announce
 from mdf_detectron.data.sources.covid_chestxray import prepare_covid
 
 
@@ -21,4 +22,4 @@ def main(argv: list[str] | None = None) -> None:
     args = vars(parser.parse_args(argv))
     root, out = args.pop("root"), args.pop("out")
     made = prepare_covid(root, out, **args)
-    print(f"{out}: {'written' if made else 'already up to date'} (see report.md there)")
+    announce(out, made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from mdf_detectron.cli.prepare_public import add_privacy_options, privacy_of
+from mdf_detectron.cli.prepare_public import add_privacy_options, announce, privacy_of
 from mdf_detectron.data.sources.mimic.annotations import MASK_SHAPES
 from mdf_detectron.data.sources.mimic.layout import TABLES, mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import PROTOCOLS, RECORDS, VIEWS, MimicOptions
@@ -40,7 +40,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the splits")
     parser.add_argument("--folds", type=int, default=0, help="also write so many cross-validation folders")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a broken entry")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="stop with all problems, or leave entries out and count them",
+    )
     parser.add_argument("--num-workers", type=int, default=2, help="that check or resize images")
     add_privacy_options(parser)
     args = parser.parse_args(argv)
@@ -79,4 +84,4 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (UserError, OSError) as error:
         raise SystemExit(f"prepare_mimic_eye: {error}") from None
-    print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
+    announce(args.out, made)

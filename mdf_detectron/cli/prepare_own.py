@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from mdf_detectron.cli.prepare_public import add_writing_options, privacy_of, writing_options
+from mdf_detectron.cli.prepare_public import add_writing_options, announce, privacy_of, writing_options
 from mdf_detectron.data.sources.table_and_coco.boxes import ROLES
 from mdf_detectron.data.sources.table_and_coco.options import BOX_UNITS, KEY_KINDS, OwnOptions, parse_columns
 from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="the same of DICOM tags, as PatientAge:age PatientSex:sex ViewPosition:view",
     )
-    values.add_argument("--decimal-comma", action="store_true", help="numbers are written 38,1")
+    values.add_argument("--decimal-comma", action="store_true", help="numbers of the tables are written 38,1")
     boxes = parser.add_argument_group("a table of boxes")
     boxes.add_argument(
         "--box-columns",
@@ -120,4 +120,4 @@ def main(argv: list[str] | None = None) -> None:
         num_workers=args.num_workers,
         privacy=privacy_of(args),
     )
-    print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
+    announce(args.out, made)

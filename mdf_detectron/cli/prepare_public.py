@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.prepared import REPORT_FILE_NAME
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.sources.collection import Collection, prepare_collection
 from mdf_detectron.data.sources.image_files import BIT_DEPTHS
 from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
 from mdf_detectron.data.sources.table_and_coco.output import Account
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import read_json
 
 
 def add_writing_options(parser: argparse.ArgumentParser, splits: argparse._ArgumentGroup) -> None:
@@ -68,6 +71,22 @@ def writing_options(args: argparse.Namespace) -> dict[str, Any]:
     return {"fractions": tuple(args.fractions), **{name: getattr(args, name) for name in names}}
 
 
+def announce(out: str | Path, made: bool) -> None:
+    """Say what a prepared folder holds, what a reader of its numbers must know, and what to do next."""
+    report = read_json(Path(out) / REPORT_FILE_NAME, DatasetError)
+    print(f"{out}: {'written' if made else 'already up to date'} (see report.md there)")
+    for split, summary in report["splits"].items():
+        boxes = sum(summary["boxes"].values())
+        print(f"  {split}: {summary['images']} images of {summary['patients']} patients, {boxes} boxes")
+    for stage in report["flow"]:
+        if stage["dropped"]:
+            reasons = "; ".join(f"{reason}: {count}" for reason, count in stage["dropped"].items())
+            print(f"  {stage['stage']}: {stage['kept']} of {stage['in']} kept; {reasons}")
+    for note in report["notes"]:
+        print("  " + note.replace("**", ""))
+    print(f"Next: mdf audit {out}; mdf describe {out}; mdf init {out}")
+
+
 def public_parser(description: str | None, root_help: str) -> argparse.ArgumentParser:
     """Build a parser with the options that every collection has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +107,7 @@ def run_preparation(args: argparse.Namespace, read: Callable[[Account, Path], Co
         num_workers=args.num_workers,
         privacy=privacy_of(args),
     )
-    print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
+    announce(args.out, made)
 
 
 def prepare(description: str | None, root_help: str, read: Callable[[Account, Path], Collection],

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.patients import look_alike
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
+from mdf_detectron.fileio import read_json
 
 TOLERANCE = 0.5
 """Pixels that a box may pass its image's edge by: boxes are written with rounded coordinates."""
@@ -96,10 +97,25 @@ class _FolderAudit:
         for name, one in splits.items():
             problems += _boxes(name, one)
         problems += _times(images)
-        if not any(image.get("study_time") and image.get("row_time") for _, image in images):
-            self._unchecked("whether records are later than their images: no image has study_time and row_time")
+        self._name_unknown(images)
         self._unchecked("whether two files of other bytes show one image, re-encoded or resized for one")
         return self.audit
+
+    def _name_unknown(self, images: list[tuple[str, Image]]) -> None:
+        """Say which checks have no patients or times to go by."""
+        report = self.root / REPORT_FILE_NAME
+        known = not report.is_file() or read_json(report, DatasetError).get(PATIENTS_KNOWN, True)
+        patients = {image["patient_id"] for _, image in images}
+        if not known:
+            self._unchecked("whether a patient's images are in several splits: the sources do not tell whose they are, "
+                            "each image counts as a patient")  # fmt: skip
+        elif len(patients) == len(images) > 1:
+            self._unchecked("whether a patient's images are in several splits, if ids are made up: each image has a "
+                            "patient_id of its own")  # fmt: skip
+        without = sum(not (image.get("study_time") and image.get("row_time")) for _, image in images)
+        if without:
+            which = "no image has" if without == len(images) else f"{without} of {len(images)} images lack"
+            self._unchecked(f"whether records are later than their images: {which} study_time and row_time")
 
     def _unchecked(self, text: str) -> None:
         self.audit.unchecked.append(text)

@@ -20,6 +20,9 @@ from mdf_detectron.data.prepared import SPLITS, warn_if_changed
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.covid_chestxray import covid_clinical_schema
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
+from mdf_detectron.data.sources.padchest_gr import padchest_schema
+from mdf_detectron.data.sources.rsna import age_sex_view_schema
+from mdf_detectron.data.sources.vindr import vindr_schema
 from mdf_detectron.errors import DatasetError, ImageReadError
 
 PREPARE_HINTS = {
@@ -39,6 +42,11 @@ PREPARE_HINTS = {
 KNOWN_SCHEMAS = {
     "synthetic_cxr": mimic_clinical_schema,
     "covid_cxr": covid_clinical_schema,
+    "rsna": age_sex_view_schema,
+    "nih": age_sex_view_schema,
+    "vindr": vindr_schema,
+    "padchest_gr": padchest_schema,
+    "ms_cxr": mimic_clinical_schema,
     "mimic_eye": mimic_clinical_schema,
 }
 """Schemas of the collections that the package knows, for models that are built before the data are prepared."""

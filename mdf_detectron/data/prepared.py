@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 REPORT_FILE_NAME = "report.json"
+PATIENTS_KNOWN = "patients_known"
+"""Key of the report: false where each image counts as a patient, because nobody knows whose it is."""
 
 
 @dataclass

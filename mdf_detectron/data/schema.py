@@ -11,7 +11,8 @@ The order of the columns is the order of the model's inputs.  A missing value is
 NaN or an empty string are read as the same); any other value outside ``[minimum, maximum]`` or outside
 ``vocabulary`` is an error that names the record and the column, because a value that the preparation
 should have cleaned must not reach a model silently.  YAML makes booleans of an unquoted ``yes`` or ``no`` and text of
-``1e3``: where it must be something else, the message says how to write it.
+``1e3``: where it must be something else, the message says how to write it.  ``columns: []`` is of a folder without
+clinical records, for image-only models.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ class ClinicalSchema:
             DatasetError: no list of columns, an unknown or absent key, or a value of another kind.
         """
         columns = data.get("columns") if isinstance(data, Mapping) else None
-        if not isinstance(columns, list) or not columns:
-            raise DatasetError(f"{where}: no 'columns'; expected a list of {{name, kind, ...}}")
+        if not isinstance(columns, list):
+            raise DatasetError(f"{where}: no 'columns'; expected a list of {{name, kind, ...}}, or [] for images alone")
         if data.get("version", VERSION) != VERSION:
             raise DatasetError(
                 f"{where}: version {shorten(data['version'])}; this software reads {VERSION}, prepare the dataset again"

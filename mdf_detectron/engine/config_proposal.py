@@ -140,7 +140,8 @@ def _columns(choices: Choices, facts: FolderFacts) -> None:
     choices.choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
     choices.choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
     fuses = bool(used["numeric"] or used["categorical"])
-    choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, "Both fusions; image_only.yaml beside this file has none.")
+    reason = "Both fusions; image_only.yaml beside this file has none." if fuses else "There is no record to fuse."
+    choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
     choices.choose("MODEL.CLINICAL.FUSION_1D", fuses)
 
 

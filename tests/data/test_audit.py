@@ -71,9 +71,13 @@ def test_classes_in_another_order(folder):
 
 
 def test_what_could_not_be_checked_is_said(folder):
-    assert (
-        len(audit_folder(folder).unchecked) == 2
-    )  # times, which a synthetic folder does not have; and re-encoded copies
+    unchecked = audit_folder(folder).unchecked  # a synthetic folder has no times; re-encoded copies
+    assert len(unchecked) == 2 and "no image has study_time" in unchecked[0]
+    report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").exists() else {}
+    (folder / "report.json").write_text(json.dumps({**report, "patients_known": False}))
+    edit(folder, "train", lambda d: d["images"][0].update(study_time="2020-01-02T10:00", row_time="2020-01-02"))
+    unknown, times, _ = audit_folder(folder).unchecked
+    assert "the sources do not tell whose they are" in unknown and "images lack study_time and row_time" in times
     edit(folder, "val", lambda d: d["annotations"].clear())
     (folder / "annotations/test.json").write_text("{")
     (folder / "images" / names(folder, "train")[0]).unlink()

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdf_detectron.data.annotations import read_annotations
-from mdf_detectron.data.catalog import load_records, register_all, register_prepared_folder
+from mdf_detectron.data.catalog import (
+    KNOWN_SCHEMAS,
+    PREPARE_HINTS,
+    dataset_schema,
+    load_records,
+    register_all,
+    register_prepared_folder,
+)
 from mdf_detectron.data.prepared import Flow, PreparedImage, staged_folder, write_annotations
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
@@ -237,6 +244,11 @@ def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, 
     (tmp_path / "train.json").write_text(json.dumps(data))
     with pytest.raises(error, match=message):
         load_records(tmp_path / "train.json", tiny_folder / "images", tiny_folder / "clinical_schema.yaml")
+
+
+def test_every_known_collection_has_its_schema_before_it_is_prepared():
+    assert KNOWN_SCHEMAS.keys() == PREPARE_HINTS.keys()
+    assert dataset_schema("rsna_train").names == ["age", "sex", "view"] and dataset_schema("vindr_val").numeric
 
 
 def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_path):

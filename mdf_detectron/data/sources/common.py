@@ -16,7 +16,25 @@ LISTED = 20
 """Messages of one kind that an error or a report lists; further ones are counted only."""
 
 EMPTY_WORDS = frozenset(
-    {"", "na", "n/a", "nan", "nat", "none", "null", "nil", "-", "--", ".", "?", "unknown", "unk", "missing"}
+    {
+        "",
+        "na",
+        "n/a",
+        "n.a.",
+        "k.a.",
+        "nan",
+        "nat",
+        "none",
+        "null",
+        "nil",
+        "-",
+        "--",
+        ".",
+        "?",
+        "unknown",
+        "unk",
+        "missing",
+    }
 )
 """Spellings, folded, of a value that is missing."""
 
@@ -29,7 +47,7 @@ YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "no": "no", "n": "no", 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
 _AGE = re.compile(
-    r"(-?\d+(?:[.,]\d+)?)\s*(y|yr|yrs|years?|m|mo|months?|w|wk|weeks?|d|days?)?\.?(?:\s*old)?", re.IGNORECASE
+    r"(-?\d+(?:[.,]\d+)?)\s*(y|yr|yrs|years?|j|jahre?|m|mo|months?|w|wk|weeks?|d|days?)?\.?(?:\s*old)?", re.IGNORECASE
 )
 _UNITS_A_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}
 
@@ -176,7 +194,7 @@ def parse_age(value: Any) -> tuple[float | None, str | None]:
     if not match:
         return None, INFINITE if fold(value).lstrip("+-") in ("inf", "infinity") else NOT_A_NUMBER
     number, unit = float(match[1].replace(",", ".")), (match[2] or "y")[0].lower()
-    if unit == "y":
+    if unit in "yj":
         plain = match[2] is None
         return number, None if plain else "an age with its unit"
     return round(number / _UNITS_A_YEAR[unit], 2), "an age in months, weeks or days"

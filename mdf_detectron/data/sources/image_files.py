@@ -1,14 +1,16 @@
 """The images of a prepared folder: links to the originals, or copies decoded, windowed and resized once.
 
 Copies are resumable: each is written whole, carries its original's time of change and what was done to it, and lies
-in a folder that outlives an interrupted run.
+in a folder that outlives an interrupted run. The copies of the folder that is replaced are taken up in the same way.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,9 +20,10 @@ from typing import Any
 import cv2
 from PIL import Image
 
-from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX
+from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX, REPORT_FILE_NAME
 from mdf_detectron.data.readers import read_pixels, to_gray, write_png
-from mdf_detectron.errors import ImageReadError
+from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.fileio import read_json
 from mdf_detectron.workers import parallel_map
 
 BIT_DEPTHS = (8, 16)
@@ -46,6 +49,15 @@ class ImageFile:
     scaling: str
     inverted: bool
     notes: tuple[str, ...] = ()
+
+
+def how_images_were_read(files: Iterable[ImageFile]) -> dict[str, Any]:
+    """Count how pixels were scaled and what is unusual, as a table of the report."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts[f"{file.kind}: scaling {file.scaling}" + (", inverted" if file.inverted else "")] += 1
+        counts.update(f"{file.kind}: {note}" for note in file.notes)
+    return {"title": "How images were read", "header": ["what", "images"], "rows": counts.most_common()}
 
 
 def bring_images(
@@ -80,6 +92,7 @@ def bring_images(
             yield result
         return
     cache = cache_folder(out) / f"{image_size}_{bit_depth}bit"
+    _take_up(out, cache, image_size, bit_depth)
     resize = partial(_resize, cache=cache, side=image_size, bit_depth=bit_depth)
     results = parallel_map(resize, sources, num_workers, f"resizing images to {image_size}")
     for (_, name), result in zip(sources, results, strict=True):
@@ -91,6 +104,19 @@ def bring_images(
 def cache_folder(out: Path) -> Path:
     """Folder beside ``out`` of the copies of an interrupted run."""
     return out.with_name(out.name + IMAGE_CACHE_SUFFIX)
+
+
+def _take_up(out: Path, cache: Path, image_size: int, bit_depth: int) -> None:
+    """Link the copies of the prepared folder that is there into the cache, if they have the same size and depth."""
+    report = out / REPORT_FILE_NAME
+    made = read_json(report, DatasetError) if report.is_file() else None
+    made = made.get("arguments") if isinstance(made, dict) else None
+    if not isinstance(made, dict) or made.get("image_size") != image_size or made.get("bit_depth", 8) != bit_depth:
+        return
+    for copy in (out / "images").rglob("*.png"):
+        target = cache / copy.relative_to(out / "images")
+        if not target.exists() and not copy.is_symlink():
+            os.link(copy, _made(target))
 
 
 def _made(path: Path) -> Path:
@@ -114,7 +140,7 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     target = cache / name
     try:
         changed = source.stat().st_mtime_ns
-        known = _known(target, changed)
+        known = _known(target, source, changed)
         if known:
             return known
         pixels, done = read_pixels(source, bit_depth)
@@ -128,7 +154,7 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes)
     partial_file = _made(target).with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps(asdict(made))})
+        write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps({**asdict(made), "origin": _origin(source)})})
         os.utime(partial_file, ns=(changed, changed))
         partial_file.rename(target)
     finally:
@@ -136,13 +162,20 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     return made
 
 
-def _known(target: Path, changed: int) -> ImageFile | None:
+def _origin(source: Path) -> str:
+    """Digest of a path: names of folders and files may be a patient's, and stay out of the copies."""
+    return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+
+
+def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
     """What an earlier run made of an original that has not changed since."""
     try:
         if target.stat().st_mtime_ns != changed:
             return None
         with Image.open(target) as image:
             fields: dict[str, Any] = json.loads(image.info[_PROVENANCE_KEY])
+            if fields.pop("origin") != _origin(source):
+                return None
             return ImageFile(**{**fields, "notes": tuple(fields["notes"])})
     except (OSError, KeyError, ValueError, TypeError):
         return None

@@ -62,6 +62,7 @@ def read_rsna(job: Account, root: str | Path) -> Collection:
         )
         log.warning("%s", text)
         job.notes.append(f"**{text}**")
+        job.patients_known = False
     source = _read_labels(labels, job)
     studies = []
     for image in source.images:

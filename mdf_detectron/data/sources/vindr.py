@@ -81,6 +81,7 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: fl
     healthy = [s for s in images.values() if s.image.boxes or s.row["healthy"]]
     job.image_drops[UNLABELED] += len(images) - len(healthy)
     source.images = [study.image for study in healthy]
+    job.patients_known = False
     job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.**")
     choices = {"readers": readers, "iou": iou if readers == "fuse" else None}
     return Collection("VinDr-CXR", source, healthy, vindr_schema(), tables, TAGS, choices)

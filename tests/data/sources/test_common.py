@@ -26,8 +26,8 @@ def test_numbers(text, comma, expected):
 
 
 @pytest.mark.parametrize("text, years", [
-    ("062Y", 62), ("62", 62), (62, 62), ("62.0", 62), ("62 years", 62), ("62y", 62), ("062y old", 62), ("018M", 1.5),
-    ("010D", 0.03), ("026W", 0.5), ("-3", -3), ("abc", None), (True, None), ("Y", None), ("inf", None),
+    ("062Y", 62), ("62", 62), (62, 62), ("62.0", 62), ("62 years", 62), ("62y", 62), ("062y old", 62), ("62 J", 62),
+    ("018M", 1.5), ("010D", 0.03), ("026W", 0.5), ("-3", -3), ("abc", None), (True, None), ("Y", None), ("inf", None),
 ])  # fmt: skip
 def test_ages_in_every_spelling(text, years):
     assert parse_age(text)[0] == years

@@ -47,6 +47,10 @@ def test_copies_are_taken_up_unless_the_original_changed(sources, tmp_path, monk
     os.utime(sources[1][0], ns=(1, 1))
     list(bring_images(sources[:2], tmp_path / "out", tmp_path / "three", **options))
     assert read == ["b.png"]
+    swapped = [(sources[1][0], sources[0][1])]  # another original of the same time under that name
+    os.utime(sources[1][0], ns=(sources[0][0].stat().st_mtime_ns,) * 2)
+    list(bring_images(swapped, tmp_path / "out", tmp_path / "four", **options))
+    assert read == ["b.png", "b.png"]
 
 
 def test_links_and_whole_copies(sources, tmp_path):

@@ -120,12 +120,17 @@ def test_of_several_records_the_latest_before_the_image_is_taken(messy, tmp_path
     days = {"2020-01-01": 1, "2020-01-05": 3, "2020-01-02": 2, "2019-12-31": 0}
     rows = "".join(f"scan_00,{day},{value},7\n" for day, value in days.items())
     table = tmp_path / "records.csv"
-    table.write_text("File,Drawn,Lactate,x\n" + rows + "scan_01,2020-01-01,5,8\n")
+    table.write_text("File,Drawn,Lactate,x\n" + rows + "scan_01,2020-01-01,5,8\nscan_03,2020-01-01,6,9\n")
     options = {"key": "File", "time": "dicom", "columns": parse_columns("Lactate x")}
     with pytest.raises(SourceDataError, match="line 2.*several rows of one File .*'scan_00'.* that differ"):
         prepare({**messy, "table": table}, tmp_path / "mine", **options)
     images, _, _ = prepare({**messy, "table": table}, tmp_path / "mine", record_time="Drawn", **options)
     assert images["scan_00.dcm"]["clinical"]["Lactate"] == 2
+    # skipped, an image whose record is not known leaves: with an empty one it would pass for a patient without values
+    images, _, report = prepare({**messy, "table": table}, tmp_path / "skipped", "skip", **options)
+    assert "scan_00.dcm" not in images and len(images) == 39 and images["scan_01.png"]["clinical"]["x"] == 8
+    assert stage(report, "annotated images")["dropped"] == {"several rows of one key": 1}
+    assert stage(report, "rows of records.csv")["kept"] == 2
 
 
 def test_all_problems_of_the_input_are_told_at_once(messy, tmp_path):
@@ -147,7 +152,7 @@ def test_all_problems_of_the_input_are_told_at_once(messy, tmp_path):
 
 @pytest.mark.parametrize("form", ["corners", "size", "fraction", "tensorflow"])
 def test_tables_of_boxes(form, messy, tmp_path):
-    lines = {"corners": ["file;label;xmin;ymin;xmax;ymax", "scan_01.png;Mass;10;20;30;60", "scan_03.png;;;;;",
+    lines = {"corners": ["file;label;xmin;ymin;xmax;ymax", "scan_01.png;Mass;10,0;20,0;30;60", "scan_03.png;;;;;",
                          "scan_02;mass;5;6;25;26"],
              "size": ["image,class,x,y,width,height", "scan_01.png,Mass,10,20,20,40", "scan_03.png,No finding,,,,",
                       "scan_02,mass,5,6,20,20"],
@@ -264,15 +269,38 @@ def test_options_that_cannot_be_meant(messy, tmp_path):
         prepare(messy, tmp_path / "mine")
     with pytest.raises(SourceDataError, match="no row belongs to any image: column 'Ward' has 'W0'"):
         prepare(messy, tmp_path / "mine", key="Ward")
+    without = {key: messy[key] for key in ("annotations", "images")}
+    with pytest.raises(SourceDataError, match="--key, --patient, --columns: there is no --table"):
+        prepare(without, tmp_path / "mine", **MESSY)
     for options in ({"bit_depth": 16}, {"folds": 2}, {"record_time": "Drawn"}, {"fractions": (0.5, 0.5, 0.5)}):
         with pytest.raises(SourceDataError):
             OwnOptions(**options)
+
+
+def test_numbers_with_a_decimal_comma_name_the_option(messy, tmp_path):
+    options = {**MESSY, "decimal_comma": False}
+    prepare(messy, tmp_path / "mine", **options)
+    text = (tmp_path / "mine" / "clinical_schema.yaml").read_text()
+    assert "#   lactate: numbers with a decimal comma; prepare again with --decimal-comma" in text
 
 
 def test_unknown_patients_are_said(messy, tmp_path):
     images, _, report = prepare(messy, tmp_path / "mine", key="File", columns=parse_columns("Age:age"))
     assert len({i["patient_id"] for i in images.values()}) == 40
     assert any("Patients are not known" in note for note in report["notes"])
+    assert any("the sources do not tell whose they are" in text for text in audit_folder(tmp_path / "mine").unchecked)
+
+
+def test_images_alone_make_a_folder_without_columns(tmp_path):
+    entries = [entry for entry in write_images(tmp_path / "scans", 24) if entry["name"].endswith(".png")]
+    for path in (tmp_path / "scans").glob("*.dcm"):
+        path.unlink()
+    files = {"annotations": write_coco(tmp_path / "x.json", entries), "images": tmp_path / "scans"}
+    images, _, report = prepare(files, tmp_path / "mine")
+    assert len(images) == 12 and all(image["clinical"] == {} for image in images.values())
+    assert any("No clinical column" in note for note in report["notes"])
+    assert ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml").columns == ()
+    assert audit_folder(tmp_path / "mine").problems == []
 
 
 def test_an_unreadable_image_stops_or_is_counted(messy, tmp_path):

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.mimic.annotations import choose_boxes
 from mdf_detectron.data.sources.mimic.cleaning import AGE_RANGE, CleaningLog, clean_triage
 from mdf_detectron.data.sources.mimic.layout import SourceFiles
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.readings import read_ellipses, read_readings
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.sources.mimic.visits import (
     MATCHED,
     VITAL_COLUMNS,
@@ -56,7 +56,7 @@ class Cohort:
     changed: dict[str, int] = field(default_factory=dict)
 
 
-def read_cohort(files: SourceFiles, options: MimicOptions, problems: Problems, flow: Flow) -> Cohort:
+def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
     """Read, check, join and clean; every image, reading and box is accounted for in ``flow``.
 
     Raises:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.prepared import (
-    REPORT_FILE_NAME,
     Flow,
     PreparedImage,
     is_up_to_date,
@@ -22,19 +19,22 @@ from mdf_detectron.data.prepared import (
     write_report,
 )
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
+from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.image_files import ImageFile, bring_images, how_images_were_read
 from mdf_detectron.data.sources.mimic.cohort import Cohort, read_cohort
-from mdf_detectron.data.sources.mimic.images import cache_images, link_images
 from mdf_detectron.data.sources.mimic.layout import SourceFiles
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.readings import ELLIPSE_FILE
 from mdf_detectron.data.sources.mimic.records import fold_records, make_records, split_records
 from mdf_detectron.data.sources.mimic.report import report_body, write_cohort_files
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.source_table import Problems
-from mdf_detectron.errors import DatasetError, SourceDataError
-from mdf_detectron.fileio import read_json
+from mdf_detectron.errors import SourceDataError
 
 TITLE = "MIMIC chest radiographs with triage values"
+ABSENT, UNREADABLE = "image file absent", "unreadable image"
+DOWNLOAD = "download it again from mimic-cxr-jpg, or point --images to the folder of 'files/'"
+SUFFIX = {False: ".jpg", True: ".png"}
+"""Of the prepared images: links to the originals, or resized copies."""
 
 
 def prepare_mimic(
@@ -51,34 +51,39 @@ def prepare_mimic(
     Args:
         files: of :mod:`~mdf_detectron.data.sources.mimic.layout`.
         options: the choices; the protocol's are applied here.
-        on_error: "stop" at the first broken entry, or "skip": leave it out, count and list it.
-        num_workers: processes that resize images.
+        on_error: "stop" with all problems of the tables, then of the images, or "skip": leave entries out and count
+            them.
+        num_workers: processes that read the images.
         privacy: what the folder may tell about patients.
 
     Raises:
-        SourceDataError: a broken source entry, or nothing left to write.
+        SourceDataError: broken source entries, or nothing left to write.
     """
     out, options = Path(out).resolve(), options.effective()
     privacy.check(options.image_size)
     arguments = {**_arguments(files, options, on_error), **privacy.arguments()}
     if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").glob("*")):
         return False
-    problems, flow = Problems(skip=on_error == "skip", show_values=privacy.show_values), Flow()
+    problems, flow = ProblemList(skip=on_error == "skip", show_values=privacy.show_values), Flow()
     with staged_folder(out) as folder:
         cohort = read_cohort(files, options, problems, flow)
+        problems.stop_if_any()
         _require_readings(cohort, flow)
-        sizes, suffix = _bring_radiographs(files, cohort, out, folder / "images", options, num_workers, problems)
-        records = make_records(cohort, sizes, suffix, options, problems, flow)
+        sources = _image_paths(files, cohort)
+        images = _bring_images(sources, out, folder / "images", options.image_size, num_workers, problems)
+        sizes = {dicom_id: (image.width, image.height) for dicom_id, image in images.items()}
+        records = make_records(cohort, sizes, SUFFIX[options.image_size is not None], options, problems, flow)
+        problems.stop_if_any()
         splits = _split(lambda: split_records(records, options))
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, options.classes, schema, TITLE)
         body = report_body(cohort, splits, problems.as_dict(), options)
+        body["tables"] = [how_images_were_read(images.values())]
         write_report(folder, TITLE, arguments, flow, body)
         write_cohort_files(folder, cohort, body, options)
         if options.folds:
             _write_folds(folder, records, options, arguments, flow)
         privacy.apply(folder)
-    shutil.rmtree(_radiograph_cache(out), ignore_errors=True)
     return True
 
 
@@ -89,6 +94,12 @@ def _arguments(files: SourceFiles, options: MimicOptions, on_error: str) -> dict
     digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
     return {**asdict(options), "classes": list(options.classes), "on_error": on_error, "layout": files.layout,
             "sources": digest}  # fmt: skip
+
+
+def _image_paths(files: SourceFiles, cohort: Cohort) -> dict[str, Path]:
+    """The file of each image, by dicom_id."""
+    images = cohort.readings.drop_duplicates("dicom_id").itertuples(index=False)
+    return {i.dicom_id: files.image_path(i.dicom_id, int(i.subject_id), int(i.study_id)) for i in images}
 
 
 def _require_readings(cohort: Cohort, flow: Flow) -> None:
@@ -105,42 +116,25 @@ def _split(split: Callable[[], Any]) -> Any:
         raise SourceDataError(f"{error}; too few patients are left, see the options that drop readings") from None
 
 
-def _radiograph_cache(out: Path) -> Path:
-    """Outlives an interrupted run, so that the next goes on where it stopped."""
-    return out.with_name(out.name + ".radiograph_cache")
-
-
-def _bring_radiographs(
-    files: SourceFiles,
-    cohort: Cohort,
-    out: Path,
-    target: Path,
-    options: MimicOptions,
-    num_workers: int,
-    problems: Problems,
-) -> tuple[dict[str, tuple[int, int]], str]:
-    radiographs = cohort.readings.drop_duplicates("dicom_id")
-    sources = {f.dicom_id: files.image_path(f.dicom_id, int(f.subject_id), int(f.study_id))
-               for f in radiographs.itertuples(index=False)}  # fmt: skip
-    if options.image_size is None:
-        return link_images(sources, target, num_workers, problems), ".jpg"
-    cache = _radiograph_cache(out) / str(options.image_size)
-    _reuse(out, cache, options.image_size)
-    sizes = cache_images(sources, cache, options.image_size, num_workers, problems)
-    target.mkdir()
-    for name in sizes:
-        os.link(cache / f"{name}.png", target / f"{name}.png")
-    return sizes, ".png"
-
-
-def _reuse(out: Path, cache: Path, image_size: int) -> None:
-    """Take over the images of the folder that is there, if they have the same size."""
-    cache.mkdir(parents=True, exist_ok=True)
-    report = out / REPORT_FILE_NAME
-    if report.is_file() and read_json(report, DatasetError)["arguments"].get("image_size") == image_size:
-        for radiograph in (out / "images").glob("*.png"):
-            if not (cache / radiograph.name).exists():
-                os.link(radiograph, cache / radiograph.name)
+def _bring_images(
+    sources: dict[str, Path], out: Path, folder: Path, image_size: int | None, num_workers: int, problems: ProblemList
+) -> dict[str, ImageFile]:
+    """Links or resized copies named by dicom_id; an absent or unreadable image is a problem, and not in the result."""
+    there = {}
+    for dicom_id, path in sources.items():
+        if path.is_file():
+            there[dicom_id] = path
+        else:
+            problems.add(ABSENT, f"no image {path}; {DOWNLOAD}")
+    jobs = [(path, f"{dicom_id}{SUFFIX[image_size is not None]}") for dicom_id, path in there.items()]
+    read = {}
+    results = bring_images(jobs, out, folder, image_size=image_size, num_workers=num_workers)
+    for dicom_id, result in zip(there, results, strict=True):
+        if isinstance(result, str):
+            problems.add(UNREADABLE, f"{result}, or {DOWNLOAD}")
+        else:
+            read[dicom_id] = result
+    return read
 
 
 def _write_folds(

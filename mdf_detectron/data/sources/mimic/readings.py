@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MERGED_LABELS
-from mdf_detectron.data.sources.mimic.source_table import OTHER_LENGTH, UNUSABLE_FILE, Problems, check_columns
+from mdf_detectron.data.sources.mimic.source_table import OTHER_LENGTH, UNUSABLE_FILE, check_columns
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_csv
 
@@ -37,7 +38,7 @@ class _Unusable(Exception):
     """A broken row: (kind, what is wrong)."""
 
 
-def read_readings(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
     """All readings of the metadata files, in the files' order.
 
     Returns:
@@ -69,6 +70,7 @@ def read_readings(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.D
                 problems.add(error.args[0], f"{path} line {line}: {error.args[1]}")
                 dropped[error.args[0]] += 1
     if not readings:
+        problems.stop_if_any()
         raise SourceDataError(f"no reading in {', '.join(map(str, paths[:3]))}; download the tables again")
     flow.add("rows of the readers' metadata", rows_in, len(readings), dropped)
     return pd.DataFrame(readings.values())
@@ -106,7 +108,7 @@ def _reading(row: dict[str | None, Any]) -> dict[str, Any]:
 
 
 def read_ellipses(
-    readings: pd.DataFrame, folders: Sequence[Path], problems: Problems, flow: Flow
+    readings: pd.DataFrame, folders: Sequence[Path], problems: ProblemList, flow: Flow
 ) -> tuple[pd.DataFrame, set[str]]:
     """Every (ellipse, label) pair of the readings.
 
@@ -155,7 +157,7 @@ def _index_folders(folders: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _ellipse_rows(path: Path, reading_id: str, problems: Problems) -> list[tuple[int, dict]] | None:
+def _ellipse_rows(path: Path, reading_id: str, problems: ProblemList) -> list[tuple[int, dict]] | None:
     if not path.is_file():
         problems.add("reading without its ellipse file",
                      f"no {path}; the metadata names reading {reading_id}, download its folder again")  # fmt: skip

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import SPLITS, Flow, PreparedImage
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.mimic.annotations import to_annotation
 from mdf_detectron.data.sources.mimic.cohort import Cohort
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.splits import balanced_parts
 
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -28,7 +28,7 @@ def make_records(
     sizes: dict[str, tuple[int, int]],
     suffix: str,
     options: MimicOptions,
-    problems: Problems,
+    problems: ProblemList,
     flow: Flow,
 ) -> list[PreparedImage]:
     """One record a reading, or one an image with all its readers' boxes; boxes in the prepared image's pixels.
@@ -58,7 +58,7 @@ def make_records(
 
 
 def _with_radiograph(
-    readings: pd.DataFrame, sizes: dict[str, tuple[int, int]], problems: Problems
+    readings: pd.DataFrame, sizes: dict[str, tuple[int, int]], problems: ProblemList
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The readings whose image is there and has the shape that the reader saw (its scale may differ), and the rest."""
     there = readings[readings["dicom_id"].isin(sizes)]

@@ -1,12 +1,11 @@
 """Read one source table: its files, its broken rows, and the account of them.
 
 Columns that are not needed are ignored, whatever they hold. Files may be gzipped or plain, with LF or CRLF.
-A broken row is named by file, line and value; it stops the preparation or is left out and counted (see ``Problems``).
+A broken row is named by file, line and value; it stops the preparation or is left out and counted.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import zlib
 from collections import Counter
@@ -17,47 +16,9 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_csv
-
-LISTED = 20
-"""Messages of one kind that the report lists; further ones are counted only."""
-
-
-class Problems:
-    """Collects broken input.
-
-    Args:
-        skip: False raises at the first problem (``--on-error stop``); True counts it and goes on (``skip``).
-        show_values: put the messages, which name patients and values, into the report too.
-    """
-
-    def __init__(self, skip: bool = False, show_values: bool = False) -> None:
-        self.skip, self.show_values = skip, show_values
-        self.counts: Counter[str] = Counter()
-        self.listed: dict[str, list[str]] = {}
-
-    def add(self, kind: str, message: str) -> None:
-        """One problem of a ``kind`` (a short phrase that the report counts by).
-
-        ``message`` names file, row and value, what was expected and what to do.
-
-        Raises:
-            SourceDataError: the message, unless problems are skipped.
-        """
-        if not self.skip:
-            raise SourceDataError(f"{message} (--on-error skip counts such entries and goes on without them)")
-        self.counts[kind] += 1
-        listed = self.listed.setdefault(kind, [])
-        if len(listed) < LISTED:
-            listed.append(message)
-            logging.getLogger(__name__).warning(f"left out, {kind}: {message}")
-
-    def as_dict(self) -> dict[str, dict]:
-        """Kind → ``count``, and the ``first`` messages if values are shown, for the report."""
-        shown = {kind: {"first": messages} for kind, messages in self.listed.items() if self.show_values}
-        return {kind: {"count": n, **shown.get(kind, {})} for kind, n in self.counts.items()}
-
 
 LINE, FILE, RAGGED = "_line", "_file", "_ragged"
 """Line of a row in its file (the header is line 1), number of its file, and its cells where it has too few or many."""
@@ -85,7 +46,7 @@ class SourceTable:
         problems: what to do with broken rows.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], problems: Problems) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], problems: ProblemList) -> None:
         self.name, self.paths, self.problems = name, list(paths), problems
         self.rows_in, self.dropped = 0, Counter()
 

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.mimic.source_table import Problems, SourceTable
+from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.mimic.source_table import SourceTable
 
 VITAL_COLUMNS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp", "pain", "acuity")
 
 
-def read_patients(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_patients(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
     """subject_id (int64, unique), gender ("F", "M" or None), anchor_age and anchor_year (float64)."""
     source = SourceTable("the table of patients", paths, problems)
     table = source.read(["subject_id", "gender", "anchor_age", "anchor_year"])
@@ -32,7 +33,7 @@ def read_patients(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.D
     return source.account(table, flow)
 
 
-def read_stays(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_stays(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
     """subject_id, stay_id (int64, unique), intime, outtime (datetime64, outtime NaT where unknown).
 
     A departure before the arrival is a problem; skipped, it counts as unknown.
@@ -49,7 +50,7 @@ def read_stays(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.Data
     return source.account(table.assign(outtime=table["outtime"].mask(wrong)), flow)
 
 
-def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: ProblemList, flow: Flow) -> pd.DataFrame:
     """stay_id (int64, unique) and :data:`VITAL_COLUMNS` as they stand: numbers, or text where a column has some.
 
     A row belongs to a visit of ``stays``, and to the same patient.
@@ -66,7 +67,7 @@ def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: Problems, 
     return source.account(table.drop(columns="subject_id"), flow)
 
 
-def read_radiographs(paths: Sequence[Path], problems: Problems, flow: Flow) -> pd.DataFrame:
+def read_radiographs(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
     """dicom_id (str, unique), subject_id, study_id (int64), view (str, "" where unknown), time (datetime64).
 
     ``StudyTime`` is HHMMSS.fff that lost its leading zeros as a number; 0.0 is midnight.

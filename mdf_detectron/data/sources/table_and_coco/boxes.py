@@ -75,9 +75,19 @@ def original_stems(name: str) -> list[str]:
 
 
 def read_annotation_files(
-    paths: Sequence[Path], problems: ProblemList, *, box_columns: Mapping[str, str], box_units: str, class_name: str
+    paths: Sequence[Path],
+    problems: ProblemList,
+    *,
+    box_columns: Mapping[str, str],
+    box_units: str,
+    class_name: str,
+    decimal_comma: bool = False,
 ) -> SourceAnnotations:
     """Read COCO JSON files, whose classes are matched by name, or one table of boxes.
+
+    Args:
+        box_columns, box_units, class_name, decimal_comma: of a table of boxes, see
+            :class:`~mdf_detectron.data.sources.table_and_coco.options.OwnOptions`.
 
     Raises:
         SourceDataError: mixed types, a file that cannot be read, or no image in it.
@@ -88,7 +98,8 @@ def read_annotation_files(
     if json_files:
         read = _read_coco(json_files, problems)
     else:
-        read = _read_box_table(read_table(paths[0], problems), problems, box_columns, box_units, class_name)
+        table = read_table(paths[0], problems)
+        read = _read_box_table(table, problems, box_columns, box_units, class_name, decimal_comma)
     if not read.images and not problems.counts:
         raise SourceDataError(f"{paths[0]}: no image in it")
     return read
@@ -131,7 +142,7 @@ def _read_coco(paths: Sequence[Path], problems: ProblemList) -> SourceAnnotation
 
 
 def _read_box_table(
-    table: Table, problems: ProblemList, given: Mapping[str, str], units: str, class_name: str
+    table: Table, problems: ProblemList, given: Mapping[str, str], units: str, class_name: str, decimal_comma: bool
 ) -> SourceAnnotations:
     roles = _roles(table, given)
     form = CORNERS if "x1" in roles else SIZE
@@ -149,8 +160,8 @@ def _read_box_table(
         image = images.setdefault(name, SourceImage(name, stem(name), where))
         if sized:
             image.size = _image_size(row, roles) or image.size
-        numbers = [None if is_empty(row[roles[r]]) else parse_number(row[roles[r]])[0] for r in form]
         empty = [is_empty(row[roles[r]]) for r in form]
+        numbers = [None if is_empty(row[roles[r]]) else parse_number(row[roles[r]], decimal_comma)[0] for r in form]
         if all(empty):
             continue  # an image without a finding
         read.boxes_in += 1

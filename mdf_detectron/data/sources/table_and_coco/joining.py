@@ -30,6 +30,8 @@ from mdf_detectron.data.sources.table_and_coco.table import (
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 from mdf_detectron.workers import parallel_map
 
+SEVERAL_ROWS = "several rows of one key"
+
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
 
@@ -140,8 +142,13 @@ def _tags_of(path: Path, keywords: list[str]) -> dict[str, str | None]:
         return dict.fromkeys(keywords)
 
 
-def join_table(studies: list[Study], table: Table, options: OwnOptions, problems: ProblemList) -> Counter[str]:
+def join_table(
+    studies: list[Study], table: Table, options: OwnOptions, problems: ProblemList, drops: Counter[str]
+) -> Counter[str]:
     """Set the row and the times of each study.
+
+    A study with several rows that differ leaves ``studies``, counted in ``drops``: neither its record nor its patient
+    is known, and without its record it would pass for one whose values are missing.
 
     Returns:
         rows of the table that are used, and those that are not, by reason.
@@ -154,6 +161,7 @@ def join_table(studies: list[Study], table: Table, options: OwnOptions, problems
     found = rows_by_key(table, column, kind, problems)
     used: set[int] = set()
     late: set[int] = set()
+    unclear: list[Study] = []
     for study in studies:
         numbers = next((found[key] for key in _keys(study, kind) if key in found), [])
         study.identity = table.rows[numbers[0]] if numbers else {}
@@ -163,7 +171,9 @@ def join_table(studies: list[Study], table: Table, options: OwnOptions, problems
         if len(usable) > 1 and not options.record_time:
             lines = ", ".join(table.place(n) for n in numbers[:3])
             text = f"{lines}: several rows of one {column} ({shorten(table.rows[numbers[0]][column])}) that differ"
-            problems.add("several rows of one key", f"{text}; keep one, or name the time of each with --record-time")
+            problems.add(SEVERAL_ROWS, f"{text}; keep one, or name the time of each with --record-time")
+            drops[SEVERAL_ROWS] += 1
+            unclear.append(study)
             continue
         if usable:
             number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] or (), -pair[0]))
@@ -178,6 +188,8 @@ def join_table(studies: list[Study], table: Table, options: OwnOptions, problems
             f"{table.path}: no row belongs to any image: column '{column}' has {rows}, the images' {kind} {files}; "
             "see --key"
         )
+    gone = set(map(id, unclear))
+    studies[:] = [study for study in studies if id(study) not in gone]
     rest = Counter({"used": len(used), "later than its image": len(late - used)})
     rest["no image, or an earlier record of one"] = sum(map(len, found.values())) - sum(rest.values())
     return rest

@@ -129,6 +129,18 @@ class OwnOptions:
     def key_kind(self) -> str:
         return (self.key or "").partition("=")[2] or "stem"
 
+    @property
+    def patient_column(self) -> str | None:
+        """The column of the table that tells the patient, if it is one."""
+        return self.patient if self.patient and not self.patient.startswith(("dicom:", "stem=")) else None
+
+    def table_options(self) -> list[str]:
+        """Options, as they are written, that name a column of the table."""
+        time = None if self.time == DICOM_TIME else self.time
+        named = {"--key": self.key, "--patient": self.patient_column, "--columns": self.columns,
+                 "--split-column": self.split_column, "--time": time, "--record-time": self.record_time}  # fmt: skip
+        return [option for option, value in named.items() if value]
+
     def dicom_tags(self) -> list[str]:
         """Tags that must be read from the files."""
         tags = [c.source for c in self.dicom_columns]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.data.prepared import (
+    PATIENTS_KNOWN,
     SPLITS,
     Flow,
     PreparedImage,
@@ -20,6 +21,7 @@ from mdf_detectron.data.prepared import (
 )
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList, ValueLog
+from mdf_detectron.data.sources.image_files import ImageFile, how_images_were_read
 from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
 from mdf_detectron.data.sources.table_and_coco.schema_proposal import Proposal
 from mdf_detectron.data.splits import balanced_parts
@@ -35,7 +37,9 @@ class Account:
         problems: broken entries.
         flow, log: what came in and was kept; values changed and removed.
         notes: what a reader of the folder must know.
-        image_drops, box_changes, provenance: images left out, boxes changed, how images were read, by reason.
+        image_drops, box_changes: images left out, boxes changed, by reason.
+        patients_known: whether the sources tell whose image it is; else each image counts as a patient.
+        files: the images that are kept, as they were read.
     """
 
     problems: ProblemList
@@ -44,7 +48,8 @@ class Account:
     notes: list[str] = field(default_factory=list)
     image_drops: Counter[str] = field(default_factory=Counter)
     box_changes: Counter[str] = field(default_factory=Counter)
-    provenance: Counter[str] = field(default_factory=Counter)
+    patients_known: bool = True
+    files: list[ImageFile] = field(default_factory=list)
 
 
 def write_folder(
@@ -78,8 +83,9 @@ def write_folder(
         (target / "images").symlink_to("../images")
         write_annotations(target, fold, class_names, schema, f"{title}, fold {number} of {options.folds}")
         _write_schema(target, proposal)
-        write_report(target, f"{title}, fold {number}", arguments, account.flow,
-                     {"notes": account.notes, "splits": summarize_splits(fold, class_names, schema)})  # fmt: skip
+        body = {"notes": account.notes, PATIENTS_KNOWN: account.patients_known}
+        body["splits"] = summarize_splits(fold, class_names, schema)
+        write_report(target, f"{title}, fold {number}", arguments, account.flow, body)
 
 
 def _write_schema(folder: Path, proposal: Proposal | None) -> None:
@@ -137,7 +143,7 @@ def _report_body(
          "header": ["column", "what", "reason", "count", *["examples"][: int(shown)]],
          "rows": [row if shown else row[:-1] for row in account.log.rows()]},
         {"title": "Boxes that were changed", "header": ["what", "count"], "rows": sorted(account.box_changes.items())},
-        {"title": "How images were read", "header": ["what", "images"], "rows": account.provenance.most_common()},
+        how_images_were_read(account.files),
     ]  # fmt: skip
     if proposal is not None:
         questions = [(n, q) for n, several in proposal.questions.items() for q in several]
@@ -150,6 +156,7 @@ def _report_body(
     account.problems.tell()
     return {
         "notes": account.notes,
+        PATIENTS_KNOWN: account.patients_known,
         "splits": summarize_splits(splits, class_names, schema),
         "problems": problems,
         "tables": [table for table in tables if table["rows"]],

@@ -12,7 +12,7 @@ from typing import Any
 
 from mdf_detectron.data.prepared import PreparedImage, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
-from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList, clean_value
 from mdf_detectron.data.sources.image_files import ImageFile, bring_images
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, read_annotation_files
@@ -103,8 +103,15 @@ class Preparation(Account):
         if table is not None:
             self.table = read_table(table, self.problems)
             self._check_columns()
+        elif named := o.table_options():
+            raise SourceDataError(f"{', '.join(named)}: there is no --table that they could be columns of")
         source = read_annotation_files(
-            paths, self.problems, box_columns=o.box_columns, box_units=o.box_units, class_name=o.class_name
+            paths,
+            self.problems,
+            box_columns=o.box_columns,
+            box_units=o.box_units,
+            class_name=o.class_name,
+            decimal_comma=o.decimal_comma,
         )
         self.notes += source.notes
         studies = find_files(source.images, files, folder, self.problems, self.image_drops)
@@ -116,7 +123,7 @@ class Preparation(Account):
         tags = o.dicom_tags() if (self.table or o.dicom_columns) else [*o.dicom_tags(), *DEFAULT_DICOM_COLUMNS]
         read_tags(studies, tags, self.num_workers)
         if self.table is not None:
-            rest = join_table(studies, self.table, o, self.problems)
+            rest = join_table(studies, self.table, o, self.problems, self.image_drops)
             used = rest.pop("used")
             total = used + sum(rest.values()) + sum(self.table.dropped.values())
             self.flow.add(f"rows of {self.table.path.name}", total, used, Counter(self.table.dropped) + rest)
@@ -125,6 +132,7 @@ class Preparation(Account):
                 self.notes.append(f"{without} images have no record in the table; their columns are missing.")
         set_patients(studies, o, self.problems)
         if o.patient is None:
+            self.patients_known = False
             self.notes.append("**Patients are not known: each image counts as a patient of its own.** If a patient has "
                               "several images, they may be in several splits and the results too good; name the "
                               "patient with --patient.")  # fmt: skip
@@ -138,8 +146,7 @@ class Preparation(Account):
                                   f"--key COLUMN=TAG for a DICOM tag; it has {', '.join(table.columns)}")  # fmt: skip
         table.require([o.key_column], "--key")
         table.require([c.source for c in o.columns], "--columns")
-        plain_patient = o.patient and not o.patient.startswith(("dicom:", "stem="))
-        for column, option in ((o.patient if plain_patient else None, "--patient"), (o.split_column, "--split-column"),
+        for column, option in ((o.patient_column, "--patient"), (o.split_column, "--split-column"),
                                (o.time if o.time != DICOM_TIME else None, "--time"),
                                (o.record_time, "--record-time")):  # fmt: skip
             if column:
@@ -155,17 +162,26 @@ class Preparation(Account):
             self.notes.append("No --columns were named: all columns of the table are taken. Check that each is known "
                               "when the image is taken, not only later.")  # fmt: skip
         elif not specs:
-            specs = [(ColumnSpec(tag, tag), True) for tag in DEFAULT_DICOM_COLUMNS]
-            if not any(study.tags.get(tag) for study in studies for tag in DEFAULT_DICOM_COLUMNS):
-                raise SourceDataError("no clinical column: name a --table with --key, or --dicom-columns")
+            filled = [tag for tag in DEFAULT_DICOM_COLUMNS if any(study.tags.get(tag) for study in studies)]
+            specs = [(ColumnSpec(tag, tag), True) for tag in filled]
         return specs
 
     def propose_schema(self, specs: list[tuple[ColumnSpec, bool]], studies: list[Study]) -> Proposal:
         values = {spec.name: sources_of(studies, spec.source, dicom) for spec, dicom in specs}
         proposal = propose([spec for spec, _ in specs], values, self.options.decimal_comma)
-        if not proposal.columns:
+        asked = self.table is not None or self.options.dicom_columns
+        if not proposal.columns and not asked:
+            self.notes.append("**No clinical column**: there is no --table, and the images' headers tell nothing. The "
+                              "folder is for image-only models.")  # fmt: skip
+        elif not proposal.columns:
             reasons = "; ".join(f"{name}: {why}" for name, why in proposal.left_out.items())
             raise SourceDataError(f"no column can be used: {reasons}")
+        if proposal.left_out:
+            listed = "; ".join(f"{name}: {why}" for name, why in proposal.left_out.items())
+            self.notes.append(f"Columns that are left out: {listed}.")
+        if undecided := [name for name, questions in proposal.questions.items() if questions]:
+            self.notes.append(f"The schema is a proposal: {SCHEMA_FILE_NAME} says what to decide about "
+                              f"{', '.join(undecided)}.")  # fmt: skip
         return proposal
 
     def make_records(
@@ -201,7 +217,7 @@ class Preparation(Account):
             extra = {"study_time": study.times[0], "row_time": study.times[1]} if o.time else {}
             record = PreparedImage(name, result.width, result.height, patient, row, boxes, extra)
             records.append((record, study.split))
-            self._count(result)
+            self.files.append(result)
         self._account(source, records, dropped, schema)
         return records
 
@@ -239,11 +255,6 @@ class Preparation(Account):
                 as_age=is_age(spec),
             )
         return row
-
-    def _count(self, file: ImageFile) -> None:
-        self.provenance[f"{file.kind}: scaling {file.scaling}" + (", inverted" if file.inverted else "")] += 1
-        for note in file.notes:
-            self.provenance[f"{file.kind}: {note}"] += 1
 
     def _account(self, source: SourceAnnotations, records: list, dropped: Counter[str], schema: ClinicalSchema) -> None:
         self.flow.add("annotated images", source.images_in, len(records), self.image_drops)

@@ -15,7 +15,15 @@ import numpy as np
 import yaml
 
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.sources.common import SEX_WORDS, YES_NO_WORDS, fold, is_empty, parse_age, parse_number
+from mdf_detectron.data.sources.common import (
+    DECIMAL_COMMA,
+    SEX_WORDS,
+    YES_NO_WORDS,
+    fold,
+    is_empty,
+    parse_age,
+    parse_number,
+)
 from mdf_detectron.data.sources.table_and_coco.options import ColumnSpec
 
 MOST_CATEGORIES = 12
@@ -55,7 +63,7 @@ class Proposal:
             "# Proposed from the data. Edit it where you know better, then prepare again with --schema THIS_FILE.",
             "# kind: numeric (minimum, maximum: a value outside becomes missing) or categorical (vocabulary).",
             "version: 1",
-            "columns:",
+            "columns:" if self.columns else "columns: []  # no clinical record: for image-only models",
         ]
         for column in self.columns:
             lines += [f"  # {text}" for text in self.reasons.get(column.name, ())]
@@ -104,10 +112,13 @@ def _column(
     if spec.mapping:
         reasons.append("Vocabulary: the values that --columns maps to.")
         return ClinicalColumn(name, "categorical", vocabulary=tuple(dict.fromkeys(spec.mapping.values())))
-    read = [(parse_age(v) if is_age(spec) else parse_number(v, decimal_comma))[0] for v in filled]
-    numbers = np.array([n for n in read if n is not None])
+    read = [parse_age(v) if is_age(spec) else parse_number(v, decimal_comma) for v in filled]
+    numbers = np.array([n for n, _ in read if n is not None])
     if len(numbers) >= MOSTLY * len(filled):
         return _numeric(spec, numbers, len(filled) - len(numbers), proposal)
+    if len(numbers) + sum(how == DECIMAL_COMMA for _, how in read) >= MOSTLY * len(filled):
+        proposal.left_out[name] = "numbers with a decimal comma; prepare again with --decimal-comma"
+        return None
     folded = Counter(fold(v) for v in filled)
     if sum(bool(_DATE.match(str(v))) for v in filled) >= MOSTLY * len(filled):
         proposal.left_out[name] = "dates; a model reads numbers: compute an age or a number of days from it"

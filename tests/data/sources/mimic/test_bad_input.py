@@ -164,6 +164,18 @@ def test_broken_row(tmp_path, name):
     assert stage["dropped"] == {kind: 1} and stage["in"] == stage["kept"] + 1
 
 
+def test_all_problems_of_the_tables_are_told_at_once(tmp_path):
+    tree = make_tree()
+    for damage, *_ in (ROWS["subject"], ROWS["gender"], ROWS["StudyTime"], ROWS["certainty"]):
+        damage(tree) if damage is not ROWS["gender"][0] else replaced("patients", ",F,", ",female,", line=2)(tree)
+    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    with pytest.raises(SourceDataError) as caught:
+        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    text = str(caught.value)
+    for part in ("subject_id '9000x001'", "gender 'female'", "StudyTime '10:00'", "certainty '7'", "--on-error skip"):
+        assert part in text, text
+
+
 def test_visit_that_ends_before_it_begins_has_no_departure(tmp_path):
     tree = make_tree()
     replaced("edstays", "2150-01-10 12:00:00", "2150-01-10 07:00:00")(tree)

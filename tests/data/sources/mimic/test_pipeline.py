@@ -205,7 +205,7 @@ def test_cached_radiographs_are_resized_once_with_their_boxes(tmp_path):
     written = radiograph.stat().st_ino
     prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
     assert radiograph.stat().st_ino == written  # other options, the same images: not decoded again
-    assert not (tmp_path / "out.radiograph_cache").exists()
+    assert not (tmp_path / "out.image_cache").exists()
 
 
 def test_resizing_goes_on_where_it_stopped(tmp_path):
@@ -217,7 +217,7 @@ def test_resizing_goes_on_where_it_stopped(tmp_path):
         prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
     done = {
         radiograph.name: radiograph.stat().st_ino
-        for radiograph in (tmp_path / "out.radiograph_cache/100").glob("*.png")
+        for radiograph in (tmp_path / "out.image_cache/100_8bit").glob("*.png")
     }
     assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
     last.write_bytes(content)
@@ -242,7 +242,7 @@ def test_interrupted_run_leaves_the_old_folder_and_its_radiographs(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
     assert (tmp_path / "out/report.json").read_text() == before
-    assert len(list((tmp_path / "out.radiograph_cache/80").glob("*.png"))) == 4
+    assert len(list((tmp_path / "out.image_cache/80_8bit").glob("*.png"))) == 4
     assert not (tmp_path / "out.partial").exists()
     assert prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
     assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.mimic.cohort import read_cohort
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
-from mdf_detectron.data.sources.mimic.source_table import Problems
 from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.raw.history import RawSettings
@@ -172,7 +172,7 @@ def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, s
 
 def test_clean_settings_leave_nothing_to_clean(tmp_path):
     write_raw_tree(tmp_path / "raw", replace(SETTINGS, dirt=0.0, reader_noise=0.0, tables_only=True), num_workers=1)
-    cohort = read_cohort(physionet_files(tmp_path / "raw/physionet"), MimicOptions(), Problems(), Flow())
+    cohort = read_cohort(physionet_files(tmp_path / "raw/physionet"), MimicOptions(), ProblemList(), Flow())
     log = cohort.cleaning.as_dict()
     assert log["changed"] == {} and {reason for r in log["removed"].values() for reason in r} == {"empty"}
     assert cohort.changed == {"boxes clamped to their image": 0}
