@@ -22,6 +22,7 @@ setup(
             "configs/*.yaml",
             "configs/*/*.yaml",
             "model_zoo/zoo.yaml",
+            "model_zoo/weights/*",
             "report/templates/*.html",
             "experiments/plans/*.yaml",
         ],

@@ -83,7 +83,7 @@ def test_the_wheel_declares_its_command_and_holds_its_data(installed):
     package = site / "mdf_detectron"
     configs = sorted(p.relative_to(REPOSITORY / "configs") for p in (REPOSITORY / "configs").rglob("*.yaml"))
     assert sorted(p.relative_to(package / "configs") for p in (package / "configs").rglob("*.yaml")) == configs
-    assert (package / "model_zoo" / "zoo.yaml").is_file()
+    assert (package / "model_zoo" / "zoo.yaml").is_file() and list((package / "model_zoo" / "weights").glob("*.pth"))
     assert not list(site.glob("tests")) and not list(site.glob("benchmarks"))
 
 

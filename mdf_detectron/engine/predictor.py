@@ -34,6 +34,7 @@ from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, 
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
 from mdf_detectron.engine.defaults import get_mdf_cfg, merge
 from mdf_detectron.engine.findings import StudyFindings
+from mdf_detectron.engine.zoo_weights import find_weights
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.guarded_yaml import parse_yaml
@@ -72,7 +73,8 @@ class Predictor:
 
     Args:
         weights: a ``.pth`` file of this project with its contents (see
-            :mod:`~mdf_detectron.engine.checkpoint_contents`).
+            :mod:`~mdf_detectron.engine.checkpoint_contents`), or the name of a zoo model with published weights;
+            "synthetic_cxr/mdf_net_compact" ships with the package.
         device: "cpu" or "cuda"; by default the GPU where there is one.
         threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
         force: predict from DICOM files of another modality than a radiograph's too (a note says so).
@@ -89,6 +91,7 @@ class Predictor:
         threshold: float | Mapping[str, float] | None = None,
         force: bool = False,
     ):
+        weights = find_weights(weights)
         self.cfg, self.contents, self.digest = read_checkpoint(weights)
         self.cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.schema = ClinicalSchema.from_dict(self.contents["schema"], where=str(weights))

@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_model
 
 from mdf_detectron import model_zoo
+from mdf_detectron.engine import zoo_weights as module
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.model_zoo import model_zoo as module
 
 NAME = "synthetic_cxr/msf_net_1d.yaml"
 
@@ -26,7 +26,7 @@ def test_names_are_those_of_the_package():
 def test_a_model_without_weights():
     model = model_zoo.get(NAME)
     assert not model.training and not model.backbone.clinical_encoder.fitted
-    with pytest.raises(CheckpointError, match="no weights of '.*' are published; this command makes them: mdf demo"):
+    with pytest.raises(CheckpointError, match="no weights of '.*' are published; this command makes them: mdf train"):
         model_zoo.get("synthetic_cxr/mdf_net.yaml", trained=True)
     with pytest.raises(CheckpointError, match="no weights of 'mimic_eye/mdf_net.yaml' are published$"):
         model_zoo.get_checkpoint("mimic_eye/mdf_net.yaml")
@@ -40,7 +40,7 @@ def published(tmp_path, monkeypatch, fit_encoder):
     model = fit_encoder(build_model(cfg))
     MultimodalCheckpointer(model, str(tmp_path), cfg=cfg).save("tiny")
     digest = hashlib.sha256((tmp_path / "tiny.pth").read_bytes()).hexdigest()
-    entry = model_zoo.ZooEntry(NAME, "mdf train", "tiny", {}, "tiny.pth", digest)
+    entry = model_zoo.ZooEntry(NAME, "mdf train", "tiny", weights="tiny.pth", sha256=digest)
     monkeypatch.setattr(module, "read_zoo", lambda: {NAME: entry})
     return tmp_path, model
 
@@ -67,6 +67,11 @@ def test_weights_are_found_and_verified(published, monkeypatch):
         ("models: 3\n", "not a zoo file"),
         ("models:\n - {config: a, command: c, data: d, nope: 1}\n", "not a zoo file"),
         ("models:\n - {config: a, command: c, data: d, weights: w.pth}\n", "weights and sha256 go together"),
+        (
+            "models:\n - {config: a, command: c, data: d, seeds: [1, 2], results: {m: [3]}}\n",
+            "m needs one value for",
+        ),
+        ("models:\n - {config: a, command: c, data: d, seeds: [1], results: {m: 3.0}}\n", "m needs one value for"),
         ("models:\n - {config: a, command: c, data: d}\n - {config: a, command: c, data: d}\n", "two entries"),
         ("models: !!python/name:os.system\n", "not safe YAML"),
     ],

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""The table of MODEL_ZOO.md from mdf_detectron/model_zoo/zoo.yaml; with --runs, zoo.yaml from trainings first.
+
+python tools/make_model_zoo.py                       # the table
+python tools/make_model_zoo.py --runs output/zoo     # train what is absent, publish it, fill zoo.yaml, then the table
+
+--runs goes on where it stopped: RUNS/<config>/seed_<n>/ holds each training, RUNS/published/ the published files with
+their cards. A model without a training there keeps its entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from mdf_detectron.cli import run_main
+from mdf_detectron.data.synthetic.cohort import CohortSettings
+from mdf_detectron.data.synthetic.prepare import prepare_synthetic
+from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY
+from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
+from mdf_detectron.engine.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
+from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import markdown_table, write_text
+from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "MODEL_ZOO.md"
+BEGIN, END = "<!-- made by tools/make_model_zoo.py from zoo.yaml: begin -->", "<!-- end -->"
+COLUMNS = {
+    "AP50 IoBB": "bbox_iobb/AP50",
+    "the same, records exchanged": "bbox_iobb/AP50 exchanged",
+    "AR50 IoBB": "bbox_iobb/AR50",
+    "AP50 IoU": "bbox/AP50",
+}
+"""Of the table → of the results."""
+
+DATASET = "synthetic_cxr"
+SETTINGS = CohortSettings(700, 1, signal=1.0, image_size=160)
+SEEDS = (1, 2, 3)
+MODELS = ("mask_rcnn", "msf_net_1d", "msf_net_3d", "mdf_net", "mdf_net_compact")
+SHIPPED = ("mdf_net_compact", 1)
+HEADER = """\
+# The model zoo, filled by tools/make_model_zoo.py. An entry: config, data, command, seeds of the trainings, results
+# (x 100 on the test split, one value a seed) and, where weights are published, their path below the package's zoo or
+# $MDF_MODEL_ZOO and the SHA-256 of the file.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="trainings of the synthetic set's models")
+    parser.add_argument("--no-training", action="store_true", help="use the trainings that are there")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="fill these (default: all)")
+    args = parser.parse_args(argv)
+    if args.runs:
+        entries = dict(read_zoo())
+        for model in args.models:
+            filled = fill(model, args.runs.resolve(), training=not args.no_training)
+            entries |= {filled.config: filled} if filled else {}
+        write_zoo(entries)
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), zoo_table(read_zoo())))
+    print(f"{PAGE.name}: {len(read_zoo())} models")
+
+
+def fill(model: str, runs: Path, training: bool) -> ZooEntry | None:
+    """Train and publish every seed of a model; returns its entry, None where there is no training."""
+    name, found = f"{DATASET}/{model}.yaml", {}
+    for seed in SEEDS:
+        run = runs / model / f"seed_{seed}"
+        if training and not (run / RESULTS_FILE_NAME).is_file():
+            prepare_synthetic(runs / "data" / DATASET, SETTINGS)
+            mdf(runs, "train", "--config-file", name, "--resume", "OUTPUT_DIR", f"{model}/seed_{seed}", "SEED", seed)
+        if (run / RESULTS_FILE_NAME).is_file():
+            found[seed] = published_file(runs, model, seed)
+    if not found:
+        return None
+    results = [results_of(path) for path in found.values()]
+    weights, digest = "", ""
+    if SHIPPED[0] == model and SHIPPED[1] in found:
+        weights, digest = ship(found[SHIPPED[1]])
+    return ZooEntry(
+        config=name,
+        command=f"mdf train --config-file {name} SEED 1",
+        data=f"synthetic ({SETTINGS.num_patients} patients, seed {SETTINGS.seed}, signal {SETTINGS.signal:g})",
+        seeds=list(found),
+        results={metric: [r[metric] for r in results] for metric in results[0]},
+        weights=weights,
+        sha256=digest,
+    )
+
+
+def published_file(runs: Path, model: str, seed: int) -> Path:
+    """Publish a training, if it is not yet; the shipped one in 16 bits."""
+    half = (model, seed) == SHIPPED
+    name = f"{DATASET}_{model}" + ("" if half else f"_seed_{seed}")
+    path = runs / "published" / f"{name}.pth"
+    if not path.is_file():
+        weights = f"{model}/seed_{seed}/model_final.pth"
+        mdf(runs, "publish", "--weights", weights, "--out", f"published/{name}.pth", *(["--half"] if half else []))
+    return path
+
+
+def mdf(runs: Path, *arguments: object) -> None:
+    """Run a command in the folder of the trainings, so that every path that a file may keep is relative."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "DETECTRON2_DATASETS": "data", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "mdf_detectron", *map(str, arguments)]
+    if subprocess.run(command, cwd=runs, env=environment).returncode:
+        raise UserError(f"failed in {runs}: mdf {' '.join(command[3:])}")
+
+
+def results_of(published: Path) -> dict[str, float]:
+    """Read the test results that a published file holds, × 100, one decimal."""
+    stored = load_checkpoint_file(published)[CONTENTS_KEY]["results"]
+    measured = [split(name) for name in COLUMNS.values() if " " not in name]
+    values = {f"{task}/{metric}": stored["metrics"][task][metric]["value"] for task, metric in measured}
+    comparison = stored["against_exchanged_records"]
+    if comparison is not None:
+        task, metric = split(COLUMNS["AP50 IoBB"])
+        values[f"{task}/{metric} exchanged"] = comparison["differences"][task][metric]["first"]
+    return {name: round(float(value), 1) for name, value in values.items()}
+
+
+def split(name: str) -> tuple[str, str]:
+    """Split "task/metric"."""
+    task, _, metric = name.partition("/")
+    return task, metric
+
+
+def ship(published: Path) -> tuple[str, str]:
+    """Copy a published file, its card and diagram into the package; returns its path below the zoo and its digest."""
+    folder = ZOO_FOLDER / "weights"
+    folder.mkdir(exist_ok=True)
+    for path in (published, published.with_suffix(".md"), published.with_name(published.stem + DIAGRAM_SUFFIX)):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    with open(published, "rb") as file:
+        return f"weights/{published.name}", file_digest(file)
+
+
+def write_zoo(entries: dict[str, ZooEntry]) -> None:
+    """Write zoo.yaml."""
+    models = [{key: value for key, value in asdict(entry).items() if value} for entry in entries.values()]
+    text = yaml.safe_dump({"models": models}, sort_keys=False, default_flow_style=None, width=118)
+    write_text(ZOO_FILE, HEADER + text)
+
+
+def zoo_table(zoo: dict[str, ZooEntry]) -> str:
+    """Write the table: mean and standard deviation over the seeds."""
+    rows = []
+    for entry in zoo.values():
+        cells = [spread(entry.results.get(metric, ())) for metric in COLUMNS.values()]
+        rows.append((f"`{entry.config}`", entry.data, len(entry.seeds), *cells, where(entry)))
+    return markdown_table(("model", "data", "seeds", *COLUMNS, "weights"), rows)
+
+
+def spread(values: list[float]) -> str:
+    """Write mean ± standard deviation (of a sample)."""
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def where(entry: ZooEntry) -> str:
+    """Say where the weights are, or which command makes them."""
+    if not entry.weights:
+        return f"not hosted: `{entry.command}`"
+    if not entry.shipped:
+        return f"`$MDF_MODEL_ZOO/{entry.weights}`"
+    size = (ZOO_FOLDER / entry.weights).stat().st_size / 2**20
+    card = Path("mdf_detectron/model_zoo") / Path(entry.weights).with_suffix(".md")
+    return f"ships with the package ({size:.1f} MiB, [card]({card.as_posix()}))"
+
+
+def with_table(page: str, table: str) -> str:
+    """Put the table between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{PAGE.name} lacks the marks '{BEGIN}' and '{END}'")
+    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    run_main(main)
