@@ -119,7 +119,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         # a start that every model with a record may take
         image_only = isinstance(saved, dict) and not any(saved.values())
         if saved is not None and saved != wanted and not image_only:
-            columns = [shorten(value, 120) for value in (saved, wanted)]
+            columns = [shorten(value) for value in (saved, wanted)]
             raise CheckpointError(
                 f"{filename} was trained with the clinical columns {columns[0]}, the config asks for {columns[1]}; "
                 "use the checkpoint's own config (config.yaml beside it) or another checkpoint"

@@ -1,0 +1,219 @@
+"""What the fuzzer has found, one input a kind: each was a traceback, a hang, a load of memory or code that ran."""
+
+import gzip
+import pickle
+import struct
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from fuzzing.images import dicom, encoded, png_bomb
+from fuzzing.models import Evil, saved, small_checkpoint
+from fuzzing.tables import HEADER, ROWS, table_file
+from fuzzing.texts import COCO, PREDICTIONS
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from mdf_detectron.data.annotations import check_annotations
+from mdf_detectron.data.readers import read_pixels, read_size
+from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.table_and_coco import table as tables
+from mdf_detectron.engine.checkpoint import load_checkpoint_file, read_zoo_weights
+from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, contents_of, digest
+from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ImageReadError,
+    ResultsError,
+    SourceDataError,
+)
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.experiments.plan import read_plan
+
+PIXELS = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed) (w) file\n"
+LENGTH_BEYOND = dicom(PIXELS, 12) + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 0xFFFFFFF0)
+DEFLATED = dicom(PIXELS, 12).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.eps", POSTSCRIPT, "no image of a known format"),
+        ("a.png", POSTSCRIPT, "no image of a known format"),
+        ("a.png", png_bomb(20_000, 10_000), "more than 64,000,000"),
+        ("a.png", png_bomb(8000, 8000, 16, 6), "of color, more than 16,000,000"),
+        ("a.png", png_bomb(2**31 - 1, 1), "machine's memory|more than"),
+        ("a.dcm", DEFLATED, "deflated as a whole"),
+        ("a.dcm", dicom(PIXELS, 12, RescaleSlope="1e308", RescaleIntercept="1e308"), "values that are not finite"),
+    ],
+)
+def test_images(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageReadError, match=message) as error:
+        read_pixels(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_length_beyond_the_file_asks_for_no_memory(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(LENGTH_BEYOND)
+    tracemalloc.start()
+    try:
+        assert read_pixels(tmp_path / "a.dcm")[0].shape == PIXELS.shape
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_program_is_started_for_an_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(POSTSCRIPT)
+    started = []
+    sys.addaudithook(lambda event, args: started.append(args) if event == "subprocess.Popen" else None)
+    for read in (read_size, read_pixels):
+        with pytest.raises(ImageReadError):
+            read(tmp_path / "a.png")
+    assert not started
+
+
+def test_a_panic_of_a_decoder_is_one_line(tmp_path, monkeypatch):
+    class Panic(BaseException):
+        pass
+
+    def panic(self):
+        raise Panic("index out of bounds")
+
+    (tmp_path / "a.dcm").write_bytes(dicom(PIXELS, 12))
+    monkeypatch.setattr(Dataset, "pixel_array", property(panic))
+    with pytest.raises(ImageReadError, match="index out of bounds"):
+        read_pixels(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("images", {"file_name": "."}, "names the folder"),
+        ("annotations", {"segmentation": [[10**400] * 6]}, "not finite, or beyond 1,000,000 pixels"),
+        ("annotations", {"segmentation": {"size": [10**9, 10**9], "counts": "0"}}, "whole pixels from 1 to 100,000"),
+    ],
+)
+def test_annotations(part, change, message):
+    data = {**COCO, part: [{**COCO[part][0], **change}, *COCO[part][1:]]}
+    with pytest.raises(DatasetError, match=message):
+        check_annotations(data, "a.json", prepared=True)
+
+
+def test_a_prediction_with_neither_box_nor_mask():
+    result = {**PREDICTIONS[0], "segmentation": 0.5}
+    del result["bbox"]
+    for value in (0.0, [], None):
+        with pytest.raises(ResultsError, match="has no bbox"):
+            Detections.load([{**result, "segmentation": value}], GroundTruth.load(COCO))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pickle.dumps({"x": Evil(np.ndarray, (10**12,))}), "makes an array without content"),
+        (pickle.dumps({"x": Evil(eval, "1")}), "which arrays do not need"),
+        (b"K\x01r\xff\xff\xff\x7f.", "numbers an object"),
+        (pickle.dumps([]), "holds a list, not a dict"),
+        (pickle.dumps({"x": np.array([None])}), "does not hold weights of Detectron2's zoo"),
+    ],
+)
+def test_zoo_weights(tmp_path, data, message):
+    (tmp_path / "w.pkl").write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        read_zoo_weights(tmp_path / "w.pkl")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return load_checkpoint_file(small_checkpoint(tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(1).expand(10**12), "more elements than the file holds"),
+        (torch.zeros(2, 3).to_sparse(), "a tensor of another kind"),
+        ([1], "is a list, no tensor"),
+    ],
+)
+def test_weights(checkpoint, tmp_path, value, message):
+    (tmp_path / "m.pth").write_bytes(saved({**checkpoint, "model": {**checkpoint["model"], "x": value}}))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint_file(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("class_names", ["a", "a"], "class_names is .* expected a list of distinct names"),
+        ("columns", ["height"], "columns are .*, the schema has"),
+        ("category_ids", [1], "1 category_ids of 2 class_names"),
+        ("training", {"images": 1, "columns": {}}, "training statistics of column 'age'"),
+        ("operating_point", {"source": "x", "classes": {}}, "no threshold for each"),
+        ("calibration", {"temperature": -1}, "nothing, or a positive temperature"),
+        ("missing_records", None, "two rates of dropout"),
+        ("schema", {"columns": 3}, "no 'columns'"),
+    ],
+)
+def test_contents(checkpoint, key, value, message):
+    edited = {**checkpoint, CONTENTS_KEY: {**checkpoint[CONTENTS_KEY], key: value}}
+    edited[DIGEST_KEY] = digest(edited)
+    with pytest.raises(CheckpointError, match=message):
+        contents_of(edited, "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None: expected a value as"),
+        (["SOLVER.BASE_LR", "1e999"], "BASE_LR is inf: expected finite numbers"),
+        (["SOLVER.MAX_ITER", "9" * 400], "too large"),
+        (["SOLVER.MAX_ITER", "0"], "expected more than 0"),
+        (["MODEL.PIXEL_MEAN", "['a']"], "expected a list of numbers"),
+        (["MODEL.PIXEL_MEAN", "[...]"], "ellipsis is neither a number"),
+        (["MODEL.CLINICAL.CATEGORICAL", "[['a']]"], "expected a list of names"),
+        (["OUTPUT_DIR", "a\0b"], "legal characters"),
+        (["MODEL.DEVICE.x", "1"], "config override"),
+        (["SOLVER.STEPS", "-" * 50_000 + "1"], "config override"),
+    ],
+)
+def test_values_of_configs(opts, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("synthetic_cxr/mdf_net.yaml", opts)
+
+
+def test_plans(tmp_path):
+    text = "name: a\ndataset: d\nconfig: c\nvariants: [{name: a}]\nfigures: [{name: %s, show: counts, variants: %s}]\n"
+    for name, variants, message in (("f", "3.5", "variants is 3.5; write a list"), ("../f", "[a]", "becomes a file")):
+        (tmp_path / "p.yaml").write_text(text % (name, variants))
+        with pytest.raises(ConfigError, match=message):
+            read_plan(tmp_path / "p.yaml")
+
+
+def test_tables_that_unpack_to_more_than_memory(tmp_path, monkeypatch):
+    book = table_file(tmp_path, ".xlsx", [HEADER, *ROWS])
+    packed = tmp_path / "table.csv.gz"
+    packed.write_bytes(gzip.compress((",".join(HEADER) + "\n").encode()) + gzip.compress(b"x" * (2 << 20)))
+    with pytest.raises(SourceDataError, match="a line of more than 1,048,576 characters"):
+        tables.read_table(packed, ProblemList())
+    for name, limit, path, message in (
+        ("MOST_BYTES", {".xlsx": 100}, book, "unpacked are too many"),
+        ("MOST_MEMORY", 1000, table_file(tmp_path, ".csv", [HEADER, *ROWS]), "too large to hold in memory, from line"),
+        ("MOST_CHARACTERS", 100, table_file(tmp_path, ".csv", [HEADER, *ROWS]), "more than about 100 characters"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(SourceDataError, match=message):
+            patch.setattr(tables, name, limit)
+            tables.read_table(path, ProblemList())
+
+
+def test_a_fractional_rescale_is_read(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(dicom(PIXELS, 12, RescaleSlope="2.5", RescaleIntercept="-1024"))
+    (tmp_path / "b.png").write_bytes(encoded(Image.fromarray(PIXELS), "PNG"))
+    assert (read_pixels(tmp_path / "a.dcm")[0] == read_pixels(tmp_path / "b.png")[0]).all()
