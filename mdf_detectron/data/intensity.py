@@ -114,11 +114,11 @@ def change_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def check_memory(path: Path, width: int, height: int, samples: int = 1) -> None:
+def check_memory(path: Path, width: int, height: int, samples: float = 1) -> None:
     """Raise :class:`ImageReadError` for an image that is too large for a radiograph, or for this machine.
 
     Args:
-        samples: a pixel that are scaled in floating point; 1 for eight-bit color, which is not.
+        samples: how much more memory a pixel takes than one of gray.
     """
     memory = machine_memory()
     count = width * height * samples
@@ -130,5 +130,5 @@ def check_memory(path: Path, width: int, height: int, samples: int = 1) -> None:
     if count > MOST_PIXELS:
         raise ImageReadError(
             f"cannot read image {path}: its header says {width} × {height} pixels{' of color' * (samples > 1)}, more "
-            f"than {MOST_PIXELS // samples:,}; reduce the image, or remove the file if it is no radiograph"
+            f"than {int(MOST_PIXELS / samples):,}; reduce the image, or remove the file if it is no radiograph"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import threading
@@ -178,9 +179,10 @@ def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()
 
 
 def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
-    # a file object, because Pillow maps a named TIFF into memory by its turned size, which garbles it
-    with _no_pixel_limit(), open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-        check_memory(path, *image.size)
+    # its content, because Pillow maps a named TIFF into memory by its turned size, which garbles it, and makes room for
+    # a PNG's chunk as long as it says it is
+    with _no_pixel_limit(), Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+        check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
         notes = []
         pages = getattr(image, "n_frames", 1)
         if pages > 1:

@@ -1,5 +1,6 @@
 """What the fuzzer has found, one input a kind: each was a traceback, a hang, a load of memory or code that ran."""
 
+import contextlib
 import gzip
 import pickle
 import struct
@@ -37,6 +38,8 @@ from mdf_detectron.experiments.plan import read_plan
 PIXELS = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed) (w) file\n"
 LENGTH_BEYOND = dicom(PIXELS, 12) + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 0xFFFFFFF0)
+GRAY_PNG = encoded(Image.fromarray(PIXELS.astype(np.uint8)), "PNG")
+LONG_CHUNK = GRAY_PNG.replace(GRAY_PNG[33:41], b"\xff\xff\xff\xf0IDAT")
 DEFLATED = dicom(PIXELS, 12).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0")
 
 
@@ -46,7 +49,8 @@ DEFLATED = dicom(PIXELS, 12).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1
         ("a.eps", POSTSCRIPT, "no image of a known format"),
         ("a.png", POSTSCRIPT, "no image of a known format"),
         ("a.png", png_bomb(20_000, 10_000), "more than 64,000,000"),
-        ("a.png", png_bomb(8000, 8000, 16, 6), "of color, more than 16,000,000"),
+        ("a.png", png_bomb(8000, 6000, 8, 2), "of color, more than 42,666,666"),
+        ("a.png", png_bomb(4800, 4000, 16, 6), "of color, more than 16,000,000"),
         ("a.png", png_bomb(2**31 - 1, 1), "machine's memory|more than"),
         ("a.dcm", DEFLATED, "deflated as a whole"),
         ("a.dcm", dicom(PIXELS, 12, RescaleSlope="1e308", RescaleIntercept="1e308"), "values that are not finite"),
@@ -59,11 +63,13 @@ def test_images(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_length_beyond_the_file_asks_for_no_memory(tmp_path):
-    (tmp_path / "a.dcm").write_bytes(LENGTH_BEYOND)
+@pytest.mark.parametrize(("name", "content"), [("a.dcm", LENGTH_BEYOND), ("a.png", LONG_CHUNK)])
+def test_a_length_beyond_the_file_asks_for_no_memory(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     tracemalloc.start()
     try:
-        assert read_pixels(tmp_path / "a.dcm")[0].shape == PIXELS.shape
+        with contextlib.suppress(ImageReadError):
+            read_pixels(tmp_path / name)
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
