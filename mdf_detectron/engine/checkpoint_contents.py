@@ -35,7 +35,7 @@ from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.engine.contents_check import contents_problem
-from mdf_detectron.errors import CheckpointError, shorten
+from mdf_detectron.errors import CheckpointError, DatasetError, shorten
 
 CONTENTS_KEY = "contents"
 DIGEST_KEY = "sha256"
@@ -219,7 +219,10 @@ def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any)
     """
     if dataset_name not in DatasetCatalog.list():
         return  # the caller cannot evaluate on it, and says so
-    DatasetCatalog.get(dataset_name)  # its classes are known once it is loaded
+    try:
+        DatasetCatalog.get(dataset_name)  # its classes are known once it is loaded
+    except DatasetError:
+        return  # not prepared here: a model can be used without it, and whoever evaluates on it is told
     metadata = MetadataCatalog.get(dataset_name)
     classes = list(metadata.get("thing_classes", []))
     if classes != contents["class_names"]:

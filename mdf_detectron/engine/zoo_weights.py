@@ -17,7 +17,7 @@ from typing import Any
 from iopath.common.file_io import HTTPURLHandler, PathManager
 
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.fileio import read_yaml
+from mdf_detectron.fileio import read_yaml, shorten_path
 
 ZOO_FOLDER = Path(__file__).resolve().parents[1] / "model_zoo"
 ZOO_FILE = ZOO_FOLDER / "zoo.yaml"
@@ -103,14 +103,16 @@ def find_weights(weights: str | Path) -> Path:
     Raises:
         CheckpointError: there is neither such a file nor such weights.
     """
-    if Path(weights).is_file():
+    if os.path.isfile(weights):  # also of a name too long for a file
         return Path(weights)
     zoo = read_zoo()
     name = str(weights).removesuffix(".yaml") + ".yaml"
     if name in zoo:
         return Path(get_checkpoint(name))
     shipped = sorted(entry.config.removesuffix(".yaml") for entry in zoo.values() if entry.shipped)
-    raise CheckpointError(f"no checkpoint at {weights}; give a .pth file, or a model that the package ships: {shipped}")
+    raise CheckpointError(
+        f"no checkpoint at {shorten_path(weights)}; give a .pth file, or a model that the package ships: {shipped}"
+    )
 
 
 def _fetch_verified(source: str, sha256: str) -> str:

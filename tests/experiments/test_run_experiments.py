@@ -67,7 +67,7 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_has_its_reason(make_study, tiny_folder, tmp_path):
-    _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE, opts=["SOLVER.BASE_LR", 1e30])
+    _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE, opts=["SOLVER.BASE_LR", 1e12])
     left_to_do(trainings)
     with pytest.raises(FloatingPointError):
         work(trainings[0].folder)
