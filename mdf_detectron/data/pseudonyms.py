@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.readers import copy_bare_png
 from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json, read_text, write_text
@@ -124,6 +125,9 @@ OPEN = Privacy()
 def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
     """Replace patients, ids, times and file names in a prepared folder, the folds in it included.
 
+    The images are written anew, without the texts in them and with the time of now: a copy has its original's time of
+    change and, for resuming, a digest of its original's path, which whoever guesses the path can check.
+
     Args:
         folder: its images are copies without headers.
     """
@@ -136,7 +140,8 @@ def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
                 annotation["reader"] = _each(annotation["reader"], pseudonyms, "reader")
         write_text(path, json.dumps(data, allow_nan=False, ensure_ascii=False))
     for old, new in names.items():
-        (folder / "images" / old).rename(folder / "images" / new)
+        copy_bare_png(folder / "images" / old, folder / "images" / new)
+        (folder / "images" / old).unlink()
 
 
 def _image(image: dict[str, Any], pseudonyms: Pseudonyms, names: dict[str, str]) -> dict[str, Any]:

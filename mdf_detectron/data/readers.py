@@ -35,6 +35,7 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, Arithme
 """Decoders raise any of these for a broken file, an unknown format (an ``OSError``) among them."""
 
 _COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
+_PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
@@ -176,6 +177,24 @@ def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()
     if not encoded:
         raise ValueError(f"{path}: cannot be encoded")
     Path(path).write_bytes(content)
+
+
+def copy_bare_png(source: Path, target: Path) -> None:
+    """Copy a PNG file without what it tells beside its pixels: texts, EXIF, times.
+
+    Raises:
+        ImageReadError: no PNG.
+    """
+    data, at, kept = source.read_bytes(), len(_PNG_SIGNATURE), [_PNG_SIGNATURE]
+    if not data.startswith(_PNG_SIGNATURE):
+        raise ImageReadError(f"{source}: no PNG file; expected a copy that the preparation made")
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        if kind not in _PNG_TEXTS or content.startswith(FULL_RANGE_KEY.encode() + b"\0"):
+            kept.append(data[at:end])
+        at = end
+    target.write_bytes(b"".join(kept))
 
 
 def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:

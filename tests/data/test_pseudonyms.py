@@ -3,13 +3,16 @@
 import hashlib
 import hmac
 import json
+import os
 import shutil
 import stat
 
+import numpy as np
 import pytest
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms, pseudonymize_folder
+from mdf_detectron.data.readers import read_pixels, write_png
 from mdf_detectron.errors import DatasetError
 
 
@@ -48,6 +51,19 @@ def test_a_folder_keeps_its_content_and_loses_its_names(folder, tmp_path):
     text = (folder / "annotations" / "train.json").read_text()
     assert not [word for word in ("Smith", "train-", "train_", "2020-03", "R1", "S1") if word in text]
     assert not audit_folder(folder).problems
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_images_lose_their_texts_and_times_and_keep_their_pixels(dtype, folder, tmp_path):
+    name = json.loads((folder / "annotations" / "train.json").read_text())["images"][0]["file_name"]
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (80, 96)).astype(dtype)
+    write_png(folder / "images" / name, pixels, {"mdf_detectron:provenance": "SMITH"})
+    os.utime(folder / "images" / name, (1, 1))
+    names = Pseudonyms(b"k" * 32)
+    pseudonymize_folder(folder, names)
+    made = folder / "images" / f"{names.of('image', name)}.png"
+    assert b"SMITH" not in made.read_bytes() and made.stat().st_mtime > 1e9
+    assert np.array_equal(read_pixels(made, 8 * pixels.itemsize)[0], pixels)
 
 
 def test_the_key_is_kept_outside_and_for_its_owner(tmp_path):

@@ -111,7 +111,9 @@ def _take_up(out: Path, cache: Path, image_size: int, bit_depth: int) -> None:
     report = out / REPORT_FILE_NAME
     made = read_json(report, DatasetError) if report.is_file() else None
     made = made.get("arguments") if isinstance(made, dict) else None
-    if not isinstance(made, dict) or made.get("image_size") != image_size or made.get("bit_depth", 8) != bit_depth:
+    if not isinstance(made, dict) or "pseudonyms" in made:  # whose copies have other names
+        return
+    if (made.get("image_size"), made.get("bit_depth", 8)) != (image_size, bit_depth):
         return
     for copy in (out / "images").rglob("*.png"):
         target = cache / copy.relative_to(out / "images")
