@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 _LONG_WORD = re.compile(r"[^\s/]{120,}")
+_LINE_END = re.compile(r"[\r\n]+(?!  )")
 _LONGEST_LINE = 600
 
 
@@ -26,6 +27,7 @@ class UserError(Exception):
         text = str(message)
         if text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]:
             text = text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
+        text = _LINE_END.sub(" ", text)  # of a name or value in it; the lines of a list are indented
         super().__init__("\n".join(map(_readable, text.split("\n"))))
 
 

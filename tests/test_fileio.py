@@ -114,11 +114,11 @@ def test_what_dead_runs_were_writing_is_removed(tmp_path):
 
 def test_a_message_stays_readable_whatever_is_in_it():
     text = str(
-        UserError(f"a.csv: column {'x' * 20_000}: expected a number; correct it\nsecond line {'word ' * 5000}end")
+        UserError(f"a.csv: column {'x' * 20_000}: expected a number; correct it\n  second line {'word ' * 5000}end")
     )
     first, second = text.split("\n")
     assert (
         first.startswith("a.csv: column xxx") and first.endswith("expected a number; correct it") and len(first) < 200
     )
     assert len(second) <= 600 and second.endswith("word end")
-    assert str(UserError("short")) == "short"
+    assert str(UserError("column 'a\nb' is short")) == "column 'a b' is short"

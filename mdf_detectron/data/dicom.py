@@ -90,7 +90,13 @@ def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str 
         dataset = _open(Path(path), list(keywords))
     except FileNotFoundError:
         raise ImageReadError(f"no image file at {path}") from None
-    return {keyword: _text(dataset.get(keyword)) for keyword in keywords}
+    tags = {}
+    for keyword in keywords:
+        try:
+            tags[keyword] = _text(dataset.get(keyword))
+        except Exception as error:  # pydicom converts a value when it is asked for
+            raise ImageReadError(f"{path}: the tag {keyword} cannot be read ({short_text(error)})") from None
+    return tags
 
 
 def _text(value: object) -> str | None:

@@ -48,7 +48,7 @@ def _check(number, state):
     if number == 1:
         raise UserError("x.yaml: no key 'a'")
     if number == 2:
-        raise UserError("a line\nand another")
+        raise UserError("a line\n  and another")
     if number == 3:
         raise UserError("a word " * 80)
     if number == 4:

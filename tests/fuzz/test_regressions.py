@@ -18,6 +18,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from mdf_detectron.data.annotations import check_annotations
+from mdf_detectron.data.dicom import read_dicom_tags
 from mdf_detectron.data.readers import read_pixels, read_size
 from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.table_and_coco import table as tables
@@ -73,6 +74,13 @@ def test_a_length_beyond_the_file_asks_for_no_memory(tmp_path, name, content):
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_tag_of_no_kind_is_named(tmp_path):
+    content = dicom(PIXELS, 12).replace(b"\x10\x00\x20\x00LO", b"\x10\x00\x20\x00L_")
+    (tmp_path / "a.dcm").write_bytes(content)
+    with pytest.raises(ImageReadError, match="the tag PatientID cannot be read|not DICOM"):
+        read_dicom_tags(tmp_path / "a.dcm", ["PatientID"])
 
 
 def test_no_program_is_started_for_an_image(tmp_path):
@@ -185,6 +193,7 @@ def test_contents(checkpoint, key, value, message):
         (["MODEL.PIXEL_MEAN", "['a']"], "expected a list of numbers"),
         (["MODEL.PIXEL_MEAN", "[...]"], "ellipsis is neither a number"),
         (["MODEL.CLINICAL.CATEGORICAL", "[['a']]"], "expected a list of names"),
+        (["TRACKERS", "[['csv']]"], "expected a list of names"),
         (["OUTPUT_DIR", "a\0b"], "legal characters"),
         (["MODEL.DEVICE.x", "1"], "config override"),
         (["SOLVER.STEPS", "-" * 50_000 + "1"], "config override"),
