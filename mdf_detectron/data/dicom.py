@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,17 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+@contextmanager
+def _values_of(path: Path) -> Iterator[None]:
+    """Turn whatever pydicom raises for a value, which it converts when it is asked for, into one line."""
+    try:
+        yield
+    except (ImageReadError, FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageReadError(f"cannot read image {path}: {short_text(error)}; replace the file") from None
+
+
 def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
@@ -53,6 +65,11 @@ def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
         FileNotFoundError: no such file.
     """
     dataset = _open(path)
+    with _values_of(path):
+        return _read(path, dataset, bit_depth)
+
+
+def _read(path: Path, dataset: Dataset, bit_depth: int) -> tuple[np.ndarray, Provenance]:
     check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
     pixels = _decode(path, dataset)
     notes = _notes(dataset, pixels)
@@ -70,9 +87,10 @@ def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
 def dicom_size(path: Path) -> tuple[int, int]:
     """Read (width, height) from the header of a DICOM file."""
     dataset = _open(path, ["Rows", "Columns"])
-    if not dataset.get("Rows") or not dataset.get("Columns"):
-        raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
-    return int(dataset.Columns), int(dataset.Rows)
+    with _values_of(path):
+        if not dataset.get("Rows") or not dataset.get("Columns"):
+            raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
+        return int(dataset.Columns), int(dataset.Rows)
 
 
 def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str | None]:

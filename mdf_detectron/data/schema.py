@@ -42,6 +42,9 @@ SCHEMA_FILE_NAME = "clinical_schema.yaml"
 
 _KINDS = ("numeric", "categorical")
 
+LARGEST_LIMIT = 2**63
+"""An integer beyond it is no limit of a clinical value."""
+
 
 @dataclass(frozen=True)
 class ClinicalColumn:
@@ -70,7 +73,7 @@ class ClinicalColumn:
         if self.kind == "categorical" and len(set(self.vocabulary)) != max(len(self.vocabulary), 1):
             raise DatasetError(
                 f"column '{self.name}': a categorical column needs a vocabulary of distinct values, "
-                f"got {list(self.vocabulary)}"
+                f"got {shorten(list(self.vocabulary))}"
             )
         if self.kind == "numeric" and not self.minimum <= self.maximum:
             raise DatasetError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
@@ -270,7 +273,8 @@ def _word(value: Any, name: str) -> str:
 
 
 def _limit(value: Any, name: str, key: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and (isinstance(value, float) and not math.isnan(value) or abs(value) < LARGEST_LIMIT):
         return value
     hint = ""
     if isinstance(value, str):

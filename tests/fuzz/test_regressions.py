@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.dicom import read_dicom_tags
 from mdf_detectron.data.readers import read_pixels, read_size
+from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.table_and_coco import table as tables
 from mdf_detectron.engine.checkpoint import load_checkpoint_file, read_zoo_weights
@@ -41,6 +42,8 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed)
 LENGTH_BEYOND = dicom(PIXELS, 12) + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 0xFFFFFFF0)
 GRAY_PNG = encoded(Image.fromarray(PIXELS.astype(np.uint8)), "PNG")
 LONG_CHUNK = GRAY_PNG.replace(GRAY_PNG[33:41], b"\xff\xff\xff\xf0IDAT")
+ROWS_TAG = b"\x28\x00\x10\x00US\x02\x00\x18\x00"
+ODD_ROWS = dicom(PIXELS, 12).replace(ROWS_TAG, b"\x28\x00\x10\x00US\x01\x00\x18")
 DEFLATED = dicom(PIXELS, 12).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0")
 
 
@@ -54,6 +57,7 @@ DEFLATED = dicom(PIXELS, 12).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1
         ("a.png", png_bomb(4800, 4000, 16, 6), "of color, more than 16,000,000"),
         ("a.png", png_bomb(2**31 - 1, 1), "machine's memory|more than"),
         ("a.dcm", DEFLATED, "deflated as a whole"),
+        ("a.dcm", ODD_ROWS, "cannot read image"),
         ("a.dcm", dicom(PIXELS, 12, RescaleSlope="1e308", RescaleIntercept="1e308"), "values that are not finite"),
     ],
 )
@@ -202,6 +206,20 @@ def test_contents(checkpoint, key, value, message):
 def test_values_of_configs(opts, message):
     with pytest.raises(ConfigError, match=message):
         load_config("synthetic_cxr/mdf_net.yaml", opts)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"name": "a", "kind": None}, "no 'kind'"),
+        ({"name": "a", "kind": "numeric", "minimum": 10**400}, "minimum is 10+.*, not a number"),
+        ({"name": "a", "kind": "categorical", "vocabulary": ["0"] * 3000}, "distinct values, got"),
+    ],
+)
+def test_schemas(column, message):
+    with pytest.raises(DatasetError, match=message) as error:
+        ClinicalSchema.from_dict({"columns": [column]})
+    assert len(str(error.value)) < 300
 
 
 def test_plans(tmp_path):
