@@ -57,6 +57,13 @@ def test_the_record_lifts_the_ceiling_and_a_useless_one_does_not(noisy, make):
     assert ap50(*useless, True) == pytest.approx(ap50(*useless, False), abs=0.01)
 
 
+def test_with_records_of_others_the_lift_is_gone(noisy):
+    prepared, tree = noisy
+    predictions = raw_oracle_predictions(prepared, tree, "train", True, exchange=0)
+    exchanged = evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
+    assert exchanged < ap50(prepared, tree, False) + 3 < ap50(prepared, tree, True) - 5
+
+
 def test_chances_are_calibrated_against_what_readers_named(noisy):
     """Of the regions that a reader drew or missed, the share named as a class is the mean of its chances."""
     prepared, tree = noisy

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME
+from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.data.synthetic.cohort import (
     CARDIAC_CLASS,
     VITAL_MEANS,
@@ -53,7 +54,9 @@ def raw_scenes(settings: RawSettings) -> dict[str, Radiograph]:
     }
 
 
-def raw_oracle_predictions(prepared: str | Path, raw: str | Path, split: str, use_record: bool) -> list[dict[str, Any]]:
+def raw_oracle_predictions(
+    prepared: str | Path, raw: str | Path, split: str, use_record: bool, exchange: int | None = None
+) -> list[dict[str, Any]]:
     """Make predictions in COCO results format: the drawn regions, distractors too, scored by their posterior.
 
     Args:
@@ -61,15 +64,18 @@ def raw_oracle_predictions(prepared: str | Path, raw: str | Path, split: str, us
         raw: the tree, made by ``datasets/prepare_synthetic.py --raw``.
         split: "train", "val" or "test".
         use_record: whether the vitals of the image's record are known.
+        exchange: seed by which every patient gets another's record (:func:`permute_records`); the oracle trusts it as
+            if it were the patient's own.  None: own records.
 
     Raises:
         SourceDataError: an image that the tree does not have.
     """
     path = Path(prepared) / "annotations" / f"{split}.json"
     data, settings = read_json(path, SourceDataError), read_settings(raw)
+    images = data["images"] if exchange is None else permute_records(data["images"], seed=exchange)
     scenes, category = raw_scenes(settings), {c["name"]: c["id"] for c in data["categories"]}
     results = []
-    for image in data["images"]:
+    for image in images:
         scene = scenes.get(image["dicom_id"])
         if scene is None:
             raise SourceDataError(f"{path}: image {image['dicom_id']} is not of the tree {raw}; give the tree's folder")

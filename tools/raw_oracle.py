@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""The most a detector could reach on a folder prepared from the synthetic raw tree: image alone, and with the record.
+
+    python datasets/prepare_synthetic.py --raw --out raw --num-patients 3000 --seed 12 --signal 1.0 --image-size 224
+    python datasets/prepare_mimic_eye.py --physionet raw/physionet --out datasets/mimic_eye --image-size 192
+    python tools/raw_oracle.py --prepared datasets/mimic_eye --raw raw
+
+The oracle knows how the data were drawn and sees what a model sees; it also trusts a record that belongs to another
+patient, so its loss by exchanged records is about what a model that reads the record as it should can lose.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mdf_detectron.cli import run_main
+from mdf_detectron.data.synthetic.raw.oracle import raw_oracle_predictions
+from mdf_detectron.evaluation import evaluate_coco
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, required=True, help="made by datasets/prepare_mimic_eye.py")
+    parser.add_argument("--raw", type=Path, required=True, help="made by datasets/prepare_synthetic.py --raw")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--exchanges", type=int, default=3, help="of the records between patients (default: 3)")
+    args = parser.parse_args(argv)
+
+    def ap50(use_record: bool, exchange: int | None = None) -> float:
+        predictions = raw_oracle_predictions(args.prepared, args.raw, args.split, use_record, exchange)
+        return evaluate_coco(args.prepared / "annotations" / f"{args.split}.json", predictions)["bbox_iobb"]["AP50"]
+
+    print(f"AP50 by IoBB of the oracle, {args.split} split")
+    print(f"  image alone                     {ap50(False):5.1f}")
+    print(f"  with the record                 {ap50(True):5.1f}")
+    exchanged = [ap50(True, seed) for seed in range(args.exchanges)]
+    if exchanged:
+        print(f"  with records of other patients  {np.mean(exchanged):5.1f}  (mean of {len(exchanged)} exchanges)")
+
+
+if __name__ == "__main__":
+    run_main(main)
