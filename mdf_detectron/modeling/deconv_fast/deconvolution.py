@@ -8,6 +8,7 @@ Shape letters: N maps, I channels in, D channels of the deconvolution, O channel
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -110,11 +111,10 @@ def convolve_by_strips(x: Tensor, weight: Tensor, bias: Tensor, projection: Tens
     Returns:
         (N, O, 2h, 2w).
     """
-    shift = _shift_kernel(projection)
     out = x.new_empty(_output_shape(x, projection))
     for image, out_image in zip(_images(x), out.split(1) if len(x) else (), strict=True):
         products = [_project(_rectified(strip, weight, bias), projection) for strip in _strips(image)]
-        out_image.copy_(F.conv2d(_shuffle(torch.cat(products, dim=2), len(projection)), shift, padding=1))
+        out_image.copy_(_sum_of_taps(torch.cat(products, dim=-2)))
     return out
 
 
@@ -182,8 +182,31 @@ def _rectified(strip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _project(parts: Tensor, projection: Tensor) -> Tensor:
-    """(1, 4D, r, w) → (1, 4·9·O, r, w)."""
-    return _as_cells(F.conv2d(_as_pixels(parts), projection))
+    """(1, 4D, r, w) → (2, 2, 9·O, r, w): the products of each of a cell's pixels (row, column), a plane for each.
+
+    Nine numbers beside one another in memory are the worst a matrix product can be asked for: as planes they take a
+    sixth of the time.
+    """
+    _, _, rows, width = parts.shape
+    pixels = parts.permute(0, 2, 3, 1).reshape(rows * width, 4, -1)
+    planes = [projection.flatten(1) @ pixels[:, number].transpose(0, 1) for number in range(4)]
+    return torch.stack(planes).reshape(2, 2, -1, rows, width)
+
+
+def _sum_of_taps(products: Tensor) -> Tensor:
+    """(2, 2, 9·O, h, w) of :func:`_project` → (1, O, 2h, 2w): the sum of the product of each tap at the tap's place."""
+    height, width = products.shape[-2:]
+    products = products.reshape(2, 2, 3, 3, -1, height, width)
+    exact = torch.promote_types(products.dtype, torch.float32)
+    out = products.new_zeros(2, 2, products.shape[4], height, width, dtype=exact)
+    for row, column, down, right in product(range(2), range(2), range(3), range(3)):
+        # of the pixel beside, above or below: of the same cell, or of the next one on that side
+        (dy, from_row), (dx, from_column) = divmod(row + down - 1, 2), divmod(column + right - 1, 2)
+        source = products[from_row, from_column, down, right]
+        out[row, column, :, max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)] += source[
+            :, max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)
+        ]
+    return out.permute(2, 3, 0, 4, 1).reshape(1, -1, 2 * height, 2 * width)
 
 
 def _as_pixels(parts: Tensor) -> Tensor:
