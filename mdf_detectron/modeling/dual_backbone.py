@@ -5,6 +5,7 @@ Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feat
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import build_image_backbone
-from mdf_detectron.modeling.clinical_branches import ClinicalBranch, build_clinical_branch
+from mdf_detectron.modeling.clinical_branches import ClinicalBranch, Size, build_clinical_branch
 from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder, EncodedRecord, present_columns
 from mdf_detectron.modeling.fusions import MAP, FusedConvolution, build_fusion, fusion_class
 
@@ -89,9 +90,20 @@ class DualBackbone(Backbone):
             return features, maps
         if self.clinical_branch is not None:
             sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
-            maps = self.clinical_branch(record.vector, tuple(image.shape[-2:]), sizes)
+            maps = self._clinical_maps(record.vector, tuple(image.shape[-2:]), sizes)
         fused = {name: self.fusions[name](feature, maps.get(name), record) for name, feature in features.items()}
         return fused, maps
+
+    def _clinical_maps(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """As of the branch; at inference, images with one record, the views of a study, share its maps' computation."""
+        shared = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing()) and len(encoded) > 1
+        if not shared:
+            return self.clinical_branch(encoded, image_size, sizes)
+        distinct, place = torch.unique(encoded, dim=0, return_inverse=True)
+        if len(distinct) == len(encoded):
+            return self.clinical_branch(encoded, image_size, sizes)
+        maps = self.clinical_branch(distinct, image_size, sizes)
+        return {name: x.index_select(0, place) for name, x in maps.items()}
 
 
 @BACKBONE_REGISTRY.register()

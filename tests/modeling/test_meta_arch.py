@@ -285,3 +285,27 @@ def test_3d_fusion_needs_no_heads_of_this_project(small_config, make_batch, fit_
     assert losses[0].keys() == losses[1].keys()
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name])
+
+
+@pytest.mark.parametrize("branch", ["deconv", "compact"])
+def test_views_of_one_study_share_their_record_s_maps(branch, small_config, make_batch, fit_encoder):
+    """Records a, b, a, a: the branch sees two; each image's detections are those that it has by itself."""
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", branch)
+    model = fit_encoder(build_model(cfg)).eval()
+    batch = [{k: v for k, v in x.items() if k != "instances"} for x in make_batch(cfg, 4)]
+    for view in (2, 3):
+        batch[view] |= {k: batch[0][k] for k in ("clinical_numeric", "clinical_categorical")}
+    seen = []
+    model.backbone.clinical_branch.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with torch.no_grad():
+        together = model.backbone(*_inputs_of_backbone(model, batch))
+        alone = [model.backbone(*_inputs_of_backbone(model, [one])) for one in batch]
+    assert seen == [2, 1, 1, 1, 1]
+    for name, features in together.items():
+        torch.testing.assert_close(features, torch.cat([one[name] for one in alone]), rtol=1e-4, atol=1e-5)
+    model.backbone(*_inputs_of_backbone(model, batch))  # with gradients, which belong to each record
+    assert seen[-1] == 4
+
+
+def _inputs_of_backbone(model, batch):
+    return model.preprocess_image(batch).tensor, model.encode_records(batch)
