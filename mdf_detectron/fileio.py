@@ -301,6 +301,19 @@ def _markdown_line(row: Sequence[Any]) -> str:
     return "| " + " | ".join(" ".join(str(value).replace("|", "\\|").splitlines()) for value in row) + " |"
 
 
+def replace_marked(page: str, begin: str, end: str, content: str) -> str:
+    """Put content between two marks of a page, in place of what is there.
+
+    Raises:
+        ValueError: a mark is absent.
+    """
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"the page lacks the marks '{begin}' and '{end}'")
+    return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
+
+
 def csv_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     """Format a CSV table with LF."""
     text = io.StringIO()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from pathlib import Path
 
 import numpy as np
 import torch
 from benchmarks import growth, loading, targets
+from benchmarks.machine import processor
 from benchmarks.memory import peak_memory
 from benchmarks.timing import INFERENCE, MEMORY, TARGETS, TRAINING, Ratio, product_rate, ratio, table, time_side_by_side
 from benchmarks.variants import VARIANTS, inference_step, make_model, training_step
@@ -75,16 +75,6 @@ def measure_memory(args, names: list[str]) -> tuple[dict[str, int], dict]:
     return used, ratios
 
 
-def _processor() -> str:
-    """Its name, which the platform module does not give on Linux."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
-
 TABLES = {
     "targets": (targets.measure, targets.table_rows, ("measure", "against", "target", "ratio (quartiles)", "")),
     "growth": (growth.measure, growth.table_rows, ("cost", "size: cost", "exponent")),
@@ -105,7 +95,7 @@ def show_table(args) -> None:
     if unknown := sorted(set(args.rows) - set(known)):
         raise ConfigError(f"--rows {unknown} are not known; there are {known}")
     measure, cells, header = TABLES[args.table]
-    machine = f"{_processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {args.rounds} rounds"
+    machine = f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {args.rounds} rounds"
     rows = measure(args.rows, args.rounds)
     text = markdown_table(header, cells(rows))
     print(f"{machine}\n\n{text}")
@@ -140,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.device == "cpu" and args.allocator == "keep":
         keep_freed_memory()
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else _processor()
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else processor()
     print(
         f"{machine}, torch {torch.__version__}, {args.image_size}×{args.image_size}, batch {args.batch_size}", end=", "
     )

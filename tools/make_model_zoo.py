@@ -29,7 +29,7 @@ from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.engine.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
 from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import markdown_table, write_text
+from mdf_detectron.fileio import markdown_table, replace_marked, write_text
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -184,11 +184,7 @@ def where(entry: ZooEntry) -> str:
 
 def with_table(page: str, table: str) -> str:
     """Put the table between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{PAGE.name} lacks the marks '{BEGIN}' and '{END}'")
-    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
+    return replace_marked(page, BEGIN, END, table)
 
 
 if __name__ == "__main__":
