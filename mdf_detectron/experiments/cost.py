@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import Training
 from mdf_detectron.report.tables import Table
 
-WARMUP, ROUNDS = 1, 3
-"""Steps before, and steps of, a measurement."""
+WARMUP, LEAST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 3, 9, 10.0
+"""Calls before a measurement (the first ones choose kernels and take up to twice the time), and of one: as many as
+:data:`MOST_SECONDS` allow."""
 
 PREDICTION_BYTES = 2_000
 """Of an image's predictions in a results file, about, with masks."""
@@ -53,17 +55,17 @@ def measure_speed(cfg: CfgNode) -> Speed:
     trainer = MultimodalTrainer(cfg)
     model, optimizer, batches = trainer.model, trainer.optimizer, iter(build_train_loader(cfg))
     with EventStorage(0):
-        steps = [_timed(lambda: _step(model, optimizer, next(batches)), cfg) for _ in range(WARMUP + ROUNDS)]
+        step_seconds = _median_seconds(lambda: _step(model, optimizer, next(batches)), cfg)
     model.eval()
-    images = iter(build_test_loader(cfg, cfg.DATASETS.VAL[0], records_of(cfg.DATASETS.VAL)[: WARMUP + ROUNDS]))
+    images = cycle(build_test_loader(cfg, cfg.DATASETS.VAL[0], records_of(cfg.DATASETS.VAL)[:MOST_ROUNDS]))
     with torch.no_grad():
-        predictions = [_timed(lambda one=one: model(one), cfg) for one in images]
+        image_seconds = _median_seconds(lambda: model(next(images)), cfg)
     state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values()
                 if isinstance(v, torch.Tensor))  # fmt: skip
     weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
     return Speed(
-        float(np.median(steps[WARMUP:])),
-        float(np.median(predictions[WARMUP:] or predictions)),
+        step_seconds,
+        image_seconds,
         weights + state,
         sum(p.numel() for p in model.parameters()),
     )
@@ -76,7 +78,16 @@ def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: list[
     optimizer.step()
 
 
-def _timed(call: Any, cfg: CfgNode) -> float:
+def _median_seconds(call: Callable[[], Any], cfg: CfgNode) -> float:
+    for _ in range(WARMUP):
+        call()
+    rounds: list[float] = []
+    while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and sum(rounds) < MOST_SECONDS):
+        rounds.append(_timed(call, cfg))
+    return float(np.median(rounds))
+
+
+def _timed(call: Callable[[], Any], cfg: CfgNode) -> float:
     start = time.perf_counter()
     call()
     if cfg.MODEL.DEVICE != "cpu":
@@ -143,6 +154,6 @@ def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: Stu
     text = (
         f"{len(left)} of {len(trainings)} trainings are left: {total:.1f} hours one after the other{at_once}, "
         f"{kept / 1e9:.2f} GB of disk and up to {running / 1e9:.2f} GB more while they run. Times are medians of "
-        f"{ROUNDS} steps on this machine; early stopping makes it less."
+        f"{LEAST_ROUNDS} to {MOST_ROUNDS} steps on this machine; early stopping makes it less."
     )
     return Table("cost", "Cost", header, rows), text
