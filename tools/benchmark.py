@@ -76,9 +76,20 @@ def measure_memory(args, names: list[str]) -> tuple[dict[str, int], dict]:
 
 
 TABLES = {
-    "targets": (targets.measure, targets.table_rows, ("measure", "against", "target", "ratio (quartiles)", "")),
-    "growth": (growth.measure, growth.table_rows, ("cost", "size: cost", "exponent")),
+    "targets": (
+        "the project's targets, an earlier commit beside this one; ~15 minutes",
+        targets.measure,
+        targets.table_rows,
+        ("measure", "against", "target", "ratio (quartiles)", ""),
+    ),
+    "growth": (
+        "how the cost grows with size, batch, columns, images; ~8 minutes",
+        growth.measure,
+        growth.table_rows,
+        ("cost", "size: cost", "exponent"),
+    ),
     "throughput": (
+        "images a second of loader, model and training, and what binds",
         lambda names, rounds: loading.throughput(rounds),
         lambda rows: [
             (r["images"], *(f"{r[k]:.1f}" for k in ("loader", "model", "training")), r["limit"]) for r in rows
@@ -86,7 +97,7 @@ TABLES = {
         ("images a second, 512 px", "loader alone", "model alone", "training", "what binds"),
     ),
 }
-"""Table → what measures it, its cells, its header."""
+"""Table → what it shows, what measures it, its cells, its header."""
 
 
 def show_table(args) -> None:
@@ -94,7 +105,7 @@ def show_table(args) -> None:
     known = [row.name for row in (*targets.TARGETS, *growth.GROWTHS)]
     if unknown := sorted(set(args.rows) - set(known)):
         raise ConfigError(f"--rows {unknown} are not known; there are {known}")
-    measure, cells, header = TABLES[args.table]
+    _, measure, cells, header = TABLES[args.table]
     machine = f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {args.rounds} rounds"
     rows = measure(args.rows, args.rounds)
     text = markdown_table(header, cells(rows))
@@ -106,8 +117,8 @@ def show_table(args) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    for name in TABLES:
-        what.add_argument(f"--{name}", action="store_const", const=name, dest="table", help=argparse.SUPPRESS)
+    for name, (text, *_) in TABLES.items():
+        what.add_argument(f"--{name}", action="store_const", const=name, dest="table", help=text)
     parser.add_argument("--rows", nargs="+", default=[], help="of --targets or --growth, by name")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--image-size", type=int, default=512)
