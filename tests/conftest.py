@@ -28,6 +28,7 @@ from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.fileio import sha256_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -171,7 +172,8 @@ def _tiny_record(
     row = {c.name: 40 + number if c.kind == "numeric" else c.vocabulary[number % 2] for c in schema.columns}
     if "temperature" in row:
         row["temperature"] = None if number == 1 else 98.6
-    return PreparedImage(name, 96, 80, f"{split}-{number}", row, annotations)
+    digest = sha256_of(folder / "images" / name)
+    return PreparedImage(name, 96, 80, f"{split}-{number}", row, annotations, sha256=digest)
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """Read and validate annotation JSON: the one reader, for training, audit and evaluation alike.
 
 A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. What a prepared folder's file must have
-besides (``prepared=True``): of each image ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``.
+besides (``prepared=True``): of each image ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``;
+``sha256``, the file's, may be there.
 Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.patients.patient_key`). Numpy only.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -191,6 +193,8 @@ class _Checker:
                 f"patient_id {shorten(entry['patient_id'])} is no patient; write the patient's id, or remove the image"
             )
             raise _Problem("no patient", text)
+        if self.prepared and entry.get("sha256") is not None and not _is_digest(entry["sha256"]):
+            raise _Problem(kind, f"sha256 {shorten(entry['sha256'])}; expected 64 hexadecimal digits, or no sha256")
         if not isinstance(entry.get("clinical"), (Mapping, type(None))):
             text = f"clinical {shorten(entry['clinical'])}; expected an object {{column: value}} or null"
             raise _Problem("value outside the schema", text)
@@ -341,6 +345,10 @@ def _check_file_name(name: Any) -> None:
         raise _Problem(kind, f"file_name {shorten(name)} names the folder; expected a path below images/")
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise _Problem(kind, f"file_name {shorten(name)} leads out of the folder; expected a path below images/")
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _id(entry: Entry, key: str, kind: str) -> int | str:

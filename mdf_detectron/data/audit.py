@@ -54,7 +54,7 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
     """Audit a prepared folder and the ``fold_*`` folders in it.
 
     Patients, images (one file under any name) and byte-identical files must be in one split only, and the classes the
-    same in all; every file must decode to the size that is written; entries must be sound as
+    same in all; every file must have the digest and decode to the size that are written; entries must be sound as
     :mod:`~mdf_detectron.data.annotations` has it, boxes must lie in their images, values in the schema; and no clinical
     record may be later than its image (entries with ``study_time`` and ``row_time``).
 
@@ -94,6 +94,7 @@ class _FolderAudit:
         problems += _shared(images, "image", lambda image: self._path(image))
         problems += self._identical(images)
         problems += self._files(images)
+        problems += self._changed(images)
         for name, one in splits.items():
             problems += _boxes(name, one)
         problems += _times(images)
@@ -185,6 +186,19 @@ class _FolderAudit:
                 yield Problem("image of another size", message)
         if unread:
             self._unchecked(f"the sizes of {unread} images, and whether they are byte-identical to others: unreadable")
+
+    def _changed(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
+        """Find files that are not those that were prepared."""
+        for split, image in images:
+            content, wanted = self.contents[self._path(image)], image.get("sha256")
+            if wanted and not isinstance(content, str) and content[1] != wanted:
+                message = f"{split}: {image['file_name']} is not the file that was prepared, its SHA-256 is another"
+                yield Problem("image that was changed", f"{message}; restore it, or prepare the folder again")
+        without = sum(not image.get("sha256") for _, image in images)
+        if without:
+            which = "no image has" if without == len(images) else f"{without} of {len(images)} images have no"
+            self._unchecked(f"whether image files are as they were prepared: {which} sha256, which folders of earlier "
+                            "versions lack; remove the folder and prepare it again")  # fmt: skip
 
 
 def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:

@@ -139,7 +139,8 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
     Returns:
         dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
         iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and besides Detectron2's keys
-        ``patient_id`` (str) and ``clinical`` ({column: raw value or None}).
+        ``patient_id`` (str), ``sha256`` (of the file; None in folders of earlier versions) and ``clinical`` ({column:
+        raw value or None}).
 
     Raises:
         DatasetError: no schema, a broken annotation file, or a record that the schema does not allow.
@@ -164,6 +165,7 @@ def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str,
             "height": image["height"],
             "width": image["width"],
             "patient_id": image["patient_id"],
+            "sha256": image.get("sha256"),
             "clinical": dict(image.get("clinical") or {}),
             "annotations": of_image[image["id"]],
         }

@@ -1,8 +1,8 @@
 """Decoded radiographs at the model's input size, one memory-mapped file a data set: decoded once, not each epoch.
 
 Beside the pixels (``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 where a file has more than eight bits)
-lies an index (``.json``): the version of this format, and of each image its file, the file's size and time of change,
-the image's size and a checksum of its pixels.
+lies an index (``.json``): the version of this format, and of each image its file, the file's size, time of change and
+digest, the image's size and a checksum of its pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mdf_detectron.data.readers import read_model_input
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import atomic_path, read_json, write_json
 
-VERSION = 2
+VERSION = 3
 """Of the files; one of another version is made anew."""
 
 Resize = Callable[[np.ndarray], np.ndarray]
@@ -90,13 +90,15 @@ class DecodedCache:
         try:
             index = read_json(index_file, DatasetError)
             version, stamps, shape = index["version"], index["stamps"], index["shape"]
-            names = index["files"]
+            names, digests = index["files"], index["digests"]
         except (DatasetError, KeyError, TypeError) as error:
             return None, f"its index cannot be read ({error})"
         if version != VERSION:
             return None, f"it has the version {shorten(version)}, this program writes {VERSION}"
         if names != [r["file_name"] for r in records]:
             return None, "the data set has other images"
+        if digests != _digests(records):
+            return None, "the data set was prepared with other images"
         if stamps != _stamps(names):
             return None, "image files have changed"
         try:
@@ -112,7 +114,7 @@ class DecodedCache:
         """Decode every image, on all cores, and write pixels and index, each whole or not at all.
 
         Raises:
-            ImageReadError: a file that cannot be read.
+            ImageReadError: a file that cannot be read, or is not the one that was prepared.
             DatasetError: an image of another size than its record says, or a disk without room.
         """
         for dtype in (np.uint8, np.float32):
@@ -130,7 +132,7 @@ class DecodedCache:
         stamps = _stamps(names)
 
         def decode(record: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
-            pixels = read_model_input(record["file_name"], image_format)
+            pixels = read_model_input(record["file_name"], image_format, record.get("sha256"))
             size = [*pixels.shape[:2]]
             if size != [record["height"], record["width"]]:
                 raise DatasetError(
@@ -155,14 +157,19 @@ class DecodedCache:
                 sizes.append(size)
                 checksums.append(zlib.crc32(pixels[row]))
             pixels.flush()
-        index = {"version": VERSION, "shape": list(shape), "files": names, "stamps": stamps, "sizes": sizes,
-                 "checksums": checksums}  # fmt: skip
+        index = {"version": VERSION, "shape": list(shape), "files": names, "digests": _digests(records),
+                 "stamps": stamps, "sizes": sizes, "checksums": checksums}  # fmt: skip
         write_json(path.with_suffix(".json"), index, indent=None)
         return cls(path, index)
 
 
 class _MoreThanEightBits(Exception):
     """An image of a cache of eight bits has more."""
+
+
+def _digests(records: Sequence[dict[str, Any]]) -> list[str | None]:
+    """Of the files, as the data set was prepared."""
+    return [record.get("sha256") for record in records]
 
 
 def _stamps(names: Sequence[str]) -> list[list[int]]:

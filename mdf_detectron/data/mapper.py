@@ -71,13 +71,14 @@ class MultimodalDatasetMapper:
             annotations and ``is_train``, ``instances`` (gt_boxes, gt_classes, gt_masks).
 
         Raises:
-            ImageReadError: the file cannot be read.
+            ImageReadError: the file cannot be read, or is not the one that was prepared.
             DatasetError: a value that the schema does not allow.
         """
         record = dict(record)  # what is changed below is replaced, not written to
 
         # 1. the image, and its geometry
         record["image"], transforms = self._image_of(record)
+        record.pop("sha256", None)
 
         # 2. the clinical record; columns that the model does not read are left out
         record.update(self.clinical_tensors(record))
@@ -96,7 +97,7 @@ class MultimodalDatasetMapper:
                 resized = T.ResizeTransform(found.height, found.width, height, width)
                 image, behind = self._augmented(found.pixels, self.behind_cache)
                 return image, T.TransformList([resized, *behind.transforms])
-        image = read_model_input(record["file_name"], self.image_format)
+        image = read_model_input(record["file_name"], self.image_format, record.get("sha256"))
         utils.check_image_size(record, image)
         return self.image_tensor(image)
 

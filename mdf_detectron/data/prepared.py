@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/annotations/{train,val,test}.json   COCO detection JSON; images also have "patient_id" and "clinical"
+    <root>/annotations/{train,val,test}.json   COCO detection JSON; images also have "patient_id", "clinical", "sha256"
     <root>/images/...
     <root>/clinical_schema.yaml
     <root>/report.json, report.md
@@ -52,6 +52,7 @@ class PreparedImage:
         annotations: dicts with ``bbox`` (x, y, w, h in pixels, absolute), ``category_id`` (from 1) and,
             for masks, ``segmentation`` (COCO polygons or RLE); ``area`` defaults to the box's.
         extra: further keys of the image's JSON entry (``study_id``, ``reading_id``…).
+        sha256: of the file's content, which is verified when the image is read; None: nobody knows it.
     """
 
     file_name: str
@@ -61,6 +62,7 @@ class PreparedImage:
     clinical: dict[str, Any]
     annotations: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
 
 
 @dataclass
@@ -162,6 +164,7 @@ def write_annotations(
                     "height": int(record.height),
                     "patient_id": patient_key(record.patient_id),
                     "clinical": {**dict.fromkeys(schema.names), **record.clinical},
+                    **({"sha256": record.sha256} if record.sha256 else {}),
                     **record.extra,
                 }
             )
@@ -206,15 +209,22 @@ def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: F
     The JSON also holds the digests of the annotation files and the schema, which are there by then.
     """
     report = {"title": title, "arguments": dict(arguments), "flow": flow.stages, **body}
-    if digests := {name: sha256_of(folder / name) for name in _described_files(folder)}:
+    if digests := _digests(folder):
         report["sha256"] = digests
     write_json(folder / REPORT_FILE_NAME, report)
     write_text(folder / "report.md", _report_markdown(report))
 
 
-def _described_files(folder: Path) -> list[str]:
-    files = [*folder.glob("annotations/*.json"), *folder.glob(SCHEMA_FILE_NAME)]
-    return sorted(path.relative_to(folder).as_posix() for path in files)
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that describe the images, by path below ``folder``."""
+    files = sorted([*folder.glob("annotations/*.json"), *folder.glob(SCHEMA_FILE_NAME)])
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def renew_digests(folder: Path) -> None:
+    """Put the digests of files that were written again into the report of ``folder``, which has one."""
+    report = read_json(folder / REPORT_FILE_NAME, DatasetError)
+    write_json(folder / REPORT_FILE_NAME, {**report, "sha256": _digests(folder)})
 
 
 def warn_if_changed(root: Path, files: Sequence[Path]) -> None:

@@ -18,10 +18,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.prepared import REPORT_FILE_NAME, renew_digests
 from mdf_detectron.data.readers import copy_bare_png
 from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import read_json, read_text, write_text
+from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 
 _HEX_DIGITS = 64
 _DIGITS = 16
@@ -131,29 +132,42 @@ def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
     Args:
         folder: its images are copies without headers.
     """
-    names: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("fold_*/annotations/*.json")]):
         data = read_json(path, DatasetError)
-        data["images"] = [_image(image, pseudonyms, names) for image in data["images"]]
+        for image in data["images"]:
+            if image["file_name"] not in digests:
+                digests[image["file_name"]] = _move_bare(folder / "images", image["file_name"], pseudonyms)
+        data["images"] = [_image(image, pseudonyms, digests[image["file_name"]]) for image in data["images"]]
         for annotation in data["annotations"]:
             if annotation.get("reader") is not None:
                 annotation["reader"] = _each(annotation["reader"], pseudonyms, "reader")
         write_text(path, json.dumps(data, allow_nan=False, ensure_ascii=False))
-    for old, new in names.items():
-        copy_bare_png(folder / "images" / old, folder / "images" / new)
-        (folder / "images" / old).unlink()
+    for report in (folder / REPORT_FILE_NAME, *folder.glob(f"fold_*/{REPORT_FILE_NAME}")):
+        renew_digests(report.parent)
 
 
-def _image(image: dict[str, Any], pseudonyms: Pseudonyms, names: dict[str, str]) -> dict[str, Any]:
-    old, patient = image["file_name"], image["patient_id"]
-    names[old] = pseudonyms.of("image", old) + Path(old).suffix
+def _new_name(name: str, pseudonyms: Pseudonyms) -> str:
+    return pseudonyms.of("image", name) + Path(name).suffix
+
+
+def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> str:
+    """Write an image again under its pseudonym; returns the SHA-256 of the new file."""
+    target = images / _new_name(name, pseudonyms)
+    copy_bare_png(images / name, target)
+    (images / name).unlink()
+    return sha256_of(target)
+
+
+def _image(image: dict[str, Any], pseudonyms: Pseudonyms, digest: str) -> dict[str, Any]:
+    name, patient = _new_name(image["file_name"], pseudonyms), image["patient_id"]
     kept = {key: image[key] for key in KEPT_KEYS if key in image}
     for key, value in image.items():
         if key.endswith("_time"):
             kept[key] = None if value is None else pseudonyms.shifted(patient, value)
         elif key.endswith("_id") and key != "patient_id":
             kept[key] = None if value is None else _each(value, pseudonyms, key)
-    return {**kept, "file_name": names[old], "patient_id": pseudonyms.of("patient", patient)}
+    return {**kept, "file_name": name, "patient_id": pseudonyms.of("patient", patient), "sha256": digest}
 
 
 def _each(value: Any, pseudonyms: Pseudonyms, kind: str) -> Any:

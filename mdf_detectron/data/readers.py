@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
@@ -19,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from mdf_detectron.data.dicom import dicom_size, is_dicom, read_dicom
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
 from mdf_detectron.errors import ImageReadError, short_text
-from mdf_detectron.fileio import check_regular, shorten_path
+from mdf_detectron.fileio import check_regular, sha256_of, shorten_path
 
 FULL_RANGE_KEY = "mdf_detectron:scaling"
 """Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
@@ -55,20 +56,30 @@ def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
     return _as_format(read_pixels(path)[0], image_format)
 
 
-def read_model_input(path: str | Path, image_format: str = "L") -> np.ndarray:
+def read_model_input(path: str | Path, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
     """Read one image file as the model's input, at the depth that it is stored in.
 
     Args:
         path, image_format: as of :func:`read_radiograph`.
+        sha256: of the file, which is verified; None: any content.
 
     Returns:
         (H, W, C) uint8; of a file with more than eight bits float32 from 0 to 255, a sample of 65535 being 255.
 
     Raises:
-        ImageReadError: as :func:`read_radiograph`.
+        ImageReadError: as :func:`read_radiograph`, or the file has another digest.
     """
-    pixels = _as_format(read_pixels(path, AS_STORED)[0], image_format)
+    pixels = _as_format(read_pixels(path, AS_STORED, sha256)[0], image_format)
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+
+
+def _check_digest(path: Path, found: str, sha256: str) -> None:
+    """Raise :class:`ImageReadError` if a file's content has another digest: decoders read most damaged files."""
+    if found != sha256:
+        raise ImageReadError(
+            f"{shorten_path(path, 120)} is not the image that was prepared (its SHA-256 is {found[:8]}…, not "
+            f"{sha256[:8]}…): it was damaged or replaced since; restore it, or remove the folder and prepare it again"
+        )
 
 
 def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -85,22 +96,30 @@ def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return pixels[:, :, ::-1].copy() if image_format == "BGR" else pixels
 
 
-def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+def read_pixels(path: str | Path, bit_depth: int = 8, sha256: str | None = None) -> tuple[np.ndarray, Provenance]:
     """Read one image file upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
 
     Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
     orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are scaled
     by :func:`~mdf_detectron.data.intensity.robust_range`.
 
+    Args:
+        sha256: of the file, which is verified; None: any content.
+
     Returns:
         (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
 
     Raises:
-        ImageReadError: the file is absent, truncated, not an image, or needs more memory than there is.
+        ImageReadError: the file is absent, truncated, not an image, has another digest, or needs more memory than there
+            is.
     """
     path = Path(path)
     with _one_line_errors(path):
-        return read_dicom(path, bit_depth) if is_dicom(path) else _read_raster(path, bit_depth)
+        if not is_dicom(path):
+            return _read_raster(path, bit_depth, sha256)
+        if sha256 is not None:
+            _check_digest(path, sha256_of(path), sha256)
+        return read_dicom(path, bit_depth)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -197,10 +216,13 @@ def copy_bare_png(source: Path, target: Path) -> None:
     target.write_bytes(b"".join(kept))
 
 
-def _read_raster(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+def _read_raster(path: Path, bit_depth: int, sha256: str | None) -> tuple[np.ndarray, Provenance]:
+    content = path.read_bytes()
+    if sha256 is not None:
+        _check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
     # its content, because Pillow maps a named TIFF into memory by its turned size, which garbles it, and makes room for
     # a PNG's chunk as long as it says it is
-    with _no_pixel_limit(), Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+    with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
         notes = []
         pages = getattr(image, "n_frames", 1)

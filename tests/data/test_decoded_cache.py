@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mdf_detectron.data.loaders import (
 )
 from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.fileio import sha256_of
 
 TRAIN = "cached_cxr_train"
 
@@ -66,9 +68,11 @@ def test_training_sees_the_same_images_boxes_and_masks(cfg):
 
 
 def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg):
-    deep, flat = records_of([TRAIN])[5], records_of([TRAIN])[0]
+    deep = records_of([TRAIN])[5]
     pixels = np.random.default_rng(0).integers(0, 65536, (deep["height"], deep["width"])).astype(np.uint16)
     write_png(deep["file_name"], pixels)
+    set_digest(deep["file_name"])
+    deep, flat = records_of([TRAIN])[5], records_of([TRAIN])[0]
     (cache,) = make_caches(cfg, [TRAIN])
     plain = cfg.clone()
     plain.DATALOADER.DECODED_CACHE = ""
@@ -78,6 +82,15 @@ def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg):
         assert torch.equal(torch.from_numpy(cache.get(record["file_name"]).pixels[:, :, 0].copy()), image[0])
         assert torch.equal(image, image.round()) == (record is flat)
     assert reason_of(cfg) == ""
+
+
+def set_digest(name):
+    """Make a file that is written over the one that was prepared."""
+    path = Path(name).parents[1] / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    entry = next(image for image in data["images"] if image["file_name"] == Path(name).name)
+    entry["sha256"] = sha256_of(name)
+    path.write_text(json.dumps(data))
 
 
 def record_of(image_id):
@@ -115,7 +128,7 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
 
     index = json.loads(path.with_suffix(".json").read_text())
     for changed, expected in (
-        (index | {"version": 0}, "it has the version 0, this program writes 2"),
+        (index | {"version": 0}, "it has the version 0, this program writes 3"),
         (index | {"files": index["files"][1:]}, "the data set has other images"),
         ({}, r"its index cannot be read ('version')"),
     ):

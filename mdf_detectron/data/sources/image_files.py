@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from PIL import Image
 from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX, REPORT_FILE_NAME
 from mdf_detectron.data.readers import read_pixels, to_gray, write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
-from mdf_detectron.fileio import read_json
+from mdf_detectron.fileio import read_json, sha256_of
 from mdf_detectron.workers import parallel_map
 
 BIT_DEPTHS = (8, 16)
@@ -39,6 +39,7 @@ class ImageFile:
         width, height: pixels of the file in the prepared folder.
         source_width, source_height: pixels of the original, upright.
         kind, scaling, inverted, notes: of the reader's :class:`~mdf_detectron.data.intensity.Provenance`.
+        sha256: of the file in the prepared folder.
     """
 
     width: int
@@ -49,6 +50,7 @@ class ImageFile:
     scaling: str
     inverted: bool
     notes: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 def how_images_were_read(files: Iterable[ImageFile]) -> dict[str, Any]:
@@ -129,11 +131,11 @@ def _made(path: Path) -> Path:
 def _check(source: Path) -> ImageFile | str:
     try:
         _, done = read_pixels(source)
-    except ImageReadError as error:
+        digest = sha256_of(source)
+    except (ImageReadError, OSError) as error:
         return str(error)
-    return ImageFile(
-        done.width, done.height, done.width, done.height, done.kind, done.scaling, done.inverted, done.notes
-    )
+    size = done.width, done.height
+    return ImageFile(*size, *size, done.kind, done.scaling, done.inverted, done.notes, digest)
 
 
 def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> ImageFile | str:
@@ -156,7 +158,9 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes)
     partial_file = _made(target).with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps({**asdict(made), "origin": _origin(source)})})
+        fields = {key: value for key, value in asdict(made).items() if key != "sha256"}  # of the file that they lie in
+        write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps({**fields, "origin": _origin(source)})})
+        made = replace(made, sha256=sha256_of(partial_file))
         os.utime(partial_file, ns=(changed, changed))
         partial_file.rename(target)
     finally:
@@ -170,7 +174,7 @@ def _origin(source: Path) -> str:
 
 
 def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
-    """What an earlier run made of an original that has not changed since."""
+    """What an earlier run made of an original that has not changed since; None if it is damaged."""
     try:
         if target.stat().st_mtime_ns != changed:
             return None
@@ -178,6 +182,7 @@ def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
             fields: dict[str, Any] = json.loads(image.info[_PROVENANCE_KEY])
             if fields.pop("origin") != _origin(source):
                 return None
-            return ImageFile(**{**fields, "notes": tuple(fields["notes"])})
-    except (OSError, KeyError, ValueError, TypeError):
+            image.verify()  # the checksums of its chunks: what is wrong now would get a digest that says it is right
+        return ImageFile(**{**fields, "notes": tuple(fields["notes"]), "sha256": sha256_of(target)})
+    except (OSError, KeyError, ValueError, TypeError, SyntaxError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
-from mdf_detectron.fileio import write_json
+from mdf_detectron.fileio import sha256_of, write_json
 from mdf_detectron.workers import parallel_map
 
 NOTE = (
@@ -43,8 +42,8 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
     with staged_folder(out) as folder:
         (folder / "images").mkdir()
         draw = partial(_draw, folder=folder / "images")
-        deque(parallel_map(draw, [visit for _, visit in visits], num_workers, "drawing"), maxlen=0)
-        records = [_record(patient, visit) for patient, visit in visits]
+        digests = list(parallel_map(draw, [visit for _, visit in visits], num_workers, "drawing"))
+        records = [_record(*visit, digest) for visit, digest in zip(visits, digests, strict=True)]
         names = train_val_test([r.patient_id for r in records], [_stratum(r) for r in records], settings.seed)
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
         schema = mimic_clinical_schema()
@@ -59,8 +58,11 @@ def file_name(visit: Visit) -> str:
     return f"film_{visit.visit_id:08d}.png"
 
 
-def _draw(visit: Visit, folder: Path) -> None:
-    write_image(folder / file_name(visit), draw_radiograph(visit))
+def _draw(visit: Visit, folder: Path) -> str:
+    """Draw the image of a visit; returns the SHA-256 of its file."""
+    path = folder / file_name(visit)
+    write_image(path, draw_radiograph(visit))
+    return sha256_of(path)
 
 
 def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
@@ -70,7 +72,7 @@ def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
     return ellipses
 
 
-def _record(patient: Patient, visit: Visit) -> PreparedImage:
+def _record(patient: Patient, visit: Visit, digest: str) -> PreparedImage:
     size = visit.width, visit.height
     annotations = [
         {
@@ -80,7 +82,7 @@ def _record(patient: Patient, visit: Visit) -> PreparedImage:
         }
         for label, center, radii in _labeled_ellipses(visit)
     ]
-    return PreparedImage(file_name(visit), *size, str(patient.subject_id), visit.row, annotations)
+    return PreparedImage(file_name(visit), *size, str(patient.subject_id), visit.row, annotations, sha256=digest)
 
 
 def _stratum(record: PreparedImage) -> tuple[int, ...]:

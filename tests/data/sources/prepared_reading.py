@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ def read_prepared(folder: Path) -> Prepared:
         data = json.loads((folder / "annotations" / f"{split}.json").read_text())
         names = {c["id"]: c["name"] for c in data["categories"]}
         for image in data["images"]:
+            assert image["sha256"] == hashlib.sha256((folder / "images" / image["file_name"]).read_bytes()).hexdigest()
             boxes = [(names[a["category_id"]], a["bbox"]) for a in data["annotations"] if a["image_id"] == image["id"]]
             images[Path(image["file_name"]).stem] = {**image, "split": split, "boxes": boxes}
     report = json.loads((folder / "report.json").read_text())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mdf_detectron.data.sources.covid_chestxray import prepare_covid
 from mdf_detectron.errors import DatasetError, SourceDataError
+from mdf_detectron.fileio import sha256_of
 
 REPOSITORY = Path(__file__).parents[3]
 HEADER = (
@@ -66,6 +67,7 @@ def read(out):
     for split in ("train", "val", "test"):
         data = json.loads((out / "annotations" / f"{split}.json").read_text())
         for image in data["images"]:
+            assert image["sha256"] == sha256_of(out / "images" / image["file_name"])
             images[image["file_name"]] = {**image, "split": split}
             boxes[image["file_name"]] = [a["bbox"] for a in data["annotations"] if a["image_id"] == image["id"]]
     return {stage["stage"]: stage for stage in report["flow"]}, images, boxes

@@ -71,8 +71,7 @@ def prepare_mimic(
         _require_readings(cohort, flow)
         sources = _image_paths(files, cohort)
         images = _bring_images(sources, out, folder / "images", options.image_size, num_workers, problems)
-        sizes = {dicom_id: (image.width, image.height) for dicom_id, image in images.items()}
-        records = make_records(cohort, sizes, SUFFIX[options.image_size is not None], options, problems, flow)
+        records = make_records(cohort, images, SUFFIX[options.image_size is not None], options, problems, flow)
         problems.stop_if_any()
         splits = _split(lambda: split_records(records, options))
         schema = mimic_clinical_schema()

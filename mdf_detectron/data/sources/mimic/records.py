@@ -11,6 +11,7 @@ import pandas as pd
 
 from mdf_detectron.data.prepared import SPLITS, Flow, PreparedImage
 from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.image_files import ImageFile
 from mdf_detectron.data.sources.mimic.annotations import to_annotation
 from mdf_detectron.data.sources.mimic.cohort import Cohort
 from mdf_detectron.data.sources.mimic.options import MimicOptions
@@ -25,7 +26,7 @@ SHAPE_TOLERANCE = 0.02
 
 def make_records(
     cohort: Cohort,
-    sizes: dict[str, tuple[int, int]],
+    images: dict[str, ImageFile],
     suffix: str,
     options: MimicOptions,
     problems: ProblemList,
@@ -34,18 +35,18 @@ def make_records(
     """One record a reading, or one an image with all its readers' boxes; boxes in the prepared image's pixels.
 
     Args:
-        sizes: dicom_id → (width, height) of the prepared image; readings of other images are dropped and counted.
+        images: dicom_id → the prepared image; readings of other images are dropped and counted.
         suffix: of the images' files.
         problems: gets the readings whose image has another shape than the reader saw.
     """
-    readings, dropped = _with_radiograph(cohort.readings, sizes, problems)
+    readings, dropped = _with_radiograph(cohort.readings, images, problems)
     flow.add("readings with an image", len(cohort.readings), len(readings), dropped)
     boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
     records: dict[str, PreparedImage] = {}
     for reading in readings.itertuples(index=False):
         key = reading.reading_id if options.records == "reading" else reading.dicom_id
         if key not in records:
-            records[key] = _record(reading, sizes[reading.dicom_id], suffix)
+            records[key] = _record(reading, images[reading.dicom_id], suffix)
         record = records[key]
         record.extra["reading_id"] = " ".join(filter(None, [record.extra.get("reading_id"), reading.reading_id]))
         scale = record.width / reading.width, record.height / reading.height
@@ -58,11 +59,12 @@ def make_records(
 
 
 def _with_radiograph(
-    readings: pd.DataFrame, sizes: dict[str, tuple[int, int]], problems: ProblemList
+    readings: pd.DataFrame, images: dict[str, ImageFile], problems: ProblemList
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The readings whose image is there and has the shape that the reader saw (its scale may differ), and the rest."""
-    there = readings[readings["dicom_id"].isin(sizes)]
-    width, height = (there["dicom_id"].map({d: s[k] for d, s in sizes.items()}).astype("float64") for k in (0, 1))
+    there = readings[readings["dicom_id"].isin(images)]
+    width = there["dicom_id"].map({d: image.width for d, image in images.items()}).astype("float64")
+    height = there["dicom_id"].map({d: image.height for d, image in images.items()}).astype("float64")
     turned = (width * there["height"] / (height * there["width"]) - 1).abs() > SHAPE_TOLERANCE
     for row in there.index[turned]:
         reading = there.loc[row]
@@ -73,7 +75,7 @@ def _with_radiograph(
     return there[~turned], dropped
 
 
-def _record(reading: Any, size: tuple[int, int], suffix: str) -> PreparedImage:
+def _record(reading: Any, image: ImageFile, suffix: str) -> PreparedImage:
     row = {c.name: _plain(getattr(reading, c.name)) for c in mimic_clinical_schema().columns}
     extra = {
         "dicom_id": reading.dicom_id,
@@ -83,7 +85,8 @@ def _record(reading: Any, size: tuple[int, int], suffix: str) -> PreparedImage:
         "study_time": reading.time.isoformat(),
         "row_time": None if pd.isna(reading.intime) else reading.intime.isoformat(),
     }
-    return PreparedImage(f"{reading.dicom_id}{suffix}", *size, str(reading.subject_id), row, extra=extra)
+    name, patient = f"{reading.dicom_id}{suffix}", str(reading.subject_id)
+    return PreparedImage(name, image.width, image.height, patient, row, extra=extra, sha256=image.sha256)
 
 
 def _plain(value: Any) -> Any:

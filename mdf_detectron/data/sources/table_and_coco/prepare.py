@@ -215,7 +215,7 @@ class Preparation(Account):
             row = self.clean(study, specs, schema)
             patient = study.patient or f"image {study.image.name}"
             extra = {"study_time": study.times[0], "row_time": study.times[1]} if o.time else {}
-            record = PreparedImage(name, result.width, result.height, patient, row, boxes, extra)
+            record = PreparedImage(name, result.width, result.height, patient, row, boxes, extra, result.sha256)
             records.append((record, study.split))
             self.files.append(result)
         self._account(source, records, dropped, schema)

@@ -1,5 +1,6 @@
 """Prepared folders read back without the package's own loader."""
 
+import hashlib
 import json
 
 
@@ -10,6 +11,7 @@ def read_folder(out):
         data = json.loads((out / "annotations" / f"{split}.json").read_text())
         names = [c["name"] for c in data["categories"]]
         for image in data["images"]:
+            assert image["sha256"] == hashlib.sha256((out / "images" / image["file_name"]).read_bytes()).hexdigest()
             own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
             images[image["reading_id"]] = {**image, "split": split, "annotations": own}
     return images, names, json.loads((out / "report.json").read_text())
