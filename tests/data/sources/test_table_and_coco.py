@@ -112,8 +112,34 @@ def test_a_record_later_than_its_image_is_refused(messy, tmp_path):
     with pytest.raises(SourceDataError, match=r"late.csv line 7: record of 2020-01-02T23:00:00, its image scan_05.png"):
         prepare({**messy, "table": table}, tmp_path / "mine", **MESSY, **times)
     images, _, report = prepare({**messy, "table": table}, tmp_path / "mine", "skip", **MESSY, **times)
-    assert set(images["scan_05.png"]["clinical"].values()) == {None}
-    assert stage(report, "rows of late.csv")["dropped"]["later than its image"] == 1
+    # when it was taken nothing was known: the image stays, in its patient's split, without a record
+    late = images["scan_05.png"]
+    assert set(late["clinical"].values()) == {None} and late["split"] == images["scan_04.dcm"]["split"]
+    assert (late["patient_id"], late["row_time"], len(images)) == ("102", None, 40)
+    assert stage(report, "rows of late.csv")["dropped"]["record later than its image"] == 1
+    kept = stage(report, "images with a record")
+    assert kept["dropped"] == {"record later than its image (image kept)": 1} and kept["kept"] == 39
+    assert report["problems"]["record later than its image"] == {"count": 1}
+
+
+@pytest.mark.parametrize("column", ["Taken", "Drawn"])
+def test_a_record_whose_time_cannot_be_read_is_not_used(column, messy, tmp_path):
+    lines = [line.split(";") for line in messy["table"].read_text().splitlines()]
+    at = lines[0].index(column)
+    lines[6][at], lines[7][at] = "yesterday", ""
+    table = tmp_path / "times.csv"
+    table.write_text("\n".join(map(";".join, lines)))
+    times = {"time": "Taken", "record_time": "Drawn"}
+    with pytest.raises(SourceDataError, match=f"times.csv line 7: column '{column}' is 'yesterday'; expected ISO 8601"):
+        prepare({**messy, "table": table}, tmp_path / "mine", **MESSY, **times)
+    # nobody knows whether it knows the future, nor whether anything was known: the image leaves
+    images, _, report = prepare({**messy, "table": table}, tmp_path / "mine", "skip", **MESSY, **times)
+    assert "scan_05.png" not in images and len(images) == 39
+    assert stage(report, "annotated images")["dropped"] == {"unreadable time": 1}
+    assert stage(report, "rows of times.csv")["dropped"]["unreadable time"] == 1
+    # without a time it is used, and the report says so
+    assert images["scan_06.dcm"]["clinical"]["age"] is not None
+    assert any("**1 records may be later than their images**" in note for note in report["notes"])
 
 
 def test_of_several_records_the_latest_before_the_image_is_taken(messy, tmp_path):

@@ -30,7 +30,9 @@ from mdf_detectron.data.sources.table_and_coco.table import (
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 from mdf_detectron.workers import parallel_map
 
-SEVERAL_ROWS = "several rows of one key"
+SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
+NO_ROW, LATE = "no row of the table", "record later than its image"
+"""Why an image has no record."""
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
@@ -45,6 +47,7 @@ class Study:
         path: of its file.
         tags: DICOM tags that were asked for.
         row: of the table; empty where none belongs to it.
+        no_record: why ``row`` is empty.
         identity: the row that tells patient and split, which may be one whose values are refused.
         patient: id, or None where it is not known.
         times: (image, record), ISO 8601 or None.
@@ -55,6 +58,7 @@ class Study:
     path: Path
     tags: dict[str, str | None] = field(default_factory=dict)
     row: Row = field(default_factory=dict)
+    no_record: str = ""
     identity: Row = field(default_factory=dict)
     patient: str | None = None
     times: tuple[str | None, str | None] = (None, None)
@@ -147,8 +151,9 @@ def join_table(
 ) -> Counter[str]:
     """Set the row and the times of each study.
 
-    A study with several rows that differ leaves ``studies``, counted in ``drops``: neither its record nor its patient
-    is known, and without its record it would pass for one whose values are missing.
+    A study whose rows are all later than its image stays, without a record: when it was taken, nothing was known. One
+    with several rows that differ, or whose times cannot be read, leaves ``studies``, counted in ``drops``: its record
+    is not known, and without it it would pass for one whose values are missing.
 
     Returns:
         rows of the table that are used, and those that are not, by reason.
@@ -160,14 +165,18 @@ def join_table(
     assert column is not None
     found = rows_by_key(table, column, kind, problems)
     used: set[int] = set()
-    late: set[int] = set()
+    refused: dict[int, str] = {}
     unclear: list[Study] = []
     for study in studies:
         numbers = next((found[key] for key in _keys(study, kind) if key in found), [])
         study.identity = table.rows[numbers[0]] if numbers else {}
         moment = _image_time(study, table, numbers, options, problems)
-        usable = _not_late(study, table, numbers, moment, options, problems)
-        late |= set(numbers) - {number for number, _ in usable}
+        usable, why_not = _usable_rows(study, table, numbers, moment, options, problems)
+        refused |= why_not
+        if not usable and UNREADABLE_TIME in why_not.values():
+            drops[UNREADABLE_TIME] += 1
+            unclear.append(study)
+            continue
         if len(usable) > 1 and not options.record_time:
             lines = ", ".join(table.place(n) for n in numbers[:3])
             text = f"{lines}: several rows of one {column} ({shorten(table.rows[numbers[0]][column])}) that differ"
@@ -182,6 +191,7 @@ def join_table(
             study.times = (_iso(moment), _iso(recorded))
         else:
             study.times = (_iso(moment), None)
+            study.no_record = LATE if why_not else NO_ROW
     if not used and not problems.counts:
         rows, files = (", ".join(map(repr, list(found)[:3])), ", ".join(repr(_keys(s, kind)[0]) for s in studies[:3]))
         raise SourceDataError(
@@ -190,7 +200,8 @@ def join_table(
         )
     gone = set(map(id, unclear))
     studies[:] = [study for study in studies if id(study) not in gone]
-    rest = Counter({"used": len(used), "later than its image": len(late - used)})
+    rest = Counter(reason for number, reason in refused.items() if number not in used)
+    rest["used"] = len(used)
     rest["no image, or an earlier record of one"] = sum(map(len, found.values())) - sum(rest.values())
     return rest
 
@@ -227,19 +238,34 @@ def dicom_time(tags: dict[str, str | None]):
     return None
 
 
-def _not_late(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
-    """(row, its time) of the rows that are not later than the image; a row that is knows the future."""
+def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
+    """(row, its time) of the rows that are not later than the image, and why the others are not used, by row.
+
+    A later row knows the future; of one whose time, or whose image's, cannot be read, nobody knows whether it does.
+    """
     if options.record_time is None:
-        return [(number, None) for number in numbers]
-    kept, late = [], []
+        return [(number, None) for number in numbers], {}
+    kept, refused = [], {}
+    first_late = ""
+    image_unreadable = moment is None and bool(numbers) and _is_filled(table.rows[numbers[0]], options.time)
     for number in numbers:
-        recorded = time_of(table.rows[number], options.record_time, table.place(number), options.time_format, problems)
-        (late if moment and recorded and is_later(recorded, moment) else kept).append((number, recorded))
-    if late and not kept:
-        number, recorded = late[0]
-        text = f"{table.place(number)}: record of {_iso(recorded)}, its image {study.image.name} is of {_iso(moment)}"
-        problems.add("record later than its image", f"{text}; a later record knows what followed: leave it out")
-    return kept
+        row, place = table.rows[number], table.place(number)
+        recorded = time_of(row, options.record_time, place, options.time_format, problems)
+        if image_unreadable or (recorded is None and _is_filled(row, options.record_time)):
+            refused[number] = UNREADABLE_TIME
+        elif moment and recorded and is_later(recorded, moment):
+            refused[number] = LATE
+            text = f"{place}: record of {_iso(recorded)}, its image {study.image.name} is of {_iso(moment)}"
+            first_late = first_late or f"{text}; a later record knows what followed: leave it out"
+        else:
+            kept.append((number, recorded))
+    if first_late and not kept:
+        problems.add(LATE, first_late)
+    return kept, refused
+
+
+def _is_filled(row: Row, column: str | None) -> bool:
+    return column in row and not is_empty(row[column])
 
 
 def _iso(moment) -> str | None:

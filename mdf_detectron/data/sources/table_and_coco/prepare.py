@@ -127,9 +127,7 @@ class Preparation(Account):
             used = rest.pop("used")
             total = used + sum(rest.values()) + sum(self.table.dropped.values())
             self.flow.add(f"rows of {self.table.path.name}", total, used, Counter(self.table.dropped) + rest)
-            without = sum(not s.row for s in studies)
-            if without:
-                self.notes.append(f"{without} images have no record in the table; their columns are missing.")
+            self._account_for_records(studies)
         set_patients(studies, o, self.problems)
         if o.patient is None:
             self.patients_known = False
@@ -138,6 +136,18 @@ class Preparation(Account):
                               "patient with --patient.")  # fmt: skip
         set_splits(studies, o, self.problems)
         return source, studies
+
+    def _account_for_records(self, studies: list[Study]) -> None:
+        """Count the images without a record by reason, and the records whose times are not known."""
+        reasons = Counter(f"{s.no_record} (image kept)" for s in studies if not s.row)
+        self.flow.add("images with a record", len(studies), len(studies) - sum(reasons.values()), reasons)
+        if reasons:
+            counted = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
+            self.notes.append(f"{sum(reasons.values())} images have no record, their columns are missing: {counted}.")
+        untimed = sum(bool(s.row) and None in s.times for s in studies) if self.options.record_time else 0
+        if untimed:
+            self.notes.append(f"**{untimed} records may be later than their images**: the time of one of them is not "
+                              "in the table.")  # fmt: skip
 
     def _check_columns(self) -> None:
         o, table = self.options, self.table
