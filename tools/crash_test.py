@@ -4,9 +4,10 @@ python tools/crash_test.py --kills 50                 # 50 trainings and 50 prep
 python tools/crash_test.py --kills 0 --pairs 8 --settings 0
 
 A killed training must end with the weights, optimizer, results, validation history and log of one that was left alone,
-a killed preparation with the files of one, bit for bit, and without a process or a file of the killed run. Of two
-preparations that start together with one --out, one runs and one is refused. Prints a table; exit status 1 where
-anything differs. Everything runs in forked copies of this process, on one core and in a temporary folder.
+a killed preparation (of the synthetic data set, own data, MIMIC and RSNA in turn) with the files of one, bit for bit,
+and without a process or a file of the killed run. Of two preparations that start together with one --out, one runs and
+one is refused. Prints a table; exit status 1 where anything differs. Everything runs in forked copies of this process,
+on one core and in a temporary folder.
 """
 
 from __future__ import annotations
@@ -29,18 +30,17 @@ from pathlib import Path
 import torch
 from detectron2.engine import SimpleTrainer, hooks
 from killed_runs import Place, Run
+from small_sources import SYNTHETIC, Preparation, make_preparations
 from tqdm import tqdm
 
-from mdf_detectron.cli import prepare_own, prepare_synthetic, train
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.cli import train
 from mdf_detectron.data.sources import image_files
 from mdf_detectron.data.synthetic import prepare as synthetic
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import digest, training_digest
 from mdf_detectron.engine.trainer import MultimodalTrainer
-from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
-from mdf_detectron.fileio import csv_table, markdown_table, read_json, write_json, write_text
+from mdf_detectron.fileio import markdown_table, write_json
 
 TRAINING = """--config-file synthetic_cxr/mdf_net.yaml {resume} DATASETS.VAL ('synthetic_cxr_val',) MODEL.DEVICE cpu
     MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.CLINICAL.CATEGORICAL [] MODEL.CLINICAL.DROPOUT_CELL 0.2
@@ -62,6 +62,7 @@ TRAINING_PLACES = (
 PREPARATION_PLACES = (
     Place("drawing", synthetic, "write_image"),
     Place("resizing", image_files, "write_png"),
+    Place("linking", os, "link"),
     Place("renaming a file", os, "replace"),
     Place("moving the folder", Path, "rename"),
 )
@@ -93,6 +94,7 @@ class CrashTest:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.random = folder, random.Random(seed)
         self.tallies: dict[tuple[str, str], Tally] = {}
+        self.preparations: list[Preparation] = []
         self.patience = 20.0  # torch's loader workers look for their parent every five seconds
 
     def training(
@@ -103,27 +105,16 @@ class CrashTest:
         )
         return text.split()
 
-    def preparation(self, own: bool, seed: int, out: Path) -> tuple[Callable, list[str]]:
-        if not own:
-            return prepare_synthetic.main, ["--out", str(out), "--num-patients", "24", "--image-size", "64", "--seed",
-                                            str(seed)]  # fmt: skip
-        source = self.folder / "datasets" / "synthetic_cxr"
-        files = [str(source / "annotations" / f"{split}.json") for split in SPLITS]
-        return prepare_own.main, ["--annotations", *files, "--images", str(source / "images"), "--table",
-                                  str(self.folder / "table.csv"), "--key", "file", "--patient", "patient",
-                                  "--image-size", "48", "--seed", str(seed), "--out", str(out)]  # fmt: skip
-
     def make_sources(self) -> None:
-        """The data set of the trainings, and the same as somebody's own data."""
+        """The data set of the trainings, and the sources of the preparations."""
         out = self.folder / "datasets" / "synthetic_cxr"
         out.parent.mkdir()
         os.environ["DETECTRON2_DATASETS"] = str(out.parent)
-        assert Run(*self.preparation(False, 1, out), self.folder / "log.txt").wait() == 0
-        images = [
-            i for s in ("train", "val", "test") for i in read_json(out / f"annotations/{s}.json", UserError)["images"]
-        ]
-        rows = [(i["file_name"], i["patient_id"], i["clinical"]["temperature"]) for i in images]
-        write_text(self.folder / "table.csv", csv_table(("file", "patient", "temperature"), rows))
+        assert self.start(SYNTHETIC, 1, out, "log.txt").wait() == 0
+        self.preparations = make_preparations(self.folder, out)
+
+    def start(self, preparation: Preparation, seed: int, out: Path, log: str) -> Run:
+        return Run(preparation.main, preparation.argv(seed, out), self.folder / log)
 
     def kill(self, main: Callable, argv: list[str], out: Path, calls: dict[Place, int], seconds: float
              ) -> tuple[str, Run]:  # fmt: skip
@@ -174,28 +165,31 @@ class CrashTest:
                 shutil.rmtree(out)
 
     def kill_preparations(self, kills: int) -> None:
-        for own in (False, True):
-            whole = self.folder / f"prepared_{own}"
-            counted = self.count(*self.preparation(own, 2, whole), PREPARATION_PLACES)
-            expected = folder_state(whole)
-            for _ in tqdm(range(kills // 2 + (kills % 2 if own else 0)), "preparations"):
-                parent = self.folder / "killed"
-                parent.mkdir()
-                out = parent / whole.name
-                where, run = self.kill(*self.preparation(own, 1, out), out, *counted)
-                again = Run(*self.preparation(own, 2, out), self.folder / "again.txt")
-                problems = [] if again.wait() == 0 else ["the next run failed"]
-                problems += differences(expected, folder_state(out))
-                problems += ["a file was left"] * (os.listdir(parent) != [out.name])
-                problems += ["a process was left"] * bool(run.processes_left(1.0))
-                self.note(f"preparation, {'own data' if own else 'synthetic'}", where, problems)
-                shutil.rmtree(parent)
+        known: dict[str, tuple] = {}
+        for number in tqdm(range(kills), "preparations"):
+            made = self.preparations[number % len(self.preparations)]
+            whole = self.folder / f"whole {made.name}" / "prepared"
+            if made.name not in known:
+                counted = self.count(made.main, made.argv(2, whole), PREPARATION_PLACES)
+                known[made.name] = counted, folder_state(whole)
+            counted, expected = known[made.name]
+            parent = self.folder / "killed"
+            parent.mkdir()
+            out = parent / whole.name
+            where, run = self.kill(made.main, made.argv(1, out), out, *counted)
+            again = self.start(made, 2, out, "again.txt")
+            problems = [] if again.wait() == 0 else ["the next run failed"]
+            problems += differences(expected, folder_state(out))
+            problems += ["a file was left"] * (os.listdir(parent) != [out.name])
+            problems += ["a process was left"] * bool(run.processes_left(1.0) + again.processes_left(1.0))
+            self.note(f"preparation, {made.name}", where, problems)
+            shutil.rmtree(parent)
 
     def run_pairs(self, pairs: int) -> None:
         expected = {}
         for seed in (1, 2):
             out = self.folder / str(seed) / "pair"
-            assert Run(*self.preparation(False, seed, out), self.folder / "log.txt").wait() == 0
+            assert self.start(SYNTHETIC, seed, out, "log.txt").wait() == 0
             expected[seed] = folder_state(out)
         done = 0
         bar = tqdm(total=pairs, desc="pairs")
@@ -204,7 +198,7 @@ class CrashTest:
             logs = [self.folder / f"pair_{seed}.txt" for seed in (1, 2)]
             for log in logs:
                 log.unlink(missing_ok=True)
-            runs = [Run(*self.preparation(False, seed, out), log) for seed, log in zip((1, 2), logs, strict=True)]
+            runs = [self.start(SYNTHETIC, seed, out, log.name) for seed, log in zip((1, 2), logs, strict=True)]
             codes = [run.wait() for run in runs]
             if codes != [0, 0]:  # else one began when the other was done
                 first = codes.index(0) if 0 in codes else 0

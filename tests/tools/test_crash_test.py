@@ -74,3 +74,13 @@ def test_differences_are_found(tmp_path):
     found = crash_test.differences(a, crash_test.training_state(tmp_path / "b"))
     assert found == ["leftover .partial differs", "metrics.json differs"]
     assert crash_test.differences(crash_test.folder_state(tmp_path / "a"), crash_test.folder_state(tmp_path / "c"))
+
+
+def test_preparations_of_every_kind_are_killed_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    test = crash_test.CrashTest(tmp_path, 1)
+    test.make_sources()
+    test.kill_preparations(4)
+    kinds = {"preparation, synthetic", "preparation, own data", "preparation, MIMIC", "preparation, RSNA"}
+    assert {what for what, _ in test.tallies} == kinds
+    assert all((tally.kills, tally.sound) == (1, 1) for tally in test.tallies.values()), test.table()

@@ -1,0 +1,97 @@
+"""Small sources of every kind of preparation, and its command lines; a part of crash_test.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from mdf_detectron.cli import prepare_mimic_eye, prepare_own, prepare_rsna, prepare_synthetic
+from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import csv_table, read_json, write_json, write_text
+
+RSNA_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A command that prepares a folder.
+
+    Attributes:
+        name: of the kind.
+        main: of the command line.
+        options: all but ``--seed`` and ``--out``.
+    """
+
+    name: str
+    main: Callable[[list[str]], object]
+    options: Sequence[str]
+
+    def argv(self, seed: int, out: Path) -> list[str]:
+        return [*self.options, "--seed", str(seed), "--out", str(out)]
+
+
+SYNTHETIC = Preparation("synthetic", prepare_synthetic.main, ("--num-patients", "24", "--image-size", "64"))
+
+
+def make_preparations(folder: Path, synthetic: Path) -> list[Preparation]:
+    """Write sources into ``folder``, and return the preparations of them.
+
+    Args:
+        synthetic: a folder that :data:`SYNTHETIC` has made, which passes for somebody's own data too.
+    """
+    raw = folder / "raw"
+    prepare_synthetic.main(["--raw", "--num-patients", "24", "--image-size", "96", "--seed", "1",
+                            "--num-workers", "1", "--out", str(raw)])  # fmt: skip
+    mimic = "--physionet", str(raw / "physionet"), "--image-size", "64", "--folds", "3"
+    rsna = "--root", str(_write_rsna(folder / "rsna_source")), "--image-size", "48"
+    return [
+        SYNTHETIC,
+        Preparation("own data", prepare_own.main, _own(folder, synthetic)),
+        Preparation("MIMIC", prepare_mimic_eye.main, mimic),
+        Preparation("RSNA", prepare_rsna.main, rsna),
+    ]
+
+
+def _own(folder: Path, source: Path) -> list[str]:
+    files = [source / "annotations" / f"{split}.json" for split in SPLITS]
+    images = [image for file in files for image in read_json(file, UserError)["images"]]
+    rows = [(i["file_name"], i["patient_id"], i["clinical"]["temperature"]) for i in images]
+    write_text(folder / "table.csv", csv_table(("file", "patient", "temperature"), rows))
+    return ["--annotations", *map(str, files), "--images", str(source / "images"), "--table", str(folder / "table.csv"),
+            "--key", "file", "--patient", "patient", "--image-size", "48"]  # fmt: skip
+
+
+def _write_rsna(root: Path) -> Path:
+    """RSNA's layout: DICOM files of 64×64 that stand for 1024×1024, two a patient."""
+    rng, rows, mapping = np.random.default_rng(0), [], []
+    (root / "stage_2_train_images").mkdir(parents=True)
+    for number in range(RSNA_IMAGES):
+        _write_dicom(root / "stage_2_train_images" / f"a{number}.dcm", rng.integers(0, 256, (64, 64)), number)
+        rows.append((f"a{number}", *((256, 512, 128, 256, 1) if number % 3 else ("", "", "", "", 0))))
+        mapping.append({"subset_img_id": f"a{number}", "img_id": f"{number // 2:08d}_{number:03d}.png"})
+    header = ("patientId", "x", "y", "width", "height", "Target")
+    write_text(root / "stage_2_train_labels.csv", csv_table(header, rows))
+    write_json(root / "pneumonia-challenge-dataset-mappings_2018.json", mapping)
+    return root
+
+
+def _write_dicom(path: Path, pixels: np.ndarray, number: int) -> None:
+    data = pydicom.Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = ComputedRadiographyImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.3.{number}"
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.PatientID, data.PatientAge, data.PatientSex = f"a{number}", f"{20 + number:03d}Y", "FM"[number % 2]
+    data.ViewPosition, data.PhotometricInterpretation = "PA", "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+    data.PixelData = pixels.astype(np.uint8).tobytes()
+    data.save_as(path, enforce_file_format=True)
