@@ -21,7 +21,12 @@ from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.engine.defaults import CONFIGS, get_mdf_cfg
 from mdf_detectron.errors import DatasetError
 
-BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml")
+BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
+RECORD_REASONS = {
+    "MODEL.CLINICAL.BRANCH": "Reads the record best on synthetic data; deconv is the paper's.",
+    "MODEL.CLINICAL.DROPOUT_CELL": "Keeps the model from learning the train patients' records by heart.",
+}
+"""For keys of the recipes."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
 MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4
 SMALL_BOX = 16
@@ -85,7 +90,7 @@ def read_folder(root: str | Path) -> FolderFacts:
 
 
 def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: bool = True) -> Choices:
-    """Choose what depends on the data; the rest is the package's base config and AdamW recipe.
+    """Choose what depends on the data; the rest is the package's base config and recipes.
 
     Args:
         image_size: side of the model's square input; None chooses it.
@@ -143,6 +148,7 @@ def _columns(choices: Choices, facts: FolderFacts) -> None:
     reason = "Both fusions; image_only.yaml beside this file has none." if fuses else "There is no record to fuse."
     choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
     choices.choose("MODEL.CLINICAL.FUSION_1D", fuses)
+    choices.reasons |= RECORD_REASONS
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:

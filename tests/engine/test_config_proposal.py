@@ -83,6 +83,10 @@ def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
     assert (cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (("tiny_cxr_train",), 2)
     assert cfg.MODEL.CLINICAL.FUSION_3D and cfg.MODEL.CLINICAL.VOCABULARIES == [["F", "M"]]
     assert not load_config(tmp_path / "cfg" / "image_only.yaml").MODEL.CLINICAL.FUSION_3D
+    recommended = load_config("mimic_eye/mdf_net.yaml").MODEL.CLINICAL
+    for key in ("BRANCH", "EMBEDDING_DIM", "AUXILIARY_WEIGHT", "DROPOUT_ROW", "DROPOUT_CELL"):
+        assert cfg.MODEL.CLINICAL[key] == recommended[key], "own data are read as the recommended configs read MIMIC"
+    assert "# Reads the record best on synthetic data; deconv is the paper's.\n    BRANCH: compact\n" in text
     assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/mdf_net"
     with pytest.raises(ConfigError, match="--force"):
         make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
 from mdf_detectron.experiments.plan import PLANS, column_sets, read_plan, with_column_sets
 from mdf_detectron.experiments.study_data import open_study_data, overrides_of_data
@@ -78,6 +79,23 @@ def test_bad_plans(case, plan_file):
 def test_a_plan_that_is_not_there():
     with pytest.raises(ConfigError, match="no plan at 'papr'; .*does_it_help, fusions, paper"):
         read_plan("papr")
+
+
+@pytest.mark.parametrize("name", ["paper", "does_it_help", "fusions"])
+def test_titles_name_what_is_trained(name):
+    """What a title of a shipped plan says of branch and fusion is what its config has."""
+    branches, fusions = ("deconv", "compact", "repeat"), {"Hadamard": "HadamardProduct", "FiLM": "FiLM"}
+    for variant in read_plan(name).variants:
+        opts = [part for pair in variant.overrides.items() for part in pair]
+        model = load_config(variant.config, ["MODEL.TIMM.PRETRAINED", False, *opts]).MODEL
+        named = [b for b in branches if b in variant.title]
+        assert named in ([], [model.CLINICAL.BRANCH]), variant.title
+        if name == "paper":
+            assert model.CLINICAL.BRANCH == "deconv" and model.CLINICAL.AUXILIARY_WEIGHT == 0, variant.title
+        for word, fusion in fusions.items():
+            assert word not in variant.title or fusion == model.FUSION.NAME, variant.title
+        if "mage-only" in variant.title:
+            assert not model.CLINICAL.FUSION_3D and not model.CLINICAL.FUSION_1D, variant.title
 
 
 BAD_CONFIGS = {
