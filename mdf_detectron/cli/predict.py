@@ -53,7 +53,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
     parser.add_argument("--force", action="store_true", help="predict from DICOM files of another modality too")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
-    parser.add_argument("--batch-size", type=int, default=1, help="images of one forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="images of one forward pass; in it, views with the same record share the clinical branch's work "
+        "(default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     if (args.records is None) != (args.key is None):
         parser.error("--records and --key go together")
