@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from mdf_detectron.errors import UserError
 
@@ -65,6 +68,7 @@ class Run:
 
     def _work(self, main: Callable[[list[str]], Any], argv: list[str], faults: Sequence) -> None:
         os.setsid()
+        tqdm.set_lock(threading.RLock())  # tqdm's own is shared by forked processes: one killed within holds it forever
         handle = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from mdf_detectron.engine.checkpoint import save_checkpoint_file
 from mdf_detectron.fileio import write_text
@@ -84,3 +85,19 @@ def test_preparations_of_every_kind_are_killed_in_turn(tmp_path, monkeypatch):
     kinds = {"preparation, synthetic", "preparation, own data", "preparation, MIMIC", "preparation, RSNA"}
     assert {what for what, _ in test.tallies} == kinds
     assert all((tally.kills, tally.sound) == (1, 1) for tally in test.tallies.values()), test.table()
+
+
+def test_a_run_that_is_killed_while_it_prints_its_progress_blocks_no_other(tmp_path):
+    def die_with_the_lock(argv):
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def print_progress(argv):
+        list(tqdm(range(3)))
+
+    list(tqdm(range(1), disable=False))  # this process has tqdm's lock too
+    assert Run(die_with_the_lock, [], tmp_path / "log").wait() == -signal.SIGKILL
+    run = Run(print_progress, [], tmp_path / "log")
+    status = run.wait(20)
+    run.kill()
+    assert status == 0
