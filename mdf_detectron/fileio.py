@@ -86,8 +86,18 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 text file atomically."""
-    return write_bytes(path, text.encode())
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        UserError: the text holds half of a character, as an argument of other bytes than UTF-8 does; or as
+            :func:`atomic_path`.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as cause:
+        around = shorten(text[max(0, cause.start - 20) : cause.end + 20])
+        raise UserError(f"{path}: cannot be written, {around} holds half of a character; use names in UTF-8") from None
+    return write_bytes(path, content)
 
 
 def write_figure(path: str | Path, figure: Figure) -> Path:

@@ -2,11 +2,13 @@
 
 Beyond PyYAML's safe loader this refuses what is legal YAML and no honest file of this project has: aliases that expand
 to more than :data:`MOST_NODES` values ("billion laughs"), aliases to what they stand in, deep nesting, integers that no
-number of a machine holds, and a key twice in one mapping, whose first value would be lost.
+number of a machine holds, a key twice in one mapping, whose first value would be lost, and half of a character, which
+cannot be written to any file again.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -23,6 +25,8 @@ DEEPEST = 50
 """Levels of nesting."""
 
 LARGEST_INTEGER = 2**63
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 _PARSE_ERRORS = (
     yaml.YAMLError,
@@ -69,6 +73,9 @@ class _GuardedLoader(yaml.SafeLoader):
         event = self.peek_event()
         if self.depth >= DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
+            text = f"{shorten(event.value)} holds half of a character (\\ud800 to \\udfff); write the character itself"
+            raise yaml.composer.ComposerError(None, None, text, event.start_mark)
         self.depth += 1
         before = self.nodes
         node = super().compose_node(parent, index)

@@ -122,3 +122,10 @@ def test_a_message_stays_readable_whatever_is_in_it():
     )
     assert len(second) <= 600 and second.endswith("word end")
     assert str(UserError("column 'a\nb' is short")) == "column 'a b' is short"
+
+
+def test_a_text_with_half_of_a_character_is_one_line(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UserError, match=r"a.txt: cannot be written, 'class .udcff' holds half of a character; use"):
+        write_text(tmp_path / "a.txt", "class \udcff")
+    assert (tmp_path / "a.txt").read_text() == "old"

@@ -34,6 +34,8 @@ def test_honest_yaml_is_read_as_by_pyyaml(tmp_path):
     ("content", "message"),
     [
         (bomb(), "more than 100,000 values"),
+        ('columns: [{name: "\\uD800"}]', r"'.ud800' holds half of a character .*write the character itself.* line 1"),
+        ('"\\ud83d\\ude00": 1', "holds half of a character"),
         ("a: &a [*a]", "the alias .*a.* stands in what it names"),
         ("a: &a {b: *a}", "stands in what it names"),
         ("[" * 60 + "]" * 60, "nested deeper than 50 levels"),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ COCO = {
     "info": {"description": "seed"},
     "images": [
         {"id": i, "file_name": f"{i}.png", "width": 64, "height": 48, "patient_id": f"p{i}",
-         "clinical": {"age": 40 + i, "temperature": None, "gender": "FM"[i % 2]}}
+         "clinical": {"age": 40 + i, "temperature": None, "gender": "FM"[i % 2]}, "sha256": f"{i:064x}"}
         for i in (1, 2, 3)
     ],
     "annotations": [
@@ -240,6 +241,7 @@ def _coco_check(path: Path, schema_file: Path) -> None:
         expect(inside, f"file_name {record['file_name']} leads out of images/")
         expect(0 < record["width"] <= LARGEST_SIDE and 0 < record["height"] <= LARGEST_SIDE, "size")
         expect(isinstance(record["patient_id"], str) and record["patient_id"] != "", "patient")
+        expect(record["sha256"] is None or re.fullmatch("[0-9a-f]{64}", record["sha256"]) is not None, "digest")
         for annotation in record["annotations"]:
             _check_box(annotation["bbox"])
             expect(0 <= annotation["category_id"], "category")
