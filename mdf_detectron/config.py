@@ -55,7 +55,7 @@ def _add_clinical(cfg: CfgNode) -> None:
     c.FUSION_3D = False
     # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved
     # straight to the feature map's size, beside a repeated linear map; its number of stages follows from that size) or
-    # "repeat" (the repeated linear map alone). The fusions that read the record itself (FiLM, DAFT, CrossAttention)
+    # "repeat" (the repeated linear map alone). The fusions that read the record itself (FiLM, CrossAttention)
     # have no branch, and read none of the branch's keys.
     c.BRANCH = "deconv"
     # "deconv" only: in training its norms normalize by running statistics (batch renormalization, the same function at
@@ -81,7 +81,7 @@ def _add_clinical(cfg: CfgNode) -> None:
 
     f = cfg.MODEL.FUSION = CfgNode()
     # A name in FUSION_REGISTRY: of two maps (the paper's four) ElementwiseSum, HadamardProduct, ConcatenationLinear,
-    # ConcatenationConv; of a map and the record FiLM, DAFT, CrossAttention.
+    # ConcatenationConv; of a map and the record FiLM, CrossAttention.
     f.NAME = "ElementwiseSum"
     # Whether f_fused, a 3x3 convolution, follows the fusion (paper's equation 2; the released runs had none).
     f.CONV = True
@@ -125,7 +125,7 @@ def _add_losses_and_solver(cfg: CfgNode) -> None:
     # much larger than its later ones; with 0.999 they hold its steps small for a thousand iterations.
     cfg.SOLVER.BETAS = [0.9, 0.99]
     # Learning-rate factor of the layers that read the record itself: the encoder, the record's inputs of the box head,
-    # the fusions FiLM, DAFT and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
+    # the fusions FiLM and CrossAttention, and the repeated linear map of a branch. Their inputs are few and their
     # gradients noisy; at the rate of an image's layers they have not moved when the training ends.
     cfg.SOLVER.CLINICAL_LR_FACTOR = 1.0
     # Learning-rate factors of the branch "deconv": of its deep layers (spatializer and trunk), which carry the record

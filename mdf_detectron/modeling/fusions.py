@@ -1,7 +1,7 @@
 """3-D fusions: a registered class joins an image's feature map with the clinical record.
 
 Of two maps: element-wise sum (the paper's choice), Hadamard product, concatenation. Of a map and the encoded record:
-FiLM, DAFT, cross-attention; these start as the identity.
+FiLM, cross-attention; these start as the identity.
 
 Shape letters: N images, D channels, H×W cells of a feature map, Z width of the encoded record, L columns, M heads.
 """
@@ -155,58 +155,27 @@ class ConcatenationConv(_Concatenation):
 HIDDEN_FEATURES = 64
 
 
-DAFT_REDUCTION = 7
-"""Inputs over hidden features of DAFT's perceptron, as in its paper, where that is not less than FiLM's."""
+@FUSION_REGISTRY.register()
+class FiLM(Fusion):
+    """I → (1 + γ)·I + β, scale and shift (N, D) from the record: feature-wise linear modulation.
 
-
-class _Modulation(Fusion):
-    """I → (1 + γ)·I + β with γ, β (N, D) from a perceptron whose last layer starts at zero."""
+    γ and β come from a perceptron whose last layer starts at zero (Perez et al. 2018, equations 1 and 2).
+    """
 
     reads = (RECORD,)
 
-    def __init__(self, channels: int, layout: RecordLayout, in_features: int, hidden: int):
+    @configurable
+    def __init__(self, channels: int, layout: RecordLayout):
         super().__init__(channels, layout)
-        self.hidden = nn.Linear(in_features, hidden)
-        self.scale_shift = nn.Linear(hidden, 2 * channels)
+        self.hidden = nn.Linear(layout.dim, HIDDEN_FEATURES)
+        self.scale_shift = nn.Linear(HIDDEN_FEATURES, 2 * channels)
         nn.init.zeros_(self.scale_shift.weight)
         nn.init.zeros_(self.scale_shift.bias)
 
-    def modulate(self, image: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.scale_shift(self.hidden(condition).relu())[:, :, None, None].chunk(2, dim=1)
+    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
+        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
+        scale, shift = self.scale_shift(self.hidden(clinical.vector).relu())[:, :, None, None].chunk(2, dim=1)
         return image * (1 + scale) + shift
-
-
-@FUSION_REGISTRY.register()
-class FiLM(_Modulation):
-    """Scale and shift from the record: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2)."""
-
-    @configurable
-    def __init__(self, channels: int, layout: RecordLayout):
-        super().__init__(channels, layout, layout.dim, HIDDEN_FEATURES)
-
-    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
-        return self.modulate(image, clinical.vector)
-
-
-@FUSION_REGISTRY.register()
-class DAFT(_Modulation):
-    """Scale and shift from the record and the image together: dynamic affine feature map transform (Wolf et al. 2022).
-
-    The image enters as the mean of each channel over the map, normalized over the channels: beside raw means, several
-    times larger than a standardized record, the record is not learned.
-    """
-
-    @configurable
-    def __init__(self, channels: int, layout: RecordLayout):
-        inputs = channels + layout.dim
-        super().__init__(channels, layout, inputs, max(HIDDEN_FEATURES, inputs // DAFT_REDUCTION))
-        self.channels = channels
-
-    def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
-        pooled = F.layer_norm(image.mean(dim=(2, 3)), (self.channels,))  # a number: ONNX takes no traced shape
-        return self.modulate(image, torch.cat([pooled, clinical.vector], dim=1))
 
 
 NUM_HEADS = 4

@@ -44,7 +44,6 @@ def test_groups(name, small_config):
     ("opts", "part"),
     [
         (["MODEL.FUSION.NAME", "FiLM"], "backbone.fusions.p4.fusion."),
-        (["MODEL.FUSION.NAME", "DAFT"], "backbone.fusions.p4.fusion."),
         (["MODEL.FUSION.NAME", "CrossAttention"], "backbone.fusions.p4.fusion."),
         (["MODEL.CLINICAL.BRANCH", "repeat"], "backbone.clinical_branch."),
         (["MODEL.FUSION.NAME", "ConcatenationConv"], "backbone.clinical_encoder."),
