@@ -68,7 +68,7 @@ def test_concatenation_conv_by_hand():
 
 
 def set_by_hand(fusion, entry):
-    """Hidden feature 0 is that entry of the record; channel 0 is scaled by 1 + 2 of it, channel 1 shifted by 3 of it."""
+    """Hidden feature 0 is that entry of the record; channel 0 is scaled by 1 + 2 of it, channel 1 shifted by 3."""
     for layer in (fusion.hidden, fusion.scale_shift):
         layer.weight.data.zero_()
         layer.bias.data.zero_()
