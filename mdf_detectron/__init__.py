@@ -1,8 +1,8 @@
 """MDF-Net for Detectron2: detectors that read a chest radiograph together with the patient's clinical record.
 
-Importing this package registers its components with Detectron2 and sets ``OMP_WAIT_POLICY`` where nobody has, which
-must be before torch is loaded; it does nothing else. Without detectron2 the modules that need only NumPy (matching,
-metrics, statistics, splits) can still be imported.
+Importing this package registers its components with Detectron2 and sets ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT``
+where nobody has, which must be before torch is loaded; it does nothing else. Without detectron2 the modules that need
+only NumPy (matching, metrics, statistics, splits) can still be imported.
 """
 
 import importlib
@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from typing import Any
 
 from mdf_detectron.dependencies import require_detectron2
-from mdf_detectron.threads import wait_passively
+from mdf_detectron.threads import wait_briefly
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
 _HOME = {"Predictor": "mdf_detectron.engine.predictor", "add_mdf_config": "mdf_detectron.config"}
 
-wait_passively()
+wait_briefly()
 if find_spec("detectron2") is not None:
     from mdf_detectron import registration  # noqa: F401
 

@@ -97,8 +97,8 @@ def _before(config: str, size: int) -> Callable[[int], np.ndarray]:
 
 def _busy(rounds: int) -> np.ndarray:
     step = (DEMO, ("INPUT.IMAGE_SIZE", 128))
-    with Worker(Step(*step)) as passive, Worker(Step(*step, spins=True)) as spinning, busy_processes(4):
-        return in_turn(passive, spinning, rounds)
+    with Worker(Step(*step)) as brief, Worker(Step(*step, spins=True)) as spinning, busy_processes(4):
+        return in_turn(brief, spinning, rounds)
 
 
 def _parallel(rounds: int) -> np.ndarray:
@@ -146,7 +146,7 @@ TARGETS = (
            lambda rounds: rates_of_loading("jpeg", rounds), at_least=True),
     Target("cache_dicom", "loader with decoded images, images a second", "decoding full-resolution DICOM", 20.0,
            lambda rounds: rates_of_loading("dicom", rounds), at_least=True),
-    Target("busy", "training step beside 4 busy processes, passive waiting", "OpenMP's default", 0.50, _busy),
+    Target("busy", "training step beside 4 busy processes, waiting briefly", "OpenMP's default", 0.50, _busy),
     Target("demo", "make demo without install", "6 min 35 s before", 0.60,
            _command("{python}", "tools/demo.py", "--out", "{folder}/demo", seconds_before=395.0), slow=True),
     Target("test", "make test without install", "3 min 42 s before", 1.00,

@@ -157,7 +157,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     spec = Step(**{**given, "opts": tuple(given["opts"])})
     if spec.spins:
-        import torch  # noqa: F401  (OpenMP is loaded before mdf_detectron can ask it to wait passively)
+        import torch  # noqa: F401  (OpenMP is loaded before mdf_detectron can ask it to wait briefly)
     else:
         import mdf_detectron  # noqa: F401
     step = step_of(spec, Path(sys.argv[2]))
