@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.errors import ConfigError, UserError, shorten
 from mdf_detectron.guarded_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -311,16 +311,19 @@ def _markdown_line(row: Sequence[Any]) -> str:
     return "| " + " | ".join(" ".join(str(value).replace("|", "\\|").splitlines()) for value in row) + " |"
 
 
-def replace_marked(page: str, begin: str, end: str, content: str) -> str:
+def replace_marked(page: str, begin: str, end: str, content: str, name: str = "the page") -> str:
     """Put content between two marks of a page, in place of what is there.
 
+    Args:
+        name: of the page, for the message.
+
     Raises:
-        ValueError: a mark is absent.
+        ConfigError: a mark is absent.
     """
     before, found, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:
-        raise ValueError(f"the page lacks the marks '{begin}' and '{end}'")
+        raise ConfigError(f"{name} lacks the marks '{begin}' and '{end}'")
     return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mdf_detectron import model_zoo
 from mdf_detectron.cli import run_main
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.fileio import markdown_table, replace_marked, write_json, write_text
+from mdf_detectron.fileio import markdown_table, read_text, replace_marked, write_json, write_text
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 REFERENCE = "mimic_eye/mask_rcnn.yaml"
@@ -81,6 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     if unknown := sorted({*(args.configs or ()), args.reference} - set(names)):
         raise ConfigError(f"{unknown} are not below configs/; there are {names}")
+    page = read_text(args.page, ConfigError) if args.page else ""
+    if args.page:
+        replace_marked(page, BEGIN, END, "", str(args.page))  # a page without marks is named before the work
     rows = {}
     with Worker(Step(args.reference, OFFLINE, threads=args.threads)) as reference:
         for name in tqdm(args.configs or names, desc="configs", unit="config"):
@@ -93,7 +96,6 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     print(f"written to {write_json(args.out, {'machine': machine, 'rows': rows})}")
     if args.page:
-        page = args.page.read_text(encoding="utf-8")
         write_text(args.page, replace_marked(page, BEGIN, END, text))
 
 

@@ -184,7 +184,7 @@ def where(entry: ZooEntry) -> str:
 
 def with_table(page: str, table: str) -> str:
     """Put the table between its marks."""
-    return replace_marked(page, BEGIN, END, table)
+    return replace_marked(page, BEGIN, END, table, PAGE.name)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ def test_an_unknown_config_is_one_line():
         benchmark_configs.main(["--configs", "nope.yaml"])
 
 
+def test_a_page_that_cannot_take_the_table_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_configs, "Worker", None)  # whoever measures ends in a TypeError
+    page = tmp_path / "page.md"
+    with pytest.raises(ConfigError, match="page.md"):
+        benchmark_configs.main(["--page", str(page)])
+    page.write_text("no marks")
+    with pytest.raises(ConfigError, match="page.md lacks the marks"):
+        benchmark_configs.main(["--page", str(page)])
+
+
 def test_a_page_without_marks():
     with pytest.raises(ValueError, match="lacks the marks '<b>' and '<e>'"):
         replace_marked("only <b>", "<b>", "<e>", "x")
