@@ -25,8 +25,9 @@ from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
+from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.decoded_cache import DecodedCache
-from mdf_detectron.data.mapper import MultimodalDatasetMapper, build_augmentations
+from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.seeded_stream import ResumableSampler, SeededByPlace, derive_seed
 from mdf_detectron.errors import ConfigError, DatasetError, shorten

@@ -10,8 +10,8 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
+from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.readers import read_model_input
 from mdf_detectron.data.schema import ClinicalSchema
@@ -135,37 +135,3 @@ class MultimodalDatasetMapper:
         mask_format = "bitmask" if bitmaps else self.mask_format
         instances = utils.annotations_to_instances(transformed, size, mask_format=mask_format)
         return utils.filter_empty_instances(instances)
-
-
-class AntialiasedResizeTransform(T.ResizeTransform):
-    """Detectron2's resize with one filter for every depth: its own samples float pixels without antialiasing."""
-
-    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Resize (H, W, C) or (H, W); float32 stays float32, other types go Detectron2's way."""
-        if img.dtype != np.float32:
-            return super().apply_image(img, interp)
-        size, method = (self.new_w, self.new_h), self.interp if interp is None else interp
-        channels = img[:, :, None] if img.ndim == 2 else img
-        resized = [np.asarray(Image.fromarray(c).resize(size, method)) for c in np.moveaxis(channels, 2, 0).copy()]
-        return np.stack(resized, axis=2).reshape(self.new_h, self.new_w, *img.shape[2:])
-
-
-class SquareResize(T.Augmentation):
-    """Resize to side × side pixels, whatever the aspect, as in the paper."""
-
-    def __init__(self, side: int):
-        super().__init__()
-        self.side = side
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return AntialiasedResizeTransform(*image.shape[:2], self.side, self.side, Image.BILINEAR)
-
-
-def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
-    """Resize to the square input (aspect ignored, as in the paper) and, in training, the flip of the config."""
-    augmentations: list[T.Augmentation] = [SquareResize(cfg.INPUT.IMAGE_SIZE)]
-    if is_train and cfg.INPUT.RANDOM_FLIP != "none":
-        augmentations.append(
-            T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical")
-        )
-    return augmentations

@@ -1,0 +1,103 @@
+"""What happens to an image before the model: every input is resized, and training draws changes anew at each step."""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import transforms as T
+from PIL import Image
+
+
+class AntialiasedResizeTransform(T.ResizeTransform):
+    """Detectron2's resize with one filter for every depth: its own samples float pixels without antialiasing."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Resize (H, W, C) or (H, W); float32 stays float32, other types go Detectron2's way."""
+        if img.dtype != np.float32:
+            return super().apply_image(img, interp)
+        size, method = (self.new_w, self.new_h), self.interp if interp is None else interp
+        channels = img[:, :, None] if img.ndim == 2 else img
+        resized = [np.asarray(Image.fromarray(c).resize(size, method)) for c in np.moveaxis(channels, 2, 0).copy()]
+        return np.stack(resized, axis=2).reshape(self.new_h, self.new_w, *img.shape[2:])
+
+
+class SquareResize(T.Augmentation):
+    """Resize to side × side pixels, whatever the aspect, as in the paper."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return AntialiasedResizeTransform(*image.shape[:2], self.side, self.side, Image.BILINEAR)
+
+
+class GrayExtentTransform(T.ExtentTransform):
+    """Detectron2's cut-out that is scaled to the output size, for gray float pixels too; black outside the image."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Cut out and scale (H, W, C) or (H, W), of uint8, bool or float32."""
+        (h, w), method = self.output_size, self.interp if interp is None else interp
+        channels = img[:, :, None] if img.ndim == 2 else img
+        cut = [
+            np.asarray(Image.fromarray(c).transform((w, h), Image.EXTENT, self.src_rect, method, fillcolor=0))
+            for c in np.moveaxis(channels, 2, 0).copy()
+        ]
+        return np.stack(cut, axis=2).reshape(h, w, *img.shape[2:])
+
+
+class RandomScaleAndShift(T.Augmentation):
+    """Enlarge about a center and move, in a frame of the same size; what enters it is black.
+
+    Args:
+        scale: the factor is uniform in 1 ± this, in [0, 1).
+        shift: along each axis uniform in ± this share of the side.
+    """
+
+    def __init__(self, scale: float, shift: float):
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        factor = 1 + np.random.uniform(-self.scale, self.scale)
+        x, y = np.random.uniform(-self.shift, self.shift, 2)
+        left, top = width * (0.5 - x - 0.5 / factor), height * (0.5 - y - 0.5 / factor)
+        return GrayExtentTransform((left, top, left + width / factor, top + height / factor), (height, width))
+
+
+class RandomWindow(T.Augmentation):
+    """Stretch gray values about their mean m and shift them, as another exposure would: v → c·(v − m) + m + b.
+
+    Args:
+        contrast: c is uniform in 1 ± this, in [0, 1).
+        brightness: b is uniform in ± this share of the full range, 255.
+    """
+
+    def __init__(self, contrast: float, brightness: float):
+        super().__init__()
+        self.contrast, self.brightness = contrast, brightness
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        scale = 1 + np.random.uniform(-self.contrast, self.contrast)
+        shift = 255 * np.random.uniform(-self.brightness, self.brightness)
+        # scale · v + weight · (a constant image); uint8 pixels are clipped to 0–255
+        return T.BlendTransform(src_image=float(image.mean()) * (1 - scale) + shift, src_weight=1.0, dst_weight=scale)
+
+
+def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
+    """Resize to the square input and, in training, flip, scale, move and change gray values as the config says.
+
+    The resizing comes first, so that the decoded cache can hold its result.
+    """
+    augmentations: list[T.Augmentation] = [SquareResize(cfg.INPUT.IMAGE_SIZE)]
+    if not is_train:
+        return augmentations
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        augmentations.append(
+            T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical")
+        )
+    if cfg.INPUT.RANDOM_SCALE or cfg.INPUT.RANDOM_SHIFT:
+        augmentations.append(RandomScaleAndShift(cfg.INPUT.RANDOM_SCALE, cfg.INPUT.RANDOM_SHIFT))
+    if cfg.INPUT.RANDOM_CONTRAST or cfg.INPUT.RANDOM_BRIGHTNESS:
+        augmentations.append(RandomWindow(cfg.INPUT.RANDOM_CONTRAST, cfg.INPUT.RANDOM_BRIGHTNESS))
+    return augmentations
