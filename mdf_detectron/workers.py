@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -16,8 +11,9 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import end_with_parent
+
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
-_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def parallel_map(
@@ -53,22 +49,3 @@ def parallel_map(
 def _start_method() -> multiprocessing.context.BaseContext:
     """Forking where it exists: a new interpreter would import all of Detectron2 for each worker."""
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-
-
-def end_with_parent(parent: int) -> None:
-    """End this process when the one that started it dies, which would otherwise leave it waiting for work forever.
-
-    Args:
-        parent: its process id. On Linux the kernel kills at once; elsewhere a thread looks every second.
-    """
-    if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0:
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

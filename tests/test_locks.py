@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from mdf_detectron.child_processes import child_environment
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
@@ -129,6 +131,27 @@ def test_workers_of_a_killed_preparation_end_with_it(tmp_path):
     assert len(list((staging / "images").iterdir())) < 300
     write_folder(tmp_path / "out", "second")  # neither refused by the dead run's lock nor mixed with its files
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"] and not (tmp_path / "out" / "images").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_program_of_a_killed_command_ends_with_it(tmp_path):
+    note = tmp_path / "pid"
+    program = "import os, pathlib, sys, time; from mdf_detectron.child_processes import end_with_caller; "
+    program += "end_with_caller(); pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
+    program += "assert 'MDF_PARENT_PROCESS' not in os.environ; time.sleep(600)"
+
+    def command():
+        subprocess.run([sys.executable, "-c", program, str(note)], env=child_environment())
+
+    process = FORK.Process(target=command)
+    process.start()
+    try:
+        wait_for(lambda: note.is_file() and note.read_text())
+        assert alive(int(note.read_text()))
+    finally:
+        process.kill()
+        process.join()
+    wait_for(lambda: not alive(int(note.read_text())))
 
 
 def children(pid):

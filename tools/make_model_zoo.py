@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from mdf_detectron.child_processes import child_environment
 from mdf_detectron.cli import run_main
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
@@ -112,7 +113,7 @@ def published_file(runs: Path, model: str, seed: int) -> Path:
 def mdf(runs: Path, *arguments: object) -> None:
     """Run a command in the folder of the trainings, so that every path that a file may keep is relative."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "DETECTRON2_DATASETS": "data", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = child_environment(DETECTRON2_DATASETS="data", PYTHONPATH=os.pathsep.join(paths))
     command = [sys.executable, "-m", "mdf_detectron", *map(str, arguments)]
     if subprocess.run(command, cwd=runs, env=environment).returncode:
         raise UserError(f"failed in {runs}: mdf {' '.join(command[3:])}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mdf_detectron import __version__
+from mdf_detectron.child_processes import end_with_caller
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
 from mdf_detectron.errors import UserError
@@ -106,6 +107,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
 def run_main(main: Callable[[list[str]], int | None]) -> None:
     """Run a program's ``main`` with the command line's arguments and the guard of :func:`run`."""
     suppress_known_messages()
+    end_with_caller()
     try:
         status = main(sys.argv[1:])
     except UserError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from mdf_detectron.child_processes import child_environment
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.sources.mimic.layout import physionet_files
@@ -41,8 +41,7 @@ def train(model: str, out: Path, opts: list[str]) -> None:
     """Run ``mdf train``, as a user would."""
     command = [sys.executable, "-m", "mdf_detectron", "train", "--config-file", config_file(model)]
     command += ["OUTPUT_DIR", str(out / model), *opts]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(out)}
-    if subprocess.run(command, env=environment).returncode:
+    if subprocess.run(command, env=child_environment(DETECTRON2_DATASETS=str(out))).returncode:
         raise UserError(f"training of {model} failed; its log is {out / model / 'log.txt'}")
 
 

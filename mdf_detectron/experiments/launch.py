@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import child_environment
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import Training, write_entry
-from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, PARENT_VARIABLE, SCORES_FILE_NAME, work
+from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
 from mdf_detectron.fileio import read_json, write_json
 
 OUTPUT_FILE_NAME = "output.txt"
@@ -48,7 +49,7 @@ def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> 
     The processes end when this one does, however it ends.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(data.root.parent), PARENT_VARIABLE: str(os.getpid())}
+    environment = child_environment(DETECTRON2_DATASETS=str(data.root.parent))
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     running: set[subprocess.Popen] = set()
     stop = threading.Event()

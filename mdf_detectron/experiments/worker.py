@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from mdf_detectron.child_processes import end_with_caller
 from mdf_detectron.data.loaders import records_of, train_part
 from mdf_detectron.engine.defaults import setup
 from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT
@@ -31,7 +31,6 @@ from mdf_detectron.experiments.plan import RECORD_STATES
 from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, TRAIN_PART
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
 from mdf_detectron.locks import FolderLock
-from mdf_detectron.workers import end_with_parent
 
 TRAINED_FILE_NAME = "trained.json"
 SCORES_FILE_NAME = "scores.json"
@@ -140,12 +139,8 @@ def predictions_file(folder: Path, state: str) -> Path:
     return folder / "predictions" / state / PREDICTIONS_FILE_NAME
 
 
-PARENT_VARIABLE = "MDF_EXPERIMENTS_PARENT"
-
-
 def main() -> None:
-    if os.environ.get(PARENT_VARIABLE):
-        end_with_parent(int(os.environ[PARENT_VARIABLE]))
+    end_with_caller()
     try:
         work(sys.argv[1])
     except UserError as error:
