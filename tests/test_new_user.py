@@ -50,24 +50,26 @@ def test_from_files_to_an_evaluation(mdf, tmp_path):
     out = mdf("prepare", "own", "--annotations", files["annotations"], "--images", files["images"], "--table",
               files["table"], "--key", "File", "--patient", "MRN", "--decimal-comma", "--time", "Taken",
               "--record-time", "Drawn", "--columns", "Age:age Sex:sex Lactate:lactate Smoker:smoker",
-              "--image-size", "64", "--out", "datasets/mine_cxr")  # fmt: skip
-    assert "written" in out
-    assert "passes" in mdf("audit", "datasets/mine_cxr")
-    assert "page.html: written" in mdf("describe", "datasets/mine_cxr", "--out", "page.html")
-    mdf("init", "datasets/mine_cxr", "--out", "cfg")
-    mdf("train", "--config-file", "cfg/mdf_net.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2,
-        "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu")  # fmt: skip
+              "--image-size", "64", "--out", "datasets/mine_cxr", further=[
+                  ("audit", "datasets/mine_cxr"),
+                  ("describe", "datasets/mine_cxr", "--out", "page.html"),
+                  ("init", "datasets/mine_cxr", "--out", "cfg"),
+                  ("train", "--config-file", "cfg/mdf_net.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2,
+                   "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"),
+              ])  # fmt: skip
+    assert "written" in out and "passes" in out and "page.html: written" in out
     trained = tmp_path / "output" / "mine_cxr" / "mdf_net"
     assert (trained / "model_final.pth").is_file()
     predictions = trained / "inference" / "mine_cxr_test" / "coco_instances_results.json"
+    image = next((tmp_path / "datasets" / "mine_cxr" / "images").iterdir())
     mdf("evaluate", "--annotations", "datasets/mine_cxr/annotations/test.json", "--predictions", predictions,
-        "--out", "report", "--resamples", 20)  # fmt: skip
+        "--out", "report", "--resamples", 20, further=[
+            ("publish", "--weights", trained / "model_final.pth", "--out", "model/mine.pth", "--no-data"),
+            ("predict", "--weights", "model/mine.pth", "--images", image.relative_to(tmp_path), "--out", "found"),
+        ])  # fmt: skip
     report = (tmp_path / "report" / "report.md").read_text()
     assert "Patients: 3. Images: 6" in report
     assert json.loads((tmp_path / "datasets/mine_cxr/report.json").read_text())["flow"]
-    mdf("publish", "--weights", trained / "model_final.pth", "--out", "model/mine.pth", "--no-data")
-    image = next((tmp_path / "datasets" / "mine_cxr" / "images").iterdir())
-    mdf("predict", "--weights", "model/mine.pth", "--images", image.relative_to(tmp_path), "--out", "found")
     _nothing_is_told_about_patients(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -106,15 +107,22 @@ def _parallel(rounds: int) -> np.ndarray:
     return two / one
 
 
-def _command(*words: str, seconds_before: float) -> Callable[[int], np.ndarray]:
-    """A command's time beside what it took before, on this project's machine; once, for it takes minutes."""
+def _command(*words: str) -> Callable[[int], np.ndarray]:
+    """A program's time beside the earlier commit's, one behind the other; once, for it takes minutes."""
+
+    def seconds(root: Path) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, *(word.format(folder=folder) for word in words)]
+            start = time.perf_counter()
+            environment = {**os.environ, "PYTHONPATH": str(root)}
+            subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
+            return time.perf_counter() - start
 
     def run(rounds: int) -> np.ndarray:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [word.format(python=sys.executable, folder=folder) for word in words]
-            start = time.perf_counter()
-            subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-            return np.array([(time.perf_counter() - start) / seconds_before])
+        with checkout(BASELINE) as before:
+            took = seconds(REPOSITORY), seconds(before)
+        print(f"{' '.join(words[:2])}: {took[0]:.0f} s, of commit {BASELINE} {took[1]:.0f} s")
+        return np.array([took[0] / took[1]])
 
     return run
 
@@ -147,10 +155,10 @@ TARGETS = (
     Target("cache_dicom", "loader with decoded images, images a second", "decoding full-resolution DICOM", 20.0,
            lambda rounds: rates_of_loading("dicom", rounds), at_least=True),
     Target("busy", "training step beside 4 busy processes, waiting briefly", "OpenMP's default", 0.50, _busy),
-    Target("demo", "make demo without install", "6 min 35 s before", 0.60,
-           _command("{python}", "tools/demo.py", "--out", "{folder}/demo", seconds_before=395.0), slow=True),
-    Target("test", "make test without install", "3 min 42 s before", 1.00,
-           _command("make", "test", seconds_before=222.0), slow=True),
+    Target("demo", "make demo without install", f"commit {BASELINE}", 0.60,
+           _command("tools/demo.py", "--out", "{folder}/demo"), slow=True),
+    Target("test", "make test without install and lint", f"commit {BASELINE}", 1.00,
+           _command("-m", "pytest"), slow=True),
 )  # fmt: skip
 
 
