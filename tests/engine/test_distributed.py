@@ -38,10 +38,10 @@ def start(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "datasets" / "tiny_cxr")
     running = []
 
-    def begin(log, *arguments, steps):
+    def begin(log, *arguments, steps, launcher=(sys.executable,)):
         data = [word for split in ("train", "val", "test")
                 for word in (f"DATASETS.{split.upper()}", f"('tiny_cxr_{split}',)")]  # fmt: skip
-        command = [sys.executable, str(TOOL), "--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
+        command = [*launcher, str(TOOL), "--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
                    "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *data, *OPTIONS]  # fmt: skip
         environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
         with (tmp_path / log).open("w") as file:
@@ -117,3 +117,40 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
     results = [json.loads((folder / "inference/tiny_cxr_test/coco_instances_results.json").read_text()) for folder in
                (tmp_path / "alone", out)]  # fmt: skip
     assert len(results[0]) == len(results[1]) > 0
+
+
+def test_torchrun_starts_a_training(start, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    training = start("torchrun.txt", steps=1, launcher=launcher)
+    log = tmp_path / "torchrun.txt"
+    assert training.wait(timeout=600) == 0, log.read_text()[-3000:]
+    assert (tmp_path / "run" / "model_final.pth").is_file()
+    assert "World size: 2" in log.read_text()
+
+
+SLURM = """#!/bin/bash
+case "$(basename "$0")" in
+  scontrol) printf '%s\\n' node-a node-b ;;
+  srun) shift; for n in 0 1; do SLURM_NODEID=$n "$@"; done ;;
+  mdf) printf '%s\\n' "$#" "$@" ;;
+esac
+"""
+
+
+def test_slurm_script_starts_a_process_group_of_all_nodes(tmp_path):
+    for name in ("scontrol", "srun", "mdf"):
+        (tmp_path / name).write_text(SLURM)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NNODES": "2",
+                   "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}  # fmt: skip
+    script = TOOL.parents[1] / "docs" / "train_slurm.sh"
+    words = ["mimic_eye/mdf_net_many_nodes.yaml", "OUTPUT_DIR", "/shared/a run", "DATASETS.TEST", "('x',)"]
+    done = subprocess.run(["bash", str(script), *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = [
+        line
+        for rank in "01"
+        for line in ["16", "train", "--config-file", words[0], "--resume", "--num-gpus", "4", "--num-machines", "2",
+                     "--machine-rank", rank, "--dist-url", "tcp://node-a:20007", *words[1:]]
+    ]  # fmt: skip
+    assert done.stdout.splitlines() == expected
