@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -11,7 +12,8 @@ from mdf_detectron.evaluation.calibration import POOLED
 from mdf_detectron.report.tables import Table, number
 
 COLORS = {"before": "#1f6f8b", "after": "#d1495b"}
-MODEL_COLORS = tuple(COLORS.values())
+MODEL_COLORS = (*COLORS.values(), "#8a6bbf", "#5c8a3a")
+"""Of models, in order; a fifth has the first again."""
 
 
 def calibration_chart(models: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -22,7 +24,7 @@ def calibration_chart(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     diagrams = {name: one["calibration"]["classes"][POOLED] for name, one in models.items() if one.get("calibration")}
     labels = [f"{name}: ECE {number(one['error'], 3)}" for name, one in diagrams.items()]
-    return _diagram(list(zip(labels, diagrams.values(), MODEL_COLORS, strict=False)), list(diagrams.values()))
+    return _diagram(list(zip(labels, diagrams.values(), cycle(MODEL_COLORS), strict=False)), list(diagrams.values()))
 
 
 def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
@@ -51,7 +53,7 @@ def _diagram(lines: Sequence[tuple[str, Mapping[str, Any], str]], counted: Seque
     for number_, one in enumerate(counted):
         width = (one["edges"][1] - one["edges"][0]) * 0.9 / len(counted)
         starts = [low + number_ * width for low in one["edges"][:-1]]
-        below.bar(starts, one["counts"], width=width, align="edge", color=MODEL_COLORS[number_])
+        below.bar(starts, one["counts"], width=width, align="edge", color=MODEL_COLORS[number_ % len(MODEL_COLORS)])
     below.set(xlabel="score", ylabel="detections")
     for one in (axes, below):
         one.grid(color="#eeeeee")

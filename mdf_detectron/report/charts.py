@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
+from mdf_detectron.report.calibration import MODEL_COLORS as COLORS
 from mdf_detectron.report.calibration import calibration_chart
 from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, has_intervals, number
-
-COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
 
 OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b9b9")}
 
@@ -145,10 +144,12 @@ def threshold_sweep(models: Models) -> Figure:
                 axes.plot(x, curve["value"], style, color=COLORS[m % 4], label=label)
                 if table == "bbox_iobb":
                     axes.fill_between(x, curve["low"], curve["high"], color=COLORS[m % 4], alpha=0.15, linewidth=0)
-        axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100), mean over classes")
+        axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100)")
     first = next(iter(models.values()))
     boxes = sum(first["dataset"]["boxes"].values())
-    legend_below(figure, panels[0], title=f"{boxes} ground-truth boxes; bands: {_intervals(first)}, by IoBB")
+    legend_below(
+        figure, panels[0], title=f"{boxes} ground-truth boxes, mean over classes; bands: {_intervals(first)}, by IoBB"
+    )
     return figure
 
 
