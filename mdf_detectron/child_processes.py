@@ -23,9 +23,12 @@ def child_environment(**variables: str) -> dict[str, str]:
 
 
 def end_with_caller() -> None:
-    """End this program with the process that started it by :func:`child_environment`; else do nothing."""
+    """End this program with the process that started it by :func:`child_environment`; else do nothing.
+
+    Not on Windows, where a virtual environment's interpreter is the child of another one.
+    """
     parent = os.environ.pop(_PARENT_VARIABLE, None)  # what this program starts has another parent
-    if parent is not None:
+    if parent is not None and sys.platform != "win32":
         end_with_parent(int(parent))
 
 

@@ -27,9 +27,10 @@ def add_mdf_config(cfg: CfgNode) -> None:
 def _add_input(cfg: CfgNode) -> None:
     # Side of the square model input in pixels; the aspect ratio is ignored, as in the paper.
     cfg.INPUT.IMAGE_SIZE = 512
-    # Augmentation, in training, besides Detectron2's INPUT.RANDOM_FLIP; each is drawn uniformly, 0 is off. The image is
-    # enlarged by a factor of 1 ± RANDOM_SCALE and moved by up to RANDOM_SHIFT of its side; its gray values are
-    # stretched about their mean by 1 ± RANDOM_CONTRAST and shifted by up to RANDOM_BRIGHTNESS of the full range.
+    # Augmentation, in training, besides Detectron2's INPUT.RANDOM_FLIP; drawn uniformly; 0.0 is off. The image is
+    # enlarged by a factor of 1 ± RANDOM_SCALE and moved by up to RANDOM_SHIFT of its side (a finding of which less than
+    # a third stays in the image is no ground truth there); its gray values are stretched about their mean by
+    # 1 ± RANDOM_CONTRAST and shifted by up to RANDOM_BRIGHTNESS of the full range.
     cfg.INPUT.RANDOM_SCALE = 0.0
     cfg.INPUT.RANDOM_SHIFT = 0.0
     cfg.INPUT.RANDOM_CONTRAST = 0.0

@@ -126,8 +126,8 @@ def _check_input(cfg: CfgNode) -> None:
             f"have {len(cfg.MODEL.PIXEL_MEAN)} and {len(cfg.MODEL.PIXEL_STD)} values"
         )
     for key in ("RANDOM_SCALE", "RANDOM_SHIFT", "RANDOM_CONTRAST", "RANDOM_BRIGHTNESS"):
-        if not 0 <= cfg.INPUT[key] < 1:
-            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}; use 0 (off) or more, below 1")
+        if not 0 <= cfg.INPUT[key] <= 0.5:
+            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}; use 0.0 (off) to 0.5")
 
 
 _DEFAULT_SIZE = "set INPUT.IMAGE_SIZE: inputs are square, and their aspect ratio is ignored, as in the paper"
@@ -139,7 +139,7 @@ _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
     ("INPUT.MIN_SIZE_TEST", (800,), _DEFAULT_SIZE),
     ("INPUT.MAX_SIZE_TEST", (1333,), _DEFAULT_SIZE),
     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", ("choice",), _DEFAULT_SIZE),
-    ("INPUT.CROP.ENABLED", (False,), "a crop may cut a finding out of the image; use RANDOM_SCALE and RANDOM_SHIFT"),
+    ("INPUT.CROP.ENABLED", (False,), "use RANDOM_SCALE and RANDOM_SHIFT, which keep the input's size"),
     ("INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical"), "use none, horizontal or vertical"),
     ("INPUT.MASK_FORMAT", ("polygon", "bitmask"), "use polygon, or bitmask for run-length encoded masks"),
     ("DATALOADER.SAMPLER_TRAIN", ("TrainingSampler", "RepeatFactorTrainingSampler"), "use one of these two"),

@@ -137,8 +137,8 @@ def test_workers_of_a_killed_preparation_end_with_it(tmp_path):
 def test_program_of_a_killed_command_ends_with_it(tmp_path):
     note = tmp_path / "pid"
     program = "import os, pathlib, sys, time; from mdf_detectron.child_processes import end_with_caller; "
-    program += "end_with_caller(); pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
-    program += "assert 'MDF_PARENT_PROCESS' not in os.environ; time.sleep(600)"
+    program += "end_with_caller(); assert 'MDF_PARENT_PROCESS' not in os.environ; "
+    program += "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 
     def command():
         subprocess.run([sys.executable, "-c", program, str(note)], env=child_environment())

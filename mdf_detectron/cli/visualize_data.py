@@ -8,12 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from detectron2.structures import Instances, PolygonMasks
+from detectron2.utils.visualizer import GenericMask
 from tqdm import tqdm
 
-from mdf_detectron.data.loaders import dataset_classes, model_schema, records_of
+from mdf_detectron.data.loaders import build_loss_mapper, dataset_classes, model_schema, records_of
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
+from mdf_detectron.data.readers import to_eight_bits
 from mdf_detectron.engine.defaults import default_argument_parser, setup_cfg
 from mdf_detectron.report.images import Panel, record_text, save_panels
+
+
+def polygons_of(instances: Instances) -> list[list[list[float]]]:
+    """Polygons of each ground-truth mask, of bitmaps their outlines; empty without masks."""
+    if not instances.has("gt_masks"):
+        return []
+    masks = instances.gt_masks
+    if isinstance(masks, PolygonMasks):
+        return masks.polygons
+    return [GenericMask(one.numpy().astype(np.uint8), *instances.image_size).polygons for one in masks.tensor]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     name = (cfg.DATASETS.TRAIN if args.split == "train" else cfg.DATASETS.TEST)[0]
     records = records_of([name])[: args.num_images]
     schema, classes = model_schema(cfg, name), dataset_classes(name)
-    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=schema)
+    training = args.split == "train"
+    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=schema) if training else build_loss_mapper(cfg, name)
     for number, record in enumerate(tqdm(records, desc="drawing", unit="image")):
         mapped = mapper(record)
         instances = mapped["instances"]
@@ -34,9 +48,9 @@ def main(argv: list[str] | None = None) -> None:
             title=f"{name} {number}: the model's input",
             boxes=instances.gt_boxes.tensor.tolist(),
             classes=instances.gt_classes.tolist(),
-            polygons=instances.gt_masks.polygons if instances.has("gt_masks") else [],
+            polygons=polygons_of(instances),
         )
-        image = mapped["image"].numpy().transpose(1, 2, 0).astype(np.uint8)
+        image = to_eight_bits(mapped["image"].numpy().transpose(1, 2, 0))
         row = {n: record["clinical"].get(n) for n in schema.names}
         save_panels(Path(args.out) / f"{name}_{number:04d}.png", image, [panel], classes,
                     record_text(schema, row))  # fmt: skip

@@ -31,12 +31,13 @@ class SquareResize(T.Augmentation):
         return AntialiasedResizeTransform(*image.shape[:2], self.side, self.side, Image.BILINEAR)
 
 
-class GrayExtentTransform(T.ExtentTransform):
-    """Detectron2's cut-out that is scaled to the output size, for gray float pixels too; black outside the image."""
+class FloatExtentTransform(T.ExtentTransform):
+    """Detectron2's cut-out that is scaled to the output size, computed in float32; black outside the image."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Cut out and scale (H, W, C) or (H, W), of uint8, bool or float32."""
+        """Cut out and scale (H, W, C) or (H, W), to float32; with an ``interp``, as masks have, the type stays."""
         (h, w), method = self.output_size, self.interp if interp is None else interp
+        img = img.astype(np.float32) if interp is None else img
         channels = img[:, :, None] if img.ndim == 2 else img
         cut = [
             np.asarray(Image.fromarray(c).transform((w, h), Image.EXTENT, self.src_rect, method, fillcolor=0))
@@ -46,10 +47,10 @@ class GrayExtentTransform(T.ExtentTransform):
 
 
 class RandomScaleAndShift(T.Augmentation):
-    """Enlarge about a center and move, in a frame of the same size; what enters it is black.
+    """Enlarge about the center, then move, in a frame of the same size; what enters it is black.
 
     Args:
-        scale: the factor is uniform in 1 ± this, in [0, 1).
+        scale: the factor is uniform in 1 ± this, in [0, 0.5].
         shift: along each axis uniform in ± this share of the side.
     """
 
@@ -61,8 +62,20 @@ class RandomScaleAndShift(T.Augmentation):
         height, width = image.shape[:2]
         factor = 1 + np.random.uniform(-self.scale, self.scale)
         x, y = np.random.uniform(-self.shift, self.shift, 2)
-        left, top = width * (0.5 - x - 0.5 / factor), height * (0.5 - y - 0.5 / factor)
-        return GrayExtentTransform((left, top, left + width / factor, top + height / factor), (height, width))
+        # the source's center lands at (0.5 + x, 0.5 + y) of the frame
+        left, top = width * (0.5 - (0.5 + x) / factor), height * (0.5 - (0.5 + y) / factor)
+        return FloatExtentTransform((left, top, left + width / factor, top + height / factor), (height, width))
+
+
+class GrayValueTransform(T.NoOpTransform):
+    """v → scale · v + offset, in float32 and within 0–255; the geometry stays."""
+
+    def __init__(self, scale: float, offset: float):
+        super().__init__()
+        self.scale, self.offset = scale, offset
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return np.clip(np.float32(self.scale) * img.astype(np.float32) + np.float32(self.offset), 0, 255)
 
 
 class RandomWindow(T.Augmentation):
@@ -80,8 +93,7 @@ class RandomWindow(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         scale = 1 + np.random.uniform(-self.contrast, self.contrast)
         shift = 255 * np.random.uniform(-self.brightness, self.brightness)
-        # scale · v + weight · (a constant image); uint8 pixels are clipped to 0–255
-        return T.BlendTransform(src_image=float(image.mean()) * (1 - scale) + shift, src_weight=1.0, dst_weight=scale)
+        return GrayValueTransform(scale, float(image.mean(dtype=np.float64)) * (1 - scale) + shift)
 
 
 def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:

@@ -10,11 +10,24 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 
 from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.readers import read_model_input
 from mdf_detectron.data.schema import ClinicalSchema
+
+LEAST_VISIBLE = 1 / 3
+"""Share of a box that has to stay in the image for the finding to be ground truth there."""
+
+
+def visible_share(annotation: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> float:
+    """Share of an annotation's box that lies in the transformed image of (height, width) ``size``; 0 to 1."""
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    left, top, right, bottom = transforms.apply_box(np.array([box]))[0]
+    area = (right - left) * (bottom - top)
+    width, height = min(right, size[1]) - max(left, 0), min(bottom, size[0]) - max(top, 0)
+    return max(width, 0) * max(height, 0) / area if area > 0 else 0.0
 
 
 class MultimodalDatasetMapper:
@@ -127,6 +140,7 @@ class MultimodalDatasetMapper:
     def _instances(self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]):
         left_out = () if self.use_instance_mask else ("segmentation",)
         kept = [{k: v for k, v in a.items() if k not in left_out} for a in annotations if not a.get("iscrowd", 0)]
+        kept = [a for a in kept if visible_share(a, transforms, size) >= LEAST_VISIBLE]
         transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
         # a run-length encoding is a bitmap after its transform; polygons then become bitmaps too
         bitmaps = [a for a in transformed if isinstance(a.get("segmentation"), np.ndarray)]

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
+from detectron2.structures.masks import polygons_to_bitmask
+from PIL import Image
+from pycocotools import mask as mask_util
 
 from mdf_detectron.data.augmentation import RandomScaleAndShift, RandomWindow, SquareResize, build_augmentations
-from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.data.loaders import build_train_loader
+from mdf_detectron.data.mapper import MultimodalDatasetMapper
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import ConfigError
 
 EVERY = ["INPUT.RANDOM_SCALE", 0.2, "INPUT.RANDOM_SHIFT", 0.1, "INPUT.RANDOM_CONTRAST", 0.3,
@@ -31,7 +34,7 @@ def test_scaled_and_shifted_pixels_by_a_slow_reference(dtype):
     np.random.seed(3)
     transform = RandomScaleAndShift(0.3, 0.1).get_transform(image)
     out = transform.apply_image(image)
-    assert out.shape == image.shape and out.dtype == dtype
+    assert out.shape == image.shape and out.dtype == np.float32
     left, top, right, bottom = transform.src_rect
     compared = outside = 0
     for row in range(24):
@@ -41,7 +44,7 @@ def test_scaled_and_shifted_pixels_by_a_slow_reference(dtype):
             expected = bilinear(image[:, :, 0].astype(float), x, y)
             if expected is not None:
                 compared += 1
-                assert out[row, column, 0] == pytest.approx(expected, abs=1.0 if dtype == np.uint8 else 0.1)
+                assert out[row, column, 0] == pytest.approx(expected, abs=0.01)
             elif not (0 <= x <= 32 and 0 <= y <= 24):
                 outside += 1
                 assert out[row, column, 0] == 0
@@ -65,23 +68,24 @@ def test_scale_and_shift_stay_in_their_ranges_and_use_them():
     np.random.seed(0)
     rects = np.array([RandomScaleAndShift(0.2, 0.1).get_transform(image).src_rect for _ in range(2000)])
     factors = 10 / (rects[:, 2] - rects[:, 0])
-    shifts = (5 - (rects[:, 0] + rects[:, 2]) / 2) / 10
+    center_in_frame = (5 - rects[:, 0]) * factors / 10
+    shifts = center_in_frame - 0.5
     assert factors.min() == pytest.approx(0.8, abs=0.01) and factors.max() == pytest.approx(1.2, abs=0.01)
     assert shifts.min() == pytest.approx(-0.1, abs=0.01) and shifts.max() == pytest.approx(0.1, abs=0.01)
 
 
-def test_gray_values_are_stretched_about_their_mean_and_shifted():
-    image = np.array([[[40.0], [60.0]], [[80.0], [100.0]]], np.float32)  # mean 70
-    np.random.seed(5)
-    scale = 1 + np.random.uniform(-0.4, 0.4)
-    shift = 255 * np.random.uniform(-0.2, 0.2)
-    np.random.seed(5)
-    transform = RandomWindow(0.4, 0.2).get_transform(image)
-    assert transform.apply_image(image) == pytest.approx(scale * (image - 70) + 70 + shift)
-    eight_bits = transform.apply_image(image.astype(np.uint8))
-    assert eight_bits.dtype == np.uint8
-    assert eight_bits == pytest.approx(np.clip(scale * (image - 70) + 70 + shift, 0, 255), abs=1)
-    assert transform.apply_box(np.array([[1, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_gray_values_are_stretched_about_their_mean_and_shifted(dtype):
+    image = np.array([[[10], [60]], [[80], [250]]], dtype)  # mean 100
+    for seed in range(10):
+        np.random.seed(seed)
+        scale = 1 + np.random.uniform(-0.4, 0.4)
+        shift = 255 * np.random.uniform(-0.2, 0.2)
+        np.random.seed(seed)
+        transform = RandomWindow(0.4, 0.2).get_transform(image)
+        expected = np.clip(scale * (image.astype(float) - 100) + 100 + shift, 0, 255)
+        assert transform.apply_image(image) == pytest.approx(expected, abs=1e-3)
+        assert transform.apply_box(np.array([[1, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
 
 
 def test_only_training_augments(small_config):
@@ -91,28 +95,64 @@ def test_only_training_augments(small_config):
     assert [type(a) for a in build_augmentations(cfg, is_train=False)] == [SquareResize]
 
 
-@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_a_training_batch_is_whole(small_config, tiny_folder, mask_format):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    cfg = small_config(
-        "synthetic_cxr/mdf_net.yaml", *EVERY, "DATASETS.TRAIN", ("tiny_cxr_train",), "INPUT.MASK_FORMAT", mask_format,
-        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.CLINICAL.NUMERIC", ["temperature", "age"],
-    )  # fmt: skip
-    stream = iter(build_train_loader(cfg))
-    side = cfg.INPUT.IMAGE_SIZE
-    boxes = 0
-    for batch in (next(stream) for _ in range(3)):
-        for item in batch:
-            assert item["image"].shape == (1, side, side)
-            found = item["instances"]
-            boxes += len(found)
-            assert (found.gt_boxes.tensor >= 0).all() and (found.gt_boxes.tensor <= side).all()
-            assert not len(found) or len(found.gt_masks) == len(found)
-    assert boxes
+def mapped(small_config, record, *opts):
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "INPUT.IMAGE_SIZE", 64, "MODEL.ROI_HEADS.NUM_CLASSES", 2,
+                       "MODEL.CLINICAL.NUMERIC", ["age"], "MODEL.CLINICAL.CATEGORICAL", [], *opts)  # fmt: skip
+    schema = ClinicalSchema([ClinicalColumn("age", "numeric", minimum=0, maximum=120)])
+    return MultimodalDatasetMapper(cfg, is_train=True, schema=schema)(record)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.0])
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask", "rle"])
+def test_masks_and_boxes_follow_the_pixels(small_config, tmp_path, mask_format):
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[20:40, 16:48] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    ring = [[16, 20, 48, 20, 48, 40, 16, 40]]
+    segmentation = mask_util.encode(np.asfortranarray(pixels // 200)) if mask_format == "rle" else ring
+    record = {
+        "file_name": str(tmp_path / "a.png"), "width": 64, "height": 64, "clinical": {"age": 5},
+        "annotations": [{"bbox": [16, 20, 32, 20], "bbox_mode": 1, "category_id": 1, "segmentation": segmentation}],
+    }  # fmt: skip
+    opts = ["INPUT.MASK_FORMAT", "polygon" if mask_format == "polygon" else "bitmask"]
+    for seed in range(8):
+        np.random.seed(seed)
+        out = mapped(small_config, record, "INPUT.RANDOM_SCALE", 0.2, "INPUT.RANDOM_SHIFT", 0.1, *opts)
+        bright = out["image"][0].numpy() > 100
+        rows, columns = np.nonzero(bright)
+        instances = out["instances"]
+        box = instances.gt_boxes.tensor[0].tolist()
+        assert box == pytest.approx([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], abs=1)
+        masks = instances.gt_masks
+        bitmap = polygons_to_bitmask(masks.polygons[0], 64, 64) if mask_format == "polygon" else masks.tensor[0].numpy()
+        assert (bitmap & bright).sum() / (bitmap | bright).sum() > 0.9
+
+
+def test_a_finding_that_leaves_the_image_is_no_ground_truth(small_config, tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
+    boxes = [[0, 20, 10, 10], [20, 20, 10, 10], [54, 20, 10, 10]]
+    record = {
+        "file_name": str(tmp_path / "a.png"), "width": 64, "height": 64, "clinical": {"age": 5},
+        "annotations": [{"bbox": box, "bbox_mode": 1, "category_id": 1} for box in boxes],
+    }  # fmt: skip
+    counts = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        out = mapped(
+            small_config, record, "INPUT.RANDOM_SHIFT", 0.3, "INPUT.RANDOM_FLIP", "none", "MODEL.MASK_ON", False
+        )
+        np.random.seed(seed)
+        np.random.uniform()  # of the scale
+        moved = 64 * np.random.uniform(-0.3, 0.3)
+        seen = [min(x + moved + 10, 64) - max(x + moved, 0) for x, *_ in boxes]
+        expected = [[max(x + moved, 0), min(x + moved + 10, 64)] for (x, *_), s in zip(boxes, seen, strict=True)
+                    if s >= 10 / 3]  # fmt: skip
+        assert out["instances"].gt_boxes.tensor[:, [0, 2]].numpy() == pytest.approx(np.array(expected), abs=0.01)
+        counts.add(len(expected))
+    assert counts >= {2, 3}
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.6])
 @pytest.mark.parametrize("key", EVERY[::2])
 def test_shares_out_of_range_are_refused(small_config, key, value):
-    with pytest.raises(ConfigError, match=f"{key} is {value}; use 0"):
+    with pytest.raises(ConfigError, match=f"{key} is {value}; use 0.0 "):
         small_config("synthetic_cxr/mdf_net.yaml", key, value)

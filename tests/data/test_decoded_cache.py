@@ -67,6 +67,23 @@ def test_training_sees_the_same_images_boxes_and_masks(cfg):
     assert 0 < flipped < len(cached), "the flip is drawn behind the cache"
 
 
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "one of 16 bits"])
+def test_augmentation_is_the_same_behind_the_cache(cfg, deep):
+    if deep:  # the cache then holds float pixels of all
+        record = records_of([TRAIN])[5]
+        pixels = np.random.default_rng(0).integers(0, 65536, (record["height"], record["width"])).astype(np.uint16)
+        write_png(record["file_name"], pixels)
+        set_digest(record["file_name"])
+    cfg.INPUT.RANDOM_SCALE, cfg.INPUT.RANDOM_SHIFT = 0.2, 0.1
+    cfg.INPUT.RANDOM_CONTRAST, cfg.INPUT.RANDOM_BRIGHTNESS = 0.5, 0.3
+    make_caches(cfg, [TRAIN])
+    plain = cfg.clone()
+    plain.DATALOADER.DECODED_CACHE = ""
+    for one, other in zip(batches(cfg), batches(plain), strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert 0 <= one["image"].min() and one["image"].max() <= 255
+
+
 def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg):
     deep = records_of([TRAIN])[5]
     pixels = np.random.default_rng(0).integers(0, 65536, (deep["height"], deep["width"])).astype(np.uint16)

@@ -115,14 +115,16 @@ def _command(*words: str) -> Callable[[int], np.ndarray]:
             command = [sys.executable, *(word.format(folder=folder) for word in words)]
             start = time.perf_counter()
             environment = {**os.environ, "PYTHONPATH": str(root)}
-            subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
-            return time.perf_counter() - start
+            done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+            took = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)} failed: {(done.stdout + done.stderr)[-1000:]}")
+        print(f"{' '.join(words)}: {took:.0f} s", flush=True)
+        return took
 
     def run(rounds: int) -> np.ndarray:
         with checkout(BASELINE) as before:
-            took = seconds(REPOSITORY), seconds(before)
-        print(f"{' '.join(words[:2])}: {took[0]:.0f} s, of commit {BASELINE} {took[1]:.0f} s")
-        return np.array([took[0] / took[1]])
+            return np.array([seconds(REPOSITORY) / seconds(before)])
 
     return run
 
