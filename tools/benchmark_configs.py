@@ -81,9 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if unknown := sorted({*(args.configs or ()), args.reference} - set(names)):
         raise ConfigError(f"{unknown} are not below configs/; there are {names}")
-    page = read_text(args.page, ConfigError) if args.page else ""
-    if args.page:
-        replace_marked(page, BEGIN, END, "", str(args.page))  # a page without marks is named before the work
+    if args.page:  # a page without marks is named before the work
+        replace_marked(read_text(args.page, ConfigError), BEGIN, END, "", str(args.page))
     rows = {}
     with Worker(Step(args.reference, OFFLINE, threads=args.threads)) as reference:
         for name in tqdm(args.configs or names, desc="configs", unit="config"):
@@ -96,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     print(f"written to {write_json(args.out, {'machine': machine, 'rows': rows})}")
     if args.page:
-        write_text(args.page, replace_marked(page, BEGIN, END, text))
+        page = read_text(args.page, ConfigError)  # which may have been edited meanwhile
+        write_text(args.page, replace_marked(page, BEGIN, END, text, str(args.page)))
 
 
 if __name__ == "__main__":
