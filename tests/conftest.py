@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of their own would only wait for each other
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # and a test that forks would leave its process waiting for OpenCV's threads
     os.environ["OMP_NUM_THREADS"] = "1"  # of the command lines that tests start
 
 

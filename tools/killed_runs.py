@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 from tqdm import tqdm
 
 from mdf_detectron.errors import UserError
@@ -63,6 +64,7 @@ class Run:
 
     def __init__(self, main: Callable[[list[str]], Any], argv: Sequence[str], log: Path, faults: Sequence = ()) -> None:
         self.log = log
+        cv2.setNumThreads(1)  # ends OpenCV's threads: a forked process, which has none, would wait forever to end them
         self.process = multiprocessing.get_context("fork").Process(target=self._work, args=(main, list(argv), faults))
         self.process.start()
 
