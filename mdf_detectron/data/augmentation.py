@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from detectron2.data import transforms as T
 from PIL import Image
+
+
+def _by_channel(img: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Change each channel of (H, W, C) or (H, W) as a picture of its own; Pillow's floats have one channel."""
+    channels = img[:, :, None] if img.ndim == 2 else img
+    changed = np.stack([np.asarray(change(Image.fromarray(c))) for c in np.moveaxis(channels, 2, 0).copy()], axis=2)
+    return changed.reshape(*changed.shape[:2], *img.shape[2:])
 
 
 class AntialiasedResizeTransform(T.ResizeTransform):
@@ -15,9 +24,7 @@ class AntialiasedResizeTransform(T.ResizeTransform):
         if img.dtype != np.float32:
             return super().apply_image(img, interp)
         size, method = (self.new_w, self.new_h), self.interp if interp is None else interp
-        channels = img[:, :, None] if img.ndim == 2 else img
-        resized = [np.asarray(Image.fromarray(c).resize(size, method)) for c in np.moveaxis(channels, 2, 0).copy()]
-        return np.stack(resized, axis=2).reshape(self.new_h, self.new_w, *img.shape[2:])
+        return _by_channel(img, lambda channel: channel.resize(size, method))
 
 
 class SquareResize(T.Augmentation):
@@ -38,12 +45,7 @@ class FloatExtentTransform(T.ExtentTransform):
         """Cut out and scale (H, W, C) or (H, W), to float32; with an ``interp``, as masks have, the type stays."""
         (h, w), method = self.output_size, self.interp if interp is None else interp
         img = img.astype(np.float32) if interp is None else img
-        channels = img[:, :, None] if img.ndim == 2 else img
-        cut = [
-            np.asarray(Image.fromarray(c).transform((w, h), Image.EXTENT, self.src_rect, method, fillcolor=0))
-            for c in np.moveaxis(channels, 2, 0).copy()
-        ]
-        return np.stack(cut, axis=2).reshape(h, w, *img.shape[2:])
+        return _by_channel(img, lambda c: c.transform((w, h), Image.EXTENT, self.src_rect, method, fillcolor=0))
 
 
 class RandomScaleAndShift(T.Augmentation):
