@@ -40,6 +40,13 @@ def test_import_registers_and_does_nothing_else(tmp_path, tiny_folder):
     assert found.returncode == 0, found.stderr
 
 
+def test_the_command_starts_without_what_it_may_not_need():
+    """Each of these costs a second or more of every ``mdf``; they are loaded where a model is built or a table read."""
+    slow = {"timm", "sklearn", "scipy.stats", "pandas", "matplotlib", "wandb", "pyarrow"}
+    found = run(f"import mdf_detectron.cli.train, sys; print(*sorted({slow!r} & set(sys.modules)))")
+    assert found.returncode == 0 and found.stdout.split() == [], found.stdout + found.stderr
+
+
 @pytest.mark.parametrize("own", [None, "active"])
 def test_openmp_waits_briefly_unless_the_user_says_otherwise(own):
     """The threads spin for a moment, then sleep; the policy of a user stands as it is."""

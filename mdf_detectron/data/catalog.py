@@ -18,11 +18,13 @@ from detectron2.structures import BoxMode
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS, warn_if_changed
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.data.sources.covid_chestxray import covid_clinical_schema
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.padchest_gr import padchest_schema
-from mdf_detectron.data.sources.rsna import age_sex_view_schema
-from mdf_detectron.data.sources.vindr import vindr_schema
+from mdf_detectron.data.sources.public_schemas import (
+    age_sex_view_schema,
+    covid_clinical_schema,
+    padchest_schema,
+    vindr_schema,
+)
 from mdf_detectron.errors import DatasetError, ImageReadError
 
 PREPARE_HINTS = {

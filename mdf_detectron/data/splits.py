@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.errors import DatasetError
@@ -26,6 +25,8 @@ def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds:
     Raises:
         ValueError: fewer groups than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # scikit-learn is slow to import
+
     group_ids = _patient_numbers(groups)
     if group_ids.max(initial=-1) + 1 < folds:
         raise ValueError(f"cannot make {folds} folds of {group_ids.max(initial=-1) + 1} patients")

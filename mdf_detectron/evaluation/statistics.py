@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 if TYPE_CHECKING:
     from mdf_detectron.evaluation.coco import GroundTruth
@@ -178,13 +178,18 @@ def metric_intervals(
 def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:
     """Return the share of resamples to cut off at each end for a two-sided error of ``alpha``; at least 2 patients."""
     spread = np.sqrt(num_patients / (num_patients - 1))
-    return stats.norm.cdf(spread * stats.t.ppf(alpha / 2, num_patients - 1))
+    return special.ndtr(spread * _t_quantile(alpha / 2, num_patients - 1))
 
 
 def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> float | np.ndarray:
     """Invert :func:`tail_share`."""
     spread = np.sqrt(num_patients / (num_patients - 1))
-    return 2 * stats.t.cdf(stats.norm.ppf(tail) / spread, num_patients - 1)
+    return 2 * special.stdtr(num_patients - 1, special.ndtri(tail) / spread)
+
+
+def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float | np.ndarray:
+    """Quantile of Student's t; ``scipy.stats`` has it too, but takes a second to import."""
+    return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
 
 
 def _mean(samples: np.ndarray) -> np.ndarray:
@@ -289,7 +294,7 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> dict[str, 
     if array.size == 1:
         return {"mean": mean, "std": np.nan, "low": np.nan, "high": np.nan, "runs": 1}
     std = float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, array.size - 1)) * std / np.sqrt(array.size)
+    half = float(_t_quantile((1 + level) / 2, array.size - 1)) * std / np.sqrt(array.size)
     return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "runs": int(array.size)}
 
 
@@ -318,8 +323,8 @@ def difference_over_seeds(first: Sequence[float], second: Sequence[float], level
     if error == 0:
         return {"value": difference, "low": difference, "high": difference, "p_value": float(difference == 0)}
     freedom = parts.sum() ** 2 / (parts**2 / (np.array([a.size, b.size]) - 1)).sum()
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    half = float(_t_quantile((1 + level) / 2, freedom)) * error
+    p_value = float(2 * special.stdtr(freedom, -abs(difference) / error))
     return {"value": difference, "low": difference - half, "high": difference + half, "p_value": p_value}
 
 

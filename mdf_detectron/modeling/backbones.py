@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -87,6 +86,8 @@ def _in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 
 def _has_fixed_size(name: str) -> bool:
+    import timm  # slow to import, and commands that build no model need none of it
+
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
         raise ConfigError(f"MODEL.TIMM.NAME is '{name}', which timm {timm.__version__} does not have; near it: {close}")
@@ -95,6 +96,8 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]:
+    import timm
+
     try:
         # Only the list of strides is wanted here: on the meta device nothing is computed or allocated.
         with torch.device("meta"):
@@ -112,6 +115,8 @@ def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]
 
 def create_trunk(name: str, options: dict[str, Any], **weights: Any) -> nn.Module:
     """Build timm's model with the feature maps of ``options``, without what lies behind the last one."""
+    import timm
+
     return _without_unused_blocks(timm.create_model(name, **options, **weights))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from benchmarks.interval_study import simulate
 from evaluation_cases import dataset, random_case
+from scipy import stats
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
@@ -166,3 +167,13 @@ def test_patients_that_a_metric_rests_on():
     truth, _ = statistic_of(annotations, [])
     counts = metric_patients(match(truth, Detections.load([], truth)), np.array([0, 0, 1, 2, 3]))
     assert counts.tolist() == [2] * 5 + [2] * 4 + [1] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-9, 0.05, 1.0])
+def test_tails_are_those_of_scipys_distributions(alpha):
+    for patients in (2, 10, 5000):
+        spread = np.sqrt(patients / (patients - 1))
+        expected = stats.norm.cdf(spread * stats.t.ppf(alpha / 2, patients - 1))
+        np.testing.assert_allclose(tail_share(alpha, patients), expected, rtol=1e-12)
+        back = 2 * stats.t.cdf(stats.norm.ppf(expected) / spread, patients - 1)
+        np.testing.assert_allclose(alpha_of_tail(expected, patients), back, rtol=1e-12)

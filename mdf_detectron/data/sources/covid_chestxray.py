@@ -13,8 +13,8 @@ from typing import Any
 
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.readers import read_size
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
+from mdf_detectron.data.sources.public_schemas import covid_clinical_schema
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.table_and_coco.geometry import OTHER_SHAPE, differs_in_shape
 from mdf_detectron.data.sources.table_and_coco.joining import Study
@@ -33,22 +33,6 @@ FRACTIONS = (0.65, 0.10, 0.25)
 """Train, val, test: the collection is small, and fewer test patients would say little."""
 
 NO_AREA, SAME_FILE = "box without area inside the image", "file of another entry"
-
-
-def covid_clinical_schema() -> ClinicalSchema:
-    """Columns known when the image is taken; most values are missing."""
-    return ClinicalSchema(
-        (
-            ClinicalColumn("age", "numeric", "years", 0, 120),
-            ClinicalColumn("temperature", "numeric", "°C", 30, 45),
-            ClinicalColumn("pO2_saturation", "numeric", "%", 50, 100),
-            ClinicalColumn("leukocyte_count", "numeric", "10^9/L", 0, 100),
-            ClinicalColumn("neutrophil_count", "numeric", "10^9/L", 0, 100),
-            ClinicalColumn("lymphocyte_count", "numeric", "10^9/L", 0, 100),
-            ClinicalColumn("offset", "numeric", "days", -365, 3650, description="days since the first symptom"),
-            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
-        )
-    )
 
 
 def prepare_covid(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
 from mdf_detectron.data.sources.common import fold, is_empty
+from mdf_detectron.data.sources.public_schemas import padchest_schema
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.table_and_coco.joining import SPLIT_WORDS, Study
 from mdf_detectron.data.sources.table_and_coco.output import Account
@@ -28,16 +28,6 @@ UNBOXED, NO_ROW, NO_SPLIT = (
 )
 NO_AREA = "box without area"
 _COLUMNS = ("StudyID", "ImageID", "PatientID", "PatientAge", "PatientSex_DICOM", "split")
-
-
-def padchest_schema() -> ClinicalSchema:
-    """What the master table says of a patient."""
-    return ClinicalSchema(
-        (
-            ClinicalColumn("age", "numeric", "years", 0, 120),
-            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
-        )
-    )
 
 
 def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) -> Collection:

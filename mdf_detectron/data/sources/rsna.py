@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
 from mdf_detectron.data.sources.common import is_empty
+from mdf_detectron.data.sources.public_schemas import age_sex_view_schema
 from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.table_and_coco.joining import Study
 from mdf_detectron.data.sources.table_and_coco.output import Account
@@ -32,17 +32,6 @@ BOX_COLUMNS = ("x", "y", "width", "height")
 REPEATED, NOT_MAPPED = "repeats another box", "image not in the mapping"
 
 log = logging.getLogger(__name__)
-
-
-def age_sex_view_schema() -> ClinicalSchema:
-    """What RSNA and NIH know of a patient."""
-    return ClinicalSchema(
-        (
-            ClinicalColumn("age", "numeric", "years", 0, 120),
-            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
-            ClinicalColumn("view", "categorical", vocabulary=("PA", "AP"), description="AP is mostly taken in bed"),
-        )
-    )
 
 
 def read_rsna(job: Account, root: str | Path) -> Collection:

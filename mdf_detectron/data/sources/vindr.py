@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, parse_box, table_with
 from mdf_detectron.data.sources.common import fold, is_empty
+from mdf_detectron.data.sources.public_schemas import vindr_schema
 from mdf_detectron.data.sources.table_and_coco.boxes import NO_FINDING, SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.table_and_coco.joining import Study
 from mdf_detectron.data.sources.table_and_coco.output import Account
@@ -30,16 +30,6 @@ UNLABELED, NO_AREA, FUSED = (
     "box without area",
     "fused with another box",
 )
-
-
-def vindr_schema() -> ClinicalSchema:
-    """What the headers say; ``000Y`` stands for an unknown age."""
-    return ClinicalSchema(
-        (
-            ClinicalColumn("age", "numeric", "years", 1, 120),
-            ClinicalColumn("sex", "categorical", vocabulary=("F", "M")),
-        )
-    )
 
 
 def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: float = 0.5) -> Collection:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from detectron2.layers import BatchNorm2d
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -150,6 +149,8 @@ def with_batch_renorm(module: nn.Module) -> nn.Module:
 
 
 def _renormed(norm: _BatchNorm) -> BatchRenorm2d:
+    from timm.layers import BatchNormAct2d  # slow to import
+
     known = isinstance(norm, BatchNormAct2d) or type(norm) in (nn.BatchNorm2d, BatchNorm2d)
     if not known or not norm.affine or norm.momentum is None:
         raise ConfigError(

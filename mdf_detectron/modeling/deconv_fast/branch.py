@@ -12,7 +12,6 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
@@ -98,6 +97,8 @@ class DeconvolutionBranch(ClinicalBranch):
 
 
 def _start_linear(backbone: nn.Module) -> None:
+    from timm.layers import BatchNormAct2d  # slow to import
+
     for module in backbone.modules():
         if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
             nn.init.constant_(module.bias, RECTIFIER_MARGIN)
