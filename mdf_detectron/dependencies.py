@@ -10,7 +10,7 @@ INSTALL_HINTS = {
     "submitit": "run `pip install 'mdf_detectron[experiments]'`",
     "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
 }
-"""Package → how it is installed."""
+"""Package → how it is installed; those of extras are asked for where they are used."""
 
 
 def require_detectron2() -> None:
@@ -19,6 +19,6 @@ def require_detectron2() -> None:
     Raises:
         ModuleNotFoundError: one is not; the message says how it is installed.
     """
-    for name, hint in INSTALL_HINTS.items():
+    for name in ("torch", "detectron2"):
         if find_spec(name) is None:
-            raise ModuleNotFoundError(f"mdf_detectron needs {name}: {hint}", name=name, path=__file__)
+            raise ModuleNotFoundError(f"mdf_detectron needs {name}: {INSTALL_HINTS[name]}", name=name, path=__file__)

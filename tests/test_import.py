@@ -102,6 +102,25 @@ def test_without_detectron2_the_message_names_the_command_that_installs_it():
         assert found.returncode == 1 and "needs detectron2: run `mdf install-detectron2`" in found.stderr, statement
 
 
+def test_without_any_extra_everything_but_the_extras_can_be_imported():
+    extras = ("pydicom", "pylibjpeg", "jpeg_ls", "captum", "gradio", "highdicom", "onnx", "onnxruntime", "onnxscript",
+              "ensemble_boxes", "submitit", "openpyxl", "pyarrow", "wandb", "mlflow", "sqlalchemy", "alembic", "pytest",
+              "playwright", "xdist", "hypothesis")  # fmt: skip
+    modules = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in PACKAGE.rglob("*.py")]
+    wanted = [name for name in modules if not name.endswith("__main__")]
+    of_an_extra = run(
+        WITHOUT.format(absent=extras)
+        + "import importlib\n"
+        + f"for name in {wanted!r}:\n"
+        + "    try:\n        importlib.import_module(name)\n"
+        + "    except ModuleNotFoundError as error:\n        print(name, error.name)\n"
+    )
+    assert of_an_extra.returncode == 0, of_an_extra.stderr
+    studies = ("cli.run_experiments", "experiments.ensemble", "experiments.report")  # the extra "experiments"
+    expected = {f"mdf_detectron.{name} ensemble_boxes" for name in studies}
+    assert set(of_an_extra.stdout.splitlines()) == expected, of_an_extra.stdout
+
+
 def test_all_that_is_imported_is_declared():
     """Each third-party module that the package imports belongs to a distribution named in setup.py."""
     distribution = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
