@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -30,6 +31,7 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
     train_part,
 )
+from mdf_detectron.engine.best_weights import weights_of
 from mdf_detectron.engine.build import build_model
 from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
 from mdf_detectron.engine.checkpoint_contents import training_contents
@@ -64,6 +66,7 @@ class MultimodalTrainer(DefaultTrainer):
 
     _log_writers: list[ResumableTensorBoardWriter | CheckedJSONWriter | TrackerWriter] = []  # of the main process
     _resumed_from: str | None = None
+    _history: ValidationHistory | None = None
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # the parent's makes a model of several processes for GPUs only
@@ -136,11 +139,21 @@ class MultimodalTrainer(DefaultTrainer):
         return [ClinicalDiagnostics(period=period, own=own, shuffled=shuffled)]
 
     def _test_and_remember(self) -> OrderedDict:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        """Score the test split: with the weights that validation found best, else with the last ones."""
+        path, best = os.path.join(self.cfg.OUTPUT_DIR, f"{BEST_CHECKPOINT}.pth"), self._history and self._history.best
+        use = bool(best) and self.cfg.VALIDATION.SAVE_BEST and os.path.isfile(path)
+        if use:
+            logging.getLogger(__name__).info(
+                f"testing the checkpoint of iteration {best['iteration']}, the best in validation: {path}"
+            )
+        with weights_of(Path(path) if use else None, self.checkpointer.model):
+            self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
 
     def _validation_hook(self) -> ValidationHook:
         cfg, v = self.cfg, self.cfg.VALIDATION
+        history_file = os.path.join(cfg.OUTPUT_DIR, HISTORY_FILE_NAME)
+        self._history = ValidationHistory(history_file, v.METRIC, v.METRIC not in LOSS_METRICS, v.MIN_DELTA)
         name = cfg.DATASETS.VAL[0]
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
 
@@ -162,9 +175,7 @@ class MultimodalTrainer(DefaultTrainer):
             evaluate=evaluate,
             losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, name))) if v.LOSSES else None,
             evaluate_train_part=evaluate_part if v.TRAIN_IMAGES else None,
-            history=ValidationHistory(
-                os.path.join(cfg.OUTPUT_DIR, HISTORY_FILE_NAME), v.METRIC, v.METRIC not in LOSS_METRICS, v.MIN_DELTA
-            ),
+            history=self._history,
             save_best=(lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1))
             if v.SAVE_BEST
             else None,

@@ -82,6 +82,29 @@ def test_validation_is_logged_and_the_last_one_counts(tiny_config, tmp_path):
     assert {p["image_id"] for p in predicted} <= {r["image_id"] for r in train_part(cfg, 3)}
 
 
+def test_the_test_split_is_scored_with_the_best_weights(tiny_config, tmp_path, monkeypatch):
+    """The first of six validations is the best: its weights are tested, whether the run ends early or not."""
+    tested = []
+
+    def test(cfg, model):
+        tested.append({name: x.clone() for name, x in model.state_dict().items()})
+        return {}
+
+    monkeypatch.setattr(MultimodalTrainer, "test", staticmethod(test))
+    options = ["TEST.EVAL_PERIOD", 1, "VALIDATION.METRIC", "total_loss", "VALIDATION.MIN_DELTA", 1e6]
+    for more in (["SOLVER.MAX_ITER", 3], ["SOLVER.MAX_ITER", 9, "VALIDATION.PATIENCE", 2]):
+        trainer, _ = run(tiny_config(*options, *more))
+        best = load_checkpoint_file(tmp_path / "model_best.pth")
+        assert best["iteration"] == 0
+        assert all(torch.equal(tested[-1][name], x) for name, x in best["model"].items())
+        last = load_checkpoint_file(tmp_path / "model_final.pth")["model"]
+        assert any(not torch.equal(last[name], x) for name, x in best["model"].items())
+        assert all(torch.equal(trainer.model.state_dict()[name], x) for name, x in last.items())  # theirs again
+    trainer, _ = run(tiny_config(*options, "SOLVER.MAX_ITER", 3, "VALIDATION.SAVE_BEST", False))
+    assert all(torch.equal(tested[-1][name], x) for name, x in trainer.model.state_dict().items())
+    assert len(tested) == 3
+
+
 def test_killed_and_resumed_run_keeps_best_and_count(tiny_config, tmp_path):
     options = ["TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "VALIDATION.METRIC", "total_loss",
                "VALIDATION.MIN_DELTA", 1e6, "VALIDATION.PATIENCE", 6, "SOLVER.MAX_ITER", 30]  # fmt: skip
