@@ -18,7 +18,8 @@ from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.experiments.cost import plan_cost
 from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster, run_processes
-from mdf_detectron.experiments.plan import read_plan, with_column_sets
+from mdf_detectron.experiments.plan import with_column_sets
+from mdf_detectron.experiments.plan_file import read_plan
 from mdf_detectron.experiments.report import write_study_report
 from mdf_detectron.experiments.results import read_results
 from mdf_detectron.experiments.study_data import open_study_data

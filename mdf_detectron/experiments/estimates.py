@@ -9,7 +9,7 @@ Shapes: I test images of all folds, B weightings, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,6 +35,12 @@ Row = dict[str, float | None]
 Side = tuple[str, str]
 """A variant, and a state of its records."""
 
+ALPHA = 0.05
+"""Of the corrected p values."""
+
+UNSURE = ", not sure after correction"
+"""Ends a verdict of an interval that leaves out 0 where the corrected p value does not."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -53,12 +59,16 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Say "better" or "worse" where the interval leaves out 0, else "no difference shown"; "not tested" without."""
+        """Say "better" or "worse" where the interval leaves out 0, else "no difference shown"; "not tested" without.
+
+        Where the corrected p value is above :data:`ALPHA`, :data:`UNSURE` stands behind the first two.
+        """
         if self.row["value"] is None or self.row["low"] is None:
             return "not tested"
-        if self.row["low"] > 0:
-            return "better"
-        return "worse" if self.row["high"] < 0 else "no difference shown"
+        if self.row["low"] <= 0 <= self.row["high"]:
+            return "no difference shown"
+        sure = self.row["corrected"] is None or self.row["corrected"] <= ALPHA
+        return f"{'better' if self.row['low'] > 0 else 'worse'}{'' if sure else UNSURE}"
 
 
 class Estimator:
@@ -115,9 +125,9 @@ class Estimator:
             ]
         )
 
-    def estimates(self, variant: str, state: str | None = None) -> dict[str, Row]:
-        """Estimate every metric of a variant."""
-        matches = self.matches(variant, state)
+    def estimates(self, variant: str, state: str | None = None, folds: Collection[int] | None = None) -> dict[str, Row]:
+        """Estimate every metric of a variant, over all its folds or some."""
+        matches = {f: found for f, found in self.matches(variant, state).items() if folds is None or f in folds}
         count = sum(map(len, matches.values()))
         return self.intervals(self.names, _cells(matches), self.sizes, of_mean(self.spread, count))
 

@@ -46,7 +46,7 @@ class FigureMaker:
         self.estimator, self.comparisons = estimator, comparisons
         self.results = estimator.results
         own = self.results.plan.published_on
-        self.with_published = bool(own) and own == self.results.data.name
+        self.with_published = bool(own) and own == self.results.data.name and not self.results.data.synthetic
 
     def section(self, figure: PlannedFigure) -> Section:
         """Make the section of a figure; it says which variants have no finished training."""
@@ -55,6 +55,12 @@ class FigureMaker:
         notes = [figure.note] if figure.note else []
         if absent:
             notes.append(f"Without a finished training: {', '.join(absent)}.")
+        for name in shown:
+            if folds := self.results.absent_folds(name):
+                notes.append(
+                    f"{self.results.title(name)} has no finished training of fold(s) {', '.join(map(str, folds))}: its "
+                    "means are over the others, its counts are sums over fewer images."
+                )
         if figure.variants and not shown:
             return Section(figure.title, notes)
         makers: dict[str, Callable[[PlannedFigure, list[str]], Section]] = {

@@ -115,20 +115,20 @@ def run_cluster(
         options: of ``AutoExecutor.update_parameters`` (``timeout_min``, ``gpus_per_node``, ``slurm_partition`` …).
 
     Raises:
-        ConfigError: an option that submitit does not know, or no such cluster here.
+        ConfigError: an option that submitit or the cluster does not know, or no such cluster here.
     """
     import submitit
 
     try:
         executor = submitit.AutoExecutor(folder=out / JOBS_FOLDER, cluster=cluster)
         executor.update_parameters(**options)
-    except (NameError, RuntimeError, ValueError, TypeError) as error:
+        with executor.batch():
+            jobs = {
+                training.label: executor.submit(ClusterTraining(training.folder.resolve(), data.root.parent))
+                for training in trainings
+            }
+    except (NameError, RuntimeError, ValueError, TypeError, submitit.core.utils.FailedJobError) as error:
         raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from None
-    with executor.batch():
-        jobs = {
-            training.label: executor.submit(ClusterTraining(training.folder.resolve(), data.root.parent))
-            for training in trainings
-        }
     by_label = {training.label: training for training in trainings}
     with tqdm(total=len(jobs), desc="jobs", unit="run") as progress:
         while jobs:

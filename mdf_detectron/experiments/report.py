@@ -102,7 +102,9 @@ def _facts(results: StudyResults) -> list[str]:
         f"{len(results.runs)} finished; seeds {list(plan.seeds)}. The checkpoint of each is its best by validation; "
         "the test images were predicted once, with it."
     )
-    if plan.published_on and plan.published_on == data.name:
+    if data.synthetic:
+        lines.append("The data are synthetic: what is shown here is no clinical evidence.")
+    if plan.published_on and plan.published_on == data.name and not data.synthetic:
         lines.append(
             "Published values stand beside for orientation: they are of one run on 101 readings of other splits, in "
             "which readings of one image are on both sides."
@@ -138,7 +140,8 @@ def _ensembles(estimator: Estimator) -> Table:
         by_fold: dict[int, list] = {}
         for run in results.finished(name):
             by_fold.setdefault(run.training.fold, []).append(run.detections[FULL])
-        if min(map(len, by_fold.values())) < 2:
+        by_fold = {fold: found for fold, found in by_fold.items() if len(found) > 1}
+        if not by_fold:
             continue
         cells = {}
         for fold, found in by_fold.items():
@@ -146,15 +149,16 @@ def _ensembles(estimator: Estimator) -> Table:
             matches = match_table(truth, fuse_detections(truth, found), table)
             cells[fold] = [lambda weights, matches=matches: metric_values(matches, weights)[1]]
         fused = estimator.intervals(estimator.names, cells, estimator.sizes)
-        single = estimator.estimates(name)
+        single = estimator.estimates(name, folds=by_fold)
         rows.append([results.title(name), str(sum(map(len, by_fold.values()))),
                      *(text for m in SHOWN for text in (number(single[m]["value"]), estimate(fused[m])))])  # fmt: skip
     header = ["variant", "trainings", *(text for m in SHOWN for text in (f"{m}, mean of one", f"{m}, ensemble"))]
     note = (
-        "The boxes of a fold's seeds on an image, fused by weighted box fusion (IoU 0.5); folds are predicted by their "
-        "own trainings. × 100, 95 % intervals over patients."
+        "The boxes of a fold's seeds on an image, fused by weighted box fusion (IoU 0.5). Folds are predicted by their "
+        "own trainings, as the others have learned from its images; folds with a single finished training are left out "
+        "of both columns. × 100, 95 % intervals over patients."
     )
-    return Table("ensembles", "Ensembles over seeds and folds", header, rows, note)
+    return Table("ensembles", "Ensembles over the seeds of each fold", header, rows, note)
 
 
 def _speed(results: StudyResults) -> Table:

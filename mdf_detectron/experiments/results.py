@@ -12,6 +12,7 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.statistics import patients_of
+from mdf_detectron.experiments.launch import is_finished
 from mdf_detectron.experiments.plan import Plan
 from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import TRAIN_PART, Training
@@ -84,6 +85,11 @@ class StudyResults:
         """Return the runs of a variant that gave something."""
         return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
 
+    def absent_folds(self, variant: str) -> list[int]:
+        """List the folds of which no training of a variant is finished."""
+        there = {run.training.fold for run in self.finished(variant)}
+        return [fold for fold in self.data.splits if fold not in there]
+
     @property
     def variants(self) -> list[str]:
         """Names of the variants with a finished training, in the order of the plan."""
@@ -125,10 +131,9 @@ def _truth(annotations: Annotations, ids: set[Any] | None = None) -> GroundTruth
 def _read_scores(training: Training) -> dict[str, Any] | str:
     """Read a training's scores, or why there are none."""
     failure, path = training.folder / FAILURE_FILE_NAME, training.folder / SCORES_FILE_NAME
-    if failure.is_file():
-        return f"failed: {read_json(failure, ResultsError)['reason']}"
-    scores = read_json(path, ResultsError) if path.is_file() else {"states": {}}
-    return "not finished" if training.wanted_states - set(scores["states"]) else scores
+    if is_finished(training):  # whatever another process that came too late has noted
+        return read_json(path, ResultsError)
+    return f"failed: {read_json(failure, ResultsError)['reason']}" if failure.is_file() else "not finished"
 
 
 def _run(training: Training, scores: dict[str, Any] | str, test, train) -> Run:

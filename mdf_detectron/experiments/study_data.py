@@ -11,11 +11,12 @@ from typing import Any
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.prepared import REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.engine.config_file import read_config_file
 from mdf_detectron.engine.defaults import find_config_file
 from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import read_json
 
 OWN_SPLITS = -1
 """Number that stands for the folder's own splits where others are folds."""
@@ -31,6 +32,7 @@ class StudyData:
         schema: of the clinical columns.
         splits: fold (or :data:`OWN_SPLITS`) → split → annotations.
         fingerprint: SHA-256 of the annotation files and the schema.
+        synthetic: whether the folder's report says that its data are.
     """
 
     root: Path
@@ -38,6 +40,7 @@ class StudyData:
     schema: ClinicalSchema
     splits: Mapping[int, Mapping[str, Annotations]]
     fingerprint: str
+    synthetic: bool = False
 
     def dataset_names(self, fold: int) -> dict[str, str]:
         """Return the registered name of each split."""
@@ -84,7 +87,9 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
             digest.update(file.read_bytes())
         _check_splits(folder, splits[fold])
         register_prepared_folder(folder, root.name if fold == OWN_SPLITS else f"{root.name}_fold_{fold}")
-    return StudyData(root, root.name, schema, splits, digest.hexdigest())
+    report = read_json(root / REPORT_FILE_NAME, DatasetError) if (root / REPORT_FILE_NAME).is_file() else {}
+    synthetic = bool(report.get("synthetic")) or root.name.startswith("synthetic")
+    return StudyData(root, root.name, schema, splits, digest.hexdigest(), synthetic)
 
 
 def _find(dataset: str) -> Path:

@@ -96,6 +96,7 @@ def make_trainings(plan: Plan, data: StudyData, out: Path, opts: Sequence[str] =
     shown = {name for figure in plan.figures if figure.show == "generalization" for name in figure.variants}
     configs = {variant.name: _config(plan, variant, data, opts) for variant in plan.variants}
     check_metric(plan.metric, data.class_names)
+    _check_subgroups(plan, data)
     found = []
     for seed in plan.seeds:
         for fold, splits in data.splits.items():
@@ -128,10 +129,22 @@ def _training(plan, variant, data, out, seed, fold, opts, train_images) -> Train
         cfg = load_config(variant.config, list(opts))
     except UserError as error:
         raise type(error)(f"variant '{variant.name}': {error}") from None
+    if plan.metric.startswith("segm") and not (cfg.MODEL.MASK_ON and data.has_masks):
+        raise ConfigError(
+            f"metric '{plan.metric}' is of masks, and variant '{variant.name}' has none; use bbox_iobb/AP50"
+        )
     reads = fuses_3d(cfg) or fuses_1d(cfg)
     states = (FULL, *plan.records) if reads else (FULL,)
     return Training(variant.name, seed, fold, folder, variant.config, opts, cfg, names, states, train_images,
                     data.fingerprint)  # fmt: skip
+
+
+def _check_subgroups(plan: Plan, data: StudyData) -> None:
+    unknown = [name for name in plan.subgroups or () if name not in data.schema.names]
+    if unknown:
+        raise ConfigError(
+            f"subgroups: {data.root} has no clinical column '{unknown[0]}'; it has {', '.join(data.schema.names)}"
+        )
 
 
 def check_metric(metric: str, class_names: Sequence[str]) -> None:
@@ -149,9 +162,17 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
     """Refuse a folder in which one of the trainings was made by another plan, or that holds something else.
 
     Raises:
-        ResultsError: the message names the training and the first key that differs.
+        ResultsError: the message names the training and the first key that differs, or the unknown variant.
     """
     out = Path(out)
+    variants = {training.folder.parent.name for training in trainings}
+    strange = [path.parent.parent for path in out.glob(f"*/*/{ENTRY_FILE_NAME}")
+               if path.parent.parent.name not in variants]  # fmt: skip
+    if strange:
+        raise ResultsError(
+            f"{strange[0]} holds trainings of another plan: this one has no variant '{strange[0].name}'; name another "
+            "--out, or remove the folder"
+        )
     entries = [t for t in trainings if (t.folder / ENTRY_FILE_NAME).is_file()]
     if out.is_dir() and any(out.iterdir()) and not entries and not (out / STUDY_FILE_NAME).is_file():
         raise ResultsError(f"{out} is not empty and holds no results of a study; name another --out")

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdf_detectron.evaluation.subgroups import MIN_BOXES, MIN_PATIENTS, RECORD, groups_of
-from mdf_detectron.experiments.estimates import Comparison, Estimator, Side, corrected
+from mdf_detectron.experiments.estimates import UNSURE, Comparison, Estimator, Side, corrected
 from mdf_detectron.experiments.plan import FULL
 from mdf_detectron.experiments.results import StudyResults
 from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.report.tables import estimate, number, p_text
-
-ALPHA = 0.05
 
 CHANGES = {
     "half": "with half of its values hidden",
@@ -97,10 +95,10 @@ def _helps(main: Comparison, baseline: str, model: str, metric: str) -> str:
     how += f" (95 % interval in brackets; {p_value}the number of comparisons)."
     if main.verdict == "no difference shown":
         return f"No difference shown: these data do not show that the record helps, nor that it harms. {how}"
-    if main.row["corrected"] is not None and main.row["corrected"] > ALPHA:
-        word = "helps" if main.verdict == "better" else "harms"
+    word = "helps" if main.verdict.startswith("better") else "harms"
+    if main.verdict.endswith(UNSURE):
         return f"Not sure: the interval says that the record {word}; with so many comparisons that can be chance. {how}"
-    return f"{'The record helps' if main.verdict == 'better' else 'The record harms'}. {how}"
+    return f"The record {word}. {how}"
 
 
 def _change(one: Comparison, words: str, metric: str) -> str:
@@ -111,7 +109,8 @@ def _change(one: Comparison, words: str, metric: str) -> str:
         "worse": f"the same model is better, by {estimate(_negative(one))} points",
         "no difference shown": f"no difference is shown ({estimate(one.row)} points lost)",
     }
-    return f"{words[0].upper()}{words[1:]} {said[one.verdict]}."
+    verdict = one.verdict.removesuffix(UNSURE)
+    return f"{words[0].upper()}{words[1:]} {said[verdict]}{UNSURE if one.verdict != verdict else ''}."
 
 
 def _negative(one: Comparison) -> dict[str, float]:
@@ -119,8 +118,7 @@ def _negative(one: Comparison) -> dict[str, float]:
 
 
 def _for_whom(groups: Sequence[Subgroup]) -> str:
-    told = [g for g in groups if g.comparison.verdict in ("better", "worse") and not g.small
-            and (g.comparison.row["corrected"] or 0) <= ALPHA]  # fmt: skip
+    told = [g for g in groups if g.comparison.verdict in ("better", "worse") and not g.small]
     small = sum(g.small for g in groups)
     if not told:
         text = f"In none of {len(groups)} subgroups is a difference shown after correction"
@@ -145,7 +143,7 @@ def not_tested(results: StudyResults) -> list[str]:
     failed = sum(run.scores is None for run in results.runs)
     if failed:
         found.append(f"{failed} of {len(results.runs)} trainings, which did not finish")
-    if data.name.startswith("synthetic"):
+    if data.synthetic:
         found.append("anything about patients, as the data are synthetic")
     found += [
         "whether the difference differs between subgroups",

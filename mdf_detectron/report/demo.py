@@ -133,8 +133,8 @@ def write_demo_report(out: Path, metrics: dict[str, Any], facts: dict[str, Any],
         f"The vitals are generated so that they distinguish look-alike findings (signal {facts['signal']:g}); the "
         "correlations published for real patients are several times weaker.\n",
         f"{facts['num_train']} training and {facts['num_test']} test images of different patients, one run each with "
-        f"seed {facts['seed']}: a single run shows no spread, so read differences of a few points as noise. MDF-Net has the "
-        "recommended clinical branch (`synthetic_cxr/mdf_net_compact.yaml`); with the paper's it is "
+        f"seed {facts['seed']}: a single run shows no spread, so read differences of a few points as noise. "
+        "MDF-Net has the recommended clinical branch (`synthetic_cxr/mdf_net_compact.yaml`); with the paper's it is "
         "`synthetic_cxr/mdf_net.yaml`.\n",
         markdown_table(header, rows),
         f"With the record, AP50 by IoBB changes by {gain:+.1f} points against the image-only baseline. With records "

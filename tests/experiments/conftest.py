@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from mdf_detectron.experiments.launch import left_to_do
-from mdf_detectron.experiments.plan import read_plan, with_column_sets
+from mdf_detectron.experiments.plan import with_column_sets
+from mdf_detectron.experiments.plan_file import read_plan
 from mdf_detectron.experiments.study_data import open_study_data
 from mdf_detectron.experiments.trainings import TRAIN_PART, make_trainings
 from mdf_detectron.experiments.worker import SCORES_FILE_NAME, predictions_file

@@ -1,12 +1,14 @@
 """Plans: the package's, and what is wrong with others; data and results folders that do not fit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
-from mdf_detectron.experiments.plan import PLANS, column_sets, read_plan, with_column_sets
+from mdf_detectron.experiments.plan import PLANS, Plan, Variant, column_sets, with_column_sets
+from mdf_detectron.experiments.plan_file import read_plan
 from mdf_detectron.experiments.study_data import open_study_data, overrides_of_data
 from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, write_entry
 
@@ -42,6 +44,23 @@ def test_sets_become_variants_with_their_published_values():
     assert figure.variants[:2] == ("mdf_net", "columns_ATHRO") and len(figure.variants) == 10
 
 
+def test_a_set_of_columns_is_a_folder_of_its_own():
+    plan = Plan("p", "d", (Variant("c", "x.yaml", columns="sets"), Variant("c_age", "x.yaml")), (1,))
+    named = with_column_sets(replace(plan, variants=plan.variants[:1]), ["pO2 / FiO2", "age"])
+    assert [variant.name for variant in named.variants] == ["c_pO2---FiO2", "c_age"]
+    with pytest.raises(ConfigError, match="two variants are named 'c_age', one for a set of columns"):
+        with_column_sets(plan, ["age"])
+
+
+def test_figure_3_has_the_batch_norms_of_each_trunk():
+    """torchvision builds MobileNetV3 with a batch norm of its own, and the others with torch's."""
+    for variant in read_plan("paper").variants:
+        opts = [part for pair in variant.overrides.items() for part in pair]
+        t = load_config(variant.config, ["MODEL.TIMM.PRETRAINED", False, *opts]).MODEL.TIMM
+        own = {"mobilenetv3_small_100": [0.001, 0.01], "convnext_tiny": t.BATCH_NORM}
+        assert list(t.BATCH_NORM) == list(own.get(t.NAME, [0.00001, 0.1])), variant.name
+
+
 VARIANT = {"name": "a"}
 BAD_PLANS = {
     "unknown key": ({"sedes": [1]}, "unknown key 'sedes'"),
@@ -63,6 +82,32 @@ BAD_PLANS = {
     "a key of the plan's": ({"overrides": {"SEED": 3}}, "SEED is set by the plan itself"),
     "state": ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled"),
     "metric": ({"metric": "AP50"}, "write <table>/<metric>"),
+    "nested overrides": ({"overrides": {"SOLVER": {"MAX_ITER": 10}}}, "whole names: SOLVER.MAX_ITER: VALUE"),
+    "two titles": (
+        {"variants": [{"name": n, "title": "A"} for n in "ab"], "question": None, "figures": []},
+        "two variants have the title 'A'",
+    ),
+    "several variants as a reference": (
+        {
+            "variants": [VARIANT, {"name": "s", "columns": "sets"}],
+            "question": None,
+            "figures": [{"name": "f", "show": "comparison", "reference": "s"}],
+        },
+        "figure 'f', reference: 's' stands for several variants",
+    ),
+    "several variants in the question": (
+        {
+            "variants": [VARIANT, {"name": "s", "columns": "sets"}],
+            "figures": [],
+            "question": {"baseline": "a", "model": "s"},
+        },
+        "model: 's' stands for several variants",
+    ),
+    "text for a published value": (
+        {"variants": [{**VARIANT, "published": {"AP50": "31.7"}}], "question": None, "figures": []},
+        "variant 'a': published is",
+    ),
+    "fold zero": ({"folds": 0}, "folds is 0; write a list"),
     "folds": ({"folds": "some"}, "whole numbers from 0 on, or all or available"),
 }
 
@@ -103,6 +148,8 @@ BAD_CONFIGS = {
     "unknown config key": ({"overrides": {"SOLVER.MAX_ITR": 1}}, ConfigError, "variant 'image_only': .*MAX_ITR"),
     "unknown column": ({"variants": [{"name": "a", "columns": ["weight"]}], "question": None, "figures": []},
                        DatasetError, "variant 'a': .*no clinical column 'weight'; it has age, temperature, gender"),
+    "unknown subgroup": ({"subgroups": ["agee"]}, ConfigError, "subgroups: .*no clinical column 'agee'; it has age"),
+    "masks that are off": ({"metric": "segm/AP50"}, ConfigError, "is of masks, and variant 'image_only' has none"),
     "unknown metric": ({"metric": "bbox_iobb/AP51"}, ConfigError, "metric 'bbox_iobb/AP51' is not measured"),
 }  # fmt: skip
 
@@ -171,6 +218,9 @@ def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
         check_results_folder(out, make_study(tiny_folder, out, overrides={"SOLVER.BASE_LR": 0.5})[2])
     text = str(error.value)
     assert "seed1 is a results folder of another plan" in text and "was" in text and "it is" in text
+    of_others = make_study(tiny_folder, out, question=None, figures=[], variants=[{"name": "alone"}])[2]
+    with pytest.raises(ResultsError, match="trainings of another plan: this one has no variant '(fused|image_only)'"):
+        check_results_folder(out, of_others)
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.doc").write_text("x")

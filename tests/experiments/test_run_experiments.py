@@ -9,10 +9,11 @@ import time
 import pytest
 
 from mdf_detectron.cli import run_experiments
-from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster
+from mdf_detectron.experiments.results import read_results
 from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
-from mdf_detectron.fileio import read_json
+from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.locks import FolderLock
 
 ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
@@ -86,11 +87,32 @@ def test_submitits_local_cluster(make_study, tiny_folder, tmp_path):
     assert (trainings[0].folder / SCORES_FILE_NAME).stat().st_mtime_ns == before
 
 
+def test_a_cluster_that_refuses_the_jobs_is_one_line(make_study, tiny_folder, tmp_path, monkeypatch):
+    """Stand-ins for Slurm's commands: the partition is not there."""
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'error: invalid partition specified: gpus' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    _, data, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
+    with pytest.raises(ConfigError) as error:
+        run_cluster(left_to_do(trainings[:1]), data, tmp_path / "out", "slurm", {"slurm_partition": "gpus"})
+    assert "--slurm: " in str(error.value) and "invalid partition specified" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_is_worked_on_by_one_process(make_study, tiny_folder, tmp_path):
     _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
     left_to_do(trainings)
     with FolderLock(trainings[0].folder, beside=True), pytest.raises(UserError, match="seed1 is in use by process"):
         work(trainings[0].folder)
+
+
+def test_a_late_process_does_not_make_a_finished_training_fail(make_study, finish, tiny_folder, tmp_path):
+    plan, data, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
+    write_json(trainings[0].folder / FAILURE_FILE_NAME, {"reason": "ended with status 1"})  # while another trains it
+    finish(trainings[:1], data, lambda training, state: 0.5)
+    (run, *_) = read_results(plan, data, trainings).runs
+    assert run.failure == "" and run.scores is not None
 
 
 def test_cluster_options():

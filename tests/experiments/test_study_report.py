@@ -15,9 +15,10 @@ from mdf_detectron.experiments.ensemble import fuse_detections
 from mdf_detectron.experiments.estimates import Comparison, Estimator
 from mdf_detectron.experiments.figures import FigureMaker
 from mdf_detectron.experiments.launch import note_failure
+from mdf_detectron.experiments.plan import PlannedFigure
 from mdf_detectron.experiments.report import planned_comparisons, write_study_report
 from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.verdict import answer
+from mdf_detectron.experiments.verdict import answer, not_tested
 from mdf_detectron.experiments.worker import SCORES_FILE_NAME, predictions_file
 from mdf_detectron.fileio import read_json
 
@@ -113,13 +114,14 @@ def test_the_whole_report(study, tmp_path):
     assert "Not tested: the model with half of its values hidden;" in text
     assert "Published values are left out" not in text and "published" not in text.split("Published: one run.")[0]
     for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "For whom", "All comparisons",
-                    "Ensembles over seeds and folds", "Speed", "Trainings"):  # fmt: skip
+                    "Ensembles over the seeds of each fold", "Speed", "Trainings"):  # fmt: skip
         assert f"\n## {heading}\n" in text, heading
     figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert figures == {"places", "states", "counts", "columns", "train_test", "sweep", "subgroups"}
     assert page.read_text().count("<img ") == len(figures) and "NaN" not in text and "nan" not in page.read_text()
     saved = read_json(tmp_path / "out" / "study.json", ResultsError)
-    assert [one["verdict"] for one in saved["comparisons"]][0] == "better"
+    first = saved["comparisons"][0]
+    assert first["verdict"] == ("better" if first["corrected"] <= 0.05 else "better, not sure after correction")
     assert all(one["corrected"] >= one["p_value"] for one in saved["comparisons"])
     counts = (tmp_path / "out" / "tables" / "counts_counts.csv").read_text().splitlines()
     assert counts[2].startswith("With the record,10 ")  # 3 + 7 boxes, all found
@@ -149,6 +151,15 @@ def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, fin
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| fused/seed2_fold0 | failed: killed by SIGKILL; see" in text
     assert "1 of 8 trainings, which did not finish" in text
+    ensembles = text[text.index("Ensembles over the seeds") :]
+    assert "| Image-only | 4 |" in ensembles and "| With the record | 2 |" in ensembles  # fold 0 has one left
+    for training in [t for t in trainings if t.variant == "fused" and t.fold == 0]:
+        (training.folder / SCORES_FILE_NAME).unlink(missing_ok=True)
+    section = FigureMaker(Estimator(read_results(plan, data, trainings), 20), {}).section(
+        PlannedFigure("f", "counts", ("image_only", "fused"))
+    )
+    assert any("With the record has no finished training of fold(s) 0" in line for line in section.paragraphs)
+    assert not any("Image-only has" in line for line in section.paragraphs)
     for training in trainings:
         (training.folder / SCORES_FILE_NAME).unlink(missing_ok=True)
     with pytest.raises(ResultsError, match="none of 8 trainings is finished; the first is image_only/seed1_fold0: not"):
@@ -157,6 +168,24 @@ def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, fin
 
 def row(value, low, high, p=0.01, corrected=0.02):
     return {"value": value, "low": low, "high": high, "p_value": p, "least_p": 0.001, "corrected": corrected}
+
+
+def test_a_verdict_holds_after_correction_or_says_that_it_does_not():
+    sides = ("a", "full"), ("b", "full")
+    cases = [(row(4.0, 0.5, 8.0), "better"), (row(-4.0, -8.0, -0.5), "worse"),
+             (row(1.0, -1.0, 3.0), "no difference shown"),
+             (row(4.0, 0.5, 8.0, 0.03, 0.3), "better, not sure after correction"),
+             (row(-4.0, -8.0, -0.5, 0.03, 0.3), "worse, not sure after correction")]  # fmt: skip
+    assert [Comparison(*sides, one, (2, 2)).verdict for one, _ in cases] == [said for _, said in cases]
+
+
+def test_synthetic_data_are_not_taken_for_the_published_ones(study):
+    plan, data, trainings = study
+    plan, data = replace(plan, published_on=data.name), replace(data, synthetic=True)
+    results = read_results(plan, data, trainings)
+    made = FigureMaker(Estimator(results, 20), {}).section(plan.figures[0])
+    assert "published" not in made.tables[0].to_csv()
+    assert "anything about patients, as the data are synthetic" in not_tested(results)
 
 
 ANSWERS = {

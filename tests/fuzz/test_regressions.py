@@ -35,7 +35,7 @@ from mdf_detectron.errors import (
     SourceDataError,
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.experiments.plan import read_plan
+from mdf_detectron.experiments.plan_file import read_plan
 
 PIXELS = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed) (w) file\n"

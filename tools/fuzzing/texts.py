@@ -23,7 +23,8 @@ from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.defaults import CONFIGS, get_mdf_cfg, load_config
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
-from mdf_detectron.experiments.plan import PLANS, read_plan
+from mdf_detectron.experiments.plan import PLANS
+from mdf_detectron.experiments.plan_file import read_plan
 
 SCHEMA = ClinicalSchema(
     (

@@ -49,7 +49,7 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records")
         _write_truth(folder, visits, settings.signal)
-        body = {"notes": [NOTE], "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
+        body = {"synthetic": True, "notes": [NOTE], "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
         write_report(folder, "Synthetic radiographs", arguments, _account(visits, records), body)
     return True
 

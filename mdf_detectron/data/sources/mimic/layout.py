@@ -34,6 +34,10 @@ _PATTERNS = {
 }
 
 
+SYNTHETIC_FILE_NAME = "SYNTHETIC.txt"
+"""At the root of a tree of synthetic files: what they are."""
+
+
 @dataclass(frozen=True)
 class SourceFiles:
     """The files of one source tree.
@@ -45,6 +49,7 @@ class SourceFiles:
         reading_folders: folders that hold one folder a reading.
         image_path: (dicom_id, subject_id, study_id) → the image's file.
         layout: "physionet" or "mimic-eye", for the report.
+        synthetic: what the tree says of itself in :data:`SYNTHETIC_FILE_NAME`; empty for real data.
     """
 
     tables: Mapping[str, list[Path]]
@@ -53,6 +58,7 @@ class SourceFiles:
     image_path: Callable[[str, int, int], Path]
     layout: str
     absent_readings: tuple[str, ...] = ()
+    synthetic: str = ""
 
 
 def physionet_files(
@@ -86,9 +92,9 @@ def physionet_files(
         return images / "files" / f"p{subject_id:08d}"[:3] / f"p{subject_id:08d}" / f"s{study_id}" / f"{dicom_id}.jpg"
 
     if not with_readings:
-        return SourceFiles(tables, [], [], image_path, "physionet")
+        return SourceFiles(tables, [], [], image_path, "physionet", synthetic=_synthetic(root))
     readings = [path for path in phases if path.is_file()]
-    return SourceFiles(tables, readings, [main_data], image_path, "physionet", tuple(absent))
+    return SourceFiles(tables, readings, [main_data], image_path, "physionet", tuple(absent), _synthetic(root))
 
 
 def mimic_eye_files(root: str | Path) -> SourceFiles:
@@ -124,7 +130,13 @@ def mimic_eye_files(root: str | Path) -> SourceFiles:
         name = f"patient_{subject_id}"
         return by_patient.get(name, root / name) / "CXR-JPG" / f"s{study_id}" / f"{dicom_id}.jpg"
 
-    return SourceFiles({**found, "metadata": [radiographs]}, readings, folders, image_path, "mimic-eye")
+    tables = {**found, "metadata": [radiographs]}
+    return SourceFiles(tables, readings, folders, image_path, "mimic-eye", synthetic=_synthetic(root))
+
+
+def _synthetic(root: Path) -> str:
+    path = root / SYNTHETIC_FILE_NAME
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def _folder(path: str | Path, option: str) -> Path:

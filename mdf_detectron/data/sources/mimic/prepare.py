@@ -77,6 +77,8 @@ def prepare_mimic(
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, options.classes, schema, TITLE)
         body = report_body(cohort, splits, problems.as_dict(), options)
+        if files.synthetic:
+            body |= {"synthetic": True, "notes": [files.synthetic, *body["notes"]]}
         body["tables"] = [how_images_were_read(images.values())]
         write_report(folder, TITLE, arguments, flow, body)
         write_cohort_files(folder, cohort, body, options)

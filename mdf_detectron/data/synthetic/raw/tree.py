@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
 from mdf_detectron.data.readers import write_image
+from mdf_detectron.data.sources.mimic.layout import SYNTHETIC_FILE_NAME
 from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.raw.history import History, RawSettings, make_history
@@ -44,7 +45,7 @@ from mdf_detectron.data.synthetic.raw.tables import (
     triage_table,
 )
 from mdf_detectron.data.synthetic.scene import draw_radiograph
-from mdf_detectron.fileio import write_json
+from mdf_detectron.fileio import write_json, write_text
 from mdf_detectron.workers import parallel_map
 
 RELEASES = {
@@ -77,7 +78,9 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
         _write_truth(folder / "truth", history, triage, readings)
         flow = Flow()
         flow.add("images", len(history.radiographs), len(rows), {"not read": len(history.radiographs) - len(rows)})
-        write_report(folder, "Synthetic source files", arguments, flow, {"notes": [NOTE]})
+        for root in folder.glob("*/"):
+            write_text(root / SYNTHETIC_FILE_NAME, f"{NOTE}\n")
+        write_report(folder, "Synthetic source files", arguments, flow, {"synthetic": True, "notes": [NOTE]})
     return True
 
 

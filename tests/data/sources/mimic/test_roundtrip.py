@@ -49,6 +49,12 @@ def prepared(request, tree):
     return request.param, out, *read_folder(out)
 
 
+def test_synthetic_files_stay_synthetic_when_they_are_prepared(prepared):
+    report = json.loads((prepared[1] / "report.json").read_text())
+    assert report["synthetic"] is True and report["notes"][0].startswith("This data set is synthetic.")
+    assert "This data set is synthetic." in (prepared[1] / "report.md").read_text()
+
+
 def test_every_radiograph_finds_the_generators_visit(prepared, tree):
     truth = pd.read_csv(tree / "truth/images.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
     for image in prepared[2].values():
