@@ -27,9 +27,11 @@ from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY
+from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.engine.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.experiments.trainings import first_difference, flat_settings
 from mdf_detectron.fileio import markdown_table, replace_marked, write_text
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
@@ -81,6 +83,7 @@ def fill(model: str, runs: Path, training: bool) -> ZooEntry | None:
             prepare_synthetic(runs / "data" / DATASET, SETTINGS)
             mdf(runs, "train", "--config-file", name, "--resume", "OUTPUT_DIR", f"{model}/seed_{seed}", "SEED", seed)
         if (run / RESULTS_FILE_NAME).is_file():
+            check_config(run, name)
             found[seed] = published_file(runs, model, seed)
     if not found:
         return None
@@ -97,6 +100,19 @@ def fill(model: str, runs: Path, training: bool) -> ZooEntry | None:
         weights=weights,
         sha256=digest,
     )
+
+
+def check_config(run: Path, name: str) -> None:
+    """Check that a training was made by the config as it is now.
+
+    Raises:
+        ResultsError: it was not; the message names the first key that differs.
+    """
+    cfg = load_config(str(run / "config.yaml"))
+    now = load_config(name, ["SEED", cfg.SEED, "MODEL.DEVICE", cfg.MODEL.DEVICE])
+    differing = first_difference(flat_settings(cfg), flat_settings(now))
+    if differing:
+        raise ResultsError(f"{run} was trained by another config: {differing}; remove it to train it again")
 
 
 def published_file(runs: Path, model: str, seed: int) -> Path:

@@ -76,7 +76,7 @@ class Training:
             "format": FORMAT,
             "config": self.config,
             "opts": list(self.opts),
-            "settings": _settings(self.cfg),
+            "settings": flat_settings(self.cfg),
             "data": self.data_fingerprint,
             "datasets": dict(self.datasets),
         }
@@ -179,7 +179,7 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
     for training in entries:
         made = read_json(training.folder / ENTRY_FILE_NAME, ResultsError)
         wanted = training.entry()
-        differing = _first_difference(made, wanted)
+        differing = _difference_of_entries(made, wanted)
         if differing:
             raise ResultsError(
                 f"{training.folder} is a results folder of another plan: {differing}; name another --out, or remove "
@@ -190,12 +190,16 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
 STUDY_FILE_NAME = "study.json"
 
 
-def _first_difference(made: Any, wanted: Mapping[str, Any]) -> str:
+def _difference_of_entries(made: Any, wanted: Mapping[str, Any]) -> str:
     if not isinstance(made, Mapping) or made.get("format") != FORMAT:
         return "it was made by another version"
     if made.get("data") != wanted["data"]:
         return "its annotations or schema were others"
-    before, now = made.get("settings") or {}, wanted["settings"]
+    return first_difference(made.get("settings") or {}, wanted["settings"])
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which of two flat configs' keys differs first; empty where none does."""
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             return f"{key} was {shorten(before.get(key))}, it is {shorten(now.get(key))} now"
@@ -208,7 +212,7 @@ def write_entry(training: Training) -> None:
     write_json(training.folder / ENTRY_FILE_NAME, {**training.entry(), **extra})
 
 
-def _settings(cfg: CfgNode) -> dict[str, Any]:
+def flat_settings(cfg: CfgNode) -> dict[str, Any]:
     """Flatten a config to JSON, without the folder that it writes to."""
     flat: dict[str, Any] = {}
 
