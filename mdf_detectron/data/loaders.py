@@ -184,6 +184,11 @@ def build_train_loader(cfg: CfgNode):
     )
 
 
+def images_per_process(cfg: CfgNode) -> int:
+    """Return this process' share of ``SOLVER.IMS_PER_BATCH``, at least 1: what its memory has room for."""
+    return max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+
+
 def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
     """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
     parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
@@ -196,7 +201,7 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str):
         dataset=records_of([dataset_name]),
         mapper=build_loss_mapper(cfg, dataset_name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        batch_size=images_per_process(cfg),
     )
 
 

@@ -20,7 +20,8 @@ from mdf_detectron.engine.trainer import MultimodalTrainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
 # No statistics of a batch (layer norm in the trunk, group norm in the clinical branch), every anchor and as many
-# regions of each image: the mean over two processes is then the mean over the batch.
+# regions of each image: the mean over two processes is then the mean over the batch. The diagnostics' images fit one
+# process' share, as the sizes of their paths are those of the last forward.
 OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
     INPUT.IMAGE_SIZE 64 MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
     MODEL.RPN.BATCH_SIZE_PER_IMAGE 100000 MODEL.RPN.POSITIVE_FRACTION 1.0 MODEL.RPN.NMS_THRESH 1.0
@@ -29,7 +30,7 @@ OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL
     SOLVER.BASE_LR 0.1 SOLVER.WARMUP_ITERS 2 SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR SOLVER.STEPS ()
     MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0001 DATALOADER.NUM_WORKERS 0
     SOLVER.IMS_PER_BATCH 4 SEED 1 SOLVER.CHECKPOINT_PERIOD 2 TEST.EVAL_PERIOD 100
-    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 4""".split()
+    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 2""".split()
 STEPS = 4
 
 
