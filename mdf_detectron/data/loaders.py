@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -123,12 +122,7 @@ def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
     caches = []
     for name in dict.fromkeys(dataset_names):
-        path, records = cache_path(cfg, name), records_of([name])
-        cache, reason = DecodedCache.open(path, records)
-        if cache is None:
-            logging.getLogger(__name__).info(f"{path}: {reason}; it is made now")
-            cache = DecodedCache.build(path, records, resized, cfg.INPUT.FORMAT)
-        caches.append(cache)
+        caches.append(DecodedCache.make(cache_path(cfg, name), records_of([name]), resized, cfg.INPUT.FORMAT))
     _opened.cache_clear()
     return caches
 
