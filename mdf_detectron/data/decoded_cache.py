@@ -94,6 +94,7 @@ class DecodedCache:
             index = read_json(index_file, DatasetError)
             version, stamps, shape = index["version"], index["stamps"], index["shape"]
             names, digests = index["files"], index["digests"]
+            per_image = len(index["checksums"]), len(index["sizes"])
         except (DatasetError, KeyError, TypeError) as error:
             return None, f"its index cannot be read ({error})"
         if version != VERSION:
@@ -102,11 +103,13 @@ class DecodedCache:
             return None, "the data set has other images"
         if digests != _digests(records):
             return None, "the data set was prepared with other images"
+        if per_image != (len(names), len(names)):
+            return None, f"its index has {per_image[0]} checksums and {per_image[1]} sizes of {len(names)} images"
         if stamps != _stamps(names):
             return None, "image files have changed"
         try:
             found = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             return None, f"it cannot be read ({error})"
         if list(found.shape) != shape or found.dtype not in (np.uint8, np.float32):
             return None, f"its pixels are {found.dtype} of the shape {found.shape}, not uint8 of {tuple(shape)}"

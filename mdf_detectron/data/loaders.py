@@ -25,6 +25,7 @@ from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.augmentation import build_augmentations
+from mdf_detectron.data.catalog import check_not_empty
 from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
@@ -122,7 +123,9 @@ def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
     caches = []
     for name in dict.fromkeys(dataset_names):
-        caches.append(DecodedCache.make(cache_path(cfg, name), records_of([name]), resized, cfg.INPUT.FORMAT))
+        records = records_of([name])
+        check_not_empty(records, name)
+        caches.append(DecodedCache.make(cache_path(cfg, name), records, resized, cfg.INPUT.FORMAT))
     _opened.cache_clear()
     return caches
 

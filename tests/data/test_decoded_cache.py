@@ -149,6 +149,10 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
     for changed, expected in (
         (index | {"version": 0}, "it has the version 0, this program writes 3"),
         (index | {"files": index["files"][1:]}, "the data set has other images"),
+        ({k: v for k, v in index.items() if k != "sizes"}, "its index cannot be read ('sizes')"),
+        ({k: v for k, v in index.items() if k != "checksums"}, "its index cannot be read ('checksums')"),
+        (index | {"checksums": None}, "its index cannot be read (object of type 'NoneType' has no len())"),
+        (index | {"sizes": index["sizes"][1:]}, "its index has 8 checksums and 7 sizes of 8 images"),
         ({}, r"its index cannot be read ('version')"),
     ):
         path.with_suffix(".json").write_text(json.dumps(changed))
@@ -156,6 +160,11 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
     with caplog.at_level("INFO"):
         make_caches(cfg, [TRAIN])
     assert "its index cannot be read" in caplog.text and reason_of(cfg) == ""
+
+    path.write_bytes(b"")
+    assert reason_of(cfg).startswith("it cannot be read (")
+    make_caches(cfg, [TRAIN])
+    assert reason_of(cfg) == ""
 
     os.utime(records_of([TRAIN])[2]["file_name"], ns=(1, 1))
     assert reason_of(cfg) == "image files have changed"
@@ -186,6 +195,12 @@ def test_a_cache_that_another_process_makes_is_waited_for(cfg, monkeypatch):
         made = path.stat().st_mtime_ns
     waiting.join(60)
     assert [cache.path for cache in opened] == [path] and path.stat().st_mtime_ns == made
+
+
+def test_a_split_without_images_is_one_line(cfg, monkeypatch):
+    monkeypatch.setattr("mdf_detectron.data.loaders.records_of", lambda names: [])
+    with pytest.raises(DatasetError, match=f"dataset '{TRAIN}' has no image; prepare it with one at least"):
+        make_caches(cfg, [TRAIN])
 
 
 def test_damaged_pixels_and_images_of_another_size(cfg, monkeypatch):
