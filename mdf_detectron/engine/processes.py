@@ -26,6 +26,7 @@ from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_
 EXCHANGE_LIMIT = timedelta(minutes=30)
 """Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LONGEST_WAIT = 30 * 24 * 3600
 _RESUME = "go on from the last checkpoint with --resume"
 
 
@@ -82,12 +83,15 @@ def plan_processes(
     Raises:
         ConfigError: numbers that do not fit each other, the machine or the batch, or a port in use.
     """
+    if not 0 < limit <= _LONGEST_WAIT:  # not a number, too
+        raise ConfigError(f"--peer-timeout {limit:g}: give seconds, more than 0 and at most {_LONGEST_WAIT} (30 days)")
     device = "cpu" if cfg.MODEL.DEVICE == "cpu" else "cuda"
     if all(key in environment for key in _TORCHRUN):
         if num_gpus > 1 or num_machines > 1:
             raise ConfigError("torchrun has started the processes already: leave out --num-gpus and --num-machines")
-        rank, world, started, local = (int(environment[key]) for key in _TORCHRUN[:4])
-        plan = ProcessPlan(local, world, rank - started, device, limit=limit, started=started)
+        rank, world, started, local, port = (int(environment[key]) for key in (*_TORCHRUN[:4], "MASTER_PORT"))
+        host = environment["MASTER_ADDR"]
+        plan = ProcessPlan(local, world, rank - started, device, host, port, limit, started)
     else:
         local = max(num_gpus, 1)
         if num_gpus < 0 or num_machines < 1 or not 0 <= machine_rank < num_machines:
@@ -98,6 +102,11 @@ def plan_processes(
         world = local * num_machines
         host, port = _meeting_place(dist_url, num_machines, machine_rank) if world > 1 else ("127.0.0.1", 0)
         plan = ProcessPlan(local, world, machine_rank * local, device, host, port, limit)
+    if plan.world > 1 and ":" in cfg.MODEL.DEVICE:
+        raise ConfigError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE} names one GPU for {plan.world} processes; set MODEL.DEVICE cuda: each "
+            "then takes its own"
+        )
     if device == "cuda" and plan.local > torch.cuda.device_count():
         raise ConfigError(
             f"{plan.local} GPUs are asked for, this machine has {torch.cuda.device_count()}; lower --num-gpus, or set "

@@ -55,6 +55,9 @@ def test_torchrun_says_who_takes_part(plan):
         ({"num_gpus": -1}, "the numbers of processes and machines are at least 1"),
         ({"num_machines": 2, "machine_rank": 2}, "the rank counts the machines from 0"),
         ({"num_machines": 2}, "--num-machines 2 needs --dist-url tcp://ADDRESS:PORT of machine 0"),
+        ({"limit": float("nan")}, "--peer-timeout nan: give seconds, more than 0 and at most 2592000"),
+        ({"limit": float("inf")}, "--peer-timeout inf: give seconds"),
+        ({"limit": 0.0}, "--peer-timeout 0: give seconds"),
         ({"num_gpus": 2, "dist_url": "file:///tmp/x"}, "is not tcp://ADDRESS:PORT, nor auto"),
         ({"num_gpus": 2, "dist_url": "tcp://node0:999999"}, "is not tcp://ADDRESS:PORT, nor auto"),
     ],
@@ -81,6 +84,13 @@ def test_a_gpu_that_is_not_there(plan, monkeypatch):
         plan("MODEL.DEVICE", "cuda", num_gpus=2)
     assert plan("MODEL.DEVICE", "cuda", num_gpus=1).backend == "nccl"
     assert plan("MODEL.DEVICE", "cpu", num_gpus=2).backend == "gloo"
+
+
+def test_one_gpu_is_not_for_several_processes(plan, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="MODEL.DEVICE cuda:1 names one GPU for 2 processes; set MODEL.DEVICE cuda"):
+        plan("MODEL.DEVICE", "cuda:1", num_gpus=2)
+    assert plan("MODEL.DEVICE", "cuda:1").backend == "nccl"
 
 
 def test_a_port_in_use(plan):
