@@ -28,6 +28,10 @@ EXCHANGE_LIMIT = timedelta(minutes=30)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_WAIT = 30 * 24 * 3600
 _RESUME = "go on from the last checkpoint with --resume"
+_HOW_TO_START = (
+    "start every machine with the same --dist-url and --num-machines and its own --machine-rank",
+    "start torchrun on every machine with the same --nnodes and rendezvous",
+)
 
 
 @dataclass(frozen=True)
@@ -232,19 +236,25 @@ def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: t
 
 def _meet(rank: int, plan: ProcessPlan) -> None:
     try:
-        if plan.started is not None:
-            dist.init_process_group(plan.backend, init_method="env://", timeout=EXCHANGE_LIMIT)
-        else:
-            if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
-            limit = timedelta(seconds=plan.limit)
-            store = dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)
-            dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
+        store = dist.PrefixStore("mdf_detectron", _open_store(rank, plan))
+        store.set(str(rank), "is here")
+        store.wait([str(other) for other in range(plan.world)], timedelta(seconds=plan.limit))
+        dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
         comm.create_local_process_group(plan.local)
         comm.synchronize()
     except (dist.DistError, RuntimeError) as error:
         raise LostPeerError(
             f"process {rank} of {plan.world}: not all have met at {plan.host}:{plan.port} within {plan.limit:g} s "
-            f"({str(error).splitlines()[0][:120]}); start every machine with the same --dist-url and --num-machines "
-            "and its own --machine-rank, and see that it can reach machine 0"
+            f"({str(error).splitlines()[0][:120]}); {_HOW_TO_START[plan.started is not None]}, and see that it can "
+            "reach machine 0"
         ) from None
+
+
+def _open_store(rank: int, plan: ProcessPlan) -> dist.Store:
+    """Open the table of keys through which the processes find each other; torchrun may have opened it already."""
+    limit = timedelta(seconds=plan.limit)
+    if plan.started is not None:
+        return next(dist.rendezvous("env://", timeout=limit))[0]
+    if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
+    return dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)

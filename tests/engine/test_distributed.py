@@ -122,11 +122,15 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
 
 def test_torchrun_starts_a_training(start, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    training = start("torchrun.txt", steps=1, launcher=launcher)
+    decoded = tmp_path / "decoded"
+    training = start("torchrun.txt", "DATALOADER.DECODED_CACHE", str(decoded), steps=1, launcher=launcher)
     log = tmp_path / "torchrun.txt"
     assert training.wait(timeout=600) == 0, log.read_text()[-3000:]
     assert (tmp_path / "run" / "model_final.pth").is_file()
     assert "World size: 2" in log.read_text()
+    assert {path.name.split("_64_")[0] for path in decoded.iterdir()} == {
+        f"tiny_cxr_{split}" for split in ("train", "val", "test")
+    }, "the decoded images, which the two processes make once"
 
 
 SLURM = """#!/bin/bash

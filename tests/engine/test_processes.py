@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+import torch.distributed as dist
 
 from mdf_detectron.engine.processes import ProcessPlan, launch, plan_processes
 from mdf_detectron.errors import ConfigError, LostPeerError
@@ -35,11 +36,27 @@ def test_processes_of_several_machines_are_counted_through(plan):
     assert found.backend == "gloo"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_peer_of_torchrun_that_never_comes(rank, monkeypatch):
+    port = free_port()
+    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False)  # of torchrun itself
+    for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": 2,
+                       "TORCHELASTIC_USE_AGENT_STORE": True}.items():  # fmt: skip
+        monkeypatch.setenv(key, str(value))
+    plan = ProcessPlan(2, 2, 0, "cpu", "127.0.0.1", port, limit=1.0, started=rank)
+    with pytest.raises(
+        LostPeerError, match=f"process {rank} of 2: not all have met at 127.0.0.1:{port} within 1 s .*; start torchrun"
+    ):
+        launch(pytest.fail, plan)
+    del store
+
+
 def test_torchrun_says_who_takes_part(plan):
     environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
                    "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}  # fmt: skip
     found = plan(environment=environment)
     assert (found.local, found.world, found.first_rank, found.started) == (2, 4, 2, 1)
+    assert (found.host, found.port) == ("node0", 29500)
     with pytest.raises(ConfigError, match="torchrun has started the processes already"):
         plan(environment=environment, num_gpus=2)
 
