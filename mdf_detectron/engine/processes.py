@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
-from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_peer
+from mdf_detectron.errors import ConfigError, LostPeerError, UserError, exchange_cause, is_lost_peer
 
 EXCHANGE_LIMIT = timedelta(minutes=30)
 """Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
@@ -229,7 +229,8 @@ def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: t
         if isinstance(error, UserError) or not is_lost_peer(error):
             raise
         raise LostPeerError(
-            f"process {rank} of {plan.world} has lost another one, which has ended or cannot be reached; {_RESUME}"
+            f"process {rank} of {plan.world} has lost another one, which has ended or cannot be reached "
+            f"({exchange_cause(error)}); {_RESUME}"
         ) from None
     dist.destroy_process_group()
 
@@ -242,10 +243,15 @@ def _meet(rank: int, plan: ProcessPlan) -> None:
         dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
         comm.create_local_process_group(plan.local)
         comm.synchronize()
-    except (dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:  # torch's DistError is one
+        if not is_lost_peer(error):
+            raise UserError(
+                f"process {rank} of {plan.world} cannot exchange with the others by {plan.backend} "
+                f"({exchange_cause(error)}); NCCL_DEBUG=INFO and TORCH_DISTRIBUTED_DEBUG=DETAIL say more"
+            ) from None
         raise LostPeerError(
             f"process {rank} of {plan.world}: not all have met at {plan.host}:{plan.port} within {plan.limit:g} s "
-            f"({str(error).splitlines()[0][:120]}); {_HOW_TO_START[plan.started is not None]}, and see that it can "
+            f"({exchange_cause(error)}); {_HOW_TO_START[plan.started is not None]}, and see that it can "
             "reach machine 0"
         ) from None
 

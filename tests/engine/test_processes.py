@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 
 from mdf_detectron.engine.processes import ProcessPlan, launch, plan_processes
-from mdf_detectron.errors import ConfigError, LostPeerError
+from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_peer
 
 
 @pytest.fixture
@@ -118,6 +118,56 @@ def test_a_port_in_use(plan):
         with pytest.raises(ConfigError, match=f"port {port} cannot be opened on this machine"):
             plan(num_gpus=2, dist_url=f"tcp://127.0.0.1:{port}")
         plan(num_machines=2, machine_rank=1, dist_url=f"tcp://127.0.0.1:{port}")  # machine 0 listens there
+
+
+NCCL = "NCCL error in: ../NCCLUtils.hpp:317, {}, NCCL version 2.27\n{}\nLast error:\n{}"
+DUPLICATE = NCCL.format(
+    "invalid usage (run with NCCL_DEBUG=WARN for details)",
+    "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.",
+    "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 50",
+)
+ENDED = NCCL.format(
+    "remote process exited or there was a network error",
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+    "socketProgress: Connection closed by remote peer",
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (dist.DistBackendError(DUPLICATE), False),
+        (dist.DistBackendError(ENDED), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1000ms for recv"), True),
+        (RuntimeError("[gloo/transport/tcp/device.cc:84] Unable to find address for: eth7"), False),
+        (dist.DistStoreError("wait timeout after 1000ms, keys: /1"), True),
+        (dist.DistNetworkError("failed to recv, got 0 bytes"), True),
+        (dist.DistNetworkError("The server socket has failed to listen: address already in use"), False),
+        (dist.DistBackendError(f"{DUPLICATE}\nException raised from checkTimeout at x.cpp (timeout)"), False),
+        (RuntimeError("DataLoader timed out after 10 seconds"), False),
+        (LostPeerError("gone"), True),
+    ],
+)
+def test_only_a_peer_that_has_ended_is_lost(error, lost):
+    assert is_lost_peer(error) == lost
+
+
+def fail(error):
+    raise error
+
+
+def test_the_cause_of_a_failed_exchange_stays_in_the_message(monkeypatch):
+    plan = ProcessPlan(1, 2, 1, "cpu", port=7)
+    monkeypatch.setattr("mdf_detectron.engine.processes._open_store", lambda *_: fail(dist.DistBackendError(DUPLICATE)))
+    with pytest.raises(UserError, match="process 1 of 2 cannot exchange .*; Duplicate GPU detected : rank 0") as error:
+        launch(pytest.fail, plan)
+    assert not isinstance(error.value, LostPeerError) and "\n" not in str(error.value)
+    monkeypatch.setattr("mdf_detectron.engine.processes._meet", lambda *_: None)
+    with pytest.raises(LostPeerError, match=r"has lost another one.* \(NCCL error in.* by remote peer\); go on"):
+        launch(fail, plan, (dist.DistBackendError(ENDED),))
+    with pytest.raises(dist.DistBackendError, match="Duplicate GPU"):
+        launch(fail, plan, (dist.DistBackendError(DUPLICATE),))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
