@@ -13,6 +13,7 @@ shift
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 export config head port
-srun --kill-on-bad-exit=1 bash -c 'mdf train --config-file "$config" --resume \
+# srun does not take --cpus-per-task from sbatch (Slurm 22.05 and later): a task would get one core
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'mdf train --config-file "$config" --resume \
     --num-gpus "${SLURM_GPUS_ON_NODE:-2}" --num-machines "$SLURM_NNODES" --machine-rank "$SLURM_NODEID" \
     --dist-url "tcp://$head:$port" "$@"' mdf "$@"

@@ -59,12 +59,31 @@ class LostPeerError(UserError, ConnectionError):
     """A process of a distributed training that has ended, or that never came."""
 
 
+_OF_AN_EXCHANGE = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset) by peer")
+_PEER_HAS_ENDED = re.compile(
+    r"connection (was |is )?(closed|reset|refused|abort)|no route to host|broken pipe|failed to (recv|connect)"
+    r"|remote process exited|timed out|timeout|communicator was aborted|ncclRemoteError",
+    re.IGNORECASE,
+)
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error of torch.distributed says that another process has ended or cannot be reached."""
-    if isinstance(error, LostPeerError) or any(kind.__name__ == "DistError" for kind in type(error).__mro__):
+    if isinstance(error, LostPeerError):
         return True
-    signs = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    of_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    text = str(error).partition("Exception raised from")[0]  # without the names of the functions it passed
+    if not (of_torch or (isinstance(error, RuntimeError) and _OF_AN_EXCHANGE.search(text))):
+        return False
+    return _PEER_HAS_ENDED.search(text) is not None
+
+
+def exchange_cause(error: BaseException) -> str:
+    """Return the first line of an error of torch.distributed, and what NCCL gives as its last error, on one line."""
+    text = str(error).strip() or type(error).__name__
+    first, (_, _, last) = text.splitlines()[0], text.partition("Last error:")
+    said = [" ".join(line.split()) for line in (first, *last.strip().splitlines()[:1])]
+    return "; ".join(line if len(line) <= 200 else f"{line[:199]}…" for line in said)
 
 
 class TrainingDivergedError(UserError, FloatingPointError):

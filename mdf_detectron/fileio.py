@@ -71,10 +71,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def remove_partial_files(*folders: str | Path) -> None:
-    """Remove what dead runs were writing from folders, not from those below them; the caller holds their lock."""
+def remove_partial_files(*folders: str | Path, of: str = "*") -> None:
+    """Remove what dead runs were writing from folders, not from those below them; the caller holds their lock.
+
+    Args:
+        of: pattern of the files that were to be written.
+    """
     for folder in map(Path, folders):
-        for leftover in list(folder.glob(f"*.[0-9]*{PARTIAL_SUFFIX}")):
+        for leftover in list(folder.glob(f"{of}.[0-9]*{PARTIAL_SUFFIX}")):
             leftover.unlink()
 
 

@@ -39,17 +39,19 @@ class FolderLock:
         folder: it need not exist yet.
         beside: the lock file is ``.<name>.lock`` in the parent folder, for a folder that is replaced as a whole;
             otherwise it is ``.lock`` in the folder, which is made.
+        wait: for the run that holds it, instead of an error.
     """
 
-    def __init__(self, folder: str | Path, *, beside: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, beside: bool = False, wait: bool = False) -> None:
         self.folder = Path(os.path.abspath(folder))
         self.path = (
             self.folder.with_name(f".{self.folder.name}{LOCK_FILE_NAME}") if beside else self.folder / LOCK_FILE_NAME
         )
         self._handle: int | None = None
+        self._wait = wait
 
     def __enter__(self) -> FolderLock:
-        """Take the lock at once.
+        """Take the lock, at once or when its holder has ended.
 
         Raises:
             FolderInUseError: another run holds it.
@@ -93,11 +95,15 @@ class FolderLock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _TAKEN:
+            if error.errno in _TAKEN and self._wait:
+                logger.warning("%s is in use by %s: waiting for it to end", self.folder, _holder(handle))
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            elif error.errno in _TAKEN:
                 raise FolderInUseError(
                     f"{self.folder} is in use by {_holder(handle)}: wait for it to end, or name another folder"
                 ) from None
-            logger.warning("%s cannot be locked (%s); start no second run in it", self.folder, error.strerror)
+            else:
+                logger.warning("%s cannot be locked (%s); start no second run in it", self.folder, error.strerror)
 
 
 def _about_this_process() -> dict[str, object]:

@@ -10,6 +10,9 @@ tools/benchmark.py --throughput                 images a second of loader, model
 
 from __future__ import annotations
 
+import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads wait, as in trainings
+
+# isort: split
 import argparse
 import json
 import os

@@ -11,6 +11,9 @@ ratios compare over configs and machines; the seconds are of this machine.
 
 from __future__ import annotations
 
+import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads wait, as in trainings
+
+# isort: split
 import argparse
 import os
 from pathlib import Path

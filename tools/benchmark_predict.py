@@ -10,6 +10,9 @@ into the image, as Predictor gives them, and without ("no paste"), as the files 
 
 from __future__ import annotations
 
+import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads wait, as in trainings
+
+# isort: split
 import argparse
 import shutil
 import tempfile

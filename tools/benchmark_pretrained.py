@@ -10,6 +10,9 @@ Both starts train the image-only model on the same few images of some patients a
 
 from __future__ import annotations
 
+import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads wait, as in trainings
+
+# isort: split
 import argparse
 import logging
 import statistics

@@ -53,6 +53,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
     parser.add_argument("--force", action="store_true", help="predict from DICOM files of another modality too")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    parser.add_argument("--half", action=argparse.BooleanOptionalAction,
+                        help="on a GPU: run the model in float16 (default: as it was trained)")  # fmt: skip
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -72,7 +74,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    predictor = Predictor(args.weights, device=args.device, threshold=args.threshold, force=args.force)
+    predictor = Predictor(args.weights, device=args.device, threshold=args.threshold, force=args.force, half=args.half)
     table = None
     if args.records:
         table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)

@@ -79,6 +79,6 @@ def main(argv: list[str] | None = None) -> None:
     with hold:
         if args.resume and not args.eval_only and tell_if_finished(cfg, RESULTS_FILE_NAME):
             return
-        if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local and plan.started is None:
+        if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local:
             make_caches(cfg, names)  # of several machines none makes them: all would at once
         launch(train_or_evaluate, plan, args=(args,))

@@ -7,6 +7,8 @@ digest, the image's size and a checksum of its pixels.
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
 import shutil
 import zlib
@@ -20,7 +22,8 @@ from tqdm import tqdm
 
 from mdf_detectron.data.readers import read_model_input
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
-from mdf_detectron.fileio import atomic_path, read_json, write_json
+from mdf_detectron.fileio import atomic_path, read_json, remove_partial_files, write_json
+from mdf_detectron.locks import FolderLock
 
 VERSION = 3
 """Of the files; one of another version is made anew."""
@@ -43,7 +46,7 @@ class CachedImage(NamedTuple):
 
 
 class DecodedCache:
-    """The decoded images of one data set; open one by :meth:`open`, make it by :meth:`build`.
+    """The decoded images of one data set; open one by :meth:`open`, or make it where it is not there by :meth:`make`.
 
     Args:
         path: the ``.npy`` file.
@@ -91,6 +94,7 @@ class DecodedCache:
             index = read_json(index_file, DatasetError)
             version, stamps, shape = index["version"], index["stamps"], index["shape"]
             names, digests = index["files"], index["digests"]
+            per_image = len(index["checksums"]), len(index["sizes"])
         except (DatasetError, KeyError, TypeError) as error:
             return None, f"its index cannot be read ({error})"
         if version != VERSION:
@@ -99,15 +103,36 @@ class DecodedCache:
             return None, "the data set has other images"
         if digests != _digests(records):
             return None, "the data set was prepared with other images"
+        if per_image != (len(names), len(names)):
+            return None, f"its index has {per_image[0]} checksums and {per_image[1]} sizes of {len(names)} images"
         if stamps != _stamps(names):
             return None, "image files have changed"
         try:
             found = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             return None, f"it cannot be read ({error})"
         if list(found.shape) != shape or found.dtype not in (np.uint8, np.float32):
             return None, f"its pixels are {found.dtype} of the shape {found.shape}, not uint8 of {tuple(shape)}"
         return cls(path, index), ""
+
+    @classmethod
+    def make(cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str) -> DecodedCache:
+        """Open a cache that fits these records; else build it, while others that want it wait, and then open it too.
+
+        Raises:
+            ImageReadError, DatasetError: see :meth:`build`.
+        """
+        cache, _ = cls.open(path, records)
+        if cache is not None:
+            return cache
+        with FolderLock(path, beside=True, wait=True):
+            cache, reason = cls.open(path, records)
+            if cache is None:
+                logging.getLogger(__name__).info(f"{path}: {reason}; it is made now")
+                for file in (path, path.with_suffix(".json")):
+                    remove_partial_files(path.parent, of=glob.escape(file.name))
+                cache = cls.build(path, records, resize, image_format)
+        return cache
 
     @classmethod
     def build(cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str) -> DecodedCache:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.augmentation import build_augmentations
+from mdf_detectron.data.catalog import check_not_empty
 from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
@@ -123,12 +123,9 @@ def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
     caches = []
     for name in dict.fromkeys(dataset_names):
-        path, records = cache_path(cfg, name), records_of([name])
-        cache, reason = DecodedCache.open(path, records)
-        if cache is None:
-            logging.getLogger(__name__).info(f"{path}: {reason}; it is made now")
-            cache = DecodedCache.build(path, records, resized, cfg.INPUT.FORMAT)
-        caches.append(cache)
+        records = records_of([name])
+        check_not_empty(records, name)
+        caches.append(DecodedCache.make(cache_path(cfg, name), records, resized, cfg.INPUT.FORMAT))
     _opened.cache_clear()
     return caches
 
@@ -184,6 +181,11 @@ def build_train_loader(cfg: CfgNode):
     )
 
 
+def images_per_process(cfg: CfgNode) -> int:
+    """Return this process' share of ``SOLVER.IMS_PER_BATCH``, at least 1: what its memory has room for."""
+    return max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+
+
 def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
     """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
     parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
@@ -196,7 +198,7 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str):
         dataset=records_of([dataset_name]),
         mapper=build_loss_mapper(cfg, dataset_name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        batch_size=images_per_process(cfg),
     )
 
 

@@ -77,10 +77,13 @@ def run_predictions(
     Args:
         formats: of :data:`FORMATS`; ``findings.json`` is always written.
         write_report: of "dicom-sr".
-        batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores are those of
-            ``--eval-only``, to the last digit.
+        batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores of float32 are
+            those of ``--eval-only``, to the last digit.
     """
-    progress = _Progress(out / PROGRESS_FILE_NAME, {"model": predictor.digest, "thresholds": predictor.thresholds})
+    made_by = {"model": predictor.digest, "thresholds": predictor.thresholds}
+    if predictor.half:
+        made_by["precision"] = "float16"
+    progress = _Progress(out / PROGRESS_FILE_NAME, made_by)
     entries: dict[int, dict[str, Any]] = {}
     errors: list[tuple[str, str]] = []
     resumed = 0

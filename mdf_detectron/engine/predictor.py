@@ -78,8 +78,10 @@ class Predictor:
         device: "cpu" or "cuda"; by default the GPU where there is one.
         threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
         force: predict from DICOM files of another modality than a radiograph's too (a note says so).
+        half: run the model in float16 (torch's autocast), on a GPU; by default there as ``SOLVER.AMP.ENABLED`` says.
 
     Raises:
+        ConfigError: float16 on a CPU.
         CheckpointError: no such file, a damaged one, or one that does not hold what a predictor needs.
     """
 
@@ -90,10 +92,14 @@ class Predictor:
         device: str | None = None,
         threshold: float | Mapping[str, float] | None = None,
         force: bool = False,
+        half: bool | None = None,
     ):
         weights = find_weights(weights)
         self.cfg, self.contents, self.digest = read_checkpoint(weights)
         self.cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.half = self.cfg.SOLVER.AMP.ENABLED and self.cfg.MODEL.DEVICE != "cpu" if half is None else half
+        if self.half and self.cfg.MODEL.DEVICE == "cpu":
+            raise ConfigError("float16 needs a GPU, the model is on the CPU; leave it out there")
         self.schema = ClinicalSchema.from_dict(self.contents["schema"], where=str(weights))
         self.columns: list[str] = list(self.contents["columns"])
         self.class_names: list[str] = list(self.contents["class_names"])
@@ -167,7 +173,7 @@ class Predictor:
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
         """Run the model on prepared studies, all in one batch."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=self.half):
             outputs = self.model([study.model_input for study in studies])
         return [self._findings(s, o["instances"].to("cpu")) for s, o in zip(studies, outputs, strict=True)]
 
@@ -280,6 +286,7 @@ class Predictor:
         return {name: math.inf if t is None else t for name, t in limits.items()}, stored["source"]
 
     def _findings(self, study: PreparedStudy, instances: Any) -> StudyFindings:
+        instances.scores = instances.scores.float()  # of float16, perhaps
         return StudyFindings(
             image=study.image,
             pixels=study.pixels,
@@ -323,6 +330,7 @@ def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
     cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
     cfg.VALIDATION.PATIENCE, cfg.VALIDATION.TRAIN_IMAGES = 0, 0  # of trainings, and refused without a validation split
+    cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # refused without a GPU
     check_config(cfg)
     return cfg
 

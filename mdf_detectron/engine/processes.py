@@ -21,12 +21,17 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
-from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_peer
+from mdf_detectron.errors import ConfigError, LostPeerError, UserError, exchange_cause, is_lost_peer
 
 EXCHANGE_LIMIT = timedelta(minutes=30)
 """Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LONGEST_WAIT = 30 * 24 * 3600
 _RESUME = "go on from the last checkpoint with --resume"
+_HOW_TO_START = (
+    "start every machine with the same --dist-url and --num-machines and its own --machine-rank",
+    "start torchrun on every machine with the same --nnodes and rendezvous",
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,15 @@ def plan_processes(
     Raises:
         ConfigError: numbers that do not fit each other, the machine or the batch, or a port in use.
     """
+    if not 0 < limit <= _LONGEST_WAIT:  # not a number, too
+        raise ConfigError(f"--peer-timeout {limit:g}: give seconds, more than 0 and at most {_LONGEST_WAIT} (30 days)")
     device = "cpu" if cfg.MODEL.DEVICE == "cpu" else "cuda"
     if all(key in environment for key in _TORCHRUN):
         if num_gpus > 1 or num_machines > 1:
             raise ConfigError("torchrun has started the processes already: leave out --num-gpus and --num-machines")
-        rank, world, started, local = (int(environment[key]) for key in _TORCHRUN[:4])
-        plan = ProcessPlan(local, world, rank - started, device, limit=limit, started=started)
+        rank, world, started, local, port = (int(environment[key]) for key in (*_TORCHRUN[:4], "MASTER_PORT"))
+        host = environment["MASTER_ADDR"]
+        plan = ProcessPlan(local, world, rank - started, device, host, port, limit, started)
     else:
         local = max(num_gpus, 1)
         if num_gpus < 0 or num_machines < 1 or not 0 <= machine_rank < num_machines:
@@ -98,6 +106,11 @@ def plan_processes(
         world = local * num_machines
         host, port = _meeting_place(dist_url, num_machines, machine_rank) if world > 1 else ("127.0.0.1", 0)
         plan = ProcessPlan(local, world, machine_rank * local, device, host, port, limit)
+    if plan.world > 1 and ":" in cfg.MODEL.DEVICE:
+        raise ConfigError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE} names one GPU for {plan.world} processes; set MODEL.DEVICE cuda: each "
+            "then takes its own"
+        )
     if device == "cuda" and plan.local > torch.cuda.device_count():
         raise ConfigError(
             f"{plan.local} GPUs are asked for, this machine has {torch.cuda.device_count()}; lower --num-gpus, or set "
@@ -216,26 +229,38 @@ def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: t
         if isinstance(error, UserError) or not is_lost_peer(error):
             raise
         raise LostPeerError(
-            f"process {rank} of {plan.world} has lost another one, which has ended or cannot be reached; {_RESUME}"
+            f"process {rank} of {plan.world} has lost another one, which has ended or cannot be reached "
+            f"({exchange_cause(error)}); {_RESUME}"
         ) from None
     dist.destroy_process_group()
 
 
 def _meet(rank: int, plan: ProcessPlan) -> None:
     try:
-        if plan.started is not None:
-            dist.init_process_group(plan.backend, init_method="env://", timeout=EXCHANGE_LIMIT)
-        else:
-            if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
-            limit = timedelta(seconds=plan.limit)
-            store = dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)
-            dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
+        store = dist.PrefixStore("mdf_detectron", _open_store(rank, plan))
+        store.set(str(rank), "is here")
+        store.wait([str(other) for other in range(plan.world)], timedelta(seconds=plan.limit))
+        dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
         comm.create_local_process_group(plan.local)
         comm.synchronize()
-    except (dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:  # torch's DistError is one
+        if not is_lost_peer(error):
+            raise UserError(
+                f"process {rank} of {plan.world} cannot exchange with the others by {plan.backend} "
+                f"({exchange_cause(error)}); NCCL_DEBUG=INFO and TORCH_DISTRIBUTED_DEBUG=DETAIL say more"
+            ) from None
         raise LostPeerError(
             f"process {rank} of {plan.world}: not all have met at {plan.host}:{plan.port} within {plan.limit:g} s "
-            f"({str(error).splitlines()[0][:120]}); start every machine with the same --dist-url and --num-machines "
-            "and its own --machine-rank, and see that it can reach machine 0"
+            f"({exchange_cause(error)}); {_HOW_TO_START[plan.started is not None]}, and see that it can "
+            "reach machine 0"
         ) from None
+
+
+def _open_store(rank: int, plan: ProcessPlan) -> dist.Store:
+    """Open the table of keys through which the processes find each other; torchrun may have opened it already."""
+    limit = timedelta(seconds=plan.limit)
+    if plan.started is not None:
+        return next(dist.rendezvous("env://", timeout=limit))[0]
+    if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
+    return dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)

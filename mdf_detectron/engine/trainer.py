@@ -26,6 +26,7 @@ from mdf_detectron.data.loaders import (
     build_train_loader,
     check_num_classes,
     check_same_classes,
+    images_per_process,
     model_schema,
     records_of,
     train_clinical_records,
@@ -82,7 +83,7 @@ class MultimodalTrainer(DefaultTrainer):
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
         fit_clinical_statistics(cfg, self._trainer.model)
-        images = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        images = images_per_process(cfg)
         branches = [m for m in self._trainer.model.modules() if isinstance(m, ClinicalBranch)]
         if any(images < branch.least_images for branch in branches):
             logging.getLogger(__name__).warning(

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mdf_detectron.data.loaders import (
 from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import sha256_of
+from mdf_detectron.locks import FolderLock
 
 TRAIN = "cached_cxr_train"
 
@@ -147,6 +149,10 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
     for changed, expected in (
         (index | {"version": 0}, "it has the version 0, this program writes 3"),
         (index | {"files": index["files"][1:]}, "the data set has other images"),
+        ({k: v for k, v in index.items() if k != "sizes"}, "its index cannot be read ('sizes')"),
+        ({k: v for k, v in index.items() if k != "checksums"}, "its index cannot be read ('checksums')"),
+        (index | {"checksums": None}, "its index cannot be read (object of type 'NoneType' has no len())"),
+        (index | {"sizes": index["sizes"][1:]}, "its index has 8 checksums and 7 sizes of 8 images"),
         ({}, r"its index cannot be read ('version')"),
     ):
         path.with_suffix(".json").write_text(json.dumps(changed))
@@ -155,11 +161,46 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
         make_caches(cfg, [TRAIN])
     assert "its index cannot be read" in caplog.text and reason_of(cfg) == ""
 
+    path.write_bytes(b"")
+    assert reason_of(cfg).startswith("it cannot be read (")
+    make_caches(cfg, [TRAIN])
+    assert reason_of(cfg) == ""
+
     os.utime(records_of([TRAIN])[2]["file_name"], ns=(1, 1))
     assert reason_of(cfg) == "image files have changed"
     path.write_bytes(path.read_bytes()[:-100])
     path.with_suffix(".json").write_text(json.dumps(index | {"stamps": [[0, 0]] * 8}))
     assert reason_of(cfg) == "image files have changed"
+
+
+def test_a_killed_build_leaves_nothing_behind(cfg):
+    path = cache_path(cfg, TRAIN)
+    path.parent.mkdir()
+    dead = [path.with_name(f"{path.name}.123.partial"), path.with_name(f"{path.stem}.json.123.partial")]
+    other = path.with_name("another_48_L.npy.123.partial")
+    for file in (*dead, other):
+        file.touch()
+    (cache,) = make_caches(cfg, [TRAIN])
+    assert set(path.parent.iterdir()) == {path, path.with_suffix(".json"), other}
+
+
+def test_a_cache_that_another_process_makes_is_waited_for(cfg, monkeypatch):
+    path, opened, waits = cache_path(cfg, TRAIN), [], threading.Event()
+    monkeypatch.setattr("mdf_detectron.locks.logger.warning", lambda *message: waits.set())
+    with FolderLock(path, beside=True):
+        waiting = threading.Thread(target=lambda: opened.extend(make_caches(cfg, [TRAIN])))
+        waiting.start()
+        assert waits.wait(60)
+        DecodedCache.build(path, records_of([TRAIN]), lambda image: image[:48, :48], "L")
+        made = path.stat().st_mtime_ns
+    waiting.join(60)
+    assert [cache.path for cache in opened] == [path] and path.stat().st_mtime_ns == made
+
+
+def test_a_split_without_images_is_one_line(cfg, monkeypatch):
+    monkeypatch.setattr("mdf_detectron.data.loaders.records_of", lambda names: [])
+    with pytest.raises(DatasetError, match=f"dataset '{TRAIN}' has no image; prepare it with one at least"):
+        make_caches(cfg, [TRAIN])
 
 
 def test_damaged_pixels_and_images_of_another_size(cfg, monkeypatch):

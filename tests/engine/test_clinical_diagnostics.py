@@ -114,6 +114,20 @@ def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch
     assert exchanged == pytest.approx(float(partition), abs=1e-5)
 
 
+def test_a_process_of_several_takes_its_share_of_a_batch(small_config, tiny_folder, monkeypatch):
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    cfg = small_config(
+        "synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "INPUT.IMAGE_SIZE", 64,
+        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "DATASETS.TRAIN", ("tiny_cxr_train",), "SOLVER.IMS_PER_BATCH", 4,
+        "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4,
+    )  # fmt: skip
+    for processes, sizes in ((1, [4]), (2, [2, 2]), (8, [1, 1, 1, 1])):
+        monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda processes=processes: processes)
+        own, shuffled = fixed_batches(cfg)
+        assert [len(batch) for batch in own] == [len(batch) for batch in shuffled] == sizes
+        assert all(a["clinical"] != b["clinical"] for a, b in zip(sum(own, []), sum(shuffled, []), strict=True))
+
+
 def test_training_writes_them(small_config, tiny_folder, tmp_path):
     register_prepared_folder(tiny_folder, "tiny_cxr")
     cfg = small_config(

@@ -20,7 +20,8 @@ from mdf_detectron.engine.trainer import MultimodalTrainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
 # No statistics of a batch (layer norm in the trunk, group norm in the clinical branch), every anchor and as many
-# regions of each image: the mean over two processes is then the mean over the batch.
+# regions of each image: the mean over two processes is then the mean over the batch. The diagnostics' images fit one
+# process' share, as the sizes of their paths are those of the last forward.
 OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
     INPUT.IMAGE_SIZE 64 MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
     MODEL.RPN.BATCH_SIZE_PER_IMAGE 100000 MODEL.RPN.POSITIVE_FRACTION 1.0 MODEL.RPN.NMS_THRESH 1.0
@@ -29,7 +30,7 @@ OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL
     SOLVER.BASE_LR 0.1 SOLVER.WARMUP_ITERS 2 SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR SOLVER.STEPS ()
     MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0001 DATALOADER.NUM_WORKERS 0
     SOLVER.IMS_PER_BATCH 4 SEED 1 SOLVER.CHECKPOINT_PERIOD 2 TEST.EVAL_PERIOD 100
-    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 4""".split()
+    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 2""".split()
 STEPS = 4
 
 
@@ -83,6 +84,7 @@ def killed_training(start, tmp_path):
     assert first.wait(timeout=600) == 1
     lines = (tmp_path / "0.txt").read_text().splitlines()
     assert lines[-1].startswith("error: process 0 of 2 has lost another one") and lines[-1].endswith("--resume")
+    assert "Connection closed by peer" in lines[-1] or "reset by peer" in lines[-1], "the cause"
     assert not [line for line in lines if "Traceback" in line or "Warning" in line], lines
     return load_checkpoint_file(out / f"model_{STEPS - 1:07}.pth")["model"]
 
@@ -121,17 +123,21 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
 
 def test_torchrun_starts_a_training(start, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    training = start("torchrun.txt", steps=1, launcher=launcher)
+    decoded = tmp_path / "decoded"
+    training = start("torchrun.txt", "DATALOADER.DECODED_CACHE", str(decoded), steps=1, launcher=launcher)
     log = tmp_path / "torchrun.txt"
     assert training.wait(timeout=600) == 0, log.read_text()[-3000:]
     assert (tmp_path / "run" / "model_final.pth").is_file()
     assert "World size: 2" in log.read_text()
+    assert {path.name.split("_64_")[0] for path in decoded.iterdir()} == {
+        f"tiny_cxr_{split}" for split in ("train", "val", "test")
+    }, "the decoded images, which the two processes make once"
 
 
 SLURM = """#!/bin/bash
 case "$(basename "$0")" in
   scontrol) printf '%s\\n' node-a node-b ;;
-  srun) shift; for n in 0 1; do SLURM_NODEID=$n "$@"; done ;;
+  srun) printf '%s\\n' "$1" "$2"; shift 2; for n in 0 1; do SLURM_NODEID=$n "$@"; done ;;
   mdf) printf '%s\\n' "$#" "$@" ;;
 esac
 """
@@ -142,7 +148,7 @@ def test_slurm_script_starts_a_process_group_of_all_nodes(tmp_path):
         (tmp_path / name).write_text(SLURM)
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NNODES": "2",
-                   "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}  # fmt: skip
+                   "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "16"}  # fmt: skip
     script = TOOL.parents[1] / "docs" / "train_slurm.sh"
     words = ["mimic_eye/mdf_net_many_nodes.yaml", "OUTPUT_DIR", "/shared/a run", "DATASETS.TEST", "('x',)"]
     done = subprocess.run(["bash", str(script), *words], env=environment, capture_output=True, text=True)
@@ -153,4 +159,4 @@ def test_slurm_script_starts_a_process_group_of_all_nodes(tmp_path):
         for line in ["16", "train", "--config-file", words[0], "--resume", "--num-gpus", "4", "--num-machines", "2",
                      "--machine-rank", rank, "--dist-url", "tcp://node-a:20007", *words[1:]]
     ]  # fmt: skip
-    assert done.stdout.splitlines() == expected
+    assert done.stdout.splitlines() == ["--kill-on-bad-exit=1", "--cpus-per-task=16", *expected]

@@ -178,6 +178,13 @@ def test_mean_losses_change_nothing_and_repeat(tiny_config):
     assert first["total_loss"] == pytest.approx(sum(v.item() for v in weighted.values()), rel=1e-4)
 
 
+def test_losses_on_held_out_data_take_a_process_share_of_a_batch(tiny_config, monkeypatch):
+    cfg = tiny_config()
+    for processes, size in ((1, 4), (2, 2), (8, 1)):
+        monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda processes=processes: processes)
+        assert build_loss_loader(cfg, "tiny_cxr_train").batch_sampler.batch_size == size
+
+
 def test_nan_stops_and_names_the_batch(tiny_config, tmp_path):
     trainer = MultimodalTrainer(tiny_config("SOLVER.MAX_ITER", 3))
     trainer.resume_or_load(resume=False)

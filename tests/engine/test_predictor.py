@@ -1,16 +1,18 @@
 """One study in, findings out: equal to the evaluator's predictions; records and images are checked."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import pairwise_iou
 from PIL import Image
 
 import mdf_detectron
 from mdf_detectron.data.readers import write_png
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.engine.checkpoint import CONFIG_KEY, load_checkpoint_file
 from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, digest
 from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
@@ -38,6 +40,49 @@ def test_predictions_equal_the_evaluators_to_the_last_digit(predictor, tiny_run,
         found += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
     assert len(expected) > 4 and {r["category_id"] for r in expected} <= {1, 2}
     assert json.loads(json.dumps(found)) == expected
+
+
+def test_mixed_precision_of_the_training_changes_nothing_on_a_cpu(predictor, tiny_run, image, tmp_path):
+    data = load_checkpoint_file(tiny_run / "model_final.pth")
+    data[CONFIG_KEY] = re.sub(r"(AMP:\s+ENABLED:) false", r"\1 true", data[CONFIG_KEY], count=1)
+    data[DIGEST_KEY] = digest(data)
+    torch.save(data, tmp_path / "amp.pth")
+    assert "true" in re.search(r"AMP:\s+ENABLED: (\w+)", data[CONFIG_KEY])[1]
+    found = Predictor(tmp_path / "amp.pth", device="cpu")
+    assert not found.half and not predictor.half
+    assert found(image, RECORD).to_coco() == predictor(image, RECORD).to_coco()
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        Predictor(tmp_path / "amp.pth", device="cpu", half=True)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_model_runs_in_the_precision_of_the_predictor(tiny_run, image, half, monkeypatch):
+    """On a CPU the same switch turns on the CPU's autocast, whose float16 has as few digits."""
+    found = Predictor(tiny_run / "model_final.pth", device="cpu")
+    whole = found(image, RECORD)
+    found.half, autocast, types = half, torch.autocast, set()
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: autocast("cpu", **options))
+    found.model.roi_heads.box_head.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    other = found(image, RECORD)
+    assert types == {torch.float16 if half else torch.float32}
+    assert other.instances.scores.dtype == torch.float32
+    assert_nearly_equal(whole, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_half_precision_on_a_gpu_finds_nearly_the_same(tiny_run, image):
+    whole, half = (Predictor(tiny_run / "model_final.pth", device="cuda", half=half) for half in (False, True))
+    assert half.half and not whole.half
+    assert_nearly_equal(whole(image, RECORD), half(image, RECORD))
+
+
+def assert_nearly_equal(one, other):
+    """The best findings agree; where scores are this near, the order and the last ones may differ."""
+    best, same = one.instances[one.instances.scores.argsort(descending=True)[:3]], other.instances
+    overlaps = pairwise_iou(best.pred_boxes, same.pred_boxes) * (best.pred_classes[:, None] == same.pred_classes)
+    assert len(best) and overlaps.max(dim=1).values.min() > 0.9
+    scores = same.scores[overlaps.argmax(dim=1)]
+    assert torch.allclose(best.scores, scores, atol=0.01), (best.scores, scores)
 
 
 def test_the_dict_and_the_coco_results_agree(predictor, image):

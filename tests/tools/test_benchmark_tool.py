@@ -1,11 +1,15 @@
 """The benchmark of the clinical branch, at a size that takes seconds."""
 
+import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import benchmark
 import pytest
 from benchmarks import variants
+
+TOOLS = sorted(Path(benchmark.__file__).parent.glob("benchmark*.py"))
 
 
 @pytest.fixture
@@ -30,3 +34,14 @@ def test_it_measures_every_kind_of_ratio(tmp_path, small_branch):
     assert all(len(times) == 1 for times in record["seconds"]["training step"].values())
     rows = [line for line in record["table"] if "reached" in line or "missed" in line]
     assert len(rows) == 5, record["table"]
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_threads_wait_as_in_trainings(tool):
+    """OpenMP reads how when torch is loaded: behind it ``import mdf_detectron`` changes nothing."""
+    imported = []
+    for node in ast.parse(tool.read_text()).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            imported += [name.split(".")[0] for name in names]
+    assert not {"torch", "timm", "detectron2"} & set(imported[: imported.index("mdf_detectron")])

@@ -18,7 +18,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from mdf_detectron.data.loaders import build_loss_mapper, records_of, train_part
+from mdf_detectron.data.loaders import build_loss_mapper, images_per_process, records_of, train_part
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.errors import ConfigError
@@ -57,7 +57,8 @@ class ClinicalDiagnostics(HookBase):
 def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
     """Return the images of ``CLINICAL_DIAGNOSTICS``, with their own records and with exchanged ones, in batches.
 
-    There is at most one image of a patient, and images with findings come first.
+    A batch is as large as this process' share of the training's.  There is at most one image of a patient, and images
+    with findings come first.
 
     Raises:
         ConfigError: a train split of a single patient.
@@ -69,7 +70,7 @@ def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
     if len(chosen) < 2:
         raise ConfigError("CLINICAL_DIAGNOSTICS exchanges records between patients: the train split needs two of them")
     mapper = build_loss_mapper(cfg, cfg.DATASETS.TRAIN[0])
-    size = cfg.SOLVER.IMS_PER_BATCH
+    size = images_per_process(cfg)
 
     def batches(of: Sequence[dict[str, Any]]) -> Batches:
         return [[mapper(r) for r in of[i : i + size]] for i in range(0, len(of), size)]
