@@ -29,6 +29,16 @@ def test_rows_have_quartiles_and_a_failing_one_is_named(monkeypatch):
     assert len(targets.measure(["y"], rounds=3)) == 1
 
 
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, flag):
+    run = targets._with_bfloat16(lambda rounds: np.ones(rounds))
+    monkeypatch.setattr(targets.torch.cpu, "get_capabilities", lambda: {flag: True})
+    assert len(run(3)) == 3
+    monkeypatch.setattr(targets.torch.cpu, "get_capabilities", lambda: {flag: False, "avx2": True})
+    with pytest.raises(RuntimeError, match="no bfloat16"):
+        run(3)
+
+
 def test_growth_is_the_slope_of_logarithms():
     assert growth.exponent((1, 10, 100), [2.0, 20.0, 200.0]) == pytest.approx(1)
     assert growth.exponent((1, 2, 4), [3.0, 12.0, 48.0]) == pytest.approx(2)

@@ -91,13 +91,13 @@ class Target:
 
 
 TARGETS = (
-    Target("deconv", "plain", TRAINING, 0.70),
+    Target("deconv", "plain", TRAINING, 0.55),
     Target("deconv_compiled", "plain", TRAINING, 0.55),
     Target("deconv_bfloat16", "plain", TRAINING, 0.45),
     Target("deconv_compiled_bfloat16", "plain", TRAINING, 0.45),
     Target("deconv", "plain", INFERENCE, 0.40),
-    Target("compact", "image_only", TRAINING, 1.15),
-    Target("compact", "image_only", INFERENCE, 1.15),
+    Target("compact", "image_only", TRAINING, 1.10),
+    Target("compact", "image_only", INFERENCE, 1.10),
     Target("deconv", "plain", MEMORY, 1.0),
     Target("deconv_checkpoint", "plain", MEMORY, 0.5),
 )
