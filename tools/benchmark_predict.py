@@ -14,6 +14,7 @@ import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads 
 
 # isort: split
 import argparse
+import copy
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -80,11 +81,14 @@ def steps_of_a_study(predictor: Predictor, image_only: Predictor, image: Path, t
         arrays = {name: inputs[name][None].numpy() for name in file.input_names}
         return lambda: file(arrays)
 
+    compiled = copy.deepcopy(predictor.model)
+    compiled.backbone = torch.compile(compiled.backbone)
     return {
         "Predictor, file": lambda: predictor(image, RECORD),
         "Predictor, decoded image": lambda: predictor(pixels, RECORD),
         "bare model": lambda: bare(predictor.model, inputs),
         "bare model, no paste": lambda: bare(predictor.model, inputs, do_postprocess=False),
+        "bare model, no paste, compiled backbone": lambda: bare(compiled, inputs, do_postprocess=False),
         "image-only model": lambda: bare(image_only.model, alone),
         "ONNX Runtime": exported("onnx"),
         "TorchScript": exported("ts"),

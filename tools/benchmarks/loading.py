@@ -133,6 +133,8 @@ def throughput(rounds: int, size: int = 512, workers: int = 1) -> list[dict]:
             batch = next(stream)
             step = _training_step(cfg)
             step(batch)
+            for _ in range(2 * workers + 1):  # what the workers have made in the meantime
+                next(stream)
             loader = _rate(lambda s=stream: [next(s) for _ in range(rounds)], rounds * BATCH)
             model = _rate(lambda b=batch, t=step: [t(b) for _ in range(rounds)], rounds * BATCH)
             both = _rate(lambda s=stream, t=step: [t(next(s)) for _ in range(rounds)], rounds * BATCH)
