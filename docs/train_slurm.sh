@@ -10,7 +10,7 @@
 set -euo pipefail
 config=$1
 shift
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=$((20000 + SLURM_JOB_ID % 20000))
 export config head port
 # srun does not take --cpus-per-task from sbatch (Slurm 22.05 and later): a task would get one core

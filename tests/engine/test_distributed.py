@@ -136,7 +136,7 @@ def test_torchrun_starts_a_training(start, tmp_path):
 
 SLURM = """#!/bin/bash
 case "$(basename "$0")" in
-  scontrol) printf '%s\\n' node-a node-b ;;
+  scontrol) printf '%s\\n' node-a node-b; seq 20000 ;;  # more than a pipe holds, which nobody reads at once
   srun) printf '%s\\n' "$1" "$2"; shift 2; for n in 0 1; do SLURM_NODEID=$n "$@"; done ;;
   mdf) printf '%s\\n' "$#" "$@" ;;
 esac

@@ -190,10 +190,31 @@ def test_nan_stops_and_names_the_batch(tiny_config, tmp_path):
     trainer.resume_or_load(resume=False)
     with torch.no_grad():
         trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(float("inf"))
+    weights = [parameter.clone() for parameter in trainer.model.parameters()]
     with pytest.raises(
         TrainingDivergedError, match=r"iteration 0: \{'loss_cls': nan\} of the batch \['.*train_\d.png'"
     ):
         trainer.train()
+    predictor = trainer.model.roi_heads.box_predictor
+    assert predictor.cls_score.weight.grad is not None, "read behind the backward pass: a GPU is not kept waiting"
+    assert all(map(torch.equal, trainer.model.parameters(), weights)), "no step with these gradients"
+    assert trainer._trainer._hooks == []
+
+
+def test_a_later_nan_stops_at_its_own_iteration_and_before_its_step(tiny_config):
+    trainer = MultimodalTrainer(tiny_config("SOLVER.MAX_ITER", 5))
+    trainer.resume_or_load(resume=False)
+    seen = []
+
+    def spoil(model, inputs, losses):
+        seen.append([parameter.clone() for parameter in model.parameters()])
+        return {**losses, "loss_cls": losses["loss_cls"] * float("nan")} if len(seen) == 3 else losses
+
+    trainer.model.register_forward_hook(spoil)
+    with pytest.raises(TrainingDivergedError, match=r"iteration 2: \{'loss_cls': nan\}"):
+        trainer.train()
+    assert len(seen) == 3 and not all(map(torch.equal, seen[1], seen[2]))
+    assert all(map(torch.equal, trainer.model.parameters(), seen[2]))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 from mdf_detectron.errors import TrainingDivergedError
 
@@ -73,24 +73,48 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -
 
 
 class FiniteLosses(HookBase):
-    """Checks the losses of every training step before they are used."""
+    """Checks the losses of every training step before the optimizer uses their gradients.
+
+    They are read behind the backward pass, where Detectron2's log waits for the GPU anyway: reading them between the
+    passes would leave the GPU idle until the first kernels of the backward pass arrive.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[str, Tensor] = {}
+        self._batch: list[dict] = []
 
     def before_train(self) -> None:
-        self._handle = self.trainer._trainer.model.register_forward_hook(self._check)
+        loop = self.trainer._trainer
+        self._handle = loop.model.register_forward_hook(self._keep)
+        self._behind_backward = _BehindBackward(self._check)
+        loop.register_hooks([self._behind_backward])  # Detectron2 calls after_backward of the loop's own hooks only
 
     def after_train(self) -> None:
         self._handle.remove()
+        self.trainer._trainer._hooks.remove(self._behind_backward)
 
-    def _check(self, model, inputs, outputs) -> None:
-        if not isinstance(outputs, dict) or not torch.is_grad_enabled():  # predictions, or validation
+    def _keep(self, model, inputs, outputs) -> None:
+        if isinstance(outputs, dict) and torch.is_grad_enabled():  # else predictions, or validation
+            self._losses, self._batch = {name: value.detach() for name, value in outputs.items()}, inputs[0]
+
+    def _check(self) -> None:
+        losses, batch, self._losses, self._batch = self._losses, self._batch, {}, []
+        if not losses or torch.isfinite(torch.stack([v.float().reshape(()) for v in losses.values()])).all():
             return
-        values = torch.stack([v.detach().float().reshape(()) for v in outputs.values()])
-        if torch.isfinite(values).all():
-            return
-        bad = {name: float(v.detach()) for name, v in outputs.items() if not torch.isfinite(v).all()}
-        files = [str(x.get("file_name", x.get("image_id"))) for x in inputs[0]]
+        bad = {name: float(v) for name, v in losses.items() if not torch.isfinite(v).all()}
+        files = [str(x.get("file_name", x.get("image_id"))) for x in batch]
         raise TrainingDivergedError(
             f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
             "records (mdf visualize); if they are sound, lower SOLVER.BASE_LR or switch on "
             "SOLVER.CLIP_GRADIENTS, and go on from the last checkpoint with --resume"
         )
+
+
+class _BehindBackward(HookBase):
+    """Call a function between the backward pass and the optimizer's step."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def after_backward(self) -> None:
+        self._call()
