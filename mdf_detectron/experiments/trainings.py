@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.engine.defaults import get_mdf_cfg, load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.metrics import metric_names
 from mdf_detectron.evaluation.scoring import TASKS, task_settings
@@ -195,7 +195,9 @@ def _difference_of_entries(made: Any, wanted: Mapping[str, Any]) -> str:
         return "it was made by another version"
     if made.get("data") != wanted["data"]:
         return "its annotations or schema were others"
-    return first_difference(made.get("settings") or {}, wanted["settings"])
+    # keys that an older version did not know stand at their defaults, which leave a training as it was
+    before = {**flat_settings(get_mdf_cfg()), **(made.get("settings") or {})}
+    return first_difference(before, wanted["settings"])
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

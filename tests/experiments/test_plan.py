@@ -212,6 +212,13 @@ def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
     for training in trainings:
         write_entry(training)
     check_results_folder(out, trainings)
+    entry = trainings[0].folder / "training.json"
+    older = json.loads(entry.read_text())
+    assert older["settings"].pop("INPUT.RANDOM_SCALE") == 0.0
+    entry.write_text(json.dumps(older))
+    check_results_folder(out, trainings)  # a version without the key made it: at its default it changes nothing
+    with pytest.raises(ResultsError, match="INPUT.RANDOM_SCALE was 0.0, it is 0.2 now"):
+        check_results_folder(out, make_study(tiny_folder, out, ("INPUT.RANDOM_SCALE", "0.2"))[2])
     _, _, more = make_study(tiny_folder, out, seeds=[1, 2, 3], records=["half"])
     check_results_folder(out, more)  # more seeds and other states are no other plan
     with pytest.raises(ResultsError) as error:
