@@ -1,12 +1,15 @@
 """The whole model: gradients everywhere, the image-only model against Detectron2's own, the paper's counts."""
 
 import copy
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads import StandardROIHeads
 
+import mdf_detectron
 from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.errors import ConfigError
@@ -309,3 +312,35 @@ def test_views_of_one_study_share_their_record_s_maps(branch, small_config, make
 
 def _inputs_of_backbone(model, batch):
     return model.preprocess_image(batch).tensor, model.encode_records(batch)
+
+
+def waits_of_the_package(found):
+    """Lines of the package among warnings of synchronizations; Detectron2's own (its logs, its copies) are not ours."""
+    package = str(Path(mdf_detectron.__file__).parent)
+    return {f"{w.filename}:{w.lineno}" for w in found
+            if w.filename.startswith(package) and "synchroniz" in str(w.message)}  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: whether the package makes one wait is not tested")
+@pytest.mark.parametrize("name", ["mask_rcnn", "mdf_net", "mdf_net_compact"])
+def test_the_step_does_not_make_a_gpu_wait(name, small_config, make_batch, fit_encoder, event_storage):
+    cfg = small_config(f"synthetic_cxr/{name}.yaml", "MODEL.DEVICE", "cuda")
+    model = fit_encoder(build_model(cfg)).train()
+    batch = make_batch(cfg)
+    sum(model(batch).values()).backward()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            sum(model(batch).values()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert waits_of_the_package(found) == set()
+
+
+def test_a_wait_of_the_package_is_told_from_detectron2s():
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for file in (mdf_detectron.__file__, pytest.__file__):
+            warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, file, 7)
+    assert waits_of_the_package(found) == {f"{mdf_detectron.__file__}:7"}
