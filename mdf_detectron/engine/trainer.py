@@ -141,13 +141,13 @@ class MultimodalTrainer(DefaultTrainer):
 
     def _test_and_remember(self) -> OrderedDict:
         """Score the test split: with the weights that validation found best, else with the last ones."""
-        path, best = os.path.join(self.cfg.OUTPUT_DIR, f"{BEST_CHECKPOINT}.pth"), self._history and self._history.best
-        use = bool(best) and self.cfg.VALIDATION.SAVE_BEST and os.path.isfile(path)
+        path, best = Path(self.cfg.OUTPUT_DIR) / f"{BEST_CHECKPOINT}.pth", self._history and self._history.best
+        use = bool(best) and self.cfg.VALIDATION.SAVE_BEST and path.is_file()
         if use:
             logging.getLogger(__name__).info(
                 f"testing the checkpoint of iteration {best['iteration']}, the best in validation: {path}"
             )
-        with weights_of(Path(path) if use else None, self.checkpointer.model):
+        with weights_of(path if use else None, self.checkpointer.model):
             self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
 

@@ -45,8 +45,6 @@ class FigureMaker:
     def __init__(self, estimator: Estimator, comparisons: Mapping[tuple[Side, Side], Comparison]) -> None:
         self.estimator, self.comparisons = estimator, comparisons
         self.results = estimator.results
-        own = self.results.plan.published_on
-        self.with_published = bool(own) and own == self.results.data.name and not self.results.data.synthetic
 
     def section(self, figure: PlannedFigure) -> Section:
         """Make the section of a figure; it says which variants have no finished training."""
@@ -82,7 +80,7 @@ class FigureMaker:
 
     def published(self, variant: str) -> Mapping[str, float]:
         """Return the published values of a variant, where these are the data that they are of."""
-        return self.results.plan.variant(variant).published if self.with_published else {}
+        return self.results.plan.variant(variant).published if self.results.with_published else {}
 
     def _comparison(self, figure: PlannedFigure, shown: list[str]) -> Section:
         titles = {name: self.results.title(name) for name in shown}

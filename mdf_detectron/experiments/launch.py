@@ -27,12 +27,18 @@ JOBS_FOLDER = "jobs"
 POLL_SECONDS = 0.2
 
 
-def is_finished(training: Training) -> bool:
-    """Whether a training has scores for every state of the records that the plan asks for."""
+def finished_scores(training: Training) -> dict[str, Any] | None:
+    """Read the scores of a training that has them for every state of the records that the plan asks for; else None."""
     path = training.folder / SCORES_FILE_NAME
     if not path.is_file():
-        return False
-    return training.wanted_states <= set(read_json(path, ResultsError)["states"])
+        return None
+    scores = read_json(path, ResultsError)
+    return scores if training.wanted_states <= set(scores["states"]) else None
+
+
+def is_finished(training: Training) -> bool:
+    """Whether a training has all its scores."""
+    return finished_scores(training) is not None
 
 
 def left_to_do(trainings: Sequence[Training]) -> list[Training]:

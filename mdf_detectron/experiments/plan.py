@@ -148,6 +148,11 @@ _PAPER_LETTERS = {"A": "age", "T": "temperature", "H": "heartrate", "R": "respra
 _PAPER_SETS = ("ATHRO", "G", "GA", "GT", "GH", "GR", "GAT", "GAH", "GAR")
 
 
+def first_doubled(names: Sequence[str]) -> str | None:
+    """Return the first of the names that stands twice, if one does."""
+    return next((name for name in names if names.count(name) > 1), None)
+
+
 def with_column_sets(plan: Plan, names: Sequence[str]) -> Plan:
     """Put a variant for each set of columns in the place of one that asks for "sets", in figures too.
 
@@ -173,7 +178,7 @@ def with_column_sets(plan: Plan, names: Sequence[str]) -> Plan:
     )
     variants = tuple(new for old in plan.variants for new in made.get(old.name, [old]))
     found = [variant.name for variant in variants]
-    if doubled := next((name for name in found if found.count(name) > 1), None):
+    if doubled := first_doubled(found):
         raise ConfigError(f"two variants are named '{doubled}', one for a set of columns; rename the other")
     return replace(plan, variants=variants, figures=figures)
 

@@ -21,6 +21,7 @@ from mdf_detectron.experiments.plan import (
     Plan,
     PlannedFigure,
     Variant,
+    first_doubled,
 )
 from mdf_detectron.fileio import read_yaml, shorten_path
 
@@ -72,10 +73,10 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         _variant(entry, number, data.get("config")) for number, entry in enumerate(_list(data, "variants"))
     )
     names = [variant.name for variant in variants]
-    if doubled := next((name for name in names if names.count(name) > 1), None):
+    if doubled := first_doubled(names):
         raise ConfigError(f"two variants are named '{doubled}'; every variant needs a name of its own")
     titles = [variant.title for variant in variants if variant.columns != COLUMN_SETS]
-    if doubled := next((title for title in titles if titles.count(title) > 1), None):
+    if doubled := first_doubled(titles):
         raise ConfigError(f"two variants have the title '{doubled}'; the report could not tell them apart")
     sets = [variant.name for variant in variants if variant.columns == COLUMN_SETS]
     figures = tuple(_figure(entry, number, names) for number, entry in enumerate(_list(data, "figures")))

@@ -104,7 +104,7 @@ def _facts(results: StudyResults) -> list[str]:
     )
     if data.synthetic:
         lines.append("The data are synthetic: what is shown here is no clinical evidence.")
-    if plan.published_on and plan.published_on == data.name and not data.synthetic:
+    if results.with_published:
         lines.append(
             "Published values stand beside for orientation: they are of one run on 101 readings of other splits, in "
             "which readings of one image are on both sides."

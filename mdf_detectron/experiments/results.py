@@ -12,11 +12,11 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.statistics import patients_of
-from mdf_detectron.experiments.launch import is_finished
+from mdf_detectron.experiments.launch import finished_scores
 from mdf_detectron.experiments.plan import Plan
 from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import TRAIN_PART, Training
-from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, predictions_file
+from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, predictions_file
 from mdf_detectron.fileio import read_json
 
 
@@ -85,6 +85,11 @@ class StudyResults:
         """Return the runs of a variant that gave something."""
         return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
 
+    @property
+    def with_published(self) -> bool:
+        """Whether these are the data that the plan's published values are of."""
+        return self.plan.published_on == self.data.name and not self.data.synthetic
+
     def absent_folds(self, variant: str) -> list[int]:
         """List the folds of which no training of a variant is finished."""
         there = {run.training.fold for run in self.finished(variant)}
@@ -130,9 +135,9 @@ def _truth(annotations: Annotations, ids: set[Any] | None = None) -> GroundTruth
 
 def _read_scores(training: Training) -> dict[str, Any] | str:
     """Read a training's scores, or why there are none."""
-    failure, path = training.folder / FAILURE_FILE_NAME, training.folder / SCORES_FILE_NAME
-    if is_finished(training):  # whatever another process that came too late has noted
-        return read_json(path, ResultsError)
+    scores, failure = finished_scores(training), training.folder / FAILURE_FILE_NAME
+    if scores is not None:  # whatever another process that came too late has noted
+        return scores
     return f"failed: {read_json(failure, ResultsError)['reason']}" if failure.is_file() else "not finished"
 
 

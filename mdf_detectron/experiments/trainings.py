@@ -165,7 +165,7 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
         ResultsError: the message names the training and the first key that differs, or the unknown variant.
     """
     out = Path(out)
-    variants = {training.folder.parent.name for training in trainings}
+    variants = {training.variant for training in trainings}
     strange = [path.parent.parent for path in out.glob(f"*/*/{ENTRY_FILE_NAME}")
                if path.parent.parent.name not in variants]  # fmt: skip
     if strange:
@@ -176,10 +176,10 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
     entries = [t for t in trainings if (t.folder / ENTRY_FILE_NAME).is_file()]
     if out.is_dir() and any(out.iterdir()) and not entries and not (out / STUDY_FILE_NAME).is_file():
         raise ResultsError(f"{out} is not empty and holds no results of a study; name another --out")
+    defaults = flat_settings(get_mdf_cfg()) if entries else {}
     for training in entries:
         made = read_json(training.folder / ENTRY_FILE_NAME, ResultsError)
-        wanted = training.entry()
-        differing = _difference_of_entries(made, wanted)
+        differing = _difference_of_entries(made, training.entry(), defaults)
         if differing:
             raise ResultsError(
                 f"{training.folder} is a results folder of another plan: {differing}; name another --out, or remove "
@@ -190,14 +190,13 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
 STUDY_FILE_NAME = "study.json"
 
 
-def _difference_of_entries(made: Any, wanted: Mapping[str, Any]) -> str:
+def _difference_of_entries(made: Any, wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     if not isinstance(made, Mapping) or made.get("format") != FORMAT:
         return "it was made by another version"
     if made.get("data") != wanted["data"]:
         return "its annotations or schema were others"
     # keys that an older version did not know stand at their defaults, which leave a training as it was
-    before = {**flat_settings(get_mdf_cfg()), **(made.get("settings") or {})}
-    return first_difference(before, wanted["settings"])
+    return first_difference({**defaults, **(made.get("settings") or {})}, wanted["settings"])
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
