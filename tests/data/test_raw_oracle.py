@@ -10,7 +10,7 @@ from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CLASS_SHIFTS, CohortSettings, vital_correlation
-from mdf_detectron.data.synthetic.oracle import posteriors
+from mdf_detectron.data.synthetic.oracle import Reading, posteriors
 from mdf_detectron.data.synthetic.raw.history import RawSettings
 from mdf_detectron.data.synthetic.raw.oracle import raw_oracle_predictions, read_as, read_settings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
@@ -62,6 +62,18 @@ def test_with_records_of_others_the_lift_is_gone(noisy):
     predictions = raw_oracle_predictions(prepared, tree, "train", True, exchange=0)
     exchanged = evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
     assert exchanged < ap50(prepared, tree, False) + 3 < ap50(prepared, tree, True) - 5
+
+
+def test_a_detector_that_doubts_the_look_loses_more_with_records_of_others_and_is_no_better_with_its_own(noisy):
+    prepared, tree = noisy
+
+    def scored(exchange, reading):
+        predictions = raw_oracle_predictions(prepared, tree, "train", True, exchange, reading)
+        return evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
+
+    right, doubting = Reading(), Reading(look_doubt=0.3, record_weight=2.0)
+    assert scored(None, doubting) < scored(None, right)
+    assert scored(None, doubting) - scored(0, doubting) > scored(None, right) - scored(0, right) + 3
 
 
 def test_chances_are_calibrated_against_what_readers_named(noisy):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,23 @@ from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
 
 TRUTH_FILE_NAME = "oracle_truth.json"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a detector weighs look and vitals: by default as the process that made them does, which is best.
+
+    Attributes:
+        look_doubt: P(a clear look | another class of the archetype) over P(the look | its own class), in [0, 1]; the
+            process has 0, and 1 ignores which class a look tells.
+        record_weight: power of the vitals' likelihood, at least 0; 1 is right, 0 ignores the vitals.
+    """
+
+    look_doubt: float = 0.0
+    record_weight: float = 1.0
+
+
+RIGHT_READING = Reading()
 
 
 def mahalanobis_distance(archetype: str, first: str, second: str, signal: float) -> float:
@@ -56,7 +74,7 @@ def ap_both(ambiguity: float, prior: float, distance: float) -> float:
 
 
 def posteriors(
-    appearances: dict[str, str], vitals: list[float] | None, signal: float
+    appearances: dict[str, str], vitals: list[float] | None, signal: float, reading: Reading = RIGHT_READING
 ) -> dict[str, dict[str | None, float]]:
     """P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
 
@@ -64,19 +82,21 @@ def posteriors(
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
         vitals: (6,) in SD units, NaN where one is missing, or None where all are missing or not to be used.
         signal: λ.
+        reading: the weights of look and vitals.
     """
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
     precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing ones are integrated out
     joint = {}
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
-        if any(look not in ("ambiguous", labels[a] or "none") for a, look in appearances.items()):
-            continue
         weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
+        weight *= math.prod(_look_likelihood(look, labels[a], reading) for a, look in appearances.items())
+        if not weight:
+            continue
         if observed.any():
             mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
             offset = (np.array(vitals, dtype=float) - mean)[observed]
-            weight *= math.exp(-0.5 * offset @ precision @ offset)
+            weight *= math.exp(-0.5 * reading.record_weight * offset @ precision @ offset)
         joint[label_a, label_b] = weight
     total = sum(joint.values())
     return {
@@ -87,6 +107,13 @@ def posteriors(
         }
         for position, archetype in enumerate("AB")
     }
+
+
+def _look_likelihood(look: str, label: str | None, reading: Reading) -> float:
+    """P(look | label), up to a factor that all labels share."""
+    if look in ("ambiguous", label or "none"):
+        return 1.0
+    return reading.look_doubt if label is not None and look != "none" else 0.0
 
 
 def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:
