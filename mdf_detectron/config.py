@@ -66,16 +66,12 @@ def _add_clinical(cfg: CfgNode) -> None:
     # "repeat" (the repeated linear map alone). The fusions that read the record itself (FiLM, CrossAttention)
     # have no branch, and read none of the branch's keys.
     c.BRANCH = "deconv"
-    # "deconv" only: in training its norms normalize by running statistics (batch renormalization, the same function at
-    # inference), and the pseudo-image starts as a repeated pattern; at least four images a process are needed. False:
-    # batch norm, as in the paper; with the few records of a batch the branch then hardly learns to carry them.
-    c.BATCH_RENORM = True
     # How the branch is computed, any of: "bfloat16" (the maps it gives are float32); "compile" (torch.compile of its
     # spatializer: faster steps after a first one that takes minutes; on a CPU it needs a C++ compiler) or "checkpoint"
     # (the spatializer's stages are recomputed in the backward pass instead of stored: less memory, more time).
     c.EXECUTION = []
     # Weight of an auxiliary loss, in training: every cell of the clinical maps predicts the classes in its image. Not
-    # read where there is no clinical branch. The detector's losses alone teach the branch "deconv" late.
+    # read where there is no clinical branch. The detector's losses alone teach the branch "deconv" late, or not at all.
     c.AUXILIARY_WEIGHT = 0.0
     # 1-D fusion: the encoded record is concatenated to each flattened RoI before the box head.
     c.FUSION_1D = False

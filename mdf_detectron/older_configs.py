@@ -9,7 +9,7 @@ import logging
 
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import fuses_1d
+from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import ConfigError
 
 EXECUTION_SWITCHES = {
@@ -22,13 +22,18 @@ EXECUTION_SWITCHES = {
 CHANNELS_LAST = ("MODEL.SPATIALIZER.CHANNELS_LAST", "MODEL.TIMM.CHANNELS_LAST")
 """Switches that are always on: only the memory format of maps depended on them."""
 
+BATCH_RENORM = "MODEL.CLINICAL.BATCH_RENORM"
+"""A switch of the branch "deconv", which now always trains with batch norm; at inference it is the same function."""
+
+_SWITCHES = (*EXECUTION_SWITCHES, *CHANNELS_LAST, BATCH_RENORM)
+
 _OLDER_HEAD, _HEAD = "FastRCNNConvFCHead", "ClinicalFastRCNNConvFCHead"
 """Name of the box head in configs from when the record's part was added from outside of it, and its name since."""
 
 
 def accept_older_keys(cfg: CfgNode) -> None:
     """Let keys of earlier versions be merged into ``cfg``."""
-    for key in (*EXECUTION_SWITCHES, *CHANNELS_LAST):
+    for key in _SWITCHES:
         node, name = _node_of(cfg, key)
         node[name] = None
 
@@ -41,7 +46,7 @@ def translate_older_keys(cfg: CfgNode) -> None:
     """
     logger = logging.getLogger(__name__)
     values = {}
-    for key in (*EXECUTION_SWITCHES, *CHANNELS_LAST):
+    for key in _SWITCHES:
         node, name = _node_of(cfg, key)
         values[key] = node.pop(name)
         if values[key] not in (None, True, False):
@@ -53,6 +58,8 @@ def translate_older_keys(cfg: CfgNode) -> None:
     for key in CHANNELS_LAST:
         if values[key] is False:
             logger.warning(f"{key} False has no effect: maps are always in channels_last memory format")
+    if values[BATCH_RENORM] and cfg.MODEL.CLINICAL.BRANCH == "deconv" and fuses_3d(cfg):
+        logger.warning(f"{BATCH_RENORM} True has no effect: the branch trains with batch norm; it infers as before")
     if fuses_1d(cfg) and cfg.MODEL.ROI_BOX_HEAD.NAME == _OLDER_HEAD:
         cfg.MODEL.ROI_BOX_HEAD.NAME = _HEAD
         logger.warning(f"MODEL.ROI_BOX_HEAD.NAME {_OLDER_HEAD} is {_HEAD} with MODEL.CLINICAL.FUSION_1D")

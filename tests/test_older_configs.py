@@ -10,14 +10,14 @@ from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
 from mdf_detectron.engine.defaults import find_config_file, load_config
 from mdf_detectron.engine.predictor import config_of
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.older_configs import CHANNELS_LAST, EXECUTION_SWITCHES
+from mdf_detectron.older_configs import BATCH_RENORM, CHANNELS_LAST, EXECUTION_SWITCHES
 
 
 def as_written_before(cfg, **switches):
     """The text of a whole config as a version with the old switches dumped it."""
     tree = yaml.safe_load(cfg.dump())
     del tree["MODEL"]["CLINICAL"]["EXECUTION"]
-    tree["MODEL"]["CLINICAL"] |= {"AUTOCAST": False, "COMPILE": False} | switches
+    tree["MODEL"]["CLINICAL"] |= {"AUTOCAST": False, "COMPILE": False, "BATCH_RENORM": True} | switches
     tree["MODEL"]["SPATIALIZER"] |= {"CHECKPOINT": False, "CHANNELS_LAST": True}
     tree["MODEL"]["TIMM"]["CHANNELS_LAST"] = True
     if tree["MODEL"]["ROI_BOX_HEAD"]["NAME"] == "ClinicalFastRCNNConvFCHead":
@@ -31,8 +31,13 @@ def test_a_whole_older_config_is_the_same_config(small_config, tmp_path, caplog)
     loaded = load_config(tmp_path / "config.yaml")
     assert yaml.safe_load(loaded.dump()) == yaml.safe_load(cfg.dump())
     assert [r.message for r in caplog.records if "MODEL." in r.message] == [
-        "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead is ClinicalFastRCNNConvFCHead with MODEL.CLINICAL.FUSION_1D"
+        f"{BATCH_RENORM} True has no effect: the branch trains with batch norm; it infers as before",
+        "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead is ClinicalFastRCNNConvFCHead with MODEL.CLINICAL.FUSION_1D",
     ]
+    caplog.clear()
+    for branch, value in (("compact", True), ("deconv", False)):
+        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", branch, BATCH_RENORM, value)
+    assert not caplog.records, "nothing changes for the other branches, nor where it was off"
 
 
 def test_without_1d_fusion_the_box_head_stays(small_config):

@@ -32,7 +32,7 @@ from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import markdown_table, write_json
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
-BESIDE = {"repeat", "deconv_renorm"}
+BESIDE = {"repeat"}
 """Variants that have no target and are measured too."""
 
 

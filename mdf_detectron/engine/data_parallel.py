@@ -27,11 +27,10 @@ def data_parallel(model: nn.Module) -> nn.Module:
 class AverageRunningStatistics(HookBase):
     """Give all processes the mean of their running statistics after each step.
 
-    These are the running means and variances of batch norm and batch renormalization, which each process moves by its
-    own images, and RetinaNet's number of positive anchors.  With one set of numbers all processes validate the same
-    model, batch renormalization normalizes alike everywhere, and the checkpoint, which the main process writes, holds
-    the state of all.  (The spread of the batches' means between processes is not in the variance, as each normalizes by
-    its own.)
+    These are the running means and variances of batch norm, which each process moves by its own images, and RetinaNet's
+    number of positive anchors.  With one set of numbers all processes validate the same model, and the checkpoint,
+    which the main process writes, holds the state of all.  (The spread of the batches' means between processes is not
+    in the variance, as each normalizes by its own.)
     """
 
     def before_train(self) -> None:

@@ -26,7 +26,6 @@ from mdf_detectron.data.loaders import (
     build_train_loader,
     check_num_classes,
     check_same_classes,
-    images_per_process,
     model_schema,
     records_of,
     train_clinical_records,
@@ -56,7 +55,6 @@ from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoard
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
-from mdf_detectron.modeling.clinical_branches import ClinicalBranch
 from mdf_detectron.modeling.pretrained import load_pretrained_trunks
 
 RESULTS_FILE_NAME = "results.json"
@@ -83,13 +81,6 @@ class MultimodalTrainer(DefaultTrainer):
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
         fit_clinical_statistics(cfg, self._trainer.model)
-        images = images_per_process(cfg)
-        branches = [m for m in self._trainer.model.modules() if isinstance(m, ClinicalBranch)]
-        if any(images < branch.least_images for branch in branches):
-            logging.getLogger(__name__).warning(
-                f"{images} image(s) a process are too few for MODEL.CLINICAL.BATCH_RENORM to pass gradients to the "
-                "record; use four or more (SOLVER.IMS_PER_BATCH), or set it False"
-            )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

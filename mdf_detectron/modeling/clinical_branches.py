@@ -44,11 +44,9 @@ class ClinicalBranch(nn.Module):
 
     Attributes:
         autocast: compute in bfloat16 where torch's autocast allows it; the maps come out as float32.
-        least_images: images a process that training needs for a gradient to reach the record.
     """
 
     autocast = False
-    least_images = 1
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """Records → maps.

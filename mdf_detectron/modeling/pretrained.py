@@ -14,7 +14,6 @@ from torch import nn
 
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.modeling.backbones import TimmTrunk, create_trunk
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
 
 FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train from scratch"
 
@@ -23,7 +22,6 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
     """Load the weights that ``MODEL.TIMM.WEIGHTS_FILE`` or ``PRETRAINED`` asks for into every timm trunk.
 
     Of an input of one channel the first convolution becomes its sum over the three, the same function of a gray image.
-    With batch renormalization the running statistics of the clinical trunk stay new: they are of other inputs.
 
     Returns:
         the number of trunks; 0 where nothing is asked for.
@@ -45,7 +43,7 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
         channels = trunk.options["in_chans"]
         if channels not in found:
             found[channels] = pretrained_weights(trunk, t.WEIGHTS_FILE)
-        _load(trunk, found[channels])
+        trunk.model.load_state_dict(found[channels])
     source = os.path.basename(t.WEIGHTS_FILE) or f"timm's '{t.NAME}'"
     logging.getLogger(__name__).info(f"Pretrained weights of {source} in {len(trunks)} trunk(s)")
     return len(trunks)
@@ -83,14 +81,3 @@ def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, to
             f"{source} lacks {len(random)} weight(s) of '{name}' ({', '.join(random[:3])} …): it is not of this model"
         )
     return loaded
-
-
-def _load(trunk: TimmTrunk, weights: dict[str, torch.Tensor]) -> None:
-    renormed = {name for name, module in trunk.model.named_modules() if isinstance(module, BatchRenorm2d)}
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    kept = {
-        name: value
-        for name, value in trunk.model.state_dict().items()
-        if name.rpartition(".")[0] in renormed and name.endswith(statistics)
-    }
-    trunk.model.load_state_dict({**weights, **kept})

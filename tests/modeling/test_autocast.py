@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 FAMILIES = {
     "image-only": ("synthetic_cxr/mask_rcnn.yaml",),
     "compact": ("synthetic_cxr/mdf_net.yaml",),
-    "deconv with batch renormalization": ("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "deconv"),
+    "deconv": ("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "deconv"),
     "cascade": ("mimic_eye/cascade_mdf_net.yaml",),
     "RetinaNet": ("mimic_eye/retinanet_mdf_net.yaml",),
 }

@@ -102,12 +102,11 @@ def test_pyramid_refusals(small_config):
 
 
 def test_eps_and_momentum_of_batch_norm(small_config):
-    opts = ["MODEL.TIMM.BATCH_NORM", [0.001, 0.01], "MODEL.CLINICAL.BATCH_RENORM"]
-    for renorm in (False, True):
-        backbone = build_model(small_config("synthetic_cxr/mdf_net.yaml", *opts, renorm)).backbone
-        for trunk in (backbone.image_backbone.trunk, backbone.clinical_branch.backbone.trunk):
-            norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-            assert norms and {(m.eps, m.momentum) for m in norms} == {(0.001, 0.01)}
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.TIMM.BATCH_NORM", [0.001, 0.01])
+    backbone = build_model(cfg).backbone
+    for trunk in (backbone.image_backbone.trunk, backbone.clinical_branch.backbone.trunk):
+        norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms and {(m.eps, m.momentum) for m in norms} == {(0.001, 0.01)}
     default = TimmTrunk(model_name="mobilenetv3_small_100", in_channels=1, strides=[16]).model.bn1
     assert (default.eps, default.momentum) == (1e-5, 0.1)
     TimmTrunk(model_name="convnext_atto", in_channels=1, strides=[16], batch_norm=[0.001, 0.01])  # it has none

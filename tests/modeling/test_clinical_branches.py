@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import build_model
+from timm.layers import BatchNormAct2d
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_branches import (
@@ -12,7 +13,6 @@ from mdf_detectron.modeling.clinical_branches import (
     CompactBranch,
     RepeatBranch,
 )
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d, BatchRenormAct2d
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 
 
@@ -81,7 +81,7 @@ def test_the_untrained_deconvolution_branch_carries_the_row(small_config):
     rows = torch.cat([columns, torch.randn(1, 55).expand(500, -1)], dim=1)
     linear = _explained_by_a_cell(branch, rows, columns)
     for module in branch.backbone.modules():
-        if isinstance(module, BatchRenormAct2d):
+        if isinstance(module, BatchNormAct2d):
             torch.nn.init.zeros_(module.bias)
     assert linear > 0.55 and _explained_by_a_cell(branch, rows, columns) < linear - 0.1
 
@@ -94,17 +94,6 @@ def _explained_by_a_cell(branch, rows, columns):
     weights = torch.linalg.lstsq(features[fit], columns[fit]).solution
     error = (features[held] @ weights - columns[held]).square().mean()
     return float(1 - error / columns[held].var())
-
-
-def test_batch_renorm_and_the_start_are_switches(small_config):
-    paper = build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BATCH_RENORM", False))
-    default = build_model(small_config("synthetic_cxr/mdf_net.yaml"))
-    for model, is_renormed in ((paper, False), (default, True)):
-        norms = [m for m in model.backbone.clinical_branch.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        assert norms and all(isinstance(norm, BatchRenorm2d) == is_renormed for norm in norms)
-        image_norms = [m for m in model.backbone.image_backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        assert image_norms and not any(isinstance(norm, BatchRenorm2d) for norm in image_norms)
-    assert paper.state_dict().keys() == default.state_dict().keys(), "checkpoints fit either"
 
 
 @pytest.mark.parametrize("name", ["mdf_net_fpn", "retinanet_mdf_net"])
@@ -137,15 +126,6 @@ def test_bfloat16_stays_near_float32(small_config, make_batch, fit_encoder):
 def test_unknown_branch(small_config):
     with pytest.raises(ConfigError, match="BRANCH is 'tiled'; use one of"):
         build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "tiled"))
-
-
-def test_a_branch_says_how_many_images_it_needs(small_config):
-    def branch(*opts):
-        return build_model(small_config("synthetic_cxr/msf_net_3d.yaml", *opts)).backbone.clinical_branch
-
-    assert branch().least_images == 4
-    assert branch("MODEL.CLINICAL.BATCH_RENORM", False).least_images == 1
-    assert branch("MODEL.CLINICAL.BRANCH", "compact").least_images == 1
 
 
 class ScaledTile(ClinicalBranch):

@@ -168,7 +168,7 @@ TARGETS = (
     Target("compact_inference", "compact MDF-Net, inference of one image", "image-only", 1.10,
            _compare(_variant("compact", **ONE_IMAGE), _variant("image_only", **ONE_IMAGE))),
     Target("deconv_inference", "deconv MDF-Net, inference of one image", "image-only", 1.60,
-           _compare(_variant("deconv_renorm", **ONE_IMAGE), _variant("image_only", **ONE_IMAGE))),
+           _compare(_variant("deconv", **ONE_IMAGE), _variant("image_only", **ONE_IMAGE))),
     Target("processes", "2 processes of 1 thread, group norm, images a second", "1 process of 1 thread", 1.70,
            _parallel, at_least=True),
     Target("cache_jpeg", "loader with decoded images, images a second", "decoding full-resolution JPEG", 20.0,

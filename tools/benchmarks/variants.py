@@ -32,8 +32,8 @@ _PAPER = ("MODEL.CLINICAL.EMBEDDING_DIM", 55, "MODEL.CLINICAL.AUXILIARY_WEIGHT",
 
 
 def _deconv(*opts: object, plain: bool = False) -> Variant:
-    """With the paper's batch norm, so that all compute the same, in training too, and the paper's encoded record."""
-    return Variant(_MDF, ("MODEL.CLINICAL.BATCH_RENORM", False, *_PAPER, *opts), plain)
+    """With the paper's encoded record and losses."""
+    return Variant(_MDF, (*_PAPER, *opts), plain)
 
 
 VARIANTS = {
@@ -44,7 +44,6 @@ VARIANTS = {
     "deconv_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["bfloat16"]),
     "deconv_compiled_bfloat16": _deconv("MODEL.CLINICAL.EXECUTION", ["compile", "bfloat16"]),
     "deconv_checkpoint": _deconv("MODEL.CLINICAL.EXECUTION", ["checkpoint"]),
-    "deconv_renorm": Variant(_MDF, _PAPER),
     "compact": Variant("mimic_eye/mdf_net.yaml"),
     "repeat": Variant(_MDF, ("MODEL.CLINICAL.BRANCH", "repeat")),
 }

@@ -23,11 +23,7 @@ from mdf_detectron.modeling.clinical_branches import (
     spatializer_options,
     start_near,
 )
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d, BatchRenormAct2d, with_batch_renorm
 from mdf_detectron.modeling.deconv_fast.spatializer import RECTIFIER_MARGIN, Spatializer
-
-LEAST_PERIOD = 8
-"""Pixels a side of the pattern that the paper's branch starts with; fewer could not hold the columns of a record."""
 
 
 @CLINICAL_BRANCH_REGISTRY.register()
@@ -35,13 +31,7 @@ class DeconvolutionBranch(ClinicalBranch):
     """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
 
     An untrained backbone scrambles a record beyond what the detector can read.  So it starts nearly linear: norms that
-    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.  With
-    batch renormalization the pseudo-image starts as a pattern that repeats with the backbone's finest stride (with 8
-    pixels at least), so that every cell reads the same; where the stages end at another size than the image's, the
-    cells differ.
-
-    Attributes:
-        least_images: four with batch renormalization, see there.
+    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.
 
     Args:
         spatializer: S = f_spa(Z^C).
@@ -54,22 +44,15 @@ class DeconvolutionBranch(ClinicalBranch):
         super().__init__()
         self.spatializer = spatializer
         self.backbone = backbone
-        self.least_images = 4 if any(isinstance(m, BatchRenorm2d) for m in self.modules()) else 1
         if start_linear:
             _start_linear(backbone)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
-        num_stages, renorm = cfg.MODEL.SPATIALIZER.NUM_STAGES, cfg.MODEL.CLINICAL.BATCH_RENORM
-        options = {**spatializer_options(cfg, in_dim), "num_stages": num_stages}
-        if renorm:
-            finest = min(shape.stride for shape in features.values())
-            pattern_stages = max(finest, LEAST_PERIOD).bit_length() - 1
-            options |= {"norm": "BRN", "num_uniform": max(0, num_stages - pattern_stages)}
-        backbone = build_image_backbone(_trained_from_scratch(cfg), image_shape)
+        options = {**spatializer_options(cfg, in_dim), "num_stages": cfg.MODEL.SPATIALIZER.NUM_STAGES}
         return {
             "spatializer": Spatializer(out_channels=image_shape.channels, **options),
-            "backbone": with_batch_renorm(backbone) if renorm else backbone,
+            "backbone": build_image_backbone(_trained_from_scratch(cfg), image_shape),
             "start_linear": not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
         }
 
@@ -100,7 +83,7 @@ def _start_linear(backbone: nn.Module) -> None:
     from timm.layers import BatchNormAct2d  # slow to import
 
     for module in backbone.modules():
-        if isinstance(module, (BatchNormAct2d, BatchRenormAct2d)) and not isinstance(module.act, nn.Identity):
+        if isinstance(module, BatchNormAct2d) and not isinstance(module.act, nn.Identity):
             nn.init.constant_(module.bias, RECTIFIER_MARGIN)
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mdf_detectron.modeling.deconv_fast.batch_renorm import BatchRenorm2d
 from mdf_detectron.modeling.deconv_fast.channel_moments import channel_moments, deconvolution_moments
 from mdf_detectron.modeling.deconv_fast.deconvolution import Deconvolution2x2, deconvolve, deconvolve_and_convolve
 
@@ -25,7 +24,7 @@ FEW_CHANNELS = 4
 """Up to so many channels out, the last stage is computed without its large map."""
 
 
-NORMS = {"BN": nn.BatchNorm2d, "BRN": BatchRenorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
+NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
 
 
 class SpatializerStage(nn.Sequential):
@@ -35,8 +34,8 @@ class SpatializerStage(nn.Sequential):
     input's, see ``channel_moments``), and in evaluation the second into the convolution.
 
     Args:
-        norm: "BN", batch norm as in the paper, "BRN", batch renormalization (another training of the same function), or
-            "GN", group norm with one group: each record by itself, whatever the others of the batch are.
+        norm: "BN", batch norm as in the paper, or "GN", group norm with one group: each record by itself, whatever the
+            others of the batch are.
         last: end without ReLU.
     """
 
@@ -79,8 +78,6 @@ class SpatializerStage(nn.Sequential):
         with torch.autocast(x.device.type, enabled=False):
             mean, variance = deconvolution_moments(deconvolution.weight, deconvolution.bias, *channel_moments(x))
         count = 4 * x.numel() // x.shape[1]
-        if isinstance(norm, BatchRenorm2d):
-            return norm.affine_of(mean, variance, count)
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
@@ -102,7 +99,7 @@ class Spatializer(nn.Module):
         out_channels: C; the last stage ends without ReLU, so that S is centered like a normalized image.
         num_stages: e ≥ 1; the stages reach 2^e pixels a side (paper: 9 → 512).
         channels: channels between the stages.
-        norm: "BN", "BRN" or "GN", see :class:`SpatializerStage`.
+        norm: "BN" or "GN", see :class:`SpatializerStage`.
         num_uniform: so many stages, from the first, start as a repetition over the map, see :func:`_start_uniform`:
             the record then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
         use_checkpoint: recompute the stages in the backward pass.

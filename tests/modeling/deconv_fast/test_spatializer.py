@@ -47,7 +47,7 @@ def test_memory_format_of_the_maps(channels_last):
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("norm", ["BN", "BRN", "GN"])
+@pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_few_columns_get_through(columns, norm):
     torch.manual_seed(0)
     module = Spatializer(in_dim=columns, out_channels=1, num_stages=5, channels=16, norm=norm)
@@ -63,10 +63,9 @@ def test_parameters_are_those_of_the_paper():
     assert sum(p.numel() for p in module.parameters()) == 447_369
 
 
-@pytest.mark.parametrize("norm", ["BN", "BRN"])
-def test_recomputing_the_stages_changes_nothing(norm):
+def test_recomputing_the_stages_changes_nothing():
     torch.manual_seed(0)
-    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8, norm=norm)
+    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8)
     stored(torch.randn(7, 5), (8, 8))  # statistics other than the next batch's
     recomputed = copy.deepcopy(stored)
     recomputed.use_checkpoint = True
@@ -79,7 +78,7 @@ def test_recomputing_the_stages_changes_nothing(norm):
         torch.testing.assert_close(a, b, msg=f"{name}: the statistics moved twice")
 
 
-@pytest.mark.parametrize(("norm", "uniform"), [("BN", 0), ("BRN", 0), ("GN", 7)])
+@pytest.mark.parametrize(("norm", "uniform"), [("BN", 0), ("GN", 7)])
 def test_the_row_is_most_of_what_an_untrained_map_shows(norm, uniform):
     """The spread between rows against the whole spread of S, behind nine stages."""
     torch.manual_seed(0)
@@ -95,7 +94,7 @@ def test_the_row_is_most_of_what_an_untrained_map_shows(norm, uniform):
 
 def test_a_pattern_that_repeats():
     torch.manual_seed(0)
-    module = Spatializer(in_dim=9, out_channels=1, num_stages=6, channels=16, norm="BRN", num_uniform=3)
+    module = Spatializer(in_dim=9, out_channels=1, num_stages=6, channels=16, norm="GN", num_uniform=3)
     with torch.no_grad():
         out = module(torch.randn(32, 9), (64, 64))[:, :, 8:-8, 8:-8]  # the borders are padded with zeros
     torch.testing.assert_close(out[..., 8:, :], out[..., :-8, :])
@@ -121,11 +120,10 @@ def test_other_sizes_are_resized_and_bad_arguments_refused():
         Spatializer(in_dim=5, out_channels=1, num_stages=0)
 
 
-@pytest.mark.parametrize("norm", ["BN", "BRN"])
-def test_recomputation_knows_its_own_statistics(norm):
+def test_recomputation_knows_its_own_statistics():
     """Another forward between a forward and its backward, and two backward passes of one forward."""
     torch.manual_seed(0)
-    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8, norm=norm)
+    stored = Spatializer(in_dim=5, out_channels=1, num_stages=3, channels=8)
     recomputed = copy.deepcopy(stored)
     recomputed.use_checkpoint = True
     gradients, first, second = [], torch.randn(4, 5), torch.randn(4, 5) * 3
@@ -143,9 +141,9 @@ def test_recomputation_knows_its_own_statistics(norm):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_equal_rows_in_the_first_batch_do_no_lasting_harm(count):
-    """All the same, or all missing: the uniform stages then see no variance at all."""
+    """All the same, or all missing: batch norm then sees no variance between them at all."""
     torch.manual_seed(0)
-    module = Spatializer(in_dim=9, out_channels=1, num_stages=7, channels=16, norm="BRN", num_uniform=3)
+    module = Spatializer(in_dim=9, out_channels=1, num_stages=7, channels=16)
     out = module(torch.randn(1, 9).expand(count, -1), (128, 128))
     (out * torch.randn_like(out)).sum().backward()
     assert all(p.grad.abs().max() < 1e5 for p in module.parameters())
@@ -157,11 +155,11 @@ def test_equal_rows_in_the_first_batch_do_no_lasting_harm(count):
     assert 1.0 < rows.grad.norm() < 1e4
 
 
-@pytest.mark.parametrize(("norm", "low"), [("BN", False), ("BRN", False), ("BRN", True)])
-def test_compiled_it_computes_the_same(norm, low):
+@pytest.mark.parametrize("low", [False, True])
+def test_compiled_it_computes_the_same(low):
     """As the one graph that inductor gets, without a C++ compiler."""
     torch.manual_seed(0)
-    eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8, norm=norm)
+    eager = Spatializer(in_dim=8, out_channels=1, num_stages=3, channels=8)
     compiled = copy.deepcopy(eager)
     compiled.compile(backend="aot_eager", fullgraph=True)
     for training in (True, False):
