@@ -54,7 +54,7 @@ def test_what_reads_the_row_learns_faster(opts, part, small_config):
     model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))
     read = {name for name, factor in lr_factors(cfg, model).items() if factor > 1}
     expected = {n for n, _ in model.named_parameters() if n.startswith("backbone.clinical_encoder.")}
-    expected |= {n for n, _ in model.named_parameters() if n.startswith(part)}
+    expected |= {n for n, _ in model.named_parameters() if n.startswith((part, "findings_from_record."))}
     assert read >= {n for n in expected if "hidden.weight" not in n} and read <= expected
 
 

@@ -57,4 +57,5 @@ def test_joins_the_losses_of_training_and_leaves_predictions(
 def test_models_without_a_clinical_branch_have_none(small_config):
     for name in ("synthetic_cxr/mask_rcnn.yaml", "synthetic_cxr/msf_net_1d.yaml"):
         assert build_model(small_config(name, *WEIGHT)).findings_from_record is None
-    assert build_model(small_config("synthetic_cxr/mdf_net.yaml")).findings_from_record is None
+    off = ["MODEL.CLINICAL.AUXILIARY_WEIGHT", 0.0]
+    assert build_model(small_config("synthetic_cxr/mdf_net.yaml", *off)).findings_from_record is None

@@ -26,7 +26,8 @@ def test_losses_gradients_and_inference(name, small_config, make_batch, fit_enco
     model = fit_encoder(build_model(cfg)).train()
     batch = make_batch(cfg)
     losses = model(batch)
-    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    auxiliary = {"loss_findings_from_record"} if cfg.MODEL.CLINICAL.FUSION_3D else set()
+    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"} | auxiliary
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -131,7 +132,7 @@ def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, 
     alone = build_model(small_config("synthetic_cxr/mask_rcnn.yaml", *opts))
     incompatible = alone.load_state_dict(state, strict=False)
     assert not incompatible.missing_keys
-    clinical = ("backbone.clinical_", "roi_heads.box_head.fc1.clinical.")
+    clinical = ("backbone.clinical_", "roi_heads.box_head.fc1.clinical.", "findings_from_record.")
     assert all(key.startswith(clinical) for key in incompatible.unexpected_keys)
 
     with torch.no_grad():

@@ -42,7 +42,7 @@ def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, even
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = fit_encoder(build_model(cfg)).train()
     losses = model(make_batch(cfg))
-    assert len(losses) == 2 + 3 * 2 + 1
+    assert len(losses) == 2 + 3 * 2 + 1 + 1, "of proposals, of three stages, of masks, and the auxiliary one"
     sum(losses.values()).backward()
     assert all(h.fc1.clinical.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
 
