@@ -175,7 +175,8 @@ def test_mean_losses_change_nothing_and_repeat(tiny_config):
     assert all(p.grad is None for p in model.parameters())
     names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
     weighted = model.loss_weighting({n: torch.tensor(first[f"raw/{n}"]) for n in names})
-    assert first["total_loss"] == pytest.approx(sum(v.item() for v in weighted.values()), rel=1e-4)
+    expected = sum(v.item() for v in weighted.values()) + first["loss_findings_from_record"]  # which none weights
+    assert first["total_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_losses_on_held_out_data_take_a_process_share_of_a_batch(tiny_config, monkeypatch):
