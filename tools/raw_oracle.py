@@ -13,6 +13,7 @@ may lose more where it doubts what it sees or overrates the record; --readings s
 from __future__ import annotations
 
 import argparse
+import itertools
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--exchanges", type=int, default=3, help="of the records between patients (default: 3)")
     parser.add_argument("--readings", action="store_true", help="also oracles that weigh look and record wrongly")
     args = parser.parse_args(argv)
+    if args.exchanges < (1 if args.readings else 0):
+        parser.error(f"--exchanges is {args.exchanges}; use 0 or more, with --readings 1 or more")
 
     def ap50(use_record: bool, exchange: int | None = None, reading: Reading = RIGHT_READING) -> float:
         predictions = raw_oracle_predictions(args.prepared, args.raw, args.split, use_record, exchange, reading)
@@ -51,14 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"  with the record                 {ap50(True):5.1f}")
     if args.exchanges:
         print(f"  with records of other patients  {exchanged():5.1f}  (mean of {args.exchanges} exchanges)")
-    if args.exchanges and args.readings:
-        readings = [Reading(doubt, weight) for doubt in DOUBTS for weight in WEIGHTS]
+    if args.readings:
         rows = []
-        for reading in tqdm(readings, unit="reading"):
+        for doubt, weight in tqdm(list(itertools.product(DOUBTS, WEIGHTS)), unit="reading"):
+            reading = Reading(doubt, weight)
             own, others = ap50(True, reading=reading), exchanged(reading)
-            rows.append(
-                (reading.look_doubt, reading.record_weight, f"{own:.1f}", f"{others:.1f}", f"{own - others:.1f}")
-            )
+            rows.append((doubt, weight, f"{own:.1f}", f"{others:.1f}", f"{own - others:.1f}"))
         print(markdown_table(("look doubted", "record's weight", "own record", "another's", "lost"), rows))
 
 

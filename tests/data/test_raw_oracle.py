@@ -40,8 +40,8 @@ def noisy(make):
     return make(800, 1.0, signal=1.0)
 
 
-def ap50(prepared, tree, use_record):
-    predictions = raw_oracle_predictions(prepared, tree, "train", use_record)
+def ap50(prepared, tree, use_record, **options):
+    predictions = raw_oracle_predictions(prepared, tree, "train", use_record, **options)
     return evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
 
 
@@ -58,22 +58,16 @@ def test_the_record_lifts_the_ceiling_and_a_useless_one_does_not(noisy, make):
 
 
 def test_with_records_of_others_the_lift_is_gone(noisy):
-    prepared, tree = noisy
-    predictions = raw_oracle_predictions(prepared, tree, "train", True, exchange=0)
-    exchanged = evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
-    assert exchanged < ap50(prepared, tree, False) + 3 < ap50(prepared, tree, True) - 5
+    assert ap50(*noisy, True, exchange=0) < ap50(*noisy, False) + 3 < ap50(*noisy, True) - 5
 
 
 def test_a_detector_that_doubts_the_look_loses_more_with_records_of_others_and_is_no_better_with_its_own(noisy):
-    prepared, tree = noisy
-
-    def scored(exchange, reading):
-        predictions = raw_oracle_predictions(prepared, tree, "train", True, exchange, reading)
-        return evaluate_coco(prepared / "annotations" / "train.json", predictions)["bbox"]["AP50"]
-
-    right, doubting = Reading(), Reading(look_doubt=0.3, record_weight=2.0)
-    assert scored(None, doubting) < scored(None, right)
-    assert scored(None, doubting) - scored(0, doubting) > scored(None, right) - scored(0, right) + 3
+    right, doubting = (
+        [ap50(*noisy, True, exchange=exchange, reading=reading) for exchange in (None, 0)]
+        for reading in (Reading(), Reading(look_doubt=0.3, record_weight=2.0))
+    )
+    assert doubting[0] < right[0]
+    assert doubting[0] - doubting[1] > right[0] - right[1] + 3
 
 
 def test_chances_are_calibrated_against_what_readers_named(noisy):

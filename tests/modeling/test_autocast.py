@@ -7,8 +7,8 @@ from detectron2.modeling import build_model
 
 FAMILIES = {
     "image-only": ("synthetic_cxr/mask_rcnn.yaml",),
-    "compact": ("synthetic_cxr/mdf_net.yaml",),
-    "deconv": ("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "deconv"),
+    "compact": ("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", "compact"),
+    "deconv": ("synthetic_cxr/mdf_net.yaml",),
     "cascade": ("mimic_eye/cascade_mdf_net.yaml",),
     "RetinaNet": ("mimic_eye/retinanet_mdf_net.yaml",),
 }

@@ -1,1 +1,1 @@
-"""The paper's clinical branch made fast: a spatializer whose operators, norms and memory use are its own."""
+"""The paper's clinical branch made fast: a spatializer whose operators and memory use are its own."""

@@ -1,6 +1,6 @@
 """The paper's clinical branch: a deconvolved pseudo-image, read by a backbone of its own (equations 1 and 2).
 
-Whatever makes it fast or trainable (its operators, norms and start) is in this folder; a model sees this class only.
+Whatever makes it fast or trainable (its operators and start) is in this folder; a model sees this class only.
 
 Shape letters: as in ``clinical_branches.py``.
 """

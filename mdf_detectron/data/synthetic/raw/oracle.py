@@ -9,6 +9,7 @@ edges, which nothing can foresee and which therefore lowers the ceiling.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def read_settings(raw: str | Path) -> RawSettings:
     return RawSettings(CohortSettings(**arguments.pop("cohort")), **arguments)
 
 
-def raw_scenes(settings: RawSettings) -> dict[str, Radiograph]:
-    """Draw again what every read image shows, by its dicom_id."""
+@lru_cache(maxsize=1)
+def raw_scenes(settings: RawSettings) -> Mapping[str, Radiograph]:
+    """Draw again what every read image shows, by its dicom_id; once for all predictions on a tree."""
     radiographs = make_history(settings).radiographs
     return {
         radiographs["dicom_id"].iloc[row]: make_scene(settings, radiographs.iloc[row], int(row))
