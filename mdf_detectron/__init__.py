@@ -15,7 +15,7 @@ from mdf_detectron.threads import wait_briefly
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
-_HOME = {"Predictor": "mdf_detectron.engine.predictor", "add_mdf_config": "mdf_detectron.config"}
+_HOME = {"Predictor": "mdf_detectron.inference.predictor", "add_mdf_config": "mdf_detectron.config"}
 
 wait_briefly()
 if find_spec("detectron2") is not None:

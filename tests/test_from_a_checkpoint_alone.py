@@ -21,7 +21,7 @@ README = Path(__file__).parents[1] / "README.md"
 PROGRAM = """
 import json, shlex, sys, threading, time, urllib.request
 from mdf_detectron import cli
-from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.inference.predictor import Predictor
 code, lines, port = json.load(sys.stdin)
 exec(code)
 for line in lines:

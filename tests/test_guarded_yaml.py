@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mdf_detectron.engine.config_file import read_config_file
+from mdf_detectron.config_file import read_config_file
 from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.fileio import read_yaml
 

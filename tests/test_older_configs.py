@@ -5,11 +5,11 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.checkpoint.contents import DIGEST_KEY
 from mdf_detectron.engine.defaults import find_config_file, load_config
-from mdf_detectron.engine.predictor import config_of
 from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.inference.predictor import config_of
 from mdf_detectron.older_configs import BATCH_RENORM, CHANNELS_LAST, EXECUTION_SWITCHES
 
 

@@ -25,18 +25,18 @@ import torch
 from benchmarks.timing import Ratio, ratio, time_side_by_side
 from detectron2.modeling import build_model
 
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
+from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.cli import run_main
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
-from mdf_detectron.engine.checkpoint_contents import training_contents
 from mdf_detectron.engine.defaults import load_config
-from mdf_detectron.engine.export import ExportedModel, export_model
-from mdf_detectron.engine.prediction_run import Study, run_predictions
-from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.export.export import ExportedModel, export_model
 from mdf_detectron.fileio import markdown_table, write_json
+from mdf_detectron.inference.folders import Study, run_predictions
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
 DATASET = "benchmark_cxr"

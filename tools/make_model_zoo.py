@@ -21,18 +21,18 @@ from pathlib import Path
 
 import yaml
 
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.contents import CONTENTS_KEY
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.cli import run_main
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
-from mdf_detectron.engine.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
 from mdf_detectron.errors import ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
 from mdf_detectron.fileio import markdown_table, replace_marked, write_text
+from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]

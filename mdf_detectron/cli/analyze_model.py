@@ -11,8 +11,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from mdf_detectron.engine.complexity import analyze, complexity_table
 from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.modeling.complexity import analyze, complexity_table
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.engine.checkpoint import for_dual_backbone, read_zoo_weights, save_checkpoint_file
+from mdf_detectron.checkpoint.checkpointer import for_dual_backbone, read_zoo_weights, save_checkpoint_file
 from mdf_detectron.errors import CheckpointError
 
 

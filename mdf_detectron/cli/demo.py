@@ -19,12 +19,12 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.data.synthetic.raw.history import RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.engine.defaults import load_config
-from mdf_detectron.engine.inference import evaluate_with_shuffled_rows, load_model
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import read_json, write_json
+from mdf_detectron.inference.evaluation import evaluate_with_shuffled_rows, load_model
 from mdf_detectron.report.demo import draw_ap_bars, draw_images, draw_loss_curves, write_demo_report
 
 MODELS = {"mask_rcnn": "mask_rcnn", "mdf_net": "mdf_net_compact"}

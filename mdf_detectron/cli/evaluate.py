@@ -132,7 +132,7 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
     Raises:
         CheckpointError: a model of other classes, or one without thresholds and calibration.
     """
-    from mdf_detectron.engine.predictor import read_checkpoint  # predictions of any tool are scored without a model
+    from mdf_detectron.inference.predictor import read_checkpoint  # predictions of any tool are scored without a model
 
     contents = read_checkpoint(weights)[1]
     if set(contents["class_names"]) != set(ground_truth.class_names):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.engine.export import export_model, kind_of
-from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.export.export import export_model, kind_of
+from mdf_detectron.inference.predictor import Predictor
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.engine.config_proposal import config_text, propose_config, read_folder
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import write_text
+from mdf_detectron.model_zoo.config_proposal import config_text, propose_config, read_folder
 
 BASELINE = """# The baseline: the same model without the clinical record.
 _BASE_: mdf_net.yaml

@@ -20,10 +20,10 @@ from typing import Any
 
 from mdf_detectron.data.dicom import is_dicom
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of, parse_pairs
-from mdf_detectron.engine.prediction_run import FORMATS, RunResult, Study, first_error, run_predictions
-from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files
+from mdf_detectron.inference.folders import FORMATS, RunResult, Study, first_error, run_predictions
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.locks import FolderLock
 from mdf_detectron.serving.structured_report import write_structured_report
 

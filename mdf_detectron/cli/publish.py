@@ -17,12 +17,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.checkpoint.contents import DIGEST_KEY
 from mdf_detectron.data.catalog import register_all, register_prepared_folder
-from mdf_detectron.engine.build import build_model
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY
-from mdf_detectron.engine.predictor import config_as_saved, config_of
-from mdf_detectron.engine.publishing import (
+from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.fileio import write_figure, write_text
+from mdf_detectron.inference.predictor import config_as_saved, config_of
+from mdf_detectron.model_zoo.publishing import (
     calibration,
     evaluate_on_test,
     operating_point,
@@ -31,9 +33,7 @@ from mdf_detectron.engine.publishing import (
     stored_results,
     write_published,
 )
-from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.evaluation.froc import CRITERIA
-from mdf_detectron.fileio import write_figure, write_text
+from mdf_detectron.modeling.build import build_model
 from mdf_detectron.report.calibration import reliability_diagram
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX, model_card
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import serve
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.data.study_records import parse_pairs
-from mdf_detectron.engine.contributions import METHODS, NUM_BACKGROUND, NUM_PERMUTATIONS, contributions
-from mdf_detectron.engine.findings import DetectedFinding
-from mdf_detectron.engine.predictor import Predictor, PreparedStudy
-from mdf_detectron.engine.what_if import DISCLAIMER, changed_record, match_findings, sweep
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import markdown_table, write_figure, write_json
+from mdf_detectron.inference.contributions import METHODS, NUM_BACKGROUND, NUM_PERMUTATIONS, contributions
+from mdf_detectron.inference.findings import DetectedFinding
+from mdf_detectron.inference.predictor import Predictor, PreparedStudy
+from mdf_detectron.inference.what_if import DISCLAIMER, changed_record, match_findings, sweep
 from mdf_detectron.report.what_if import contribution_chart, sweep_chart
 
 

@@ -1,4 +1,4 @@
-"""Training, inference and checkpoints; everything here needs detectron2."""
+"""Training; everything here needs detectron2."""
 
 from mdf_detectron.dependencies import require_detectron2
 

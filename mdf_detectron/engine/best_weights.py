@@ -11,7 +11,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
 
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 
 
 @contextmanager

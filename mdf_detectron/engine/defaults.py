@@ -14,8 +14,8 @@ from detectron2.engine import default_argument_parser, default_setup
 
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
+from mdf_detectron.config_file import read_config_file
 from mdf_detectron.data.catalog import dataset_schema, register_all
-from mdf_detectron.engine.config_file import read_config_file
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory

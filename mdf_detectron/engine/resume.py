@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, TRAINING_DIGEST_KEY
-from mdf_detectron.engine.predictor import config_as_saved
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.contents import CONTENTS_KEY, TRAINING_DIGEST_KEY
 from mdf_detectron.engine.run_folder import FINAL_CHECKPOINT, checkpoint_to_resume
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import shorten_path
+from mdf_detectron.inference.predictor import config_as_saved
 
 FREE_KEYS = (
     "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "DETERMINISTIC", "MODEL.WEIGHTS", "MODEL.DEVICE",
@@ -62,7 +62,7 @@ def check_resumable(data: Mapping[str, Any], path: Path, trainer: Any) -> None:
     """Refuse a checkpoint that a trainer cannot go on from as if it had never stopped.
 
     Args:
-        data: of :func:`~mdf_detectron.engine.checkpoint.load_checkpoint_file`.
+        data: of :func:`~mdf_detectron.checkpoint.checkpointer.load_checkpoint_file`.
         trainer: built from the config that is resumed with; its checkpointer knows the training data.
 
     Raises:

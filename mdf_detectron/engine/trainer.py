@@ -18,6 +18,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
+from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.catalog import check_images, check_masks, check_not_empty
 from mdf_detectron.data.loaders import (
@@ -32,9 +34,6 @@ from mdf_detectron.data.loaders import (
     train_part,
 )
 from mdf_detectron.engine.best_weights import weights_of
-from mdf_detectron.engine.build import build_model
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
-from mdf_detectron.engine.checkpoint_contents import training_contents
 from mdf_detectron.engine.data_parallel import AverageRunningStatistics, data_parallel
 from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
@@ -55,6 +54,7 @@ from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoard
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
+from mdf_detectron.modeling.build import build_model
 from mdf_detectron.modeling.pretrained import load_pretrained_trunks
 
 RESULTS_FILE_NAME = "results.json"

@@ -47,7 +47,7 @@ def stored_choices(
 
     Args:
         found: by the criterion that they were chosen with.
-        operating_point, calibration: of the checkpoint, see :mod:`~mdf_detectron.engine.publishing`.
+        operating_point, calibration: of the checkpoint, see :mod:`~mdf_detectron.model_zoo.publishing`.
 
     Returns:
         ``{"operating_point": {"source", "classes": {name: {"threshold", "boxes", "chosen", "here"}}}, "calibration":

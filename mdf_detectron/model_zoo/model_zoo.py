@@ -6,10 +6,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from mdf_detectron.engine.build import build_model
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.engine.defaults import find_config_file, load_config
-from mdf_detectron.engine.zoo_weights import get_checkpoint
+from mdf_detectron.model_zoo.zoo_weights import get_checkpoint
+from mdf_detectron.modeling.build import build_model
 
 
 def get_config_file(config_path: str) -> str:

@@ -31,7 +31,7 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
     """Draw accuracy against confidence, before and after temperature scaling, and the number of detections.
 
     Args:
-        calibration: of :func:`~mdf_detectron.engine.publishing.calibration`.
+        calibration: of :func:`~mdf_detectron.model_zoo.publishing.calibration`.
     """
     names = {"before": "scores", "after": f"after temperature {calibration['temperature']:.2f}"}
     lines = [

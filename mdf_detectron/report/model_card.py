@@ -29,7 +29,7 @@ def model_card(
         name: of the model's file, without ending.
         contents: of the published checkpoint.
         sha256: its digest.
-        evaluation: of :func:`~mdf_detectron.engine.publishing.evaluate_on_test`, or None.
+        evaluation: of :func:`~mdf_detectron.model_zoo.publishing.evaluate_on_test`, or None.
         half: whether its weights have 16 bits.
     """
     software = ", ".join(f"{library} {version}" for library, version in contents["software"].items())

@@ -15,10 +15,10 @@ from typing import Any
 
 from mdf_detectron.data.readers import read_size
 from mdf_detectron.data.schema import ClinicalColumn
-from mdf_detectron.engine.predictor import Predictor, PreparedStudy
-from mdf_detectron.engine.what_if import DISCLAIMER, match_findings
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import shorten_path
+from mdf_detectron.inference.predictor import Predictor, PreparedStudy
+from mdf_detectron.inference.what_if import DISCLAIMER, match_findings
 from mdf_detectron.serving import study_view
 
 UNKNOWN = "not known"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import mdf_detectron
 from mdf_detectron.data.dicom import is_dicom
-from mdf_detectron.engine.findings import DetectedFinding, StudyFindings
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import atomic_path
+from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 
 SCHEME = "99MDF"
 """Private coding scheme: the classes of a model are named by its data set, not by a standard."""

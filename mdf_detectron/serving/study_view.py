@@ -10,8 +10,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from mdf_detectron.engine.findings import DetectedFinding, StudyFindings
-from mdf_detectron.engine.what_if import MatchedFinding
+from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
+from mdf_detectron.inference.what_if import MatchedFinding
 from mdf_detectron.report.images import COLORS
 
 LONGEST_SIDE = 1024

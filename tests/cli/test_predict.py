@@ -9,12 +9,12 @@ import pytest
 from dicom_files import radiograph, save
 from PIL import Image
 
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, load_checkpoint_file
 from mdf_detectron.cli import publish, train
 from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, load_checkpoint_file
 from mdf_detectron.errors import DatasetError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import annotation_file

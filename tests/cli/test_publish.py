@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.cli import evaluate
 from mdf_detectron.cli.publish import main
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
-from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
+from mdf_detectron.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

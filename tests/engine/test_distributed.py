@@ -14,8 +14,8 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"

@@ -9,8 +9,8 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
 

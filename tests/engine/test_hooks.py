@@ -7,9 +7,9 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 
+from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_loader, train_part
-from mdf_detectron.engine.checkpoint import load_checkpoint_file
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.engine.hooks.validation import ValidationHistory
 from mdf_detectron.engine.trainer import MultimodalTrainer, fit_clinical_statistics

@@ -9,8 +9,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
 

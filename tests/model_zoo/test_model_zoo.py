@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_model
 
 from mdf_detectron import model_zoo
-from mdf_detectron.engine import zoo_weights as module
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.model_zoo import zoo_weights as module
 
 NAME = "synthetic_cxr/msf_net_1d.yaml"
 

@@ -13,9 +13,9 @@ from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.data.synthetic import prepare
 from mdf_detectron.data.synthetic.cohort import CohortSettings, make_cohort
-from mdf_detectron.engine.inference import evaluate_records
-from mdf_detectron.engine.zoo_weights import ZOO_FOLDER, find_weights, read_zoo
 from mdf_detectron.errors import CheckpointError
+from mdf_detectron.inference.evaluation import evaluate_records
+from mdf_detectron.model_zoo.zoo_weights import ZOO_FOLDER, find_weights, read_zoo
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "synthetic_cxr/mdf_net_compact"

@@ -8,7 +8,7 @@ import pytest
 from dicom_files import radiograph, save
 from PIL import Image
 
-from mdf_detectron.engine.predictor import Predictor
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import MAX_UPLOAD_MEGABYTES, StudyPage, serve
 from mdf_detectron.serving.study_view import views
 

@@ -12,9 +12,9 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from mdf_detectron.cli.predict import main
-from mdf_detectron.engine.prediction_run import Study, run_predictions
-from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import UserError
+from mdf_detectron.inference.folders import Study, run_predictions
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.structured_report import write_structured_report
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra sr)")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from mdf_detectron.engine.checkpoint import save_checkpoint_file
+from mdf_detectron.checkpoint.checkpointer import save_checkpoint_file
 from mdf_detectron.fileio import write_text
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records, remove_records
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer
-from mdf_detectron.engine.inference import evaluate_records
 from mdf_detectron.engine.trainer import fit_clinical_statistics
+from mdf_detectron.inference.evaluation import evaluate_records
 
 OPTIONS = ["MODEL.CLINICAL.NUMERIC", "['age', 'temperature']", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
            "INPUT.IMAGE_SIZE", "64", "MODEL.SPATIALIZER.NUM_STAGES", "6", "MODEL.DEVICE", "cpu",

@@ -22,17 +22,17 @@ from fuzzing.boundary import Boundary, expect
 from fuzzing.images import dicom_files, png_bomb, raster_files
 from fuzzing.mutations import flip_bit, mutate_bytes, mutate_data, odd_value
 from fuzzing.texts import SCHEMA, no_files, put
-from mdf_detectron.engine.checkpoint import (
+from mdf_detectron.checkpoint.checkpointer import (
     CONFIG_KEY,
     MultimodalCheckpointer,
     for_dual_backbone,
     load_checkpoint_file,
     read_zoo_weights,
 )
-from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, FORMAT, column_statistics, digest
+from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, FORMAT, column_statistics, digest
 from mdf_detectron.engine.defaults import CONFIGS, load_config
-from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import UNKNOWN, StudyPage
 
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.CLINICAL.CATEGORICAL",

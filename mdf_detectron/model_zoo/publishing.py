@@ -14,12 +14,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
 
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, SCHEMA_KEY, load_checkpoint_file, save_checkpoint_file
+from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, SCHEMA_KEY, load_checkpoint_file, save_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
-from mdf_detectron.engine.inference import evaluate_records
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
 from mdf_detectron.evaluation.calibration import reliability_dict
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
@@ -35,6 +34,7 @@ from mdf_detectron.evaluation.operating_point import (
 )
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 from mdf_detectron.guarded_yaml import parse_yaml
+from mdf_detectron.inference.evaluation import evaluate_records
 
 OWN = "model"
 """Name of the model in its own evaluation."""

@@ -12,11 +12,11 @@ from torch import nn
 
 from mdf_detectron.cli.export_model import main
 from mdf_detectron.data.random_inputs import random_batch
-from mdf_detectron.engine.export import DESCRIPTION, ExportedModel, export_model
-from mdf_detectron.engine.export_parts import average_pooled, plain_stage, with_exportable_parts
-from mdf_detectron.engine.predictor import Predictor
-from mdf_detectron.engine.tensor_detector import Candidates, build_tensor_detector, suppressed
 from mdf_detectron.errors import ConfigError, UserError
+from mdf_detectron.export.export import DESCRIPTION, ExportedModel, export_model
+from mdf_detectron.export.parts import average_pooled, plain_stage, with_exportable_parts
+from mdf_detectron.export.tensor_detector import Candidates, build_tensor_detector, suppressed
+from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.modeling.deconv_fast.spatializer import SpatializerStage
 from mdf_detectron.modeling.fusions import ElementwiseSum
 

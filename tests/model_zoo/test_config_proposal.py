@@ -10,9 +10,9 @@ from mdf_detectron.cli import make_config
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.config_proposal import FolderFacts, propose_config, read_folder
 from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import ConfigError, DatasetError
+from mdf_detectron.model_zoo.config_proposal import FolderFacts, propose_config, read_folder
 
 SCHEMA = ClinicalSchema(
     (ClinicalColumn("age", "numeric"), ClinicalColumn("const", "numeric"),

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdf_detectron.engine.checkpoint_contents import PROBABILITIES
-from mdf_detectron.engine.findings import DetectedFinding
-from mdf_detectron.engine.predictor import Predictor, PreparedStudy
-from mdf_detectron.engine.what_if import changed_record, scores_of
+from mdf_detectron.checkpoint.contents import PROBABILITIES
 from mdf_detectron.errors import DatasetError, UserError
+from mdf_detectron.inference.findings import DetectedFinding
+from mdf_detectron.inference.predictor import Predictor, PreparedStudy
+from mdf_detectron.inference.what_if import changed_record, scores_of
 
 METHODS = ("shapley", "ablation")
 NUM_BACKGROUND = 8

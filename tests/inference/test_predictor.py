@@ -11,11 +11,11 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 
 import mdf_detectron
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, load_checkpoint_file
+from mdf_detectron.checkpoint.contents import DIGEST_KEY, digest
 from mdf_detectron.data.readers import write_png
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, digest
-from mdf_detectron.engine.predictor import Predictor
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
+from mdf_detectron.inference.predictor import Predictor
 
 RECORD = {"age": 43, "temperature": 98.6, "gender": "F"}
 

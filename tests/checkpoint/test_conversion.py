@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 
-from mdf_detectron.engine.checkpoint import MultimodalCheckpointer, for_dual_backbone, read_zoo_weights
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, for_dual_backbone, read_zoo_weights
 from mdf_detectron.errors import CheckpointError
 
 

@@ -20,18 +20,18 @@ from torch import nn
 
 import mdf_detectron
 from mdf_detectron.config import fuses_3d
-from mdf_detectron.engine.build import build_model
-from mdf_detectron.engine.export_parts import with_exportable_parts
-from mdf_detectron.engine.predictor import Predictor
-from mdf_detectron.engine.tensor_detector import (
+from mdf_detectron.errors import ConfigError, UserError, shorten
+from mdf_detectron.export.parts import with_exportable_parts
+from mdf_detectron.export.tensor_detector import (
     CATEGORICAL,
     IMAGE,
     NUMERIC,
     TensorDetector,
     build_tensor_detector,
 )
-from mdf_detectron.errors import ConfigError, UserError, shorten
 from mdf_detectron.fileio import atomic_path, finite_or_none
+from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.modeling.build import build_model
 
 DESCRIPTION = "mdf_detectron.json"
 """Name of the description within a file: an extra file of TorchScript, an entry of ONNX's metadata."""

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from mdf_detectron.cli.whatif import main
-from mdf_detectron.engine.contributions import (
+from mdf_detectron.errors import DatasetError
+from mdf_detectron.inference.contributions import (
     ablation_values,
     background_records,
     contributions,
     shapley_values,
 )
-from mdf_detectron.engine.findings import DetectedFinding
-from mdf_detectron.engine.predictor import Predictor
-from mdf_detectron.engine.what_if import changed_record, match_findings, scores_of, sweep
-from mdf_detectron.errors import DatasetError
+from mdf_detectron.inference.findings import DetectedFinding
+from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.inference.what_if import changed_record, match_findings, scores_of, sweep
 
 RECORD = {"age": 43, "temperature": 98.6, "gender": "F"}
 

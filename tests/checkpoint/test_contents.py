@@ -9,10 +9,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import (
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.checkpoint.contents import (
     CONTENTS_KEY,
     DIGEST_KEY,
     PROBABILITIES,
@@ -21,8 +19,10 @@ from mdf_detectron.engine.checkpoint_contents import (
     digest,
     verify,
 )
-from mdf_detectron.engine.predictor import config_of
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import CheckpointError
+from mdf_detectron.inference.predictor import config_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VARIANTS = {  # kind → file of a prepared folder, and what changes in it

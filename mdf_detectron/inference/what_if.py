@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mdf_detectron.engine.findings import DetectedFinding, StudyFindings
-from mdf_detectron.engine.predictor import Predictor, PreparedStudy
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.evaluation.matching import overlap_matrix
+from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
+from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 
 DISCLAIMER = (
     "This is the model's association between the record and its findings, and no cause: it does not say how the "

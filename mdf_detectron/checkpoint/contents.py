@@ -31,10 +31,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import mdf_detectron
+from mdf_detectron.checkpoint.contents_check import contents_problem
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.engine.contents_check import contents_problem
 from mdf_detectron.errors import CheckpointError, DatasetError, shorten
 
 CONTENTS_KEY = "contents"

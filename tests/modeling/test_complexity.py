@@ -1,6 +1,6 @@
 from detectron2.modeling import build_model
 
-from mdf_detectron.engine.complexity import analyze, complexity_table
+from mdf_detectron.modeling.complexity import analyze, complexity_table
 
 
 def test_counts_by_hand(small_config):

@@ -23,21 +23,21 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
+from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.checkpoint.contents import DIGEST_KEY, contents_of, digest
 from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_model_input, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.engine.build import build_model
-from mdf_detectron.engine.checkpoint import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.engine.checkpoint_contents import DIGEST_KEY, contents_of, digest
 from mdf_detectron.engine.defaults import get_mdf_cfg, merge
-from mdf_detectron.engine.findings import StudyFindings
-from mdf_detectron.engine.zoo_weights import find_weights
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.guarded_yaml import parse_yaml
+from mdf_detectron.inference.findings import StudyFindings
+from mdf_detectron.model_zoo.zoo_weights import find_weights
+from mdf_detectron.modeling.build import build_model
 from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
 DEFAULT_THRESHOLD = 0.5
@@ -55,7 +55,7 @@ class PreparedStudy:
 
     Attributes:
         model_input: Detectron2's input dict with the clinical tensors.
-        image, pixels, record, missing, notes: as of :class:`~mdf_detectron.engine.findings.StudyFindings`.
+        image, pixels, record, missing, notes: as of :class:`~mdf_detectron.inference.findings.StudyFindings`.
         image_notes: those of the notes that are about the image, whatever the record.
     """
 
@@ -73,7 +73,7 @@ class Predictor:
 
     Args:
         weights: a ``.pth`` file of this project with its contents (see
-            :mod:`~mdf_detectron.engine.checkpoint_contents`), or the name of a zoo model with published weights;
+            :mod:`~mdf_detectron.checkpoint.contents`), or the name of a zoo model with published weights;
             "synthetic_cxr/mdf_net_compact" ships with the package.
         device: "cpu" or "cuda"; by default the GPU where there is one.
         threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.

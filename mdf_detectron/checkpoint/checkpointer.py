@@ -16,9 +16,8 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.engine.array_pickle import load_arrays
-from mdf_detectron.engine.checkpoint_contents import (
+from mdf_detectron.checkpoint.array_pickle import load_arrays
+from mdf_detectron.checkpoint.contents import (
     CONTENTS_KEY,
     DIGEST_KEY,
     TRAINING_DIGEST_KEY,
@@ -27,6 +26,7 @@ from mdf_detectron.engine.checkpoint_contents import (
     training_digest,
     verify,
 )
+from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import CheckpointError, UserError, short_text, shorten
 from mdf_detectron.fileio import atomic_path, check_regular, shorten_path, write_text
 
@@ -53,7 +53,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
     Args:
         cfg: the run's config.
-        contents: of :mod:`~mdf_detectron.engine.checkpoint_contents`, saved with the weights; None saves none.
+        contents: of :mod:`~mdf_detectron.checkpoint.contents`, saved with the weights; None saves none.
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mdf_detectron.engine.findings import StudyFindings
-from mdf_detectron.engine.predictor import Predictor, PreparedStudy
 from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
+from mdf_detectron.inference.findings import StudyFindings
+from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 
 PROGRESS_FILE_NAME = "progress.jsonl"
 FORMATS = ("json", "csv", "coco", "png", "dicom-sr")

@@ -1,0 +1,5 @@
+"""Models for programs without Detectron2."""
+
+from mdf_detectron.dependencies import require_detectron2
+
+require_detectron2()

@@ -1,0 +1,5 @@
+"""From a checkpoint to findings."""
+
+from mdf_detectron.dependencies import require_detectron2
+
+require_detectron2()
