@@ -49,6 +49,8 @@ setup(
         "jinja2>=3.1",
         "tqdm>=4.66",
         "ImageHash>=4.3",
+        "pydantic>=2.7",
+        "filelock>=3.15",
     ],
     extras_require={
         "dicom": [

@@ -1,0 +1,63 @@
+"""Validate parsed JSON or YAML by pydantic models; the first mistake becomes one line that names file and place."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mdf_detectron.errors import UserError, shorten
+
+
+class Strict(BaseModel):
+    """Base of the models: values keep their JSON types, unknown keys are refused, objects are not changed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], data: Any, where: str, error: type[UserError]) -> Model:
+    """Build a model from parsed data.
+
+    Args:
+        data: as JSON or YAML gave it.
+        where: the file, for the message.
+        error: the class to raise.
+
+    Raises:
+        UserError: of the class ``error``; the first mistake, with its place ("columns[2].kind"), what was found and
+            what was expected, and how many more there are.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as problem:
+        raise error(f"{where}: {problem_text(problem)}") from None
+
+
+def problem_text(problem: ValidationError) -> str:
+    """Describe the first mistake in one line."""
+    first, *more = problem.errors(include_url=False, include_context=True)
+    place = place_text(first["loc"])
+    if first["type"] == "value_error":  # of a validator of ours, which says all
+        text = str(first["ctx"]["error"])
+    elif first["type"] == "extra_forbidden":
+        return f"unknown key {place!r}{_and(more)}"
+    elif first["type"] == "missing":
+        return f"no {place!r}{_and(more)}"
+    else:
+        text = f"{shorten(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{place}: {text}{_and(more)}" if place else f"{text}{_and(more)}"
+
+
+def _and(more: list[Any]) -> str:
+    return f" (and {len(more)} more)" if more else ""
+
+
+def place_text(location: tuple[int | str, ...]) -> str:
+    """Write a location in nested data as one would in code: ("columns", 2, "kind") → "columns[2].kind"."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
