@@ -57,8 +57,8 @@ def _add_clinical(cfg: CfgNode) -> None:
     c.MISSING = "token"
     # Clinical dropout, in training: probability that a record is hidden as a whole, and that a value of another is. The
     # model then also answers where a part of the record, or all of it, is missing.
-    c.DROPOUT_ROW = 0.0
-    c.DROPOUT_CELL = 0.0
+    c.DROPOUT_RECORD = 0.0
+    c.DROPOUT_VALUE = 0.0
     # 3-D fusion: the record is fused with the image's feature maps, before the proposals.
     c.FUSION_3D = False
     # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved

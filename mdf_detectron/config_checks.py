@@ -65,7 +65,7 @@ def _check_clinical(cfg: CfgNode) -> None:
     names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"MODEL.CLINICAL.NUMERIC and CATEGORICAL name {doubled} twice; name each column once")
-    for key in ("DROPOUT_ROW", "DROPOUT_CELL"):
+    for key in ("DROPOUT_RECORD", "DROPOUT_VALUE"):
         if not 0 <= clinical[key] < 1:
             raise ConfigError(f"MODEL.CLINICAL.{key} is {clinical[key]}; use a probability of at least 0 and below 1")
     if clinical.AUXILIARY_WEIGHT < 0:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import mdf_detectron  # noqa: F401  (registers the components)
 from mdf_detectron.config import num_classes
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.prepared import (
     Flow,
@@ -27,7 +28,6 @@ from mdf_detectron.data.prepared import (
 )
 from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.fileio import sha256_of
 

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -62,8 +62,8 @@ def test_bad_overrides():
     for factors in ("[1.0]", "[1.0, -1.0]"):
         with pytest.raises(ConfigError, match="DECONV_LR_FACTORS is .* two factors of at least 0"):
             load_config(config, ["SOLVER.DECONV_LR_FACTORS", factors])
-    with pytest.raises(ConfigError, match="DROPOUT_CELL is 1.0"):
-        load_config(config, ["MODEL.CLINICAL.DROPOUT_CELL", "1.0"])
+    with pytest.raises(ConfigError, match="DROPOUT_VALUE is 1.0"):
+        load_config(config, ["MODEL.CLINICAL.DROPOUT_VALUE", "1.0"])
     with pytest.raises(ConfigError, match="MultimodalRetinaNet has no RoI head"):
         load_config(CONFIGS / "mimic_eye" / "retinanet_mdf_net.yaml", ["MODEL.CLINICAL.FUSION_1D", "True"])
     with pytest.raises(ConfigError, match="NUM_IMAGES of at least 2"):

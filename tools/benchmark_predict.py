@@ -28,11 +28,11 @@ from detectron2.modeling import build_model
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.cli import run_main
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.export.export import ExportedModel, export_model
 from mdf_detectron.fileio import markdown_table, write_json
 from mdf_detectron.inference.folders import Study, run_predictions

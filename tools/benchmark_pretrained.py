@@ -25,8 +25,8 @@ import torch
 from tqdm import tqdm
 
 from mdf_detectron.cli import run_main
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.errors import DatasetError, UserError
 from mdf_detectron.fileio import finite_or_none, markdown_table, read_json, write_json

@@ -25,9 +25,9 @@ from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.checkpoint.contents import CONTENTS_KEY
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.cli import run_main
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings

@@ -82,8 +82,8 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
         },
         "missing_records": {
             "missing": clinical.MISSING,
-            "dropout_row": clinical.DROPOUT_ROW,
-            "dropout_cell": clinical.DROPOUT_CELL,
+            "dropout_record": clinical.DROPOUT_RECORD,
+            "dropout_value": clinical.DROPOUT_VALUE,
         },
         "operating_point": None,
         "calibration": None,

@@ -70,7 +70,7 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "columns": ("a list of names", _texts),
     "schema": ("a clinical schema", lambda v: isinstance(v, dict)),
     "training": ("images and statistics of columns", _dict_of(images=_is_count, columns=lambda v: isinstance(v, dict))),
-    "missing_records": ("two rates of dropout", _dict_of(dropout_row=_is_number, dropout_cell=_is_number)),
+    "missing_records": ("two rates of dropout", _dict_of(dropout_record=_is_number, dropout_value=_is_number)),
     "operating_point": ("nothing, or a source and a threshold for each class", _point),
     "calibration": ("nothing, or a positive temperature", lambda v: v is None or _calibration(v)),
     "results": ("nothing, or a dict", lambda v: v is None or isinstance(v, dict)),

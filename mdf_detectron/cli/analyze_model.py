@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.modeling.complexity import analyze, complexity_table
 
 

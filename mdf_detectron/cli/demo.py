@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mdf_detectron.child_processes import child_environment
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.sources.mimic.layout import physionet_files
@@ -18,7 +19,6 @@ from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.data.synthetic.raw.history import RawSettings
 from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco

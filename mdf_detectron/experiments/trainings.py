@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from mdf_detectron.config import fuses_1d, fuses_3d
-from mdf_detectron.engine.defaults import get_mdf_cfg, load_config
+from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.metrics import metric_names
 from mdf_detectron.evaluation.scoring import TASKS, task_settings

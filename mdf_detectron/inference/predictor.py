@@ -5,7 +5,7 @@
     findings.draw("findings.png"); findings.to_dict(); findings.to_coco(image_id=1)
 
 A record may be full, partial or absent. What is absent is missing to the model, as a missing value was in training.
-A model that was trained without clinical dropout (``MODEL.CLINICAL.DROPOUT_ROW`` 0) has seen only as many missing
+A model that was trained without clinical dropout (``MODEL.CLINICAL.DROPOUT_RECORD`` 0) has seen only as many missing
 values as its training data held; where they held none, its answer to a missing value is untrained, and a note says so.
 """
 
@@ -27,18 +27,17 @@ from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpoi
 from mdf_detectron.checkpoint.contents import DIGEST_KEY, contents_of, digest
 from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
 from mdf_detectron.config_checks import check_config
+from mdf_detectron.config_file import get_mdf_cfg, merge
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_model_input, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.engine.defaults import get_mdf_cfg, merge
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.guarded_yaml import parse_yaml
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.model_zoo.zoo_weights import find_weights
 from mdf_detectron.modeling.build import build_model
-from mdf_detectron.older_configs import accept_older_keys, translate_older_keys
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold where the checkpoint holds none and none is given."""
@@ -230,7 +229,7 @@ class Predictor:
 
     def _missing_notes(self, missing: Sequence[str]) -> list[str]:
         trained = self.contents["missing_records"]
-        if not missing or trained["dropout_row"] or trained["dropout_cell"]:
+        if not missing or trained["dropout_record"] or trained["dropout_value"]:
             return []
         total, columns = self.contents["training"]["images"], self.contents["training"]["columns"]
         never = [name for name in missing if columns[name]["count"] == total]
@@ -338,14 +337,12 @@ def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
 def config_as_saved(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
     """Build the config of a loaded checkpoint as the training had it, paths and data sets included; see config_of."""
     cfg = get_mdf_cfg()
-    accept_older_keys(cfg)
     text = data.get(CONFIG_KEY)
     if not isinstance(text, str):
         raise CheckpointError(f"{weights}: holds no config; name a .pth file that a training of this project wrote")
     try:
         values = parse_yaml(text, "its config", ConfigError)
         merge(cfg, values if isinstance(values, dict) else {"": values}, "its config")
-        translate_older_keys(cfg)
     except ConfigError as error:
         raise CheckpointError(f"{weights}: cannot be used by this version: {error}") from None
     return cfg

@@ -14,17 +14,17 @@ import yaml
 from detectron2.config import CfgNode
 from sklearn.cluster import KMeans
 
+from mdf_detectron.config_file import CONFIGS, get_mdf_cfg
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.engine.defaults import CONFIGS, get_mdf_cfg
 from mdf_detectron.errors import DatasetError
 
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
 RECORD_REASONS = {
     "MODEL.CLINICAL.BRANCH": "Reads the record best on synthetic data; deconv is the paper's.",
-    "MODEL.CLINICAL.DROPOUT_CELL": "Keeps the model from learning the train patients' records by heart.",
+    "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from learning the train patients' records by heart.",
 }
 """For keys of the recipes."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)

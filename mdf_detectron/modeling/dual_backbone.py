@@ -114,7 +114,7 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     _check_in_features(cfg, sorted(parts["image_backbone"].output_shape()))
     if fuses_3d(cfg) or fuses_1d(cfg):
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
-        parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_ROW, clinical.DROPOUT_CELL)
+        parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_RECORD, clinical.DROPOUT_VALUE)
     if fuses_3d(cfg):
         shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
         parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}

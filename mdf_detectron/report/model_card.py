@@ -141,7 +141,7 @@ def _record(contents: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -
 def _unknown(contents: Mapping[str, Any]) -> list[str]:
     lines = ["How the model does at another hospital, with other devices or other patients than those above."]
     missing = contents["missing_records"]
-    if contents["columns"] and not (missing["dropout_row"] or missing["dropout_cell"]):
+    if contents["columns"] and not (missing["dropout_record"] or missing["dropout_value"]):
         lines.append(
             "How it does without a clinical record: it was trained without clinical dropout, so it has seen only as "
             "many missing values as the training data held."

@@ -10,14 +10,14 @@ from detectron2.engine.hooks import PeriodicWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
 TINY = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0,
         "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
         "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", (), "SOLVER.MAX_ITER", 6,
-        "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_CELL", 0.2,
+        "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_VALUE", 0.2,
         "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "VALIDATION.METRIC", "total_loss"]  # fmt: skip
 
 

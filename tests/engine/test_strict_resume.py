@@ -12,9 +12,9 @@ import torch
 from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file, save_checkpoint_file
 from mdf_detectron.checkpoint.contents import DIGEST_KEY, TRAINING_DIGEST_KEY, digest, training_digest
 from mdf_detectron.cli import train
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine import defaults
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.resume import FREE_KEYS, check_resumable, differing_keys, tell_if_finished
 from mdf_detectron.engine.run_folder import archive_previous_run, checkpoint_to_resume, cut_log, hold_output_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer

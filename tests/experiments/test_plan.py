@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
 from mdf_detectron.experiments.plan import PLANS, Plan, Variant, column_sets, with_column_sets
 from mdf_detectron.experiments.plan_file import read_plan

@@ -19,13 +19,13 @@ from pydicom.dataset import Dataset
 
 from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file, read_zoo_weights
 from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, contents_of, digest
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.dicom import read_dicom_tags
 from mdf_detectron.data.readers import read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.common import ProblemList
 from mdf_detectron.data.sources.table_and_coco import table as tables
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import (
     CheckpointError,
     ConfigError,

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from mdf_detectron.cli import make_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.errors import ConfigError, DatasetError
 from mdf_detectron.model_zoo.config_proposal import FolderFacts, propose_config, read_folder
 
@@ -84,7 +84,7 @@ def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
     assert cfg.MODEL.CLINICAL.FUSION_3D and cfg.MODEL.CLINICAL.VOCABULARIES == [["F", "M"]]
     assert not load_config(tmp_path / "cfg" / "image_only.yaml").MODEL.CLINICAL.FUSION_3D
     recommended = load_config("mimic_eye/mdf_net.yaml").MODEL.CLINICAL
-    for key in ("BRANCH", "EMBEDDING_DIM", "AUXILIARY_WEIGHT", "DROPOUT_ROW", "DROPOUT_CELL"):
+    for key in ("BRANCH", "EMBEDDING_DIM", "AUXILIARY_WEIGHT", "DROPOUT_RECORD", "DROPOUT_VALUE"):
         assert cfg.MODEL.CLINICAL[key] == recommended[key], "own data are read as the recommended configs read MIMIC"
     assert "# Reads the record best on synthetic data; deconv is the paper's.\n    BRANCH: compact\n" in text
     assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/mdf_net"

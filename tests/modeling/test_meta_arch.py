@@ -204,7 +204,7 @@ def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, 
 
 
 def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, fit_encoder, event_storage):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_ROW", 0.999)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_RECORD", 0.999)
     model, seen = fit_encoder(build_model(cfg)), []
     model.backbone.clinical_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     batch = make_batch(cfg)

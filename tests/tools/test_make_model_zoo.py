@@ -3,7 +3,7 @@
 import pytest
 from make_model_zoo import check_config
 
-from mdf_detectron.engine.defaults import load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ResultsError
 
 

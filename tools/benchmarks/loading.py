@@ -18,6 +18,7 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_train_loader, make_caches
 from mdf_detectron.data.prepared import (
@@ -29,7 +30,6 @@ from mdf_detectron.data.prepared import (
     write_report,
 )
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.optimizer import build_optimizer
 
 HEIGHT, WIDTH = 2544, 3056

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.random_inputs import random_batch
-from mdf_detectron.engine.defaults import load_config
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 

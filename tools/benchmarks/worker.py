@@ -99,8 +99,8 @@ def step_of(spec: Step, root: Path) -> Callable[[], object]:
     from detectron2.modeling import build_model
     from detectron2.utils.events import EventStorage
 
+    from mdf_detectron.config_file import load_config
     from mdf_detectron.data.random_inputs import random_batch
-    from mdf_detectron.engine.defaults import load_config
     from mdf_detectron.engine.optimizer import build_optimizer
     from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 

@@ -30,7 +30,7 @@ from mdf_detectron.checkpoint.checkpointer import (
     read_zoo_weights,
 )
 from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, FORMAT, column_statistics, digest
-from mdf_detectron.engine.defaults import CONFIGS, load_config
+from mdf_detectron.config_file import CONFIGS, load_config
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import UNKNOWN, StudyPage
@@ -64,8 +64,8 @@ def small_checkpoint(folder: Path) -> Path:
         "category_ids": [1, 2], "schema": SCHEMA.to_dict(), "columns": ["age", "temperature", "gender"],
         "training": {"datasets": ["x_train"], "images": 6, "patients": 6, "columns": column_statistics(SCHEMA,
         records)},
-        "image": {"format": "L", "size": 64}, "missing_records": {"missing": "indicator", "dropout_row": 0.0,
-        "dropout_cell": 0.0}, "operating_point": None, "calibration": None, "results": None,
+        "image": {"format": "L", "size": 64}, "missing_records": {"missing": "indicator", "dropout_record": 0.0,
+        "dropout_value": 0.0}, "operating_point": None, "calibration": None, "results": None,
     }  # fmt: skip
     MultimodalCheckpointer(model, str(folder), cfg=cfg, contents=contents).save("model")
     return folder / "model.pth"
