@@ -13,15 +13,16 @@ import re
 import time
 from pathlib import Path
 
+from raw_mimic.history import RADIOGRAPHS_PER_PATIENT, RawSettings
+from raw_mimic.tree import write_raw_tree
+
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.cohort import read_cohort
 from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.readings import read_readings
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from mdf_detectron.data.synthetic.raw.history import RADIOGRAPHS_PER_PATIENT, RawSettings
-from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.fileio import markdown_table
 
 REAL_SIZE = 377_110
@@ -54,11 +55,11 @@ def measure(root: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="output/benchmark_tables", help="folder for the tables and the result")
-    parser.add_argument("--num-films", type=int, default=-(-REAL_SIZE // 16), help="images at ×1")
+    parser.add_argument("--num-images", type=int, default=-(-REAL_SIZE // 16), help="images at ×1")
     args = parser.parse_args()
     out, rows = Path(args.out), []
     for factor in FACTORS:
-        radiographs = args.num_films * factor
+        radiographs = args.num_images * factor
         tree = out / f"films_{radiographs}"
         cohort = CohortSettings(max(16, round(radiographs / RADIOGRAPHS_PER_PATIENT)), seed=1)
         write_raw_tree(tree, RawSettings(cohort, radiographs, tables_only=True))

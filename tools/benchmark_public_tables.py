@@ -31,12 +31,12 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from mdf_detectron.data.sources.collection import prepare_collection
-from mdf_detectron.data.sources.image_files import ImageFile
+from mdf_detectron.data.sources.kit.collection import prepare_collection
+from mdf_detectron.data.sources.kit.image_files import ImageFile
 from mdf_detectron.data.sources.nih import read_nih
+from mdf_detectron.data.sources.own import prepare
+from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
 from mdf_detectron.data.sources.rsna import MAPPING_FILE, read_rsna
-from mdf_detectron.data.sources.table_and_coco import prepare
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions, parse_columns
 from mdf_detectron.data.sources.vindr import read_vindr
 from mdf_detectron.fileio import markdown_table, read_json
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
 from mdf_detectron.checkpoint.contents import digest, training_digest
 from mdf_detectron.cli import train
-from mdf_detectron.data.sources import image_files
+from mdf_detectron.data.sources.kit import image_files
 from mdf_detectron.data.synthetic import prepare as synthetic
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.evaluation.evaluator import CXREvaluator

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The most a detector could reach on a folder prepared from the synthetic raw tree: image alone, and with the record.
 
-    python datasets/prepare_synthetic.py --raw --out raw --num-patients 3000 --seed 12 --signal 1.0 --image-size 224
-    python datasets/prepare_mimic_eye.py --physionet raw/physionet --out datasets/mimic_eye --image-size 192
+    python tools/write_raw_mimic.py --out raw --num-patients 3000 --seed 12 --signal 1.0 --image-size 224
+    mdf prepare mimic-eye --physionet raw/physionet --out datasets/mimic_eye --image-size 192
     python tools/raw_oracle.py --prepared datasets/mimic_eye --raw raw
 
 The oracle knows how the data were drawn and sees what a model sees; it also trusts a record that belongs to another
@@ -18,11 +18,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+from raw_mimic.oracle import raw_oracle_predictions
 from tqdm import tqdm
 
 from mdf_detectron.cli import run_main
 from mdf_detectron.data.synthetic.oracle import RIGHT_READING, Reading
-from mdf_detectron.data.synthetic.raw.oracle import raw_oracle_predictions
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.fileio import markdown_table
 
@@ -31,8 +31,8 @@ DOUBTS, WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0), (0.5, 1.0, 2.0, 4.0)
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepared", type=Path, required=True, help="made by datasets/prepare_mimic_eye.py")
-    parser.add_argument("--raw", type=Path, required=True, help="made by datasets/prepare_synthetic.py --raw")
+    parser.add_argument("--prepared", type=Path, required=True, help="made by mdf prepare mimic-eye")
+    parser.add_argument("--raw", type=Path, required=True, help="written by tools/write_raw_mimic.py")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--exchanges", type=int, default=3, help="of the records between patients (default: 3)")
     parser.add_argument("--readings", action="store_true", help="also oracles that weigh look and record wrongly")

@@ -10,9 +10,12 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from raw_mimic.history import RawSettings
+from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.cli import prepare_mimic_eye, prepare_own, prepare_rsna, prepare_synthetic
 from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import csv_table, read_json, write_json, write_text
 
@@ -47,8 +50,7 @@ def make_preparations(folder: Path, synthetic: Path) -> list[Preparation]:
         synthetic: a folder that :data:`SYNTHETIC` has made, which passes for somebody's own data too.
     """
     raw = folder / "raw"
-    prepare_synthetic.main(["--raw", "--num-patients", "24", "--image-size", "96", "--seed", "1",
-                            "--num-workers", "1", "--out", str(raw)])  # fmt: skip
+    write_raw_tree(raw, RawSettings(CohortSettings(24, seed=1, image_size=96)), num_workers=1)
     mimic = "--physionet", str(raw / "physionet"), "--image-size", "64", "--folds", "3"
     rsna = "--root", str(_write_rsna(folder / "rsna_source")), "--image-size", "48"
     return [

@@ -55,7 +55,7 @@ COMMANDS = {
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
     "prepare own": Command("prepare_own", "your own images, boxes and table, DICOM too"),
-    "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set, or its raw source files"),
+    "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set"),
     "prepare rsna": Command("prepare_rsna", "RSNA Pneumonia Detection Challenge"),
     "prepare nih": Command("prepare_nih", "NIH ChestX-ray14 with its list of boxes"),
     "prepare vindr": Command("prepare_vindr", "VinDr-CXR of Kaggle or PhysioNet"),

@@ -9,16 +9,10 @@ from pathlib import Path
 
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.config_file import load_config
-from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.data.sources.mimic.layout import physionet_files
-from mdf_detectron.data.sources.mimic.options import MimicOptions
-from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-from mdf_detectron.data.synthetic.raw.history import RawSettings
-from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
@@ -54,15 +48,6 @@ def shuffled_metrics(out: Path, opts: list[str]) -> dict:
     return evaluate_with_shuffled_rows(cfg, model, TEST, out / "mdf_net" / "inference" / f"{TEST}_shuffled")
 
 
-def prepare_source_files(out: Path, seed: int) -> int:
-    """A small synthetic PhysioNet tree through the pipeline for real downloads, audited; returns readings kept."""
-    write_raw_tree(out / "raw", RawSettings(CohortSettings(150, seed, image_size=160)))
-    prepare_mimic(physionet_files(out / "raw" / "physionet"), out / "mimic_eye", MimicOptions())
-    if findings := audit_folder(out / "mimic_eye").problems:
-        raise UserError(f"{out / 'mimic_eye'} fails its audit: {findings[0].kind}: {findings[0].message}")
-    return read_json(out / "mimic_eye" / "report.json", DatasetError)["kept"]["readings"]
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/demo"))
@@ -75,7 +60,6 @@ def main(argv: list[str] | None = None) -> None:
     settings = CohortSettings(args.num_patients, args.seed, signal=args.signal, image_size=160)
     made = prepare_synthetic(dataset, settings)
     print(f"{dataset}: {'written' if made else 'already up to date'}")
-    source_readings = prepare_source_files(out, args.seed)
     opts = ["SEED", str(args.seed), *args.opts]
     for model in MODELS:
         train(model, out, opts)
@@ -88,10 +72,10 @@ def main(argv: list[str] | None = None) -> None:
         for name, use_table in (("image", False), ("both", True))
     }
     write_json(out / "metrics.json", metrics)
-    report(out, dataset, metrics, args, source_readings)
+    report(out, dataset, metrics, args)
 
 
-def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, source_readings: int) -> None:
+def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace) -> None:
     """Draw the pictures and write report.md."""
     inference = Path("inference") / TEST / PREDICTIONS_FILE_NAME
     predictions = {model: read_json(out / model / inference, ResultsError) for model in MODELS}
@@ -104,7 +88,6 @@ def report(out: Path, dataset: Path, metrics: dict, args: argparse.Namespace, so
         "seed": args.seed,
         "num_train": splits["train"]["images"],
         "num_test": splits["test"]["images"],
-        "source_readings": source_readings,
     }
     path = write_demo_report(out, metrics, facts, images)
     for name in (*MODELS, "mdf_net_shuffled"):

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 
 from mdf_detectron.cli.prepare_public import add_writing_options, announce, privacy_of, writing_options
-from mdf_detectron.data.sources.table_and_coco.boxes import ROLES
-from mdf_detectron.data.sources.table_and_coco.options import BOX_UNITS, KEY_KINDS, OwnOptions, parse_columns
-from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
+from mdf_detectron.data.sources.own.boxes import ROLES
+from mdf_detectron.data.sources.own.options import BOX_UNITS, KEY_KINDS, OwnOptions, parse_columns
+from mdf_detectron.data.sources.own.prepare import prepare_own
 from mdf_detectron.errors import SourceDataError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
-from mdf_detectron.data.sources.collection import Collection, prepare_collection
-from mdf_detectron.data.sources.image_files import BIT_DEPTHS
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
-from mdf_detectron.data.sources.table_and_coco.output import Account
+from mdf_detectron.data.sources.kit.collection import Collection, prepare_collection
+from mdf_detectron.data.sources.kit.image_files import BIT_DEPTHS
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, renew_digests
 from mdf_detectron.data.readers import copy_bare_png
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 

@@ -146,9 +146,5 @@ def write_demo_report(out: Path, metrics: dict[str, Any], facts: dict[str, Any],
         "## Test images\n",
         f"Predictions with a score of at least {SHOWN_SCORE:g}; the record is the one that MDF-Net read.\n",
         *(f"![{path.stem}](images/{path.name})\n" for path in images),
-        "## The same kind of cohort from source files\n",
-        "The generator also wrote files in the layout of PhysioNet's downloads, with realistic errors; the pipeline "
-        f"that prepares real downloads kept {facts['source_readings']} readings of it, and the folder passed the "
-        "leakage audit: [its cohort report](mimic_eye/report.md).\n",
     ]
     return write_text(out / "report.md", "\n".join(parts))

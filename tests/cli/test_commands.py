@@ -66,7 +66,7 @@ def test_an_error_of_the_user_is_one_line(monkeypatch):
 def test_scripts_name_commands():
     """Every script is a few lines over a command, except those that measure this repository."""
     measuring = {"simulate_intervals.py", "crash_test.py", "killed_runs.py", "small_sources.py", "fuzz.py"}
-    measuring |= {"make_model_zoo.py", "raw_oracle.py"}
+    measuring |= {"make_model_zoo.py", "raw_oracle.py", "write_raw_mimic.py"}
     measuring |= {path.name for path in (REPOSITORY / "tools").glob("benchmark*.py")}
     commands = []
     for script in [*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]:

@@ -13,8 +13,8 @@ from mdf_detectron.data.catalog import load_records, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, cache_path, make_caches, open_caches
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.readers import read_model_input
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
-from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
+from mdf_detectron.data.sources.own.options import OwnOptions
+from mdf_detectron.data.sources.own.prepare import prepare_own
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import sha256_of
 

@@ -5,15 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from raw_mimic.history import RawSettings
+from raw_mimic.oracle import raw_oracle_predictions, read_as, read_settings
+from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
 from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CLASS_SHIFTS, CohortSettings, vital_correlation
 from mdf_detectron.data.synthetic.oracle import Reading, posteriors
-from mdf_detectron.data.synthetic.raw.history import RawSettings
-from mdf_detectron.data.synthetic.raw.oracle import raw_oracle_predictions, read_as, read_settings
-from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.evaluation import evaluate_coco
 
@@ -116,5 +116,5 @@ def test_a_tree_of_other_images_is_named(noisy, make, tmp_path):
     with pytest.raises(SourceDataError, match="is not of the tree"):
         raw_oracle_predictions(noisy[0], make(60, 1.0, ambiguity=0.0)[1], "test", True)
     (tmp_path / "report.json").write_text('{"arguments": {"num_patients": 3}}')
-    with pytest.raises(SourceDataError, match="--raw"):
+    with pytest.raises(SourceDataError, match="write_raw_mimic"):
         raw_oracle_predictions(noisy[0], tmp_path, "test", True)

@@ -22,8 +22,8 @@ from fuzzing.mutations import mutate_bytes, mutate_data, odd_value
 from fuzzing.texts import SCHEMA, dump_json, dump_yaml, no_files, put, text_attacks
 from mdf_detectron.data.annotations import read_annotations
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions, parse_columns
-from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
+from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
+from mdf_detectron.data.sources.own.prepare import prepare_own
 from mdf_detectron.data.study_records import RecordTable
 from mdf_detectron.errors import DatasetError
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.readers import read_size
-from mdf_detectron.data.sources.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
+from mdf_detectron.data.sources.kit.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
+from mdf_detectron.data.sources.kit.geometry import OTHER_SHAPE, differs_in_shape
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.kit.table import Row, Table
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.own.joining import Study
+from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.data.sources.public_schemas import covid_clinical_schema
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.table_and_coco.geometry import OTHER_SHAPE, differs_in_shape
-from mdf_detectron.data.sources.table_and_coco.joining import Study
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
-from mdf_detectron.data.sources.table_and_coco.output import Account
-from mdf_detectron.data.sources.table_and_coco.table import Row, Table
 from mdf_detectron.errors import ImageReadError, SourceDataError
 from mdf_detectron.fileio import read_json
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, parse_box, table_with
+from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, parse_box, table_with
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.kit.table import Table
 from mdf_detectron.data.sources.mimic.cleaning import clean_triage
 from mdf_detectron.data.sources.mimic.cohort import add_clinical_values
 from mdf_detectron.data.sources.mimic.layout import SourceFiles, physionet_files
@@ -27,10 +29,8 @@ from mdf_detectron.data.sources.mimic.visits import (
     read_stays,
     read_triage,
 )
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.table_and_coco.joining import Study
-from mdf_detectron.data.sources.table_and_coco.output import Account
-from mdf_detectron.data.sources.table_and_coco.table import Table
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.own.joining import Study
 from mdf_detectron.errors import SourceDataError
 
 PATTERNS = ("ms-cxr/*/MS_CXR_Local_Alignment*.csv", "MS_CXR_Local_Alignment*.csv")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
+from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.kit.table import Table, read_table
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.own.joining import Study
 from mdf_detectron.data.sources.public_schemas import age_sex_view_schema
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.table_and_coco.joining import Study
-from mdf_detectron.data.sources.table_and_coco.output import Account
-from mdf_detectron.data.sources.table_and_coco.table import Table, read_table
 from mdf_detectron.errors import SourceDataError, shorten
 
 CLASSES = (

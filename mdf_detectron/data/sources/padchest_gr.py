@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
-from mdf_detectron.data.sources.common import fold, is_empty
+from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.kit.table import Row, Table
+from mdf_detectron.data.sources.kit.values import fold, is_empty
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.own.joining import SPLIT_WORDS, Study
 from mdf_detectron.data.sources.public_schemas import padchest_schema
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.table_and_coco.joining import SPLIT_WORDS, Study
-from mdf_detectron.data.sources.table_and_coco.output import Account
-from mdf_detectron.data.sources.table_and_coco.table import Row, Table
 from mdf_detectron.errors import SourceDataError, shorten
 from mdf_detectron.fileio import read_json
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.sources.collection import UNUSABLE_BOX, Collection, parse_box, table_with
-from mdf_detectron.data.sources.common import fold, is_empty
+from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, parse_box, table_with
+from mdf_detectron.data.sources.kit.output import Account
+from mdf_detectron.data.sources.kit.table import Table
+from mdf_detectron.data.sources.kit.values import fold, is_empty
+from mdf_detectron.data.sources.own.boxes import NO_FINDING, SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.own.joining import Study
 from mdf_detectron.data.sources.public_schemas import vindr_schema
-from mdf_detectron.data.sources.table_and_coco.boxes import NO_FINDING, SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.table_and_coco.joining import Study
-from mdf_detectron.data.sources.table_and_coco.output import Account
-from mdf_detectron.data.sources.table_and_coco.table import Table
 from mdf_detectron.errors import SourceDataError
 
 READERS = ("keep", "fuse")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdf_detectron.data.schema import ClinicalColumn
-from mdf_detectron.data.sources.common import ProblemList, ValueLog, clean_value, parse_age, parse_number
+from mdf_detectron.data.sources.kit.values import ProblemList, ValueLog, clean_value, parse_age, parse_number
 from mdf_detectron.errors import SourceDataError
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mdf_detectron.data.readers import read_pixels
-from mdf_detectron.data.sources import image_files
-from mdf_detectron.data.sources.image_files import bring_images
+from mdf_detectron.data.sources.kit import image_files
+from mdf_detectron.data.sources.kit.image_files import bring_images
 
 
 @pytest.fixture

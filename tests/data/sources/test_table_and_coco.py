@@ -20,8 +20,8 @@ from own_files import CLASSES, write_all, write_coco, write_images
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions, parse_columns
-from mdf_detectron.data.sources.table_and_coco.prepare import prepare_own
+from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
+from mdf_detectron.data.sources.own.prepare import prepare_own
 from mdf_detectron.errors import SourceDataError
 
 COLUMNS = "Age:age Sex:sex Lactate:lactate Smoker:smoker"

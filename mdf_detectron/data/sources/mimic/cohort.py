@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.annotations import choose_boxes
 from mdf_detectron.data.sources.mimic.cleaning import AGE_RANGE, CleaningLog, clean_triage
 from mdf_detectron.data.sources.mimic.layout import SourceFiles

@@ -19,8 +19,8 @@ from mdf_detectron.data.prepared import (
     write_report,
 )
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
-from mdf_detectron.data.sources.common import ProblemList
-from mdf_detectron.data.sources.image_files import ImageFile, bring_images, how_images_were_read
+from mdf_detectron.data.sources.kit.image_files import ImageFile, bring_images, how_images_were_read
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.cohort import Cohort, read_cohort
 from mdf_detectron.data.sources.mimic.layout import SourceFiles
 from mdf_detectron.data.sources.mimic.options import MimicOptions

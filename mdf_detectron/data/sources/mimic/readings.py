@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MERGED_LABELS
 from mdf_detectron.data.sources.mimic.source_table import OTHER_LENGTH, UNUSABLE_FILE, check_columns
 from mdf_detectron.errors import SourceDataError

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import SPLITS, Flow, PreparedImage
-from mdf_detectron.data.sources.common import ProblemList
-from mdf_detectron.data.sources.image_files import ImageFile
+from mdf_detectron.data.sources.kit.image_files import ImageFile
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.annotations import to_annotation
 from mdf_detectron.data.sources.mimic.cohort import Cohort
 from mdf_detectron.data.sources.mimic.options import MimicOptions

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_csv
 

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from raw_mimic.history import RawSettings
+from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.common import ProblemList
+from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.data.sources.mimic.cohort import read_cohort
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.data.sources.mimic.options import MimicOptions
@@ -18,8 +20,6 @@ from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
 from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from mdf_detectron.data.synthetic.raw.history import RawSettings
-from mdf_detectron.data.synthetic.raw.tree import write_raw_tree
 from tests.data.sources.mimic.reading_back import read_folder
 
 SETTINGS = RawSettings(CohortSettings(num_patients=90, seed=3, image_size=96), dirt=5.0)

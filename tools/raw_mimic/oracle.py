@@ -26,11 +26,11 @@ from mdf_detectron.data.synthetic.cohort import (
     Radiograph,
 )
 from mdf_detectron.data.synthetic.oracle import RIGHT_READING, Reading, posteriors
-from mdf_detectron.data.synthetic.raw.history import SWAP, RawSettings, make_history
-from mdf_detectron.data.synthetic.raw.readers import choose_radiographs, make_scene
 from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_json
+from raw_mimic.history import SWAP, RawSettings, make_history
+from raw_mimic.readers import choose_radiographs, make_scene
 
 
 def read_settings(raw: str | Path) -> RawSettings:
@@ -42,7 +42,7 @@ def read_settings(raw: str | Path) -> RawSettings:
     path = Path(raw) / REPORT_FILE_NAME
     arguments = dict(read_json(path, SourceDataError).get("arguments", {}))
     if not arguments.pop("raw", False):
-        raise SourceDataError(f"{path} is not the report of a tree made by prepare_synthetic.py --raw")
+        raise SourceDataError(f"{path} is not the report of a tree that tools/write_raw_mimic.py wrote")
     return RawSettings(CohortSettings(**arguments.pop("cohort")), **arguments)
 
 
@@ -67,8 +67,8 @@ def raw_oracle_predictions(
     """Make predictions in COCO results format: the drawn regions, distractors too, scored by their posterior.
 
     Args:
-        prepared: the folder made by ``datasets/prepare_mimic_eye.py`` from the tree.
-        raw: the tree, made by ``datasets/prepare_synthetic.py --raw``.
+        prepared: the folder made by ``mdf prepare mimic-eye`` from the tree.
+        raw: the tree, made by ``tools/write_raw_mimic.py``.
         split: "train", "val" or "test".
         use_record: whether the vitals of the image's record are known.
         exchange: seed by which every patient gets another's record (:func:`permute_records`); the oracle trusts it as

@@ -13,10 +13,7 @@ from typing import Any
 
 from mdf_detectron.data.dicom import SUFFIXES, is_dicom, read_dicom_tags
 from mdf_detectron.data.patients import patient_key
-from mdf_detectron.data.sources.common import ProblemList, fold, is_empty
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceImage, original_stems
-from mdf_detectron.data.sources.table_and_coco.options import DICOM_TIME, OwnOptions
-from mdf_detectron.data.sources.table_and_coco.table import (
+from mdf_detectron.data.sources.kit.table import (
     IMAGE_SUFFIXES,
     Row,
     Table,
@@ -27,6 +24,9 @@ from mdf_detectron.data.sources.table_and_coco.table import (
     stem,
     time_of,
 )
+from mdf_detectron.data.sources.kit.values import ProblemList, fold, is_empty
+from mdf_detectron.data.sources.own.boxes import SourceImage, original_stems
+from mdf_detectron.data.sources.own.options import DICOM_TIME, OwnOptions
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 from mdf_detectron.workers import parallel_map
 

@@ -13,11 +13,13 @@ from typing import Any
 from mdf_detectron.data.prepared import PreparedImage, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.data.sources.common import ProblemList, clean_value
-from mdf_detectron.data.sources.image_files import ImageFile, bring_images
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations, read_annotation_files
-from mdf_detectron.data.sources.table_and_coco.geometry import OTHER_SHAPE, place_boxes, shape_problem
-from mdf_detectron.data.sources.table_and_coco.joining import (
+from mdf_detectron.data.sources.kit.geometry import OTHER_SHAPE, place_boxes, shape_problem
+from mdf_detectron.data.sources.kit.image_files import ImageFile, bring_images
+from mdf_detectron.data.sources.kit.output import Account, write_folder
+from mdf_detectron.data.sources.kit.table import Table, read_table
+from mdf_detectron.data.sources.kit.values import ProblemList, clean_value
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations, read_annotation_files
+from mdf_detectron.data.sources.own.joining import (
     Study,
     find_files,
     join_table,
@@ -27,10 +29,8 @@ from mdf_detectron.data.sources.table_and_coco.joining import (
     set_splits,
     sources_of,
 )
-from mdf_detectron.data.sources.table_and_coco.options import DICOM_TIME, ColumnSpec, OwnOptions
-from mdf_detectron.data.sources.table_and_coco.output import Account, write_folder
-from mdf_detectron.data.sources.table_and_coco.schema_proposal import Proposal, is_age, propose
-from mdf_detectron.data.sources.table_and_coco.table import Table, read_table
+from mdf_detectron.data.sources.own.options import DICOM_TIME, ColumnSpec, OwnOptions
+from mdf_detectron.data.sources.own.schema_proposal import Proposal, is_age, propose
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import check_regular
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mdf_detectron.data.sources.image_files import BIT_DEPTHS
+from mdf_detectron.data.sources.kit.image_files import BIT_DEPTHS
 from mdf_detectron.errors import SourceDataError, shorten
 
 BOX_UNITS = ("pixels", "fraction")
@@ -75,7 +75,7 @@ class OwnOptions:
         time_format: of both, as strptime has it; None: ISO 8601.
         decimal_comma: numbers are written "38,1".
         fractions, seed, folds: of the splits; folds > 0 also writes that many cross-validation folders.
-        image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.image_files.bring_images`.
+        image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """
 
     key: str | None = None

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.annotations import check_annotations
-from mdf_detectron.data.sources.common import ProblemList, fold, is_empty, parse_number
-from mdf_detectron.data.sources.table_and_coco.table import Table, read_table, stem
+from mdf_detectron.data.sources.kit.table import Table, read_table, stem
+from mdf_detectron.data.sources.kit.values import ProblemList, fold, is_empty, parse_number
 from mdf_detectron.errors import DatasetError, SourceDataError, shorten
 from mdf_detectron.fileio import read_json
 
@@ -87,7 +87,7 @@ def read_annotation_files(
 
     Args:
         box_columns, box_units, class_name, decimal_comma: of a table of boxes, see
-            :class:`~mdf_detectron.data.sources.table_and_coco.options.OwnOptions`.
+            :class:`~mdf_detectron.data.sources.own.options.OwnOptions`.
 
     Raises:
         SourceDataError: mixed types, a file that cannot be read, or no image in it.

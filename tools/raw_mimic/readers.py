@@ -18,8 +18,8 @@ from mdf_detectron.data.synthetic.cohort import (
     enlarged_heart_probability,
     make_findings,
 )
-from mdf_detectron.data.synthetic.raw.history import JITTER, MISS, OFF_IMAGE, SEVERAL_LABELS, SWAP, RawSettings
 from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
+from raw_mimic.history import JITTER, MISS, OFF_IMAGE, SEVERAL_LABELS, SWAP, RawSettings
 
 LABELS_BY_PHASE = {
     1: (

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mdf_detectron.data.sources.image_files import ImageFile
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceImage
+from mdf_detectron.data.sources.kit.image_files import ImageFile
+from mdf_detectron.data.sources.own.boxes import SourceImage
 
 SHAPE_TOLERANCE = 0.02
 """Relative difference of aspect ratios up to which boxes of another size are scaled."""

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.sources.common import (
+from mdf_detectron.data.sources.kit.values import (
     DECIMAL_COMMA,
     SEX_WORDS,
     YES_NO_WORDS,
@@ -24,7 +24,7 @@ from mdf_detectron.data.sources.common import (
     parse_age,
     parse_number,
 )
-from mdf_detectron.data.sources.table_and_coco.options import ColumnSpec
+from mdf_detectron.data.sources.own.options import ColumnSpec
 
 MOST_CATEGORIES = 12
 MOSTLY = 0.8

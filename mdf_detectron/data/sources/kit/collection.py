@@ -17,13 +17,13 @@ from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.prepared import SPLITS, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.common import parse_number
-from mdf_detectron.data.sources.table_and_coco.boxes import SourceAnnotations
-from mdf_detectron.data.sources.table_and_coco.joining import Study, read_tags
-from mdf_detectron.data.sources.table_and_coco.options import ColumnSpec, OwnOptions
-from mdf_detectron.data.sources.table_and_coco.output import Account, write_folder
-from mdf_detectron.data.sources.table_and_coco.prepare import Preparation, source_arguments
-from mdf_detectron.data.sources.table_and_coco.table import Table, read_table
+from mdf_detectron.data.sources.kit.output import Account, write_folder
+from mdf_detectron.data.sources.kit.table import Table, read_table
+from mdf_detectron.data.sources.kit.values import parse_number
+from mdf_detectron.data.sources.own.boxes import SourceAnnotations
+from mdf_detectron.data.sources.own.joining import Study, read_tags
+from mdf_detectron.data.sources.own.options import ColumnSpec, OwnOptions
+from mdf_detectron.data.sources.own.prepare import Preparation, source_arguments
 from mdf_detectron.data.splits import balanced_parts
 from mdf_detectron.errors import SourceDataError, shorten
 

@@ -25,15 +25,18 @@ from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.sources.mimic.layout import SYNTHETIC_FILE_NAME
 from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
-from mdf_detectron.data.synthetic.raw.history import History, RawSettings, make_history
-from mdf_detectron.data.synthetic.raw.readers import (
+from mdf_detectron.data.synthetic.scene import draw_radiograph
+from mdf_detectron.fileio import write_json, write_text
+from mdf_detectron.workers import parallel_map
+from raw_mimic.history import History, RawSettings, make_history
+from raw_mimic.readers import (
     FURTHER_LABEL,
     Reading,
     choose_radiographs,
     make_readings,
     make_scene,
 )
-from mdf_detectron.data.synthetic.raw.tables import (
+from raw_mimic.tables import (
     Triage,
     ellipse_table,
     make_triage,
@@ -44,9 +47,6 @@ from mdf_detectron.data.synthetic.raw.tables import (
     stays_table,
     triage_table,
 )
-from mdf_detectron.data.synthetic.scene import draw_radiograph
-from mdf_detectron.fileio import write_json, write_text
-from mdf_detectron.workers import parallel_map
 
 RELEASES = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",

@@ -20,10 +20,10 @@ from mdf_detectron.data.prepared import (
     write_report,
 )
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.data.sources.common import ProblemList, ValueLog
-from mdf_detectron.data.sources.image_files import ImageFile, how_images_were_read
-from mdf_detectron.data.sources.table_and_coco.options import OwnOptions
-from mdf_detectron.data.sources.table_and_coco.schema_proposal import Proposal
+from mdf_detectron.data.sources.kit.image_files import ImageFile, how_images_were_read
+from mdf_detectron.data.sources.kit.values import ProblemList, ValueLog
+from mdf_detectron.data.sources.own.options import OwnOptions
+from mdf_detectron.data.sources.own.schema_proposal import Proposal
 from mdf_detectron.data.splits import balanced_parts
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import write_text

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.synthetic.cohort import CLASS_SHIFTS, VITAL_MEANS, VITAL_SDS, VITALS, vital_correlation
-from mdf_detectron.data.synthetic.raw.history import (
+from raw_mimic.history import (
     CELSIUS,
     DECIMAL_SLIP,
     FIRST_HADM_ID,
@@ -19,7 +19,7 @@ from mdf_detectron.data.synthetic.raw.history import (
     RawSettings,
     written_anchor_age,
 )
-from mdf_detectron.data.synthetic.raw.readers import LABELS_BY_PHASE, Reading
+from raw_mimic.readers import LABELS_BY_PHASE, Reading
 
 ODD_PAINS = {"5-6": 5.5, "8/10": 8.0, "unable": np.nan, "13": np.nan, "ett": np.nan}
 """What is written → what it means."""

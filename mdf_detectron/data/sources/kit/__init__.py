@@ -1,0 +1,1 @@
+"""What all collections share: tables, values, studies, boxes, images, splits, report."""
