@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The table of MODEL_ZOO.md from mdf_detectron/model_zoo/zoo.yaml; with --runs, zoo.yaml from trainings first.
+"""Write the tables of MODEL_ZOO.md and docs/speed.md from the results that are kept; with --runs, train the zoo first.
 
-python tools/make_model_zoo.py                       # the table
-python tools/make_model_zoo.py --runs output/zoo     # train what is absent, publish it, fill zoo.yaml, then the table
+python tools/make_model_zoo.py                       # the tables
+python tools/make_model_zoo.py --runs output/zoo     # train what is absent, publish it, fill zoo.yaml, then the tables
 
---runs goes on where it stopped: RUNS/<config>/seed_<n>/ holds each training, RUNS/published/ the published files with
-their cards. A model without a training there keeps its entry.
+Results: mdf_detectron/model_zoo/zoo.yaml, docs/results/*.json (config_speeds.json is written by
+tools/benchmark_configs.py). --runs continues where it stopped: RUNS/<config>/seed_<n>/ holds each training,
+RUNS/published/ the published files with their cards. A model without a training there keeps its entry.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,22 +31,21 @@ from mdf_detectron.config_file import load_config
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
-from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
-from mdf_detectron.fileio import markdown_table, replace_marked, write_text
+from mdf_detectron.fileio import markdown_table, read_json, replace_marked, write_text
 from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "MODEL_ZOO.md"
-BEGIN, END = "<!-- made by tools/make_model_zoo.py from zoo.yaml: begin -->", "<!-- end -->"
-COLUMNS = {
+RESULTS = REPOSITORY / "docs" / "results"
+METRICS = {
     "AP50 IoBB": "bbox_iobb/AP50",
     "the same, records exchanged": "bbox_iobb/AP50 exchanged",
     "AR50 IoBB": "bbox_iobb/AR50",
     "AP50 IoU": "bbox/AP50",
 }
-"""Of the table → of the results."""
+"""Column of the table → name in the results."""
 
 DATASET = "synthetic_cxr"
 SETTINGS = CohortSettings(700, 1, signal=1.0, image_size=160)
@@ -70,8 +71,96 @@ def main(argv: list[str] | None = None) -> None:
             filled = fill(model, args.runs.resolve(), training=not args.no_training)
             entries |= {filled.config: filled} if filled else {}
         write_zoo(entries)
-    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), zoo_table(read_zoo())))
-    print(f"{PAGE.name}: {len(read_zoo())} models")
+    for page, text in pages().items():
+        write_text(page, text)
+        print(f"{page.relative_to(REPOSITORY)}: written")
+
+
+def pages() -> dict[Path, str]:
+    """Return each page with its tables as the results are now."""
+    speeds = read_json(RESULTS / "config_speeds.json", ConfigError)
+    studies = read_json(RESULTS / "record_studies.json", ConfigError)["studies"]
+    tables = {
+        "MODEL_ZOO.md": {
+            "trained": trained_table(read_zoo()),
+            "studies": studies_table(studies),
+            "costs": costs_table(speeds, short=True),
+        },
+        "docs/speed.md": {"costs": costs_table(speeds)},
+    }
+    made = {}
+    for name, wanted in tables.items():
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        for table, content in wanted.items():
+            text = replace_marked(text, f"<!-- {table}: begin -->", f"<!-- {table}: end -->", content, name)
+        made[REPOSITORY / name] = text
+    return made
+
+
+def trained_table(zoo: dict[str, ZooEntry]) -> str:
+    """Format the trained models: mean and standard deviation over the seeds."""
+    rows = []
+    for entry in zoo.values():
+        values = [spread(entry.results.get(metric, ())) for metric in METRICS.values()]
+        rows.append((f"`{entry.config}`", len(entry.seeds), *values, where(entry)))
+    return markdown_table(("model", "seeds", *METRICS, "weights"), rows)
+
+
+def spread(values: list[float]) -> str:
+    """Format mean ± standard deviation (of a sample)."""
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def where(entry: ZooEntry) -> str:
+    """Say where the weights are."""
+    if not entry.weights:
+        return "–"
+    if not entry.shipped:
+        return f"`$MDF_MODEL_ZOO/{entry.weights}`"
+    size = (ZOO_FOLDER / entry.weights).stat().st_size / 2**20
+    card = Path("mdf_detectron/model_zoo") / Path(entry.weights).with_suffix(".md")
+    return f"[shipped]({card.as_posix()}), {size:.1f} MiB"
+
+
+def studies_table(studies: list[dict[str, Any]]) -> str:
+    """Format what `does_it_help` answered on each data set."""
+    header = ("data seed", "patients", "image-only", "MDF-Net", "gain (95 % interval)", "oracle gap closed",
+              "half", "removed", "exchanged")  # fmt: skip
+    rows = [
+        (s["data_seed"], f"{s['patients']:,}", s["image_only"], s["with_record"],
+         f"{s['gain']} ({s['low']} to {s['high']})",
+         f"{(s['with_record'] - s['oracle_image']) / (s['oracle_record'] - s['oracle_image']):.0%}",
+         s["half"], s["removed"], s["exchanged"])
+        for s in studies
+    ]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def costs_table(speeds: dict[str, Any], short: bool = False) -> str:
+    """Format what each config costs; the short table leaves out variants of one model and what follows from the rest."""
+    columns = {
+        "px": lambda row: row["px"],
+        "parameters (M)": lambda row: f"{row['parameters'] / 1e6:.2f}",
+        "s/step": lambda row: f"{row['step_seconds']:.2f}",
+        "× reference": lambda row: f"{row['ratio']:.2f}",
+        "images/s, training": lambda row: f"{row['training_images_per_second']:.1f}",
+        "images/s, prediction": lambda row: f"{row['prediction_images_per_second']:.1f}",
+    }
+    if short:
+        columns = {name: columns[name] for name in ("parameters (M)", "s/step", "× reference")}
+    rows = [
+        (f"`{name}`", *(value(row) for value in columns.values()))
+        for name, row in speeds["rows"].items()
+        if not short or not name.startswith("covid_cxr/") and "many_nodes" not in name
+    ]
+    about = (
+        f"{speeds['machine']}, commit {speeds['commit']}; batch 4; reference: `{speeds['reference']}`; medians of "
+        f"{speeds['rounds']} steps."
+    )
+    return f"{about}\n\n{markdown_table(('config', *columns), rows)}"
 
 
 def fill(model: str, runs: Path, training: bool) -> ZooEntry | None:
@@ -138,11 +227,11 @@ def mdf(runs: Path, *arguments: object) -> None:
 def results_of(published: Path) -> dict[str, float]:
     """Read the test results that a published file holds, × 100, one decimal."""
     stored = load_checkpoint_file(published)[CONTENTS_KEY]["results"]
-    measured = [split(name) for name in COLUMNS.values() if " " not in name]
+    measured = [split(name) for name in METRICS.values() if " " not in name]
     values = {f"{task}/{metric}": stored["metrics"][task][metric]["value"] for task, metric in measured}
     comparison = stored["against_exchanged_records"]
     if comparison is not None:
-        task, metric = split(COLUMNS["AP50 IoBB"])
+        task, metric = split(METRICS["AP50 IoBB"])
         values[f"{task}/{metric} exchanged"] = comparison["differences"][task][metric]["first"]
     return {name: round(float(value), 1) for name, value in values.items()}
 
@@ -169,39 +258,6 @@ def write_zoo(entries: dict[str, ZooEntry]) -> None:
     models = [{key: value for key, value in asdict(entry).items() if value} for entry in entries.values()]
     text = yaml.safe_dump({"models": models}, sort_keys=False, default_flow_style=None, width=118)
     write_text(ZOO_FILE, HEADER + text)
-
-
-def zoo_table(zoo: dict[str, ZooEntry]) -> str:
-    """Write the table: mean and standard deviation over the seeds."""
-    rows = []
-    for entry in zoo.values():
-        cells = [spread(entry.results.get(metric, ())) for metric in COLUMNS.values()]
-        rows.append((f"`{entry.config}`", entry.data, len(entry.seeds), *cells, where(entry)))
-    return markdown_table(("model", "data", "seeds", *COLUMNS, "weights"), rows)
-
-
-def spread(values: list[float]) -> str:
-    """Write mean ± standard deviation (of a sample)."""
-    if not values:
-        return "–"
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
-def where(entry: ZooEntry) -> str:
-    """Say where the weights are, or which command makes them."""
-    if not entry.weights:
-        return f"not hosted: `{entry.command}`"
-    if not entry.shipped:
-        return f"`$MDF_MODEL_ZOO/{entry.weights}`"
-    size = (ZOO_FOLDER / entry.weights).stat().st_size / 2**20
-    card = Path("mdf_detectron/model_zoo") / Path(entry.weights).with_suffix(".md")
-    return f"ships with the package ({size:.1f} MiB, [card]({card.as_posix()}))"
-
-
-def with_table(page: str, table: str) -> str:
-    """Put the table between its marks."""
-    return replace_marked(page, BEGIN, END, table, PAGE.name)
 
 
 if __name__ == "__main__":
