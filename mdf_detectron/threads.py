@@ -8,7 +8,7 @@ import sys
 SPIN_COUNT = 20_000
 """Rounds that a thread of GNU's OpenMP spins before it sleeps, some tens of microseconds: the pauses between a step's
 parallel regions are shorter, those that a busy machine makes are longer. Fewer rounds are kinder to another training
-on the same cores and slower alone (MODEL_ZOO.md, "Targets of speed"); threads of its own are what such a one needs."""
+on the same cores and slower alone (docs/experiments/); threads of its own are what such a one needs."""
 
 
 def wait_briefly() -> None:

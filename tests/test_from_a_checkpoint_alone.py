@@ -1,4 +1,4 @@
-"""A folder with a model, an image and nothing else: the README's lines work there, in a process of their own."""
+"""A folder with a model, an image and nothing else: the guide's lines work there, in a process of their own."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from mdf_detectron.cli import publish
 
-README = Path(__file__).parents[1] / "README.md"
+GUIDE = Path(__file__).parents[1] / "GETTING_STARTED.md"
 
 PROGRAM = """
 import json, shlex, sys, threading, time, urllib.request
@@ -40,8 +40,8 @@ print("all done", flush=True)
 
 
 def blocks(kind):
-    """Code blocks of the README that begin with a use of ``model.pth``."""
-    return [b for b in re.findall(rf"```{kind}\n(.*?)```", README.read_text(), re.S) if '"model.pth"' in b or
+    """Code blocks of the guide that begin with a use of ``model.pth``."""
+    return [b for b in re.findall(rf"```{kind}\n(.*?)```", GUIDE.read_text(), re.S) if '"model.pth"' in b or
             "--weights model.pth" in b]  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def folder(tiny_run, tiny_folder, tmp_path):
     return out
 
 
-def test_the_lines_of_the_readme(folder, free_ports):
+def test_the_lines_of_the_guide(folder, free_ports):
     for package in ("gradio", "onnxruntime", "onnx", "highdicom"):
         pytest.importorskip(package, reason=f"{package} is not installed (extras serve, export, sr)")
     (code,), (commands,) = blocks("python"), blocks("bash")

@@ -2,11 +2,11 @@
 """Seconds of a training step and images a second of every config below configs/, at its own size and batch.
 
 python tools/benchmark_configs.py                                 # all; ~15 minutes on two cores
-python tools/benchmark_configs.py --configs mimic_eye/mdf_net.yaml --rounds 5
-python tools/benchmark_configs.py --page MODEL_ZOO.md             # puts the table on the page too
+python tools/benchmark_configs.py --configs mimic_eye/mdf_net.yaml --rounds 5 --out output/config_speeds.json
 
 Random images and records, no reading of files. Every step is taken in turn with one of the reference, so that the
 ratios compare over configs and machines; the seconds are of this machine.
+tools/make_model_zoo.py then writes the tables.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import mdf_detectron  # noqa: F401 - before torch: it sets how OpenMP's threads 
 # isort: split
 import argparse
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,14 @@ from tqdm import tqdm
 from mdf_detectron import model_zoo
 from mdf_detectron.cli import run_main
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.fileio import markdown_table, read_text, replace_marked, write_json, write_text
+from mdf_detectron.fileio import write_json
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RESULTS = CONFIGS.parent / "docs" / "results" / "config_speeds.json"
 REFERENCE = "mimic_eye/mask_rcnn.yaml"
 MOST_IMAGES = 4
 """Of a step; a larger batch is meant for several processes."""
 OFFLINE = ("MODEL.TIMM.PRETRAINED", False)
-BEGIN, END = "<!-- made by tools/benchmark_configs.py: begin -->", "<!-- speeds end -->"
-HEADER = ("config", "px", "batch", "parameters (M)", "s a step", "× reference", "images/s, training",
-          "images/s, prediction")  # fmt: skip
 
 
 def measure(config: str, reference: Worker, rounds: int, threads: int) -> dict[str, float]:
@@ -61,21 +60,13 @@ def measure(config: str, reference: Worker, rounds: int, threads: int) -> dict[s
     }
 
 
-def cells(config: str, row: dict[str, float]) -> list[str]:
-    """Write a row of the table."""
-    return [f"`{config}`", str(row["px"]), str(row["batch"]), f"{row['parameters'] / 1e6:.2f}",
-            f"{row['step_seconds']:.2f}", f"{row['ratio']:.2f}", f"{row['training_images_per_second']:.1f}",
-            f"{row['prediction_images_per_second']:.1f}"]  # fmt: skip
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", metavar="NAME", help="below configs/ (default: all)")
     parser.add_argument("--reference", default=REFERENCE, metavar="NAME", help=f"steps in turn with it ({REFERENCE})")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each (default: 5)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--page", type=Path, help="a Markdown page with the table's marks")
-    parser.add_argument("--out", type=Path, default=Path("output/config_speeds.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="(default: docs/results/config_speeds.json)")
     args = parser.parse_args(argv)
     names = sorted(
         path.relative_to(CONFIGS).as_posix()
@@ -84,22 +75,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     if unknown := sorted({*(args.configs or ()), args.reference} - set(names)):
         raise ConfigError(f"{unknown} are not below configs/; there are {names}")
-    if args.page:  # a page without marks is named before the work
-        replace_marked(read_text(args.page, ConfigError), BEGIN, END, "", str(args.page))
     rows = {}
     with Worker(Step(args.reference, OFFLINE, threads=args.threads)) as reference:
         for name in tqdm(args.configs or names, desc="configs", unit="config"):
             rows[name] = measure(name, reference, args.rounds, args.threads)
-    machine = f"{processor()}, {os.cpu_count()} cores, {args.threads} threads, torch {torch.__version__}"
-    about = (
-        f"{machine}; reference: `{args.reference}`; medians of {args.rounds} steps and {2 * args.rounds} predictions."
-    )
-    text = f"{about}\n\n{markdown_table(HEADER, [cells(name, row) for name, row in rows.items()])}"
-    print(text)
-    print(f"written to {write_json(args.out, {'machine': machine, 'rows': rows})}")
-    if args.page:
-        page = read_text(args.page, ConfigError)  # which may have been edited meanwhile
-        write_text(args.page, replace_marked(page, BEGIN, END, text, str(args.page)))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=CONFIGS, capture_output=True, text=True)
+    found = {
+        "machine": f"{processor()}, {os.cpu_count()} cores, {args.threads} threads, torch {torch.__version__}",
+        "commit": commit.stdout.strip(),
+        "reference": args.reference,
+        "rounds": args.rounds,
+        "rows": rows,
+    }
+    for name, row in rows.items():
+        print(f"{name}: {row['step_seconds']:.2f} s a step, {row['ratio']:.2f} x {args.reference}")
+    print(f"written to {write_json(args.out, found)}")
 
 
 if __name__ == "__main__":

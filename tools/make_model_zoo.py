@@ -140,7 +140,7 @@ def studies_table(studies: list[dict[str, Any]]) -> str:
 
 
 def costs_table(speeds: dict[str, Any], short: bool = False) -> str:
-    """Format what each config costs; the short table leaves out variants of one model and what follows from the rest."""
+    """Format what each config costs; the short table leaves out columns, and configs whose cost follows from others."""
     columns = {
         "px": lambda row: row["px"],
         "parameters (M)": lambda row: f"{row['parameters'] / 1e6:.2f}",
