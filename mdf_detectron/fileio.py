@@ -132,12 +132,14 @@ def finite_or_none(data: Any) -> Any:
     return data
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
+def sha256_of(file: str | Path | IO[bytes]) -> str:
+    """Compute the SHA-256 of a file's content, of an opened one from where it stands."""
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return sha256_of(opened)
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            sha.update(block)
+    for block in iter(lambda: file.read(1 << 20), b""):
+        sha.update(block)
     return sha.hexdigest()
 
 

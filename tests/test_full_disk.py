@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file, save_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint, save_checkpoint_file
 from mdf_detectron.cli import run_main
 from mdf_detectron.data import decoded_cache
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
@@ -125,7 +125,7 @@ def test_old_state_stays_and_one_line_tells(disk, kind):
     assert "cannot be written (" in line and any(text in line for text in ("No space", "File too large")), line
     assert state(path) == before and sorted(os.listdir(folder)) == names
     if kind == "checkpoint":
-        assert load_checkpoint_file(path)["model"]["w"].numel() == 10
+        assert Checkpoint.open(path).weights["w"].numel() == 10
 
 
 @pytest.mark.parametrize("disk", ["full disk"], indirect=True)

@@ -33,8 +33,7 @@ from killed_runs import Place, Run
 from small_sources import SYNTHETIC, Preparation, make_preparations
 from tqdm import tqdm
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
-from mdf_detectron.checkpoint.contents import digest, training_digest
+from mdf_detectron.checkpoint.checkpoint import Checkpoint, digest, training_digest
 from mdf_detectron.cli import train
 from mdf_detectron.data.sources.kit import image_files
 from mdf_detectron.data.synthetic import prepare as synthetic
@@ -265,7 +264,7 @@ def training_state(folder: Path) -> dict[str, str]:
     for name in ("model_final", "model_best"):
         path = folder / f"{name}.pth"
         if path.is_file():
-            data = load_checkpoint_file(path)
+            data = Checkpoint.open(path).data
             state["weights" if name == "model_final" else name] = digest({"model": data["model"]})
             state[f"optimizer of {name}"] = training_digest(data)
     for name in ("results.json", "validation_history.json"):

@@ -23,8 +23,7 @@ from typing import Any
 
 import yaml
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
-from mdf_detectron.checkpoint.contents import CONTENTS_KEY
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.cli import run_main
 from mdf_detectron.config_file import load_config
@@ -33,8 +32,8 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
-from mdf_detectron.fileio import markdown_table, read_json, replace_marked, write_text
-from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, file_digest, read_zoo
+from mdf_detectron.fileio import markdown_table, read_json, replace_marked, sha256_of, write_text
+from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -226,7 +225,7 @@ def mdf(runs: Path, *arguments: object) -> None:
 
 def results_of(published: Path) -> dict[str, float]:
     """Read the test results that a published file holds, × 100, one decimal."""
-    stored = load_checkpoint_file(published)[CONTENTS_KEY]["results"]
+    stored = Checkpoint.open(published).contents["results"]
     measured = [split(name) for name in METRICS.values() if " " not in name]
     values = {f"{task}/{metric}": stored["metrics"][task][metric]["value"] for task, metric in measured}
     comparison = stored["against_exchanged_records"]
@@ -249,8 +248,7 @@ def ship(published: Path) -> tuple[str, str]:
     for path in (published, published.with_suffix(".md"), published.with_name(published.stem + DIAGRAM_SUFFIX)):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    with open(published, "rb") as file:
-        return f"weights/{published.name}", file_digest(file)
+    return f"weights/{published.name}", sha256_of(published)
 
 
 def write_zoo(entries: dict[str, ZooEntry]) -> None:

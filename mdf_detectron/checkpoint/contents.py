@@ -1,49 +1,166 @@
-"""What a checkpoint holds beside its weights, so that it can be used without the data set that it was trained on.
+"""What a checkpoint holds next to its weights, so that it can be used without the data set that it was trained on.
 
-The entry :data:`CONTENTS_KEY` of a ``.pth`` file is a dict of plain values::
-
-    format, software            version of this layout; versions of the libraries that wrote it
-    class_names, category_ids   the model's classes in order, and their ids in COCO files
-    schema                      the whole clinical schema of the training data (units, ranges, vocabularies)
-    columns                     the columns that the model reads, in input order (empty: an image-only model)
-    training                    data sets, number of images and patients, and for each column its number of values,
-                                quantiles (numeric) or frequencies (categorical); no record of a single patient
-    image                       how an image is read, resized and normalized
-    missing_records             how the model was trained to cope with missing values
-    operating_point, calibration, results    added by ``mdf publish``; None before
-
-and the entry :data:`DIGEST_KEY` is the SHA-256 of weights, config and contents, :data:`TRAINING_DIGEST_KEY` that of the
-states of optimizer, schedule and hooks, where the file has them. Both are verified on load.
+The entry ``contents`` of a ``.pth`` file is a dict of plain values, the fields of :class:`Contents`. It holds no record
+of a single patient.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import detectron2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from pydantic import Field, model_validator
 
 import mdf_detectron
-from mdf_detectron.checkpoint.contents_check import contents_problem
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, DatasetError, shorten
+from mdf_detectron.validation import Strict, validated
 
-CONTENTS_KEY = "contents"
-DIGEST_KEY = "sha256"
-TRAINING_DIGEST_KEY = "training_sha256"
 FORMAT = 1
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Of the training quantiles of a numeric column."""
+
+_Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Name = Annotated[str, Field(pattern=r"\S")]
+
+
+class _Statistics(Strict):
+    """Of a column over the training records: its number of values, and quantiles (numeric) or frequencies."""
+
+    count: _Count
+    quantiles: list[_Number] | None = None
+    frequencies: dict[str, _Count] | None = None
+
+
+class _Training(Strict):
+    datasets: list[str]
+    images: _Count
+    patients: _Count
+    columns: dict[str, _Statistics]
+
+
+class _Image(Strict):
+    """How an image is read, resized and normalized."""
+
+    format: str
+    size: _Count
+    resize: str
+    mean: list[_Number]
+    std: list[_Number]
+    black_and_white_percentiles: list[_Number]
+
+
+class _MissingRecords(Strict):
+    """How the model was trained to cope with missing values."""
+
+    missing: str
+    dropout_record: _Number
+    dropout_value: _Number
+
+
+class _ClassPoint(Strict):
+    """A threshold (None reports nothing), and what it did on the data that it was chosen on."""
+
+    threshold: _Number | None
+    false_positives: _Number | None
+    sensitivity: _Number | None
+    boxes: _Count
+
+
+class _OperatingPoint(Strict):
+    source: str
+    criterion: str
+    classes: dict[str, _ClassPoint]
+
+
+class _Calibration(Strict):
+    """Of the scores: a temperature, and the reliability diagrams without and with it."""
+
+    source: str
+    criterion: str
+    temperature: Annotated[_Number, Field(gt=0)]
+    detections: _Count
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class Contents(Strict):
+    """Contents of a checkpoint; the last three entries are None until ``mdf publish`` adds them.
+
+    Attributes:
+        software: versions of the libraries that wrote it.
+        class_names, category_ids: the model's classes in order, and their ids in COCO files.
+        clinical_schema: the whole clinical schema of the training data (units, ranges, vocabularies).
+        columns: those that the model reads, in input order; empty in an image-only model.
+    """
+
+    format: int
+    software: dict[str, str]
+    class_names: Annotated[list[_Name], Field(min_length=1)]
+    category_ids: list[int | str]
+    clinical_schema: Any = Field(alias="schema")
+    columns: list[_Name]
+    training: _Training
+    image: _Image
+    missing_records: _MissingRecords
+    operating_point: _OperatingPoint | None
+    calibration: _Calibration | None
+    results: dict[str, Any] | None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Contents:
+        try:
+            schema = ClinicalSchema.from_dict(self.clinical_schema, "schema")
+        except DatasetError as error:
+            raise ValueError(str(error)) from None
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"class_names is {shorten(self.class_names)}; expected distinct names")
+        if len(self.category_ids) != len(self.class_names):
+            raise ValueError(f"{len(self.category_ids)} category_ids of {len(self.class_names)} class_names")
+        if not set(self.columns) <= set(schema.names) or len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns are {shorten(self.columns)}, the schema has {shorten(schema.names)}")
+        for column in schema.columns:
+            one = self.training.columns.get(column.name)
+            if column.name in self.columns and not (one and _fits(one, column.vocabulary)):
+                raise ValueError(f"the training statistics of column '{column.name}' are {shorten(one)}")
+        if self.operating_point and not set(self.class_names) <= set(self.operating_point.classes):
+            raise ValueError(f"the operating point has no threshold for each of {shorten(self.class_names)}")
+        return self
+
+
+def _fits(one: _Statistics, vocabulary: tuple[str, ...]) -> bool:
+    if vocabulary:
+        return one.frequencies is not None and set(vocabulary) <= set(one.frequencies)
+    return (
+        one.quantiles is not None
+        and len(one.quantiles) in (0, len(PROBABILITIES))
+        and (one.quantiles == sorted(one.quantiles))
+    )
+
+
+def checked_contents(contents: Mapping[str, Any], filename: Any) -> dict[str, Any]:
+    """Return the contents of a checkpoint of any origin, so that what reads them need not check them.
+
+    Raises:
+        CheckpointError: they are damaged, edited or of a later version.
+    """
+    if contents.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"{filename} has contents of format {shorten(contents['format'])}, this version reads {FORMAT}; "
+            "update mdf_detectron"
+        )
+    validated(Contents, contents, f"{filename} was edited, publish it again; its contents", CheckpointError)
+    return dict(contents)
 
 
 def training_contents(cfg: CfgNode) -> dict[str, Any]:
@@ -105,109 +222,6 @@ def column_statistics(schema: ClinicalSchema, records: list[Mapping[str, Any] | 
         frequencies = {value: counts[code] for code, value in enumerate(column.vocabulary)}
         out[column.name] = {"count": sum(frequencies.values()), "frequencies": frequencies}
     return out
-
-
-def digest(data: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of a checkpoint's weights, config and contents; other entries do not count."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(data["model"].items()):
-        _add_tensor(sha, name, tensor)
-    rest = {key: data.get(key) for key in ("mdf_config", CONTENTS_KEY)}
-    sha.update(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
-    return sha.hexdigest()
-
-
-def training_digest(data: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of a checkpoint's states of optimizer, schedule and hooks."""
-    sha = hashlib.sha256()
-    _add(sha, "", {key: data.get(key) for key in ("trainer", "iteration")})
-    return sha.hexdigest()
-
-
-def _add(sha: hashlib._Hash, name: str, value: Any) -> None:
-    """Add nested dicts, lists, tensors and plain values, each with its place."""
-    if isinstance(value, torch.Tensor):
-        _add_tensor(sha, name, value)
-    elif isinstance(value, Mapping):
-        for key, entry in sorted(value.items(), key=lambda item: str(item[0])):
-            _add(sha, f"{name}/{key}", entry)
-    elif isinstance(value, (list, tuple)):
-        for number, entry in enumerate(value):
-            _add(sha, f"{name}/{number}", entry)
-    else:
-        sha.update(f"{name} {value!r}\n".encode())
-
-
-def _add_tensor(sha: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
-    if problem := _weight_problem(name, tensor):
-        raise ValueError(f"the state {shorten(name)} {problem}")
-    tensor = tensor.detach().cpu().contiguous()
-    sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
-
-
-def verify(data: Any, filename: Any) -> dict[str, Any]:
-    """Return a loaded checkpoint after a check of its digest and of its numbers.
-
-    Raises:
-        CheckpointError: no dict, a digest that differs (a damaged or edited file), or a weight that is not finite.
-    """
-    if not isinstance(data, dict):
-        raise CheckpointError(
-            f"{filename} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project"
-        )
-    state = data.get("model")
-    for name, value in (state if isinstance(state, dict) else {}).items():
-        problem = _weight_problem(name, value)
-        if problem:
-            raise CheckpointError(f"{filename}: the weight {shorten(name)} {problem}; name a .pth of this project")
-    damaged = DIGEST_KEY in data and (not isinstance(state, dict) or digest(data) != data[DIGEST_KEY])
-    if damaged or (TRAINING_DIGEST_KEY in data and training_digest(data) != data[TRAINING_DIGEST_KEY]):
-        raise CheckpointError(f"{filename} is damaged or was edited: its SHA-256 is not the stored one; copy it again")
-    for name, value in (state if isinstance(state, dict) else {}).items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(
-                f"{filename}: the weight {name} is not finite; the training diverged or it is damaged"
-            )
-    return data
-
-
-def _weight_problem(name: Any, value: Any) -> str:
-    """Say what is wrong with an entry of the weights that no digest may be computed of; an empty text if nothing is."""
-    if not isinstance(name, str):
-        return "has no text for a name"
-    if not isinstance(value, torch.Tensor):
-        return f"is a {type(value).__name__}, no tensor"
-    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
-        return f"is a tensor of another kind ({value.layout}, {value.dtype}, {value.device})"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # it would need that memory when copied
-        return f"of the shape {shorten(tuple(value.shape))} has more elements than the file holds"
-    return ""
-
-
-def contents_of(data: Mapping[str, Any], filename: Any) -> dict[str, Any]:
-    """Return the contents of a loaded checkpoint.
-
-    Raises:
-        CheckpointError: a file without contents, or of a later format.
-    """
-    contents = data.get(CONTENTS_KEY)
-    if contents is not None and not isinstance(contents, dict):
-        raise CheckpointError(f"{filename}: its contents are {shorten(contents)}, no dict; name a .pth of this project")
-    if contents is None:
-        raise CheckpointError(
-            f"{filename} does not say its classes, units and ranges (an older checkpoint); write a complete one with "
-            "tools/publish_model.py where its data sets are registered"
-        )
-    if contents.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{filename} has contents of format {shorten(contents.get('format'))}, this version reads {FORMAT}; "
-            "update mdf_detectron"
-        )
-    problem = contents_problem(contents)
-    if problem:
-        raise CheckpointError(f"{filename}: contents: {problem}; the file is damaged or was edited, publish it again")
-    return contents
 
 
 def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any) -> None:

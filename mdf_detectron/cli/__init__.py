@@ -51,7 +51,6 @@ COMMANDS = {
     "compare-seeds": Command("compare_seeds", "summarize one or two models over several seeds"),
     "record-dependence": Command("record_dependence", "measure what each clinical column is worth to a model"),
     "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
-    "convert-weights": Command("convert_zoo_weights", "convert weights of Detectron2's model zoo"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
     "prepare own": Command("prepare_own", "your own images, boxes and table, DICOM too"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -18,7 +19,7 @@ from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import read_json, write_json
-from mdf_detectron.inference.evaluation import evaluate_with_shuffled_rows, load_model
+from mdf_detectron.inference.evaluation import evaluate_with_shuffled_rows
 from mdf_detectron.report.demo import draw_ap_bars, draw_images, draw_loss_curves, write_demo_report
 
 MODELS = {"mask_rcnn": "mask_rcnn", "mdf_net": "mdf_net_compact"}

@@ -132,9 +132,9 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
     Raises:
         CheckpointError: a model of other classes, or one without thresholds and calibration.
     """
-    from mdf_detectron.inference.predictor import read_checkpoint  # predictions of any tool are scored without a model
+    from mdf_detectron.checkpoint.checkpoint import Checkpoint  # predictions of any tool are scored without a model
 
-    contents = read_checkpoint(weights)[1]
+    contents = Checkpoint.open(weights).contents
     if set(contents["class_names"]) != set(ground_truth.class_names):
         raise CheckpointError(
             f"{weights}: a model of {shorten(contents['class_names'])}, the annotations have "

@@ -17,23 +17,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.checkpoint.contents import DIGEST_KEY
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.data.catalog import register_all, register_prepared_folder
-from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.froc import CRITERIA
 from mdf_detectron.fileio import write_figure, write_text
-from mdf_detectron.inference.predictor import config_as_saved, config_of
 from mdf_detectron.model_zoo.publishing import (
     calibration,
     evaluate_on_test,
     operating_point,
     predictions_on,
-    read_for_publishing,
     stored_results,
     write_published,
 )
-from mdf_detectron.modeling.build import build_model
 from mdf_detectron.report.calibration import reliability_diagram
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX, model_card
 
@@ -67,26 +64,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if not args.weights.is_file():
-        raise CheckpointError(f"no checkpoint at {args.weights}")
-    datasets = config_as_saved(load_checkpoint_file(args.weights), args.weights).DATASETS
+    checkpoint = Checkpoint.open(args.weights)
+    datasets = checkpoint.saved_cfg.DATASETS
     register_all()
     if args.data is not None:
         register_prepared_folder(args.data, datasets.TRAIN[0].removesuffix("_train"))
-    cfg = config_of(load_checkpoint_file(args.weights), args.weights)
-    cfg.DATASETS.TRAIN = tuple(datasets.TRAIN)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    data = read_for_publishing(args.weights, cfg)
     entries, evaluation = {}, None
     if not args.no_data:
-        val, test = data_names(args, datasets)
-        entries, evaluation = measure(args, cfg, val, test)
-    published = write_published(data, args.out, half=args.half, **entries)
-    stem = args.out.with_suffix("")
-    contents = published["contents"]
+        entries, evaluation = measure(args, checkpoint, *data_names(args, datasets))
+    published = write_published(checkpoint, args.out, half=args.half, **entries)
+    stem, contents = args.out.with_suffix(""), published.contents
     if contents["calibration"] is not None:
         write_figure(f"{stem}{DIAGRAM_SUFFIX}", reliability_diagram(contents["calibration"]))
-    card = model_card(stem.name, contents, published[DIGEST_KEY], evaluation, args.half)
+    card = model_card(stem.name, contents, published.digest, evaluation, args.half)
     write_text(args.out.with_suffix(".md"), card)
     sizes = [path.stat().st_size / 2**20 for path in (args.weights, args.out)]
     print(f"{args.out}: {sizes[1]:.1f} MiB (from {sizes[0]:.1f}), model card: {args.out.with_suffix('.md')}")
@@ -108,11 +98,12 @@ def data_names(args: argparse.Namespace, datasets: CfgNode) -> tuple[str, str]:
     return val, test
 
 
-def measure(args: argparse.Namespace, cfg: CfgNode, val: str, test: str) -> tuple[dict, dict]:
-    """Predict both splits; returns the entries of the checkpoint, and the evaluation."""
+def measure(args: argparse.Namespace, checkpoint: Checkpoint, val: str, test: str) -> tuple[dict, dict]:
+    """Predict both splits; returns the entries of the published file, and the evaluation."""
+    cfg = checkpoint.cfg
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.DATASETS.TEST = (val, test)
-    model = build_model(cfg)
-    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(args.weights))
+    model = load_model(cfg, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         ground_truth, detections = predictions_on(cfg, model, val, Path(folder) / "val")
         point = operating_point(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.engine.defaults import setup_cfg
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.record_dependence import record_dependence
 from mdf_detectron.fileio import markdown_table, write_figure, write_json, write_text
-from mdf_detectron.inference.evaluation import load_model, score_records
+from mdf_detectron.inference.evaluation import score_records
 from mdf_detectron.report.curves import record_dependence_chart
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def weights_of(path: Path | None, model: nn.Module) -> Iterator[None]:
         return
     before = {name: x.clone() for name, x in model.state_dict().items()}
     if comm.is_main_process():
-        model.load_state_dict(load_checkpoint_file(path)["model"])
+        model.load_state_dict(Checkpoint.open(path).weights)
     if comm.get_world_size() > 1:
         _copy_from_main(model)
     try:

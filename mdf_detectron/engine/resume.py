@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
-from mdf_detectron.checkpoint.contents import CONTENTS_KEY, TRAINING_DIGEST_KEY
+from mdf_detectron.checkpoint.checkpoint import TRAINING_DIGEST_KEY, Checkpoint
 from mdf_detectron.engine.run_folder import FINAL_CHECKPOINT, checkpoint_to_resume
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import shorten_path
-from mdf_detectron.inference.predictor import config_as_saved
 
 FREE_KEYS = (
     "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "DETERMINISTIC", "MODEL.WEIGHTS", "MODEL.DEVICE",
@@ -58,42 +56,37 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def check_resumable(data: Mapping[str, Any], path: Path, trainer: Any) -> None:
+def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
     """Refuse a checkpoint that a trainer cannot go on from as if it had never stopped.
 
     Args:
-        data: of :func:`~mdf_detectron.checkpoint.checkpointer.load_checkpoint_file`.
         trainer: built from the config that is resumed with; its checkpointer knows the training data.
 
     Raises:
         CheckpointError: another config or other training data, no state of optimizer or schedule, or one that does
             not fit the parameters or is not finite.
     """
-    where = shorten_path(path)
-    differ = differing_keys(config_as_saved(data, path), trainer.cfg)
+    where = shorten_path(checkpoint.path)
+    differ = differing_keys(checkpoint.saved_cfg, trainer.cfg)
     if differ:
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise CheckpointError(
             f"{where} was trained with another config: {'; '.join(differ[:_SHOWN])}{more}. Resume with config.yaml "
             "beside it, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
         )
-    _check_data(data.get(CONTENTS_KEY), trainer.checkpointer.contents, where)
-    state = data.get("trainer")
+    _check_data(checkpoint.contents, trainer.checkpointer.contents, where)
+    state = checkpoint.data.get("trainer") if TRAINING_DIGEST_KEY in checkpoint.data else None
     if not isinstance(state, dict) or not isinstance(state.get("_trainer"), dict) or "iteration" not in state:
         raise CheckpointError(
             f"{where} holds weights only, no state of a training; start one from it: MODEL.WEIGHTS and no --resume"
         )
     _check_schedule(state, where)
-    _check_optimizer(
-        state["_trainer"].get("optimizer"), trainer._trainer.optimizer, where, verified=TRAINING_DIGEST_KEY in data
-    )
+    _check_optimizer(state["_trainer"].get("optimizer"), trainer._trainer.optimizer, where)
 
 
-def _check_data(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, where: str) -> None:
-    if saved is None or now is None:
-        return
+def _check_data(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     pairs = {key: (saved.get(key), now.get(key)) for key in ("class_names", "category_ids", "schema", "columns")}
-    first, second = saved.get("training", {}), now.get("training", {})
+    first, second = saved["training"], now["training"]
     pairs |= {f"training {key}": (first.get(key), second.get(key)) for key in ("images", "patients", "columns")}
     for name, (there, here) in pairs.items():
         if _plain_tree(there) != _plain_tree(here):
@@ -118,8 +111,8 @@ def _check_schedule(state: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str, *, verified: bool) -> None:
-    """Compare a saved state with the parameters; without a digest, one without any state is missing it."""
+def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Compare the shapes of a saved state with those of the parameters."""
     groups = state.get("param_groups") if isinstance(state, Mapping) else None
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if groups is None or [len(group["params"]) for group in groups] != sizes:
@@ -127,10 +120,7 @@ def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str, *
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in groups for number in group["params"]]
     for number, shape in zip(numbers, shapes, strict=True):
-        values = state["state"].get(number)
-        if values is None and not verified:
-            raise CheckpointError(f"{where}: its optimizer has no state of parameter {number}; the file is not whole")
-        for name, value in (values or {}).items():
+        for name, value in state["state"].get(number, {}).items():
             if not isinstance(value, torch.Tensor):
                 continue
             if value.dim() and value.shape != shape:
@@ -157,9 +147,9 @@ def tell_if_finished(cfg: CfgNode, results_file_name: str) -> bool:
     results = Path(cfg.OUTPUT_DIR) / results_file_name
     if cfg.DATASETS.TEST and not (results.is_file() and results.stat().st_mtime_ns >= last.stat().st_mtime_ns):
         return False  # it was killed while it evaluated the final weights
-    data = load_checkpoint_file(last)
-    done = int(data.get("iteration", -1)) + 1
-    if done < cfg.SOLVER.MAX_ITER != config_as_saved(data, last).SOLVER.MAX_ITER:
+    checkpoint = Checkpoint.open(last)
+    done = int(checkpoint.data.get("iteration", -1)) + 1
+    if done < cfg.SOLVER.MAX_ITER != checkpoint.saved_cfg.SOLVER.MAX_ITER:
         return False
     print(
         f"{cfg.OUTPUT_DIR}: the training is finished ({done} iterations); nothing to resume. To go on, raise "

@@ -18,7 +18,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, load_model
 from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.catalog import check_images, check_masks, check_not_empty
@@ -54,7 +55,6 @@ from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoard
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
-from mdf_detectron.modeling.build import build_model
 from mdf_detectron.modeling.pretrained import load_pretrained_trunks
 
 RESULTS_FILE_NAME = "results.json"
@@ -247,7 +247,9 @@ class MultimodalTrainer(DefaultTrainer):
             load_pretrained_trunks(self.cfg, self._trainer.model)
             super().resume_or_load(resume=False)
             return
-        self.checkpointer.resume(str(path), lambda data: check_resumable(data, path, self))
+        checkpoint = Checkpoint.open(path)
+        check_resumable(checkpoint, self)
+        self.checkpointer.load_whole(checkpoint)
         self._resumed_from = path.stem
         self.start_iter = self.iter + 1
         self._cut_logs()
@@ -314,9 +316,7 @@ def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
 
 def evaluate_checkpoint(cfg: CfgNode) -> OrderedDict:
     """Build the model, load ``MODEL.WEIGHTS`` and evaluate it on ``DATASETS.TEST``."""
-    model = build_model(cfg)
-    MultimodalCheckpointer(model, save_dir=cfg.OUTPUT_DIR, cfg=cfg).load_whole(cfg.MODEL.WEIGHTS)
-    return MultimodalTrainer.test(cfg, model)
+    return MultimodalTrainer.test(cfg, load_model(cfg, cfg.MODEL.WEIGHTS))
 
 
 def save_results(cfg: CfgNode, results: OrderedDict | None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import end_with_caller
 from mdf_detectron.data.loaders import records_of, train_part
 from mdf_detectron.engine.defaults import setup
@@ -29,7 +30,7 @@ from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.experiments.plan import RECORD_STATES
 from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, TRAIN_PART
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
-from mdf_detectron.inference.evaluation import evaluate_records, load_model
+from mdf_detectron.inference.evaluation import evaluate_records
 from mdf_detectron.locks import FolderLock
 
 TRAINED_FILE_NAME = "trained.json"

@@ -10,19 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
-from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.data.loaders import build_test_loader, records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
-from mdf_detectron.modeling.build import build_model
-
-
-def load_model(cfg: CfgNode, weights: str | Path) -> nn.Module:
-    """Build the config's model with the weights of a checkpoint, in evaluation mode."""
-    model = build_model(cfg)
-    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(weights))
-    return model.eval()
 
 
 def evaluate_records(

@@ -20,24 +20,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from PIL import Image
 
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.checkpoint.contents import DIGEST_KEY, contents_of, digest
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
-from mdf_detectron.config_checks import check_config
-from mdf_detectron.config_file import get_mdf_cfg, merge
 from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import read_model_input, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
-from mdf_detectron.fileio import shorten_path
-from mdf_detectron.guarded_yaml import parse_yaml
 from mdf_detectron.inference.findings import StudyFindings
-from mdf_detectron.model_zoo.zoo_weights import find_weights
-from mdf_detectron.modeling.build import build_model
+from mdf_detectron.model_zoo.zoo_weights import open_weights
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold where the checkpoint holds none and none is given."""
@@ -71,9 +65,8 @@ class Predictor:
     """A model of a checkpoint, ready for single studies.
 
     Args:
-        weights: a ``.pth`` file of this project with its contents (see
-            :mod:`~mdf_detectron.checkpoint.contents`), or the name of a zoo model with published weights;
-            "synthetic_cxr/mdf_net_compact" ships with the package.
+        weights: a ``.pth`` file of this project, or the name of a zoo model with published weights
+            ("synthetic_cxr/mdf_net_compact" ships with the package), or an opened checkpoint.
         device: "cpu" or "cuda"; by default the GPU where there is one.
         threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
         force: predict from DICOM files of another modality than a radiograph's too (a note says so).
@@ -86,27 +79,25 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str | Path,
+        weights: str | Path | Checkpoint,
         *,
         device: str | None = None,
         threshold: float | Mapping[str, float] | None = None,
         force: bool = False,
         half: bool | None = None,
     ):
-        weights = find_weights(weights)
-        self.cfg, self.contents, self.digest = read_checkpoint(weights)
+        checkpoint = weights if isinstance(weights, Checkpoint) else open_weights(weights)
+        self.contents, self.digest, self.cfg = checkpoint.contents, checkpoint.digest, checkpoint.cfg
         self.cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.half = self.cfg.SOLVER.AMP.ENABLED and self.cfg.MODEL.DEVICE != "cpu" if half is None else half
         if self.half and self.cfg.MODEL.DEVICE == "cpu":
             raise ConfigError("float16 needs a GPU, the model is on the CPU; leave it out there")
-        self.schema = ClinicalSchema.from_dict(self.contents["schema"], where=str(weights))
+        self.schema = ClinicalSchema.from_dict(self.contents["schema"])
         self.columns: list[str] = list(self.contents["columns"])
         self.class_names: list[str] = list(self.contents["class_names"])
-        self._check_agreement(weights)
+        self._check_agreement(checkpoint.path)
         self.force = force
-        self.model = build_model(self.cfg)
-        MultimodalCheckpointer(self.model, cfg=self.cfg).load_whole(str(weights))
-        self.model.eval()
+        self.model = load_model(self.cfg, checkpoint)
         clinical = self.cfg.MODEL.CLINICAL
         self.mapper = MultimodalDatasetMapper(
             self.cfg, is_train=False, schema=self.schema.subset(clinical.NUMERIC, clinical.CATEGORICAL)
@@ -115,12 +106,12 @@ class Predictor:
         calibration = self.contents["calibration"]
         self.temperature: float | None = calibration and calibration["temperature"]
 
-    def _check_agreement(self, weights: str | Path) -> None:
+    def _check_agreement(self, path: Path) -> None:
         clinical, count = self.cfg.MODEL.CLINICAL, num_classes(self.cfg)[1]
         reads = [*clinical.NUMERIC, *clinical.CATEGORICAL] if fuses_3d(self.cfg) or fuses_1d(self.cfg) else []
         if self.columns != reads or len(self.class_names) != count:
             raise CheckpointError(
-                f"{weights}: its config reads the columns {shorten(reads)} and has {count} classes, its contents name "
+                f"{path}: its config reads the columns {shorten(reads)} and has {count} classes, its contents name "
                 f"{shorten(self.columns)} and {len(self.class_names)}; the file was edited, publish it again"
             )
 
@@ -304,45 +295,3 @@ class Predictor:
     def _read_by_kind(self) -> tuple[list[str], list[str]]:
         kinds = {column.name: column.kind for column in self.schema.columns}
         return tuple([n for n in self.columns if kinds[n] == kind] for kind in ("numeric", "categorical"))
-
-
-def read_checkpoint(weights: str | Path) -> tuple[CfgNode, dict[str, Any], str]:
-    """Read config, contents and digest of a checkpoint file.
-
-    Raises:
-        CheckpointError: the file is absent, damaged, or of a version whose config this one does not know.
-    """
-    if not os.path.exists(weights):
-        raise CheckpointError(f"no checkpoint at {shorten_path(weights)}")
-    data = load_checkpoint_file(weights)
-    contents = contents_of(data, weights)
-    return config_of(data, weights), contents, data.get(DIGEST_KEY) or digest(data)
-
-
-def config_of(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
-    """Build the config of a loaded checkpoint, without the paths of the machine that it was trained on.
-
-    Raises:
-        CheckpointError: there is none in it, or it is of a version whose config this one does not know.
-    """
-    cfg = config_as_saved(data, weights)
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
-    cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
-    cfg.VALIDATION.PATIENCE, cfg.VALIDATION.TRAIN_IMAGES = 0, 0  # of trainings, and refused without a validation split
-    cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # refused without a GPU
-    check_config(cfg)
-    return cfg
-
-
-def config_as_saved(data: Mapping[str, Any], weights: str | Path) -> CfgNode:
-    """Build the config of a loaded checkpoint as the training had it, paths and data sets included; see config_of."""
-    cfg = get_mdf_cfg()
-    text = data.get(CONFIG_KEY)
-    if not isinstance(text, str):
-        raise CheckpointError(f"{weights}: holds no config; name a .pth file that a training of this project wrote")
-    try:
-        values = parse_yaml(text, "its config", ConfigError)
-        merge(cfg, values if isinstance(values, dict) else {"": values}, "its config")
-    except ConfigError as error:
-        raise CheckpointError(f"{weights}: cannot be used by this version: {error}") from None
-    return cfg

@@ -6,7 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.config_file import find_config_file, load_config
 from mdf_detectron.model_zoo.zoo_weights import get_checkpoint
 from mdf_detectron.modeling.build import build_model
@@ -48,7 +48,4 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
         cfg.MODEL.DEVICE = device
     elif cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
-    if trained:
-        MultimodalCheckpointer(model, cfg=cfg).load_whole(cfg.MODEL.WEIGHTS)
-    return model.eval()
+    return load_model(cfg, cfg.MODEL.WEIGHTS) if trained else build_model(cfg).eval()

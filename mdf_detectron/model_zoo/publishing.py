@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from torch import nn
 
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, SCHEMA_KEY, load_checkpoint_file, save_checkpoint_file
-from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, digest, training_contents
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
-from mdf_detectron.errors import CheckpointError, ConfigError, UserError
+from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.evaluation.calibration import reliability_dict
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, annotation_file
@@ -33,14 +30,10 @@ from mdf_detectron.evaluation.operating_point import (
     threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
-from mdf_detectron.guarded_yaml import parse_yaml
 from mdf_detectron.inference.evaluation import evaluate_records
 
 OWN = "model"
 """Name of the model in its own evaluation."""
-
-KEPT_KEYS = ("model", CONFIG_KEY, SCHEMA_KEY, CONTENTS_KEY)
-"""Entries of a published file, beside the digest; optimizer, scheduler and iteration are left out."""
 
 
 def predictions_on(
@@ -155,56 +148,31 @@ def stored_results(evaluation: Mapping[str, Any], dataset_name: str) -> dict[str
     return {"name": dataset_name, **kept, "against_exchanged_records": evaluation.get("comparison")}
 
 
-def read_for_publishing(weights: str | Path, cfg: CfgNode) -> dict[str, Any]:
-    """Read a training checkpoint; an older one without contents gets them from the registered data sets.
-
-    Raises:
-        CheckpointError: the file is absent, or it has no contents and its train split is not registered.
-    """
-    if not Path(weights).is_file():
-        raise CheckpointError(f"no checkpoint at {weights}")
-    data = load_checkpoint_file(weights)
-    if data.get(CONTENTS_KEY) is None:
-        absent = [name for name in cfg.DATASETS.TRAIN if name not in DatasetCatalog.list()]
-        if absent or not cfg.DATASETS.TRAIN:
-            raise CheckpointError(
-                f"{weights} does not say its classes and units, and its train split {absent} is not registered; "
-                "name its prepared folder with --data"
-            )
-        data[CONTENTS_KEY] = training_contents(cfg)
-    return data
-
-
-def write_published(data: Mapping[str, Any], path: Path, *, half: bool = False, **entries: Any) -> dict[str, Any]:
-    """Write the file to hand on.
+def write_published(
+    checkpoint: Checkpoint, path: Path, *, half: bool = False, **entries: dict[str, Any] | None
+) -> Checkpoint:
+    """Write the file to hand on: without the states of the training and the paths of its machine.
 
     Args:
-        data: of :func:`read_for_publishing`.
         half: store floating-point weights in 16 bits; statistics of clinical columns stay in 32.
         entries: operating_point, calibration and results of the contents.
 
     Returns:
-        what was written.
+        the file as it was read back from the disk.
     """
-    out = {key: data[key] for key in KEPT_KEYS if key in data}
-    out[CONTENTS_KEY] = {**out[CONTENTS_KEY], **entries}
-    out[CONFIG_KEY] = _without_paths(out[CONFIG_KEY])
-    if half:
-        out["model"] = {name: _half(name, value) for name, value in out["model"].items()}
-    out[DIGEST_KEY] = digest(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint_file(out, path)
-    load_checkpoint_file(path)  # verifies what is on the disk
-    return out
+    weights = {name: _half(name, value) for name, value in checkpoint.weights.items()} if half else checkpoint.weights
+    contents = {**checkpoint.contents, **entries}
+    data = {"model": weights, CONFIG_KEY: _without_paths(checkpoint.saved_cfg), CONTENTS_KEY: contents}
+    save_checkpoint_file(signed(data), path)
+    return Checkpoint.open(path)
 
 
-def _without_paths(config: str) -> str:
-    """Return a config (YAML) without the paths of the machine that it was trained on."""
-    values = parse_yaml(config, "the checkpoint's config", CheckpointError)
-    values["OUTPUT_DIR"] = f"output/{Path(values.get('OUTPUT_DIR') or 'output').name}"
-    values["MODEL"]["WEIGHTS"] = ""
-    values["MODEL"].get("TIMM", {})["WEIGHTS_FILE"] = ""
-    return yaml.safe_dump(values)
+def _without_paths(saved: CfgNode) -> str:
+    """Return a config as YAML, without the paths of the machine that it was trained on."""
+    cfg = saved.clone()
+    cfg.OUTPUT_DIR = f"output/{Path(cfg.OUTPUT_DIR or 'output').name}"
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE = "", ""
+    return cfg.dump()
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -7,17 +7,16 @@ model, then below ``$MDF_MODEL_ZOO``, a folder or a base URL that iopath can rea
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from iopath.common.file_io import HTTPURLHandler, PathManager
 
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.fileio import read_yaml, shorten_path
+from mdf_detectron.fileio import check_regular, read_yaml, sha256_of, shorten_path
 
 ZOO_FOLDER = Path(__file__).resolve().parents[1] / "model_zoo"
 ZOO_FILE = ZOO_FOLDER / "zoo.yaml"
@@ -86,6 +85,32 @@ def get_checkpoint(config_path: str, base: str | None = None) -> str:
     Raises:
         CheckpointError: no weights are published, the file cannot be had, or it is not the published one.
     """
+    path, sha256 = _published(config_path, base)
+    if (found := sha256_of(path)) != sha256:
+        raise CheckpointError(f"{path} has SHA-256 {found}, not {sha256}; remove it and download it again")
+    return path
+
+
+def open_weights(weights: str | Path) -> Checkpoint:
+    """Open a checkpoint file, or the weights of a zoo model, "synthetic_cxr/mdf_net_compact" say.
+
+    Raises:
+        CheckpointError: there is neither such a file nor such weights, or it cannot be used.
+    """
+    if os.path.isfile(weights):  # also of a name too long for a file
+        return Checkpoint.open(weights)
+    zoo = read_zoo()
+    name = str(weights).removesuffix(".yaml") + ".yaml"
+    if name in zoo:
+        return Checkpoint.open(*_published(name))
+    shipped = sorted(entry.config.removesuffix(".yaml") for entry in zoo.values() if entry.shipped)
+    raise CheckpointError(
+        f"no checkpoint at {shorten_path(weights)}; give a .pth file, or a model that the package ships: {shipped}"
+    )
+
+
+def _published(config_path: str, base: str | None = None) -> tuple[str, str]:
+    """Return the local path of a zoo model's weights, and the SHA-256 that they must have."""
     entry = read_zoo().get(config_path)
     if entry is None or not entry.weights:
         how = f"; this command makes them: {entry.command}" if entry else ""
@@ -94,44 +119,12 @@ def get_checkpoint(config_path: str, base: str | None = None) -> str:
         base = str(ZOO_FOLDER) if entry.shipped else os.environ.get(BASE_VARIABLE, "")
     if not base:
         raise CheckpointError(f"{config_path}: set {BASE_VARIABLE} to the folder or URL that holds {entry.weights}")
-    return _fetch_verified(f"{base.rstrip('/')}/{entry.weights}", entry.sha256)
-
-
-def find_weights(weights: str | Path) -> Path:
-    """Return the path of a checkpoint file, or of the weights of a zoo model, "synthetic_cxr/mdf_net_compact" say.
-
-    Raises:
-        CheckpointError: there is neither such a file nor such weights.
-    """
-    if os.path.isfile(weights):  # also of a name too long for a file
-        return Path(weights)
-    zoo = read_zoo()
-    name = str(weights).removesuffix(".yaml") + ".yaml"
-    if name in zoo:
-        return Path(get_checkpoint(name))
-    shipped = sorted(entry.config.removesuffix(".yaml") for entry in zoo.values() if entry.shipped)
-    raise CheckpointError(
-        f"no checkpoint at {shorten_path(weights)}; give a .pth file, or a model that the package ships: {shipped}"
-    )
-
-
-def _fetch_verified(source: str, sha256: str) -> str:
+    source = f"{base.rstrip('/')}/{entry.weights}".removeprefix("file://")
     manager = PathManager()
     manager.register_handler(HTTPURLHandler())
     try:
-        path = manager.get_local_path(source.removeprefix("file://"))
-        with open(path, "rb") as file:
-            digest = file_digest(file)
+        path = manager.get_local_path(source)
+        check_regular(path, CheckpointError)
     except OSError as error:
         raise CheckpointError(f"{source}: the weights cannot be read ({error.strerror or error})") from None
-    if digest != sha256:
-        raise CheckpointError(f"{source} has SHA-256 {digest}, the zoo says {sha256}; remove it and download it again")
-    return path
-
-
-def file_digest(file: Any) -> str:
-    """SHA-256 of an open binary file."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    return path, entry.sha256

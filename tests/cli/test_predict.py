@@ -9,7 +9,7 @@ import pytest
 from dicom_files import radiograph, save
 from PIL import Image
 
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, Checkpoint
 from mdf_detectron.cli import publish, train
 from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -59,7 +59,7 @@ def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_fo
     published = tmp_path / "model.pth"
     publish.main(["--weights", str(weights), "--out", str(published), "--no-data"])
     register_prepared_folder(tiny_folder, "tiny_cxr")
-    (tmp_path / "config.yaml").write_text(load_checkpoint_file(weights)[CONFIG_KEY])
+    (tmp_path / "config.yaml").write_text(Checkpoint.open(weights).data[CONFIG_KEY])
     train.main(["--config-file", str(tmp_path / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(weights),
                 "OUTPUT_DIR", str(tmp_path / "evaluated")])  # fmt: skip
     predict(published, "--images", tiny_folder / "images", "--annotations", tiny_folder / "annotations" / "test.json",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.cli import evaluate
 from mdf_detectron.cli.publish import main
 from mdf_detectron.errors import CheckpointError, ConfigError
@@ -25,9 +25,9 @@ def published(tiny_run, tmp_path_factory):
 
 
 def test_the_file_holds_what_is_needed_and_no_more(published, tiny_run):
-    data = load_checkpoint_file(published)
-    assert set(data) == {"model", "mdf_config", "clinical_schema", "contents", "sha256"}
-    before = load_checkpoint_file(tiny_run / "model_final.pth")["model"]
+    data = Checkpoint.open(published).data
+    assert set(data) == {"model", "mdf_config", "contents", "sha256"}
+    before = Checkpoint.open(tiny_run / "model_final.pth").weights
     assert all(torch.equal(before[name], value) for name, value in data["model"].items())
     assert published.stat().st_size < 0.6 * (tiny_run / "model_final.pth").stat().st_size
     results = data["contents"]["results"]
@@ -101,7 +101,7 @@ def test_half_precision_is_smaller_and_close(published, tiny_run, tiny_folder, t
 
 def test_the_card_says_what_was_measured(published, tmp_path, tiny_image_only_run):
     card = published.with_suffix(".md").read_text()
-    data = load_checkpoint_file(published)
+    data = Checkpoint.open(published).data
     assert data["sha256"] in card and "8 images of 8 patients: tiny_cxr_train" in card
     assert "| temperature | °F | 80 to 113 | 98.6 (98.6 to 98.6) | 12 % |" in card
     value = data["contents"]["results"]["metrics"]["bbox_iobb"]["AP50"]["value"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
@@ -62,7 +62,7 @@ def train_alone(small_config, folder, out):
     trainer = MultimodalTrainer(cfg)
     before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
     trainer.train()
-    return before, load_checkpoint_file(out / "model_final.pth")["model"]
+    return before, Checkpoint.open(out / "model_final.pth").weights
 
 
 def last_scalars(folder):
@@ -86,7 +86,7 @@ def killed_training(start, tmp_path):
     assert lines[-1].startswith("error: process 0 of 2 has lost another one") and lines[-1].endswith("--resume")
     assert "Connection closed by peer" in lines[-1] or "reset by peer" in lines[-1], "the cause"
     assert not [line for line in lines if "Traceback" in line or "Warning" in line], lines
-    return load_checkpoint_file(out / f"model_{STEPS - 1:07}.pth")["model"]
+    return Checkpoint.open(out / f"model_{STEPS - 1:07}.pth").weights
 
 
 def free_port():
@@ -106,7 +106,7 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
     before, alone = train_alone(small_config, tiny_folder, tmp_path / "alone")
     assert resumed.wait(timeout=600) == 0, (tmp_path / "resumed.txt").read_text()[-3000:]
 
-    together = load_checkpoint_file(out / "model_final.pth")["model"]
+    together = Checkpoint.open(out / "model_final.pth").weights
     assert [name for name in through if not torch.equal(through[name], together[name])] == []
     moved = sum(float((alone[n] - x).square().sum()) for n, x in before.items() if x.is_floating_point())
     apart = sum(float((alone[n] - together[n]).square().sum()) for n, x in before.items() if x.is_floating_point())

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
@@ -79,7 +79,7 @@ def starter(tiny_folder, folder):
 
 
 def final(folder):
-    data = load_checkpoint_file(folder / "model_final.pth")
+    data = Checkpoint.open(folder / "model_final.pth").data
     return data["model"], data["trainer"], json.loads((folder / "validation_history.json").read_text())
 
 
@@ -152,6 +152,6 @@ def test_best_checkpoint_of_an_interrupted_run_is_the_whole_runs(whole, run, tmp
     run("parts", interrupt=Interrupt(3))
     shutil.rmtree(tmp_path / "parts" / "inference")
     run("parts", resume=True)
-    best = [load_checkpoint_file(folder / "model_best.pth") for folder in (whole[0], tmp_path / "parts")]
+    best = [Checkpoint.open(folder / "model_best.pth").data for folder in (whole[0], tmp_path / "parts")]
     assert best[0]["iteration"] == best[1]["iteration"]
     assert all(torch.equal(v, best[1]["model"][n]) for n, v in best[0]["model"].items())

@@ -7,7 +7,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_loader, train_part
 from mdf_detectron.engine.hooks.losses import mean_losses
@@ -73,7 +73,7 @@ def test_validation_is_logged_and_the_last_one_counts(tiny_config, tmp_path):
     gap = scalars["train_part/bbox_iobb/AP50"] - scalars["val/bbox_iobb/AP50"]
     assert scalars["gap/bbox_iobb/AP50"] == pytest.approx(gap)
     assert [e["iteration"] for e in history(tmp_path)["entries"]] == [2, 3]
-    best = load_checkpoint_file(tmp_path / "model_best.pth")
+    best = Checkpoint.open(tmp_path / "model_best.pth").data
     assert best["iteration"] + 1 == history(tmp_path)["best"]["iteration"]
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"  # a resumed run does not go back to the best
     assert {"bbox_iobb", "bbox"} <= set(results)  # of the test split
@@ -94,10 +94,10 @@ def test_the_test_split_is_scored_with_the_best_weights(tiny_config, tmp_path, m
     options = ["TEST.EVAL_PERIOD", 1, "VALIDATION.METRIC", "total_loss", "VALIDATION.MIN_DELTA", 1e6]
     for more in (["SOLVER.MAX_ITER", 3], ["SOLVER.MAX_ITER", 9, "VALIDATION.PATIENCE", 2]):
         trainer, _ = run(tiny_config(*options, *more))
-        best = load_checkpoint_file(tmp_path / "model_best.pth")
+        best = Checkpoint.open(tmp_path / "model_best.pth").data
         assert best["iteration"] == 0
         assert all(torch.equal(tested[-1][name], x) for name, x in best["model"].items())
-        last = load_checkpoint_file(tmp_path / "model_final.pth")["model"]
+        last = Checkpoint.open(tmp_path / "model_final.pth").weights
         assert any(not torch.equal(last[name], x) for name, x in best["model"].items())
         assert all(torch.equal(trainer.model.state_dict()[name], x) for name, x in last.items())  # theirs again
     trainer, _ = run(tiny_config(*options, "SOLVER.MAX_ITER", 3, "VALIDATION.SAVE_BEST", False))
@@ -117,11 +117,11 @@ def test_killed_and_resumed_run_keeps_best_and_count(tiny_config, tmp_path):
     after = history(tmp_path)
     assert after["best"] == before["best"] and (tmp_path / "model_best.pth").read_bytes() == best
     assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4, 5, 6, 7]  # the sixth after the best ends it
-    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 6
+    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 6
     assert "bbox_iobb" in results
     stopped, _ = run(tiny_config(*options), resume=True)  # and it stays ended
     assert stopped.start_iter == 7 and history(tmp_path) == after
-    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 6
+    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 6
 
 
 def test_resumed_run_validates_as_an_uninterrupted_one(tiny_config, tmp_path):

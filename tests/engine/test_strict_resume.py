@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file, save_checkpoint_file
-from mdf_detectron.checkpoint.contents import DIGEST_KEY, TRAINING_DIGEST_KEY, digest, training_digest
+from mdf_detectron.checkpoint.checkpoint import (
+    DIGEST_KEY,
+    TRAINING_DIGEST_KEY,
+    Checkpoint,
+    digest,
+    save_checkpoint_file,
+    signed,
+    training_digest,
+)
 from mdf_detectron.cli import train
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -42,11 +49,11 @@ def trained(tiny_folder, tmp_path_factory):
 @pytest.fixture
 def check(trained):
     _, trainer, path = trained
-    return lambda data: check_resumable(data, path, trainer)
+    return lambda data: check_resumable(Checkpoint(path, data), trainer)
 
 
 def test_its_own_checkpoint_is_taken(trained, check):
-    data = load_checkpoint_file(trained[2])
+    data = Checkpoint.open(trained[2]).data
     assert {DIGEST_KEY, TRAINING_DIGEST_KEY} <= data.keys() and data["trainer"]["hooks"].keys() >= {"ScalarHistory"}
     check(data)
 
@@ -61,7 +68,7 @@ def test_its_own_checkpoint_is_taken(trained, check):
     ],
 )  # fmt: skip
 def test_another_config_is_refused_and_its_keys_are_named(trained, check, old, new, message):
-    data = load_checkpoint_file(trained[2])
+    data = Checkpoint.open(trained[2]).data
     data["mdf_config"] = None if not new else data["mdf_config"].replace(old, new)
     with pytest.raises(CheckpointError, match=message) as error:
         check(data)
@@ -107,11 +114,11 @@ OPTIMIZER = ("trainer", "_trainer", "optimizer")
     ("change", "message"),
     [
         (lambda d: _without(d, "trainer"), "weights only, no state of a training"),
+        (lambda d: _without(d, TRAINING_DIGEST_KEY), "weights only, no state of a training"),
         (lambda d: _without(d, "trainer", "_trainer"), "weights only, no state of a training"),
         (lambda d: _without(d, "trainer", "hooks", "LRScheduler"), "schedule is at step None, its training at 2"),
         (lambda d: _set(1, d, "trainer", "hooks", "LRScheduler", "last_epoch"), "schedule is at step 1"),
         (lambda d: _without(d, *OPTIMIZER, "param_groups", 0), "other parameters than the model"),
-        (lambda d: _without(d, *OPTIMIZER, "state", 0), "no state of parameter 0; the file is not whole"),
         (lambda d: _set(torch.zeros(3, 7), d, *OPTIMIZER, "state", 0, "exp_avg"), r"exp_avg .* the shape \(3, 7\)"),
         (lambda d: d["trainer"]["_trainer"]["optimizer"]["state"][0]["exp_avg"].fill_(float("nan")),
          "exp_avg of parameter 0 is not finite"),
@@ -120,33 +127,31 @@ OPTIMIZER = ("trainer", "_trainer", "optimizer")
     ],
 )  # fmt: skip
 def test_what_is_not_whole_is_refused(trained, check, change, message):
-    data = copy.deepcopy(load_checkpoint_file(trained[2]))
+    data = copy.deepcopy(Checkpoint.open(trained[2]).data)
     change(data)
-    data.pop(TRAINING_DIGEST_KEY)
     with pytest.raises(CheckpointError, match=message) as error:
         check(data)
     assert "\n" not in str(error.value)
 
 
 def test_a_flipped_bit_of_the_optimizer_is_found(trained, tmp_path):
-    data = load_checkpoint_file(trained[2])
+    data = Checkpoint.open(trained[2]).data
     bits = data["trainer"]["_trainer"]["optimizer"]["state"][0]["exp_avg_sq"].view(-1).view(torch.int32)
     bits[0] ^= 1
     save_checkpoint_file(data, tmp_path / "model_0000001.pth")
     assert digest(data) == data[DIGEST_KEY] and training_digest(data) != data[TRAINING_DIGEST_KEY]
     with pytest.raises(CheckpointError, match="model_0000001.pth is damaged or was edited"):
-        load_checkpoint_file(tmp_path / "model_0000001.pth")
+        Checkpoint.open(tmp_path / "model_0000001.pth")
 
 
 def test_a_weight_that_is_absent_is_refused(trained, tmp_path):
     cfg, trainer, path = trained
-    data = load_checkpoint_file(path)
+    data = Checkpoint.open(path).data
     name = next(n for n in data["model"] if n.endswith("bbox_pred.weight"))
     del data["model"][name]
-    data[DIGEST_KEY] = digest(data)
-    save_checkpoint_file(data, tmp_path / "model_0000001.pth")
+    save_checkpoint_file(signed(data), tmp_path / "model_0000001.pth")
     with pytest.raises(CheckpointError, match=r"1 weight\(s\) are absent"):
-        trainer.checkpointer.resume(str(tmp_path / "model_0000001.pth"), lambda data: None)
+        trainer.checkpointer.load_whole(tmp_path / "model_0000001.pth")
 
 
 def test_finished_training_says_so(trained, capsys, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, SCHEMA_KEY, MultimodalCheckpointer, load_checkpoint_file
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, Checkpoint
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
@@ -46,8 +47,8 @@ def test_train_evaluate_resume_and_load(tiny_config, tmp_path):
     assert any("raw/loss_cls" in line and "eta_seconds" in line for line in logged) or "raw/loss_cls" in logged[-1]
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
-    saved = load_checkpoint_file(tmp_path / "model_final.pth")
-    assert saved[SCHEMA_KEY]["numeric"] == ["age", "temperature"]
+    saved = Checkpoint.open(tmp_path / "model_final.pth").data
+    assert saved["contents"]["columns"] == ["age", "temperature", "gender"]
     assert "FUSION_3D: true" in saved[CONFIG_KEY]
     assert saved["model"]["backbone.clinical_encoder.fitted"]
     assert saved["model"]["backbone.clinical_encoder.mean"][0].item() == pytest.approx(43.5)

@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import pickle
 import struct
 import sys
 import tracemalloc
@@ -11,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from fuzzing.images import dicom, encoded, png_bomb
-from fuzzing.models import Evil, saved, small_checkpoint
+from fuzzing.models import saved, small_checkpoint
 from fuzzing.tables import HEADER, ROWS, table_file
 from fuzzing.texts import COCO, PREDICTIONS
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from mdf_detectron.checkpoint.checkpointer import load_checkpoint_file, read_zoo_weights
-from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, contents_of, digest
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.dicom import read_dicom_tags
@@ -132,25 +130,9 @@ def test_a_prediction_with_neither_box_nor_mask():
             Detections.load([{**result, "segmentation": value}], GroundTruth.load(COCO))
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (pickle.dumps({"x": Evil(np.ndarray, (10**12,))}), "makes an array without content"),
-        (pickle.dumps({"x": Evil(eval, "1")}), "which arrays do not need"),
-        (b"K\x01r\xff\xff\xff\x7f.", "numbers an object"),
-        (pickle.dumps([]), "holds a list, not a dict"),
-        (pickle.dumps({"x": np.array([None])}), "does not hold weights of Detectron2's zoo"),
-    ],
-)
-def test_zoo_weights(tmp_path, data, message):
-    (tmp_path / "w.pkl").write_bytes(data)
-    with pytest.raises(CheckpointError, match=message):
-        read_zoo_weights(tmp_path / "w.pkl")
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return load_checkpoint_file(small_checkpoint(tmp_path_factory.mktemp("model")))
+    return Checkpoint.open(small_checkpoint(tmp_path_factory.mktemp("model"))).data
 
 
 @pytest.mark.parametrize(
@@ -164,27 +146,49 @@ def checkpoint(tmp_path_factory):
 def test_weights(checkpoint, tmp_path, value, message):
     (tmp_path / "m.pth").write_bytes(saved({**checkpoint, "model": {**checkpoint["model"], "x": value}}))
     with pytest.raises(CheckpointError, match=message):
-        load_checkpoint_file(tmp_path / "m.pth")
+        Checkpoint.open(tmp_path / "m.pth")
+
+
+POINT = {"threshold": 0.5, "false_positives": 0.25, "sensitivity": None, "boxes": 3}
+CALIBRATION = {"source": "x", "criterion": "iobb", "temperature": 1, "detections": 9, "before": {}, "after": {}}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("class_names", ["a", "a"], "class_names is .* expected a list of distinct names"),
+        ("class_names", ["a", "a"], "class_names is .* expected distinct names"),
+        ("class_names", [" ", "a"], r"class_names\[0\]: ' ': "),
         ("columns", ["height"], "columns are .*, the schema has"),
         ("category_ids", [1], "1 category_ids of 2 class_names"),
-        ("training", {"images": 1, "columns": {}}, "training statistics of column 'age'"),
-        ("operating_point", {"source": "x", "classes": {}}, "no threshold for each"),
-        ("calibration", {"temperature": -1}, "nothing, or a positive temperature"),
-        ("missing_records", None, "two rates of dropout"),
+        (
+            "training",
+            {"datasets": [], "images": 1, "patients": 1, "columns": {}},
+            "training statistics of column 'age'",
+        ),
+        ("operating_point", {"source": "x", "criterion": "iobb", "classes": {}}, "no threshold for each"),
+        ("operating_point", {"source": "x", "criterion": "iobb", "classes": {"mass": POINT}}, "no threshold for each"),
+        (
+            "operating_point",
+            {"source": "x", "criterion": "iobb", "classes": {"a": {**POINT, "threshold": True}}},
+            r"operating_point.classes.a.threshold: True",
+        ),
+        ("calibration", {**CALIBRATION, "temperature": -1.0}, r"temperature: -1.0: input should be greater"),
+        ("missing_records", None, "missing_records: None: "),
+        (
+            "missing_records",
+            {"missing": "token", "dropout_record": 10**400, "dropout_value": 0.0},
+            "dropout_record: 10",
+        ),
         ("schema", {"columns": 3}, "no 'columns'"),
+        ("results", {1: 2}, "results"),
+        ("more", 1, "unknown key 'more'"),
     ],
 )
 def test_contents(checkpoint, key, value, message):
-    edited = {**checkpoint, CONTENTS_KEY: {**checkpoint[CONTENTS_KEY], key: value}}
-    edited[DIGEST_KEY] = digest(edited)
-    with pytest.raises(CheckpointError, match=message):
-        contents_of(edited, "m.pth")
+    edited = {**checkpoint, "contents": {**checkpoint["contents"], key: value}}
+    with pytest.raises(CheckpointError, match=message) as error:
+        Checkpoint("m.pth", edited).contents  # noqa: B018
+    assert str(error.value).startswith("m.pth") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

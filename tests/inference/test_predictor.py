@@ -11,8 +11,7 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 
 import mdf_detectron
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, load_checkpoint_file
-from mdf_detectron.checkpoint.contents import DIGEST_KEY, digest
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, DIGEST_KEY, Checkpoint, signed
 from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
 from mdf_detectron.inference.predictor import Predictor
@@ -43,10 +42,9 @@ def test_predictions_equal_the_evaluators_to_the_last_digit(predictor, tiny_run,
 
 
 def test_mixed_precision_of_the_training_changes_nothing_on_a_cpu(predictor, tiny_run, image, tmp_path):
-    data = load_checkpoint_file(tiny_run / "model_final.pth")
+    data = Checkpoint.open(tiny_run / "model_final.pth").data
     data[CONFIG_KEY] = re.sub(r"(AMP:\s+ENABLED:) false", r"\1 true", data[CONFIG_KEY], count=1)
-    data[DIGEST_KEY] = digest(data)
-    torch.save(data, tmp_path / "amp.pth")
+    torch.save(signed(data), tmp_path / "amp.pth")
     assert "true" in re.search(r"AMP:\s+ENABLED: (\w+)", data[CONFIG_KEY])[1]
     found = Predictor(tmp_path / "amp.pth", device="cpu")
     assert not found.half and not predictor.half
@@ -170,11 +168,16 @@ def test_an_image_only_model_takes_a_record_and_says_that_it_does_not_read_it(ti
 
 
 def test_checkpoints_that_are_not_enough_are_refused(tiny_run, tmp_path):
-    data = load_checkpoint_file(tiny_run / "model_final.pth")
-    older = {key: value for key, value in data.items() if key not in ("contents", DIGEST_KEY)}
-    later = {**data, "contents": {**data["contents"], "format": 99}}
-    later[DIGEST_KEY] = digest(later)
-    for name, content, message in (("older", older, "older checkpoint"), ("later", later, "format 99")):
+    data = Checkpoint.open(tiny_run / "model_final.pth").data
+    later = signed({**data, "contents": {**data["contents"], "format": 99}})
+    without = {key: {k: v for k, v in data.items() if k not in (key, DIGEST_KEY)} for key in ("contents", CONFIG_KEY)}
+    unsigned = {key: value for key, value in data.items() if key != DIGEST_KEY}
+    for name, content, message in (
+        ("later", later, "format 99"),
+        ("bare", without["contents"], "holds no contents"),
+        ("plain", signed(without[CONFIG_KEY]), "holds no config"),
+        ("unsigned", unsigned, "holds no digest"),
+    ):
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(CheckpointError, match=message):
             Predictor(tmp_path / f"{name}.pth", device="cpu")

@@ -55,7 +55,7 @@ def test_weights_are_found_and_verified(published, monkeypatch):
         for name, value in model.state_dict().items():
             assert torch.equal(value, loaded.state_dict()[name])
     (folder / "tiny.pth").write_bytes((folder / "tiny.pth").read_bytes()[:-1] + b"x")
-    with pytest.raises(CheckpointError, match="has SHA-256 .*, the zoo says"):
+    with pytest.raises(CheckpointError, match="has SHA-256 .*, not .*; remove it"):
         model_zoo.get_checkpoint(NAME)
     with pytest.raises(CheckpointError, match="cannot be read"):
         model_zoo.get_checkpoint(NAME, base=str(folder / "absent"))

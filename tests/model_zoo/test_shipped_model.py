@@ -13,7 +13,7 @@ from mdf_detectron.data.synthetic import prepare
 from mdf_detectron.data.synthetic.cohort import CohortSettings, make_cohort
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.inference.evaluation import evaluate_records
-from mdf_detectron.model_zoo.zoo_weights import ZOO_FOLDER, find_weights, read_zoo
+from mdf_detectron.model_zoo.zoo_weights import ZOO_FOLDER, open_weights, read_zoo
 
 NAME = "synthetic_cxr/mdf_net_compact"
 
@@ -68,7 +68,7 @@ def test_its_ap_is_what_its_entry_says_and_comes_from_the_record(test_split):
 def test_the_file_is_small_and_holds_nothing_of_a_machine():
     entry = read_zoo()[f"{NAME}.yaml"]
     path = ZOO_FOLDER / entry.weights
-    assert entry.shipped and find_weights(NAME) == path and path.stat().st_size <= 4_000_000
+    assert entry.shipped and open_weights(NAME).path == path and path.stat().st_size <= 4_000_000
     content = path.read_bytes()
     for text in (b"/home", b"/tmp", b"/root", b"/work", b"Users"):
         assert text not in content
@@ -79,6 +79,6 @@ def test_the_file_is_small_and_holds_nothing_of_a_machine():
 
 def test_names_that_are_no_weights():
     with pytest.raises(CheckpointError, match=rf"no checkpoint at nope.pth; .* the package ships: .*{NAME}"):
-        find_weights("nope.pth")
+        open_weights("nope.pth")
     with pytest.raises(CheckpointError, match="no weights of 'synthetic_cxr/mdf_net.yaml' are published; this command"):
         Predictor("synthetic_cxr/mdf_net")

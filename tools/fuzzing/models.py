@@ -1,4 +1,4 @@
-"""Boundaries of models: checkpoints, weights of Detectron2's zoo, and the page that serves a model."""
+"""Boundaries of models: checkpoints, and the page that serves a model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,9 @@ from fuzzing.boundary import Boundary, expect
 from fuzzing.images import dicom_files, png_bomb, raster_files
 from fuzzing.mutations import flip_bit, mutate_bytes, mutate_data, odd_value
 from fuzzing.texts import SCHEMA, no_files, put
-from mdf_detectron.checkpoint.checkpointer import (
-    CONFIG_KEY,
-    MultimodalCheckpointer,
-    for_dual_backbone,
-    load_checkpoint_file,
-    read_zoo_weights,
-)
-from mdf_detectron.checkpoint.contents import CONTENTS_KEY, DIGEST_KEY, FORMAT, column_statistics, digest
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, signed
+from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
+from mdf_detectron.checkpoint.contents import FORMAT, column_statistics
 from mdf_detectron.config_file import CONFIGS, load_config
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.inference.predictor import Predictor
@@ -64,7 +59,8 @@ def small_checkpoint(folder: Path) -> Path:
         "category_ids": [1, 2], "schema": SCHEMA.to_dict(), "columns": ["age", "temperature", "gender"],
         "training": {"datasets": ["x_train"], "images": 6, "patients": 6, "columns": column_statistics(SCHEMA,
         records)},
-        "image": {"format": "L", "size": 64}, "missing_records": {"missing": "indicator", "dropout_record": 0.0,
+        "image": {"format": "L", "size": 64, "resize": "square", "mean": [0.0], "std": [1.0],
+        "black_and_white_percentiles": [0.5, 99.5]}, "missing_records": {"missing": "indicator", "dropout_record": 0.0,
         "dropout_value": 0.0}, "operating_point": None, "calibration": None, "results": None,
     }  # fmt: skip
     MultimodalCheckpointer(model, str(folder), cfg=cfg, contents=contents).save("model")
@@ -74,7 +70,7 @@ def small_checkpoint(folder: Path) -> Path:
 def _checkpoint_setup(folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     path = small_checkpoint(folder)
-    return {"content": path.read_bytes(), "data": load_checkpoint_file(path)}
+    return {"content": path.read_bytes(), "data": Checkpoint.open(path).data}
 
 
 def saved(data: Any) -> bytes:
@@ -92,8 +88,7 @@ def _checkpoint_make(rng: random.Random, folder: Path, state: Any) -> tuple[Path
         return put(folder, "m.pth", mutate_bytes(rng, state["content"])), "flip"
     data = dict(state["data"])
     if way < 0.85:
-        key = rng.choice((CONTENTS_KEY, CONTENTS_KEY, "clinical_signature", "clinical_schema"))
-        data[key] = mutate_data(rng, copy.deepcopy(data.get(key, {})))
+        data[CONTENTS_KEY] = mutate_data(rng, copy.deepcopy(data[CONTENTS_KEY]))
     elif way < 0.92:
         data[CONFIG_KEY] = mutate_bytes(rng, data[CONFIG_KEY].encode()).decode(errors="replace")
     else:
@@ -105,7 +100,7 @@ def _checkpoint_make(rng: random.Random, folder: Path, state: Any) -> tuple[Path
 def _signed(data: Any) -> bytes:
     """Serialize with a digest of just this content, where one can be computed."""
     try:
-        data[DIGEST_KEY] = digest(data)
+        data = signed(data)
     except Exception:  # of what no digest can be computed of
         pass
     return saved(data)
@@ -123,7 +118,7 @@ def _checkpoint_check(given: Any, state: Any) -> None:
     path, kind = given if isinstance(given, tuple) else (given, "edited")
     predictor = Predictor(path, device="cpu")
     if kind == "flip":
-        loaded, original = load_checkpoint_file(path), state["data"]
+        loaded, original = Checkpoint.open(path).data, state["data"]
         expect(
             loaded[CONTENTS_KEY] == original[CONTENTS_KEY] and loaded[CONFIG_KEY] == original[CONFIG_KEY], "contents"
         )
@@ -171,38 +166,6 @@ def _checkpoint_attacks() -> list[Callable[[Path, Any], Any]]:
 
 
 CHECKPOINT = Boundary("checkpoint", _checkpoint_setup, _checkpoint_make, _checkpoint_check, _checkpoint_attacks())
-
-
-# --- weights of Detectron2's zoo
-
-
-def _zoo_data() -> dict[str, Any]:
-    weights = {"backbone.bottom_up.stem.conv1.weight": np.zeros((8, 3, 3, 3), np.float32),
-               "proposal_generator.rpn_head.conv.weight": np.ones((4, 4), np.float32)}  # fmt: skip
-    return {"model": weights, "__author__": "Detectron2 Model Zoo"}
-
-
-def _zoo_make(rng: random.Random, folder: Path, state: Any) -> Path:
-    data = mutate_data(rng, _zoo_data()) if rng.random() < 0.3 else _zoo_data()
-    return put(folder, "w.pkl", mutate_bytes(rng, pickle.dumps(data, protocol=rng.choice((2, 4)))))
-
-
-def _zoo_check(path: Path, state: Any) -> None:
-    weights = read_zoo_weights(path)
-    expect(all(isinstance(name, str) and isinstance(v, torch.Tensor) for name, v in weights.items()), "weights")
-    for_dual_backbone(weights, 1)
-
-
-ZOO_WEIGHTS = Boundary("zoo weights", lambda folder: None, _zoo_make, _zoo_check, [
-    *no_files("w.pkl"),
-    *(lambda folder, state, d=d: put(folder, "w.pkl", pickle.dumps(d)) for d in (
-        Evil(), {"model": Evil(eval, "1"), "__author__": "x"}, {"model": {"x": Evil(np.ndarray, (10**12,))}},
-        {"a": Evil(np.dtype, "O")}, [], 3, {"model": []}, {1: np.zeros(1)}, {"x": np.array([None])},
-        {"x": Evil(exec, "open('/outside/x', 'w')")}, {"blobs": 3}, {"conv1_w": np.zeros(1)}, {"x": np.array(["a"])})),
-    *(lambda folder, state, c=c: put(folder, "w.pkl", c) for c in (
-        b"", b"(" * 100_000, b"\x80\x04" + b"(" * 10 + b"l" * 10, b"cos\nsystem\n(S'true'\ntR.", b"\x8e" + b"\xff" * 8,
-        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", b"]" + b"(e" * 5, b"K\x01r\xff\xff\xff\x7f.")),
-])  # fmt: skip
 
 
 # --- the page

@@ -1,28 +1,25 @@
 """A checkpoint is enough by itself, is verified on load, and refuses what means something else."""
 
+import ast
 import copy
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 
-from mdf_detectron.checkpoint.checkpointer import CONFIG_KEY, MultimodalCheckpointer, load_checkpoint_file
-from mdf_detectron.checkpoint.contents import (
-    CONTENTS_KEY,
-    DIGEST_KEY,
-    PROBABILITIES,
-    check_schema,
-    column_statistics,
-    digest,
-    verify,
-)
+import mdf_detectron
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, DIGEST_KEY, Checkpoint, digest, signed
+from mdf_detectron.checkpoint.checkpointer import load_model
+from mdf_detectron.checkpoint.contents import PROBABILITIES, check_schema, column_statistics
+from mdf_detectron.cli import predict, publish
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import CheckpointError
-from mdf_detectron.inference.predictor import config_of
+from mdf_detectron.inference.predictor import Predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VARIANTS = {  # kind → file of a prepared folder, and what changes in it
@@ -33,7 +30,7 @@ VARIANTS = {  # kind → file of a prepared folder, and what changes in it
 
 @pytest.fixture
 def saved(tiny_run):
-    return load_checkpoint_file(tiny_run / "model_final.pth")
+    return Checkpoint.open(tiny_run / "model_final.pth").data
 
 
 def test_a_trained_checkpoint_says_what_it_was_trained_on(saved):
@@ -60,7 +57,7 @@ def test_statistics_of_columns_by_hand():
     assert column_statistics(schema, [])["a"] == {"count": 0, "quantiles": []}
 
 
-def test_every_entry_counts_in_the_digest(saved):
+def test_every_entry_counts_in_the_digest(saved, tmp_path):
     before = digest(saved)
     for change in (
         lambda d: d["model"].update({next(iter(d["model"])): next(iter(d["model"].values())) + 1}),
@@ -70,8 +67,9 @@ def test_every_entry_counts_in_the_digest(saved):
         changed = {**saved, "model": dict(saved["model"]), CONTENTS_KEY: copy.deepcopy(saved[CONTENTS_KEY])}
         change(changed)
         assert digest(changed) != before
+        torch.save(changed, tmp_path / "x.pth")
         with pytest.raises(CheckpointError, match="damaged or was edited"):
-            verify(changed, "x.pth")
+            Checkpoint.open(tmp_path / "x.pth")
     assert digest({**saved, "iteration": -1}) == before
 
 
@@ -84,25 +82,23 @@ def test_damaged_and_non_finite_files_are_refused_with_one_line(saved, tiny_run,
     (tmp_path / "text.pth").write_text("no checkpoint")
     name = next(n for n, v in saved["model"].items() if v.is_floating_point())
     broken = {**saved, "model": {**saved["model"], name: saved["model"][name] * float("nan")}}
-    broken[DIGEST_KEY] = digest(broken)
-    torch.save(broken, tmp_path / "nan.pth")
+    torch.save(signed(broken), tmp_path / "nan.pth")
     torch.save([1], tmp_path / "list.pth")
     for file in tmp_path.glob("*.pth"):
         with pytest.raises(CheckpointError) as error:
-            load_checkpoint_file(file)
+            Checkpoint.open(file)
         assert file.name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_model_of_every_config_can_be_used_without_its_data_sets(small_config):
     for path in sorted(CONFIGS.glob("[!B]*/[!B]*.yaml")):  # without Base-*.yaml
         trained = small_config(path.relative_to(CONFIGS))
-        cfg = config_of({CONFIG_KEY: trained.dump()}, path.name)
+        cfg = Checkpoint(path.name, {CONFIG_KEY: trained.dump()}).cfg
         assert cfg.MODEL.META_ARCHITECTURE == trained.MODEL.META_ARCHITECTURE and cfg.DATASETS.VAL == (), path
 
 
 def test_other_classes_units_and_ranges_are_refused(saved, tiny_run, tmp_path, tiny_folder):
-    cfg = config_of(saved, "x")
-    model = build_model(cfg)
+    cfg = Checkpoint("x", saved).cfg
     for kind, message in (("classes", "the classes and their order"), ("unit", "unit '°F' of column 'temperature'")):
         folder = shutil.copytree(tiny_folder, tmp_path / kind)
         changed, old, new = VARIANTS[kind]
@@ -112,9 +108,9 @@ def test_other_classes_units_and_ranges_are_refused(saved, tiny_run, tmp_path, t
         register_prepared_folder(folder, f"variant_{kind}")
         cfg.DATASETS.TEST = (f"variant_{kind}_test",)
         with pytest.raises(CheckpointError, match=message):
-            MultimodalCheckpointer(model, cfg=cfg).load_whole(str(tiny_run / "model_final.pth"))
+            load_model(cfg, tiny_run / "model_final.pth")
     cfg.DATASETS.TEST = ("tiny_cxr_test",)
-    MultimodalCheckpointer(model, cfg=cfg).load_whole(str(tiny_run / "model_final.pth"))
+    load_model(cfg, tiny_run / "model_final.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,3 +128,62 @@ def test_a_schema_that_means_something_else_is_refused(saved, changed, key):
     columns = columns[1:] if changed is None else [changed if c.name == changed.name else c for c in columns]
     with pytest.raises(CheckpointError, match=key):
         check_schema(saved[CONTENTS_KEY], ClinicalSchema(tuple(columns)), "other", "x.pth")
+
+
+OPENED: list[str] | None = None
+
+
+def _note_opening(event, arguments):
+    if event == "open" and OPENED is not None and isinstance(arguments[0], (str, bytes, Path)):
+        OPENED.append(os.path.basename(os.fsdecode(arguments[0])))
+
+
+sys.addaudithook(_note_opening)  # a hook stays as long as the process; it notes nothing between the tests
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that have been opened since."""
+    names: list[str] = []
+    monkeypatch.setattr(sys.modules[__name__], "OPENED", names)
+    return names
+
+
+def test_a_checkpoint_is_opened_once(tiny_run, tiny_folder, tmp_path, opened):
+    weights = tmp_path / "trained.pth"
+    shutil.copy(tiny_run / "model_final.pth", weights)
+    opened.clear()
+    Predictor(weights, device="cpu")
+    assert opened.count("trained.pth") == 1
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    publish.main(["--weights", str(weights), "--out", str(tmp_path / "published.pth"), "--resamples", "2"])
+    assert opened.count("trained.pth") == 2
+    assert opened.count("published.pth") == 1, "read back after it was written under another name"
+    predict.main(["--weights", str(tmp_path / "published.pth"), "--images", str(tiny_folder / "images" / "test_2.png"),
+                  "--out", str(tmp_path / "out"), "--device", "cpu"])  # fmt: skip
+    assert opened.count("published.pth") == 2
+    opened.clear()
+    Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
+    assert sum(name.endswith(".pth") for name in opened) == 1
+
+
+def test_training_imports_no_inference():
+    """Of all that training imports, directly or not."""
+    package = Path(mdf_detectron.__file__).parent
+    todo, seen = sorted((package / "engine").rglob("*.py")), set()
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = isinstance(node, ast.ImportFrom) and node.module
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)] if named else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name.split(".")[0] == "mdf_detectron":
+                    at = package.joinpath(*name.split(".")[1:])
+                    todo += [file for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()]
+    reached = {path.relative_to(package).parts[0] for path in seen}
+    assert {"engine", "checkpoint", "modeling"} <= reached
+    assert not reached & {"inference", "export", "model_zoo", "serving", "experiments"}

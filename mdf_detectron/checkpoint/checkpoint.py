@@ -1,0 +1,239 @@
+"""A checkpoint as an object: its file is read, verified and hashed once, and the object handed on.
+
+A ``.pth`` file of a training holds these entries, those of a published model the first four:
+
+======================  ================================================================================
+``model``               the weights
+``mdf_config``          the config, as YAML
+``contents``            all else that a user of the model needs (:mod:`~mdf_detectron.checkpoint.contents`)
+``sha256``              digest of weights, config and contents
+``trainer, iteration``  states of optimizer, schedule and hooks
+``training_sha256``     digest of these states
+======================  ================================================================================
+
+Files of other programs may hold weights alone: a training can start from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from mdf_detectron.checkpoint.contents import checked_contents
+from mdf_detectron.config_checks import check_config
+from mdf_detectron.config_file import get_mdf_cfg, merge
+from mdf_detectron.errors import CheckpointError, ConfigError, UserError, short_text, shorten
+from mdf_detectron.fileio import atomic_path, check_regular, sha256_of, shorten_path
+from mdf_detectron.guarded_yaml import parse_yaml
+
+CONFIG_KEY, CONTENTS_KEY = "mdf_config", "contents"
+DIGEST_KEY, TRAINING_DIGEST_KEY = "sha256", "training_sha256"
+
+
+class Checkpoint:
+    """An opened checkpoint.
+
+    Args:
+        path: of the file.
+        data: all of its entries, verified by :meth:`open`; not to be changed.
+    """
+
+    def __init__(self, path: str | Path, data: Mapping[str, Any]):
+        self.path, self.data = Path(path), data
+
+    @classmethod
+    def open(cls, path: str | Path, sha256: str = "") -> Checkpoint:
+        """Read a file on the CPU without executing code from it, and verify what it holds.
+
+        Args:
+            sha256: digest that the whole file must have; by default any.
+
+        Raises:
+            CheckpointError: the file is absent or damaged, or holds objects other than tensors and plain values,
+                weights that are not finite, or other content than its digests say.
+        """
+        if not os.path.exists(path):
+            raise CheckpointError(f"no checkpoint at {shorten_path(path)}")
+        check_regular(path, CheckpointError)
+        if Path(path).suffix != ".pth":
+            raise CheckpointError(f"{path}: only .pth files are loaded; other kinds (.pkl, .pyth) can execute code")
+        try:
+            with open(path, "rb") as file:
+                if sha256 and (found := sha256_of(file)) != sha256:
+                    raise CheckpointError(f"{path} has SHA-256 {found}, not {sha256}; remove it and download it again")
+                _refuse_packed(file, path)
+                data = torch.load(file, map_location="cpu", weights_only=True)
+            return cls(path, _verified(data, path))
+        except UserError:
+            raise
+        except Exception as error:  # torch's reader raises whatever a broken file leads to
+            reason = short_text(ValueError((str(error).strip() or type(error).__name__).splitlines()[0]))
+            raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state."""
+        return self.data["model"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of weights, config and contents."""
+        return self._entry(DIGEST_KEY, str, "digest")
+
+    @cached_property
+    def contents(self) -> dict[str, Any]:
+        """What a user of the model needs to know; checked.
+
+        Raises:
+            CheckpointError: there are none, or they are damaged or of a later version.
+        """
+        return checked_contents(self._entry(CONTENTS_KEY, dict, "contents (classes, units and ranges)"), self.path)
+
+    @cached_property
+    def saved_cfg(self) -> CfgNode:
+        """The config as the training had it, with its paths and data sets.
+
+        Raises:
+            CheckpointError: there is none, or one that this version does not know.
+        """
+        text = self._entry(CONFIG_KEY, str, "config")
+        cfg = get_mdf_cfg()
+        try:
+            values = parse_yaml(text, "its config", ConfigError)
+            merge(cfg, values if isinstance(values, dict) else {"": values}, "its config")
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path}: cannot be used by this version: {error}") from None
+        return cfg
+
+    @property
+    def cfg(self) -> CfgNode:
+        """The config to use the model with, without what belongs to the training's machine; new at each access.
+
+        Raises:
+            CheckpointError: as of ``saved_cfg``.
+        """
+        cfg = self.saved_cfg.clone()
+        cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
+        cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
+        cfg.VALIDATION.PATIENCE, cfg.VALIDATION.TRAIN_IMAGES = 0, 0  # refused without a validation split
+        cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # refused without a GPU
+        check_config(cfg)
+        return cfg
+
+    def _entry(self, key: str, kind: type, what: str) -> Any:
+        value = self.data.get(key)
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                f"{self.path}: holds no {what}; name a .pth file that a training or `mdf publish` of this project wrote"
+            )
+        return value
+
+
+def signed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a checkpoint with the digests of what they hold."""
+    data = {**data, DIGEST_KEY: digest(data)}
+    return {**data, TRAINING_DIGEST_KEY: training_digest(data)} if "trainer" in data else data
+
+
+def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
+    """Write a ``.pth`` file atomically: it is whole or absent."""
+    with atomic_path(target) as partial, open(partial, "wb") as file:  # of Python's: torch's own hides a full disk
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:  # what the archive's writer says once the file could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a checkpoint's weights, config and contents."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(data["model"].items()):
+        _add_tensor(sha, name, tensor)
+    rest = {key: data.get(key) for key in (CONFIG_KEY, CONTENTS_KEY)}
+    sha.update(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
+    return sha.hexdigest()
+
+
+def training_digest(data: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a checkpoint's states of optimizer, schedule and hooks."""
+    sha = hashlib.sha256()
+    _add(sha, "", {key: data.get(key) for key in ("trainer", "iteration")})
+    return sha.hexdigest()
+
+
+def _add(sha: hashlib._Hash, name: str, value: Any) -> None:
+    """Add nested dicts, lists, tensors and plain values, each with its place."""
+    if isinstance(value, Tensor):
+        _add_tensor(sha, name, value)
+    elif isinstance(value, Mapping):
+        for key, entry in sorted(value.items(), key=lambda item: str(item[0])):
+            _add(sha, f"{name}/{key}", entry)
+    elif isinstance(value, (list, tuple)):
+        for number, entry in enumerate(value):
+            _add(sha, f"{name}/{number}", entry)
+    else:
+        sha.update(f"{name} {value!r}\n".encode())
+
+
+def _add_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    if problem := _weight_problem(name, tensor):
+        raise ValueError(f"the state {shorten(name)} {problem}")
+    tensor = tensor.detach().cpu().contiguous()
+    sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
+    """Refuse an archive with compressed entries, which torch never writes, and which may unpack to any size."""
+    file.seek(0)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise CheckpointError(f"{path} is no file that torch wrote: its entry {shorten(packed[0])} is compressed")
+    file.seek(0)
+
+
+def _verified(data: Any, path: str | Path) -> dict[str, Any]:
+    """Return the entries of a checkpoint after a check of its digests and of its weights."""
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project")
+    data = data if "model" in data else {"model": data}  # written as a state alone
+    state = data["model"]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: its weights are {shorten(state)}, no dict; name a .pth of this project")
+    for name, value in state.items():
+        if problem := _weight_problem(name, value):
+            raise CheckpointError(f"{path}: the weight {shorten(name)} {problem}; name a .pth of this project")
+    for key, compute in ((DIGEST_KEY, digest), (TRAINING_DIGEST_KEY, training_digest)):
+        if key in data and compute(data) != data[key]:
+            raise CheckpointError(f"{path} is damaged or was edited: its SHA-256 is not the stored one; copy it again")
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: the weight {name} is not finite; the training diverged or it is damaged")
+    return data
+
+
+def _weight_problem(name: Any, value: Any) -> str:
+    """Describe what keeps a digest of an entry of the weights from being computed; an empty text if nothing does."""
+    if not isinstance(name, str):
+        return "has no text for a name"
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, no tensor"
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        return f"is a tensor of another kind ({value.layout}, {value.dtype}, {value.device})"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # it would need that memory when copied
+        return f"of the shape {shorten(tuple(value.shape))} has more elements than the file holds"
+    return ""
