@@ -6,6 +6,8 @@ only NumPy (matching, metrics, statistics, splits) can still be imported.
 """
 
 import importlib
+import os
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,8 +19,20 @@ __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
 _HOME = {"Predictor": "mdf_detectron.inference.predictor", "add_mdf_config": "mdf_detectron.config"}
 
+
+def _runs_command() -> bool:
+    """Tell whether this process is ``mdf``, ``python -m mdf_detectron`` or a worker that one of them spawned."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python puts the module's file in its place after it has imported the module's package
+        program = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    return os.path.basename(program) in ("mdf", "mdf.exe", "mdf_detectron")
+
+
 wait_briefly()
-if find_spec("detectron2") is not None:
+# Registration imports torch and Detectron2, which takes seconds. A program that imports this package may build a model
+# at once, so it registers here. The command answers --help, a typo or a missing file without them, and registers when
+# it first reads a config: `mdf_detectron.config_file` and every module of `mdf_detectron.modeling` import the same.
+if find_spec("detectron2") is not None and not _runs_command():
     from mdf_detectron import registration  # noqa: F401
 
 

@@ -1,6 +1,7 @@
-"""The command lines: ``mdf <command>``, and the scripts in ``tools/`` and ``datasets/`` that are a few lines over them.
+"""The command line: ``mdf COMMAND``.
 
-Each command is a module of this package with ``main(argv)``; nothing of it is imported before it runs.
+Each command is a module of this package with ``main(argv)``, imported when it runs. It imports torch, Detectron2 and
+whatever needs them within ``main``, after reading its arguments: --help, typos and missing files are answered at once.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from mdf_detectron import __version__
 from mdf_detectron.child_processes import end_with_caller
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
-from mdf_detectron.errors import UserError
+from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.fileio import shorten_path
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -63,7 +65,7 @@ COMMANDS = {
     "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
     "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),
 }
-"""Every command, by what is typed behind ``mdf``; a new one is one line here and one module."""
+"""Every command, by what is typed after ``mdf``; a new one is one line here and one module."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,8 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in COMMANDS:
             run(name, words[count:])
             return
-    known = [name for name in COMMANDS if name.split()[0] == words[0]] or list(COMMANDS)
-    sys.exit(f"error: mdf has no command '{' '.join(words[:2])}'; there are: {', '.join(known)}")
+    group = [name for name in COMMANDS if name.split()[0] == words[0]]
+    near = get_close_matches(words[0], COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near and not group else f"there are: {', '.join(group or COMMANDS)}"
+    sys.exit(f"error: mdf has no command {shorten(' '.join(words[: 2 if group else 1]))}; {hint}")
 
 
 def usage() -> str:
@@ -96,7 +100,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
 
     Args:
         name: of :data:`COMMANDS`.
-        argv: arguments behind the command; the program's own when None.
+        argv: arguments after the command; the program's own when None.
     """
     if argv is not None:
         sys.argv = [f"mdf {name}", *argv]

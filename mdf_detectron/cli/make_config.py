@@ -1,8 +1,8 @@
 """Propose a config for a prepared folder: classes, columns, image size, anchors, flip, masks, schedule from the data.
 
-python tools/make_config.py datasets/mine --out configs/mine
+mdf init datasets/mine --out configs/mine
 
-Writes mdf_net.yaml, whose comments say why, and image_only.yaml, the baseline that it is compared with; of a folder
+Writes mdf_net.yaml, whose comments give the reasons, and image_only.yaml, the baseline to compare it with; for a folder
 without clinical records image_only.yaml alone.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mdf_detectron.cli.arguments import prepared_folder
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import write_text
-from mdf_detectron.model_zoo.config_proposal import config_text, propose_config, read_folder
 
 BASELINE = """# The baseline: the same model without the clinical record.
 _BASE_: mdf_net.yaml
@@ -28,12 +28,14 @@ OUTPUT_DIR: output/{name}/image_only
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="a prepared folder")
+    parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
     parser.add_argument("--out", metavar="DIR", help="folder of the config files (default: configs/NAME)")
     parser.add_argument("--image-size", type=int, help="side of the model's input (default: from images and boxes)")
     parser.add_argument("--no-flip", action="store_true", help="no mirrored images in training")
     parser.add_argument("--force", action="store_true", help="replace config files that are there")
     args = parser.parse_args(argv)
+    from mdf_detectron.model_zoo.config_proposal import config_text, propose_config, read_folder
+
     facts = read_folder(args.folder)
     out = Path(args.out or Path("configs") / facts.name)
     there = [name for name in ("mdf_net.yaml", "image_only.yaml") if (out / name).exists()]

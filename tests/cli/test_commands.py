@@ -1,15 +1,14 @@
-"""The command ``mdf``: its table, its errors, and the scripts over it."""
+"""The command ``mdf``: its table, its start and its errors."""
 
 import importlib
-import re
-from pathlib import Path
+import resource
+import subprocess
+import sys
 
 import pytest
 
 from mdf_detectron import __version__, cli
 from mdf_detectron.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
@@ -30,11 +29,58 @@ def test_help_lists_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["nope"], "no command 'nope'"), (["prepare", "x"], "prepare synthetic")]
+    ("words", "message"),
+    [
+        (["nope"], "no command 'nope'; there are: train, "),
+        (["prepare", "x"], "prepare synthetic"),
+        (["trian", "--resume"], "no command 'trian'; did you mean train[?]$"),
+    ],
 )
 def test_unknown_commands(words, message):
     with pytest.raises(SystemExit, match=message):
         cli.main(words)
+
+
+LATE = {"train", "evaluate", "publish", "predict", "whatif", "serve", "export", "describe", "cache", "visualize",
+        "plot", "compare-seeds", "record-dependence", "experiments", "convert-weights", "demo",
+        *(name for name in cli.COMMANDS if name.startswith("prepare"))}  # fmt: skip
+"""Commands that still import more than they need to explain themselves."""
+
+HEAVY = {"torch", "torchvision", "detectron2", "timm", "pandas", "scipy", "matplotlib"}
+
+START = f"""
+import sys
+sys.argv = ["/usr/bin/mdf"]
+from mdf_detectron import cli
+for words in ([], ["--version"], ["trian"], *([*name.split(), "--help"] for name in cli.COMMANDS if name not in {LATE}),
+              ["init", "absent"]):
+    try:
+        cli.main(words)
+    except SystemExit as end:
+        print(words, end.code, file=sys.stderr)
+    found = {HEAVY} & set(sys.modules)
+    assert not found, (words, found)
+from mdf_detectron.modeling import build
+from detectron2.modeling import META_ARCH_REGISTRY
+assert "MultimodalRCNN" in META_ARCH_REGISTRY
+"""
+
+
+def test_a_start_imports_nothing_that_is_not_needed():
+    """Help, a typo and a missing file need neither torch nor Detectron2; a model that is built has its components."""
+    found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "error: absent: there is no such folder" in found.stderr and "did you mean train?" in found.stderr
+
+
+def test_help_takes_less_than_half_a_second_of_processor_time():
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "mdf_detectron", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 def test_an_error_of_the_user_is_one_line(monkeypatch):
@@ -61,18 +107,3 @@ def test_an_error_of_the_user_is_one_line(monkeypatch):
 
     with pytest.raises(ModuleNotFoundError):
         cli.run_main(defect)
-
-
-def test_scripts_name_commands():
-    """Every script is a few lines over a command, except those that measure this repository."""
-    measuring = {"simulate_intervals.py", "crash_test.py", "killed_runs.py", "small_sources.py", "fuzz.py"}
-    measuring |= {"make_model_zoo.py", "raw_oracle.py", "write_raw_mimic.py"}
-    measuring |= {path.name for path in (REPOSITORY / "tools").glob("benchmark*.py")}
-    commands = []
-    for script in [*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]:
-        if script.name not in measuring:
-            text = script.read_text()
-            named = re.search(r'run\("([^"]+)"\)', text)
-            assert named and len(text.splitlines()) < 25, script.name
-            commands.append(named[1])
-    assert sorted(commands) == sorted(cli.COMMANDS), "every command has a script, every script a command"
