@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from mdf_detectron import registration  # noqa: F401 (checks of a config ask the registered classes)
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
 from mdf_detectron.errors import ConfigError, shorten
-from mdf_detectron.fileio import read_yaml, shorten_path
+from mdf_detectron.fileio import find_config_file, read_yaml
 
 BASE_KEY = "_BASE_"
 
@@ -27,31 +27,12 @@ MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError,
 LONGEST_VALUE = 100_000
 """Characters of an override; Python's parser takes seconds for more."""
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
-"""Configs that ship with the package."""
-
 
 def get_mdf_cfg() -> CfgNode:
     """Detectron2's defaults and this project's keys."""
     cfg = get_cfg()
     add_mdf_config(cfg)
     return cfg
-
-
-def find_config_file(name: str | Path) -> Path:
-    """Find a config file by its path, or by its name below the package's configs ("mimic_eye/mdf_net.yaml").
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    for path in (Path(name), CONFIGS / name, CONFIGS / str(name).removeprefix("configs/")):
-        if os.path.isfile(path):
-            return path
-    near = get_close_matches(Path(name).stem, {path.stem for path in CONFIGS.glob("*/*.yaml")}, n=3)
-    raise ConfigError(
-        f"no config file at '{shorten_path(name)}'; give a path, or a name of the model zoo such as "
-        "'mimic_eye/mdf_net.yaml'" + (f" (names near it: {', '.join(near)})" if near else "")
-    )
 
 
 def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNode:

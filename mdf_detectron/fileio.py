@@ -18,6 +18,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -176,6 +177,26 @@ def shorten_path(path: str | Path, longest: int = 200) -> str:
     """Return a path as a message shows it: its end, if it is long, on one line."""
     text = " ".join(str(path).split())
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""Configs that ship with the package."""
+
+
+def find_config_file(name: str | Path) -> Path:
+    """Find a config file by its path, or by its name below the package's configs ("mimic_eye/mdf_net.yaml").
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / str(name).removeprefix("configs/")):
+        if os.path.isfile(path):
+            return path
+    near = get_close_matches(Path(name).stem, {path.stem for path in CONFIGS.glob("*/*.yaml")}, n=3)
+    raise ConfigError(
+        f"no config file at '{shorten_path(name)}'; give a path, or a name of the model zoo such as "
+        "'mimic_eye/mdf_net.yaml'" + (f" (names near it: {', '.join(near)})" if near else "")
+    )
 
 
 def read_text(path: str | Path, error: type[UserError]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import check_regular, shorten_path
+from mdf_detectron.errors import ConfigError, UserError
+from mdf_detectron.fileio import check_regular, find_config_file, shorten_path
 
 
 def existing_file(text: str) -> str:
@@ -16,6 +16,18 @@ def existing_file(text: str) -> str:
     """
     check_regular(text, UserError)
     return text
+
+
+def config_file(text: str) -> str:
+    """Accept the path of a config file, or the name of one that ships with the package, as an argument's ``type``.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return str(find_config_file(text))
+    except ConfigError as error:  # argparse takes a ValueError for one of its own
+        raise UserError(error) from None
 
 
 def prepared_folder(text: str) -> str:

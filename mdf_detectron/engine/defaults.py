@@ -9,9 +9,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 
-from mdf_detectron.config_file import find_config_file, load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.errors import ConfigError
+from mdf_detectron.fileio import find_config_file
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 
 __all__ = ["default_argument_parser", "setup", "setup_cfg"]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.config_file import find_config_file, read_config_file
+from mdf_detectron.config_file import read_config_file
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import read_json
+from mdf_detectron.fileio import find_config_file, read_json
 
 OWN_SPLITS = -1
 """Number that stands for the folder's own splits where others are folds."""

@@ -14,12 +14,13 @@ import yaml
 from detectron2.config import CfgNode
 from sklearn.cluster import KMeans
 
-from mdf_detectron.config_file import CONFIGS, get_mdf_cfg
+from mdf_detectron.config_file import get_mdf_cfg
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
+from mdf_detectron.fileio import CONFIGS
 
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
 RECORD_REASONS = {

@@ -7,7 +7,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from mdf_detectron.checkpoint.checkpointer import load_model
-from mdf_detectron.config_file import find_config_file, load_config
+from mdf_detectron.config_file import load_config
+from mdf_detectron.fileio import find_config_file
 from mdf_detectron.model_zoo.zoo_weights import get_checkpoint
 from mdf_detectron.modeling.build import build_model
 

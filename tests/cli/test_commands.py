@@ -53,7 +53,7 @@ import sys
 sys.argv = ["/usr/bin/mdf"]
 from mdf_detectron import cli
 for words in ([], ["--version"], ["trian"], *([*name.split(), "--help"] for name in cli.COMMANDS if name not in {LATE}),
-              ["init", "absent"]):
+              ["init", "absent"], ["analyze", "--config-file", "mdf_nett.yaml"]):
     try:
         cli.main(words)
     except SystemExit as end:
@@ -70,7 +70,8 @@ def test_a_start_imports_nothing_that_is_not_needed():
     """Help, a typo and a missing file need neither torch nor Detectron2; a model that is built has its components."""
     found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "error: absent: there is no such folder" in found.stderr and "did you mean train?" in found.stderr
+    for text in ("did you mean train?", "error: absent: there is no such folder", "no config file at 'mdf_nett.yaml'"):
+        assert text in found.stderr
 
 
 def test_help_takes_less_than_half_a_second_of_processor_time():
