@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test install lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/python tools/demo.py --out output/demo
+	$(BIN)/mdf demo --out output/demo
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-import mdf_detectron  # noqa: F401  (registers the components)
+from mdf_detectron import cli
 from mdf_detectron.config import num_classes
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -53,6 +54,18 @@ def free_ports():
         return ports
 
     return get
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """``run("evaluate", *arguments)``: what ``mdf evaluate`` prints; a mistake raises ``SystemExit`` with its text."""
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which a command sets
+
+    def call(command: str, *arguments) -> str:
+        cli.main([*command.split(), *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return call
 
 
 @pytest.fixture

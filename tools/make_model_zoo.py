@@ -5,7 +5,7 @@ python tools/make_model_zoo.py                       # the tables
 python tools/make_model_zoo.py --runs output/zoo     # train what is absent, publish it, fill zoo.yaml, then the tables
 
 Results: mdf_detectron/model_zoo/zoo.yaml, docs/results/*.json (config_speeds.json is written by
-tools/benchmark_configs.py). --runs continues where it stopped: RUNS/<config>/seed_<n>/ holds each training,
+tools/benchmark.py --costs). --runs continues where it stopped: RUNS/<config>/seed_<n>/ holds each training,
 RUNS/published/ the published files with their cards. A model without a training there keeps its entry.
 """
 

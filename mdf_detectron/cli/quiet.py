@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import warnings
@@ -18,8 +19,9 @@ def _of_the_event_writer(args: threading.ExceptHookArgs) -> bool:
     return isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_EventLoggerThread"
 
 
+@functools.cache
 def suppress_known_messages() -> None:
-    """Add the filters to this process; call it once, at the start of a program."""
+    """Add the filters to this process, at the start of a program."""
     # fvcore and detectron2 script small functions when they are imported; newer releases of torch warn about that.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     # detectron2's anchor generator calls torch.meshgrid without `indexing`; its result is what torch will keep.

@@ -30,8 +30,8 @@ BIAS_PER_HALVING = 2.0
 """Bias of a test set over what halving it adds, see :func:`small_sample_bias`."""
 
 BIAS_NOISE = 0.25
-"""Standard error of that bias as a share of the metric's own standard error, as tools/simulate_intervals.py shows it
-for test sets of 60 and 150 images."""
+"""Standard error of that bias as a share of the metric's own standard error, from simulated
+test sets of 60 and 150 images."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """(B, I) weights of the images → (B, M) metrics."""
@@ -230,7 +230,7 @@ def paired_test(
     """Compare two models on the same resampled patients, so that what they share cancels out.
 
     The bias of small test sets is much the same in both models; it is left in, as its estimate would add more noise to
-    the difference than it takes away (tools/simulate_intervals.py).
+    the difference than it takes away.
 
     Args:
         patients, num_patients: see :func:`~mdf_detectron.evaluation.statistics.metric_intervals`.

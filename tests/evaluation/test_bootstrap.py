@@ -2,9 +2,9 @@ import warnings
 
 import numpy as np
 import pytest
-from benchmarks.interval_study import simulate
 from evaluation_cases import dataset, random_case
 from scipy import stats
+from simulated import simulate
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match

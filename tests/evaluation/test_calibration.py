@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.interval_study import simulate
+from simulated import simulate
 
 from mdf_detectron.evaluation.calibration import POOLED, calibration_of, stored_choices
 from mdf_detectron.evaluation.coco import Detections, GroundTruth

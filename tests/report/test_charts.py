@@ -1,9 +1,9 @@
 """No text of a chart is cut by the picture's edge."""
 
 import pytest
-from benchmarks.interval_study import simulate
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from simulated import simulate
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.summary import Protocol, evaluate_models

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from benchmarks.variants import PlainSpatializer
+from plain_spatializer import PlainSpatializer
 
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 

@@ -1,4 +1,4 @@
-"""tools/record_dependence.py on a tiny folder: its numbers are those of the model on records changed by hand."""
+"""``mdf record-dependence`` on a tiny folder: its numbers are those of the model on records changed by hand."""
 
 import json
 
@@ -40,7 +40,7 @@ def arguments(out, checkpoint=None, *more, model="mdf_net"):
 def test_scores_are_those_of_the_changed_records(run, trained, tmp_path):
     cfg, model, checkpoint = trained
     metric = "bbox_iobb/AR"
-    printed = run("record_dependence", *arguments(tmp_path / "out", checkpoint, "--repeats", 1, "--metric", metric))
+    printed = run("record-dependence", *arguments(tmp_path / "out", checkpoint, "--repeats", 1, "--metric", metric))
     found = json.loads((tmp_path / "out" / "record_dependence.json").read_text())
     records = records_of(["tiny_cxr_test"])
 
@@ -68,6 +68,6 @@ def test_mistakes_are_told_in_one_line(run, trained, tmp_path):
         (arguments(tmp_path, checkpoint, "--dataset", "nobody_test"), "nobody_test"),
     ):
         with pytest.raises(SystemExit, match=message):
-            run("record_dependence", *given)
+            run("record-dependence", *given)
     with pytest.raises(SystemExit, match="2"):
-        run("record_dependence", *arguments(tmp_path, checkpoint, "--repeats", 0))
+        run("record-dependence", *arguments(tmp_path, checkpoint, "--repeats", 0))

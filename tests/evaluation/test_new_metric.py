@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from benchmarks.interval_study import simulate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from simulated import simulate
 
 from mdf_detectron.evaluation import CXREvaluator, evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth

@@ -1,10 +1,10 @@
-"""tools/evaluate.py and tools/plot_results.py: what they write, what is in it, and what mistakes get."""
+"""``mdf evaluate`` and ``mdf plot``: what they write, what is in it, and what mistakes get."""
 
 import json
 
 import numpy as np
 import pytest
-from benchmarks.interval_study import simulate
+from simulated import simulate
 
 from mdf_detectron.evaluation import evaluate_coco
 
@@ -67,10 +67,10 @@ def test_report_is_drawn_again_with_the_training_curves(run, files, tmp_path):
     log = tmp_path / "log.json"
     log.write_text("\n".join(json.dumps({"iteration": i, "total_loss": 3 / (i + 1), "val/bbox_iobb/AP50": 10 + i})
                              for i in range(5)))  # fmt: skip
-    run("plot_results", "--evaluation", out, "--training", log)
+    run("plot", "--evaluation", out, "--training", log)
     assert {p.stem for p in (out / "figures").iterdir()} == {*FILES, "confusion", "training"}
     assert "Training: loss and generalization gap" in (out / "report.html").read_text()
-    run("plot_results", "--training", log, "--out", tmp_path / "curves")
+    run("plot", "--training", log, "--out", tmp_path / "curves")
     assert (tmp_path / "curves" / "training.png").is_file()
 
 
@@ -145,13 +145,13 @@ def test_mistakes_are_told_in_one_line(run, files, tmp_path, options, message):
 
 def test_folder_without_an_evaluation(run, tmp_path):
     with pytest.raises(SystemExit, match=r"evaluation.json: cannot be read"):
-        run("plot_results", "--evaluation", tmp_path)
+        run("plot", "--evaluation", tmp_path)
     (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"not written by tools/evaluate.py"):
-        run("plot_results", "--evaluation", tmp_path)
+        run("plot", "--evaluation", tmp_path)
     (tmp_path / "evaluation.json").write_text('{"title": "old", "models": {}}')
     with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it anew: tools/evaluate.py --ann"):
-        run("plot_results", "--evaluation", tmp_path)
+        run("plot", "--evaluation", tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}
 
 
@@ -160,7 +160,7 @@ def test_seeds(run, tmp_path):
         (tmp_path / f"r{n}.json").write_text(json.dumps({"bbox_iobb": {"AP50": value, "AR50": value + 1}}))
     r = [tmp_path / f"r{n}.json" for n in range(5)]
     printed = run(
-        "compare_seeds", "--results", *r[:3], "--against", *r[3:], "--names", "A", "B", "--out", tmp_path / "o"
+        "compare-seeds", "--results", *r[:3], "--against", *r[3:], "--names", "A", "B", "--out", tmp_path / "o"
     )
     found = json.loads((tmp_path / "o" / "seeds.json").read_text())
     assert found["models"]["A"]["bbox_iobb/AP50"]["mean"] == 22
@@ -168,4 +168,4 @@ def test_seeds(run, tmp_path):
     assert "| bbox_iobb/AP50 | 22.0 ± 2.0 (17.0 to 27.0) |" in printed
     assert (tmp_path / "o" / "seeds.png").is_file() and (tmp_path / "o" / "seeds.csv").is_file()
     with pytest.raises(SystemExit, match="--names needs 1 different"):
-        run("compare_seeds", "--results", *r[:3], "--names", "A", "B", "--out", tmp_path / "o")
+        run("compare-seeds", "--results", *r[:3], "--names", "A", "B", "--out", tmp_path / "o")

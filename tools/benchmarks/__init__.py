@@ -1,1 +1,0 @@
-"""Benchmarks of this repository; they are not part of the installed package."""
