@@ -25,8 +25,9 @@ from fuzzing.texts import SCHEMA, no_files, put
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, signed
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import FORMAT, column_statistics
-from mdf_detectron.config_file import CONFIGS, load_config
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.fileio import CONFIGS
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import UNKNOWN, StudyPage
 

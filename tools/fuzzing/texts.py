@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 
 from fuzzing.boundary import Boundary, expect
 from fuzzing.mutations import mutate_bytes, mutate_data, odd_value
-from mdf_detectron.config_file import CONFIGS, get_mdf_cfg, load_config
+from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE
 from mdf_detectron.data.catalog import load_records
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
@@ -25,6 +25,7 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.experiments.plan import PLANS
 from mdf_detectron.experiments.plan_file import read_plan
+from mdf_detectron.fileio import CONFIGS
 
 SCHEMA = ClinicalSchema(
     (
