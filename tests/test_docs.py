@@ -1,0 +1,120 @@
+"""The documentation is true: commands parse, config keys and files exist, links lead somewhere, pages stay short."""
+
+import argparse
+import re
+import shlex
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+
+from mdf_detectron import cli
+from mdf_detectron.config_file import CONFIGS, get_mdf_cfg
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8")
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("datasets/*.md")]
+}
+PRESENT = {name: text for name, text in PAGES.items() if not name.startswith("docs/experiments/")}
+"""Pages about the code as it is; those of experiments name things of their time."""
+MOST_WORDS = {"README.md": 450, "GETTING_STARTED.md": 1000, "MODEL_ZOO.md": 1200, "SECURITY.md": 400}
+KEY = re.compile(
+    r"\b(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|VALIDATION|CLINICAL_DIAGNOSTICS)(?:\.[A-Z0-9_]+)+\b"
+)
+FOLDERS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+
+
+class Parser(Exception):
+    """Carries the parser that a command would have used."""
+
+
+@lru_cache(None)
+def parser_of(name):
+    def stop(self, *_, **__):
+        raise Parser(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parser) as found:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        cli.main(name.split())
+    return found.value.args[0]
+
+
+def split_command(words):
+    """Return a command's name, of one word or two, and its arguments."""
+    name = next((n for n in (" ".join(words[:2]), words[0]) if n in cli.COMMANDS), None)
+    assert name, f"mdf {' '.join(words[:2])} is no command"
+    return name, words[len(name.split()) :]
+
+
+def commands(text):
+    """Lines ``mdf ...`` of the shell blocks, continued lines joined."""
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] == "mdf":
+                yield words[1:]
+
+
+def key_exists(key):
+    node = get_mdf_cfg()
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if any(commands(text))])
+def test_commands_parse(page, capsys):
+    for words in commands(PAGES[page]):
+        if words in (["--help"], ["COMMAND", "--help"]):
+            continue
+        name, arguments = split_command(words)
+        try:
+            parser_of(name).parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"mdf {shlex.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
+        for word in arguments:
+            assert not KEY.fullmatch(word) or key_exists(word), f"no config key {word}"
+            if word.split("/")[0] in FOLDERS and word.endswith(".yaml"):
+                assert (CONFIGS / word).is_file(), word
+
+
+@pytest.mark.parametrize("page", PRESENT)
+def test_names_in_the_text_exist(page):
+    text = re.sub(r"```.*?```", "", PRESENT[page], flags=re.S)
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if span.startswith("mdf ") and span.split()[1] not in ("COMMAND", "prepare", "…", "--help"):
+            name, arguments = split_command(span.split()[1:])
+            known = parser_of(name)._option_string_actions
+            assert not [word for word in arguments if word.startswith("--") and word not in known], span
+        for key in KEY.findall(span):
+            assert key_exists(key), f"no config key {key}"
+        if re.fullmatch(r"(?:(?:tools|docs|tests|mdf_detectron)/|configs/(?!mine))[\w/.-]+", span):
+            assert (REPOSITORY / span).exists(), span
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = (REPOSITORY / page).parent
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", PAGES[page]):
+        assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize(("page", "most"), MOST_WORDS.items())
+def test_pages_stay_short(page, most):
+    assert len(PAGES[page].split()) <= most
+
+
+def test_every_page_is_listed():
+    for index in ("docs/README.md", "docs/experiments/README.md"):
+        folder = (REPOSITORY / index).parent
+        unlisted = {path.name for path in folder.glob("*.md")} - set(re.findall(r"\(([\w.-]+\.md)\)", PAGES[index]))
+        assert unlisted == {"README.md"}
+
+
+def test_the_map_names_every_room():
+    rooms = [path.parent.name for path in (REPOSITORY / "mdf_detectron").glob("*/__init__.py")]
+    assert [room for room in rooms if f"{room}/" not in PAGES["CONTRIBUTING.md"]] == []
