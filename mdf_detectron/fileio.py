@@ -199,15 +199,30 @@ def find_config_file(name: str | Path) -> Path:
     )
 
 
-def read_text(path: str | Path, error: type[UserError]) -> str:
+def file_stamp(path: str | Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from an earlier one of its name: size, time of change, number; None if it is absent."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash | None = None) -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
+
+    Args:
+        digest: is updated with the file's content, so that nobody opens the file again to compute it.
 
     Raises:
         UserError: of the class ``error``, where the file is absent, no regular file, unreadable or not UTF-8.
     """
     check_regular(path, error)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        if digest is not None:
+            digest.update(content)
+        return content.decode("utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror or cause})") from None
     except UnicodeDecodeError as cause:
@@ -221,12 +236,15 @@ _JSON_MEMORY = 10
 """Bytes of memory that a byte of JSON needs, by experience with boxes."""
 
 
-def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) -> Any:
+def read_json(
+    path: str | Path, error: type[UserError], *, nan: bool = False, digest: hashlib._Hash | None = None
+) -> Any:
     """Read a JSON file.
 
     Args:
         nan: accept the literals NaN, Infinity and -Infinity, which are no JSON but which pandas writes; whoever reads
             the data then names the entry.
+        digest: as of :func:`read_text`.
 
     Raises:
         UserError: of the class ``error``, where the file is absent, empty, no JSON, nested too deeply, or has a key
@@ -237,7 +255,7 @@ def read_json(path: str | Path, error: type[UserError], *, nan: bool = False) ->
         raise error(
             f"{path}: {size / 2**20:,.0f} MiB of JSON would need more than half of this machine's memory; split it"
         )
-    text = read_text(path, error)
+    text = read_text(path, error, digest=digest)
     if not text.strip():
         raise error(f"{path}: the file is empty")
     options: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}

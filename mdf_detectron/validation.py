@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mdf_detectron.errors import UserError, shorten
 
@@ -15,11 +16,12 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
+_adapter = lru_cache(TypeAdapter)
 
 
 def validated(model: type[Model], data: Any, where: str, error: type[UserError]) -> Model:
-    """Build a model from parsed data.
+    """Build a model, or a dataclass whose fields pydantic knows, from parsed data.
 
     Args:
         data: as JSON or YAML gave it.
@@ -31,7 +33,7 @@ def validated(model: type[Model], data: Any, where: str, error: type[UserError])
             what was expected, and how many more there are.
     """
     try:
-        return model.model_validate(data)
+        return _adapter(model).validate_python(data)
     except ValidationError as problem:
         raise error(f"{where}: {problem_text(problem)}") from None
 
@@ -42,7 +44,7 @@ def problem_text(problem: ValidationError) -> str:
     place = place_text(first["loc"])
     if first["type"] == "value_error":  # of a validator of ours, which says all
         text = str(first["ctx"]["error"])
-    elif first["type"] == "extra_forbidden":
+    elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {place!r}{_and(more)}"
     elif first["type"] == "missing":
         return f"no {place!r}{_and(more)}"

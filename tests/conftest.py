@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import sys
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -54,6 +56,28 @@ def free_ports():
         return ports
 
     return get
+
+
+_opened: list[str] | None = None  # while a test counts
+sys.addaudithook(lambda event, args: _opened.append(args[0]) if event == "open" and _opened is not None else None)
+
+
+@pytest.fixture
+def openings():
+    """``with openings(folder) as counts``: how often this process opens each file below a folder, by relative path."""
+
+    @contextmanager
+    def watch(folder: Path):
+        global _opened
+        counts, _opened = Counter(), []
+        try:
+            yield counts
+        finally:
+            names, _opened = [name for name in _opened if isinstance(name, (str, bytes, os.PathLike))], None
+            paths = [Path(os.path.abspath(os.fsdecode(name))) for name in names]
+            counts.update(str(path.relative_to(folder)) for path in paths if path.is_relative_to(folder))
+
+    return watch
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 import mdf_detectron
 from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.data.catalog import load_schema
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, DatasetError, shorten
@@ -168,7 +169,7 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
     names = list(cfg.DATASETS.TRAIN)
     records = [record for name in names for record in DatasetCatalog.get(name)]
     metadata = MetadataCatalog.get(names[0])
-    schema = ClinicalSchema.load(metadata.clinical_schema_file)
+    schema = load_schema(metadata.clinical_schema_file)
     clinical = cfg.MODEL.CLINICAL
     reads = fuses_3d(cfg) or fuses_1d(cfg)
     to_contiguous = metadata.thing_dataset_id_to_contiguous_id
@@ -210,15 +211,15 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
 
 def column_statistics(schema: ClinicalSchema, records: list[Mapping[str, Any] | None]) -> dict[str, dict[str, Any]]:
     """Summarize each column over records: its number of values, and quantiles (numeric) or frequencies."""
-    parsed = [schema.parse_record(record, where="training record") for record in records]
+    parsed = [schema.encode(record, where="training record") for record in records]
     out: dict[str, dict[str, Any]] = {}
     for i, column in enumerate(schema.numeric):
-        values = np.array([row.numeric[i] for row in parsed], dtype=np.float64)
+        values = np.array([numeric[i] for numeric, _ in parsed], dtype=np.float64)
         values = values[~np.isnan(values)]
         quantiles = [float(q) for q in np.quantile(values, PROBABILITIES)] if len(values) else []
         out[column.name] = {"count": len(values), "quantiles": quantiles}
     for i, column in enumerate(schema.categorical):
-        counts = Counter(row.categorical[i] for row in parsed)
+        counts = Counter(codes[i] for _, codes in parsed)
         frequencies = {value: counts[code] for code, value in enumerate(column.vocabulary)}
         out[column.name] = {"count": sum(frequencies.values()), "frequencies": frequencies}
     return out
@@ -245,7 +246,7 @@ def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any)
             "the classes and their order must be equal"
         )
     if contents["columns"] and metadata.get("clinical_schema_file"):
-        check_schema(contents, ClinicalSchema.load(metadata.clinical_schema_file), dataset_name, filename)
+        check_schema(contents, load_schema(metadata.clinical_schema_file), dataset_name, filename)
 
 
 def check_schema(contents: Mapping[str, Any], schema: ClinicalSchema, dataset_name: str, filename: Any) -> None:

@@ -8,6 +8,7 @@ Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.da
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ class Annotations:
     """The sound entries of an annotation file.
 
     Attributes:
-        images: in the file's order.
+        images: in the file's order; ``clinical`` is parsed where a schema was given.
         annotations: in the file's order; ``segmentation`` is absent or sound, ``iscrowd`` absent, 0 or 1.
         categories: by id, which is the order of a model's classes.
     """
@@ -55,12 +56,16 @@ class Annotations:
 
 
 def read_annotations(
-    path: str | Path, *, prepared: bool, schema: ClinicalSchema | None = None, report: Report | None = None
+    path: str | Path,
+    *,
+    prepared: bool,
+    schema: ClinicalSchema | None = None,
+    report: Report | None = None,
+    digest: hashlib._Hash | None = None,
 ) -> Annotations:
-    """Read an annotation file, see :func:`check_annotations`."""
-    return check_annotations(
-        read_json(path, DatasetError, nan=True), str(path), prepared=prepared, schema=schema, report=report
-    )
+    """Read an annotation file, see :func:`check_annotations`; ``digest`` is updated with its content."""
+    data = read_json(path, DatasetError, nan=True, digest=digest)
+    return check_annotations(data, str(path), prepared=prepared, schema=schema, report=report)
 
 
 def check_annotations(
@@ -72,7 +77,7 @@ def check_annotations(
         data: the parsed JSON; it is not changed.
         where: the file, for messages.
         prepared: ask for what a prepared folder's file must have, not only for what scoring needs.
-        schema: check every ``clinical`` record against it.
+        schema: parse every ``clinical`` record by it; the image entries hold the parsed values.
         report: called for every problem; an entry with one is left out. By default the first is raised.
 
     Raises:
@@ -201,12 +206,12 @@ class _Checker:
         return out
 
     def records(self, images: list[Entry]) -> None:
-        """Check the clinical records; an image whose record has a problem is kept, so that an audit compares it."""
+        """Parse the clinical records; an image whose record has a problem is kept, so that an audit compares it."""
         if self.schema is None:
             return
         for number, image in enumerate(images):
             try:
-                self.schema.parse_record(image.get("clinical"), where="clinical record")
+                image["clinical"] = self.schema.parse_record(image.get("clinical"), where="clinical record")
             except DatasetError as error:
                 self.say("value outside the schema", "images", number, image, str(error))
 

@@ -7,7 +7,9 @@ dataset is read before it is asked for; its classes are in its metadata once it 
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from mdf_detectron.data.sources.public_schemas import (
     vindr_schema,
 )
 from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.fileio import file_stamp, sha256_of
 
 PREPARE_HINTS = {
     "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
@@ -65,7 +68,7 @@ def dataset_schema(name: str) -> ClinicalSchema | None:
     """
     file = MetadataCatalog.get(name).get("clinical_schema_file") if name in DatasetCatalog.list() else None
     if file is not None and Path(file).is_file():
-        return ClinicalSchema.load(file)
+        return load_schema(file)
     known = KNOWN_SCHEMAS.get(name.rsplit("_", 1)[0])
     return known() if known else None
 
@@ -123,16 +126,27 @@ class _Loader:
         self.name, self.root, self.json_file = name, root, json_file
 
     def __call__(self) -> list[dict[str, Any]]:
-        if not self.json_file.is_file():
-            raise DatasetError(_how_to_prepare(self.name, self.root, self.json_file))
-        schema_file = self.root / SCHEMA_FILE_NAME
-        annotations = _read(self.json_file, schema_file)
-        warn_if_changed(self.root, [self.json_file, schema_file])
+        annotations = self.annotations()
         MetadataCatalog.get(self.name).set(
             thing_classes=annotations.class_names,
             thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(annotations.categories)},
         )
         return _records(annotations, self.root / "images")
+
+    def annotations(self) -> Annotations:
+        if not self.json_file.is_file():
+            raise DatasetError(_how_to_prepare(self.name, self.root, self.json_file))
+        return read_prepared(self.json_file, self.root / SCHEMA_FILE_NAME)
+
+
+def dataset_annotations(name: str) -> Annotations | None:
+    """Return the annotations of a registered prepared split; None for a data set that is registered by other means.
+
+    Raises:
+        DatasetError: the split is not prepared, or broken.
+    """
+    loader = DatasetCatalog[name] if name in DatasetCatalog.list() else None
+    return loader.annotations() if isinstance(loader, _Loader) else None
 
 
 def load_records(json_file: str | Path, image_root: str | Path, schema_file: str | Path) -> list[dict[str, Any]]:
@@ -141,17 +155,44 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
     Returns:
         dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
         iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and besides Detectron2's keys
-        ``patient_id`` (str), ``sha256`` (of the file; None in folders of earlier versions) and ``clinical`` ({column:
-        raw value or None}).
+        ``patient_id`` (str), ``sha256`` (of the file; None where nobody knows it) and ``clinical`` ({column: parsed
+        value}, see :mod:`~mdf_detectron.data.schema`). The dicts are the caller's, the boxes and masks in them are
+        shared: replace them, do not write into them.
 
     Raises:
         DatasetError: no schema, a broken annotation file, or a record that the schema does not allow.
     """
-    return _records(_read(json_file, schema_file), image_root)
+    return _records(read_prepared(json_file, schema_file), image_root)
 
 
-def _read(json_file: str | Path, schema_file: str | Path) -> Annotations:
-    return read_annotations(json_file, prepared=True, schema=ClinicalSchema.load(schema_file))
+def read_prepared(json_file: str | Path, schema_file: str | Path) -> Annotations:
+    """Read a split's annotation file; what was read is kept while neither file changes, so do not write into it."""
+    files = Path(json_file), Path(schema_file)
+    return _read(*files, *map(file_stamp, files))
+
+
+_MOST_KEPT = 8
+"""Splits that a process keeps."""
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _read(json_file: Path, schema_file: Path, *stamps: tuple[int, ...] | None) -> Annotations:
+    digest = hashlib.sha256()
+    annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file), digest=digest)
+    warn_if_changed(json_file.parents[1], json_file, digest.hexdigest())
+    return annotations
+
+
+def load_schema(file: str | Path) -> ClinicalSchema:
+    """Read a schema file; what was read is kept while the file does not change."""
+    return _load_schema(Path(file), file_stamp(file))
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _load_schema(file: Path, stamp: tuple[int, ...] | None) -> ClinicalSchema:
+    schema = ClinicalSchema.load(file)
+    warn_if_changed(file.parent, file, sha256_of(file))
+    return schema
 
 
 def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:
@@ -168,7 +209,7 @@ def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str,
             "width": image["width"],
             "patient_id": image["patient_id"],
             "sha256": image.get("sha256"),
-            "clinical": dict(image.get("clinical") or {}),
+            "clinical": dict(image["clinical"]),
             "annotations": of_image[image["id"]],
         }
         for image in annotations.images

@@ -25,7 +25,7 @@ from torch.utils.data import Sampler
 
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.augmentation import build_augmentations
-from mdf_detectron.data.catalog import check_not_empty
+from mdf_detectron.data.catalog import check_not_empty, load_schema
 from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
@@ -44,7 +44,7 @@ def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
     path = metadata.clinical_schema_file
     clinical = cfg.MODEL.CLINICAL
     try:
-        schema = ClinicalSchema.load(path).subset(clinical.NUMERIC, clinical.CATEGORICAL)
+        schema = load_schema(path).subset(clinical.NUMERIC, clinical.CATEGORICAL)
     except DatasetError as error:
         raise DatasetError(f"dataset '{dataset_name}' ({path}): {error}; see MODEL.CLINICAL") from None
     for column, vocabulary in zip(schema.categorical, clinical.VOCABULARIES, strict=True):
@@ -99,12 +99,10 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
 
 def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     """Clinical records of the train split: (M, A) float with NaN, (M, B) long with -1."""
-    mapper = MultimodalDatasetMapper(cfg, is_train=True, schema=model_schema(cfg, cfg.DATASETS.TRAIN[0]))
-    rows = [mapper.clinical_tensors(record) for record in records_of(cfg.DATASETS.TRAIN)]
-    return (
-        torch.stack([r["clinical_numeric"] for r in rows]),
-        torch.stack([r["clinical_categorical"] for r in rows]),
-    )
+    schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
+    records = [schema.encode(record["clinical"], record["file_name"]) for record in records_of(cfg.DATASETS.TRAIN)]
+    numeric, categorical = zip(*records, strict=True)
+    return torch.tensor(numeric, dtype=torch.float32), torch.tensor(categorical, dtype=torch.long)
 
 
 def cache_path(cfg: CfgNode, dataset_name: str) -> Path:

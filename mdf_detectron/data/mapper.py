@@ -130,11 +130,10 @@ class MultimodalDatasetMapper:
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """``clinical_numeric`` and ``clinical_categorical`` of a record; no record at all is all missing."""
-        row = {name: (record.get("clinical") or {}).get(name) for name in self.schema.names}
-        parsed = self.schema.parse_record(row, where=str(record.get("file_name", "record")))
+        numeric, categorical = self.schema.encode(record.get("clinical"), str(record.get("file_name", "record")))
         return {
-            "clinical_numeric": torch.tensor(parsed.numeric, dtype=torch.float32),
-            "clinical_categorical": torch.tensor(parsed.categorical, dtype=torch.long),
+            "clinical_numeric": torch.tensor(numeric, dtype=torch.float32),
+            "clinical_categorical": torch.tensor(categorical, dtype=torch.long),
         }
 
     def _instances(self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]):

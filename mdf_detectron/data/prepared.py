@@ -227,17 +227,13 @@ def renew_digests(folder: Path) -> None:
     write_json(folder / REPORT_FILE_NAME, {**report, "sha256": _digests(folder)})
 
 
-def warn_if_changed(root: Path, files: Sequence[Path]) -> None:
-    """Log each of ``files`` that is not as it was when its folder was prepared; a folder without digests passes."""
+def warn_if_changed(root: Path, path: Path, digest: str) -> None:
+    """Log a file whose SHA-256 is not the one in the report of its folder; a folder without a report passes."""
     report = root / REPORT_FILE_NAME
     made = read_json(report, DatasetError) if report.is_file() else {}
     digests = made.get("sha256") if isinstance(made, dict) else None
-    for path in files:
-        expected = (digests or {}).get(path.relative_to(root).as_posix())
-        if expected is not None and sha256_of(path) != expected:
-            logger.warning(
-                "%s has been changed since its folder was prepared: if nobody did so, prepare it again", path
-            )
+    if (digests or {}).get(path.relative_to(root).as_posix(), digest) != digest:
+        logger.warning("%s has been changed since its folder was prepared: if nobody did so, prepare it again", path)
 
 
 def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:

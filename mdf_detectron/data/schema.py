@@ -1,18 +1,19 @@
 """Describe the columns of the clinical records, and check every record against them.
 
-A schema is a YAML file beside a prepared dataset (``clinical_schema.yaml``)::
+A schema is a YAML file of a prepared folder (``clinical_schema.yaml``)::
 
     version: 1
     columns:
       - {name: age, kind: numeric, unit: years, minimum: 0, maximum: 120}
       - {name: gender, kind: categorical, vocabulary: [F, M]}
 
-The order of the columns is the order of the model's inputs.  A missing value is ``null`` (``None``,
-NaN or an empty string are read as the same); any other value outside ``[minimum, maximum]`` or outside
-``vocabulary`` is an error that names the record and the column, because a value that the preparation
-should have cleaned must not reach a model silently.  YAML makes booleans of an unquoted ``yes`` or ``no`` and text of
-``1e3``: where it must be something else, the message says how to write it.  ``columns: []`` is of a folder without
-clinical records, for image-only models.
+The order of the columns is the order of the model's inputs. ``columns: []`` is for a folder without clinical records,
+for image-only models.
+
+A record is *parsed* once, where it enters (:meth:`ClinicalSchema.parse_record`): a float, a word of the vocabulary, or
+None for a missing value (``null``, NaN, an empty text). Anything else is an error that names the record and the column,
+because a value that the preparation should have cleaned must not reach a model silently. Parsed values become the
+model's numbers by :meth:`ClinicalSchema.encode`. NumPy only.
 """
 
 from __future__ import annotations
@@ -20,30 +21,61 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import yaml
+from pydantic import ConfigDict, PlainValidator
 
 from mdf_detectron.errors import DatasetError, shorten
 from mdf_detectron.fileio import read_yaml, shorten_path, write_text
+from mdf_detectron.validation import validated
 
 VERSION = 1
 """Of the schema file."""
 
 MISSING_CATEGORY = -1
-"""Code of a missing categorical value in :attr:`ParsedRecord.categorical`."""
-
+"""Code of a missing categorical value."""
 
 SCHEMA_FILE_NAME = "clinical_schema.yaml"
 
-
 _KINDS = ("numeric", "categorical")
+_LARGEST_LIMIT = 2**63
+"""A whole number beyond it is no limit of a clinical value."""
 
-LARGEST_LIMIT = 2**63
-"""An integer beyond it is no limit of a clinical value."""
+Value = float | str | None
+"""A parsed value: a number, a word of the vocabulary, or None where it is missing."""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        raise ValueError(f"YAML reads an unquoted yes, no, on, off, true or false as a boolean ({value}): quote it")
+    if value is None or isinstance(value, (str, int, float)):
+        return "" if value is None else str(value)
+    raise ValueError(f"{shorten(value)} is no text")
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"{shorten(values)} is no list; write [F, M], for example")
+    for value in values:
+        if not isinstance(value, str) and type(value) is not int:
+            quoted = 'for example ["yes", "no"]' if isinstance(value, bool) else "as the records have it"
+            raise ValueError(f"YAML made {shorten(value)} ({type(value).__name__}) of a value; quote it, {quoted}")
+    return tuple(map(str, values))
+
+
+def _limit(value: Any) -> float:
+    hint = ""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            hint = f": YAML reads it as text; write {float(value):.15g}"
+    elif isinstance(value, float) and not math.isnan(value) or type(value) is int and abs(value) < _LARGEST_LIMIT:
+        return value
+    raise ValueError(f"{shorten(value)} is not a number{hint}")
 
 
 @dataclass(frozen=True)
@@ -59,15 +91,19 @@ class ClinicalColumn:
         description: one line for people.
     """
 
-    name: str
-    kind: str
-    unit: str = ""
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    vocabulary: tuple[str, ...] = ()
-    description: str = ""
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    name: Annotated[str, PlainValidator(_text)]
+    kind: Annotated[str, PlainValidator(_text)]
+    unit: Annotated[str, PlainValidator(_text)] = ""
+    minimum: Annotated[float, PlainValidator(_limit)] = -math.inf
+    maximum: Annotated[float, PlainValidator(_limit)] = math.inf
+    vocabulary: Annotated[tuple[str, ...], PlainValidator(_words)] = ()
+    description: Annotated[str, PlainValidator(_text)] = ""
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise DatasetError("a column has no name; expected {name: age, kind: numeric, ...}")
         if self.kind not in _KINDS:
             raise DatasetError(f"column '{self.name}': kind {shorten(self.kind)} is not one of {_KINDS}")
         if self.kind == "categorical" and len(set(self.vocabulary)) != max(len(self.vocabulary), 1):
@@ -78,14 +114,14 @@ class ClinicalColumn:
         if self.kind == "numeric" and not self.minimum <= self.maximum:
             raise DatasetError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
 
-    def parse(self, value: Any, where: str) -> float | int:
-        """Return the number of a raw value: a float (NaN where missing) or a vocabulary index (-1 where missing).
+    def parse(self, value: Any, where: str) -> Value:
+        """Parse a raw value: a float within the range, a word of the vocabulary, or None where it is missing.
 
         Raises:
             DatasetError: a value outside the range or the vocabulary, or of another kind (a boolean is no number).
         """
         if is_missing(value):
-            return MISSING_CATEGORY if self.kind == "categorical" else math.nan
+            return None
         if isinstance(value, (bool, np.bool_)):
             expected = f"one of {shorten(list(self.vocabulary))}" if self.kind == "categorical" else "a number"
             raise DatasetError(f"{where}: column '{self.name}' is the boolean {value}, not {expected} or null")
@@ -96,7 +132,7 @@ class ClinicalColumn:
                     f"{where}: column '{self.name}' is {shorten(value)}; "
                     f"the schema allows {shorten(list(self.vocabulary), 200)} or null"
                 )
-            return self.vocabulary.index(text)
+            return text
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -108,6 +144,19 @@ class ClinicalColumn:
                 + "; correct the value or set it to null"
             )
         return number
+
+    def encode(self, value: Any, where: str) -> float | int:
+        """Turn a parsed value into the model's number: a float (NaN where missing) or a code (-1 where missing).
+
+        A value that is not parsed yet is parsed here, with the errors of :meth:`parse`.
+        """
+        if self.kind == "numeric":
+            if type(value) is not float or not self.minimum <= value <= self.maximum:
+                value = self.parse(value, where)
+            return math.nan if value is None else value
+        if value not in self.vocabulary:
+            value = self.parse(value, where)
+        return MISSING_CATEGORY if value is None else self.vocabulary.index(value)
 
     def to_dict(self) -> dict[str, Any]:
         """The YAML form: only what is set."""
@@ -124,18 +173,13 @@ class ClinicalColumn:
 
 
 @dataclass(frozen=True)
-class ParsedRecord:
-    """One parsed record: ``numeric`` floats (NaN = missing) and ``categorical`` codes (-1 = missing), schema order."""
-
-    numeric: list[float] = field(default_factory=list)
-    categorical: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class ClinicalSchema:
     """An ordered set of columns with distinct names."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     columns: tuple[ClinicalColumn, ...]
+    version: Literal[1] = VERSION
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns]
@@ -163,18 +207,29 @@ class ClinicalSchema:
                 f"{where}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(self.names)}"
             )
 
-    def parse_record(self, row: Mapping[str, Any] | None, where: str) -> ParsedRecord:
+    def parse_record(self, record: Mapping[str, Any] | None, where: str) -> dict[str, Value]:
         """Parse the ``clinical`` dict of a study; an absent column, or no record at all, is missing.
 
         Args:
-            row: column name → raw value.
+            record: column → raw value.
             where: file and record, for the message of an error.
+
+        Returns:
+            every column of the schema, in its order → parsed value.
         """
-        row = row or {}
-        self.check_names(row, where)
-        return ParsedRecord(
-            numeric=[float(c.parse(row.get(c.name), where)) for c in self.numeric],
-            categorical=[int(c.parse(row.get(c.name), where)) for c in self.categorical],
+        record = record or {}
+        self.check_names(record, where)
+        return {column.name: column.parse(record.get(column.name), where) for column in self.columns}
+
+    def encode(self, record: Mapping[str, Value] | None, where: str) -> tuple[list[float], list[int]]:
+        """Turn a parsed record into numeric values (NaN = missing) and categorical codes (-1 = missing), schema order.
+
+        Columns that the schema does not have are left out.
+        """
+        record = record or {}
+        return (
+            [column.encode(record.get(column.name), where) for column in self.numeric],
+            [column.encode(record.get(column.name), where) for column in self.categorical],
         )
 
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
@@ -194,7 +249,7 @@ class ClinicalSchema:
         return ClinicalSchema(tuple(chosen))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": VERSION, "columns": [c.to_dict() for c in self.columns]}
+        return {"version": self.version, "columns": [c.to_dict() for c in self.columns]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "clinical schema") -> ClinicalSchema:
@@ -203,17 +258,9 @@ class ClinicalSchema:
         Raises:
             DatasetError: no list of columns, an unknown or absent key, or a value of another kind.
         """
-        columns = data.get("columns") if isinstance(data, Mapping) else None
-        if not isinstance(columns, list):
+        if not isinstance(data, Mapping) or not isinstance(data.get("columns"), list):
             raise DatasetError(f"{where}: no 'columns'; expected a list of {{name, kind, ...}}, or [] for images alone")
-        if data.get("version", VERSION) != VERSION:
-            raise DatasetError(
-                f"{where}: version {shorten(data['version'])}; this software reads {VERSION}, prepare the dataset again"
-            )
-        try:
-            return cls(tuple(_column(column, number) for number, column in enumerate(columns)))
-        except DatasetError as error:
-            raise DatasetError(f"{where}: {error}") from None
+        return validated(cls, data, where, DatasetError)
 
     def save(self, path: str | Path) -> None:
         write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
@@ -227,62 +274,6 @@ class ClinicalSchema:
                 f"no clinical schema at {shorten_path(path)}; a prepared dataset folder has one, see datasets/README.md"
             )
         return cls.from_dict(read_yaml(path, DatasetError), where=str(path))
-
-
-def _column(entry: Any, number: int) -> ClinicalColumn:
-    """Build a column from its YAML form, every value checked for what YAML made of it."""
-    name = entry.get("name") if isinstance(entry, Mapping) else None
-    if not isinstance(name, str) or not name.strip():
-        raise DatasetError(
-            f"columns[{number}]: {shorten(entry)} has no name; expected {{name: age, kind: numeric, ...}}"
-            + (_QUOTE if isinstance(name, bool) else "")
-        )
-    known = [f.name for f in fields(ClinicalColumn)]
-    unknown = [key for key in entry if key not in known]
-    if unknown or entry.get("kind") is None:
-        wrong = f"unknown key {shorten(unknown[0])}" if unknown else "no 'kind' (numeric or categorical)"
-        raise DatasetError(f"column '{name}': {wrong}; a column has {', '.join(known)}")
-    texts = {key: _text(entry[key], name, key) for key in ("kind", "unit", "description") if entry.get(key) is not None}
-    limits = {key: _limit(entry[key], name, key) for key in ("minimum", "maximum") if key in entry}
-    values = entry.get("vocabulary", ())
-    if not isinstance(values, (list, tuple)):
-        raise DatasetError(f"column '{name}': vocabulary {shorten(values)} is no list; write [F, M], for example")
-    return ClinicalColumn(name=name, **texts, **limits, vocabulary=tuple(_word(value, name) for value in values))
-
-
-_QUOTE = "; YAML reads an unquoted yes, no, on, off, true or false as a boolean: put it in quotes"
-
-
-def _text(value: Any, name: str, key: str) -> str:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    hint = _QUOTE if isinstance(value, bool) else ""
-    raise DatasetError(f"column '{name}': {key} is {shorten(value)}, not a text{hint}")
-
-
-def _word(value: Any, name: str) -> str:
-    if isinstance(value, bool):
-        text = f"YAML made the boolean {value} of a value of the vocabulary; write it in quotes"
-        raise DatasetError(f'column \'{name}\': {text}, for example vocabulary: ["yes", "no"]')
-    if isinstance(value, str) or type(value) is int:
-        return str(value)
-    raise DatasetError(
-        f"column '{name}': YAML made {shorten(value)} ({type(value).__name__}) of a value of the vocabulary; "
-        "write it in quotes, as the records have it"
-    )
-
-
-def _limit(value: Any, name: str, key: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and (isinstance(value, float) and not math.isnan(value) or abs(value) < LARGEST_LIMIT):
-        return value
-    hint = ""
-    if isinstance(value, str):
-        try:
-            hint = f": YAML reads {value} as text; write {float(value):.15g}"
-        except ValueError:
-            hint = ", but a text"
-    raise DatasetError(f"column '{name}': {key} is {shorten(value)}, not a number{hint}")
 
 
 def is_missing(value: Any) -> bool:

@@ -68,14 +68,16 @@ class GroundTruth:
         return len(self.class_names)
 
     @classmethod
-    def load(cls, annotations: str | Path | Mapping[str, Any] | Any) -> GroundTruth:
-        """Read a COCO JSON file, its content as a dict, or a ``pycocotools.coco.COCO`` object.
+    def load(cls, annotations: str | Path | Mapping[str, Any] | Annotations | Any) -> GroundTruth:
+        """Read a COCO JSON file, its content as a dict or as it was read, or a ``pycocotools.coco.COCO`` object.
 
         Raises:
             DatasetError: a file or entry that :mod:`~mdf_detectron.data.annotations` refuses.
         """
         if isinstance(annotations, GroundTruth):
             return annotations
+        if isinstance(annotations, Annotations):
+            return _ground_truth(annotations)
         if isinstance(annotations, (str, Path)):
             return _ground_truth(read_annotations(annotations, prepared=False))
         if not isinstance(annotations, Mapping):

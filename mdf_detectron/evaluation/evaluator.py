@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from mdf_detectron.data.catalog import dataset_annotations
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
@@ -40,6 +41,15 @@ def annotation_file(dataset_name: str) -> Path:
             f"dataset '{dataset_name}' has no json_file in its metadata; register it from a COCO JSON file"
         )
     return Path(json_file)
+
+
+def ground_truth_of(dataset_name: str) -> GroundTruth:
+    """Return what a registered dataset is scored against; a prepared split that was read before is not read again.
+
+    Raises:
+        DatasetError: as :func:`annotation_file`, or an annotation file that cannot be scored against.
+    """
+    return GroundTruth.load(dataset_annotations(dataset_name) or annotation_file(dataset_name))
 
 
 def _some_names() -> str:
@@ -89,7 +99,7 @@ class CXREvaluator(DatasetEvaluator):
         self._max_dets = max_dets
         self._tasks = tuple(tasks) if tasks else None
         self._image_ids = list(image_ids) if image_ids is not None else None
-        self._ground_truth = GroundTruth.load(annotation_file(dataset_name))
+        self._ground_truth = ground_truth_of(dataset_name)
         to_contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
         if to_contiguous is None:
             to_contiguous = {c: i for i, c in enumerate(self._ground_truth.category_ids)}

@@ -95,7 +95,7 @@ def _columns(images: Sequence[Mapping[str, Any]], schema: ClinicalSchema) -> tup
     names, columns = [], []
     for column in schema.columns:
         raw = [(image.get("clinical") or {}).get(column.name) for image in images]
-        numbers = np.array([np.nan if is_missing(value) else column.parse(value, column.name) for value in raw])
+        numbers = np.array([np.nan if is_missing(value) else column.encode(value, column.name) for value in raw])
         if column.kind == "numeric" or len(column.vocabulary) < 2:
             names, columns = [*names, column.name], [*columns, numbers]
         elif len(column.vocabulary) == 2:

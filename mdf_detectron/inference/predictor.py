@@ -189,14 +189,8 @@ class Predictor:
             DatasetError: an unknown column, or a value that the schema does not allow.
         """
         record = dict(record or {})
-        self.schema.parse_record(record, where=where)
-        by_name = {column.name: column for column in self.schema.columns}
-        read: dict[str, Any] = {}
-        for name in self.columns:
-            column = by_name[name]
-            parsed = column.parse(record.get(name), where)
-            absent = math.isnan(parsed) if column.kind == "numeric" else parsed < 0
-            read[name] = None if absent else parsed if column.kind == "numeric" else column.vocabulary[int(parsed)]
+        parsed = self.schema.parse_record(record, where=where)
+        read = {name: parsed[name] for name in self.columns}
         missing = [name for name, value in read.items() if value is None]
         unread = [name for name in record if name not in self.columns and record[name] not in (None, "")]
         notes = [f"the model does not read {', '.join(unread)}"] if unread else []

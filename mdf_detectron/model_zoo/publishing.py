@@ -19,7 +19,7 @@ from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.evaluation.calibration import reliability_dict
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, annotation_file
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, ground_truth_of
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.evaluation.operating_point import (
     OperatingPoint,
@@ -44,7 +44,7 @@ def predictions_on(
     if shuffled:
         records = permute_records(records, seed=0)
     evaluate_records(cfg, model, dataset_name, records, folder)
-    ground_truth = GroundTruth.load(annotation_file(dataset_name))
+    ground_truth = ground_truth_of(dataset_name)
     return ground_truth, Detections.load(folder / PREDICTIONS_FILE_NAME, ground_truth)
 
 

@@ -1,10 +1,12 @@
 """Keys of Detectron2 that decide which images are trained on, and how masks are read."""
 
+import shutil
 from itertools import islice
 
 import pytest
 from detectron2.structures import BitMasks, PolygonMasks
 
+from mdf_detectron.cli import train
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_train_loader, records_of
 from mdf_detectron.errors import ConfigError
@@ -78,3 +80,19 @@ def test_vocabularies_come_from_the_data_set(small_config, tiny_config):
         small_config("mimic_eye/mdf_net.yaml", "DATASETS.TRAIN", ("nowhere_train",), "DATASETS.TEST", ("nowhere_test",))
     given = small_config("mimic_eye/mdf_net.yaml", "MODEL.CLINICAL.VOCABULARIES", [["M", "F", "X"]])
     assert given.MODEL.CLINICAL.VOCABULARIES == [["M", "F", "X"]]
+
+
+def test_a_training_opens_each_annotation_file_once(tiny_folder, tmp_path, monkeypatch, openings):
+    """Checks, statistics, contents, loaders, losses, two validations and the test read what was parsed at the start."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    folder = shutil.copytree(tiny_folder, tmp_path / "once_cxr")
+    names = [v for s in ("train", "val", "test") for v in (f"DATASETS.{s.upper()}", f"('once_cxr_{s}',)")]
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.CLINICAL.NUMERIC", "['age']", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
+            "INPUT.IMAGE_SIZE", "64", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.STEPS", "()",
+            "SOLVER.MAX_ITER", "10", "TEST.EVAL_PERIOD", "5", "VALIDATION.TRAIN_IMAGES", "2", *names]  # fmt: skip
+    with openings(folder) as counts:
+        train.main(["--config-file", "synthetic_cxr/mdf_net_compact.yaml", *opts, "OUTPUT_DIR", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "results.json").is_file()
+    files = {f"annotations/{s}.json": 1 for s in ("train", "val", "test")}
+    assert {name: count for name, count in counts.items() if name.startswith("annotations/")} == files
+    assert counts["clinical_schema.yaml"] <= 2
