@@ -10,7 +10,8 @@ import pytest
 from detectron2.config import CfgNode
 
 from mdf_detectron import cli
-from mdf_detectron.config_file import CONFIGS, get_mdf_cfg
+from mdf_detectron.config_file import get_mdf_cfg
+from mdf_detectron.fileio import CONFIGS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = {
