@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 
 LOSS_WEIGHTINGS = ("none", "homoscedastic", "homoscedastic_bounded", "homoscedastic_released")
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
@@ -187,6 +190,14 @@ def fuses_1d(cfg: CfgNode) -> bool:
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int]:
-    """The key that holds the number of classes of the config's meta-architecture, and its value."""
-    part = "RETINANET" if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE else "ROI_HEADS"
-    return f"MODEL.{part}.NUM_CLASSES", cfg.MODEL[part].NUM_CLASSES
+    """Return the key of the number of classes of the config's meta-architecture, and its value."""
+    key = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).num_classes_key
+    return key, value_at(cfg, key)
+
+
+def value_at(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    value: Any = cfg
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, CfgNode) else None
+    return value

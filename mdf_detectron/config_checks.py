@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.utils.registry import Registry
 
-from mdf_detectron.config import EXECUTION_OPTIONS, LOSS_WEIGHTINGS, MISSING_OPTIONS, TIMM_BACKBONES, TRACKERS
+from mdf_detectron.config import (
+    EXECUTION_OPTIONS,
+    LOSS_WEIGHTINGS,
+    MISSING_OPTIONS,
+    TIMM_BACKBONES,
+    TRACKERS,
+    value_at,
+)
 from mdf_detectron.config_values import check_values
 from mdf_detectron.errors import ConfigError
 
@@ -72,30 +81,39 @@ def _check_clinical(cfg: CfgNode) -> None:
         raise ConfigError(f"MODEL.CLINICAL.AUXILIARY_WEIGHT is {clinical.AUXILIARY_WEIGHT}; use 0 (off) or more")
     if clinical.CATEGORICAL and clinical.EMBEDDING_DIM < 1:
         raise ConfigError(f"MODEL.CLINICAL.EMBEDDING_DIM is {clinical.EMBEDDING_DIM}; use at least 1")
-    if clinical.FUSION_1D and cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet":
+    if clinical.FUSION_1D:
+        _check_fusion_1d(cfg)
+
+
+def _check_fusion_1d(cfg: CfgNode) -> None:
+    """Ask the detector, its RoI heads and its box head whether they read the record."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not META_ARCH_REGISTRY.get(name).has_roi_heads:
         raise ConfigError(
-            "MODEL.CLINICAL.FUSION_1D is on, but MultimodalRetinaNet has no RoI head to join the record to; "
+            f"MODEL.CLINICAL.FUSION_1D is on, but {name} has no RoI head to join the record to; "
             "switch it off, 3-D fusion works with every detector"
         )
-    if clinical.FUSION_1D and not cfg.MODEL.ROI_HEADS.NAME.startswith("Clinical"):
-        raise ConfigError(
-            f"MODEL.CLINICAL.FUSION_1D is on, but MODEL.ROI_HEADS.NAME '{cfg.MODEL.ROI_HEADS.NAME}' does not read the "
-            "record; use ClinicalROIHeads or ClinicalCascadeROIHeads"
-        )
-    if clinical.FUSION_1D and not cfg.MODEL.ROI_BOX_HEAD.NAME.startswith("Clinical"):
-        raise ConfigError(
-            f"MODEL.CLINICAL.FUSION_1D is on, but the box head '{cfg.MODEL.ROI_BOX_HEAD.NAME}' does not read the "
-            "record; set MODEL.ROI_BOX_HEAD.NAME ClinicalFastRCNNConvFCHead"
-        )
+    for key, registry in (
+        ("MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY),
+        ("MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY),
+    ):
+        _check_registered(cfg, key, registry, "reads_record", "MODEL.CLINICAL.FUSION_1D is on", "read the record")
+
+
+def _check_registered(cfg: CfgNode, key: str, registry: Registry, attribute: str, why: str, does: str) -> None:
+    """Refuse a name that is not registered, or whose class lacks the attribute."""
+    name = value_at(cfg, key)
+    able = sorted(other for other, part in registry if hasattr(part, attribute))
+    if name not in registry:
+        raise ConfigError(f"{key} is '{name}', which is not registered; use one of {able}")
+    if name not in able:
+        raise ConfigError(f"{why}, but {key} '{name}' does not {does}; use one of {able}")
 
 
 def _check_model(cfg: CfgNode) -> None:
     model = cfg.MODEL
-    if model.META_ARCHITECTURE not in ("MultimodalRCNN", "MultimodalRetinaNet"):
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is '{model.META_ARCHITECTURE}'; use MultimodalRCNN or MultimodalRetinaNet, which "
-            "bring the record to the backbone (without fusion they are Detectron2's own detectors)"
-        )
+    why = "every detector here brings the record to the backbone (without fusion it is Detectron2's own)"
+    _check_registered(cfg, "MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, "num_classes_key", why, "bring it")
     if model.BACKBONE.NAME != "build_dual_backbone":
         raise ConfigError(
             f"MODEL.BACKBONE.NAME is '{model.BACKBONE.NAME}'; leave build_dual_backbone there and name the image's "
@@ -175,5 +193,6 @@ def _check_detectron2_keys(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}, but {cfg.MODEL.IMAGE_BACKBONE.NAME} freezes "
             "no layer: set it 0, or use a ResNet of Detectron2's"
         )
-    if cfg.VIS_PERIOD > 0 and cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet":
-        raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but RetinaNet draws no images in training: set it 0")
+    name = cfg.MODEL.META_ARCHITECTURE
+    if cfg.VIS_PERIOD > 0 and not META_ARCH_REGISTRY.get(name).has_roi_heads:
+        raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but {name} draws no images in training: set it 0")

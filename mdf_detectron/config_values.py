@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from mdf_detectron.config import add_mdf_config
+from mdf_detectron.config import add_mdf_config, value_at
 from mdf_detectron.errors import ConfigError, shorten
 
 _MOST_VALUES = 10_000
@@ -31,7 +31,7 @@ _NAMES = ("MODEL.CLINICAL.NUMERIC", "MODEL.CLINICAL.CATEGORICAL", "MODEL.CLINICA
 def check_values(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for the first key whose value is no value of it."""
     for key, default in _leaves(_defaults()):
-        value = _at(cfg, key)
+        value = value_at(cfg, key)
         problem = _problem(value, default)
         if not problem and key in _NAMES and not all(isinstance(name, str) for name in value):
             problem = "expected a list of names"
@@ -55,13 +55,6 @@ def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _at(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        value = value[part] if isinstance(value, CfgNode) else None
-    return value
 
 
 def _problem(value: Any, default: Any) -> str:

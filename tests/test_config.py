@@ -33,7 +33,10 @@ def write(tmp_path, text):
         ("MODEL:\n  CLINICAL:\n    NUMERICAL: [age]\n", r"c\.yaml: Non-existent config key: MODEL.CLINICAL.NUMERICAL"),
         ("MODEL: !!python/object/apply:os.system ['true']\n", "not safe YAML"),
         ("SOLVER:\n  MAX_ITER: many\n", "c.yaml: Type mismatch"),
-        ("MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n", "use MultimodalRCNN or MultimodalRetinaNet"),
+        (
+            "MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n",
+            "'GeneralizedRCNN' does not bring it; use one of .*'MultimodalRCNN'",
+        ),
         ("_BASE_: absent.yaml\n", "absent.yaml"),
     ],
 )

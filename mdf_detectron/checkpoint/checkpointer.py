@@ -20,7 +20,7 @@ from mdf_detectron.checkpoint.contents import check_dataset
 from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import write_text
-from mdf_detectron.modeling.build import build_model
+from mdf_detectron.modeling.meta_arch import build_model
 
 
 class MultimodalCheckpointer(DetectionCheckpointer):

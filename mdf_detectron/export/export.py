@@ -31,7 +31,7 @@ from mdf_detectron.export.tensor_detector import (
 )
 from mdf_detectron.fileio import atomic_path, finite_or_none
 from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.modeling.build import build_model
+from mdf_detectron.modeling.meta_arch import build_model
 
 DESCRIPTION = "mdf_detectron.json"
 """Name of the description within a file: an extra file of TorchScript, an entry of ONNX's metadata."""

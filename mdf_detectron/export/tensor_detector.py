@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.meta_arch import MultimodalRCNN, MultimodalRetinaNet
-from mdf_detectron.modeling.roi_heads import ClinicalROIPooler
 
 IMAGE, NUMERIC, CATEGORICAL = "image", "clinical_numeric", "clinical_categorical"
 """Names of the inputs; a model without numeric or categorical columns lacks that one."""
@@ -162,10 +161,6 @@ class TensorRCNN(TensorDetector):
         if heads.keypoint_on:
             raise ConfigError("export: keypoints are not supported")
         self.box_pooler = heads.box_pooler
-        self.joins_record = isinstance(self.box_pooler, ClinicalROIPooler)
-        if self.joins_record:
-            self.box_pooler = self.box_pooler.pooler
-        self.box_features = heads.box_in_features[:-1] if self.joins_record else heads.box_in_features
         self.masks = heads.mask_on
         if self.masks:
             _check_kind("the mask head", heads.mask_head, BaseMaskRCNNHead)
@@ -212,15 +207,14 @@ class TensorRCNN(TensorDetector):
         self, features: dict[str, Tensor], encoded: Any, proposals: Candidates, size: Tensor, num_images: Any
     ) -> Candidates:
         heads = self.detector.roi_heads
-        maps = [features[name] for name in self.box_features]
+        maps = [features[name] for name in heads.box_in_features]
         stages = zip(heads.box_head, heads.box_predictor, strict=True) if self.cascade else None
         boxes, probabilities = proposals.boxes, []
         for number, (head, predictor) in enumerate(stages or [(heads.box_head, heads.box_predictor)]):
             boxes = clipped(boxes, size) if number else boxes
             regions = pooled(self.box_pooler, maps, boxes, proposals.image)
-            if self.joins_record:
-                regions = torch.cat([regions.flatten(1), encoded.vector[proposals.image]], dim=1)
-            scores, deltas = predictor(head(regions))
+            record = (encoded.vector[proposals.image],) if getattr(head, "reads_record", False) else ()
+            scores, deltas = predictor(head(regions, *record))
             probabilities.append(scores.sigmoid() if predictor.use_sigmoid_ce else scores.softmax(dim=1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes)
         scores = sum(probabilities[1:], probabilities[0]) * (1.0 / len(probabilities))

@@ -10,7 +10,7 @@ from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.config_file import load_config
 from mdf_detectron.fileio import find_config_file
 from mdf_detectron.model_zoo.zoo_weights import get_checkpoint
-from mdf_detectron.modeling.build import build_model
+from mdf_detectron.modeling.meta_arch import build_model
 
 
 def get_config_file(config_path: str) -> str:

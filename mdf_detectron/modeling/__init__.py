@@ -12,8 +12,8 @@ from mdf_detectron.modeling.deconv_fast.branch import DeconvolutionBranch
 from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
 from mdf_detectron.modeling.dual_backbone import DualBackbone
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY
-from mdf_detectron.modeling.loss_weighting import HomoscedasticLossWeighting
-from mdf_detectron.modeling.meta_arch import MultimodalRCNN, MultimodalRetinaNet
+from mdf_detectron.modeling.losses import HomoscedasticLossWeighting
+from mdf_detectron.modeling.meta_arch import MultimodalMixin, MultimodalRCNN, MultimodalRetinaNet
 from mdf_detectron.modeling.roi_heads import ClinicalCascadeROIHeads, ClinicalFastRCNNConvFCHead, ClinicalROIHeads
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "DeconvolutionBranch",
     "DualBackbone",
     "HomoscedasticLossWeighting",
+    "MultimodalMixin",
     "MultimodalRCNN",
     "MultimodalRetinaNet",
     "Spatializer",

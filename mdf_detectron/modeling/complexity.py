@@ -12,7 +12,7 @@ from detectron2.export.flatten import TracingAdapter
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 
-from mdf_detectron.modeling.build import build_model
+from mdf_detectron.modeling.meta_arch import build_model
 
 STRIPS = "mdf_detectron::convolve_by_strips"
 """The spatializer's own operator, see ``modeling/deconvolution.py``."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import fuses_1d, fuses_3d, value_at
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import build_image_backbone
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch, Size, build_clinical_branch
@@ -131,11 +131,10 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
 
 def _check_in_features(cfg: CfgNode, features: list[str]) -> None:
     """Raise :class:`ConfigError` where the detector asks for a feature map that the image backbone does not give."""
-    one_stage = cfg.MODEL.META_ARCHITECTURE == "MultimodalRetinaNet"
-    for part in ("RETINANET",) if one_stage else ("RPN", "ROI_HEADS"):
-        asked = list(cfg.MODEL[part].IN_FEATURES)
+    for key in META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).in_features_keys:
+        asked = list(value_at(cfg, key))
         if not set(asked) <= set(features):
             raise ConfigError(
-                f"MODEL.{part}.IN_FEATURES is {asked}, the image backbone gives {features} (named by the log2 of their "
+                f"{key} is {asked}, the image backbone gives {features} (named by the log2 of their "
                 "stride); make them agree, with as many MODEL.ANCHOR_GENERATOR.SIZES"
             )

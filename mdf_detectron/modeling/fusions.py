@@ -62,6 +62,11 @@ class Fusion(nn.Module):
         names = (name for name, _ in self.named_parameters()) if RECORD in self.reads else ()
         return dict.fromkeys(names, "clinical")
 
+    def joined_parts(self, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image's map, and the clinical map or else what the record added, for diagnostics."""
+        image, first, *_ = inputs
+        return image, first if self.reads == (MAP,) else output - image
+
 
 class FusedConvolution(nn.Module):
     """f_fused(C ⊕ I): a fusion, then a 3×3 convolution (paper, equation 2), which starts as the identity."""

@@ -5,30 +5,43 @@ Shape letters: N images, A numeric columns, B categorical columns, Z width of th
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import build_model as build_by_registry
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.auxiliary import FindingsFromRecord
+from mdf_detectron.config import num_classes
+from mdf_detectron.errors import ConfigError, UserError, short_text
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
-from mdf_detectron.modeling.loss_weighting import build_loss_weighting
+from mdf_detectron.modeling.losses import FindingsFromRecord, build_loss_weighting
+from mdf_detectron.modeling.roi_heads import box_loss_names
 
 Inputs = list[dict[str, Any]]
 
 
 class MultimodalMixin:
-    """What Detectron2's meta-architectures lack: a clinical record beside the image, and weighted losses.
+    """Add to a meta-architecture of Detectron2 what it lacks: a clinical record with each image, and weighted losses.
 
-    Put before a meta-architecture of Detectron2; the class then names its losses in ``loss_names``.
+    Put before it in the bases of a registered class, which then says what it is made of:
+
+    Attributes:
+        num_classes_key: config key of its number of classes.
+        in_features_keys: config keys of the feature maps that its parts read.
+        has_roi_heads: whether 1-D fusion has RoI heads to join the record to, and ``VIS_PERIOD`` proposals to draw.
     """
+
+    num_classes_key: str
+    in_features_keys: tuple[str, ...] = ()
+    has_roi_heads = False
 
     @configurable
     def __init__(
@@ -49,19 +62,14 @@ class MultimodalMixin:
         if cfg.MODEL.CLINICAL.AUXILIARY_WEIGHT and parts["backbone"].clinical_branch is not None:
             parts["findings_from_record"] = FindingsFromRecord(
                 channels={name: shape.channels for name, shape in parts["backbone"].output_shape().items()},
-                num_classes=cls.num_classes_of(cfg),
+                num_classes=num_classes(cfg)[1],
                 weight=cfg.MODEL.CLINICAL.AUXILIARY_WEIGHT,
             )
         return parts
 
     @staticmethod
-    def num_classes_of(cfg: CfgNode) -> int:
-        """Number of classes of the detector."""
-        raise NotImplementedError
-
-    @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Names of the losses that the parent gives in training."""
+        """Name the losses that the parent gives in training."""
         raise NotImplementedError
 
     def encode_records(self, batched_inputs: Inputs) -> EncodedRecord | None:
@@ -110,20 +118,15 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
     ``clinical_categorical`` ((B,) long, -1 where missing).
     """
 
-    @staticmethod
-    def num_classes_of(cfg: CfgNode) -> int:
-        """As of the RoI heads."""
-        return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    num_classes_key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    in_features_keys = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
+    has_roi_heads = True
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Of the proposals, of the boxes (of every stage of a cascade) and of the masks, if there are any."""
-        names = ["loss_rpn_cls", "loss_rpn_loc"]
-        stages = [""]
-        if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:
-            stages = [f"_stage{k}" for k in range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))]
-        names += [f"{name}{stage}" for stage in stages for name in ("loss_cls", "loss_box_reg")]
-        return [*names, "loss_mask"] if cfg.MODEL.MASK_ON else names
+        """Name the losses of the proposals, of the boxes (of every stage of a cascade) and of the masks, if any."""
+        masks = ["loss_mask"] if cfg.MODEL.MASK_ON else []
+        return ["loss_rpn_cls", "loss_rpn_loc", *box_loss_names(cfg), *masks]
 
     def forward(self, batched_inputs: Inputs):
         """As the parent's, with the record read by backbone and heads; in training the losses are weighted."""
@@ -159,13 +162,16 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
     def arguments_of_heads(self, record: EncodedRecord | None) -> dict[str, EncodedRecord]:
-        """Give the RoI heads' arguments beyond Detectron2's: the record, for heads that read one."""
+        """Return the RoI heads' arguments beyond Detectron2's: the record, for heads that read one."""
         return {"record": record} if record is not None and getattr(self.roi_heads, "reads_record", False) else {}
 
 
 @META_ARCH_REGISTRY.register()
 class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
     """``RetinaNet`` over images and clinical records (3-D fusion on every level); inputs as ``MultimodalRCNN``'s."""
+
+    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"
+    in_features_keys = ("MODEL.RETINANET.IN_FEATURES",)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -174,13 +180,8 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
         return super().from_config(cfg)
 
     @staticmethod
-    def num_classes_of(cfg: CfgNode) -> int:
-        """As of the head."""
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-
-    @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Focal loss of the classes, and of the boxes."""
+        """Name the losses of classes and of boxes."""
         return ["loss_cls", "loss_box_reg"]
 
     def forward(self, batched_inputs: Inputs):
@@ -198,3 +199,19 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
             {"instances": detector_postprocess(one, x.get("height", size[0]), x.get("width", size[1]))}
             for one, x, size in zip(found, batched_inputs, images.image_sizes, strict=True)
         ]
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model of a config on its device.
+
+    Raises:
+        ConfigError: a value that a part of the model refuses; the message names the line, the cause is chained to it.
+    """
+    try:
+        return build_by_registry(cfg)
+    except UserError:
+        raise
+    except Exception as cause:  # asserts, KeyErrors, RuntimeErrors: each part of a model checks in its own way
+        last = traceback.extract_tb(cause.__traceback__)[-1]
+        text = f"{type(cause).__name__}: {short_text(cause)} ({Path(last.filename).name}, line {last.lineno})"
+        raise ConfigError(f"the model of this config cannot be built: {text}") from cause

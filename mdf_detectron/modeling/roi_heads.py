@@ -18,7 +18,10 @@ from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
     StandardROIHeads,
 )
+from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from mdf_detectron.config import fuses_1d
@@ -26,63 +29,30 @@ from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
 from mdf_detectron.modeling.roi_align import use_separable_roi_align
 
-RECORD = "encoded_record"
-"""Key under which these heads, and nothing outside of this module, hand the record to their box branch."""
-
-
-def with_record(features: dict[str, Tensor], record: EncodedRecord | None) -> dict[str, Tensor]:
-    """Add the encoded records (N, Z) to the feature maps, where the box branch of these heads looks for them."""
-    return features if record is None else {**features, RECORD: record.vector}
-
-
-class ConcatenatedLinear(nn.Module):
-    """W·(Flatten(Z̃^RoI) ∪ Z^C) + b = W_region·Flatten(Z̃^RoI) + W_clinical·Z^C + b (paper, equation 4).
-
-    The two parts differ in their number of inputs by a factor of about fifty. As parameters of their own they can have
-    what each needs: its initialization and its learning rate. In one weight the record starts with a vanishing share
-    of the output, and training may never find it.
-
-    Args:
-        region: the layer for the region's inputs, with its bias.
-        clinical_features: Z, inputs that the record adds behind the region's.
-    """
-
-    def __init__(self, region: nn.Linear, clinical_features: int):
-        super().__init__()
-        self.region = region
-        self.clinical = nn.Linear(clinical_features, region.out_features, bias=False)
-        # A tenth of the usual scale: an untrained record is a random offset that the detector first has to unlearn.
-        nn.init.normal_(self.clinical.weight, std=0.1 / clinical_features**0.5)
-
-    @property
-    def weight(self) -> Tensor:
-        """(out, F + Z): the weight of the one linear map that this is."""
-        return torch.cat([self.region.weight, self.clinical.weight], dim=1)
-
-    def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of the parameters that have one, see ``engine/optimizer.py``."""
-        return {"clinical.weight": "clinical"}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, F + Z) → (R, out)."""
-        region, clinical = x.split([self.region.in_features, self.clinical.in_features], dim=1)
-        return self.region(region) + self.clinical(clinical)
+Features = dict[str, Tensor]
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
     """``FastRCNNConvFCHead`` whose first layer reads a flattened region and its image's encoded record.
 
-    Without a record (``record_dim`` 0) it is its parent. Weights of a head without record are loaded into the region's
-    part of the first layer.
+    fc1(Flatten(Z̃^RoI) ∪ Z^C) = W·Flatten(Z̃^RoI) + W_record·Z^C + b (paper, equation 4). The two parts differ in their
+    number of inputs by a factor of about fifty, so each is a layer with its own initialization and learning rate: in
+    one weight the record starts with a vanishing share of the output, and training may never find it.
 
     Args:
         input_shape: of a pooled region.
-        record_dim: Z.
+        record_dim: Z; 0 gives the parent, which reads no record.
+
+    Attributes:
+        reads_record: of the class: it can; of a head: its ``forward`` takes the records of the regions (Detectron2's
+            own box heads have no such attribute).
 
     Raises:
-        ConfigError: convolutions before, or no fully connected layer behind the concatenation.
+        ConfigError: convolutions before the first fully connected layer, or no such layer.
     """
+
+    reads_record = True
 
     @configurable
     def __init__(
@@ -95,76 +65,50 @@ class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
         record_dim: int = 0,
     ):
         super().__init__(input_shape, conv_dims=conv_dims, fc_dims=fc_dims, conv_norm=conv_norm)
-        self.record_dim = record_dim
-        if not record_dim:
+        self.reads_record = record_dim > 0
+        if not self.reads_record:
             return
         if conv_dims or not fc_dims:
             raise ConfigError(
                 "1-D fusion concatenates the record to flattened regions: it needs MODEL.ROI_BOX_HEAD.NUM_CONV 0 "
                 f"and NUM_FC of at least 1, got {len(conv_dims)} and {len(fc_dims)}"
             )
-        self.fc1 = self.fcs[0] = ConcatenatedLinear(self.fc1, record_dim)
+        self.fc1_record = nn.Linear(record_dim, fc_dims[0], bias=False)
+        # A tenth of the usual scale: an untrained record is a random offset that the detector first has to unlearn.
+        nn.init.normal_(self.fc1_record.weight, std=0.1 / record_dim**0.5)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         record_dim = record_layout(cfg).dim if fuses_1d(cfg) else 0
         return {**super().from_config(cfg, input_shape), "record_dim": record_dim}
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        for part in ("weight", "bias"):
-            old, new = f"{prefix}fc1.{part}", f"{prefix}fc1.region.{part}"
-            if self.record_dim and old in state_dict and new not in state_dict:
-                state_dict[new] = state_dict.pop(old)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of the parameters that have one, see ``engine/optimizer.py``."""
+        return {"fc1_record.weight": "clinical"} if self.reads_record else {}
 
+    def joined_parts(self, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the region's and the record's share of the first layer, (R, out) each, for diagnostics."""
+        region, record = inputs
+        return self.fc1(region.flatten(1)), self.fc1_record(record)
 
-class ClinicalROIPooler(nn.Module):
-    """Pool regions, flatten them and append their image's encoded record.
-
-    Args:
-        pooler: a ``ROIPooler``.
-    """
-
-    def __init__(self, pooler: nn.Module):
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        """Pool and concatenate.
-
-        Args:
-            x: the feature maps (N, D, h, w), and last the encoded records (N, Z).
-            box_lists: N ``Boxes``, in image order.
-
-        Returns:
-            (R, F + Z).
-        """
-        *features, encoded = x
-        regions = self.pooler(features, box_lists).flatten(start_dim=1)
-        # shapes_to_tensor: a trace then follows the number of regions of another image
-        counts = shapes_to_tensor([boxes.tensor.shape[0] for boxes in box_lists], device=encoded.device).long()
-        return torch.cat([regions, encoded.repeat_interleave(counts, dim=0).to(regions.dtype)], dim=1)
+    def forward(self, x: Tensor, record: Tensor | None = None) -> Tensor:
+        """(R, D, P, P) and, with a record, (R, Z) → (R, out)."""
+        if not self.reads_record:
+            return super().forward(x)
+        x = self.fc1(x.flatten(1)) + self.fc1_record(record)
+        for layer in self.fcs[1:]:
+            x = layer(x.relu())
+        return x.relu()
 
 
 class ClinicalBoxBranchMixin:
-    """Put before RoI heads of Detectron2: their box branch then reads the record, if 1-D fusion is on.
+    """Put before RoI heads of Detectron2: with 1-D fusion their box heads read the record.
 
     Attributes:
         reads_record: ``forward`` takes the record (Detectron2's own heads do not).
     """
 
     reads_record = True
-
-    @classmethod
-    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        parts = super()._init_box_head(cfg, input_shape)
-        if not fuses_1d(cfg):
-            return parts
-        return {
-            **parts,
-            "box_in_features": [*parts["box_in_features"], RECORD],
-            "box_pooler": ClinicalROIPooler(parts["box_pooler"]),
-        }
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -173,20 +117,107 @@ class ClinicalBoxBranchMixin:
     def forward(
         self,
         images: ImageList,
-        features: dict[str, Tensor],
+        features: Features,
         proposals: list[Instances],
         targets: list[Instances] | None = None,
         record: EncodedRecord | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """As the parent's, with the encoded records of the images, or None where the model reads none."""
-        return super().forward(images, with_record(features, record), proposals, targets)
+        if not self.training:
+            found = self._forward_box(features, proposals, None, record)
+            return self.forward_with_given_boxes(features, found), {}
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals, targets, record)
+        losses |= self._forward_mask(features, proposals)
+        losses |= self._forward_keypoint(features, proposals)
+        return proposals, losses
+
+    def _box_features(
+        self, head: nn.Module, regions: Tensor, proposals: list[Instances], record: EncodedRecord | None
+    ) -> Tensor:
+        """Run a box head on pooled regions (R, D, P, P), each with the record of its image where the head reads one."""
+        if record is None or not getattr(head, "reads_record", False):
+            return head(regions)
+        # shapes_to_tensor: a trace then follows the number of regions of another image
+        counts = shapes_to_tensor([len(p.proposal_boxes) for p in proposals], device=regions.device).long()
+        return head(regions, record.vector.repeat_interleave(counts, dim=0).to(regions.dtype))
 
 
 @ROI_HEADS_REGISTRY.register()
 class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
     """``StandardROIHeads`` with 1-D clinical fusion (switched by ``MODEL.CLINICAL.FUSION_1D``)."""
 
+    def _forward_box(
+        self,
+        features: Features,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        record: EncodedRecord | None = None,
+    ) -> dict[str, Tensor] | list[Instances]:
+        """As the parent's."""
+        maps = [features[name] for name in self.box_in_features]
+        regions = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self._box_features(self.box_head, regions, proposals, record))
+        if not self.training:
+            return self.box_predictor.inference(predictions, proposals)[0]
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.train_on_pred_boxes:  # after the losses, which read the proposals
+            with torch.no_grad():
+                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+            for one, predicted in zip(proposals, boxes, strict=True):
+                one.proposal_boxes = Boxes(predicted)
+        return losses
+
 
 @ROI_HEADS_REGISTRY.register()
 class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with 1-D clinical fusion before the box head of every stage."""
+
+    def _forward_box(
+        self,
+        features: Features,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        record: EncodedRecord | None = None,
+    ) -> dict[str, Tensor] | list[Instances]:
+        """As the parent's, which hands its stages no record."""
+        maps = [features[name] for name in self.box_in_features]
+        sizes = [p.image_size for p in proposals]
+        stages, boxes = [], []
+        for number, predictor in enumerate(self.box_predictor):
+            if number:
+                proposals = self._create_proposals_from_boxes(boxes, sizes)
+                if self.training:
+                    proposals = self._match_and_label_boxes(proposals, number, targets)
+            predictions = self._run_stage(maps, proposals, number, record)
+            boxes = predictor.predict_boxes(predictions, proposals)
+            stages.append((predictor, predictions, proposals))
+        if self.training:
+            losses = {}
+            for number, (predictor, *given) in enumerate(stages):
+                with get_event_storage().name_scope(f"stage{number}"):
+                    losses |= {f"{name}_stage{number}": loss for name, loss in predictor.losses(*given).items()}
+            return losses
+        probabilities = zip(*(predictor.predict_probs(*given) for predictor, *given in stages), strict=True)
+        scores = [sum(of_image) * (1.0 / len(stages)) for of_image in probabilities]
+        limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
+        return fast_rcnn_inference(boxes, scores, sizes, *limits)[0]
+
+    def _run_stage(
+        self, features: list[Tensor], proposals: list[Instances], stage: int, record: EncodedRecord | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As the parent's."""
+        regions = self.box_pooler(features, [p.proposal_boxes for p in proposals])
+        if self.training:
+            regions = _ScaleGradient.apply(regions, 1.0 / self.num_cascade_stages)
+        return self.box_predictor[stage](self._box_features(self.box_head[stage], regions, proposals, record))
+
+
+def box_loss_names(cfg: CfgNode) -> list[str]:
+    """Name the losses of the box branch of ``MODEL.ROI_HEADS.NAME``; a class with others has ``loss_names(cfg)``."""
+    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+    if hasattr(heads, "loss_names"):
+        return list(heads.loss_names(cfg))
+    cascade = issubclass(heads, CascadeROIHeads)
+    stages = [f"_stage{k}" for k in range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))] if cascade else [""]
+    return [f"{name}{stage}" for stage in stages for name in ("loss_cls", "loss_box_reg")]

@@ -68,7 +68,7 @@ def test_layers_that_cannot_be_frozen_and_pictures_that_are_not_drawn_are_refuse
         tiny_config("MODEL.BACKBONE.FREEZE_AT", 2)
     resnet = small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.BACKBONE.FREEZE_AT", 2)
     assert resnet.MODEL.BACKBONE.FREEZE_AT == 2
-    with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but RetinaNet draws no images"):
+    with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but MultimodalRetinaNet draws no images"):
         small_config("mimic_eye/retinanet.yaml", "VIS_PERIOD", 5)
     assert tiny_config("VIS_PERIOD", 5).VIS_PERIOD == 5
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -17,7 +18,7 @@ from mdf_detectron.engine.hooks.clinical_diagnostics import (
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution
-from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
+from mdf_detectron.modeling.roi_heads import ClinicalFastRCNNConvFCHead
 
 
 def test_norms_by_hand():
@@ -26,26 +27,25 @@ def test_norms_by_hand():
         {
             "p4": FusedConvolution(FUSION_REGISTRY.get("ElementwiseSum")(1, layout), 1),
             "p5": FusedConvolution(film := FUSION_REGISTRY.get("FiLM")(1, layout), 1),
-            "fc1": ConcatenatedLinear(nn.Linear(1, 1), 1),
+            "box_head": ClinicalFastRCNNConvFCHead(ShapeSpec(1, 1, 1), conv_dims=[], fc_dims=[1], record_dim=1),
         }
     )
     film.scale_shift.bias.data[1] = 0.5  # adds one half everywhere
-    model["fc1"].region.weight.data.fill_(2.0)
-    model["fc1"].region.bias.data.zero_()
-    model["fc1"].clinical.weight.data.fill_(-4.0)
+    model["box_head"].fc1.weight.data.fill_(2.0)
+    model["box_head"].fc1_record.weight.data.fill_(-4.0)
     image = torch.tensor([[[[3.0, 4.0]]]])
     with recorded_norms(model) as norms:
         record = EncodedRecord(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
         model["p4"](image, torch.tensor([[[[1.0, 7.0]]]]), record)
         model["p5"](image, None, record)
-        model["fc1"](torch.tensor([[3.0, 1.0], [4.0, 1.0]]))
+        model["box_head"](torch.tensor([3.0, 4.0])[:, None, None, None], torch.ones(2, 1))
     rms = 12.5**0.5
     assert norms == pytest.approx({
-        "fusion_p4_image": rms, "fusion_p4_row": 5.0, "fusion_p5_image": rms, "fusion_p5_row": 0.5,
-        "roi_image": 2 * rms, "roi_row": 4.0,
+        "fusion_p4_image": rms, "fusion_p4_record": 5.0, "fusion_p5_image": rms, "fusion_p5_record": 0.5,
+        "roi_image": 2 * rms, "roi_record": 4.0,
     })  # fmt: skip
     model["p4"](image, image * 100, record)
-    assert norms["fusion_p4_row"] == pytest.approx(5.0), "outside of the context nothing is recorded"
+    assert norms["fusion_p4_record"] == pytest.approx(5.0), "outside of the context nothing is recorded"
 
 
 def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config, make_batch, fit_encoder):
@@ -58,11 +58,11 @@ def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config,
     assert model.training
     assert scalars["clinical/loss_gain"] == scalars["clinical/loss_shuffled"] - scalars["clinical/loss"] != 0
     with torch.no_grad():
-        model.roi_heads.box_head.fc1.clinical.weight.zero_()
+        model.roi_heads.box_head.fc1_record.weight.zero_()
         for parameter in model.backbone.clinical_branch.backbone.conv.parameters():
             parameter.zero_()
     blind = clinical_scalars(model, [batch], [shuffled])
-    assert blind["clinical/loss_gain"] == 0 == blind["clinical/fusion_p4_row"] == blind["clinical/roi_row"]
+    assert blind["clinical/loss_gain"] == 0 == blind["clinical/fusion_p4_record"] == blind["clinical/roi_record"]
     assert blind["clinical/roi_image"] > 0
     assert scalars["clinical/class_loss_gain"] != 0 == blind["clinical/class_loss_gain"]
 
@@ -76,10 +76,10 @@ def test_class_loss_against_one_box_at_a_time(small_config, make_batch, fit_enco
             record = model.encode_records([x])
             maps = model.backbone(model.preprocess_image([x]).tensor, record)
             for k in range(len(x["instances"])):
-                pooled = heads.box_pooler(
-                    [*maps.values(), record.vector], [x["instances"].gt_boxes[k : k + 1].to(model.device)]
-                )
-                scores = heads.box_predictor(heads.box_head(pooled))[0][0, : cfg.MODEL.ROI_HEADS.NUM_CLASSES].double()
+                pooled = heads.box_pooler([*maps.values()], [x["instances"].gt_boxes[k : k + 1].to(model.device)])
+                scores = heads.box_predictor(heads.box_head(pooled, record.vector))[0][
+                    0, : cfg.MODEL.ROI_HEADS.NUM_CLASSES
+                ].double()
                 total -= float(scores[x["instances"].gt_classes[k]] - scores.exp().sum().log())
                 count += 1
     assert mean_class_loss(model, [batch]) == pytest.approx(total / count, rel=1e-5)
@@ -151,6 +151,7 @@ def test_training_writes_them(small_config, tiny_folder, tmp_path):
     names = {n for n in last if n.startswith("clinical/")}
     losses = {f"clinical/{n}" for n in ("loss", "loss_shuffled", "loss_gain")}
     losses |= {f"clinical/class_{n}" for n in ("loss", "loss_shuffled", "loss_gain")}
-    assert names == losses | {f"clinical/{n}" for n in ("fusion_p4_image", "fusion_p4_row", "roi_image", "roi_row")}
+    norms = {f"clinical/{place}_{part}" for place in ("fusion_p4", "roi") for part in ("image", "record")}
+    assert names == losses | norms
     assert trainer.storage.history("clinical/loss").values()[0][1] == 1, "after the second iteration, and the last"
     assert len(trainer.storage.history("clinical/loss").values()) == 2

@@ -24,12 +24,12 @@ def test_groups(name, small_config):
     groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
     assert len(groups) == len(list(model.parameters()))
     assert groups[id(model.loss_weighting.log_alpha_squared)]["weight_decay"] == 0
-    fc1, predictor = model.roi_heads.box_head.fc1, model.roi_heads.box_predictor
-    assert groups[id(fc1.region.weight)]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY
+    head, predictor = model.roi_heads.box_head, model.roi_heads.box_predictor
+    assert groups[id(head.fc1.weight)]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY
     rates = {
-        fc1.region.weight: 0.1 * 64 / fc1.region.in_features,
-        fc1.region.bias: 0.1,
-        fc1.clinical.weight: 0.3,
+        head.fc1.weight: 0.1 * 64 / head.fc1.in_features,
+        head.fc1.bias: 0.1,
+        head.fc1_record.weight: 0.3,
         predictor.cls_score.weight: 0.1,
         model.backbone.clinical_branch.spatializer.stages[0][0].weight: 0.05,
         model.backbone.clinical_branch.backbone.trunk.model.conv_stem.weight: 0.05,

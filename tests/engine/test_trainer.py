@@ -114,7 +114,7 @@ def test_training_may_start_from_the_image_only_model(tiny_config, tmp_path):
     MultimodalCheckpointer(alone, str(tmp_path), cfg=cfg).save("alone")
     fused = build_model(cfg := tiny_config())
     MultimodalCheckpointer(fused, cfg=cfg).load(str(tmp_path / "alone.pth"))
-    torch.testing.assert_close(fused.roi_heads.box_head.fc1.region.weight, alone.roi_heads.box_head.fc1.weight)
+    torch.testing.assert_close(fused.roi_heads.box_head.fc1.weight, alone.roi_heads.box_head.fc1.weight)
     torch.testing.assert_close(fused.backbone.image_backbone.conv.weight, alone.backbone.image_backbone.conv.weight)
     with pytest.raises(CheckpointError, match="does not hold the whole model"):
         evaluate_checkpoint(tiny_config("MODEL.WEIGHTS", str(tmp_path / "alone.pth")))

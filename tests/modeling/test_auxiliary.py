@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from mdf_detectron.modeling.auxiliary import FindingsFromRecord
+from mdf_detectron.modeling.losses import FindingsFromRecord
 
 WEIGHT = ["MODEL.CLINICAL.AUXILIARY_WEIGHT", 2.0]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mdf_detectron.modeling.loss_weighting import HomoscedasticLossWeighting
+from mdf_detectron.modeling.losses import HomoscedasticLossWeighting
 
 
 def test_by_hand():

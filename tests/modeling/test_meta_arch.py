@@ -70,7 +70,8 @@ def test_parameter_counts_of_the_three_channel_model(small_config):
         "spatializer": (model.backbone.clinical_branch.spatializer, 447_369),
         "embedding": (model.backbone.clinical_encoder.embeddings, 110),
         "rpn": (model.proposal_generator, 41_803),
-        "fc6": (model.roi_heads.box_head.fc1, 204_864),
+        "fc6": (model.roi_heads.box_head.fc1, 64 * 64 * 7 * 7 + 64),
+        "fc6 of the record": (model.roi_heads.box_head.fc1_record, 64 * 64),
         "fc7": (model.roi_heads.box_head.fc2, 4_160),
         # Detectron2 has no regression rows for the background: 5 classes × 4 less 4 × (64 + 1)
         "box_predictor": (model.roi_heads.box_predictor, 1_690),
@@ -128,18 +129,17 @@ def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, 
         optimizer.zero_grad()
         sum(fused(batch).values()).backward()
         optimizer.step()
-    state = {k.replace("fc1.region.", "fc1."): v for k, v in fused.state_dict().items()}
     alone = build_model(small_config("synthetic_cxr/mask_rcnn.yaml", *opts))
-    incompatible = alone.load_state_dict(state, strict=False)
+    incompatible = alone.load_state_dict(fused.state_dict(), strict=False)
     assert not incompatible.missing_keys
-    clinical = ("backbone.clinical_", "roi_heads.box_head.fc1.clinical.", "findings_from_record.")
+    clinical = ("backbone.clinical_", "roi_heads.box_head.fc1_record.", "findings_from_record.")
     assert all(key.startswith(clinical) for key in incompatible.unexpected_keys)
 
     with torch.no_grad():
         with_row = fused.eval()(batch)[0]["instances"]
         for parameter in fused.backbone.clinical_branch.backbone.conv.parameters():
             parameter.zero_()
-        fused.roi_heads.box_head.fc1.clinical.weight.zero_()
+        fused.roi_heads.box_head.fc1_record.weight.zero_()
         zeroed, expected = fused(batch)[0]["instances"], alone.eval()(batch)[0]["instances"]
     assert_same_predictions(zeroed, expected)
     assert not torch.allclose(with_row.scores, zeroed.scores), "before, the row did play a part"
@@ -166,6 +166,7 @@ def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
         "Z": backbone.fusions["p5"],
         "regions": model.roi_heads.box_pooler,
         "fc6": model.roi_heads.box_head.fc1,
+        "fc6 of the record": model.roi_heads.box_head.fc1_record,
     }
     for name, part in parts.items():
         part.register_forward_hook(record(name))
@@ -175,7 +176,7 @@ def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
     assert 0 < regions <= cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     assert shapes == {
         "Z^C": (1, 64), "I": (1, 64, 16, 16), "S": (1, 1, 512, 512), "C": (1, 64, 16, 16), "Z": (1, 64, 16, 16),
-        "regions": (regions, 64 * 7 * 7 + 64), "fc6": (regions, 64),
+        "regions": (regions, 64, 7, 7), "fc6": (regions, 64), "fc6 of the record": (regions, 64),
     }  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def test_the_row_reaches_proposals_and_classes(small_config, make_batch, fit_enc
     found = []
     handles = [
         model.backbone.register_forward_hook(lambda m, args, out: found.append(out["p4"])),
-        model.roi_heads.box_head.register_forward_pre_hook(lambda m, args: found.append(args[0][:1, -64:])),
+        model.roi_heads.box_head.register_forward_pre_hook(lambda m, args: found.append(args[1][:1])),
     ]
     with torch.no_grad():
         model(batch)

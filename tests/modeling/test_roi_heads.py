@@ -1,70 +1,145 @@
-"""1-D fusion: the pooler by hand, and the box head's inputs and initialization."""
+"""1-D fusion: each region gets its image's record, the box head's inputs and start, and heads that others wrote."""
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
-from torch import nn
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, build_model
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
 
+from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.roi_heads import ClinicalROIPooler, ConcatenatedLinear
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
+from mdf_detectron.modeling.meta_arch import MultimodalRCNN
+from mdf_detectron.modeling.roi_heads import ClinicalFastRCNNConvFCHead, ClinicalROIHeads
+
+CASCADE = ["MODEL.ROI_HEADS.NAME", "ClinicalCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 
 
-def test_each_region_gets_its_own_images_row():
-    pooler = ClinicalROIPooler(ROIPooler(output_size=2, scales=(1.0,), sampling_ratio=1, pooler_type="ROIAlignV2"))
-    features = torch.stack([torch.full((1, 8, 8), 3.0), torch.full((1, 8, 8), 5.0), torch.full((1, 8, 8), 7.0)])
-    encoded = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    box = [1.0, 1.0, 5.0, 5.0]
-    boxes = [Boxes(torch.tensor([box])), Boxes(torch.zeros(0, 4)), Boxes(torch.tensor([box, box]))]
-    out = pooler([features, encoded], boxes)
-    expected = [[3.0] * 4 + [0.1, 0.2]] + [[7.0] * 4 + [0.5, 0.6]] * 2
-    torch.testing.assert_close(out, torch.tensor(expected))
+def test_each_region_gets_its_own_images_record(small_config):
+    heads = build_model(small_config("synthetic_cxr/mdf_net.yaml")).roi_heads
+    record = EncodedRecord(torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), torch.ones(3, 2, dtype=torch.bool))
+    proposals = [Instances((8, 8), proposal_boxes=Boxes(torch.ones(count, 4))) for count in (1, 0, 2)]
+    given = []
+
+    class Head(torch.nn.Module):
+        reads_record = True
+
+        def forward(self, regions, record):
+            given.append(record)
+            return regions
+
+    heads._box_features(Head(), torch.ones(3, 1, 2, 2), proposals, record)
+    torch.testing.assert_close(given[0], torch.tensor([[0.1, 0.2], [0.5, 0.6], [0.5, 0.6]]))
 
 
-def test_box_head_reads_regions_and_row(small_config):
-    model = build_model(small_config("mimic_eye/mdf_net.yaml", "MODEL.CLINICAL.EMBEDDING_DIM", 55))
-    fc1 = model.roi_heads.box_head.fc1
-    assert fc1.weight.shape == (64, 64 * 7 * 7 + 64)
-    assert sum(p.numel() for p in fc1.parameters()) == 204_864
-    assert sum(p.numel() for p in model.roi_heads.box_head.fc2.parameters()) == 4_160
-
-
-def test_concatenated_linear_is_one_linear_map():
-    layer = ConcatenatedLinear(nn.Linear(12, 5), clinical_features=3)
-    x = torch.randn(7, 15)
-    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.region.bias))
-    assert layer.clinical.weight.abs().max() > 0
+def test_the_first_layer_is_one_linear_map_of_region_and_record():
+    head = ClinicalFastRCNNConvFCHead(ShapeSpec(3, 2, 2), conv_dims=[], fc_dims=[5, 4], record_dim=3)
+    assert head.fc1_record.weight.abs().max() > 0
+    regions, record = torch.randn(7, 3, 2, 2), torch.randn(7, 3)
+    weight = torch.cat([head.fc1.weight, head.fc1_record.weight], dim=1)
+    joined = torch.cat([regions.flatten(1), record], dim=1)
+    expected = head.fc2(torch.nn.functional.linear(joined, weight, head.fc1.bias).relu()).relu()
+    torch.testing.assert_close(head(regions, record), expected)
+    alone = ClinicalFastRCNNConvFCHead(ShapeSpec(3, 2, 2), conv_dims=[], fc_dims=[5, 4])
+    result = head.load_state_dict(alone.state_dict(), strict=False)
+    assert result.missing_keys == ["fc1_record.weight"] and not result.unexpected_keys
+    torch.testing.assert_close(head(regions, torch.zeros(7, 3)), alone(regions))
 
 
 def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, event_storage):
-    opts = ["MODEL.ROI_HEADS.NAME", "ClinicalCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *CASCADE)
     model = fit_encoder(build_model(cfg)).train()
     losses = model(make_batch(cfg))
     assert len(losses) == 2 + 3 * 2 + 1 + 1, "of proposals, of three stages, of masks, and the auxiliary one"
     sum(losses.values()).backward()
-    assert all(h.fc1.clinical.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
+    assert all(h.fc1_record.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
 
 
-def test_a_convolutional_box_head_is_refused(small_config):
-    with pytest.raises(ConfigError, match="NUM_CONV 0"):
-        build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NUM_CONV", 1))
+@pytest.mark.parametrize(("ours", "parent"), [([], StandardROIHeads), (CASCADE, CascadeROIHeads)])
+def test_without_a_record_the_heads_are_detectron2s(ours, parent, small_config, make_batch, event_storage):
+    """The box branches are written out with the record; losses and detections stay those of the parents."""
+    cfg = small_config("synthetic_cxr/mask_rcnn.yaml", *ours, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    model, batch = build_model(cfg), make_batch(cfg)
+    kinds = type(model.roi_heads), parent
+
+    def run(kind, training):
+        model.roi_heads.__class__ = kind
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return model.train(training)(batch)
+
+    (found,), (expected,) = ([x["instances"] for x in run(kind, training=False)[:1]] for kind in kinds)
+    assert len(found) > 0
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(found.scores, expected.scores)
+    losses, expected = ({k: v.item() for k, v in run(kind, training=True).items()} for kind in kinds)
+    assert losses == pytest.approx(expected)
 
 
-def test_weights_of_a_head_without_record_start_the_regions_part(small_config):
-    """The image-only model's checkpoint, and one whose first layer was swapped in from outside, both load."""
-    alone = build_model(small_config("synthetic_cxr/mask_rcnn.yaml")).roi_heads.box_head
-    head = build_model(small_config("synthetic_cxr/mdf_net.yaml")).roi_heads.box_head
-    before = head.fc1.clinical.weight.clone()
-    result = head.load_state_dict(alone.state_dict(), strict=False)
-    assert result.missing_keys == ["fc1.clinical.weight"] and not result.unexpected_keys
-    assert torch.equal(head.fc1.region.weight, alone.fc1.weight) and torch.equal(head.fc1.clinical.weight, before)
-    other = build_model(small_config("synthetic_cxr/mdf_net.yaml")).roi_heads.box_head
-    assert set(head.state_dict()) >= {"fc1.region.weight", "fc1.region.bias", "fc1.clinical.weight", "fc2.weight"}
-    other.load_state_dict(head.state_dict())
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["MODEL.ROI_BOX_HEAD.NAME", "MyHead"], "ROI_BOX_HEAD.NAME is 'MyHead', which is not registered"),
+        (["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"], "'FastRCNNConvFCHead' does not read the record"),
+        (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], "'StandardROIHeads' does not read the record"),
+        (["MODEL.ROI_BOX_HEAD.NUM_CONV", 1], "NUM_CONV 0"),
+    ],
+)
+def test_heads_that_cannot_read_the_record_are_refused(opts, message, small_config):
+    with pytest.raises(ConfigError, match=message):
+        build_model(small_config("synthetic_cxr/mdf_net.yaml", *opts))
 
 
-def test_another_box_head_is_refused_with_1d_fusion(small_config):
-    with pytest.raises(ConfigError, match="'MyHead' does not read the record"):
-        small_config("synthetic_cxr/mdf_net.yaml", "MODEL.ROI_BOX_HEAD.NAME", "MyHead")
+class TheirDetector(MultimodalRCNN):
+    """Of a third party."""
+
+
+class TheirHeads(ClinicalROIHeads):
+    """Of a third party: with a loss that this package does not know."""
+
+    @classmethod
+    def loss_names(cls, cfg):
+        return ["loss_cls", "loss_box_reg", "loss_theirs"]
+
+    def _forward_box(self, features, proposals, targets=None, record=None):
+        out = super()._forward_box(features, proposals, targets, record)
+        return {**out, "loss_theirs": out["loss_cls"] * 0.5} if self.training else out
+
+
+class TheirBoxHead(torch.nn.Module):
+    """Of a third party: reads the record in a way of its own."""
+
+    reads_record = True
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.region = torch.nn.Linear(input_shape.channels, 16)
+        self.record = torch.nn.Linear(record_layout(cfg).dim, 16)
+        self.output_shape = ShapeSpec(channels=16)
+
+    def forward(self, regions, record):
+        return (self.region(regions.mean((2, 3))) * self.record(record).sigmoid()).relu()
+
+
+def test_a_third_partys_detector_and_heads_train(small_config, tiny_folder, tmp_path, monkeypatch):
+    for registry, part in (
+        (META_ARCH_REGISTRY, TheirDetector),
+        (ROI_HEADS_REGISTRY, TheirHeads),
+        (ROI_BOX_HEAD_REGISTRY, TheirBoxHead),
+    ):
+        monkeypatch.setitem(registry._obj_map, part.__name__, part)
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    cfg = small_config(
+        "synthetic_cxr/mdf_net.yaml", "MODEL.META_ARCHITECTURE", "TheirDetector", "MODEL.ROI_HEADS.NAME", "TheirHeads",
+        "MODEL.ROI_BOX_HEAD.NAME", "TheirBoxHead", "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (), "SOLVER.IMS_PER_BATCH", 4,
+        "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
+        "DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",), "OUTPUT_DIR", str(tmp_path),
+    )  # fmt: skip
+    trainer = MultimodalTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    before = trainer.model.roi_heads.box_head.record.weight.detach().clone()
+    trainer.train()
+    assert {"loss_theirs", "raw/loss_theirs"} <= set(trainer.storage.histories())
+    assert not torch.equal(before, trainer.model.roi_heads.box_head.record.weight)

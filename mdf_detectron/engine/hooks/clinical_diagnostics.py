@@ -22,8 +22,6 @@ from mdf_detectron.data.loaders import build_loss_mapper, images_per_process, re
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.hooks.losses import mean_losses
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.fusions import MAP, FusedConvolution
-from mdf_detectron.modeling.roi_heads import ConcatenatedLinear
 
 Batches = Sequence[list[dict[str, Any]]]
 
@@ -139,19 +137,16 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
 def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
     """Root mean squares of what meets where image and record are joined, of the last forward within the context.
 
-    ``fusion_<level>_image`` and ``fusion_<level>_row``: the image's map, and what the record brings to it (the clinical
-    map; of a fusion that reads the record itself, what it adds to the image's map).  ``roi_image`` and ``roi_row``: the
-    region's and the record's share of the first layer of the box head (of a cascade, with the stage behind it).
+    ``fusion_<level>_image`` and ``fusion_<level>_record``: the image's map, and what the record brings to it (the
+    clinical map; of a fusion that reads the record itself, what it adds to the image's map).  ``roi_image`` and
+    ``roi_record``: the region's and the record's share of the first layer of the box head (of a cascade, followed by
+    the stage).
     """
     norms: dict[str, float] = {}
     handles = []
     for name, module in getattr(model, "module", model).named_modules():
-        if isinstance(module, FusedConvolution):
-            handles.append(module.fusion.register_forward_hook(_fusion_hook(norms, f"fusion_{name.split('.')[-1]}")))
-        elif isinstance(module, ConcatenatedLinear):
-            stage = "".join(f"_stage{part}" for part in name.split(".") if part.isdigit())
-            for part, key in ((module.region, f"roi_image{stage}"), (module.clinical, f"roi_row{stage}")):
-                handles.append(part.register_forward_hook(_output_hook(norms, key)))
+        if hasattr(module, "joined_parts"):
+            handles.append(module.register_forward_hook(_hook(norms, name)))
     try:
         yield norms
     finally:
@@ -159,18 +154,16 @@ def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-def _fusion_hook(norms: dict[str, float], key: str):
-    def record(fusion, inputs, output) -> None:
-        image, first, *_ = inputs
-        norms[f"{key}_image"] = _rms(image)
-        norms[f"{key}_row"] = _rms(first if fusion.reads == (MAP,) else output - image)
+def _hook(norms: dict[str, float], name: str):
+    """Record the parts that a module joins; ``name`` is its place in the model."""
+    *_, level, last = ["", *name.split(".")]
+    stage = f"_stage{last}" if last.isdigit() else ""
+    key = f"fusion_{level}" if last == "fusion" else f"roi{stage}"
 
-    return record
-
-
-def _output_hook(norms: dict[str, float], key: str):
     def record(module, inputs, output) -> None:
-        norms[key] = _rms(output)
+        if len(inputs) > 1:  # a record to join
+            for part, value in zip(("image", "record"), module.joined_parts(inputs, output), strict=True):
+                norms[f"{key}_{part}"] = _rms(value)
 
     return record
 
