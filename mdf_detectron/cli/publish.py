@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--data", metavar="FOLDER", type=Path, help="prepared folder, if it is elsewhere than registered"
     )
     parser.add_argument("--val", metavar="NAME", help="data set for thresholds (default: DATASETS.VAL, or <train>_val)")
-    parser.add_argument("--test", metavar="NAME", help="data set for results (default: DATASETS.TEST)")
+    parser.add_argument("--test", metavar="NAME", help="data set for results (default: DATASETS.TEST, or <train>_test)")
     parser.add_argument("--no-data", action="store_true", help="no thresholds, calibration and results")
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--false-positives", type=float, metavar="N",
@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def data_names(args: argparse.Namespace, datasets: CfgNode) -> tuple[str, str]:
     """Find the names of the validation and the test split."""
-    sibling = datasets.TRAIN[0].removesuffix("_train") + "_val"
-    val = args.val or next(iter(datasets.VAL), sibling)
-    test = args.test or next(iter(datasets.TEST), None)
+    folder = datasets.TRAIN[0].removesuffix("_train")
+    val = args.val or next(iter(datasets.VAL), f"{folder}_val")
+    test = args.test or next(iter(datasets.TEST), f"{folder}_test")  # trainings of a study name none
     for option, name in (("--val", val), ("--test", test)):
         if name not in DatasetCatalog.list():
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.cli import evaluate
-from mdf_detectron.cli.publish import main
+from mdf_detectron.cli.publish import data_names, main
 from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
@@ -121,3 +122,9 @@ def test_mistakes(tiny_run, tmp_path):
         with pytest.raises(kind, match=message):
             main([*words, "--out", out])
     assert not (tmp_path / "m.pth").exists()
+
+
+def test_splits_that_a_training_does_not_name_are_those_of_its_folder(tiny_run):
+    names = SimpleNamespace(val=None, test=None)
+    of_a_study = SimpleNamespace(TRAIN=("tiny_cxr_train",), VAL=("tiny_cxr_val",), TEST=())
+    assert data_names(names, of_a_study) == ("tiny_cxr_val", "tiny_cxr_test")
