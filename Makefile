@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install lint clean
+.PHONY: demo test fuzz install lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/mdf demo --out output/demo
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest
+
+# Broken and hostile inputs of every boundary, EXAMPLES of each.
+fuzz: $(INSTALLED)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -9,10 +9,19 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from fuzzing.images import dicom, encoded, png_bomb
-from fuzzing.models import saved, small_checkpoint
-from fuzzing.tables import HEADER, ROWS, table_file
-from fuzzing.texts import COCO, PREDICTIONS
+from boundaries import (
+    COCO,
+    HEADER,
+    POSTSCRIPT,
+    PREDICTIONS,
+    ROWS,
+    dicom,
+    encoded,
+    png_bomb,
+    saved,
+    small_checkpoint,
+    table_file,
+)
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -36,7 +45,6 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.experiments.plan_file import read_plan
 
 PIXELS = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch executed) (w) file\n"
 LENGTH_BEYOND = dicom(PIXELS, 12) + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 0xFFFFFFF0)
 GRAY_PNG = encoded(Image.fromarray(PIXELS.astype(np.uint8)), "PNG")
 LONG_CHUNK = GRAY_PNG.replace(GRAY_PNG[33:41], b"\xff\xff\xff\xf0IDAT")
