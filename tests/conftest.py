@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from filelock import FileLock
 from PIL import Image
 
 from mdf_detectron import cli
@@ -222,19 +224,39 @@ def annotations_of():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_folder, tmp_path_factory):
+def tiny_run(tiny_folder, once):
     """Output folder of a finished training of a small MDF-Net on ``tiny_folder`` (``model_final.pth``, inference/)."""
-    return _train_tiny(tiny_folder, tmp_path_factory.mktemp("tiny_run"), "mdf_net")
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    return once("tiny_run", lambda out: _train_tiny(out, "mdf_net"))
 
 
 @pytest.fixture(scope="session")
-def tiny_image_only_run(tiny_folder, tmp_path_factory):
+def tiny_image_only_run(tiny_folder, once):
     """Output folder of the same with the image-only baseline."""
-    return _train_tiny(tiny_folder, tmp_path_factory.mktemp("tiny_image_only"), "mask_rcnn")
+    register_prepared_folder(tiny_folder, "tiny_cxr")
+    return once("tiny_image_only_run", lambda out: _train_tiny(out, "mask_rcnn"))
 
 
-def _train_tiny(folder: Path, out: Path, name: str) -> Path:
-    register_prepared_folder(folder, "tiny_cxr")
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """``once(name, make)``: a folder made by ``make(folder)`` once for all of pytest's workers, to read only."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make) -> Path:
+        folder, made = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+def _train_tiny(out: Path, name: str) -> None:
     columns = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.CLINICAL.CATEGORICAL", ["gender"],
                "MODEL.CLINICAL.VOCABULARIES", [["F", "M"]], "MODEL.ROI_HEADS.NUM_CLASSES", 2]  # fmt: skip
     cfg = load_config(
@@ -248,4 +270,3 @@ def _train_tiny(folder: Path, out: Path, name: str) -> Path:
     trainer = MultimodalTrainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    return out

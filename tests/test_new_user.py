@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 TESTS = Path(__file__).parent
 RAW_PATIENT = "MRN-KRT-"
+SHORT = ["SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
 sys.path[:0] = [str(TESTS / "data"), str(TESTS / "data" / "sources")]
 
 from own_files import write_all, write_coco, write_images  # noqa: E402
@@ -21,14 +21,10 @@ from own_files import write_all, write_coco, write_images  # noqa: E402
 
 @pytest.fixture
 def mdf(tmp_path):
-    """``mdf(*words)``: run a command, and ``further`` ones, in the newcomer's folder and return what it prints."""
+    """``mdf(*words)``: run a command in the newcomer's folder, in a process of its own; returns what it prints."""
 
-    def run(*words, further=()):
-        code = "import json, sys; from mdf_detectron.cli import main; [main(w) for w in json.loads(sys.argv[1])]"
-        words = [json.dumps([list(map(str, w)) for w in (words, *further)])]
-        environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True)  # fmt: skip
+    def run(*words):
+        done = Forked(*words, cwd=tmp_path, environment={"DETECTRON2_DATASETS": str(tmp_path / "datasets")}).wait()
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
 
@@ -50,23 +46,20 @@ def test_from_files_to_an_evaluation(mdf, tmp_path):
     out = mdf("prepare", "own", "--annotations", files["annotations"], "--images", files["images"], "--table",
               files["table"], "--key", "File", "--patient", "MRN", "--decimal-comma", "--time", "Taken",
               "--record-time", "Drawn", "--columns", "Age:age Sex:sex Lactate:lactate Smoker:smoker",
-              "--image-size", "64", "--out", "datasets/mine_cxr", further=[
-                  ("audit", "datasets/mine_cxr"),
-                  ("describe", "datasets/mine_cxr", "--out", "page.html"),
-                  ("init", "datasets/mine_cxr", "--out", "cfg"),
-                  ("train", "--config-file", "cfg/mdf_net.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2,
-                   "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"),
-              ])  # fmt: skip
-    assert "written" in out and "passes" in out and "page.html: written" in out
+              "--image-size", "64", "--out", "datasets/mine_cxr")  # fmt: skip
+    assert "written" in out
+    assert "passes" in mdf("audit", "datasets/mine_cxr")
+    assert "page.html: written" in mdf("describe", "datasets/mine_cxr", "--out", "page.html")
+    mdf("init", "datasets/mine_cxr", "--out", "cfg")
+    mdf("train", "--config-file", "cfg/mdf_net.yaml", *SHORT)
     trained = tmp_path / "output" / "mine_cxr" / "mdf_net"
     assert (trained / "model_final.pth").is_file()
     predictions = trained / "inference" / "mine_cxr_test" / "coco_instances_results.json"
     image = next((tmp_path / "datasets" / "mine_cxr" / "images").iterdir())
     mdf("evaluate", "--annotations", "datasets/mine_cxr/annotations/test.json", "--predictions", predictions,
-        "--out", "report", "--resamples", 20, further=[
-            ("publish", "--weights", trained / "model_final.pth", "--out", "model/mine.pth", "--no-data"),
-            ("predict", "--weights", "model/mine.pth", "--images", image.relative_to(tmp_path), "--out", "found"),
-        ])  # fmt: skip
+        "--out", "report", "--resamples", 20)  # fmt: skip
+    mdf("publish", "--weights", trained / "model_final.pth", "--out", "model/mine.pth", "--no-data")
+    mdf("predict", "--weights", "model/mine.pth", "--images", image.relative_to(tmp_path), "--out", "found")
     report = (tmp_path / "report" / "report.md").read_text()
     assert "Patients: 3. Images: 6" in report
     assert json.loads((tmp_path / "datasets/mine_cxr/report.json").read_text())["flow"]
@@ -102,14 +95,11 @@ def test_from_images_alone_to_an_evaluation(mdf, tmp_path):
     coco = write_coco(tmp_path / "boxes.json", entries)
     for path in (tmp_path / "scans").glob("*.dcm"):
         path.unlink()
-    out = mdf("prepare", "own", "--annotations", coco, "--images", "scans", "--image-size", 64, "--bit-depth", 16,
-              "--out", "datasets/pictures_cxr", further=[
-                  ("describe", "datasets/pictures_cxr", "--out", "page.html"),
-                  ("init", "datasets/pictures_cxr", "--out", "cfg"),
-                  ("train", "--config-file", "cfg/image_only.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2,
-                   "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"),
-              ])  # fmt: skip
-    assert "page.html: written" in out and "image_only.yaml written" in out
+    mdf("prepare", "own", "--annotations", coco, "--images", "scans", "--image-size", 64, "--bit-depth", 16,
+        "--out", "datasets/pictures_cxr")  # fmt: skip
+    assert "page.html: written" in mdf("describe", "datasets/pictures_cxr", "--out", "page.html")
+    assert "image_only.yaml written" in mdf("init", "datasets/pictures_cxr", "--out", "cfg")
+    mdf("train", "--config-file", "cfg/image_only.yaml", *SHORT)
     assert "no clinical column" in (tmp_path / "page.html").read_text()
     assert [path.name for path in (tmp_path / "cfg").iterdir()] == ["image_only.yaml"]
     trained = tmp_path / "output" / "pictures_cxr" / "image_only"

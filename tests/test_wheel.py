@@ -1,5 +1,6 @@
 """The installable product: a wheel, installed outside of the checkout, works from an empty folder."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +12,22 @@ from pathlib import Path
 
 import pytest
 
+import mdf_detectron
+
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ("SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "INPUT.IMAGE_SIZE", "64",
          "MODEL.SPATIALIZER.NUM_STAGES", "6", "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
+
+
+PROGRAM = """
+import json, sys
+import mdf_detectron
+from mdf_detectron import cli, model_zoo
+print(mdf_detectron.__file__)
+print(type(model_zoo.get("mimic_eye/mdf_net.yaml")).__name__)
+for words in json.loads(sys.argv[1]):
+    cli.main(list(map(str, words)))
+"""
 
 
 def call(*command, cwd, **environment):
@@ -33,9 +47,12 @@ def wheels(tmp_path_factory):
     sdist = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
     call(sys.executable, "-c", sdist, folder, cwd=source)
     (archive,) = folder.glob("*.tar.gz")
-    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir")
-    for name, given in (("from_tree", source), ("from_sdist", archive)):
-        call(*build, "--wheel-dir", folder / name, given, cwd=folder)
+    shutil.unpack_archive(archive, folder / "unpacked")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    wheel = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
+    for name, given in (("from_tree", source), ("from_sdist", unpacked)):
+        (folder / name).mkdir()
+        call(sys.executable, "-c", wheel, folder / name, cwd=given)
     return {path.parent.name: path for path in folder.glob("*/*.whl")}
 
 
@@ -55,25 +72,21 @@ def installed(wheels, tmp_path_factory):
 
 @pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")
 def test_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
-    python, mdf = installed / "python", (installed / "mdf",)
-    where = call(python, "-c", "import mdf_detectron; print(mdf_detectron.__file__)", cwd=tmp_path)
-    assert str(installed.parent) in where and str(REPOSITORY) not in where
-    built = call(
-        python,
-        "-c",
-        "from mdf_detectron import model_zoo; print(type(model_zoo.get('mimic_eye/mdf_net.yaml')).__name__)",
-        cwd=tmp_path,
-    )
-    assert "MultimodalRCNN" in built
+    version = call(installed / "mdf", "--version", cwd=tmp_path)
+    assert version == f"mdf_detectron {mdf_detectron.__version__}\n"
     options = ["--num-patients", 40, "--seed", 1, "--image-size", 96, "--num-workers", 1]
-    call(*mdf, "prepare", "synthetic", "--out", "datasets/synthetic_cxr", *options, cwd=tmp_path)
-    train = [*mdf, "train", "--config-file", "synthetic_cxr/mdf_net.yaml", *SMALL, "OUTPUT_DIR", "output/run"]
-    call(*train, cwd=tmp_path)
-    assert (tmp_path / "output/run/model_final.pth").is_file()
     predictions = "output/run/inference/synthetic_cxr_test/coco_instances_results.json"
-    evaluate = [*mdf, "evaluate", "--dataset", "synthetic_cxr_test", "--predictions", predictions, "--resamples", 20]
-    assert "report.html" in call(*evaluate, "--out", "output/evaluation", cwd=tmp_path)
-    assert (tmp_path / "output/evaluation/report.html").is_file()
+    commands = [
+        ["prepare", "synthetic", "--out", "datasets/synthetic_cxr", *options],
+        ["train", "--config-file", "synthetic_cxr/mdf_net.yaml", *SMALL, "OUTPUT_DIR", "output/run"],
+        ["evaluate", "--dataset", "synthetic_cxr_test", "--predictions", predictions, "--resamples", 20,
+         "--out", "output/evaluation"],
+    ]  # fmt: skip
+    printed = call(installed / "python", "-c", PROGRAM, json.dumps(commands, default=str), cwd=tmp_path)
+    where, built, *lines = printed.splitlines()
+    assert str(installed.parent) in where and str(REPOSITORY) not in where and built == "MultimodalRCNN"
+    assert (tmp_path / "output/run/model_final.pth").is_file()
+    assert (tmp_path / "output/evaluation/report.html").is_file() and any("report.html" in line for line in lines)
 
 
 def test_the_wheel_declares_its_command_and_holds_its_data(installed):

@@ -310,8 +310,8 @@ def raster_files() -> list[bytes]:
     exif = Image.Exif()
     exif[274] = 6
     kinds = [(gray, kind) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")]
-    kinds += [(deep, "PNG"), (deep, "TIFF"), (real, "TIFF"), (color, "PNG"), (color, "WEBP"), (gray.convert("P"), "PNG"),
-              (color.convert("RGBA"), "PNG"), (color.convert("CMYK"), "JPEG")]  # fmt: skip
+    kinds += [(deep, "PNG"), (deep, "TIFF"), (real, "TIFF"), (color, "PNG"), (color, "WEBP"),
+              (gray.convert("P"), "PNG"), (color.convert("RGBA"), "PNG"), (color.convert("CMYK"), "JPEG")]  # fmt: skip
     more = [encoded(color, "TIFF", compression="tiff_lzw"), encoded(gray, "TIFF", compression="tiff_deflate")]
     return [*(encoded(*one) for one in kinds), *more, encoded(color, "JPEG", exif=exif)]
 
@@ -359,7 +359,7 @@ def check_image(folder: Path, name: str | None) -> None:
 
 RASTER = raster_files()
 IMAGE = Boundary(file("image.png", st.sampled_from(RASTER).flatmap(changed_bytes)), check_image,
-                 [*no_files("image.png"), *(put("image.png", content) for content in RASTER_ATTACKS)], small=19)  # fmt: skip
+                 [*no_files("image.png"), *(put("image.png", one) for one in RASTER_ATTACKS)], small=19)  # fmt: skip
 
 
 def dicom(pixels: np.ndarray, bits: int, syntax: str | None = None, **tags: Any) -> bytes:
