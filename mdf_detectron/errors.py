@@ -1,4 +1,4 @@
-"""The errors that a user can correct; command lines print each as one line, without a traceback."""
+"""Errors that a user can correct; commands print each as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST_LINE = 600
 
 
 def _readable(line: str) -> str:
-    """Cut the middle out of words that no name is as long as, and out of a line that nobody reads to its end."""
+    """Shorten words over 120 and lines over 600 characters by cutting out their middle."""
     line = _LONG_WORD.sub(lambda word: f"{word[0][:60]}…{word[0][-40:]}", line)
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 251]}…{line[-250:]}"
 
@@ -19,8 +19,8 @@ def _readable(line: str) -> str:
 class UserError(Exception):
     """Input, configuration or environment that the user can correct; the message says where and how.
 
-    A data loader raises an error of one of its workers again with the worker's traceback as the message; here it is the
-    worker's message alone.
+    A data loader raises a worker's error again with the worker's traceback as its message; this keeps the worker's
+    message alone.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -68,7 +68,7 @@ _PEER_HAS_ENDED = re.compile(
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error of torch.distributed says that another process has ended or cannot be reached."""
+    """Tell whether an error of torch.distributed means that another process has ended or cannot be reached."""
     if isinstance(error, LostPeerError):
         return True
     of_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
@@ -79,7 +79,7 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def exchange_cause(error: BaseException) -> str:
-    """Return the first line of an error of torch.distributed, and what NCCL gives as its last error, on one line."""
+    """Return the first line of an error of torch.distributed and NCCL's last error, on one line."""
     text = str(error).strip() or type(error).__name__
     first, (_, _, last) = text.splitlines()[0], text.partition("Last error:")
     said = [" ".join(line.split()) for line in (first, *last.strip().splitlines()[:1])]
@@ -91,7 +91,7 @@ class TrainingDivergedError(UserError, FloatingPointError):
 
 
 LONGEST = 80
-"""Characters of a value that a message shows."""
+"""Most characters of a value in a message."""
 
 
 def shorten(value: Any, longest: int = LONGEST) -> str:
@@ -108,6 +108,6 @@ def shorten(value: Any, longest: int = LONGEST) -> str:
 
 
 def short_text(error: BaseException, longest: int = 160) -> str:
-    """Return an error's text on one line of at most ``longest`` characters; its class where it has none."""
+    """Return an error's text, or its class where it has none, on one line of at most ``longest`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,4 +1,4 @@
-"""Read and write files: atomic writers, one reader each of JSON, YAML and CSV, and the one formatter of tables.
+"""Find, read and write files: atomic writers, one reader each for JSON, YAML and CSV, and the formatters of tables.
 
 Every reader takes the class of the error that it raises, and every error is one line that names the file.
 """
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 PARTIAL_SUFFIX = ".partial"
-"""Of files and folders that are being written; of a dead run they are leftovers."""
+"""Suffix of files and folders that are being written; those of a dead run are leftovers."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; when the block ends without an error, it replaces ``path``.
+    """Yield a path next to ``path`` to write to; when the block ends without an error, it replaces ``path``.
 
-    The content is on the disk before it gets its name, so that after a crash the file is whole, old or absent, never
+    The content is on the disk before it gets its name: after a crash the file is whole, old or absent, never
     half-written. The folder is made.
 
     Raises:
@@ -73,10 +73,10 @@ def _flush(path: Path) -> None:
 
 
 def remove_partial_files(*folders: str | Path, of: str = "*") -> None:
-    """Remove what dead runs were writing from folders, not from those below them; the caller holds their lock.
+    """Remove from folders (not from those below them) what dead runs were writing; the caller holds their lock.
 
     Args:
-        of: pattern of the files that were to be written.
+        of: pattern of the files that were being written.
     """
     for folder in map(Path, folders):
         for leftover in list(folder.glob(f"{of}.[0-9]*{PARTIAL_SUFFIX}")):
@@ -84,7 +84,7 @@ def remove_partial_files(*folders: str | Path, of: str = "*") -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file atomically, making its folder; returns its path."""
+    """Write a file atomically, making its folder; return its path."""
     with atomic_path(path) as partial:
         partial.write_bytes(content)
     return Path(path)
@@ -94,7 +94,7 @@ def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file atomically.
 
     Raises:
-        UserError: the text holds half of a character, as an argument of other bytes than UTF-8 does; or as
+        UserError: the text holds half of a character, as an argument that is not UTF-8 does; or as
             :func:`atomic_path`.
     """
     try:
@@ -123,7 +123,7 @@ def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
 
 
 def finite_or_none(data: Any) -> Any:
-    """Copy nested data with None in the place of every float that is not finite."""
+    """Copy nested data with None in place of every float that is not finite."""
     if isinstance(data, dict):
         return {key: finite_or_none(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -148,10 +148,10 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 
 
 def check_regular(path: str | Path, error: type[UserError]) -> os.stat_result:
-    """Refuse what is no regular file: opening a pipe waits forever for somebody to write to it.
+    """Check that a path is a regular file: opening a pipe would wait forever for somebody to write to it.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, in a circle of links, a folder, pipe or device.
+        UserError: of the class ``error``: the file is absent, in a circle of links, a folder, a pipe or a device.
     """
     try:
         found = os.stat(path)
@@ -215,7 +215,7 @@ def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash
         digest: is updated with the file's content, so that nobody opens the file again to compute it.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, no regular file, unreadable or not UTF-8.
+        UserError: of the class ``error``: the file is absent, not regular, unreadable or not UTF-8.
     """
     check_regular(path, error)
     try:
@@ -233,7 +233,7 @@ def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON_MEMORY = 10
-"""Bytes of memory that a byte of JSON needs, by experience with boxes."""
+"""Bytes of memory that a byte of JSON needs, measured on boxes."""
 
 
 def read_json(
@@ -242,13 +242,13 @@ def read_json(
     """Read a JSON file.
 
     Args:
-        nan: accept the literals NaN, Infinity and -Infinity, which are no JSON but which pandas writes; whoever reads
-            the data then names the entry.
-        digest: as of :func:`read_text`.
+        nan: accept the literals NaN, Infinity and -Infinity, which pandas writes though JSON has none; the caller then
+            names the entry.
+        digest: as for :func:`read_text`.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, empty, no JSON, nested too deeply, or has a key
-            twice in one object (whose first value would be lost).
+        UserError: of the class ``error``: the file is absent, empty, no JSON, nested too deeply, or has a key twice in
+            one object (its first value would be lost).
     """
     size = check_regular(path, error).st_size
     if size * _JSON_MEMORY > machine_memory() / 2:
@@ -260,7 +260,7 @@ def read_json(
         raise error(f"{path}: the file is empty")
     options: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}
     collecting = gc.isenabled()
-    gc.disable()  # looking through millions of new objects for circles takes as long as parsing them
+    gc.disable()  # searching millions of new objects for cycles takes as long as parsing them
     try:
         data = json.loads(text, object_pairs_hook=_distinct, **options)
         if _HALF.search(text):
@@ -285,7 +285,7 @@ def read_yaml(path: str | Path, error: type[UserError]) -> Any:
     """Read a YAML file of plain values, see :mod:`mdf_detectron.guarded_yaml`.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, unreadable, no YAML, or refused there.
+        UserError: of the class ``error``: the file is absent, unreadable, no YAML, or refused there.
     """
     return parse_yaml(read_text(path, error), str(path), error)
 
@@ -295,7 +295,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         doubled = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {shorten(doubled)} stands twice in the object {shorten(found)}; remove one")
+        raise ValueError(f"the key {shorten(doubled)} is there twice in the object {shorten(found)}; remove one")
     return found
 
 
@@ -310,15 +310,15 @@ LONGEST_LINE = 1 << 20
 def read_csv(
     path: str | Path, error: type[UserError], *, delimiter: str = ",", most: int | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line where it begins, its values) of every row of a CSV file, the header first; empty lines are left out.
+    """Yield (line where it begins, its values) for every row of a CSV file, the header first; skip empty lines.
 
     The file may be gzipped (``.gz``), with LF or CRLF, with or without a byte order mark. Values may span lines.
 
     Args:
-        most: size of the unpacked file up to which it is read, in characters, 20 more a line; None: any.
+        most: largest size of the unpacked file, in characters plus 20 a line; None: any.
 
     Raises:
-        UserError: of the class ``error``, where the file is absent, no regular file, damaged, not UTF-8, or no CSV.
+        UserError: of the class ``error``: the file is absent, not regular, damaged, not UTF-8, or no CSV.
     """
     path = Path(path)
     check_regular(path, error)
@@ -335,7 +335,7 @@ def read_csv(
 
 
 def _lines(file: IO[str], most: int | None) -> Iterator[str]:
-    """Yield the lines of a file; ``csv.Error`` for one that is too long, and where all are too much."""
+    """Yield the lines of a file; raise ``csv.Error`` for a line that is too long, or too many of them."""
     left = math.inf if most is None else most
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
@@ -354,22 +354,6 @@ def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
 
 def _markdown_line(row: Sequence[Any]) -> str:
     return "| " + " | ".join(" ".join(str(value).replace("|", "\\|").splitlines()) for value in row) + " |"
-
-
-def replace_marked(page: str, begin: str, end: str, content: str, name: str = "the page") -> str:
-    """Put content between two marks of a page, in place of what is there.
-
-    Args:
-        name: of the page, for the message.
-
-    Raises:
-        ConfigError: a mark is absent.
-    """
-    before, found, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found or not found_end:
-        raise ConfigError(f"{name} lacks the marks '{begin}' and '{end}'")
-    return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
 
 
 def csv_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:

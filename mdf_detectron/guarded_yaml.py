@@ -1,15 +1,14 @@
-"""Parse YAML that may be anything: no objects but plain values, bounded time and memory, one error.
+"""Parse YAML that may be anything: plain values only, in bounded time and memory, or one error.
 
-Beyond PyYAML's safe loader this refuses what is legal YAML and no honest file of this project has: aliases that expand
-to more than :data:`MOST_NODES` values ("billion laughs"), aliases to what they stand in, deep nesting, integers that no
-number of a machine holds, a key twice in one mapping, whose first value would be lost, and half of a character, which
-cannot be written to any file again.
+Beyond PyYAML's safe loader this refuses legal YAML that no honest file of this project has: aliases that expand to more
+than :data:`MOST_NODES` values ("billion laughs"), aliases within what they name, deep nesting, integers beyond 64 bits,
+a key twice in one mapping (its first value would be lost), and half of a character (it cannot be written again).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -19,7 +18,7 @@ LONGEST_TEXT = 1_000_000
 """Characters; the pure Python parser reads about 100,000 a second."""
 
 MOST_NODES = 100_000
-"""Values of a file, those behind an alias counted as often as they are named."""
+"""Values of a file; one that an alias names counts each time."""
 
 DEEPEST = 50
 """Levels of nesting."""
@@ -28,17 +27,9 @@ LARGEST_INTEGER = 2**63
 
 _HALF = re.compile("[\ud800-\udfff]")
 
-_PARSE_ERRORS = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    MemoryError,
-)
-"""Beside its own errors PyYAML lets those of int, datetime and re through, for values such as 2020-13-45."""
+_PARSE_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+                 MemoryError)  # fmt: skip
+"""Besides its own errors PyYAML lets those of int, datetime and re through, for values such as 2020-13-45."""
 
 
 def parse_yaml(text: str, where: str, error: type[UserError]) -> Any:
@@ -48,7 +39,7 @@ def parse_yaml(text: str, where: str, error: type[UserError]) -> Any:
         where: the file, for messages.
 
     Raises:
-        UserError: of the class ``error``, one line, for anything that is no YAML or that the module's text refuses.
+        UserError: of the class ``error``, one line, for anything that is no YAML or that this module refuses.
     """
     if len(text) > LONGEST_TEXT:
         raise error(f"{where}: not read as YAML, it has more than {LONGEST_TEXT:,} characters")
@@ -59,6 +50,10 @@ def parse_yaml(text: str, where: str, error: type[UserError]) -> Any:
         if len(message) > 200:
             message = f"{message[:120]} … {message[-75:]}"
         raise error(f"{where}: not safe YAML: {message}") from None
+
+
+def _refuse(text: str, at: yaml.Event | yaml.Node) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=text, problem_mark=at.start_mark)
 
 
 class _GuardedLoader(yaml.SafeLoader):
@@ -72,51 +67,45 @@ class _GuardedLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
         if self.depth >= DEEPEST:
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", event.start_mark)
+            _refuse(f"nested deeper than {DEEPEST} levels", event)
         if isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
-            text = f"{shorten(event.value)} holds half of a character (\\ud800 to \\udfff); write the character itself"
-            raise yaml.composer.ComposerError(None, None, text, event.start_mark)
+            text = shorten(event.value)
+            _refuse(f"{text} holds half of a character (\\ud800 to \\udfff); write the character itself", event)
         self.depth += 1
         before = self.nodes
         node = super().compose_node(parent, index)
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if node not in self.sizes:
-                text = f"the alias *{shorten(event.anchor)} stands in what it names"
-                raise yaml.composer.ComposerError(None, None, text, event.start_mark)
+                _refuse(f"the alias *{shorten(event.anchor)} is part of what it names", event)
             self.nodes += self.sizes[node]
         else:
             self.nodes += 1
             self.sizes[node] = self.nodes - before
         if self.nodes > MOST_NODES:
-            text = f"more than {MOST_NODES:,} values, those behind aliases counted each time"
-            raise yaml.composer.ComposerError(None, None, text, event.start_mark)
+            _refuse(f"more than {MOST_NODES:,} values; those that an alias names count each time", event)
         return node
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        """As the parent's; a key that stands twice is an error (one that ``<<`` brings may be set again)."""
+        """Construct as the parent does; refuse a key that is there twice (one that ``<<`` brings may be set again)."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool, type(None))):
-                text = f"the key {shorten(key)} is no plain value"
-                raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+                _refuse(f"the key {shorten(key)} is no plain value", key_node)
             if key in seen:
-                text = f"the key {shorten(key)} stands twice in one mapping"
-                raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+                _refuse(f"the key {shorten(key)} is there twice in one mapping", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.Node) -> int:
         if len(node.value) > 100:
-            text = f"the integer {shorten(node.value)} has too many digits"
-            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+            _refuse(f"the integer {shorten(node.value)} has too many digits", node)
         value = super().construct_yaml_int(node)
         if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
-            text = f"the integer {shorten(node.value)} is beyond 64 bits"
-            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+            _refuse(f"the integer {shorten(node.value)} is beyond 64 bits", node)
         return value
 
 

@@ -32,7 +32,7 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
-from mdf_detectron.fileio import markdown_table, read_json, replace_marked, sha256_of, write_text
+from mdf_detectron.fileio import markdown_table, read_json, sha256_of, write_text
 from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
@@ -56,6 +56,22 @@ HEADER = """\
 # (x 100 on the test split, one value a seed) and, where weights are published, their path below the package's zoo or
 # $MDF_MODEL_ZOO and the SHA-256 of the file.
 """
+
+
+def replace_marked(page: str, begin: str, end: str, content: str, name: str = "the page") -> str:
+    """Put content between two marks of a page, in place of what is there.
+
+    Args:
+        name: of the page, for the message.
+
+    Raises:
+        ConfigError: a mark is absent.
+    """
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ConfigError(f"{name} lacks the marks '{begin}' and '{end}'")
+    return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
 
 
 def main(argv: list[str] | None = None) -> None:

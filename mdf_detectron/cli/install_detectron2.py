@@ -1,10 +1,9 @@
 """Install detectron2 0.6 from PyPI alone: no compiler, no GitHub.
 
-An installed detectron2 is left alone.  Otherwise the pure-Python copy of detectron2 0.6 (Apache-2.0) that
-the PyPI package LabGym ships is taken out of its wheel, given its own name back, and installed as an ordinary
-distribution that ``pip show detectron2`` knows.  The rest of LabGym (GPL-3.0) is neither kept nor installed.
-The compiled extension ``detectron2._C`` is not part of it: rotated boxes and deformable convolution are absent,
-and mdf_detectron uses neither.
+An installed detectron2 is left alone. Otherwise this takes the pure-Python copy of detectron2 0.6 (Apache-2.0) out of
+the wheel of the PyPI package LabGym, gives it its own name back, and installs it as an ordinary distribution that ``pip
+show detectron2`` knows. The rest of LabGym (GPL-3.0) is neither kept nor installed. The compiled extension
+``detectron2._C`` is not part of it: rotated boxes and deformable convolution are absent; mdf_detectron uses neither.
 
 Standard library only, so that it runs before anything else is installed.
 """
@@ -49,16 +48,12 @@ Author: FAIR
 License: Apache-2.0
 Requires-Python: >=3.8
 """ + "".join(f"Requires-Dist: {r}\n" for r in REQUIRES)
-WHEEL = """Wheel-Version: 1.0
-Generator: mdf_detectron
-Root-Is-Purelib: true
-Tag: py3-none-any
-"""
+WHEEL = "Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 
 class InstallError(RuntimeError):
-    """Something that the user can act on; printed as one line."""
+    """Something that the user can act on; the command prints it as one line."""
 
 
 def download_source(folder: Path) -> Path:
@@ -87,7 +82,7 @@ def check_sha256(wheel: Path) -> None:
 
 
 def reroot(name: str, content: bytes) -> bytes:
-    """A file's content with ``LabGym.detectron2`` and ``LabGym/detectron2`` given their own name back."""
+    """Give ``LabGym.detectron2`` and ``LabGym/detectron2`` in a file's content their own name back."""
     if not name.endswith((".py", ".yaml", ".md")):
         return content
     text = content.decode("utf-8")
@@ -111,16 +106,13 @@ def build_wheel(source: Path, folder: Path) -> Path:
         if not record:
             raise InstallError(f"{source.name} holds no {SOURCE_ROOT}; nothing was installed")
         add(f"{DIST_INFO}/METADATA", METADATA.encode())
-        add(
-            f"{DIST_INFO}/WHEEL",
-            b"Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
+        add(f"{DIST_INFO}/WHEEL", WHEEL.encode())
         out.writestr(f"{DIST_INFO}/RECORD", "".join(record) + f"{DIST_INFO}/RECORD,,\n")
     return target
 
 
 def install(wheel: Path, with_dependencies: bool) -> None:
-    """pip-install the rebuilt wheel into the running Python."""
+    """Install the rebuilt wheel into the running Python by pip."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", str(wheel)]
     if not with_dependencies:
         command.insert(-1, "--no-deps")
@@ -146,5 +138,5 @@ def main(argv: list[str] | None = None) -> None:
             check_sha256(source)
             install(build_wheel(source, Path(folder)), with_dependencies=not args.no_deps)
     except InstallError as error:
-        sys.exit(f"install_detectron2: {error}")
+        sys.exit(f"error: {error}")
     print(f"detectron2 {VERSION} installed (Apache-2.0, pure Python, from {SOURCE_NAME} {SOURCE_VERSION} on PyPI)")

@@ -150,7 +150,7 @@ def test_files_that_are_no_coco_files(tmp_path):
     path.write_text(json.dumps(content()), encoding="utf-8-sig")
     assert len(read_annotations(path, prepared=True).images) == 3
     path.write_text('{"images": [], "annotations": [], "images": [], "categories": []}')
-    with pytest.raises(DatasetError, match="set.json: .*the key 'images' stands twice"):
+    with pytest.raises(DatasetError, match="set.json: .*the key 'images' is there twice"):
         read_annotations(path, prepared=True)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -173,12 +171,13 @@ def test_folds_are_audited_too(folder):
     )
 
 
-def test_command_line(sound, folder, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "tools/audit_dataset.py")]
-    run = subprocess.run([*command, str(sound)], capture_output=True, text=True)
-    assert run.returncode == 0 and "passes" in run.stdout
+def test_command_line(run, sound, folder, tmp_path, capsys):
+    assert "passes" in run("audit", sound)
     shutil.copy(folder / "annotations/train.json", folder / "annotations/test.json")
-    run = subprocess.run([*command, str(folder), "--list", "1"], capture_output=True, text=True)
-    assert run.returncode == 1 and "image in several splits" in run.stdout and "more (--list" in run.stdout
-    run = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True)
-    assert run.returncode == 2 and "has no folder 'annotations'" in run.stderr
+    for path, status in ((folder, 1), (tmp_path / "none", 2)):
+        with pytest.raises(SystemExit) as end:
+            run("audit", path, "--list", 1)
+        assert end.value.code == status
+    printed = capsys.readouterr()
+    assert "image in several splits" in printed.out and "more (--list" in printed.out
+    assert "has no folder 'annotations'" in printed.err

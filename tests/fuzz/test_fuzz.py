@@ -11,7 +11,7 @@ from sandbox import ACCEPTED, REFUSED, Sandbox, expect
 
 from mdf_detectron.errors import UserError
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 12))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
 """Inputs of each boundary; the same ones in every run where the variable is not set."""
 
 LARGE = "FUZZ_EXAMPLES" in os.environ

@@ -5,7 +5,6 @@ import pytest
 
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, ResultsError
-from mdf_detectron.fileio import replace_marked
 
 
 def test_a_training_of_another_config_does_not_enter_the_zoo(tmp_path):
@@ -25,4 +24,4 @@ def test_the_pages_are_current():
 
 def test_a_page_without_marks():
     with pytest.raises(ConfigError, match="lacks the marks '<b>' and '<e>'"):
-        replace_marked("only <b>", "<b>", "<e>", "x")
+        make_model_zoo.replace_marked("only <b>", "<b>", "<e>", "x")
