@@ -1,6 +1,6 @@
-"""Does a prepared folder leak between its splits, and is it sound?  Exit status 1 if anything is wrong.
+"""Check a prepared folder: is it sound, do its splits share patients or images?  Exit status 1 if anything is wrong.
 
-python tools/audit_dataset.py datasets/mimic_eye
+mdf audit datasets/mimic_eye
 """
 
 from __future__ import annotations
@@ -8,20 +8,19 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 
-from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.errors import UserError
+from mdf_detectron.cli.arguments import prepared_folder
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns 1 if there is a problem."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="any prepared folder")
-    parser.add_argument("--num-workers", type=int, default=2, help="threads that read the images")
-    parser.add_argument("--list", type=int, default=20, help="problems of a kind that are printed (default 20)")
+    parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
+    parser.add_argument("--num-workers", type=int, default=2, help="threads that read the images (%(default)s)")
+    parser.add_argument("--list", type=int, default=20, help="problems of a kind that are printed (%(default)s)")
     args = parser.parse_args(argv)
-    try:
-        audit = audit_folder(args.folder, args.num_workers)
-    except UserError as error:
-        parser.exit(2, f"audit_dataset: {error}\n")
+    from mdf_detectron.data.audit import audit_folder
+
+    audit = audit_folder(args.folder, args.num_workers)
     by_kind = defaultdict(list)
     for problem in audit.problems:
         by_kind[problem.kind].append(problem.message)

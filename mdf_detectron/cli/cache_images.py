@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import argparse
 
-from mdf_detectron.data.loaders import make_caches
-from mdf_detectron.engine.defaults import setup_cfg
+from mdf_detectron.cli.arguments import config_file
 from mdf_detectron.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path, or a name of the model zoo")
+    parser.add_argument("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name of the "
+                        "model zoo")  # fmt: skip
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
-    cfg = setup_cfg(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    from mdf_detectron.data.loaders import make_caches
+    from mdf_detectron.engine.defaults import setup_cfg
+
+    cfg = setup_cfg(args)
     if not cfg.DATALOADER.DECODED_CACHE:
         raise ConfigError("the config names no folder: add DATALOADER.DECODED_CACHE FOLDER")
     for cache in make_caches(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST)):

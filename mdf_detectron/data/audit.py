@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.patients import look_alike
 from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS
-from mdf_detectron.data.readers import read_radiograph
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import read_json
@@ -203,8 +202,9 @@ class _FolderAudit:
 
 def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
     try:
-        height, width = read_radiograph(path).shape[:2]
-        return (width, height), hashlib.sha256(path.read_bytes()).hexdigest()
+        with OpenImage(path) as image:
+            height, width = image.decode()[0].shape[:2]
+            return (width, height), image.sha256
     except ImageReadError as error:
         return str(error)
 

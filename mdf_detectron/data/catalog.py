@@ -19,6 +19,7 @@ from detectron2.structures import BoxMode
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS, warn_if_changed
+from mdf_detectron.data.readers import check_size, read_size
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.public_schemas import (
@@ -229,14 +230,27 @@ def _annotation_record(annotation: dict[str, Any], contiguous: dict[Any, int]) -
     return {**record, "segmentation": segmentation} if segmentation else record
 
 
+_SIZES_CHECKED = 64
+
+
 def check_images(records: list[dict[str, Any]]) -> None:
-    """Raise :class:`~mdf_detectron.errors.ImageReadError` if a record's file is absent (all are counted)."""
+    """Refuse records whose image file is absent, and some images, evenly chosen, whose size is another than written.
+
+    The mapper checks the size of every image; that wrong sizes of a whole data set are told before training is worth
+    reading some headers.
+
+    Raises:
+        ImageReadError: files are absent (they are counted), or one of the chosen has no readable header.
+        DatasetError: an image of another size.
+    """
     absent = [r["file_name"] for r in records if not os.path.isfile(r["file_name"])]
     if absent:
         raise ImageReadError(
             f"{len(absent)} of {len(records)} image files are absent, the first is {absent[0]}; "
             "prepare the dataset again, see datasets/README.md"
         )
+    for record in records[:: -(-len(records) // _SIZES_CHECKED)]:
+        check_size(record, read_size(record["file_name"]))
 
 
 def check_not_empty(records: list[dict[str, Any]], name: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mdf_detectron.data.readers import read_model_input
+from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import atomic_path, read_json, remove_partial_files, write_json
 from mdf_detectron.locks import FolderLock
@@ -157,17 +157,11 @@ class DecodedCache:
         stamps = _stamps(names)
 
         def decode(record: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
-            pixels = read_model_input(record["file_name"], image_format, record.get("sha256"))
-            size = [*pixels.shape[:2]]
-            if size != [record["height"], record["width"]]:
-                raise DatasetError(
-                    f"{record['file_name']} has {size[1]} × {size[0]} pixels, its record says {record['width']} × "
-                    f"{record['height']}; prepare the data set again"
-                )
+            pixels = read_record_image(record, image_format)
             if pixels.dtype != np.uint8 and dtype == np.uint8:
                 raise _MoreThanEightBits
             small = resize(pixels)
-            return small.reshape(*small.shape[:2], -1), size
+            return small.reshape(*small.shape[:2], -1), [*pixels.shape[:2]]
 
         first, _ = decode(records[0])
         shape = (len(records), *first.shape)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from mdf_detectron.fileio import check_regular, shorten_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+Content = mmap.mmap
+"""A file's content, mapped into memory: a length in it beyond the file's end asks for no memory."""
 
 SUFFIXES = (".dcm", ".dicom", ".dic")
 
@@ -35,7 +38,13 @@ def is_dicom(path: Path) -> bool:
     if os.path.exists(path):
         check_regular(path, ImageReadError)
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return has_preamble(file)
+
+
+def has_preamble(file: BinaryIO) -> bool:
+    """Tell whether an opened file begins as DICOM does."""
+    file.seek(0)
+    return file.read(132)[128:] == b"DICM"
 
 
 @contextmanager
@@ -43,13 +52,13 @@ def _values_of(path: Path) -> Iterator[None]:
     """Turn whatever pydicom raises for a value, which it converts when it is asked for, into one line."""
     try:
         yield
-    except (ImageReadError, FileNotFoundError, MemoryError):
+    except (ImageReadError, MemoryError):
         raise
     except Exception as error:
         raise ImageReadError(f"cannot read image {path}: {short_text(error)}; replace the file") from None
 
 
-def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+def decode_dicom(path: Path, content: Content, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
     A bit depth of 0 is 16 where more than eight bits are stored, else 8.
@@ -60,11 +69,13 @@ def read_dicom(path: Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     Returns:
         (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
 
+    Args:
+        path: of the file, for messages.
+
     Raises:
         ImageReadError: no DICOM, no pixels, several frames, or pixels that cannot be decoded.
-        FileNotFoundError: no such file.
     """
-    dataset = _open(path)
+    dataset = _parse(path, content)
     with _values_of(path):
         return _read(path, dataset, bit_depth)
 
@@ -84,30 +95,27 @@ def _read(path: Path, dataset: Dataset, bit_depth: int) -> tuple[np.ndarray, Pro
     return scaled, Provenance("DICOM", width, height, bits, rule, low, high, inverted, tuple(notes))
 
 
-def dicom_size(path: Path) -> tuple[int, int]:
-    """Read (width, height) from the header of a DICOM file."""
-    dataset = _open(path, ["Rows", "Columns"])
+def dicom_size(path: Path, content: Content) -> tuple[int, int]:
+    """Return (width, height) from the header of a DICOM file."""
+    dataset = _parse(path, content, ["Rows", "Columns"])
     with _values_of(path):
         if not dataset.get("Rows") or not dataset.get("Columns"):
             raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
         return int(dataset.Columns), int(dataset.Rows)
 
 
-def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str | None]:
-    """Read tags by keyword (``"PatientAge"``) as text; an absent or empty one is None, several values joined by "\\\\".
+def dicom_tags(path: Path, content: Content, keywords: Sequence[str]) -> dict[str, str | None]:
+    """Return tags by keyword (``"PatientAge"``) as text; None where absent or empty, several values joined by "\\\\".
 
     Raises:
         SourceDataError: a keyword that DICOM does not have.
-        ImageReadError: no such file, or no DICOM.
+        ImageReadError: no DICOM.
     """
     pydicom = _pydicom()
     unknown = [keyword for keyword in keywords if pydicom.datadict.tag_for_keyword(keyword) is None]
     if unknown:
         raise SourceDataError(f"DICOM has no tag {unknown}; use its keywords, such as PatientAge or AccessionNumber")
-    try:
-        dataset = _open(Path(path), list(keywords))
-    except FileNotFoundError:
-        raise ImageReadError(f"no image file at {path}") from None
+    dataset = _parse(path, content, list(keywords))
     tags = {}
     for keyword in keywords:
         try:
@@ -134,21 +142,16 @@ def _pydicom():
     return pydicom
 
 
-def _open(path: Path, only: list[str] | None = None) -> Dataset:
+def _parse(path: Path, content: Content, only: list[str] | None = None) -> Dataset:
     pydicom = _pydicom()
-    if os.path.exists(path):
-        check_regular(path, ImageReadError)
     arguments = {} if only is None else {"stop_before_pixels": True, "specific_tags": only}
     try:
-        # mapped, so that a length beyond the file asks for no memory
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if _DEFLATED in content[:2048]:
-                raise ValueError("it is deflated as a whole, and may unpack to any size; save it uncompressed")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
-                return pydicom.dcmread(content, force=path.suffix.lower() in SUFFIXES, **arguments)
-    except FileNotFoundError:
-        raise
+        if _DEFLATED in content[:2048]:
+            raise ValueError("it is deflated as a whole, and may unpack to any size; save it uncompressed")
+        content.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
+            return pydicom.dcmread(content, force=path.suffix.lower() in SUFFIXES, **arguments)
     except Exception as error:  # pydicom has no one base class for what a broken file raises
         cause = getattr(error, "strerror", None) or short_text(error)
         text = f"cannot read image {shorten_path(path)}: not DICOM ({cause}); replace the file"

@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 
 from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.decoded_cache import DecodedCache
-from mdf_detectron.data.readers import read_model_input
+from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.data.schema import ClinicalSchema
 
 LEAST_VISIBLE = 1 / 3
@@ -110,8 +110,8 @@ class MultimodalDatasetMapper:
                 resized = T.ResizeTransform(found.height, found.width, height, width)
                 image, behind = self._augmented(found.pixels, self.behind_cache)
                 return image, T.TransformList([resized, *behind.transforms])
-        image = read_model_input(record["file_name"], self.image_format, record.get("sha256"))
-        utils.check_image_size(record, image)
+        image = read_record_image(record, self.image_format)
+        record["height"], record["width"] = image.shape[:2]
         return self.image_tensor(image)
 
     def image_tensor(self, image: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:

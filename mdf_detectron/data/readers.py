@@ -1,32 +1,35 @@
-"""From the path of a radiograph to its pixels: raster files here, DICOM in :mod:`mdf_detectron.data.dicom`."""
+"""Read radiographs: an :class:`OpenImage` gives tags, size and pixels; DICOM is in :mod:`mdf_detectron.data.dicom`."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import os
 import struct
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from mdf_detectron.data.dicom import dicom_size, is_dicom, read_dicom
+from mdf_detectron.data.dicom import SUFFIXES, decode_dicom, dicom_size, dicom_tags, has_preamble
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
-from mdf_detectron.errors import ImageReadError, short_text
-from mdf_detectron.fileio import check_regular, sha256_of, shorten_path
+from mdf_detectron.errors import DatasetError, ImageReadError, UserError, short_text
+from mdf_detectron.fileio import check_regular, shorten_path
 
 FULL_RANGE_KEY = "mdf_detectron:scaling"
 """Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
 
 AS_STORED = 0
-"""Bit depth of :func:`read_pixels`: 16 where the file holds more than eight bits, else 8."""
+"""Bit depth of :meth:`OpenImage.decode`: 16 where the file holds more than eight bits, else 8."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM")
 """What Pillow may take a file for; it would hand PostScript to another program, which runs it."""
@@ -40,46 +43,150 @@ _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
-def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
-    """Read one image file at eight bits, to show or to compare it.
+class OpenImage:
+    """An image file, opened once: its kind, tags, size, digest and pixels.
 
-    Args:
-        path: a DICOM file or whatever :func:`read_pixels` reads.
-        image_format: "L", "RGB" or "BGR".
+    Use it in a ``with`` statement. A file that is absent, truncated, not an image, or needs more memory than there is
+    raises :class:`~mdf_detectron.errors.ImageReadError`; every message names the file.
 
-    Returns:
-        (H, W, C) uint8, C = 1 for "L" and else 3.
-
-    Raises:
-        ImageReadError: the file is absent, truncated, not an image, or needs more memory than there is.
+    Attributes:
+        path: of the file.
+        is_dicom: named as DICOM, or with its preamble; everything else is taken for a raster file.
     """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with _one_line_errors(self.path):
+            self._file = open(self.path, "rb")
+            self.is_dicom = self.path.suffix.lower() in SUFFIXES or has_preamble(self._file)
+
+    def __enter__(self) -> OpenImage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @cached_property
+    def _content(self) -> bytes | mmap.mmap:
+        if self.is_dicom:
+            return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file.seek(0)
+        return self._file.read()
+
+    def tags(self, keywords: Sequence[str]) -> dict[str, str | None]:
+        """Return DICOM tags as text, see :func:`~mdf_detectron.data.dicom.dicom_tags`.
+
+        Raises:
+            SourceDataError: a keyword that DICOM does not have.
+            ImageReadError: also for a raster file, which has no tags.
+        """
+        if not self.is_dicom:
+            raise ImageReadError(f"cannot read tags of {shorten_path(self.path)}: it is not DICOM")
+        with _one_line_errors(self.path):
+            return dicom_tags(self.path, self._content, keywords)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in upright pixels, from the header: nothing is decoded."""
+        with _one_line_errors(self.path):
+            if self.is_dicom:
+                return dicom_size(self.path, self._content)
+            self._file.seek(0)
+            with _no_pixel_limit(), Image.open(self._file, formats=FORMATS) as image:
+                width, height = image.size
+                sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (height, width) if sideways else (width, height)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file's content."""
+        with _one_line_errors(self.path):
+            return hashlib.sha256(self._content).hexdigest()
+
+    def decode(self, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+        """Decode the image upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
+
+        Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
+        orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are
+        scaled by :func:`~mdf_detectron.data.intensity.robust_range`.
+
+        Returns:
+            (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
+        """
+        with _one_line_errors(self.path):
+            read = decode_dicom if self.is_dicom else _decode_raster
+            return read(self.path, self._content, bit_depth)
+
+    def pixels(self, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
+        """Return the model's input, at the depth that is stored.
+
+        Args:
+            image_format: "L", "RGB" or "BGR".
+            sha256: of the file that was prepared; another file is refused, because decoders read most damaged ones.
+
+        Returns:
+            (H, W, C) uint8; of a file with more than eight bits float32 from 0 to 255, a sample of 65535 being 255.
+        """
+        if sha256 is not None and (found := self.sha256) != sha256:
+            raise ImageReadError(
+                f"{shorten_path(self.path, 120)} is not the image that was prepared (its SHA-256 is {found[:8]}…, not "
+                f"{sha256[:8]}…): it was damaged or replaced since; restore it, or remove the folder and prepare it "
+                "again"
+            )
+        pixels = _as_format(self.decode(AS_STORED)[0], image_format)
+        return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+
+
+def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
+    """Read one image file at eight bits, to show or to compare it: (H, W, C) uint8, C = 1 for "L" and else 3."""
     return _as_format(read_pixels(path)[0], image_format)
 
 
 def read_model_input(path: str | Path, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
-    """Read one image file as the model's input, at the depth that it is stored in.
+    """Read one image file as the model's input, see :meth:`OpenImage.pixels`."""
+    with OpenImage(path) as image:
+        return image.pixels(image_format, sha256)
 
-    Args:
-        path, image_format: as of :func:`read_radiograph`.
-        sha256: of the file, which is verified; None: any content.
 
-    Returns:
-        (H, W, C) uint8; of a file with more than eight bits float32 from 0 to 255, a sample of 65535 being 255.
+def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
+    """Read the image of a data set's record as the model's input; it must be the file that was prepared, of its size.
 
     Raises:
-        ImageReadError: as :func:`read_radiograph`, or the file has another digest.
+        ImageReadError: the file cannot be read, or has another digest.
+        DatasetError: the record gives another size than the file has.
     """
-    pixels = _as_format(read_pixels(path, AS_STORED, sha256)[0], image_format)
-    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+    pixels = read_model_input(record["file_name"], image_format, record.get("sha256"))
+    check_size(record, (pixels.shape[1], pixels.shape[0]))
+    return pixels
 
 
-def _check_digest(path: Path, found: str, sha256: str) -> None:
-    """Raise :class:`ImageReadError` if a file's content has another digest: decoders read most damaged files."""
-    if found != sha256:
-        raise ImageReadError(
-            f"{shorten_path(path, 120)} is not the image that was prepared (its SHA-256 is {found[:8]}…, not "
-            f"{sha256[:8]}…): it was damaged or replaced since; restore it, or remove the folder and prepare it again"
+def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Raise :class:`DatasetError` if a record gives another (width, height) than its image file has."""
+    written = record.get("width", size[0]), record.get("height", size[1])
+    if written != size:
+        raise DatasetError(
+            f"{shorten_path(record['file_name'], 120)} has {size[0]} × {size[1]} pixels, its annotation file says "
+            f"{written[0]} × {written[1]} (width × height): boxes would be in the wrong place; correct the size "
+            "there, or prepare the data set again"
         )
+
+
+def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+    """Read one image file, see :meth:`OpenImage.decode`."""
+    with OpenImage(path) as image:
+        return image.decode(bit_depth)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Read (width, height) in upright pixels from a file's header, without decoding it."""
+    with OpenImage(path) as image:
+        return image.size
+
+
+def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str | None]:
+    """Read DICOM tags of a file as text, see :meth:`OpenImage.tags`."""
+    with OpenImage(path) as image:
+        return image.tags(keywords)
 
 
 def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -96,48 +203,6 @@ def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return pixels[:, :, ::-1].copy() if image_format == "BGR" else pixels
 
 
-def read_pixels(path: str | Path, bit_depth: int = 8, sha256: str | None = None) -> tuple[np.ndarray, Provenance]:
-    """Read one image file upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
-
-    Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
-    orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are scaled
-    by :func:`~mdf_detectron.data.intensity.robust_range`.
-
-    Args:
-        sha256: of the file, which is verified; None: any content.
-
-    Returns:
-        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
-
-    Raises:
-        ImageReadError: the file is absent, truncated, not an image, has another digest, or needs more memory than there
-            is.
-    """
-    path = Path(path)
-    with _one_line_errors(path):
-        if not is_dicom(path):
-            return _read_raster(path, bit_depth, sha256)
-        if sha256 is not None:
-            _check_digest(path, sha256_of(path), sha256)
-        return read_dicom(path, bit_depth)
-
-
-def read_size(path: str | Path) -> tuple[int, int]:
-    """Read (width, height) in upright pixels from a file's header, without decoding it.
-
-    Raises:
-        ImageReadError: the file is absent or its header cannot be read.
-    """
-    path = Path(path)
-    with _one_line_errors(path):
-        if is_dicom(path):
-            return dicom_size(path)
-        with _no_pixel_limit(), Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return (height, width) if sideways else (width, height)
-
-
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
     if os.path.exists(path):
@@ -146,7 +211,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ImageReadError(f"no image file at {path}; prepare the dataset again, see datasets/README.md") from None
-    except ImageReadError:
+    except UserError:
         raise
     except _READ_ERRORS as error:
         cause = getattr(error, "strerror", None) or short_text(error)  # without the path again
@@ -216,11 +281,8 @@ def copy_bare_png(source: Path, target: Path) -> None:
     target.write_bytes(b"".join(kept))
 
 
-def _read_raster(path: Path, bit_depth: int, sha256: str | None) -> tuple[np.ndarray, Provenance]:
-    content = path.read_bytes()
-    if sha256 is not None:
-        _check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
-    # its content, because Pillow maps a named TIFF into memory by its turned size, which garbles it, and makes room for
+def _decode_raster(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+    # the content, because Pillow maps a named TIFF into memory by its turned size, which garbles it, and makes room for
     # a PNG's chunk as long as it says it is
     with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
@@ -228,9 +290,9 @@ def _read_raster(path: Path, bit_depth: int, sha256: str | None) -> tuple[np.nda
         pages = getattr(image, "n_frames", 1)
         if pages > 1:
             notes.append(f"{pages} pages: the first is read")
-        if _has_deep_color(image, path):
+        if _has_deep_color(image, content):
             check_memory(path, *image.size, samples=len(image.getbands()))
-            pixels, provenance = _deep_color(path, bit_depth or 16)
+            pixels, provenance = _deep_color(path, content, bit_depth or 16)
             return pixels, _with_size(provenance, pixels, notes, image.format)
         kind = image.format or "image"
         white_is_zero = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
@@ -284,18 +346,17 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
     return gray.copy() if (pixels == gray[:, :, None]).all() else pixels
 
 
-def _has_deep_color(image: Image.Image, path: Path) -> bool:
+def _has_deep_color(image: Image.Image, content: bytes) -> bool:
     """Whether the file has several samples of 16 bits, of which Pillow would keep the upper eight only."""
     if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
-        with open(path, "rb") as file:
-            return file.read(25)[24:25] == b"\x10"
+        return content[24:25] == b"\x10"
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) == 16
     return False
 
 
-def _deep_color(path: Path, bit_depth: int) -> tuple[np.ndarray, Provenance]:
-    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+def _deep_color(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+    decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise ImageReadError(f"cannot read image {path}: its 16-bit color cannot be decoded; save it as 16-bit gray")
     if decoded.ndim == 3 and decoded.shape[2] == 4:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.dicom import read_dicom_tags
+from mdf_detectron.data.readers import read_dicom_tags
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import DatasetError, shorten
 from mdf_detectron.fileio import read_csv

@@ -12,7 +12,6 @@ values as its training data held; where they held none, its answer to a missing 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +24,8 @@ from PIL import Image
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
-from mdf_detectron.data.dicom import is_dicom, read_dicom_tags
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import read_model_input, to_eight_bits
+from mdf_detectron.data.readers import OpenImage, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
@@ -149,9 +147,8 @@ class Predictor:
             name: of the image in the answer; by default its path.
         """
         name = name or (str(image) if isinstance(image, (str, Path)) else "image")
-        notes = self._modality_note(image)
         read, missing, record_notes = self.check_record(record, name)
-        pixels = self._pixels(image)
+        pixels, notes = self._read(image)
         model_input = {
             "file_name": name,
             "height": pixels.shape[0],
@@ -225,24 +222,24 @@ class Predictor:
             "what it makes of the missing value is untrained"
         ]
 
-    def _modality_note(self, image: ImageLike) -> list[str]:
-        if not isinstance(image, (str, Path)) or not os.path.isfile(image) or not is_dicom(Path(image)):
-            return []
-        modality = read_dicom_tags(image, ["Modality"])["Modality"]
+    def _modality_notes(self, image: OpenImage) -> list[str]:
+        modality = image.tags(["Modality"])["Modality"] if image.is_dicom else MODALITIES[0]
         if modality in MODALITIES:
             return []
         message = (
             f"a DICOM file of modality {modality or 'unknown'}, the model reads radiographs ({', '.join(MODALITIES)})"
         )
         if not self.force:
-            raise ImageReadError(f"{image}: {message}; use --force (Predictor(force=True)) to predict from it")
+            raise ImageReadError(f"{image.path}: {message}; use --force (Predictor(force=True)) to predict from it")
         return [message]
 
-    def _pixels(self, image: ImageLike) -> np.ndarray:
-        """(H, W, C) in the model's format: uint8, or float32 (0–255) of a file with more than eight bits."""
+    def _read(self, image: ImageLike) -> tuple[np.ndarray, list[str]]:
+        """Return (H, W, C) uint8, or float32 (0–255) of a file with more than eight bits, and notes about the file."""
         image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, (str, Path)):
-            return read_model_input(image, image_format)
+            with OpenImage(image) as file:
+                notes = self._modality_notes(file)
+                return file.pixels(image_format), notes
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
                 raise ImageReadError(
@@ -251,8 +248,8 @@ class Predictor:
             image = Image.fromarray(image.squeeze())
         gray_or_rgb = np.asarray(image.convert("L" if image_format == "L" else "RGB"))
         if image_format == "L":
-            return gray_or_rgb[:, :, None].copy()
-        return (gray_or_rgb[:, :, ::-1] if image_format == "BGR" else gray_or_rgb).copy()
+            return gray_or_rgb[:, :, None].copy(), []
+        return (gray_or_rgb[:, :, ::-1] if image_format == "BGR" else gray_or_rgb).copy(), []
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> tuple[dict[str, float], str]:
         stored = self.contents["operating_point"]

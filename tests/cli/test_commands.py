@@ -41,8 +41,8 @@ def test_unknown_commands(words, message):
         cli.main(words)
 
 
-LATE = {"train", "evaluate", "publish", "predict", "whatif", "serve", "export", "describe", "cache", "visualize",
-        "plot", "compare-seeds", "record-dependence", "experiments", "convert-weights", "demo",
+LATE = {"train", "evaluate", "publish", "predict", "whatif", "serve", "export", "plot", "compare-seeds",
+        "record-dependence", "experiments", "convert-weights", "demo",
         *(name for name in cli.COMMANDS if name.startswith("prepare"))}  # fmt: skip
 """Commands that still import more than they need to explain themselves."""
 

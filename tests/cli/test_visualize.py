@@ -9,6 +9,8 @@ OPTS = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.CLINIC
         "DATASETS.TRAIN", "('tiny_cxr_train',)", "DATASETS.TEST", "('tiny_cxr_test',)", "INPUT.IMAGE_SIZE", "64",
         "INPUT.RANDOM_FLIP", "none", "INPUT.RANDOM_SCALE", "0.4", "INPUT.RANDOM_BRIGHTNESS", "0.5"]  # fmt: skip
 
+SAVE_PANELS = "mdf_detectron.report.images.save_panels"
+
 
 @pytest.fixture
 def drawn(tiny_folder, tmp_path, monkeypatch):
@@ -17,7 +19,7 @@ def drawn(tiny_folder, tmp_path, monkeypatch):
 
     def run(*words):
         images = []
-        monkeypatch.setattr(visualize_data, "save_panels", lambda path, image, panels, *rest: images.append(image))
+        monkeypatch.setattr(SAVE_PANELS, lambda path, image, panels, *rest: images.append(image))
         arguments = ["--config-file", "synthetic_cxr/mdf_net.yaml", "--out", str(tmp_path / "out"), *words]
         visualize_data.main([*arguments, *OPTS])
         return images
@@ -34,7 +36,7 @@ def test_test_images_are_not_augmented(drawn):
 def test_bitmaps_are_drawn(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_folder.parent))
     panels = []
-    monkeypatch.setattr(visualize_data, "save_panels", lambda path, image, shown, *rest: panels.extend(shown))
+    monkeypatch.setattr(SAVE_PANELS, lambda path, image, shown, *rest: panels.extend(shown))
     visualize_data.main(
         ["--config-file", "synthetic_cxr/mdf_net.yaml", "--out", str(tmp_path), *OPTS, "INPUT.MASK_FORMAT", "bitmask"]
     )

@@ -2,15 +2,12 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +168,13 @@ def test_folds_are_audited_too(folder):
     )
 
 
-def test_command_line(run, sound, folder, tmp_path, capsys):
-    assert "passes" in run("audit", sound)
+def test_command_line(sound, folder, run, capsys):
+    assert f"{sound}: passes" in run("audit", sound)
     shutil.copy(folder / "annotations/train.json", folder / "annotations/test.json")
-    for path, status in ((folder, 1), (tmp_path / "none", 2)):
-        with pytest.raises(SystemExit) as end:
-            run("audit", path, "--list", 1)
-        assert end.value.code == status
-    printed = capsys.readouterr()
-    assert "image in several splits" in printed.out and "more (--list" in printed.out
-    assert "has no folder 'annotations'" in printed.err
+    with pytest.raises(SystemExit) as end:
+        run("audit", folder, "--list", 1)
+    printed = capsys.readouterr().out
+    assert end.value.code == 1 and "image in several splits" in printed and "more (--list" in printed
+    for command in ("audit", "describe"):
+        with pytest.raises(SystemExit, match="error: .*none: there is no such folder"):
+            run(command, folder / "none")

@@ -215,7 +215,7 @@ def test_damaged_pixels_and_images_of_another_size(cfg, monkeypatch):
         cache.get(records[7]["file_name"])
 
     records[3]["height"] += 1
-    with pytest.raises(DatasetError, match=r"has 96 × 80 pixels, its record says 96 × 81"):
+    with pytest.raises(DatasetError, match=r"has 96 × 80 pixels, its annotation file says 96 × 81"):
         DecodedCache.build(cache.path, records, lambda x: x, "L")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(DatasetError, match="the disk has 0.0; name a folder on another one"):

@@ -9,8 +9,7 @@ from dicom_files import lookup_table, radiograph, save
 from pydicom.pixels import apply_modality_lut, apply_windowing
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from mdf_detectron.data.dicom import read_dicom_tags
-from mdf_detectron.data.readers import read_model_input, read_pixels, read_radiograph, read_size
+from mdf_detectron.data.readers import read_dicom_tags, read_model_input, read_pixels, read_radiograph, read_size
 from mdf_detectron.errors import ImageReadError, SourceDataError
 
 

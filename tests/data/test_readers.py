@@ -8,6 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from dicom_files import radiograph, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,14 +16,17 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mdf_detectron.data.intensity import change_depth, quantize, robust_range
 from mdf_detectron.data.readers import (
+    OpenImage,
     read_model_input,
     read_pixels,
     read_radiograph,
+    read_record_image,
     read_size,
     to_eight_bits,
     write_png,
 )
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.fileio import sha256_of
 
 
 @pytest.fixture
@@ -190,3 +194,22 @@ def test_the_models_input_keeps_the_depth_of_its_file(tmp_path):
     write_png(tmp_path / "flat.png", (deep // 257).astype(np.uint8))
     flat = read_model_input(tmp_path / "flat.png")
     assert flat.dtype == np.uint8 and np.array_equal(flat, read_radiograph(tmp_path / "flat.png"))
+
+
+def test_an_image_file_is_opened_once(tmp_path, openings):
+    """Digest, tags, size and pixels come from one opened file, of a raster file (16-bit color too) and of DICOM."""
+    color = np.random.default_rng(0).integers(0, 65536, (40, 32, 3)).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "color.png"), color)
+    save(radiograph(color[:, :, 0] // 16, Modality="DX"), tmp_path / "x.dcm")
+    with openings(tmp_path) as counts:
+        with OpenImage(tmp_path / "color.png") as image:
+            assert not image.is_dicom and image.size == (32, 40) and image.decode(16)[0].shape == (40, 32, 3)
+        with OpenImage(tmp_path / "x.dcm") as image:
+            assert image.is_dicom and image.tags(["Modality"]) == {"Modality": "DX"} and image.size == (32, 40)
+            assert image.pixels("RGB", image.sha256).shape == (40, 32, 3)
+    assert counts == {"color.png": 1, "x.dcm": 1}
+    with openings(tmp_path) as counts:
+        read_record_image({"file_name": tmp_path / "x.dcm", "sha256": sha256_of(tmp_path / "x.dcm")}, "L")
+    assert counts["x.dcm"] == 1 + 1  # and this test's digest
+    with OpenImage(tmp_path / "color.png") as image, pytest.raises(ImageReadError, match="color.png: it is not DICOM"):
+        image.tags(["Modality"])

@@ -163,6 +163,18 @@ def test_an_unreadable_image_is_one_line_from_a_worker_too(config, folder):
     assert messages[0] == messages[1] and "test_2.png" in messages[0] and "\n" not in messages[0]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_size_that_the_image_does_not_have_is_one_line(config, folder, workers):
+    """Of all images: before training. Of one among many: when it is read, by a loader's worker too."""
+    edit(folder, lambda d: d["images"][2].update(width=80, height=96), ("test",))
+    message = r"test_2.png has 96 × 80 pixels, its annotation file says 80 × 96 \(width × height\): .* prepare the data"
+    with pytest.raises(DatasetError, match=message):
+        check(config())
+    with pytest.raises(DatasetError, match=message) as error:
+        list(build_test_loader(config("DATALOADER.NUM_WORKERS", workers), "own_cxr_test"))
+    assert "\n" not in str(error.value)
+
+
 def test_only_what_a_loader_wraps_is_unwrapped():
     class Worker(torch.utils.data.Dataset):
         def __len__(self):

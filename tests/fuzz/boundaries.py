@@ -49,8 +49,7 @@ from mdf_detectron.checkpoint.contents import FORMAT, column_statistics
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, read_annotations
 from mdf_detectron.data.catalog import load_records
-from mdf_detectron.data.dicom import read_dicom_tags
-from mdf_detectron.data.readers import read_pixels, read_size
+from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
 from mdf_detectron.data.sources.own.prepare import prepare_own

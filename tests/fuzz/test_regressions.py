@@ -28,8 +28,7 @@ from pydicom.dataset import Dataset
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.annotations import check_annotations
-from mdf_detectron.data.dicom import read_dicom_tags
-from mdf_detectron.data.readers import read_pixels, read_size
+from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit import table as tables
 from mdf_detectron.data.sources.kit.values import ProblemList

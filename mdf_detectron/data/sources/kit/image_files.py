@@ -21,7 +21,7 @@ import cv2
 from PIL import Image
 
 from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX, REPORT_FILE_NAME
-from mdf_detectron.data.readers import read_pixels, to_gray, write_png
+from mdf_detectron.data.readers import OpenImage, read_pixels, to_gray, write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import read_json, sha256_of
 from mdf_detectron.workers import parallel_map
@@ -130,8 +130,8 @@ def _made(path: Path) -> Path:
 
 def _check(source: Path) -> ImageFile | str:
     try:
-        _, done = read_pixels(source)
-        digest = sha256_of(source)
+        with OpenImage(source) as image:
+            done, digest = image.decode()[1], image.sha256
     except (ImageReadError, OSError) as error:
         return str(error)
     size = done.width, done.height

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.dicom import SUFFIXES, is_dicom, read_dicom_tags
+from mdf_detectron.data.dicom import SUFFIXES, is_dicom
 from mdf_detectron.data.patients import patient_key
+from mdf_detectron.data.readers import read_dicom_tags
 from mdf_detectron.data.sources.kit.table import (
     IMAGE_SUFFIXES,
     Row,
