@@ -18,6 +18,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from filelock import FileLock
 from PIL import Image
+from random_inputs import random_batch
 
 from mdf_detectron import cli
 from mdf_detectron.config import num_classes
@@ -31,7 +32,6 @@ from mdf_detectron.data.prepared import (
     write_annotations,
     write_report,
 )
-from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.fileio import sha256_of

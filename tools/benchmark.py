@@ -55,11 +55,11 @@ def build_step(measure: str, config: str, opts: list[str]) -> Callable[[], objec
     import torch
     from detectron2.modeling import build_model
     from detectron2.utils.events import EventStorage
+    from random_inputs import random_batch
 
     from mdf_detectron.config_file import load_config
     from mdf_detectron.data.catalog import register_all
     from mdf_detectron.data.loaders import build_train_loader
-    from mdf_detectron.data.random_inputs import random_batch
     from mdf_detectron.engine.defaults import keep_freed_memory
     from mdf_detectron.engine.optimizer import build_optimizer
 

@@ -3,7 +3,7 @@
 A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. What a prepared folder's file must have
 besides (``prepared=True``): of each image ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``;
 ``sha256``, the file's, may be there.
-Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.patients.patient_key`). Numpy only.
+Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.splits.patient_key`). Numpy only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.data.masks import segmentation_problems
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import DatasetError, shorten
 from mdf_detectron.fileio import read_json
 

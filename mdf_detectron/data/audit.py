@@ -13,10 +13,10 @@ from typing import Any
 from tqdm import tqdm
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.patients import look_alike
 from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.splits import look_alike
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import read_json
 

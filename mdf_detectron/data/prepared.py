@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.annotations import check_annotations
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import PARTIAL_SUFFIX, markdown_table, read_json, sha256_of, write_json, write_text
 from mdf_detectron.locks import FolderLock

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from mdf_detectron.data import annotations as module
 from mdf_detectron.data.annotations import check_annotations, read_annotations
-from mdf_detectron.data.patients import look_alike, patient_key
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.splits import balanced_parts, grouped_folds
+from mdf_detectron.data.splits import balanced_parts, grouped_folds, look_alike, patient_key
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.evaluation.coco import GroundTruth
 

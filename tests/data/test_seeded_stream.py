@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
-from mdf_detectron.data.seeded_stream import ResumableSampler, SeededByPlace, StreamIndex, derive_seed, seeded
+from mdf_detectron.data.loaders import ResumableSampler, SeededByPlace, StreamIndex, derive_seed, seeded
 
 
 def sampler(rank=0, world=1, size=5):

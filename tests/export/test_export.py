@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from detectron2.modeling import build_model
+from random_inputs import random_batch
 from torch import nn
 
 from mdf_detectron.cli.export_model import main
-from mdf_detectron.data.random_inputs import random_batch
 from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.export.export import DESCRIPTION, ExportedModel, export_model
 from mdf_detectron.export.parts import average_pooled, plain_stage, with_exportable_parts

@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.readers import read_size
 from mdf_detectron.data.sources.kit.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
 from mdf_detectron.data.sources.kit.geometry import OTHER_SHAPE, differs_in_shape
@@ -21,6 +20,7 @@ from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.own.joining import Study
 from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.data.sources.public_schemas import covid_clinical_schema
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import ImageReadError, SourceDataError
 from mdf_detectron.fileio import read_json
 

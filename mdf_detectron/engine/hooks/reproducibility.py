@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from mdf_detectron.data.seeded_stream import derive_seed, seed_everything
+from mdf_detectron.data.loaders import derive_seed, seed_everything
 from mdf_detectron.engine.hooks.losses import RUNNING_STATE
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.prepared import SPLITS, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.schema import ClinicalSchema
@@ -24,7 +23,7 @@ from mdf_detectron.data.sources.own.boxes import SourceAnnotations
 from mdf_detectron.data.sources.own.joining import Study, read_tags
 from mdf_detectron.data.sources.own.options import ColumnSpec, OwnOptions
 from mdf_detectron.data.sources.own.prepare import Preparation, source_arguments
-from mdf_detectron.data.splits import balanced_parts
+from mdf_detectron.data.splits import balanced_parts, patient_key
 from mdf_detectron.errors import SourceDataError, shorten
 
 ABSENT, NO_PATIENT, UNUSABLE_BOX = "image file absent", "no patient id", "unusable box"

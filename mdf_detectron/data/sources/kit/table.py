@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.sources.kit.values import ProblemList, is_empty
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import SourceDataError, short_text, shorten
 from mdf_detectron.fileio import LONGEST_LINE, check_regular, read_csv
 

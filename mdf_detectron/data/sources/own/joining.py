@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.dicom import SUFFIXES, is_dicom
-from mdf_detectron.data.patients import patient_key
 from mdf_detectron.data.readers import read_dicom_tags
 from mdf_detectron.data.sources.kit.table import (
     IMAGE_SUFFIXES,
@@ -28,6 +27,7 @@ from mdf_detectron.data.sources.kit.table import (
 from mdf_detectron.data.sources.kit.values import ProblemList, fold, is_empty
 from mdf_detectron.data.sources.own.boxes import SourceImage, original_stems
 from mdf_detectron.data.sources.own.options import DICOM_TIME, OwnOptions
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 from mdf_detectron.workers import parallel_map
 

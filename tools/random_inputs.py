@@ -1,4 +1,4 @@
-"""Random model inputs, for tests, operation counts and benchmarks."""
+"""Random model inputs, for tests and benchmarks."""
 
 from __future__ import annotations
 
