@@ -20,8 +20,7 @@ from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.data.loaders import make_caches
 from mdf_detectron.engine.defaults import default_argument_parser, setup, setup_cfg
 from mdf_detectron.engine.processes import launch, plan_processes
-from mdf_detectron.engine.resume import tell_if_finished
-from mdf_detectron.engine.run_folder import hold_output_folder
+from mdf_detectron.engine.resume import is_finished, lock_output_dir
 from mdf_detectron.engine.trackers import check_trackers
 from mdf_detectron.engine.trainer import (
     RESULTS_FILE_NAME,
@@ -75,9 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
     first = plan.first_rank == 0 and not plan.started  # of several machines, and of torchrun's processes
-    hold = hold_output_folder(cfg, anew=not args.eval_only, resume=args.resume) if first else nullcontext()
+    hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
     with hold:
-        if args.resume and not args.eval_only and tell_if_finished(cfg, RESULTS_FILE_NAME):
+        if args.resume and not args.eval_only and is_finished(cfg, RESULTS_FILE_NAME):
             return
         if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local:
             make_caches(cfg, names)  # of several machines none makes them: all would at once

@@ -1,4 +1,4 @@
-"""Start the processes of a training, on one machine or many: gloo on CPUs, NCCL on GPUs, every failure one line.
+"""The processes of a training, on one machine or many: gloo on CPUs, NCCL on GPUs, every failure one line.
 
 Detectron2's ``launch`` chooses NCCL wherever there is a GPU, waits half an hour for a peer that never comes, and ends
 in a traceback a process; here the processes meet within a time limit, and the first that fails says why.
@@ -20,6 +20,8 @@ import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mdf_detectron.errors import ConfigError, LostPeerError, UserError, exchange_cause, is_lost_peer
 
@@ -264,3 +266,40 @@ def _open_store(rank: int, plan: ProcessPlan) -> dist.Store:
     if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
     return dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of :func:`data_parallel`'s wrapper."""
+    return getattr(model, "module", model)
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """Wrap a model for the processes of this training; a single process gets the model back.
+
+    Detectron2's ``create_ddp_model`` names a GPU in any case, which torch refuses for a model on the CPU.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    devices = None if model.device.type == "cpu" else [comm.get_local_rank()]
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def average(tensors: list[Tensor]) -> None:
+    """Replace float tensors by their mean over all processes, in one exchange."""
+    with torch.no_grad():
+        flat = torch.cat([x.flatten() for x in tensors])
+        if not len(flat):
+            return
+        dist.all_reduce(flat)
+        flat /= comm.get_world_size()
+        for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view_as(x))
+
+
+@torch.no_grad()
+def copy_from_main(model: nn.Module) -> None:
+    """Give all processes the main process' parameters and buffers."""
+    for x in model.state_dict().values():
+        sent = x.contiguous()
+        dist.broadcast(sent, 0)
+        x.copy_(sent)

@@ -21,7 +21,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from mdf_detectron.engine.hooks.validation import EarlyStop
+from mdf_detectron.engine.validation import EarlyStop
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.fileio import read_json, write_json
 
@@ -48,7 +48,7 @@ class TrackerWriter(EventWriter):
         self.name, self.folder, self.config = name, Path(folder), config
         self._last_write = -1
 
-    def go_on_behind(self, iteration: int) -> None:
+    def skip_until(self, iteration: int) -> None:
         """Send only what is put behind an iteration; call before the first write."""
         self._last_write = iteration
 

@@ -34,23 +34,34 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
     train_part,
 )
-from mdf_detectron.engine.best_weights import weights_of
-from mdf_detectron.engine.data_parallel import AverageRunningStatistics, data_parallel
-from mdf_detectron.engine.hooks.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
-from mdf_detectron.engine.hooks.losses import FiniteLosses, mean_losses
-from mdf_detectron.engine.hooks.reproducibility import ModelRunningState, ScalarHistory, SeedIterations
-from mdf_detectron.engine.hooks.validation import (
+from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
+from mdf_detectron.engine.hooks import (
+    AverageRunningStatistics,
+    FiniteLosses,
+    ModelRunningState,
+    ScalarHistory,
+    SeedIterations,
+)
+from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.engine.processes import data_parallel, unwrapped
+from mdf_detectron.engine.resume import (
+    FINAL_CHECKPOINT,
+    METRICS_FILE_NAME,
+    check_resumable,
+    checkpoint_to_resume,
+    cut_log,
+)
+from mdf_detectron.engine.trackers import TrackerWriter, build_trackers
+from mdf_detectron.engine.validation import (
     BEST_CHECKPOINT,
     HISTORY_FILE_NAME,
     LOSS_METRICS,
     EarlyStop,
     ValidationHistory,
     ValidationHook,
+    mean_losses,
+    weights_of,
 )
-from mdf_detectron.engine.optimizer import build_optimizer
-from mdf_detectron.engine.resume import check_resumable
-from mdf_detectron.engine.run_folder import FINAL_CHECKPOINT, METRICS_FILE_NAME, checkpoint_to_resume, cut_log
-from mdf_detectron.engine.trackers import TrackerWriter, build_trackers
 from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoardWriter
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
@@ -118,7 +129,7 @@ class MultimodalTrainer(DefaultTrainer):
         if self.cfg.DATASETS.VAL:  # the test split only once, after the last iteration
             at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
             built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
-        # Evaluations come before the periodic checkpoint, the writers behind it: a run that resumes from one would
+        # Evaluations come before the periodic checkpoint, the writers after it: a run that resumes from one would
         # otherwise miss what was measured at that iteration.
         order = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
         return sorted(built, key=lambda hook: order.index(type(hook)) if type(hook) in order else -1)
@@ -183,7 +194,7 @@ class MultimodalTrainer(DefaultTrainer):
         for tracker in self._trackers:
             tracker.start(resumed=self.start_iter > 0)
         try:
-            if self.start_iter >= self.max_iter:  # resumed behind the last step: it was killed before its end
+            if self.start_iter >= self.max_iter:  # resumed after the last step: it was killed before its end
                 self._save_final(self.max_iter)
             super().train()
         except EarlyStop as stop:
@@ -199,7 +210,7 @@ class MultimodalTrainer(DefaultTrainer):
             self.checkpointer.save(FINAL_CHECKPOINT, iteration=self.iter)
 
     def before_train(self) -> None:
-        """Write what a run that was killed at a write of the logs, behind its checkpoint, did not get to write."""
+        """Flush scalars that a killed run held back after its last checkpoint."""
         super().before_train()
         period = next((hook._period for hook in self._hooks if isinstance(hook, hooks.PeriodicWriter)), 1)
         if self.start_iter % period == 0 or self.start_iter >= self.max_iter:
@@ -207,11 +218,11 @@ class MultimodalTrainer(DefaultTrainer):
                 writer.write()
 
     def after_train(self) -> None:
-        self.iter = min(self.iter, self.max_iter)  # the parent counts on where it makes no step
+        self.iter = min(self.iter, self.max_iter)  # the parent counts beyond it where it makes no step
         super().after_train()
 
     def run_step(self) -> None:
-        """One step. Scripted functions (the focal loss) are run as written.
+        """Run one step, scripted functions (the focal loss) as they are written.
 
         Optimized, they change from their third call on, and a resumed run would round differently.
         """
@@ -219,12 +230,12 @@ class MultimodalTrainer(DefaultTrainer):
             super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of ``OUTPUT_DIR``, images and logs included; or load ``MODEL.WEIGHTS``.
+        """Continue from the last checkpoint of ``OUTPUT_DIR``, images and logs included; or load ``MODEL.WEIGHTS``.
 
         A run that starts takes its pretrained trunks first, then ``MODEL.WEIGHTS`` where it names a file.
 
         Args:
-            resume: where there is no checkpoint, this is said, and the training starts at its first iteration.
+            resume: without a checkpoint a warning is logged and the training starts at its first iteration.
 
         Raises:
             CheckpointError: a checkpoint that the training cannot go on from as if it had never stopped, see
@@ -256,14 +267,14 @@ class MultimodalTrainer(DefaultTrainer):
         self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)
 
     def _cut_logs(self) -> None:
-        """Take out what a killed run has logged behind the checkpoint that this one starts from."""
+        """Remove what a killed run has logged after the checkpoint that this one starts from."""
         if comm.is_main_process():
             last = cut_log(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME), self.start_iter)
             for writer in self._log_writers:
-                writer.go_on_behind(last)
+                writer.skip_until(last)
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's three and the trackers; the logs of a resumed run neither overlap nor lack a line."""
+        """Build Detectron2's three writers and the trackers; logs of a resumed run neither overlap nor lack a line."""
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         self._log_writers = [
@@ -276,7 +287,7 @@ class MultimodalTrainer(DefaultTrainer):
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
     """Set the clinical encoder's statistics from the train split; a checkpoint loaded later replaces them."""
-    model = getattr(model, "module", model)
+    model = unwrapped(model)
     encoder = model.backbone.clinical_encoder
     if encoder is not None:
         encoder.fit(*(rows.to(model.device) for rows in train_clinical_records(cfg)))

@@ -16,7 +16,7 @@ class CheckedJSONWriter(JSONWriter):
         super().__init__(str(path))
         self._path = path
 
-    def go_on_behind(self, iteration: int) -> None:
+    def skip_until(self, iteration: int) -> None:
         """Write only what was put behind an iteration; call before the first write."""
         self._last_write = iteration
 
@@ -36,7 +36,7 @@ class CheckedJSONWriter(JSONWriter):
 class ResumableTensorBoardWriter(TensorboardXWriter):
     """``TensorboardXWriter`` whose events are on the disk after each write; a resumed run replaces later ones."""
 
-    def go_on_behind(self, iteration: int) -> None:
+    def skip_until(self, iteration: int) -> None:
         """Write only what was put behind an iteration, and drop what a killed run has written behind it."""
         self._last_write = iteration
         self._writer_args["purge_step"] = iteration + 1

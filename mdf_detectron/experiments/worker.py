@@ -22,9 +22,9 @@ from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import end_with_caller
 from mdf_detectron.data.loaders import records_of, train_part
 from mdf_detectron.engine.defaults import setup
-from mdf_detectron.engine.hooks.validation import BEST_CHECKPOINT
-from mdf_detectron.engine.run_folder import METRICS_FILE_NAME
+from mdf_detectron.engine.resume import METRICS_FILE_NAME
 from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.experiments.plan import RECORD_STATES

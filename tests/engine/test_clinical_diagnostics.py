@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.hooks.clinical_diagnostics import (
+from mdf_detectron.engine.clinical_diagnostics import (
     clinical_scalars,
     fixed_batches,
     mean_class_loss,

@@ -14,8 +14,8 @@ from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.data.catalog import load_records, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_test_loader
-from mdf_detectron.engine.hooks.validation import ValidationHistory
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets
+from mdf_detectron.engine.validation import ValidationHistory
 from mdf_detectron.errors import CheckpointError, DatasetError, ImageReadError, UserError
 
 TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64]

@@ -10,9 +10,8 @@ from detectron2.modeling import build_model
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_loader, train_part
-from mdf_detectron.engine.hooks.losses import mean_losses
-from mdf_detectron.engine.hooks.validation import ValidationHistory
 from mdf_detectron.engine.trainer import MultimodalTrainer, fit_clinical_statistics
+from mdf_detectron.engine.validation import ValidationHistory, mean_losses
 from mdf_detectron.errors import CheckpointError, ConfigError, TrainingDivergedError
 
 # Four images: of fewer rows the clinical branch gets gradients that are rounding alone, and no two runs are alike.

@@ -22,8 +22,16 @@ from mdf_detectron.cli import train
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine import defaults
-from mdf_detectron.engine.resume import FREE_KEYS, check_resumable, differing_keys, tell_if_finished
-from mdf_detectron.engine.run_folder import archive_previous_run, checkpoint_to_resume, cut_log, hold_output_folder
+from mdf_detectron.engine.resume import (
+    FREE_KEYS,
+    archive_previous_run,
+    check_resumable,
+    checkpoint_to_resume,
+    cut_log,
+    differing_keys,
+    is_finished,
+    lock_output_dir,
+)
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.locks import FolderInUseError, FolderLock
@@ -156,15 +164,15 @@ def test_a_weight_that_is_absent_is_refused(trained, tmp_path):
 
 def test_finished_training_says_so(trained, capsys, tmp_path):
     cfg = trained[0].clone()
-    assert tell_if_finished(cfg, "results.json")
+    assert is_finished(cfg, "results.json")
     assert "the training is finished (2 iterations); nothing to resume. To go on, raise" in capsys.readouterr().out
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = 4
-    assert not tell_if_finished(cfg, "results.json")  # more is asked for
+    assert not is_finished(cfg, "results.json")  # more is asked for
     cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST = 2, ("strict_cxr_test",)
-    assert not tell_if_finished(cfg, "results.json")  # killed before it evaluated
+    assert not is_finished(cfg, "results.json")  # killed before it evaluated
     cfg.OUTPUT_DIR = str(tmp_path)
-    assert not tell_if_finished(cfg, "results.json") and capsys.readouterr().out == ""
+    assert not is_finished(cfg, "results.json") and capsys.readouterr().out == ""
 
 
 def test_which_checkpoint_is_resumed(tmp_path):
@@ -193,18 +201,18 @@ def test_new_run_moves_the_earlier_one_aside(tmp_path, small_config):
     assert archive_previous_run(tmp_path) is None  # of an evaluation
     for number in ("1", "2"):
         fake_run(tmp_path)
-        with hold_output_folder(cfg, anew=False), pytest.raises(FolderInUseError):
+        with lock_output_dir(cfg, fresh=False), pytest.raises(FolderInUseError):
             FolderLock(tmp_path).__enter__()
-        with hold_output_folder(cfg, anew=True, resume=True):
+        with lock_output_dir(cfg, fresh=True, resume=True):
             assert (tmp_path / "model_0000009.pth").is_file()
-        with hold_output_folder(cfg, anew=True):
+        with lock_output_dir(cfg, fresh=True):
             assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt", "previous_runs"]
         moved = {p.name for p in (tmp_path / "previous_runs" / number).iterdir()}
         assert moved >= {"model_0000009.pth", "metrics.json", "inference", "log.txt"} and len(moved) == 8
     fake_run(tmp_path)
     cfg.MODEL.WEIGHTS = os.path.join(os.path.relpath(tmp_path), "model_0000009.pth")
     with pytest.raises(ConfigError, match="lies in OUTPUT_DIR, whose run a new training moves aside"):
-        hold_output_folder(cfg, anew=True).__enter__()
+        lock_output_dir(cfg, fresh=True).__enter__()
     assert (tmp_path / "metrics.json").is_file() and not (tmp_path / ".lock").exists()
 
 

@@ -10,7 +10,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads import StandardROIHeads
 
 import mdf_detectron
-from mdf_detectron.engine.hooks.clinical_diagnostics import clinical_scalars
+from mdf_detectron.engine.clinical_diagnostics import clinical_scalars
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.errors import ConfigError
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.engine import HookBase
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
 
+from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.engine.hooks import RUNNING_STATE
+from mdf_detectron.engine.processes import copy_from_main, unwrapped
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
 from mdf_detectron.fileio import read_json, write_json
 
@@ -179,3 +191,78 @@ class ValidationHook(HookBase):
 def flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """{task: {metric: value}} → {"task/metric": value}."""
     return {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+
+
+_GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
+"""Parts whose ``training`` flag decides between losses and predictions."""
+
+
+@contextmanager
+def losses_in_eval_mode(model: nn.Module):
+    """Let a model give losses, while batch norm, dropout and everything else behave as at inference."""
+    was_training = {module: module.training for module in model.modules()}
+    state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _GIVE_LOSSES):
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, flag in was_training.items():
+            module.training = flag
+        vars(model).update(state)
+
+
+def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -> dict[str, float]:
+    """Compute the mean of each loss over the images of a loader, without gradients, on all processes.
+
+    The sampling of proposals follows ``seed``, so that two calls with the same weights agree, and training's own
+    random numbers stay as they are.
+
+    Returns:
+        the model's losses (weighted), ``total_loss`` (their sum) and, from a weighting meta-architecture, the plain
+        ones as ``raw/<name>``; empty for an empty loader.
+    """
+    model = unwrapped(model)
+    sums: dict[str, float] = {}
+    images = 0
+    with torch.random.fork_rng(), torch.no_grad(), losses_in_eval_mode(model):
+        torch.manual_seed(seed)
+        for batch in loader:
+            with EventStorage() as storage:
+                losses = {name: float(value) for name, value in model(batch).items()}
+                raw = {n: v[0] for n, v in storage.latest().items() if n.startswith("raw/")}
+            losses["total_loss"] = sum(losses.values())
+            for name, value in {**losses, **raw}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+            images += len(batch)
+    gathered = comm.all_gather((sums, images))
+    total = sum(count for _, count in gathered)
+    names = {name: None for part, _ in gathered for name in part}
+    return {name: sum(part.get(name, 0.0) for part, _ in gathered) / total for name in names}
+
+
+@contextmanager
+def weights_of(path: Path | None, model: nn.Module) -> Iterator[None]:
+    """Temporarily load the weights of a checkpoint of the model's own run; restore the old ones on exit.
+
+    Args:
+        path: the main process's word counts, and the other processes get the weights from it; None changes nothing.
+        model: the bare model of this process.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not comm.all_gather(path is not None)[0]:
+        yield
+        return
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    if comm.is_main_process():
+        model.load_state_dict(Checkpoint.open(path).weights)
+    if comm.get_world_size() > 1:
+        copy_from_main(model)
+    try:
+        yield
+    finally:
+        model.load_state_dict(before)

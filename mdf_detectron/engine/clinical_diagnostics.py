@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mdf_detectron.data.loaders import build_loss_mapper, images_per_process, records_of, train_part
 from mdf_detectron.data.record_changes import permute_records
-from mdf_detectron.engine.hooks.losses import mean_losses
+from mdf_detectron.engine.processes import unwrapped
+from mdf_detectron.engine.validation import mean_losses
 from mdf_detectron.errors import ConfigError
 
 Batches = Sequence[list[dict[str, Any]]]
@@ -82,7 +83,7 @@ def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[
         loss = mean_losses(model, own)["total_loss"]
     exchanged = mean_losses(model, shuffled)["total_loss"]
     losses = {"loss": loss, "loss_shuffled": exchanged, "loss_gain": exchanged - loss}
-    if isinstance(getattr(getattr(model, "module", model), "roi_heads", None), StandardROIHeads):
+    if isinstance(getattr(unwrapped(model), "roi_heads", None), StandardROIHeads):
         loss, exchanged = mean_class_loss(model, own), mean_class_loss(model, shuffled)
         losses |= {"class_loss": loss, "class_loss_shuffled": exchanged, "class_loss_gain": exchanged - loss}
     return {f"clinical/{name}": value for name, value in {**losses, **norms}.items()}
@@ -95,7 +96,7 @@ def mean_class_loss(model: nn.Module, batches: Batches) -> float:
     generator nor sampling matter.  The background's logit is left out, unless there is but one class: a record tells
     classes apart far more than it tells a finding from the background.
     """
-    model = getattr(model, "module", model)
+    model = unwrapped(model)
     was_training, total, boxes = {module: module.training for module in model.modules()}, 0.0, 0
     model.eval()
     try:
@@ -144,7 +145,7 @@ def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
     """
     norms: dict[str, float] = {}
     handles = []
-    for name, module in getattr(model, "module", model).named_modules():
+    for name, module in unwrapped(model).named_modules():
         if hasattr(module, "joined_parts"):
             handles.append(module.register_forward_hook(_hook(norms, name)))
     try:

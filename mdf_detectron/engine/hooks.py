@@ -1,0 +1,157 @@
+"""Hooks around the steps of a training: reproducibility, the stop at a loss that is not finite, shared statistics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mdf_detectron.data.loaders import derive_seed, seed_everything
+from mdf_detectron.engine.processes import average, unwrapped
+from mdf_detectron.errors import TrainingDivergedError
+
+RUNNING_STATE = ("loss_normalizer",)
+"""Plain attributes that a model updates with every loss (RetinaNet's running number of positive anchors)."""
+
+
+class SeedIterations(HookBase):
+    """Seed all generators before each step from the training's seed, the iteration and the process.
+
+    What happens between two steps (validation, a restart) then cannot change what is sampled in the next one.
+
+    Args:
+        seed: of the training.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        seed_everything(derive_seed(self.seed, self.trainer.iter, comm.get_rank(), 0))
+
+
+class ModelRunningState(HookBase):
+    """Keep plain attributes that a model updates in training (:data:`RUNNING_STATE`) in the checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        own = vars(unwrapped(self.trainer._trainer.model))
+        return {name: float(own[name]) for name in RUNNING_STATE if name in own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = vars(unwrapped(self.trainer._trainer.model))
+        own.update({name: value for name, value in state.items() if name in RUNNING_STATE})
+
+
+class ScalarHistory(HookBase):
+    """Keep the last scalars in the checkpoint, so that the logs of a resumed run continue as if it had never stopped.
+
+    A log smooths its lines over a window, and holds back what was put between two of its writes.
+
+    Args:
+        window: iterations over which the writers smooth.
+    """
+
+    _TIMES = ("time", "data_time", "rank_data_time", "eta_seconds")  # of the process that measured them
+
+    def __init__(self, window: int = 20) -> None:
+        self.window = window
+        self._loaded: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:  # before the first iteration
+            return self._loaded
+        hints = storage.smoothing_hints()
+        return {
+            name: {"smooth": hints[name], "values": self._recent(storage.history(name).values(), hints[name])}
+            for name in storage.latest()
+            if name not in self._TIMES
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loaded = state
+
+    def before_train(self) -> None:
+        for name, entry in self._loaded.items():
+            for value, iteration in entry["values"]:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=entry["smooth"], cur_iter=iteration)
+
+    def _recent(self, values: list[tuple[float, int]], smooth: bool) -> list[list[float]]:
+        since = values[-1][1] - self.window if smooth else values[-1][1] - 1
+        recent = [list(value) for value in itertools.takewhile(lambda value: value[1] > since, reversed(values))]
+        return recent[::-1]
+
+
+class FiniteLosses(HookBase):
+    """Check the losses of every training step before the optimizer uses their gradients.
+
+    They are read after the backward pass, where Detectron2's log waits for the GPU anyway: reading them between the
+    passes would leave the GPU idle until the first kernels of the backward pass arrive.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[str, Tensor] = {}
+        self._batch: list[dict] = []
+
+    def before_train(self) -> None:
+        loop = self.trainer._trainer
+        self._handle = loop.model.register_forward_hook(self._keep)
+        self._after_backward = _AfterBackward(self._check)
+        loop.register_hooks([self._after_backward])  # Detectron2 calls after_backward of the loop's own hooks only
+
+    def after_train(self) -> None:
+        self._handle.remove()
+        self.trainer._trainer._hooks.remove(self._after_backward)
+
+    def _keep(self, model, inputs, outputs) -> None:
+        if isinstance(outputs, dict) and torch.is_grad_enabled():  # else predictions, or validation
+            self._losses, self._batch = {name: value.detach() for name, value in outputs.items()}, inputs[0]
+
+    def _check(self) -> None:
+        losses, batch, self._losses, self._batch = self._losses, self._batch, {}, []
+        if not losses or torch.isfinite(torch.stack([v.float().reshape(()) for v in losses.values()])).all():
+            return
+        bad = {name: float(v) for name, v in losses.items() if not torch.isfinite(v).all()}
+        files = [str(x.get("file_name", x.get("image_id"))) for x in batch]
+        raise TrainingDivergedError(
+            f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
+            "records (mdf visualize); if they are sound, lower SOLVER.BASE_LR or switch on "
+            "SOLVER.CLIP_GRADIENTS, and go on from the last checkpoint with --resume"
+        )
+
+
+class _AfterBackward(HookBase):
+    """Call a function between the backward pass and the optimizer's step."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def after_backward(self) -> None:
+        self._call()
+
+
+class AverageRunningStatistics(HookBase):
+    """Give all processes the mean of their running statistics after each step.
+
+    These are the running means and variances of batch norm, which each process updates from its own images, and
+    :data:`RUNNING_STATE`. With one set of numbers all processes validate the same model, and the checkpoint, which the
+    main process writes, holds the state of all. (The spread of the batches' means between processes is not in the
+    variance, as each process normalizes by its own.)
+    """
+
+    def before_train(self) -> None:
+        self._model: nn.Module = unwrapped(self.trainer._trainer.model)
+        norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._statistics = [x for m in norms for x in (m.running_mean, m.running_var)]
+        self._plain = [name for name in RUNNING_STATE if name in vars(self._model)]
+
+    def after_step(self) -> None:
+        numbers = torch.tensor([float(vars(self._model)[n]) for n in self._plain], device=self._model.device)
+        average([*self._statistics, numbers])
+        vars(self._model).update(zip(self._plain, numbers.tolist(), strict=True))
