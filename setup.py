@@ -50,7 +50,7 @@ setup(
         "tqdm>=4.66",
         "ImageHash>=4.3",
         "pydantic>=2.7",
-        "filelock>=3.15",
+        "filelock>=4.2",
     ],
     extras_require={
         "dicom": [
