@@ -1,17 +1,17 @@
-"""Processes that work on many items, and end when the process that started them does."""
+"""Processes and threads that work on many items, and end when the process that started them does."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
 
-from mdf_detectron.child_processes import end_with_parent
+from mdf_detectron.child_processes import leave_signals_to_parent
 
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
@@ -38,12 +38,21 @@ def parallel_map(
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # before the workers are forked: they would wait forever for OpenCV's threads, which are not
-    pool = ProcessPoolExecutor(num_workers, _start_method(), end_with_parent, (os.getpid(),))
+    pool = ProcessPoolExecutor(num_workers, _start_method(), leave_signals_to_parent, (os.getpid(),))
     try:
         yield from tqdm(pool.map(function, items, chunksize=chunk), description, len(items), unit=unit)
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
+
+
+def thread_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int) -> Iterator[_Result]:
+    """Yield ``function`` of each item in order, computed by threads; what has not begun is dropped at an exception."""
+    pool = ThreadPoolExecutor(max(1, num_threads))
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_method() -> multiprocessing.context.BaseContext:

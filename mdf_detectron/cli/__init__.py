@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from mdf_detectron import __version__
-from mdf_detectron.child_processes import end_with_caller
+from mdf_detectron.child_processes import end_with_caller, stop_in_one_line
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
 from mdf_detectron.errors import UserError, shorten
@@ -111,6 +111,11 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     """Run a program's ``main`` with the command line's arguments and the guard of :func:`run`."""
     suppress_known_messages()
     end_with_caller()
+    with stop_in_one_line():
+        _run_guarded(main)
+
+
+def _run_guarded(main: Callable[[list[str]], int | None]) -> None:
     try:
         status = main(sys.argv[1:])
     except UserError as error:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.data.dicom import is_dicom
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of, parse_pairs
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.records:
         table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
-    with FolderLock(args.out):
+    kept = f"what is predicted is kept in {args.out}; run the same command again to go on"
+    with FolderLock(args.out), when_stopped(lambda text: f"{text}; {kept}"):
         remove_partial_files(args.out, *args.out.glob("*/"))
         result = run_predictions(
             predictor, studies, args.out, args.format, batch_size=args.batch_size, write_report=write_structured_report

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
@@ -88,10 +89,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not args.report_only:
         left = left_to_do(chosen)
-        if args.slurm is not None:
-            run_cluster(left, data, out, *parse_cluster_options(args.slurm))
-        else:
-            run_processes(left, data, args.jobs)
+        kept = f"what is trained is kept in {out}; run the same command again to go on"
+        with when_stopped(lambda text: f"{text}; {kept}"):
+            if args.slurm is not None:
+                run_cluster(left, data, out, *parse_cluster_options(args.slurm))
+            else:
+                run_processes(left, data, args.jobs)
     results = read_results(plan, data, trainings)
     page = write_study_report(out, results, args.resamples)
     failed = [run for run in results.runs if run.failure.startswith("failed")]

@@ -1,83 +1,52 @@
-"""Train or evaluate a model of mdf_detectron by config, with Detectron2's standard arguments.
+"""Train or evaluate a model by config, with Detectron2's standard arguments.
 
-tools/train_net.py --config-file configs/synthetic_cxr/mdf_net.yaml
-tools/train_net.py --config-file ... --resume
-tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+mdf train --config-file synthetic_cxr/mdf_net.yaml
+mdf train --config-file ... --resume
+mdf train --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
 
 Several processes, each with its share of SOLVER.IMS_PER_BATCH: --num-gpus N, one a GPU, or N on the CPUs of a machine
 without GPUs. Several machines, one command on each:
 
-tools/train_net.py --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://MACHINE0:29500
-tools/train_net.py --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 1 --dist-url tcp://MACHINE0:29500
+mdf train --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://MACHINE0:29500
+mdf train --config-file ... --num-gpus 4 --num-machines 2 --machine-rank 1 --dist-url tcp://MACHINE0:29500
 """
 
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+import shlex
+import sys
 
 from mdf_detectron.cli.quiet import suppress_known_messages
-from mdf_detectron.data.loaders import make_caches
-from mdf_detectron.engine.defaults import default_argument_parser, setup, setup_cfg
-from mdf_detectron.engine.processes import launch, plan_processes
-from mdf_detectron.engine.resume import is_finished, lock_output_dir
-from mdf_detectron.engine.trackers import check_trackers
-from mdf_detectron.engine.trainer import (
-    RESULTS_FILE_NAME,
-    MultimodalTrainer,
-    check_datasets,
-    evaluate_checkpoint,
-    save_results,
-)
-from mdf_detectron.errors import ConfigError
-
-
-def train_or_evaluate(args: argparse.Namespace) -> None:
-    """One process' work."""
-    suppress_known_messages()
-    cfg = setup(args)
-    if args.eval_only:
-        results = evaluate_checkpoint(cfg)
-    else:
-        trainer = MultimodalTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        results = trainer.train()
-    save_results(cfg, results)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments; alone on a machine, processes meet at a free port."""
-    parser = default_argument_parser(epilog=__doc__)
-    parser.set_defaults(dist_url="auto")
-    parser.add_argument(
-        "--peer-timeout", type=float, default=300.0, metavar="SECONDS", help="longest wait for the other processes"
-    )
+    """Build Detectron2's arguments (``detectron2.engine.default_argument_parser``), which torch is not needed for."""
+    parser = argparse.ArgumentParser(epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path of a config, or its name in the model zoo")
+    add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes of each machine, one a GPU")
+    add("--num-machines", type=int, default=1, metavar="N")
+    add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    add("--dist-url", default="auto", metavar="URL", help="tcp://ADDRESS:PORT of machine 0; a free port of one machine")
+    add("--peer-timeout", type=float, default=300.0, metavar="SECONDS", help="longest wait for the other processes")
+    add("opts", default=[], nargs=argparse.REMAINDER, help="config overrides, KEY VALUE, after all other arguments")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = argument_parser().parse_args(argv)
-    cfg = setup_cfg(args)  # every mistake that can be seen now is told now, before processes and folders are made
-    check_trackers(cfg)
-    plan = plan_processes(
-        cfg,
-        num_gpus=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        limit=args.peer_timeout,
-        training=not args.eval_only,
-    )
-    d = cfg.DATASETS
-    names = tuple(d.TEST) if args.eval_only else (*d.TRAIN, *d.VAL, *d.TEST)
-    check_datasets(cfg, names)
-    if args.eval_only and not cfg.MODEL.WEIGHTS:
-        raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
-    first = plan.first_rank == 0 and not plan.started  # of several machines, and of torchrun's processes
-    hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
-    with hold:
-        if args.resume and not args.eval_only and is_finished(cfg, RESULTS_FILE_NAME):
-            return
-        if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local:
-            make_caches(cfg, names)  # of several machines none makes them: all would at once
-        launch(train_or_evaluate, plan, args=(args,))
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = argument_parser().parse_args(words)
+    from mdf_detectron.engine.run import run
+
+    resumed = words if "--resume" in words else ["--resume", *words]
+    run(args, _work, how_to_resume=f"mdf train {shlex.join(resumed)}")
+
+
+def _work(args: argparse.Namespace) -> None:
+    from mdf_detectron.engine.run import train_or_evaluate
+
+    suppress_known_messages()
+    train_or_evaluate(args)

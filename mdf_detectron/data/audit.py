@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import look_alike
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import read_json
+from mdf_detectron.workers import thread_map
 
 TOLERANCE = 0.5
 """Pixels that a box may pass its image's edge by: boxes are written with rounded coordinates."""
@@ -154,9 +154,9 @@ class _FolderAudit:
     def _read_images(self, names: set[str]) -> None:
         """Read the files that were not read yet."""
         paths = sorted({self._path(name) for name in names} - self.contents.keys())
-        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
-            read = tqdm(pool.map(_read_file, paths), desc="reading images", total=len(paths), unit="image")
-            self.contents.update(zip(paths, read, strict=True))
+        read = thread_map(_read_file, paths, self.num_workers)
+        progress = tqdm(read, desc="reading images", total=len(paths), unit="image")
+        self.contents.update(zip(paths, progress, strict=True))
 
     def _identical(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
         """Find files of different names with the same bytes in different splits."""

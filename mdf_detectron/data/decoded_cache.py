@@ -13,7 +13,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import atomic_path, read_json, remove_partial_files, write_json
 from mdf_detectron.locks import FolderLock
+from mdf_detectron.workers import thread_map
 
 VERSION = 3
 """Of the files; one of another version is made anew."""
@@ -167,10 +167,10 @@ class DecodedCache:
         shape = (len(records), *first.shape)
         _check_room(path, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         sizes, checksums = [], []
-        with atomic_path(path) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with atomic_path(path) as partial:
             pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
             _reserve(partial)
-            decoded = pool.map(decode, records)
+            decoded = thread_map(decode, records, os.cpu_count() or 1)
             for row, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
                 pixels[row] = image
                 sizes.append(size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.workers import thread_map
 
 HASH_SIDE = 16
 """Perceptual hashes have HASH_SIDE² bits: 64 bits, the usual number, do not tell chest radiographs apart."""
@@ -153,8 +153,7 @@ def _association(column: ClinicalColumn, finding: str, values: list[Any], there:
 
 def _hash_images(root: Path, images: Sequence[tuple[str, dict]], num_workers: int) -> list[np.ndarray | str]:
     paths = [root / "images" / image["file_name"] for _, image in images]
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        return list(tqdm(pool.map(_hash_image, paths), "hashing images", len(paths), unit="image"))
+    return list(tqdm(thread_map(_hash_image, paths, num_workers), "hashing images", len(paths), unit="image"))
 
 
 def _hash_image(path: Path) -> np.ndarray | str:

@@ -24,11 +24,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import PARTIAL_SUFFIX, markdown_table, read_json, sha256_of, write_json, write_text
+from mdf_detectron.fileio import (
+    PARTIAL_SUFFIX,
+    markdown_table,
+    read_json,
+    sha256_of,
+    shorten_path,
+    write_json,
+    write_text,
+)
 from mdf_detectron.locks import FolderLock
 
 SPLITS = ("train", "val", "test")
@@ -97,7 +106,10 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     """
     out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with FolderLock(out, beside=True):
+    with (
+        FolderLock(out, beside=True),
+        when_stopped(lambda text: f"{text}; {shorten_path(out)} is as it was before: run the same command again"),
+    ):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):
             raise DatasetError(f"{out} exists and is not a prepared dataset folder; name another --out or remove it")
         old = out.with_name(out.name + ".old")

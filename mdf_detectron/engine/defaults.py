@@ -8,12 +8,14 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
 
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import find_config_file
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+from mdf_detectron.threads import use_free_cores
 
 __all__ = ["default_argument_parser", "setup", "setup_cfg"]
 
@@ -45,11 +47,15 @@ def _check_device(device: str, asked: bool) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """:func:`setup_cfg`, then Detectron2's logging, output folder and seeds; on a CPU freed memory is kept."""
+    """Run :func:`setup_cfg`, then set up threads and Detectron2's logging, output folder and seeds.
+
+    On a CPU freed memory is kept.
+    """
     cfg = setup_cfg(args)
     if cfg.DETERMINISTIC:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first kernel runs
         torch.use_deterministic_algorithms(True, warn_only=True)
+    use_free_cores(cfg.DATALOADER.NUM_WORKERS, comm.get_local_size())
     default_setup(cfg, args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

@@ -7,10 +7,12 @@ in a traceback a process; here the processes meet within a time limit, and the f
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +25,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mdf_detectron.child_processes import CLEANUP_SECONDS
 from mdf_detectron.errors import ConfigError, LostPeerError, UserError, exchange_cause, is_lost_peer
 
 EXCHANGE_LIMIT = timedelta(minutes=30)
@@ -79,7 +82,7 @@ def plan_processes(
     """Check what a command line asks for, before any process is started.
 
     Args:
-        num_gpus: processes a machine: one a GPU, or so many on its CPUs where the model is on the CPU.
+        num_gpus: processes a machine: one a GPU, or this many on its CPUs where the model is on the CPU.
         num_machines, machine_rank: as Detectron2's.
         dist_url: "tcp://ADDRESS:PORT" of machine 0, or "auto" for a free port of a single machine.
         limit: seconds within which all processes must have come.
@@ -193,6 +196,9 @@ def _spawn(plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
     try:
         while not context.join():
             pass
+    except KeyboardInterrupt:
+        _end(context.processes)
+        raise
     except mp.ProcessExitedException as end:
         messages = []
         while not told.empty():
@@ -208,7 +214,16 @@ def _spawn(plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
         raise LostPeerError(messages[0][0] if messages else str(end)) from None
 
 
+def _end(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(CLEANUP_SECONDS)
+        process.kill()
+
+
 def _child(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple, told: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds; torch keeps quiet about KeyboardInterrupt
     try:
         _take_part(index, plan, work, args)
     except UserError as error:
@@ -219,10 +234,7 @@ def _child(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple
 def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
     """One process' share: meet the others, work, part."""
     rank = plan.first_rank + index
-    if plan.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // plan.local))
-    elif plan.device == "cuda":
+    if plan.device == "cuda":
         torch.cuda.set_device(index)
     _meet(rank, plan)
     try:

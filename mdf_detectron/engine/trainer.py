@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -218,6 +219,8 @@ class MultimodalTrainer(DefaultTrainer):
                 writer.write()
 
     def after_train(self) -> None:
+        if sys.exc_info()[0] not in (None, EarlyStop):  # stopped or failed: nothing more is evaluated
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
         self.iter = min(self.iter, self.max_iter)  # the parent counts beyond it where it makes no step
         super().after_train()
 

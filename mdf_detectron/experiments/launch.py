@@ -15,12 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mdf_detectron.child_processes import child_environment
+from mdf_detectron.child_processes import child_environment, end_process
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import Training, write_entry
 from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
 from mdf_detectron.fileio import read_json, write_json
+from mdf_detectron.threads import free_cores
 
 OUTPUT_FILE_NAME = "output.txt"
 JOBS_FOLDER = "jobs"
@@ -54,9 +55,9 @@ def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> 
 
     The processes end when this one does, however it ends.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    loader_workers = max((training.cfg.DATALOADER.NUM_WORKERS for training in trainings), default=0)
     environment = child_environment(DETECTRON2_DATASETS=str(data.root.parent))
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("OMP_NUM_THREADS", str(free_cores(loader_workers, jobs)))
     running: set[subprocess.Popen] = set()
     stop = threading.Event()
 
@@ -80,7 +81,7 @@ def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> 
         except BaseException:
             stop.set()
             for process in list(running):
-                process.terminate()
+                end_process(process)
             raise
 
 

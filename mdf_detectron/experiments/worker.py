@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from mdf_detectron.checkpoint.checkpointer import load_model
-from mdf_detectron.child_processes import end_with_caller
+from mdf_detectron.child_processes import end_with_caller, stop_in_one_line
 from mdf_detectron.data.loaders import records_of, train_part
 from mdf_detectron.engine.defaults import setup
 from mdf_detectron.engine.resume import METRICS_FILE_NAME
@@ -143,7 +143,8 @@ def predictions_file(folder: Path, state: str) -> Path:
 def main() -> None:
     end_with_caller()
     try:
-        work(sys.argv[1])
+        with stop_in_one_line():
+            work(sys.argv[1])
     except UserError as error:
         sys.exit(f"error: {error}")
 

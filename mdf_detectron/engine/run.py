@@ -1,0 +1,86 @@
+"""Run a training or an evaluation from a command line's arguments: check everything, then start its processes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from mdf_detectron.child_processes import when_stopped
+from mdf_detectron.data.loaders import make_caches
+from mdf_detectron.engine.defaults import setup, setup_cfg
+from mdf_detectron.engine.processes import launch, plan_processes
+from mdf_detectron.engine.resume import FINAL_CHECKPOINT, checkpoint_to_resume, is_finished, lock_output_dir
+from mdf_detectron.engine.trackers import check_trackers
+from mdf_detectron.engine.trainer import (
+    RESULTS_FILE_NAME,
+    MultimodalTrainer,
+    check_datasets,
+    evaluate_checkpoint,
+    save_results,
+)
+from mdf_detectron.errors import ConfigError
+
+
+def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], how_to_resume: str) -> None:
+    """Train or evaluate in all processes of this machine.
+
+    Every mistake that can be seen from here is told before a process is started or a folder made.
+
+    Args:
+        args: of ``mdf train``.
+        work: calls :func:`train_or_evaluate`; a function of a module, as new processes find it by its name.
+        how_to_resume: command line, told where Ctrl-C or SIGTERM stops a training.
+    """
+    cfg = setup_cfg(args)
+    check_trackers(cfg)
+    plan = plan_processes(
+        cfg,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        limit=args.peer_timeout,
+        training=not args.eval_only,
+    )
+    d = cfg.DATASETS
+    names = tuple(d.TEST) if args.eval_only else (*d.TRAIN, *d.VAL, *d.TEST)
+    check_datasets(cfg, names)
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
+    first = plan.first_rank == 0 and not plan.started  # of several machines, and of torchrun's processes
+    hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
+    with hold, nullcontext() if args.eval_only else when_stopped(_kept(cfg, how_to_resume)):
+        if args.resume and not args.eval_only and is_finished(cfg, RESULTS_FILE_NAME):
+            return
+        if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local:
+            make_caches(cfg, names)  # of several machines none makes them: all would at once
+        launch(work, plan, args=(args,))
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """Do the work of one process."""
+    cfg = setup(args)
+    if args.eval_only:
+        results = evaluate_checkpoint(cfg)
+    else:
+        trainer = MultimodalTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        with when_stopped(lambda text: f"{text} at iteration {trainer.iter}"):
+            results = trainer.train()
+    save_results(cfg, results)
+
+
+def _kept(cfg: CfgNode, how_to_resume: str) -> Callable[[str], str]:
+    def tell(text: str) -> str:
+        path = checkpoint_to_resume(cfg.OUTPUT_DIR)
+        if path is None:
+            return f"{text}; there is no checkpoint yet: run the same command again"
+        final = path.stem == FINAL_CHECKPOINT
+        kept = "the final checkpoint" if final else f"the checkpoint of iteration {int(path.stem.split('_')[-1]) + 1}"
+        return f"{text}; {kept} is kept in {Path(cfg.OUTPUT_DIR)}; go on with: {how_to_resume}"
+
+    return tell

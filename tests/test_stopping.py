@@ -1,0 +1,86 @@
+"""Ctrl-C and SIGTERM: one line that says what is kept and how to go on, and nothing left behind."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+
+import pytest
+from killed_runs import Run
+
+from mdf_detectron.child_processes import run_program, stop_in_one_line, when_stopped
+from mdf_detectron.cli import run_main, train
+from mdf_detectron.data.synthetic.cohort import CohortSettings
+from mdf_detectron.data.synthetic.prepare import prepare_synthetic
+from mdf_detectron.engine.resume import checkpoint_to_resume
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
+    MODEL.CLINICAL.BRANCH compact MODEL.MASK_ON False INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS ()
+    DATASETS.TRAIN ('tiny_cxr_train',) DATASETS.VAL ('tiny_cxr_val',) DATASETS.TEST ('tiny_cxr_test',)
+    DATALOADER.NUM_WORKERS 1 SOLVER.CHECKPOINT_PERIOD 2 CLINICAL_DIAGNOSTICS.PERIOD 0""".split()
+
+
+def stop(run, number, group, ready):
+    """Send a signal once ``ready``; returns the exit status and the lines of standard output and error."""
+    deadline = time.monotonic() + 60
+    while not ready() and run.process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert run.process.is_alive(), run.log.read_text()
+    (os.killpg if group else os.kill)(run.process.pid, number)
+    status = run.wait(60)
+    assert run.processes_left(10) == 0
+    return status, run.log.read_text().splitlines()
+
+
+@pytest.mark.parametrize(("number", "group", "status"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)])
+def test_a_training(tiny_folder, tmp_path, monkeypatch, number, group, status):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_folder.parent))
+    (tiny_folder.parent / "tiny_cxr").exists() or (tiny_folder.parent / "tiny_cxr").symlink_to(tiny_folder)
+    out = tmp_path / "a run"
+    argv = ["--config-file", "synthetic_cxr/mdf_net.yaml", "SOLVER.MAX_ITER", "9999", "OUTPUT_DIR", str(out), *OPTIONS]
+    run = Run(lambda words: run_main(lambda _: train.main(argv)), [], tmp_path / "log.txt")
+    found, lines = stop(run, number, group, lambda: (out / "model_0000003.pth").exists())
+    assert found == status, lines[-9:]
+    kept = int(checkpoint_to_resume(out).stem.split("_")[1]) + 1
+    iteration = int(lines[-1].split(";")[0].removeprefix("stopped at iteration "))
+    assert kept <= iteration <= kept + 2
+    told, _, words = lines[-1].partition("; go on with: ")
+    assert told == f"stopped at iteration {iteration}; the checkpoint of iteration {kept} is kept in {out}"
+    assert shlex.split(words) == ["mdf", "train", "--resume", *argv]
+    assert not [line for line in lines if "Traceback" in line or "KeyboardInterrupt" in line], lines
+    assert not [*out.rglob("*.partial"), *out.rglob(".lock")]
+
+
+@pytest.mark.parametrize(("number", "group", "status"), [(signal.SIGINT, True, 130), (signal.SIGTERM, True, 143)])
+def test_a_preparation_with_workers(tmp_path, number, group, status):
+    out = tmp_path / "out"
+    settings = CohortSettings(3000, 1, image_size=256)
+    run = Run(lambda words: run_main(lambda _: prepare_synthetic(out, settings)), [], tmp_path / "log.txt")
+    found, lines = stop(run, number, group, lambda: list(tmp_path.glob("out.*.partial/images/*.png")))
+    assert found == status
+    assert lines[-1] == f"stopped; {out} is as it was before: run the same command again"
+    assert not [line for line in lines if "Traceback" in line], lines
+    assert os.listdir(tmp_path) == ["log.txt"]
+
+
+def test_a_program_that_another_one_runs_and_what_they_say(tmp_path):
+    program = "import sys, time, pathlib; from mdf_detectron.child_processes import *\n"
+    program += "with stop_in_one_line(), when_stopped(lambda text: f'{text} inside'):\n"
+    program += "    pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+
+    def outer(argv):
+        with stop_in_one_line(), when_stopped(lambda text: f"{text}; outside"):
+            run_program([sys.executable, "-c", program, str(tmp_path / "ready")])
+
+    run = Run(outer, [], tmp_path / "log.txt")
+    status, lines = stop(run, signal.SIGTERM, False, (tmp_path / "ready").exists)
+    assert (status, lines) == (143, ["stopped inside", "stopped; outside"])
+
+
+def test_other_errors_and_exits_pass():
+    for error in (ValueError("x"), SystemExit(3)):
+        with pytest.raises(type(error)), stop_in_one_line():
+            raise error
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
