@@ -43,9 +43,9 @@ def test_a_training(tiny_folder, tmp_path, monkeypatch, number, group, status):
     run = Run(lambda words: run_main(lambda _: train.main(argv)), [], tmp_path / "log.txt")
     found, lines = stop(run, number, group, lambda: (out / "model_0000003.pth").exists())
     assert found == status, lines[-9:]
-    kept = int(checkpoint_to_resume(out).stem.split("_")[1]) + 1
+    kept = int(checkpoint_to_resume(out).stem.split("_")[1])
     iteration = int(lines[-1].split(";")[0].removeprefix("stopped at iteration "))
-    assert kept <= iteration <= kept + 2
+    assert kept <= iteration <= kept + 3
     told, _, words = lines[-1].partition("; go on with: ")
     assert told == f"stopped at iteration {iteration}; the checkpoint of iteration {kept} is kept in {out}"
     assert shlex.split(words) == ["mdf", "train", "--resume", *argv]
