@@ -1,36 +1,40 @@
 """A checkpoint → one TorchScript or ONNX file that needs neither Detectron2 nor this package.
 
-The file takes any number of images of any size, and their records, as named inputs, and carries a description (classes,
-columns with units and vocabularies, thresholds, how an image is made) under the name :data:`DESCRIPTION`. Every file is
-compared with the model on images that its trace has not seen before it gets its name.
+The model itself is traced, by Detectron2's adapter. Detectron2 walks over the images of a batch in Python, which a
+trace would fix, so that the trace is of one study; the file loops over the studies of its input. It takes any number
+of images of one size, and their records, as named inputs, and carries a description (classes, columns with units and
+vocabularies, thresholds, how an image is made) under the name :data:`DESCRIPTION`. Every file is compared with the
+model on images that its trace has not seen before it gets its name.
+
+Shape letters: N images, C channels, H×W pixels, A numeric columns, B categorical columns, R detections, P cells a side
+of a mask.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from detectron2.layers import paste_masks_in_image
-from torch import nn
+import torch.nn.functional as F
+from detectron2.export.flatten import TracingAdapter
+from detectron2.layers import paste_masks_in_image, shapes_to_tensor
+from torch import Tensor, nn
 
 import mdf_detectron
 from mdf_detectron.config import fuses_3d
 from mdf_detectron.errors import ConfigError, UserError, shorten
 from mdf_detectron.export.parts import with_exportable_parts
-from mdf_detectron.export.tensor_detector import (
-    CATEGORICAL,
-    IMAGE,
-    NUMERIC,
-    TensorDetector,
-    build_tensor_detector,
-)
 from mdf_detectron.fileio import atomic_path, finite_or_none
 from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.modeling.backbones import TimmTrunk
 from mdf_detectron.modeling.meta_arch import build_model
 
 DESCRIPTION = "mdf_detectron.json"
@@ -38,6 +42,22 @@ DESCRIPTION = "mdf_detectron.json"
 
 KINDS = {".onnx": "ONNX", ".ts": "TorchScript"}
 """By the ending of a file's name."""
+
+INPUTS = {
+    "image": "float32 (images, channels, height, width), 0 to 255",
+    "clinical_numeric": "float32 (images, numeric columns), in the columns' units, NaN where missing",
+    "clinical_categorical": "int64 (images, categorical columns), place in the vocabulary, -1 where missing",
+}
+"""A model without numeric or categorical columns lacks that input."""
+
+OUTPUTS = {
+    "boxes": "float32 (detections, 4), x0, y0, x1, y1 in pixels of the input",
+    "scores": "float32 (detections), falling within an image",
+    "classes": "int64 (detections), place in class_names",
+    "image_index": "int64 (detections), which image of the input",
+    "masks": "float32 (detections, P, P), probability of the mask within its box",
+}
+"""A model without masks lacks that output."""
 
 OPSET = 17
 BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE = 1e-2, 1e-4, 1e-2
@@ -121,7 +141,7 @@ def export_model(
     Args:
         predictor: the model; the file computes in 32 bits, whatever ``MODEL.CLINICAL.EXECUTION`` says.
         path: ends with ".onnx" or ".ts".
-        batches: inputs of the model (as the mapper makes them, one size within a batch) to compare on, beside random
+        batches: inputs of the model (as the mapper makes them, one size within a batch) to compare on, next to random
             ones.
 
     Returns:
@@ -131,21 +151,20 @@ def export_model(
         ConfigError: a model that cannot be exported, by name of its part; or a file that disagrees with the model.
     """
     kind, path = kind_of(path), Path(path)
-    reference, detector = _plain_model(predictor), build_tensor_detector(with_exportable_parts(_plain_model(predictor)))
-    side = predictor.cfg.INPUT.IMAGE_SIZE
-    example = _arrays(detector, random_inputs(predictor, 2, (side, side), seed=0))
-    about = description(predictor, detector)
-    with atomic_path(path) as partial:
+    model, side = _plain_model(predictor), predictor.cfg.INPUT.IMAGE_SIZE
+    # of another size than the model's own, so that the trace records how maps are brought to the size of others
+    (example,) = random_inputs(predictor, 1, (side + 64, side + 32), seed=0)
+    with atomic_path(path) as partial_path:
         try:
-            _write(kind, detector, [torch.from_numpy(example[name]) for name in detector.input_names], about, partial)
+            _write(kind, with_exportable_parts(_plain_model(predictor)), example, predictor, partial_path)
         except UserError:
             raise
         except Exception as cause:  # tracers raise anything; the message says what in the model it was
             reason = shorten(str(cause), 300)
             raise ConfigError(f"this model cannot be exported to {kind} ({_parts(predictor)}): {reason}") from None
-        exported = ExportedModel(partial, kind=kind)
+        exported = ExportedModel(partial_path, kind=kind)
         unseen = [random_inputs(predictor, *one) for one in ((1, (side, side), 1), (3, (side + 32, side - 16), 2))]
-        return compare(reference, exported, detector, [*unseen, *batches])
+        return compare(model, exported, [*unseen, *batches])
 
 
 def _plain_model(predictor: Predictor) -> nn.Module:
@@ -154,6 +173,9 @@ def _plain_model(predictor: Predictor) -> nn.Module:
     cfg.MODEL.DEVICE, cfg.MODEL.CLINICAL.EXECUTION = "cpu", []
     model = build_model(cfg)
     model.load_state_dict(predictor.model.state_dict())
+    for part in model.modules():
+        if isinstance(part, TimmTrunk):
+            part.channels_last = False  # a memory format that ONNX does not have
     return model.eval()
 
 
@@ -164,43 +186,153 @@ def _parts(predictor: Predictor) -> str:
     return f"{model.META_ARCHITECTURE}, {model.ROI_HEADS.NAME}, backbone {backbone}{fusion}"
 
 
-def _write(kind: str, detector: TensorDetector, example: list[torch.Tensor], about: dict, path: Path) -> None:
-    text = json.dumps(finite_or_none(about), ensure_ascii=False)
-    with torch.no_grad(), warnings.catch_warnings():
+def input_names(predictor: Predictor) -> list[str]:
+    """Name the inputs of a model's file, in order."""
+    kinds = {c.kind for c in predictor.schema.columns if c.name in predictor.columns}
+    return [name for name in INPUTS if name == "image" or name.removeprefix("clinical_") in kinds]
+
+
+def _detect(model: nn.Module, number: Tensor, image: Tensor, *record: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """Detect in one study of a batch: Detectron2's inference, in tensors.
+
+    Args:
+        number: of the study, () long.
+        image: (N, C, H, W) float32, 0–255.
+        record: (N, A) float32 and (N, B) long, as far as ``names`` has them.
+        names: of all inputs.
+
+    Returns:
+        boxes (R, 4), scores (R,), classes (R,), ``number`` (R,) and, with masks, probabilities within the box
+        (R, P, P).
+    """
+    given = {"clinical_numeric": image.new_zeros(0), "clinical_categorical": image.new_zeros(0, dtype=torch.long)}
+    given |= {name: values[number] for name, values in zip(names, (image, *record), strict=True)}
+    if hasattr(model, "roi_heads"):
+        (found,) = model.inference([given], do_postprocess=False)  # which would paste masks into the image
+    else:
+        found = model([given])[0]["instances"]
+    boxes, classes = found.pred_boxes.tensor, found.pred_classes
+    shown = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    masks = [found.pred_masks[:, 0]] if found.has("pred_masks") else []
+    return [values[shown] for values in (boxes, found.scores, classes, torch.zeros_like(classes) + number, *masks)]
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Replace what ONNX has no operator for while a model is traced: means over a map to a size that is known late."""
+    original = F.adaptive_avg_pool2d
+
+    def pooled(x: Tensor, size: Any) -> Tensor:
+        late = isinstance(size, (tuple, list)) and any(isinstance(cells, Tensor) for cells in size)
+        return average_pooled(x, size) if late else original(x, size)
+
+    with mock.patch.object(F, "adaptive_avg_pool2d", pooled), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tensors read by checks of shapes, and that both exporters are old
+        yield
+
+
+def average_pooled(x: Tensor, size: Sequence[int | Tensor]) -> Tensor:
+    """(N, D, h, w) → (N, D, *size): ``F.adaptive_avg_pool2d`` as two matrix products."""
+    rows, columns = (_means(x.shape[axis], size[axis - 2], x) for axis in (2, 3))
+    return rows @ x @ columns.transpose(0, 1)
+
+
+def _means(cells: int | Tensor, bins: int | Tensor, like: Tensor) -> Tensor:
+    """(bins, cells): bin i is the mean of the cells from floor(i·cells/bins) up to ceil((i+1)·cells/bins)."""
+    count, wanted = shapes_to_tensor([cells, bins]).to(like.device).unbind()
+    number, cell = torch.arange(bins, device=like.device)[:, None], torch.arange(cells, device=like.device)
+    first = torch.div(number * count, wanted, rounding_mode="floor")
+    last = torch.div((number + 1) * count + wanted - 1, wanted, rounding_mode="floor")
+    inside = ((cell >= first) & (cell < last)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def _write(kind: str, model: nn.Module, example: Mapping[str, Tensor], predictor: Predictor, path: Path) -> None:
+    names = input_names(predictor)
+    outputs = list(OUTPUTS)[: len(OUTPUTS) if predictor.cfg.MODEL.MASK_ON else -1]
+    text = json.dumps(finite_or_none(description(predictor, names, outputs)), ensure_ascii=False)
+    given = (torch.tensor(0), *(example[name][None] for name in names))
+    with _traceable():
+        one = TracingAdapter(model, given, partial(_detect, names=names))
         if kind == "TorchScript":
-            traced = torch.jit.trace(detector, tuple(example), check_trace=False)
-            torch.jit.save(traced, str(path), _extra_files={DESCRIPTION: text})
+            one = torch.jit.trace(one, given, check_trace=False, strict=False)
+            torch.jit.save(_Loop(one, names, len(outputs)), str(path), _extra_files={DESCRIPTION: text})
             return
         onnx = _import("onnx")
-        names = detector.input_names
-        axes = {name: {0: "images"} for name in names} | {name: {0: "detections"} for name in detector.output_names}
-        axes[IMAGE] |= {2: "height", 3: "width"}
+        axes = {name: {0: "images"} for name in names} | {f"study_{name}": {0: "detections"} for name in outputs}
+        axes["image"] |= {2: "height", 3: "width"}
         torch.onnx.export(
-            detector, tuple(example), str(path), input_names=names, output_names=detector.output_names,
+            one, given, str(path), input_names=["number", *names], output_names=[f"study_{name}" for name in outputs],
             dynamic_axes=axes, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-        model = onnx.load(str(path))
-        onnx.helper.set_model_props(model, {DESCRIPTION: text})
-        onnx.save(model, str(path))
+        looped = _over_studies(onnx, onnx.load(str(path)))
+        onnx.helper.set_model_props(looped, {DESCRIPTION: text})
+        onnx.save(looped, str(path))
 
 
-def description(predictor: Predictor, detector: TensorDetector) -> dict[str, Any]:
+class _Loop(torch.jit.ScriptModule):
+    """A TorchScript loop over the studies of a batch.
+
+    Args:
+        one: trace of :func:`_detect`.
+        names: of the inputs, which are the arguments.
+        num_outputs: of ``one``.
+    """
+
+    def __init__(self, one: torch.jit.ScriptModule, names: Sequence[str], num_outputs: int):
+        super().__init__()
+        self.one = one
+        given = ", ".join(names)
+        outputs = ", ".join(f"torch.cat([study[{place}] for study in found])" for place in range(num_outputs))
+        self.define(
+            f"def forward(self, {given}):\n"
+            f"    found = [self.one(torch.tensor(number), {given}) for number in range(image.shape[0])]\n"
+            f"    return {outputs}\n"
+        )
+
+
+def _over_studies(onnx: Any, one: Any) -> Any:
+    """Put the graph of one study into a loop over all: its input "number" counts, its outputs "study_…" are joined."""
+    make, graph, boolean = onnx.helper, one.graph, onnx.TensorProto.BOOL
+    number, *inputs = graph.input
+    kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
+    before, after = (
+        [make.make_tensor_sequence_value_info(f"{when}_{name}", kind, None) for name, kind in kinds.items()]
+        for when in ("before", "after")
+    )
+    body = make.make_graph(
+        [
+            *graph.node,
+            *(make.make_node("SequenceInsert", [f"before_{name}", name], [f"after_{name}"]) for name in kinds),
+            make.make_node("Identity", ["go_on"], ["goes_on"]),
+        ],
+        "study",
+        [number, make.make_tensor_value_info("go_on", boolean, []), *before],
+        [make.make_tensor_value_info("goes_on", boolean, []), *after],
+    )
+    nodes = [
+        make.make_node("Shape", ["image"], ["count"], end=1),
+        *(make.make_node("SequenceEmpty", [], [f"no_{name}"], dtype=kind) for name, kind in kinds.items()),
+        make.make_node("Loop", ["count", "", *(f"no_{n}" for n in kinds)], [f"all_{n}" for n in kinds], body=body),
+    ]
+    for output in graph.output:
+        joined = output.name.removeprefix("study_")
+        nodes.append(make.make_node("ConcatFromSequence", [f"all_{output.name}"], [joined], axis=0))
+        output.name = joined
+    whole = make.make_graph(nodes, "studies", inputs, graph.output, graph.initializer)
+    return make.make_model(whole, opset_imports=one.opset_import, ir_version=one.ir_version)
+
+
+def description(predictor: Predictor, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
     """Describe an exported file: all that is needed to use it."""
     cfg, by_name = predictor.cfg, {column.name: column for column in predictor.schema.columns}
     columns = [by_name[name] for name in predictor.columns]
-    types = {IMAGE: "float32 (images, channels, height, width), 0 to 255",
-             NUMERIC: "float32 (images, numeric columns), in the columns' units, NaN where missing",
-             CATEGORICAL: "int64 (images, categorical columns), place in the vocabulary, -1 where missing"}  # fmt: skip
-    answers = ("float32 (detections, 4), x0, y0, x1, y1 in pixels of the input", "float32 (detections)",
-               "int64 (detections), place in class_names", "int64 (detections), which image of the input",
-               "float32 (detections, P, P), probability of the mask within its box")  # fmt: skip
     return {
         "format": 1,
         "software": f"mdf_detectron {mdf_detectron.__version__}",
         "model": predictor.digest,
-        "inputs": [{"name": name, "is": types[name]} for name in detector.input_names],
-        "outputs": [{"name": n, "is": a} for n, a in zip(detector.output_names, answers, strict=False)],
+        "inputs": [{"name": name, "is": INPUTS[name]} for name in inputs],
+        "outputs": [{"name": name, "is": OUTPUTS[name]} for name in outputs],
         "image": {"channels": cfg.INPUT.FORMAT, "resize_to": [cfg.INPUT.IMAGE_SIZE] * 2},
         "class_names": predictor.class_names,
         "category_ids": list(predictor.contents["category_ids"]),
@@ -248,12 +380,12 @@ def _random_record(predictor: Predictor, rng: np.random.Generator) -> dict[str, 
     return record
 
 
-def _arrays(detector: TensorDetector, batch: Sequence[Mapping[str, Any]]) -> Arrays:
-    return {name: torch.stack([x[name] for x in batch]).numpy() for name in detector.input_names}
+def _arrays(names: Sequence[str], batch: Sequence[Mapping[str, Any]]) -> Arrays:
+    return {name: torch.stack([x[name] for x in batch]).numpy() for name in names}
 
 
 def compare(
-    model: nn.Module, exported: ExportedModel, detector: TensorDetector, batches: Sequence[Sequence[Mapping[str, Any]]]
+    model: nn.Module, exported: ExportedModel, batches: Sequence[Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """Compare a file with the model that it was made of.
 
@@ -269,7 +401,7 @@ def compare(
         batch = [{**x, "height": x["image"].shape[1], "width": x["image"].shape[2]} for x in given]
         with torch.inference_mode():
             wanted = [one["instances"] for one in model(batch)]
-        found = exported(_arrays(detector, batch))
+        found = exported(_arrays(exported.input_names, batch))
         for number, (instances, inputs) in enumerate(zip(wanted, batch, strict=True)):
             own = {name: value[found["image_index"] == number] for name, value in found.items()}
             size = tuple(inputs["image"].shape[1:])

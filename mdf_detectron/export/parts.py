@@ -12,11 +12,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import shapes_to_tensor
 from torch import Tensor, nn
 
-from mdf_detectron.modeling.backbones import TimmTrunk
-from mdf_detectron.modeling.clinical_branches import CompactBranch
 from mdf_detectron.modeling.deconv_fast.spatializer import FEW_CHANNELS, Spatializer, SpatializerStage
 
 
@@ -25,12 +22,8 @@ def with_exportable_parts(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, Spatializer):
             setattr(module, name, PlainSpatializer(child))
-        elif isinstance(child, CompactBranch):
-            setattr(module, name, PlainCompactBranch(child))
         else:
             with_exportable_parts(child)
-    if isinstance(module, TimmTrunk):
-        module.channels_last = False
     return module
 
 
@@ -105,50 +98,3 @@ def _sum_of_taps(bias: Tensor) -> nn.Conv2d:
     count = len(bias)
     identity = torch.eye(9 * count).reshape(3, 3, count, 9 * count)
     return _layer(identity.permute(2, 3, 0, 1), bias)
-
-
-class PlainCompactBranch(nn.Module):
-    """A compact branch whose means over the finest map are matrix products, for maps of any size.
-
-    Args:
-        branch: gives the weights.
-    """
-
-    def __init__(self, branch: CompactBranch):
-        super().__init__()
-        self.spatializer = PlainSpatializer(branch.spatializer)
-        self.repeat, self.projections = branch.repeat, branch.projections
-
-    def forward(self, encoded: Tensor, image_size: Sequence[int], sizes: dict[str, Sequence[int]]) -> dict[str, Tensor]:
-        """As :meth:`~mdf_detectron.modeling.clinical_branches.ClinicalBranch.forward`."""
-        finest_size = next(iter(sizes.values())) if len(sizes) == 1 else max(sizes.values())
-        finest = self.spatializer(encoded, finest_size)
-        repeated = self.repeat.spread(encoded, image_size, sizes)
-        return {
-            name: repeated[name] + projection(finest if len(sizes) == 1 else average_pooled(finest, sizes[name]))
-            for name, projection in self.projections.items()
-        }
-
-
-def average_pooled(x: Tensor, size: Sequence[int]) -> Tensor:
-    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX has no operator for a size that is known late.
-
-    Args:
-        x: (N, D, h, w).
-        size: cells that come out, along each axis.
-
-    Returns:
-        (N, D, *size).
-    """
-    rows, columns = (_means(x.shape[axis], size[axis - 2], x) for axis in (2, 3))
-    return rows @ x @ columns.transpose(0, 1)
-
-
-def _means(cells: int | Tensor, bins: int | Tensor, like: Tensor) -> Tensor:
-    """(bins, cells): bin i is the mean of the cells from floor(i·cells/bins) up to ceil((i+1)·cells/bins)."""
-    count, wanted = shapes_to_tensor([cells, bins]).to(like.device).unbind()
-    number, cell = torch.arange(bins, device=like.device)[:, None], torch.arange(cells, device=like.device)
-    first = torch.div(number * count, wanted, rounding_mode="floor")
-    last = torch.div((number + 1) * count + wanted - 1, wanted, rounding_mode="floor")
-    inside = ((cell >= first) & (cell < last)).to(like.dtype)
-    return inside / inside.sum(dim=1, keepdim=True)

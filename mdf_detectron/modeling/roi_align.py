@@ -94,7 +94,8 @@ class SeparableROIAlign(ROIAlign):
         """(N, D, H, W), (R, 5) → (R, D, P, P)."""
         bins, other = self.output_size
         small = input.shape[2] * input.shape[3] <= MOST_CELLS
-        if input.device.type != "cpu" or not small or self.sampling_ratio < 1 or bins != other:
+        products = small and self.sampling_ratio >= 1 and bins == other and input.device.type == "cpu"
+        if not products or torch.jit.is_tracing():  # a trace would fix the number of regions
             return super().forward(input, rois)
         return separable_roi_align(input, rois, bins, self.spatial_scale, self.sampling_ratio, self.aligned)
 

@@ -139,7 +139,7 @@ class ClinicalBoxBranchMixin:
         if record is None or not getattr(head, "reads_record", False):
             return head(regions)
         # shapes_to_tensor: a trace then follows the number of regions of another image
-        counts = shapes_to_tensor([len(p.proposal_boxes) for p in proposals], device=regions.device).long()
+        counts = shapes_to_tensor([p.proposal_boxes.tensor.shape[0] for p in proposals], device=regions.device).long()
         return head(regions, record.vector.repeat_interleave(counts, dim=0).to(regions.dtype))
 
 
