@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
-from random_inputs import random_batch
 from torch import nn
 
 from mdf_detectron.cli.export_model import main
