@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -201,3 +202,16 @@ def value_at(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, CfgNode) else None
     return value
+
+
+def flat_config(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a config to "NODE.KEY" → value; tuples become lists, between which YAML makes no difference."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        flat |= flat_config(value, f"{name}.") if isinstance(value, Mapping) else {name: _as_list(value)}
+    return flat
+
+
+def _as_list(value: Any) -> Any:
+    return [_as_list(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -18,6 +18,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mdf_detectron.checkpoint.checkpoint import TRAINING_DIGEST_KEY, Checkpoint
+from mdf_detectron.config import flat_config
 from mdf_detectron.errors import CheckpointError, ConfigError, shorten
 from mdf_detectron.fileio import remove_partial_files, shorten_path
 from mdf_detectron.locks import FolderLock
@@ -154,25 +155,12 @@ def differing_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     Returns:
         "KEY: value there → value here" for each key that differs.
     """
-    there, here = dict(_flat(saved)), dict(_flat(now))
+    there, here = flat_config(saved), flat_config(now)
     return [
         f"{key}: {shorten(there.get(key), 40)} → {shorten(here.get(key), 40)}"
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key) and not key.startswith(FREE_KEYS)
     ]
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML knows no difference."""
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
@@ -208,15 +196,11 @@ def _check_data(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
     first, second = saved["training"], now["training"]
     pairs |= {f"training {key}": (first.get(key), second.get(key)) for key in ("images", "patients", "columns")}
     for name, (there, here) in pairs.items():
-        if _plain_tree(there) != _plain_tree(here):
+        if json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):
             raise CheckpointError(
                 f"{where} was trained on other data: {name} {shorten(there)} → {shorten(here)}; prepare the same data "
                 "again, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
             )
-
-
-def _plain_tree(value: Any) -> Any:
-    return {k: _plain_tree(v) for k, v in value.items()} if isinstance(value, Mapping) else _plain(value)
 
 
 def _check_schedule(state: Mapping[str, Any], where: str) -> None:

@@ -14,7 +14,6 @@ from mdf_detectron.data.loaders import make_caches
 from mdf_detectron.engine.defaults import setup, setup_cfg
 from mdf_detectron.engine.processes import launch, plan_processes
 from mdf_detectron.engine.resume import FINAL_CHECKPOINT, checkpoint_to_resume, is_finished, lock_output_dir
-from mdf_detectron.engine.trackers import check_trackers
 from mdf_detectron.engine.trainer import (
     RESULTS_FILE_NAME,
     MultimodalTrainer,
@@ -22,6 +21,7 @@ from mdf_detectron.engine.trainer import (
     evaluate_checkpoint,
     save_results,
 )
+from mdf_detectron.engine.writers import check_trackers
 from mdf_detectron.errors import ConfigError
 
 

@@ -1,8 +1,8 @@
-"""Experiment trackers beside TensorBoard: Weights & Biases and MLflow (``TRACKERS`` of the config).
+"""Experiment trackers next to TensorBoard: Weights & Biases and MLflow (``TRACKERS`` of the config).
 
-A tracker gets the config and the scalars of ``metrics.json``, and nothing else: no image, record, prediction or console
-text, no name of a user or machine, no source code, and of an absolute path only its last part. Where a run is sent, and
-under which project, is said by the trackers' own environment variables (``WANDB_MODE``, ``WANDB_PROJECT``,
+A tracker gets the config and the scalars of ``metrics.json``, and nothing else: no images, records, predictions,
+console text or source code, no user or host names; absolute paths are cut to their last component. The trackers' own
+environment variables set where a run is sent and under which project (``WANDB_MODE``, ``WANDB_PROJECT``,
 ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` …).
 """
 
@@ -14,27 +14,30 @@ import re
 import sys
 import time
 from collections import defaultdict
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from mdf_detectron.config import flat_config
 from mdf_detectron.engine.validation import EarlyStop
-from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
+from mdf_detectron.errors import ResultsError, UserError, shorten
 from mdf_detectron.fileio import read_json, write_json
 
 DEFAULT_PROJECT = "mdf_detectron"
 RUNS_FILE_NAME = "trackers.json"
-"""In the run's folder: the trackers' names of this run, by which a resumed training goes on."""
+"""In the run's folder: each tracker's id of this run, by which a resumed training continues it."""
 
 WINDOW = 20
 """Iterations over which losses are smoothed, as in ``metrics.json``."""
 
+logger = logging.getLogger(__name__)
+
 
 class TrackerWriter(EventWriter):
-    """Base: an event writer with a run of its own in a tracker.
+    """Write scalars to a run of its own in a tracker; a base class.
 
     Args:
         name: of the run.
@@ -49,7 +52,7 @@ class TrackerWriter(EventWriter):
         self._last_write = -1
 
     def skip_until(self, iteration: int) -> None:
-        """Send only what is put behind an iteration; call before the first write."""
+        """Send only what is logged after an iteration; call before the first write."""
         self._last_write = iteration
 
     def start(self, resumed: bool) -> None:
@@ -78,7 +81,7 @@ class TrackerWriter(EventWriter):
         self.end_run(failed=sys.exc_info()[0] not in (None, EarlyStop))
 
     def open_run(self, run_id: str | None) -> str:
-        """Open the run of that id, or a new one; returns its id."""
+        """Open the run of that id, or a new one, and return its id."""
         raise NotImplementedError
 
     def send(self, iteration: int, scalars: dict[str, float]) -> None:
@@ -91,12 +94,14 @@ class TrackerWriter(EventWriter):
 
 
 class WandbWriter(TrackerWriter):
-    """Weights & Biases. Its own settings send host, user, command line, git remote and packages; they are off here."""
+    """Weights & Biases, with the settings off that send host, user, command line, git remote and packages.
+
+    ``WANDB_MODE=offline`` writes files below the run's folder instead of sending.
+    """
 
     key = "wandb"
 
     def open_run(self, run_id: str | None) -> str:
-        """See the base. ``WANDB_MODE=offline`` writes files below the run's folder instead of sending."""
         import wandb
 
         settings = wandb.Settings(
@@ -131,16 +136,17 @@ class WandbWriter(TrackerWriter):
         return self._run.id
 
     def send(self, iteration: int, scalars: dict[str, float]) -> None:
-        """See the base."""
         self._run.log({"iteration": iteration, **scalars})
 
     def end_run(self, failed: bool) -> None:
-        """See the base."""
         self._run.finish(exit_code=int(failed))
 
 
 class MlflowWriter(TrackerWriter):
-    """MLflow, by its client alone: the fluent interface would add the user, the script's path and the git commit."""
+    """MLflow, by its client alone: the fluent interface would add the user, the script's path and the git commit.
+
+    Without ``MLFLOW_TRACKING_URI`` MLflow writes ``mlflow.db`` in the current folder.
+    """
 
     key = "mlflow"
     most_metrics, most_params = 1000, 100  # of one request, MLflow's own limits
@@ -150,7 +156,6 @@ class MlflowWriter(TrackerWriter):
         self._pending: list[Any] = []
 
     def open_run(self, run_id: str | None) -> str:
-        """See the base. Without ``MLFLOW_TRACKING_URI`` MLflow writes ``mlflow.db`` in the current folder."""
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -172,87 +177,64 @@ class MlflowWriter(TrackerWriter):
         return self._id
 
     def _goes_on(self, run_id: str) -> bool:
+        failure = self._try(self._client.update_run, run_id, status="RUNNING")
+        if failure:
+            logger.warning(f"MLflow does not know the run {run_id} of this folder ({failure}); a new one is opened")
+        return not failure
+
+    def _try(self, call: Callable[..., object], *args: Any, **options: Any) -> str:
+        """Make a call; return what MLflow says against it, or ""."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.update_run(run_id, status="RUNNING")
+            call(*args, **options)
         except MlflowException as error:
-            logging.getLogger(__name__).warning(
-                f"MLflow does not know the run {run_id} of this folder ({shorten(str(error))}); a new one is opened"
-            )
-            return False
-        return True
+            return shorten(str(error))
+        return ""
 
     def send(self, iteration: int, scalars: dict[str, float]) -> None:
-        """See the base. Characters that MLflow does not allow in a name become "_"."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
+        # characters that MLflow does not allow in a name become "_"
         names = {name: re.sub(r"[^\w\-. :/]", "_", name) for name in scalars}
         self._pending += [Metric(names[name], value, now, iteration) for name, value in scalars.items()]
         self._flush()
 
     def _flush(self) -> None:
-        """A server that is away must not end a training of days: what it does not take is sent with what follows."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            while self._pending:
-                self._client.log_batch(self._id, metrics=self._pending[: self.most_metrics])
-                del self._pending[: self.most_metrics]
-        except MlflowException as error:
-            logging.getLogger(__name__).warning(
-                f"MLflow did not take {len(self._pending)} scalars ({shorten(str(error))}); they are sent with the next"
-            )
+        """Send what is pending; a server that is away must not end a training of days, and gets it with the next."""
+        while self._pending:
+            failure = self._try(self._client.log_batch, self._id, metrics=self._pending[: self.most_metrics])
+            if failure:
+                logger.warning(
+                    f"MLflow did not take {len(self._pending)} scalars ({failure}); they are sent with the next"
+                )
+                return
+            del self._pending[: self.most_metrics]
 
     def end_run(self, failed: bool) -> None:
-        """See the base."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
-        except MlflowException as error:
-            logging.getLogger(__name__).warning(f"MLflow was not told of the run's end ({shorten(str(error))})")
+        if failure := self._try(self._client.set_terminated, self._id, "FAILED" if failed else "FINISHED"):
+            logger.warning(f"MLflow was not told of the run's end ({failure})")
         if self._pending:
-            logging.getLogger(__name__).warning(f"MLflow lacks the last {len(self._pending)} scalars of this run")
+            logger.warning(f"MLflow lacks the last {len(self._pending)} scalars of this run")
 
 
 WRITERS = {"wandb": WandbWriter, "mlflow": MlflowWriter}
 
 
-def check_trackers(cfg: CfgNode) -> None:
-    """Fail before any work if the package of a tracker of ``TRACKERS`` is absent.
-
-    Raises:
-        ConfigError: it says what to install.
-    """
-    absent = [name for name in cfg.TRACKERS if find_spec(name) is None]
-    if absent:
-        raise ConfigError(
-            f"TRACKERS names {', '.join(absent)}, which is not installed; run: pip install 'mdf_detectron[trackers]'"
-        )
-
-
 def build_trackers(cfg: CfgNode) -> list[TrackerWriter]:
     """Build the event writers that ``TRACKERS`` names; they open their runs in :meth:`TrackerWriter.start`."""
-    check_trackers(cfg)
     config = shared_config(cfg)
     return [WRITERS[name](name=config["OUTPUT_DIR"], folder=cfg.OUTPUT_DIR, config=config) for name in cfg.TRACKERS]
 
 
 def shared_config(cfg: CfgNode) -> dict[str, Any]:
-    """Flatten a config to "NODE.KEY" → value as trackers get it: no path of this machine, no address."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            flat |= {f"{key}.{inner}": v for inner, v in shared_config(value).items()}
-        else:
-            flat[key] = _without_place(value)
-    return flat
+    """Flatten a config as trackers get it: of an absolute path or an address the last component only."""
+    return {key: _without_place(value) for key, value in flat_config(cfg).items()}
 
 
 def _without_place(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_without_place(item) for item in value]
     outside = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "..")) or "://" in value)
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if outside else value

@@ -52,7 +52,6 @@ from mdf_detectron.engine.resume import (
     checkpoint_to_resume,
     cut_log,
 )
-from mdf_detectron.engine.trackers import TrackerWriter, build_trackers
 from mdf_detectron.engine.validation import (
     BEST_CHECKPOINT,
     HISTORY_FILE_NAME,
@@ -63,7 +62,7 @@ from mdf_detectron.engine.validation import (
     mean_losses,
     weights_of,
 )
-from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoardWriter
+from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoardWriter, build_trackers
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json
@@ -75,7 +74,7 @@ RESULTS_FILE_NAME = "results.json"
 class MultimodalTrainer(DefaultTrainer):
     """Trains and evaluates the models of this project by config."""
 
-    _log_writers: list[ResumableTensorBoardWriter | CheckedJSONWriter | TrackerWriter] = []  # of the main process
+    _log_writers: list[EventWriter] = []  # of the main process
     _resumed_from: str | None = None
     _history: ValidationHistory | None = None
 

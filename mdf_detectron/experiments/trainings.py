@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import flat_config, fuses_1d, fuses_3d
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.metrics import metric_names
@@ -215,15 +214,6 @@ def write_entry(training: Training) -> None:
 
 def flat_settings(cfg: CfgNode) -> dict[str, Any]:
     """Flatten a config to JSON, without the folder that it writes to."""
-    flat: dict[str, Any] = {}
-
-    def add(node: Mapping[str, Any], prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, Mapping):
-                add(value, f"{prefix}{key}.")
-            else:
-                flat[f"{prefix}{key}"] = value
-
-    add(yaml.safe_load(cfg.dump()), "")
+    flat = flat_config(cfg)
     flat.pop("OUTPUT_DIR")
     return flat

@@ -14,6 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 from sklearn.cluster import KMeans
 
+from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import get_mdf_cfg
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS
@@ -229,7 +230,7 @@ def config_text(choices: Choices, output_dir: str, title: str) -> str:
     """Return the text of a config file that needs no other file: the bases' keys, then the choices with reasons."""
     keys: dict[str, Any] = {}
     for base in BASES:
-        keys |= _flatten(yaml.safe_load((CONFIGS / base).read_text(encoding="utf-8")))
+        keys |= flat_config(yaml.safe_load((CONFIGS / base).read_text(encoding="utf-8")))
     keys |= choices.values | {"OUTPUT_DIR": output_dir}
     tree: dict[str, Any] = {}
     for key, value in keys.items():
@@ -246,14 +247,6 @@ def config_text(choices: Choices, output_dir: str, title: str) -> str:
 def _check(keys: Mapping[str, Any]) -> None:
     cfg: CfgNode = get_mdf_cfg()
     cfg.merge_from_list([part for pair in keys.items() for part in pair])
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def _lines(node: Mapping[str, Any], reasons: Mapping[str, str], prefix: str, depth: int) -> Sequence[str]:
