@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from mdf_detectron import registration
 from mdf_detectron.dependencies import require_detectron2
 from mdf_detectron.threads import wait_briefly
 
@@ -21,19 +22,22 @@ _HOME = {"Predictor": "mdf_detectron.inference.predictor", "add_mdf_config": "md
 
 
 def _runs_command() -> bool:
-    """Tell whether this process is ``mdf``, ``python -m mdf_detectron`` or a worker that one of them spawned."""
+    """Tell whether this process is ``mdf``, or a worker that it spawned, or ``python -m mdf_detectron``."""
     program = sys.argv[0] if sys.argv else ""
-    if program == "-m":  # Python puts the module's file in its place after it has imported the module's package
-        program = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    return os.path.basename(program) in ("mdf", "mdf.exe", "mdf_detectron")
+    if program == "-m":  # Python puts the module's file in its place once it has imported the module's package
+        return "mdf_detectron" in (word.removeprefix("-m") for word in sys.orig_argv)
+    return os.path.basename(program) in ("mdf", "mdf.exe")
 
 
 wait_briefly()
 # Registration imports torch and Detectron2, which takes seconds. A program that imports this package may build a model
-# at once, so it registers here. The command answers --help, a typo or a missing file without them, and registers when
-# it first reads a config: `mdf_detectron.config_file` and every module of `mdf_detectron.modeling` import the same.
-if find_spec("detectron2") is not None and not _runs_command():
-    from mdf_detectron import registration  # noqa: F401
+# at once, so it registers here. The command answers --help, a typo or a missing file without them; it registers when it
+# first reads a config, as `mdf_detectron.config_file` and every module of `mdf_detectron.modeling` import the same.
+if find_spec("detectron2") is not None:
+    if _runs_command():
+        registration.ignore_deprecations()
+    else:
+        registration.register()
 
 
 def __getattr__(name: str) -> Any:

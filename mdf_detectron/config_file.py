@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from mdf_detectron import registration  # noqa: F401 (checks of a config ask the registered classes)
+from mdf_detectron import modeling  # noqa: F401 (checks of a config ask the registered classes)
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema

@@ -22,8 +22,6 @@ def _of_the_event_writer(args: threading.ExceptHookArgs) -> bool:
 @functools.cache
 def suppress_known_messages() -> None:
     """Add the filters to this process, at the start of a program."""
-    # fvcore and detectron2 script small functions when they are imported; newer releases of torch warn about that.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     # detectron2's anchor generator calls torch.meshgrid without `indexing`; its result is what torch will keep.
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)
     # torch renames an option of DistributedDataParallel; older releases know the old name only.

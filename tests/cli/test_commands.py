@@ -60,7 +60,7 @@ for words in ([], ["--version"], ["trian"], *([*name.split(), "--help"] for name
         print(words, end.code, file=sys.stderr)
     found = {HEAVY} & set(sys.modules)
     assert not found, (words, found)
-from mdf_detectron.modeling import build
+import mdf_detectron.config_file
 from detectron2.modeling import META_ARCH_REGISTRY
 assert "MultimodalRCNN" in META_ARCH_REGISTRY
 """
