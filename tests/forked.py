@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,16 +18,23 @@ from mdf_detectron import cli
 
 
 class Forked:
-    """``mdf WORDS`` in a forked process and a session of its own, so that its whole group can be killed.
+    """``mdf WORDS`` in a forked process, with the methods of ``subprocess.Popen``.
 
     Args:
-        words: what is typed after ``mdf``; or a function that is called in its place.
+        words: what is typed after ``mdf``; or one function, which is called in its place.
         cwd: folder that it runs in.
+        log: file that takes all it prints; otherwise :attr:`stdout` and :attr:`stderr` have it.
         environment: variables that it has as well.
     """
 
-    def __init__(self, *words: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    def __init__(
+        self,
+        *words: object,
+        cwd: Path | None = None,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._files = [log.open("a+")] * 2 if log else [tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")]
         self.returncode: int | None = None
         cv2.setNumThreads(1)  # ends OpenCV's threads, for which a forked process would wait forever
         self.pid = os.fork()
@@ -36,7 +44,6 @@ class Forked:
     def _run(self, words: tuple, cwd: Path | None, environment: Mapping[str, str]) -> None:
         status = 1
         try:
-            os.setsid()
             for number, file in enumerate(self._files, start=1):
                 os.dup2(file.fileno(), number)
             sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
@@ -56,25 +63,29 @@ class Forked:
             sys.stderr.flush()
             os._exit(status)
 
-    def wait(self) -> Forked:
-        """Wait for its end; :attr:`returncode` is negative where a signal ended it."""
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self
-
     def poll(self) -> int | None:
-        """Return the exit status, None while it runs."""
+        """Return the exit status, negative where a signal ended it; None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def kill(self, number: int = signal.SIGKILL) -> Forked:
-        """Send a signal to it and what it started, and wait for its end."""
+    def wait(self, timeout: float = 300) -> int:
+        """Wait for the end and return the exit status."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"it still ran after {timeout} s:\n{self.stdout}\n{self.stderr}")
+            time.sleep(0.01)
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it at once, unless it has ended."""
         if self.poll() is None:
-            os.killpg(self.pid, number)
-        return self.wait()
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
 
     @property
     def stdout(self) -> str:

@@ -24,8 +24,8 @@ def mdf(tmp_path):
     """``mdf(*words)``: run a command in the newcomer's folder, in a process of its own; returns what it prints."""
 
     def run(*words):
-        done = Forked(*words, cwd=tmp_path, environment={"DETECTRON2_DATASETS": str(tmp_path / "datasets")}).wait()
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        done = Forked(*words, cwd=tmp_path, environment={"DETECTRON2_DATASETS": str(tmp_path / "datasets")})
+        assert done.wait() == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
 
     return run

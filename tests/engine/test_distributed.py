@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
+from forked import Forked
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -39,14 +40,18 @@ def start(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "datasets" / "tiny_cxr")
     running = []
 
-    def begin(log, *arguments, steps, launcher=(sys.executable,)):
+    def begin(log, *arguments, steps, launcher=()):
         data = [word for split in ("train", "val", "test")
                 for word in (f"DATASETS.{split.upper()}", f"('tiny_cxr_{split}',)")]  # fmt: skip
-        command = [*launcher, str(TOOL), "--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
-                   "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *data, *OPTIONS]  # fmt: skip
-        environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
-        with (tmp_path / log).open("w") as file:
-            running.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
+        words = ["--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
+                 "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *data, *OPTIONS]  # fmt: skip
+        environment = {"DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
+        if launcher:
+            with (tmp_path / log).open("w") as file:
+                command = [*launcher, str(TOOL), *words]
+                running.append(subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file))
+        else:
+            running.append(Forked("train", *words, log=tmp_path / log, environment=environment))
         return running[-1]
 
     yield begin

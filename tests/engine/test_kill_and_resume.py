@@ -4,14 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from forked import Forked
 
-REPOSITORY = Path(__file__).parents[2]
 OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
     INPUT.IMAGE_SIZE 64 MODEL.SPATIALIZER.NUM_STAGES 6 MODEL.MASK_ON False MODEL.RPN.POST_NMS_TOPK_TEST 50
     DATALOADER.NUM_WORKERS 0 DATASETS.VAL ('synthetic_cxr_val',) SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS () SEED 1
@@ -20,11 +17,8 @@ OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL
 
 
 def start(out, datasets, *more):
-    config = REPOSITORY / "configs" / "synthetic_cxr" / "mdf_net.yaml"
-    command = [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(config), *more]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets)}
-    log = (out.parent / "log.txt").open("a")
-    return subprocess.Popen([*command, "OUTPUT_DIR", str(out), *OPTIONS], env=environment, stdout=log, stderr=log)
+    words = ["train", "--config-file", "synthetic_cxr/mdf_net.yaml", *more, "OUTPUT_DIR", out, *OPTIONS]
+    return Forked(*words, log=out.parent / "log.txt", environment={"DETECTRON2_DATASETS": str(datasets)})
 
 
 def history(out):

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from forked import Forked
 
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
@@ -40,16 +39,13 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     path = plan_file(dataset=str(tiny_folder), **ONE, variants=variants, question=None)
     out = tmp_path / "out"
     words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "60"]
-    with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mdf_detectron", "experiments", *words], stdout=log, stderr=log
-        )
-        training = out / "image_only" / "seed1"
-        deadline = time.monotonic() + 400
-        while not list(training.glob("model_0*.pth")) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.kill()
-    assert process.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
+    process = Forked("experiments", *words)
+    training = out / "image_only" / "seed1"
+    deadline = time.monotonic() + 400
+    while not list(training.glob("model_0*.pth")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.stdout + process.stderr
     assert not (training / SCORES_FILE_NAME).is_file()
     time.sleep(1)
     with FolderLock(training, beside=True):
