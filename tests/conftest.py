@@ -17,6 +17,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 from random_inputs import random_batch
 
@@ -35,6 +36,11 @@ from mdf_detectron.data.prepared import (
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.fileio import sha256_of
+
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile(
+    "repeatable"
+)  # a test does not depend on chance; tests/fuzz draws anew when `make fuzz` asks for it
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -20,7 +20,7 @@ def encode(mask):
     return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.floats(0, 1))
 def test_what_pycocotools_writes_is_sound(seed, height, width, density):
     rng = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ def test_what_pycocotools_writes_is_sound(seed, height, width, density):
     assert {i for i, _ in segmentation_problems([(m, *m["size"]) for m in cut])} == set(range(5))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(st.characters(min_codepoint=40, max_codepoint=115), max_size=12), min_size=1, max_size=5))
 def test_counts_equal_a_decoder_digit_by_digit(texts):
     def runs_of(text):

@@ -123,7 +123,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
             write_annotations(tmp_path, {"train": [replace(record, **change)]}, ("mass",), SCHEMA, "test")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 1000))
 def test_splits_never_share_a_patient(groups, seed):
     if len(set(groups)) < 3:
@@ -146,7 +146,7 @@ def test_split_sizes_and_folds():
         grouped_folds([1, 1, 2], [0, 0, 0], 5, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3), st.integers(0, 2)), min_size=3, max_size=80),
     parts=st.sampled_from([(0.7, 0.15, 0.15), (0.25,) * 4]),

@@ -63,7 +63,7 @@ def test_class_without_ground_truth_is_left_out_of_the_mean():
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @given(case=random_cases)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_loops(kind, case):
     annotations, predictions = case
     thresholds = [0.0, 0.3, 0.5, 0.75, 1.0]
@@ -77,7 +77,7 @@ def test_equals_loops(kind, case):
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @pytest.mark.parametrize("options", [{}, {"area": (0.0, 500.0)}, {"max_dets": 1}, {"max_dets": 100}])
 @given(case=random_cases, sweep=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_pycocotools(kind, options, case, sweep):
     assume(case[1])  # pycocotools cannot read an empty list of results
     thresholds = SWEEP if sweep else COCO_THRESHOLDS

@@ -45,7 +45,7 @@ def test_threshold_that_was_not_matched():
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @given(case=random_cases)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_counts_equal_loops(kind, case):
     annotations, predictions = case
     truth, found = loaded(annotations, predictions)
@@ -62,7 +62,7 @@ def test_counts_equal_loops(kind, case):
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @given(case=random_cases)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_confusion_equals_loops(kind, case):
     truth, found = loaded(*case)
     matrix = confusion_matrix(truth, found, score_threshold=0.3, overlap=kind, max_dets=100)

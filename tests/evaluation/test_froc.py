@@ -66,7 +66,7 @@ def test_unknown_criterion():
 
 @pytest.mark.parametrize("criterion", ["iobb", "iou", "center"])
 @given(case=random_cases)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_counting_anew_at_every_score(criterion, case):
     annotations, predictions = case
     found = froc_of(annotations, predictions, criterion=criterion)

@@ -35,8 +35,7 @@ def test_hostile_inputs_are_refused(boundary):
 def test_broken_inputs_are_refused_or_sound(boundary):
     with Sandbox(boundary.check) as sandbox:
 
-        @settings(max_examples=EXAMPLES, deadline=None, derandomize=not LARGE, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
+        @settings(max_examples=EXAMPLES, derandomize=not LARGE, suppress_health_check=list(HealthCheck))
         @given(boundary.inputs)
         def try_one(drawn):
             files, given = drawn

@@ -146,7 +146,7 @@ def test_default_protocol_passes_the_audit(prepared):
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a shrunk tree says no more, and takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -45,7 +45,7 @@ visit = st.tuples(st.integers(1, 3), hours, st.none() | st.integers(0, 60))
 radiograph = st.tuples(st.integers(1, 4), hours)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120)
 @given(
     visits=st.lists(visit, max_size=8),
     radiographs=st.lists(radiograph, min_size=1, max_size=6),
