@@ -1,42 +1,46 @@
 """A folder with a model, an image and nothing else: the guide's lines work there, in a process of their own."""
 
-import json
 import os
 import re
 import shlex
-import subprocess
-import sys
+import threading
+import time
+import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from dicom_files import radiograph, save
+from forked import Forked
 from PIL import Image
 from pydicom.uid import generate_uid
 
+from mdf_detectron import cli
 from mdf_detectron.cli import publish
 
 GUIDE = Path(__file__).parents[1] / "GETTING_STARTED.md"
 
-PROGRAM = """
-import json, shlex, sys, threading, time, urllib.request
-from mdf_detectron import cli
-from mdf_detectron.inference.predictor import Predictor
-code, lines, port = json.load(sys.stdin)
-exec(code)
-for line in lines:
-    print(line, flush=True)
-    cli.main(shlex.split(line, comments=True)[1:])
-threading.Thread(target=cli.main, args=[["serve", "model.pth", "--port", str(port)]], daemon=True).start()
-for attempt in range(1200):
-    try:
-        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
-        break
-    except OSError:
-        time.sleep(0.1)
-assert "Findings: model" in page
-print("all done", flush=True)
-"""
+
+def follow(code, lines, port):
+    """Run the guide's lines in a process that knows of no data set."""
+    for name in ("DETECTRON2_DATASETS", "PYTHONPATH"):
+        os.environ.pop(name, None)
+    DatasetCatalog.clear()
+    MetadataCatalog.clear()
+    exec(code, {})
+    for line in lines:
+        cli.main(shlex.split(line, comments=True)[1:])
+    threading.Thread(target=cli.main, args=[["serve", "model.pth", "--port", str(port)]], daemon=True).start()
+    for _ in range(1200):
+        try:
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
+            break
+        except OSError:
+            time.sleep(0.1)
+    assert "Findings: model" in page
+    print("all done", flush=True)
 
 
 def blocks(kind):
@@ -66,11 +70,8 @@ def test_the_lines_of_the_guide(folder, free_ports):
     (code,), (commands,) = blocks("python"), blocks("bash")
     lines = [line for line in commands.splitlines() if not line.startswith("mdf serve")]
     assert [shlex.split(line)[1] for line in lines] == ["predict", "predict", "whatif", "export"]
-    hidden = ("DETECTRON2_DATASETS", "PYTHONPATH")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden} | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], input=json.dumps([code, lines, free_ports()[0]]), cwd=folder,
-                          env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0 and "all done" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+    done = Forked(partial(follow, code, lines, free_ports()[0]), cwd=folder, environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.wait(600) == 0 and "all done" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert written == {
         "model.pth", "image.png", "image.dcm", "findings.png", "model.onnx", "model.ts",

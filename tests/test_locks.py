@@ -136,7 +136,8 @@ def test_workers_of_a_killed_preparation_end_with_it(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_program_of_a_killed_command_ends_with_it(tmp_path):
     note = tmp_path / "pid"
-    program = "import os, pathlib, sys, time; from mdf_detectron.child_processes import end_with_caller; "
+    program = "import os, pathlib, sys, time; sys.argv[0] = 'mdf'; "  # which starts without torch
+    program += "from mdf_detectron.child_processes import end_with_caller; "
     program += "end_with_caller(); assert 'MDF_PARENT_PROCESS' not in os.environ; "
     program += "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 
