@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
     parser.add_argument("--out", metavar="DIR", help="folder of the config files (default: configs/NAME)")
-    parser.add_argument("--image-size", type=int, help="side of the model's input (default: from images and boxes)")
+    parser.add_argument(
+        "--image-size", type=int, help="side of the model's square input (default: chosen from images and boxes)"
+    )
     parser.add_argument("--no-flip", action="store_true", help="no mirrored images in training")
-    parser.add_argument("--force", action="store_true", help="replace config files that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing config files")
     args = parser.parse_args(argv)
     from mdf_detectron.model_zoo.config_proposal import config_text, propose_config, read_folder
 

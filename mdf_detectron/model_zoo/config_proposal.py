@@ -1,4 +1,4 @@
-"""Propose a config for a prepared folder; every choice comes with the reason, as a comment of the file."""
+"""Propose a config for a prepared folder; a comment in the file gives the reason for each choice."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mdf_detectron.fileio import CONFIGS
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
 RECORD_REASONS = {
     "MODEL.CLINICAL.BRANCH": "Reads the record best on synthetic data; deconv is the paper's.",
-    "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from learning the train patients' records by heart.",
+    "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from memorizing the training patients' records.",
 }
-"""For keys of the recipes."""
+"""Reasons for keys of the recipes."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
 MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4
 SMALL_BOX = 16
-"""Pixels that the side of a small box (the 10th percentile) should have in the model's input."""
+"""Pixels that the side of a small box (10th percentile) should have in the model's input."""
 EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 600, 20_000
 
 _SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)", re.IGNORECASE)
@@ -40,13 +40,13 @@ _SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)
 
 @dataclass
 class FolderFacts:
-    """What a config depends on.
+    """Hold what a config depends on.
 
     Attributes:
-        name: of the folder, first part of its registered names.
+        name: of the folder; the first part of its registered names.
         splits: the annotation files.
-        schema: of the clinical columns.
-        pixel_mean, pixel_std: of a sample of the train split, 0–255.
+        schema: the clinical columns.
+        pixel_mean, pixel_std: of a sample of the training split, 0–255.
     """
 
     name: str
@@ -58,7 +58,7 @@ class FolderFacts:
 
 @dataclass
 class Choices:
-    """Config keys with their values, and why; columns that are left out, and why."""
+    """Config keys with their values and the reasons for them."""
 
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def read_folder(root: str | Path) -> FolderFacts:
     """Read a prepared folder.
 
     Raises:
-        DatasetError: no prepared folder, or a train split without boxes.
+        DatasetError: this is no prepared folder, or its training split has no boxes.
         ImageReadError: an image of the sample cannot be read.
     """
     root = Path(root)
@@ -84,7 +84,7 @@ def read_folder(root: str | Path) -> FolderFacts:
     splits = {s: read_annotations(root / "annotations" / f"{s}.json", prepared=True, schema=schema) for s in SPLITS}
     train = splits["train"]
     if not train.annotations:
-        raise DatasetError(f"{root}: no box in the train split ({len(train.images)} images); nothing can be learned")
+        raise DatasetError(f"{root}: no box in the training split ({len(train.images)} images); nothing can be learned")
     step = max(1, len(train.images) // PIXEL_SAMPLE)
     pixels = [read_radiograph(root / "images" / i["file_name"])[::4, ::4].ravel() for i in train.images[::step]]
     values = np.concatenate(pixels).astype(np.float64)
@@ -92,11 +92,11 @@ def read_folder(root: str | Path) -> FolderFacts:
 
 
 def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: bool = True) -> Choices:
-    """Choose what depends on the data; the rest is the package's base config and recipes.
+    """Choose what depends on the data; the package's base config and recipes set the rest.
 
     Args:
-        image_size: side of the model's square input; None chooses it.
-        flip: allow the horizontal flip (it is off anyway where class names are sided).
+        image_size: side of the model's square input; None to choose it.
+        flip: allow the horizontal flip (off anyway where class names say left or right).
     """
     choices, train = Choices(), facts.splits["train"]
     _datasets(choices, facts)
@@ -109,12 +109,12 @@ def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: b
     _masks_and_flip(choices, train, flip)
     _schedule(choices, facts)
     mean, std = round(facts.pixel_mean, 1), round(facts.pixel_std, 1)
-    choices.choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} train images.")
+    choices.choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} training images.")
     choices.choose("MODEL.PIXEL_STD", [std])
     per_image = np.bincount(np.unique([a["image_id"] for a in train.annotations], return_inverse=True)[1])
     choices.choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * int(per_image.max())),
                    f"An image has up to {per_image.max()} boxes.")  # fmt: skip
-    choices.choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; homoscedastic is the paper's.")
+    choices.choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; the paper uses homoscedastic.")
     return choices
 
 
@@ -123,9 +123,9 @@ def _datasets(choices: Choices, facts: FolderFacts) -> None:
     text = "; ".join(f"{name} {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
     choices.choose("DATASETS.TRAIN", [f"{facts.name}_train"], f"{text}.")
     if counts["val"][1]:
-        choices.choose("DATASETS.VAL", [f"{facts.name}_val"], "Chooses the best checkpoint; test is scored once.")
+        choices.choose("DATASETS.VAL", [f"{facts.name}_val"], "Selects the best checkpoint; test is scored once.")
     else:
-        choices.choose("DATASETS.VAL", [], "The validation split has no box, so no checkpoint can be chosen on it.")
+        choices.choose("DATASETS.VAL", [], "The validation split has no box: no checkpoint can be selected.")
     reason = "" if counts["test"][1] else "No box in it: metrics will be undefined. Prepare with another --seed."
     choices.choose("DATASETS.TEST", [f"{facts.name}_test"], reason)
 
@@ -141,20 +141,20 @@ def _columns(choices: Choices, facts: FolderFacts) -> None:
             continue
         used[column.kind].append(column.name)
         missing.append(f"{column.name} {100 * (1 - len(values) / len(records)):.0f} %")
-    reason = f"Columns of the schema; missing in the train split: {', '.join(missing) or 'none'}."
+    reason = f"Columns of the schema; missing in the training split: {', '.join(missing) or 'none'}."
     if left_out:
-        reason += f" Left out, one value or none: {', '.join(left_out)}."
+        reason += f" Left out (one value or none): {', '.join(left_out)}."
     choices.choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
     choices.choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
     fuses = bool(used["numeric"] or used["categorical"])
-    reason = "Both fusions; image_only.yaml beside this file has none." if fuses else "There is no record to fuse."
+    reason = "Both fusions; image_only.yaml next to this file has none." if fuses else "There is no record to fuse."
     choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
     choices.choose("MODEL.CLINICAL.FUSION_1D", fuses)
     choices.reasons |= RECORD_REASONS
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:
-    """(N, 2) width and height as shares of the image's: the input is a square, whatever the image's aspect."""
+    """Return width and height relative to the image, (N, 2); the input is a square."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in train.images}
     return np.array([np.divide(a["bbox"][2:], sizes[a["image_id"]]) for a in train.annotations])
 
@@ -163,13 +163,13 @@ def _image_size(choices: Choices, train: Annotations, boxes: np.ndarray, wanted:
     small = float(np.percentile(np.sqrt(boxes.prod(axis=1)), 10))
     shorter = float(np.median([min(image["width"], image["height"]) for image in train.images]))
     if wanted is not None:
-        side, reason = wanted, "As asked for."
+        side, reason = wanted, "As requested."
     else:
         needed = SMALL_BOX / max(small, 1e-6)
         there = max([size for size in IMAGE_SIZES if size <= shorter], default=IMAGE_SIZES[0])
         side = min(next((size for size in IMAGE_SIZES if size >= max(needed, 128)), IMAGE_SIZES[-1]), there)
         reason = f"The images' shorter side is {shorter:.0f} (median)."
-    choices.choose("INPUT.IMAGE_SIZE", side, f"{reason} A small box (10th percentile) has {small * side:.0f} pixels.")
+    choices.choose("INPUT.IMAGE_SIZE", side, f"{reason} A small box (10th percentile): {small * side:.0f} pixels.")
     return side
 
 
@@ -177,7 +177,7 @@ def _anchors(choices: Choices, boxes: np.ndarray, side: int) -> None:
     lengths = np.log(np.sqrt(boxes.prod(axis=1)))[:, None]
     count = min(MOST_ANCHOR_SIZES, len(np.unique(lengths.round(2))))
     centers = np.exp(KMeans(count, n_init=5, random_state=0).fit(lengths).cluster_centers_.ravel())
-    if count < 3:  # boxes of nearly one size: room for others in new images
+    if count < 3:  # boxes of nearly one size: allow others
         centers = np.outer(centers, (0.7, 1.0, 1.4)).ravel()
     sizes = sorted({max(8, int(4 * round(c / 4))) for c in centers})
     ratios = sorted({round(float(r), 1) for r in np.percentile(boxes[:, 1] / boxes[:, 0], (10, 50, 90))})
@@ -188,26 +188,32 @@ def _anchors(choices: Choices, boxes: np.ndarray, side: int) -> None:
                    "10th, 50th and 90th percentile of height over width, in the square input.")  # fmt: skip
     stride = 32 if side >= 384 and sizes[0] >= 64 else 16
     feature = f"p{int(math.log2(stride))}"
-    choices.choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride} cells.")
+    choices.choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride}.")
     choices.choose("MODEL.RPN.IN_FEATURES", [feature])
     choices.choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
-    choices.choose("MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each doubles the side, from 1.")
+    choices.choose(
+        "MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each stage doubles the side, from 1."
+    )
 
 
 def _masks_and_flip(choices: Choices, train: Annotations, flip: bool) -> None:
     masks = sum("segmentation" in a for a in train.annotations)
     complete = masks == len(train.annotations)
     choices.choose("MODEL.MASK_ON", complete, "Every box has a mask." if complete else
-                   f"{masks} of {len(train.annotations)} boxes have a mask, and all would need one.")  # fmt: skip
+                   f"Only {masks} of {len(train.annotations)} boxes have a mask.")  # fmt: skip
     if complete and any(isinstance(a["segmentation"], dict) for a in train.annotations):
         choices.choose("INPUT.MASK_FORMAT", "bitmask", "Masks are run-length encoded.")
     sided = [name for name in train.class_names if _SIDED.search(name)]
     if sided:
-        choices.choose("INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class: {', '.join(sided)}.")
+        choices.choose(
+            "INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class of {', '.join(sided)}."
+        )
     elif flip:
-        choices.choose("INPUT.RANDOM_FLIP", "horizontal", "No class name is sided; --no-flip switches it off.")
+        choices.choose(
+            "INPUT.RANDOM_FLIP", "horizontal", "No class name says left or right; --no-flip switches it off."
+        )
     else:
-        choices.choose("INPUT.RANDOM_FLIP", "none", "As asked for.")
+        choices.choose("INPUT.RANDOM_FLIP", "none", "As requested.")
 
 
 def _schedule(choices: Choices, facts: FolderFacts) -> None:
@@ -217,17 +223,17 @@ def _schedule(choices: Choices, facts: FolderFacts) -> None:
     iterations = min(max(EPOCHS * epoch, LEAST_ITERATIONS), MOST_ITERATIONS)
     choices.choose("SOLVER.IMS_PER_BATCH", batch)
     choices.choose("SOLVER.MAX_ITER", iterations,
-                   f"{iterations / epoch:.0f} epochs of {images} train images in batches of {batch}.")  # fmt: skip
+                   f"{iterations / epoch:.0f} epochs of {images} images in batches of {batch}.")  # fmt: skip
     choices.choose("SOLVER.WARMUP_ITERS", min(100, iterations // 10))
     period = max(epoch, iterations // 20)
     choices.choose("SOLVER.CHECKPOINT_PERIOD", period)
     if facts.splits["val"].annotations:
         choices.choose("TEST.EVAL_PERIOD", period, f"Validated {iterations // period} times.")
-        choices.choose("VALIDATION.PATIENCE", 5, "Ends after five validations without a better one.")
+        choices.choose("VALIDATION.PATIENCE", 5, "Stops after five validations without an improvement.")
 
 
 def config_text(choices: Choices, output_dir: str, title: str) -> str:
-    """Return the text of a config file that needs no other file: the bases' keys, then the choices with reasons."""
+    """Return the text of a self-contained config file: the keys of the bases, then the choices with their reasons."""
     keys: dict[str, Any] = {}
     for base in BASES:
         keys |= flat_config(yaml.safe_load((CONFIGS / base).read_text(encoding="utf-8")))
@@ -240,7 +246,10 @@ def config_text(choices: Choices, output_dir: str, title: str) -> str:
             node = node.setdefault(parent, {})
         node[last] = value
     _check(keys)
-    head = [f"# {title}", "# Comments give the reason of each choice; keys without one are the package's base config."]
+    head = [
+        f"# {title}",
+        "# Comments give the reason for each choice; keys without one come from the package's base config.",
+    ]
     return "\n".join([*head, *_lines(tree, choices.reasons, "", 0)]) + "\n"
 
 

@@ -68,7 +68,7 @@ def test_masks_columns_validation_and_schedule():
     choices = propose_config(facts(boxes, mask=[[0, 0, 9, 0, 9, 9]], images=4000))
     assert choices.values["MODEL.MASK_ON"] and choices.values["SOLVER.MAX_ITER"] == 20_000
     assert choices.values["MODEL.CLINICAL.NUMERIC"] == ["age"]
-    assert "Left out, one value or none: const" in choices.reasons["MODEL.CLINICAL.NUMERIC"]
+    assert "Left out (one value or none): const" in choices.reasons["MODEL.CLINICAL.NUMERIC"]
     plain = propose_config(facts(boxes, val=False, images=40)).values
     assert not plain["MODEL.MASK_ON"] and plain["DATASETS.VAL"] == [] and "VALIDATION.PATIENCE" not in plain
     assert plain["SOLVER.MAX_ITER"] == 600
