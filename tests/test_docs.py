@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from mdf_detectron import cli
 from mdf_detectron.config_file import get_mdf_cfg, load_config
+from mdf_detectron.data.sources import COLLECTIONS
 from mdf_detectron.fileio import CONFIGS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -46,10 +47,11 @@ def parser_of(name):
 
 
 def split_command(words):
-    """Return a command's name, of one word or two, and its arguments."""
-    name = next((n for n in (" ".join(words[:2]), words[0]) if n in cli.COMMANDS), None)
-    assert name, f"mdf {' '.join(words[:2])} is no command"
-    return name, words[len(name.split()) :]
+    """Return a command's name (that of "prepare" with the collection's) and its arguments."""
+    assert words[0] in cli.COMMANDS, f"mdf {words[0]} is no command"
+    count = 2 if words[0] == "prepare" else 1
+    assert count == 1 or words[1] in COLLECTIONS, f"mdf {' '.join(words[:2])}: no such collection"
+    return " ".join(words[:count]), words[count:]
 
 
 def commands(text):

@@ -13,7 +13,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from raw_mimic.history import RawSettings
 from raw_mimic.tree import write_raw_tree
 
-from mdf_detectron.cli import prepare_mimic_eye, prepare_own, prepare_rsna, prepare_synthetic
+from mdf_detectron.cli import prepare
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.errors import UserError
@@ -27,20 +27,24 @@ class Preparation:
     """A command that prepares a folder.
 
     Attributes:
-        name: of the kind.
-        main: of the command line.
+        name: of the collection.
         options: all but ``--seed`` and ``--out``.
     """
 
     name: str
-    main: Callable[[list[str]], object]
     options: Sequence[str]
 
+    @property
+    def main(self) -> Callable[[list[str]], object]:
+        """The command line."""
+        return prepare.main
+
     def argv(self, seed: int, out: Path) -> list[str]:
-        return [*self.options, "--seed", str(seed), "--out", str(out)]
+        """Return its arguments."""
+        return [self.name, *self.options, "--seed", str(seed), "--out", str(out)]
 
 
-SYNTHETIC = Preparation("synthetic", prepare_synthetic.main, ("--num-patients", "24", "--image-size", "64"))
+SYNTHETIC = Preparation("synthetic", ("--num-patients", "24", "--image-size", "64"))
 
 
 def make_preparations(folder: Path, synthetic: Path) -> list[Preparation]:
@@ -55,9 +59,9 @@ def make_preparations(folder: Path, synthetic: Path) -> list[Preparation]:
     rsna = "--root", str(_write_rsna(folder / "rsna_source")), "--image-size", "48"
     return [
         SYNTHETIC,
-        Preparation("own data", prepare_own.main, _own(folder, synthetic)),
-        Preparation("MIMIC", prepare_mimic_eye.main, mimic),
-        Preparation("RSNA", prepare_rsna.main, rsna),
+        Preparation("own", _own(folder, synthetic)),
+        Preparation("mimic-eye", mimic),
+        Preparation("rsna", rsna),
     ]
 
 

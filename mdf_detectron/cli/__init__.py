@@ -55,15 +55,7 @@ COMMANDS = {
     "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
-    "prepare own": Command("prepare_own", "your own images, boxes and table, DICOM too"),
-    "prepare synthetic": Command("prepare_synthetic", "the embedded synthetic set"),
-    "prepare rsna": Command("prepare_rsna", "RSNA Pneumonia Detection Challenge"),
-    "prepare nih": Command("prepare_nih", "NIH ChestX-ray14 with its list of boxes"),
-    "prepare vindr": Command("prepare_vindr", "VinDr-CXR of Kaggle or PhysioNet"),
-    "prepare ms-cxr": Command("prepare_ms_cxr", "MS-CXR with the triage values of MIMIC"),
-    "prepare padchest-gr": Command("prepare_padchest_gr", "PadChest-GR: grounded radiology reports"),
-    "prepare covid": Command("prepare_covid_chestxray", "the public covid-chestxray-dataset (lungs)"),
-    "prepare mimic-eye": Command("prepare_mimic_eye", "MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye"),
+    "prepare": Command("prepare", "prepare a data set: your own, the synthetic one or a public collection"),
 }
 """Every command, by what is typed after ``mdf``; a new one is one line here and one module."""
 
@@ -77,15 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[0] in ("-V", "--version"):
         print(f"mdf_detectron {__version__}")
         return
-    for count in (2, 1):
-        name = " ".join(words[:count])
-        if name in COMMANDS:
-            run(name, words[count:])
-            return
-    group = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if words[0] in COMMANDS:
+        run(words[0], words[1:])
+        return
     near = get_close_matches(words[0], COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near and not group else f"there are: {', '.join(group or COMMANDS)}"
-    sys.exit(f"error: mdf has no command {shorten(' '.join(words[: 2 if group else 1]))}; {hint}")
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+    sys.exit(f"error: mdf has no command {shorten(words[0])}; {hint}")
 
 
 def usage() -> str:

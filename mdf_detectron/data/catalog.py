@@ -11,7 +11,7 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,41 +21,12 @@ from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import SPLITS, warn_if_changed
 from mdf_detectron.data.readers import check_size, read_size
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.public_schemas import (
-    age_sex_view_schema,
-    covid_clinical_schema,
-    padchest_schema,
-    vindr_schema,
-)
+from mdf_detectron.data.sources import COLLECTIONS
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import file_stamp, sha256_of
 
-PREPARE_HINTS = {
-    "synthetic_cxr": "run: python datasets/prepare_synthetic.py --out {root} --num-patients 700 --seed 1 --signal 1.0",
-    "covid_cxr": "run: python datasets/prepare_covid_chestxray.py --root COVID_CHESTXRAY_ROOT --out {root}",
-    "rsna": "run: python datasets/prepare_rsna.py --root RSNA_ROOT --out {root} --image-size 512",
-    "nih": "run: python datasets/prepare_nih.py --root NIH_ROOT --out {root} --image-size 512",
-    "vindr": "run: python datasets/prepare_vindr.py --root VINDR_ROOT --out {root} --image-size 512",
-    "padchest_gr": "run: python datasets/prepare_padchest_gr.py --root PADCHEST_GR_ROOT --out {root} --image-size 512",
-    "ms_cxr": "run: python datasets/prepare_ms_cxr.py --root PHYSIONET_ROOT --out {root} --image-size 512",
-    "mimic_eye": "get PhysioNet's files (credentialed access) and run: python datasets/prepare_mimic_eye.py "
-    "--physionet ROOT --out {root}",
-}
-"""Known folder names, and how each is made."""
-
-
-KNOWN_SCHEMAS = {
-    "synthetic_cxr": mimic_clinical_schema,
-    "covid_cxr": covid_clinical_schema,
-    "rsna": age_sex_view_schema,
-    "nih": age_sex_view_schema,
-    "vindr": vindr_schema,
-    "padchest_gr": padchest_schema,
-    "ms_cxr": mimic_clinical_schema,
-    "mimic_eye": mimic_clinical_schema,
-}
-"""Schemas of the collections that the package knows, for models that are built before the data are prepared."""
+if TYPE_CHECKING:
+    from mdf_detectron.data.sources.kit.collection import Collection
 
 
 def dataset_schema(name: str) -> ClinicalSchema | None:
@@ -70,8 +41,14 @@ def dataset_schema(name: str) -> ClinicalSchema | None:
     file = MetadataCatalog.get(name).get("clinical_schema_file") if name in DatasetCatalog.list() else None
     if file is not None and Path(file).is_file():
         return load_schema(file)
-    known = KNOWN_SCHEMAS.get(name.rsplit("_", 1)[0])
-    return known() if known else None
+    collection = _collection_of(name)
+    return collection.schema if collection else None
+
+
+def _collection_of(name: str) -> Collection | None:
+    """Return the collection whose folder has a data set's name; None for data of the user's own."""
+    known = COLLECTIONS.folders().get(name.rsplit("_", 1)[0])
+    return COLLECTIONS[known] if known else None
 
 
 def register_all(root: str | Path | None = None) -> None:
@@ -83,7 +60,7 @@ def register_all(root: str | Path | None = None) -> None:
     """
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     prepared = {path.parent.name for path in base.glob(f"*/{SCHEMA_FILE_NAME}")}
-    for name in sorted(prepared | PREPARE_HINTS.keys()):
+    for name in sorted(prepared | COLLECTIONS.folders().keys()):
         _register_if_new(base / name, name)
         for fold in sorted((base / name).glob("fold_*")):
             _register_if_new(fold, f"{name}_{fold.name}")
@@ -274,5 +251,6 @@ def check_masks(records: list[dict[str, Any]], name: str) -> None:
 
 
 def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
-    hint = PREPARE_HINTS.get(name.rsplit("_", 1)[0], "write a prepared folder to {root}").format(root=root)
-    return f"dataset '{name}': no {json_file}; to prepare it, {hint} (see datasets/README.md)"
+    collection = _collection_of(name)
+    command = f"mdf prepare {collection.name} {collection.example}" if collection else "mdf prepare own …"
+    return f"dataset '{name}': no {json_file}; to prepare it, run: {command} --out {root}"

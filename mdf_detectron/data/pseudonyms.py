@@ -20,7 +20,6 @@ from typing import Any
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, renew_digests
 from mdf_detectron.data.readers import copy_bare_png
-from mdf_detectron.data.sources.kit.values import ProblemList
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 
@@ -108,10 +107,6 @@ class Privacy:
     def arguments(self) -> dict[str, str]:
         """Return what makes a folder another one, for its report."""
         return {"pseudonyms": self.pseudonyms.fingerprint} if self.pseudonyms else {}
-
-    def problem_list(self, on_error: str) -> ProblemList:
-        """Make the list of broken entries."""
-        return ProblemList(skip=on_error == "skip", show_values=self.show_values)
 
     def apply(self, folder: Path) -> None:
         """Replace what is to be replaced in a folder that is written."""

@@ -13,8 +13,9 @@ from mdf_detectron.data.catalog import load_records, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, cache_path, make_caches, open_caches
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.readers import read_model_input
-from mdf_detectron.data.sources.own.options import OwnOptions
-from mdf_detectron.data.sources.own.prepare import prepare_own
+from mdf_detectron.data.sources.kit.collection import WriteOptions
+from mdf_detectron.data.sources.kit.preparation import prepare
+from mdf_detectron.data.sources.own.collection import COLLECTION
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import sha256_of
 
@@ -36,8 +37,10 @@ def sources(tmp_path):
 
 def prepared(sources, privacy=None, **options):
     out = sources / "mine"
-    given = {"privacy": privacy} if privacy else {}
-    prepare_own([sources / "boxes.csv"], sources / "scans", out, OwnOptions(**options), num_workers=1, **given)
+    given = {"annotations": [sources / "boxes.csv"], "images": sources / "scans"} | (
+        {"privacy": privacy} if privacy else {}
+    )
+    prepare(COLLECTION, out, WriteOptions(**options), num_workers=1, **given)
     return out
 
 

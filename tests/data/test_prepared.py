@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 
 from mdf_detectron.data.annotations import read_annotations
 from mdf_detectron.data.catalog import (
-    KNOWN_SCHEMAS,
-    PREPARE_HINTS,
     dataset_schema,
     load_records,
     register_all,
@@ -23,6 +21,7 @@ from mdf_detectron.data.catalog import (
 )
 from mdf_detectron.data.prepared import Flow, PreparedImage, staged_folder, write_annotations
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources import COLLECTIONS
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
 from mdf_detectron.errors import DatasetError
 
@@ -253,7 +252,8 @@ def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, 
 
 
 def test_every_known_collection_has_its_schema_before_it_is_prepared():
-    assert KNOWN_SCHEMAS.keys() == PREPARE_HINTS.keys()
+    for folder, name in COLLECTIONS.folders().items():
+        assert dataset_schema(f"{folder}_train") == COLLECTIONS[name].schema
     assert dataset_schema("rsna_train").names == ["age", "sex", "view"] and dataset_schema("vindr_val").numeric
 
 

@@ -9,9 +9,8 @@ from raw_mimic.history import RawSettings
 from raw_mimic.oracle import raw_oracle_predictions, read_as, read_settings
 from raw_mimic.tree import write_raw_tree
 
-from mdf_detectron.data.sources.mimic.layout import physionet_files
-from mdf_detectron.data.sources.mimic.options import MimicOptions
-from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.data.sources.kit.preparation import prepare
+from mdf_detectron.data.sources.mimic.collection import COLLECTION
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CLASS_SHIFTS, CohortSettings, vital_correlation
 from mdf_detectron.data.synthetic.oracle import Reading, posteriors
 from mdf_detectron.errors import SourceDataError
@@ -29,7 +28,7 @@ def make(tmp_path_factory):
         )
         write_raw_tree(root / "tree", settings)
         assert read_settings(root / "tree") == settings
-        prepare_mimic(physionet_files(root / "tree" / "physionet"), root / "prepared", MimicOptions(min_certainty=1))
+        prepare(COLLECTION, root / "prepared", physionet=root / "tree" / "physionet", min_certainty=1)
         return root / "prepared", root / "tree"
 
     return make

@@ -157,7 +157,7 @@ def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path
     finally:
         image.with_suffix(".away").rename(image)
     register_prepared_folder(tmp_path / "mimic_eye", "mimic_eye")
-    with pytest.raises(DatasetError, match="to prepare it, get PhysioNet's files .*prepare_mimic_eye.py"):
+    with pytest.raises(DatasetError, match="to prepare it, run: mdf prepare mimic-eye"):
         check_datasets(tiny_config(), ("mimic_eye_train",))
 
 
@@ -166,8 +166,8 @@ def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path
     [
         (
             ["--eval-only"],
-            "no datasets/mimic_eye/annotations/test.json; to prepare it, get PhysioNet's files (credentialed access) "
-            "and run: python datasets/prepare_mimic_eye.py --physionet ROOT --out datasets/mimic_eye",
+            "no datasets/mimic_eye/annotations/test.json; to prepare it, run: mdf prepare mimic-eye --physionet ROOT "
+            "--image-size 512 --out datasets/mimic_eye",
         ),
         (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
     ],

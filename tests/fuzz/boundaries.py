@@ -15,7 +15,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +50,9 @@ from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, rea
 from mdf_detectron.data.catalog import load_records
 from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
-from mdf_detectron.data.sources.own.prepare import prepare_own
+from mdf_detectron.data.sources.kit.collection import WriteOptions
+from mdf_detectron.data.sources.kit.preparation import prepare
+from mdf_detectron.data.sources.own.collection import COLLECTION
 from mdf_detectron.data.study_records import RecordTable
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
@@ -454,8 +454,8 @@ EXPORT = {
 BOXES = [["image", "xmin", "ymin", "xmax", "ymax", "class"],
          *([f"scan_{i}.png", 2, 2, 8, 7, "opacity"] for i in range(COUNT))]  # fmt: skip
 COLUMNS = {"version": 1, "columns": [{"name": "age", "kind": "numeric"}, {"name": "lactate", "kind": "numeric"}]}
-OPTIONS = OwnOptions(key="File", patient="MRN", time="Taken", record_time="Drawn", fractions=(0.34, 0.33, 0.33),
-                     columns=parse_columns("Age:age Sex:sex Lactate:lactate"))  # fmt: skip
+OPTIONS = {"key": "File", "patient": "MRN", "time": "Taken", "record_time": "Drawn",
+           "columns": ["Age:age Sex:sex Lactate:lactate"]}  # fmt: skip
 SCANS = {f"scans/scan_{i}.png": encoded(Image.fromarray(np.full((12, 16), 40 * i, np.uint8)), "PNG")
          for i in range(COUNT)}  # fmt: skip
 
@@ -511,8 +511,9 @@ def changed_own_data(draw: st.DrawFn) -> tuple[dict[str, bytes], str]:
 def check_own_data(folder: Path, on_error: str | None) -> None:
     (boxes,), (table,) = folder.glob("boxes.*"), [p for p in folder.iterdir() if p.name.startswith("table")] or [None]
     schema = folder / "s.yaml" if (folder / "s.yaml").exists() else None
-    prepare_own([boxes], folder / "scans", folder / "out", replace(OPTIONS), table=table or folder / "table.csv",
-                schema=schema, on_error=on_error or "stop", num_workers=0)  # fmt: skip
+    prepare(COLLECTION, folder / "out", WriteOptions(fractions=(0.34, 0.33, 0.33)), annotations=[boxes],
+            images=folder / "scans", table=table or folder / "table.csv", schema=schema, on_error=on_error or "stop",
+            num_workers=0, **OPTIONS)  # fmt: skip
     schema = ClinicalSchema.load(folder / "out" / "clinical_schema.yaml")
     files, patients = [], []
     for split in ("train", "val", "test"):

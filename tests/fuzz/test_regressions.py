@@ -31,7 +31,7 @@ from mdf_detectron.data.annotations import check_annotations
 from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit import table as tables
-from mdf_detectron.data.sources.kit.values import ProblemList
+from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.errors import (
     CheckpointError,
     ConfigError,

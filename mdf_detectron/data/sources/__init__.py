@@ -1,1 +1,70 @@
-"""Collections of studies, one file or small folder each: source files → a prepared folder."""
+"""The collections that ``mdf prepare`` knows; each is one module that ends in ``COLLECTION``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mdf_detectron.data.sources.kit.collection import Collection
+
+
+class Entry(NamedTuple):
+    """A line of the list.
+
+    Attributes:
+        module: ends in the collection.
+        folder: name of the prepared folder in the configs; None where the user chooses it.
+    """
+
+    module: str
+    folder: str | None = None
+
+
+class CollectionList(Mapping[str, "Collection"]):
+    """Collections by name. A module is imported when its collection is asked for, not before.
+
+    Args:
+        entries: name → entry; a new collection is one line more.
+    """
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> Collection:
+        return importlib.import_module(self.entries[name].module).COLLECTION
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def help(self, name: str) -> str:
+        """Return the one-line help, the first line of the module's docstring, without importing the module."""
+        spec = find_spec(self.entries[name].module)
+        text = ast.get_docstring(ast.parse(spec.loader.get_source(spec.name)))
+        return (text or "").partition("\n")[0].rstrip(".")
+
+    def folders(self) -> dict[str, str]:
+        """Return folder → name of the collections that the configs know."""
+        return {entry.folder: name for name, entry in self.entries.items() if entry.folder}
+
+
+_SOURCES = "mdf_detectron.data.sources"
+COLLECTIONS = CollectionList(
+    {
+        "own": Entry(f"{_SOURCES}.own.collection"),
+        "synthetic": Entry("mdf_detectron.data.synthetic.prepare", "synthetic_cxr"),
+        "rsna": Entry(f"{_SOURCES}.rsna", "rsna"),
+        "nih": Entry(f"{_SOURCES}.nih", "nih"),
+        "vindr": Entry(f"{_SOURCES}.vindr", "vindr"),
+        "ms-cxr": Entry(f"{_SOURCES}.ms_cxr", "ms_cxr"),
+        "padchest-gr": Entry(f"{_SOURCES}.padchest_gr", "padchest_gr"),
+        "covid": Entry(f"{_SOURCES}.covid_chestxray", "covid_cxr"),
+        "mimic-eye": Entry(f"{_SOURCES}.mimic.collection", "mimic_eye"),
+    }
+)

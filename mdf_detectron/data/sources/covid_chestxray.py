@@ -1,25 +1,27 @@
-"""The public ieee8023/covid-chestxray-dataset → prepared folder: boxes of the lungs and a few clinical columns.
+"""The public covid-chestxray-dataset: boxes of the lungs; a few clinical columns, most values missing.
 
-Columns that describe what followed the study (survival, intubation, intensive care) are left out: they would leak
-the future.
+mdf prepare covid --root COVID_CHESTXRAY_ROOT --out datasets/covid_cxr
+
+Columns that describe what followed the study (survival, intubation, intensive care) are left out: they would leak the
+future.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mdf_detectron.data.readers import read_size
-from mdf_detectron.data.sources.kit.collection import NO_PATIENT, Collection, first_file, prepare_collection, table_with
-from mdf_detectron.data.sources.kit.geometry import OTHER_SHAPE, differs_in_shape
-from mdf_detectron.data.sources.kit.output import Account
-from mdf_detectron.data.sources.kit.table import Row, Table
-from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.own.joining import Study
-from mdf_detectron.data.sources.own.options import OwnOptions
-from mdf_detectron.data.sources.public_schemas import covid_clinical_schema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.sources.kit.boxes import NO_AREA, OTHER_SHAPE, differs_in_shape
+from mdf_detectron.data.sources.kit.collection import AGE, SEX, Collection, Content, root_option
+from mdf_detectron.data.sources.kit.preparation import ABSENT, NO_PATIENT
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.kit.table import Row, Table, find_file, read_table
 from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import ImageReadError, SourceDataError
 from mdf_detectron.fileio import read_json
@@ -29,43 +31,32 @@ ANNOTATION_FILE = "annotations/imageannotation_ai_lung_bounding_boxes.json"
 ORIGIN = "github.com/ieee8023/covid-chestxray-dataset"
 CLASSES = ("Right Lung", "Left Lung")
 XRAY_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
-FRACTIONS = (0.65, 0.10, 0.25)
-"""Train, val, test: the collection is small, and fewer test patients would say little."""
+SAME_FILE = "file of another entry"
+SCHEMA = ClinicalSchema(
+    (
+        AGE,
+        ClinicalColumn("temperature", "numeric", "°C", 30, 45),
+        ClinicalColumn("pO2_saturation", "numeric", "%", 50, 100),
+        ClinicalColumn("leukocyte_count", "numeric", "10^9/L", 0, 100),
+        ClinicalColumn("neutrophil_count", "numeric", "10^9/L", 0, 100),
+        ClinicalColumn("lymphocyte_count", "numeric", "10^9/L", 0, 100),
+        ClinicalColumn("offset", "numeric", "days", -365, 3650, description="days since the first symptom"),
+        SEX,
+    )
+)
 
-NO_AREA, SAME_FILE = "box without area inside the image", "file of another entry"
 
-
-def prepare_covid(
-    root: str | Path,
-    out: str | Path,
-    *,
-    seed: int = 1,
-    copy_images: bool = False,
-    on_error: str = "stop",
-    decimal_comma: bool = False,
-) -> bool:
-    """Write the prepared folder; returns False if the same sources and options made the one that is there.
+def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -> Content:
+    """Read the metadata and the boxes, and of each image the size in its header.
 
     Args:
-        root: the collection's folder (``metadata.csv``, ``images/``, ``annotations/``).
-        copy_images: copy the files instead of linking to them.
-        on_error: "stop" at unreadable images, or "skip" and count them.
+        root: folder of :data:`METADATA_FILE`, ``images/`` and ``annotations/``.
         decimal_comma: numbers are written "38,1".
-
-    Raises:
-        SourceDataError: a source file is absent or broken, or (with ``on_error="stop"``) an image cannot be read.
     """
-    options = OwnOptions(seed=seed, copy_images=copy_images, fractions=FRACTIONS, decimal_comma=decimal_comma)
-    return prepare_collection(lambda job: read_covid(job, root), out, options, on_error=on_error)
-
-
-def read_covid(job: Account, root: str | Path) -> Collection:
-    """Read the metadata and the boxes, and of each image the size in its header."""
     root = Path(root).resolve()
-    schema = covid_clinical_schema()
-    columns = ("patientid", "filename", "view", "modality", *schema.names)
-    table = table_with(first_file(root, [METADATA_FILE], ORIGIN), columns, job, ORIGIN)
-    annotation_file = first_file(root, [ANNOTATION_FILE], ORIGIN)
+    needed = ("patientid", "filename", "view", "modality", *SCHEMA.names)
+    table = read_table(find_file(root, [METADATA_FILE], ORIGIN), job.problems, needed, origin=ORIGIN)
+    annotation_file = find_file(root, [ANNOTATION_FILE], ORIGIN)
     coco, rows = read_lung_boxes(annotation_file), _first_rows(table, job)
     boxes: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
     source = SourceAnnotations([], list(CLASSES), len(coco["annotations"]), images_in=len(coco["images"]))
@@ -76,22 +67,23 @@ def read_covid(job: Account, root: str | Path) -> Collection:
             source.dropped["image not in the file"] += 1
     studies, seen = [], set()
     for number, entry in enumerate(coco["images"]):
-        path = root / "images" / entry["file_name"]
-        reason = SAME_FILE if path in seen else _why_not(path, rows.get(entry["file_name"]), entry)
+        row, path = rows.get(entry["file_name"]), root / "images" / entry["file_name"]
+        reason = SAME_FILE if path in seen else _why_not(path, row, entry)
         seen.add(path)
         if reason is None:
             image = _image(entry, f"{annotation_file.name} images[{number}]", boxes[entry["id"]], coco["names"], source)
-            row = rows[entry["file_name"]]
             if image.boxes:
-                studies.append(Study(image, path, row=row, patient=patient_key(row["patientid"])))
+                studies.append(Study(image, path, row=row, patient=row["patientid"]))
             else:  # every image shows lungs: without a box it is not healthy, but unlabeled
                 reason = "no usable box"
-        job.image_drops[reason] += reason is not None
+        if reason:
+            job.image_drops[reason] += 1
     source.images = [study.image for study in studies]
     unannotated = len(set(rows) - {entry["file_name"] for entry in coco["images"]})
     job.flow.add("rows of images", len(rows), len(rows) - unannotated, {"image without lung boxes": unannotated})
+    tables, choices = [table.path, annotation_file], {"decimal_comma": decimal_comma}
     title = "Lungs in public chest radiographs"
-    return Collection(title, source, studies, schema, [table.path, annotation_file])
+    return Content(title, source, studies, SCHEMA, tables, choices, decimal_comma=decimal_comma)
 
 
 def read_lung_boxes(path: Path) -> dict[str, Any]:
@@ -116,7 +108,7 @@ def read_lung_boxes(path: Path) -> dict[str, Any]:
 
 
 def _first_rows(table: Table, job: Account) -> dict[str, Row]:
-    """The first row of each file, by its name."""
+    """Return the first row of each file, by its name."""
     rows: dict[str, Row] = {}
     for row in table.rows:
         rows.setdefault(row["filename"].strip(), row)
@@ -127,7 +119,7 @@ def _first_rows(table: Table, job: Account) -> dict[str, Row]:
 
 
 def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
-    """Why an image is left out, or None."""
+    """Tell why an image is left out; None if it is not."""
     if not all(_is_number(entry.get(k)) and entry[k] > 0 for k in ("width", "height")):
         return "entry without the size its boxes are given in"
     if row is None:
@@ -137,7 +129,7 @@ def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
     if patient_key(row["patientid"]) is None:
         return NO_PATIENT
     if not path.is_file():
-        return "image file absent"
+        return ABSENT
     try:
         size = read_size(path)
     except ImageReadError:
@@ -148,7 +140,7 @@ def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
 def _image(
     entry: dict[str, Any], where: str, annotations: list[dict], names: dict[Any, str], source: SourceAnnotations
 ) -> SourceImage:
-    """An entry with its usable boxes, in the pixels of the file's copy that was annotated; masks are the boxes."""
+    """Return an entry with its usable boxes, in the pixels of the copy that was annotated; masks are the boxes."""
     width, height = entry["width"], entry["height"]
     image = SourceImage(entry["file_name"], str(entry["id"]), where, (width, height))
     for annotation in annotations:
@@ -170,3 +162,20 @@ def _image(
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's own arguments."""
+    root_option(parser, f"copy of {ORIGIN}")
+    parser.add_argument("--decimal-comma", action="store_true", help="numbers are written 38,1")
+
+
+COLLECTION = Collection(
+    "covid",
+    __doc__,
+    read_covid,
+    SCHEMA,
+    add_options,
+    "--root COVID_CHESTXRAY_ROOT",
+    defaults={"fractions": (0.65, 0.10, 0.25)},  # it is small, and fewer test patients would say little
+)

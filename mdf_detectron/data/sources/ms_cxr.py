@@ -1,42 +1,40 @@
-"""MS-CXR: boxes of phrases of MIMIC-CXR's reports, with the triage values of the emergency visit of each image.
+"""MS-CXR: boxes of report phrases, with MIMIC's triage values (credentialed PhysioNet access).
 
-The images, visits, triage values and patients are those of MIMIC (:mod:`~mdf_detectron.data.sources.mimic`). MS-CXR
-only has images with a finding; its own split is one of phrases, and is not used.
+mdf prepare ms-cxr --root PHYSIONET_ROOT --out datasets/ms_cxr --image-size 512
+
+The images, visits, triage values and patients are those of MIMIC. MS-CXR only has images with a finding. Its own split
+is one of phrases, and is not used.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import argparse
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, parse_box, table_with
-from mdf_detectron.data.sources.kit.output import Account
-from mdf_detectron.data.sources.kit.table import Table
+from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.collection import Collection, Content, root_option
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage
+from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.mimic.cleaning import clean_triage
-from mdf_detectron.data.sources.mimic.cohort import add_clinical_values
-from mdf_detectron.data.sources.mimic.layout import SourceFiles, physionet_files
+from mdf_detectron.data.sources.mimic.collection import study_of
+from mdf_detectron.data.sources.mimic.layout import TABLES, SourceFiles, add_path_options, physionet_files
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.visits import (
-    MATCHED,
+from mdf_detectron.data.sources.mimic.tables import (
     VITAL_COLUMNS,
-    match_visits,
     read_patients,
     read_radiographs,
     read_stays,
     read_triage,
 )
-from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.own.joining import Study
+from mdf_detectron.data.sources.mimic.visits import MATCHED, add_clinical_values, match_visits
 from mdf_detectron.errors import SourceDataError
 
 PATTERNS = ("ms-cxr/*/MS_CXR_Local_Alignment*.csv", "MS_CXR_Local_Alignment*.csv")
 ORIGIN = "physionet.org/content/ms-cxr"
 BOX_COLUMNS, SIZE_COLUMNS = ("x", "y", "w", "h"), ("image_width", "image_height")
-REPEATED, TWO_SIZES, UNKNOWN_IMAGE = "repeats another box", "image of two sizes", "image not in the image table"
+TWO_SIZES, UNKNOWN_IMAGE = "image of two sizes", "image not in the image table"
 NO_SIZE = "unusable size of the image"
 
 
@@ -45,35 +43,33 @@ def read_ms_cxr(
     root: str | Path,
     *,
     boxes: str | Path | None = None,
-    overrides: Mapping[str, str | Path | None] | None = None,
     stay_window_days: float = 7,
     keep_unmatched: bool = False,
-) -> Collection:
-    """Read the boxes and MIMIC's tables; no image is opened.
+    **overrides: str | Path | None,
+) -> Content:
+    """Read the boxes and MIMIC's tables.
 
     Args:
         root: parent of ``ms-cxr/``, ``mimiciv/``, ``mimic-iv-ed/`` and ``mimic-cxr-jpg/``.
         boxes: the table of boxes, if it lies elsewhere.
-        overrides: of :func:`~mdf_detectron.data.sources.mimic.layout.physionet_files`.
-        stay_window_days: an image may be so many days later than the departure of its visit.
+        stay_window_days: an image may be this many days later than the departure of its visit.
         keep_unmatched: keep images without a visit; of them only age and gender are known.
+        overrides: of :func:`~mdf_detectron.data.sources.mimic.layout.physionet_files`.
     """
     files = physionet_files(root, overrides, with_readings=False)
     columns = ("dicom_id", "category_name", *BOX_COLUMNS, *SIZE_COLUMNS)
-    table = table_with(Path(boxes) if boxes else _latest(Path(root)), columns, job, ORIGIN)
+    table = read_table(Path(boxes) if boxes else _latest(Path(root)), job.problems, columns, origin=ORIGIN)
     source = _read_boxes(table, job)
     records = _clinical_records([image.name for image in source.images], files, stay_window_days, job)
-    studies, drops = [], Counter()
+    studies = []
     for image in source.images:
         record = records.get(image.name)
         if record is None:
-            job.problems.add(UNKNOWN_IMAGE, f"{image.where}: {image.name} is not in the metadata of MIMIC-CXR-JPG")
-            drops[UNKNOWN_IMAGE] += 1
+            job.drop(UNKNOWN_IMAGE, f"{image.where}: {image.name} is not in the metadata of MIMIC-CXR-JPG")
         elif record["match"] not in MATCHED and not keep_unmatched:
-            drops[record["match"]] += 1
+            job.image_drops[record["match"]] += 1
         else:
-            studies.append(_study(image, record, files))
-    job.image_drops.update(drops)
+            studies.append(study_of(image, record, files))
     source.images = [study.image for study in studies]
     job.notes.append(
         "MS-CXR has images with a finding only. How often a model sees something on a healthy image cannot be measured "
@@ -82,11 +78,11 @@ def read_ms_cxr(
     tables = [table.path, *(path for paths in files.tables.values() for path in paths)]
     choices = {"stay_window_days": stay_window_days, "keep_unmatched": keep_unmatched}
     schema = mimic_clinical_schema()
-    return Collection("MS-CXR with triage values", source, studies, schema, tables, choices=choices, has_times=True)
+    return Content("MS-CXR with triage values", source, studies, schema, tables, choices, has_times=True)
 
 
 def _latest(root: Path) -> Path:
-    """The table of boxes of the latest release."""
+    """Return the table of boxes of the latest release."""
     for pattern in PATTERNS:
         if found := sorted(root.glob(pattern)):
             return found[-1]
@@ -111,7 +107,7 @@ def _read_boxes(table: Table, job: Account) -> SourceAnnotations:
         if box is None:
             source.dropped[UNUSABLE_BOX] += 1
         elif any((other["bbox"], other["class"]) == (box, label) for other in image.boxes):
-            source.dropped[REPEATED] += 1  # one place of two phrases
+            source.dropped[REPEATED_BOX] += 1  # one place of two phrases
         else:
             image.boxes.append({"bbox": box, "class": label})
     source.images_in = len(images)
@@ -137,7 +133,7 @@ def _size(values: list[str], place: str, job: Account) -> tuple[int, int] | None
 def _clinical_records(
     names: list[str], files: SourceFiles, window_days: float, job: Account
 ) -> dict[str, dict[str, Any]]:
-    """Columns of MIMIC's tables for each image that they know: its visit, times, patient and clean values."""
+    """Join MIMIC's tables for each image that they know: its visit, times, patient and clean values."""
     patients = read_patients(files.tables["patients"], job.problems, job.flow)
     stays = read_stays(files.tables["edstays"], job.problems, job.flow)
     triage = read_triage(files.tables["triage"], stays, job.problems, job.flow)
@@ -146,22 +142,23 @@ def _clinical_records(
     radiographs = radiographs.join(match_visits(radiographs, stays, window_days))
     used = triage[triage["stay_id"].isin(radiographs["stay_id"])]
     clean, cleaning = clean_triage(used)
-    removed = {
-        f"{column}: {reason}": n for column, reasons in cleaning.removed.items() for reason, n in reasons.items()
-    }
     kept = int(clean[list(VITAL_COLUMNS)].notna().sum().sum())
-    job.flow.add("triage values", len(used) * len(VITAL_COLUMNS), kept, removed)
-    for column, reasons in cleaning.changed.items():
-        job.notes += [f"{n} values of {column} were changed: {reason}." for reason, n in reasons.items()]
+    job.flow.add("triage values", len(used) * len(VITAL_COLUMNS), kept, cleaning.dropped())
+    job.notes += [f"{n} values of {column} were changed: {reason}."
+                  for (column, reason), n in sorted(cleaning.changed.items())]  # fmt: skip
     joined = add_clinical_values(radiographs, patients, clean, cleaning)
     if impossible := int(joined["age_removed"].sum()):
         job.notes.append(f"{impossible} images have an impossible age, which is missing.")
     return {row["dicom_id"]: row for row in joined.to_dict("records")}
 
 
-def _study(image: SourceImage, record: Mapping[str, Any], files: SourceFiles) -> Study:
-    path = files.image_path(image.name, int(record["subject_id"]), int(record["study_id"]))
-    values = {name: record[name] for name in mimic_clinical_schema().names}
-    arrival = None if pd.isna(record["intime"]) else record["intime"].isoformat()
-    times = (record["time"].isoformat(), arrival)
-    return Study(image, path, row=values, patient=str(record["subject_id"]), times=times)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's own arguments."""
+    root_option(parser, "folder with ms-cxr/, mimiciv/, mimic-iv-ed/ and mimic-cxr-jpg/")
+    parser.add_argument("--boxes", metavar="PATH", help="where MS-CXR's table of boxes lies, if elsewhere")
+    add_path_options(parser, (*TABLES, "images"))
+
+
+COLLECTION = Collection(
+    "ms-cxr", __doc__, read_ms_cxr, mimic_clinical_schema(), add_options, "--root PHYSIONET_ROOT --image-size 512"
+)

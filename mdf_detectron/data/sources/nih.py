@@ -1,4 +1,6 @@
-"""NIH ChestX-ray14 with its list of boxes: eight findings, with age, sex and view of the data entry table.
+"""NIH ChestX-ray14 with its list of boxes: eight findings; age, sex and view.
+
+mdf prepare nih --root NIH_ROOT --out datasets/nih --image-size 512
 
 Only 880 images have boxes. Another image with a finding is unlabeled, not healthy: only "No Finding" is healthy.
 """
@@ -7,60 +9,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
-from mdf_detectron.data.sources.kit.output import Account
-from mdf_detectron.data.sources.kit.table import Table, read_table
-from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.own.joining import Study
-from mdf_detectron.data.sources.public_schemas import age_sex_view_schema
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.collection import AGE, SEX, VIEW, Collection, Content, root_option
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.kit.table import Table, find_file, read_table
 from mdf_detectron.errors import SourceDataError, shorten
 
-CLASSES = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-)
+CLASSES = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia",
+           "Pneumothorax")  # fmt: skip
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOX_FILE = "BBox_List_2017.csv"
+SCHEMA = ClinicalSchema((AGE, SEX, VIEW))
 ORIGIN = "nihcc.app.box.com/v/ChestXray-NIHCC"
 SIDE = 1024
 """Pixels of each released image's sides, in which the boxes are given."""
 
 HEALTHY, UNLABELED = "No Finding", "a finding, but no box: unlabeled, not healthy"
-REPEATED, UNKNOWN_IMAGE, OTHER_LABEL = (
-    "repeats another box",
-    "box of an unknown image",
-    "box of a finding its image lacks",
-)
+UNKNOWN_IMAGE, OTHER_LABEL = "box of an unknown image", "box of a finding its image lacks"
 _COLUMNS = {"age": "Patient Age", "sex": "Patient Gender", "view": "View Position"}
 _RENAMED = {"Infiltrate": "Infiltration"}
 
 
-def read_nih(job: Account, root: str | Path) -> Collection:
-    """Read the data entry table and the list of boxes; no image is opened.
+def read_nih(job: Account, root: str | Path) -> Content:
+    """Read the data entry table and the list of boxes.
 
     Args:
         root: folder of one of :data:`ENTRY_FILES`, of :data:`BOX_FILE`, and of ``images/`` or ``images_001/images/`` …
     """
     root = Path(root).resolve()
     needed = ("Image Index", "Finding Labels", "Patient ID", *_COLUMNS.values())
-    entries = table_with(first_file(root, ENTRY_FILES, ORIGIN), needed, job, ORIGIN)
+    entries = read_table(find_file(root, ENTRY_FILES, ORIGIN), job.problems, needed, origin=ORIGIN)
     rows: dict[str, int] = {}
     for number, row in enumerate(entries.rows):
         name = row["Image Index"].strip()
         if name in rows:
-            text = f"{name} stands in {entries.place(rows[name])} too"
+            text = f"{name} is in {entries.place(rows[name])} too"
             job.problems.add("image in two rows", f"{entries.place(number)}: {text}")
         rows.setdefault(name, number)
     findings = {name: set(entries.rows[number]["Finding Labels"].strip().split("|")) for name, number in rows.items()}
-    box_file = first_file(root, [BOX_FILE], ORIGIN)
+    box_file = find_file(root, [BOX_FILE], ORIGIN)
     source = SourceAnnotations([], list(CLASSES), 0, images_in=len(rows))
-    boxes = _read_boxes(read_table(box_file, job.problems), findings, source, job)
+    boxes = _read_boxes(read_table(box_file, job.problems, origin=ORIGIN), findings, source, job)
     files = {path.name: path for folder in _image_folders(root) for path in folder.iterdir()}
     studies = []
     for name, number in rows.items():
@@ -77,7 +68,7 @@ def read_nih(job: Account, root: str | Path) -> Collection:
     if partly:
         job.notes.append(f"{partly} images with boxes have further findings without a box: a detection of one of them "
                          "counts as a false positive.")  # fmt: skip
-    return Collection("NIH ChestX-ray14", source, studies, age_sex_view_schema(), [entries.path, box_file])
+    return Content("NIH ChestX-ray14", source, studies, SCHEMA, [entries.path, box_file])
 
 
 def _image_folders(root: Path) -> list[Path]:
@@ -87,7 +78,7 @@ def _image_folders(root: Path) -> list[Path]:
 def _read_boxes(
     table: Table, findings: dict[str, set[str]], source: SourceAnnotations, job: Account
 ) -> dict[str, list[dict]]:
-    """Boxes of each image. The header is broken (``Bbox [x,y,w,h],,,``): columns are taken by their place."""
+    """Read the boxes of each image. The header is broken (``Bbox [x,y,w,h],,,``): columns are taken by their place."""
     if len(table.columns) < 6:
         raise SourceDataError(f"{table.path}: {len(table.columns)} columns, expected image, finding and x, y, w, h")
     image_column, label_column, *box_columns = table.columns[:6]
@@ -107,7 +98,17 @@ def _read_boxes(
             job.problems.add(OTHER_LABEL, f"{place}: {text}")
             source.dropped[OTHER_LABEL] += 1
         elif {"bbox": box, "class": label} in boxes.setdefault(name, []):
-            source.dropped[REPEATED] += 1
+            source.dropped[REPEATED_BOX] += 1
         else:
             boxes[name].append({"bbox": box, "class": label})
     return {name: found for name, found in boxes.items() if found}
+
+
+COLLECTION = Collection(
+    "nih",
+    __doc__,
+    read_nih,
+    SCHEMA,
+    lambda parser: root_option(parser, f"{ENTRY_FILES[0]}, {BOX_FILE} and images/ lie there"),
+    "--root NIH_ROOT --image-size 512",
+)

@@ -1,7 +1,9 @@
-"""RSNA Pneumonia Detection Challenge (Kaggle, stage 2): lung opacities, with age, sex and view of the DICOM headers.
+"""RSNA Pneumonia Detection Challenge: lung opacities; age, sex and view of the DICOM headers.
 
-The challenge's ``patientId`` is one an image. Whose image it is stands in the challenge's mapping to NIH ChestX-ray14:
-73 % of the images share their patient with another one.
+mdf prepare rsna --root RSNA_ROOT --out datasets/rsna --image-size 512
+
+The challenge's patientId is one per image. Its mapping to NIH ChestX-ray14 tells the patient of each image: 73 % of the
+images share their patient with another one.
 """
 
 from __future__ import annotations
@@ -9,19 +11,20 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, first_file, parse_box, table_with
-from mdf_detectron.data.sources.kit.output import Account
-from mdf_detectron.data.sources.kit.table import Table
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.collection import AGE, SEX, VIEW, Collection, Content, root_option
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.kit.table import Table, find_file, read_table
 from mdf_detectron.data.sources.kit.values import is_empty
-from mdf_detectron.data.sources.own.boxes import SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.own.joining import Study
-from mdf_detectron.data.sources.public_schemas import age_sex_view_schema
 from mdf_detectron.errors import SourceDataError, shorten
 from mdf_detectron.fileio import read_json
 
 CLASSES = ("Lung opacity",)
 LABELS_FILE, IMAGE_FOLDER = "stage_2_train_labels.csv", "stage_2_train_images"
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
+SCHEMA = ClinicalSchema((AGE, SEX, VIEW))
 ORIGIN = "kaggle.com/c/rsna-pneumonia-detection-challenge"
 MAPPING_ORIGIN = "the challenge's page at rsna.org"
 SIDE = 1024
@@ -29,19 +32,20 @@ SIDE = 1024
 
 TAGS = {"age": "PatientAge", "sex": "PatientSex", "view": "ViewPosition"}
 BOX_COLUMNS = ("x", "y", "width", "height")
-REPEATED, NOT_MAPPED = "repeats another box", "image not in the mapping"
+NOT_MAPPED = "image not in the mapping"
 
 log = logging.getLogger(__name__)
 
 
-def read_rsna(job: Account, root: str | Path) -> Collection:
-    """Read the labels and the mapping; no image is opened.
+def read_rsna(job: Account, root: str | Path) -> Content:
+    """Read the labels and the mapping.
 
     Args:
         root: folder of :data:`LABELS_FILE`, :data:`IMAGE_FOLDER` and, strongly advised, :data:`MAPPING_FILE`.
     """
     root = Path(root).resolve()
-    labels = table_with(first_file(root, [LABELS_FILE], ORIGIN), ("patientId", *BOX_COLUMNS, "Target"), job, ORIGIN)
+    needed = ("patientId", *BOX_COLUMNS, "Target")
+    labels = read_table(find_file(root, [LABELS_FILE], ORIGIN), job.problems, needed, origin=ORIGIN)
     mapping = root / MAPPING_FILE
     patients = _patients(mapping) if mapping.is_file() else None
     if patients is None:
@@ -57,16 +61,15 @@ def read_rsna(job: Account, root: str | Path) -> Collection:
     for image in source.images:
         patient = image.name if patients is None else patients.get(image.name)
         if patient is None:
-            job.image_drops[NOT_MAPPED] += 1
-            job.problems.add(NOT_MAPPED, f"{image.where}: {image.name} is not in {MAPPING_FILE}; download it again")
+            job.drop(NOT_MAPPED, f"{image.where}: {image.name} is not in {MAPPING_FILE}; download it again")
             continue
         studies.append(Study(image, root / IMAGE_FOLDER / f"{image.name}.dcm", patient=patient))
     tables = [labels.path] if patients is None else [labels.path, mapping]
-    return Collection("RSNA Pneumonia Detection Challenge", source, studies, age_sex_view_schema(), tables, TAGS)
+    return Content("RSNA Pneumonia Detection Challenge", source, studies, SCHEMA, tables, tags=TAGS)
 
 
 def _patients(path: Path) -> dict[str, str]:
-    """NIH patient of each image."""
+    """Read the NIH patient of each image."""
     entries = read_json(path, SourceDataError)
     try:
         return {entry["subset_img_id"]: str(int(entry["img_id"].split("_")[0])) for entry in entries}
@@ -76,7 +79,7 @@ def _patients(path: Path) -> dict[str, str]:
 
 
 def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
-    """One row a box, or one of an image without any."""
+    """Read the rows: one per box, or one for an image without any."""
     images: dict[str, SourceImage] = {}
     source = SourceAnnotations([], list(CLASSES), 0)
     unusable: set[str] = set()
@@ -100,10 +103,20 @@ def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
                 source.dropped[UNUSABLE_BOX] += 1
                 unusable.add(key)
             elif any(other["bbox"] == box for other in image.boxes):
-                source.dropped[REPEATED] += 1
+                source.dropped[REPEATED_BOX] += 1
             else:
                 image.boxes.append({"bbox": box, "class": CLASSES[0]})
     source.images_in = len(images)
     source.images = [image for key, image in images.items() if key not in unusable]
     job.image_drops["unusable row (see the problems)"] += len(unusable)
     return source
+
+
+COLLECTION = Collection(
+    "rsna",
+    __doc__,
+    read_rsna,
+    SCHEMA,
+    lambda parser: root_option(parser, f"{LABELS_FILE}, {IMAGE_FOLDER}/ and the mapping to NIH lie there"),
+    "--root RSNA_ROOT --image-size 512",
+)

@@ -1,21 +1,25 @@
-"""VinDr-CXR in the layout of Kaggle or PhysioNet: boxes of three readers an image, with age and sex of the headers.
+"""VinDr-CXR of Kaggle or PhysioNet: boxes of three readers per image; age and sex of the DICOM headers.
+
+mdf prepare vindr --root VINDR_ROOT --out datasets/vindr --image-size 512 --readers fuse
 
 The files have no patient id: each image counts as a patient.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.sources.kit.collection import UNUSABLE_BOX, Collection, parse_box, table_with
-from mdf_detectron.data.sources.kit.output import Account
-from mdf_detectron.data.sources.kit.table import Table
+from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.collection import AGE, SEX, Collection, Content, root_option
+from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
-from mdf_detectron.data.sources.own.boxes import NO_FINDING, SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.own.joining import Study
-from mdf_detectron.data.sources.public_schemas import vindr_schema
 from mdf_detectron.errors import SourceDataError
 
 READERS = ("keep", "fuse")
@@ -23,34 +27,33 @@ KAGGLE_FILE = "train.csv"
 PHYSIONET_FILE = "annotations/annotations_train.csv"
 KAGGLE_ORIGIN = "kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection"
 PHYSIONET_ORIGIN = "physionet.org/content/vindr-cxr"
+SCHEMA = ClinicalSchema((replace(AGE, minimum=1), SEX))  # 000Y is an unknown age
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 TAGS = {"age": "PatientAge", "sex": "PatientSex"}
-UNLABELED, NO_AREA, FUSED = (
-    "a finding, but no box: unlabeled, not healthy",
-    "box without area",
-    "fused with another box",
-)
+UNLABELED, FUSED = "a finding, but no box: unlabeled, not healthy", "fused with another box"
 
 
-def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: float = 0.5) -> Collection:
-    """Read the tables of either layout; no image is opened.
+def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_iou: float = 0.5) -> Content:
+    """Read the tables of either layout.
 
     Args:
         root: folder of ``train.csv`` and ``train/`` (Kaggle), or of ``annotations/``, ``train/`` and ``test/``.
         readers: "keep" every reader's boxes, or "fuse" those of one class and place by weighted box fusion.
-        iou: intersection over union from which boxes are fused.
+        fuse_iou: intersection over union from which boxes are fused.
 
     Raises:
         SourceDataError: a table is absent or broken, an unknown choice, or ``ensemble-boxes`` is not installed.
     """
     root = Path(root).resolve()
-    if readers not in READERS or not 0 < iou <= 1:
-        raise SourceDataError(f"readers are {' or '.join(READERS)} and iou lies in (0, 1], not {readers!r} and {iou}")
+    if readers not in READERS or not 0 < fuse_iou <= 1:
+        raise SourceDataError(f"--readers is {' or '.join(READERS)} and --fuse-iou above 0 and up to 1, not {readers} "
+                              f"and {fuse_iou}")  # fmt: skip
     source, images = SourceAnnotations([], [], 0), {}
     if (root / PHYSIONET_FILE).is_file():
         tables = [path for split in ("train", "test") for path in _read_physionet(root, split, images, source, job)]
     elif (root / KAGGLE_FILE).is_file():
-        table = table_with(root / KAGGLE_FILE, ("image_id", "class_name", "rad_id", *CORNERS), job, KAGGLE_ORIGIN)
+        needed = ("image_id", "class_name", "rad_id", *CORNERS)
+        table = read_table(root / KAGGLE_FILE, job.problems, needed, origin=KAGGLE_ORIGIN)
         tables = [table.path]
         _read_boxes(table, images, root / "train", None, source, job)
     else:
@@ -60,7 +63,7 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: fl
     if readers == "fuse":
         for study in images.values():
             before = len(study.image.boxes)
-            study.image.boxes = fuse_boxes(study.image.boxes, iou)
+            study.image.boxes = fuse_boxes(study.image.boxes, fuse_iou)
             source.dropped[FUSED] += before - len(study.image.boxes)
     else:
         job.notes.append(
@@ -73,8 +76,8 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", iou: fl
     source.images = [study.image for study in healthy]
     job.patients_known = False
     job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.**")
-    choices = {"readers": readers, "iou": iou if readers == "fuse" else None}
-    return Collection("VinDr-CXR", source, healthy, vindr_schema(), tables, TAGS, choices)
+    choices = {"readers": readers, "fuse_iou": fuse_iou if readers == "fuse" else None}
+    return Content("VinDr-CXR", source, healthy, SCHEMA, tables, choices, TAGS)
 
 
 def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
@@ -119,8 +122,9 @@ def _read_physionet(
     if split == "test" and not boxes_path.is_file():
         job.notes.append(f"There is no {boxes_path.name}: the test split is taken from the training images.")
         return []
-    boxes = table_with(boxes_path, ("image_id", "class_name", *CORNERS), job, PHYSIONET_ORIGIN)
-    labels = table_with(folder / f"image_labels_{split}.csv", ("image_id", "No finding"), job, PHYSIONET_ORIGIN)
+    boxes = read_table(boxes_path, job.problems, ("image_id", "class_name", *CORNERS), origin=PHYSIONET_ORIGIN)
+    labels = folder / f"image_labels_{split}.csv"
+    labels = read_table(labels, job.problems, ("image_id", "No finding"), origin=PHYSIONET_ORIGIN)
     known = set(images)
     _read_boxes(boxes, images, root / split, fixed, source, job)
     verdicts: dict[str, list[str]] = {}
@@ -143,7 +147,7 @@ def _study(key: str, place: str, folder: Path, split: str | None) -> Study:
 def _read_boxes(
     table: Table, images: dict[str, Study], folder: Path, split: str | None, source: SourceAnnotations, job: Account
 ) -> None:
-    """Add the boxes of a table, a row each; an image is healthy if all its rows say so."""
+    """Add the boxes of a table, one per row; an image is healthy if all its rows say so."""
     for number, row in enumerate(table.rows):
         key, name, place = row["image_id"].strip(), row["class_name"].strip(), table.place(number)
         if is_empty(key) or is_empty(name) and not all(is_empty(row[c]) for c in CORNERS):
@@ -156,16 +160,18 @@ def _read_boxes(
             continue
         images[key].row["healthy"] = False
         source.boxes_in += 1
-        corners = parse_box([row[c] for c in CORNERS], place, job)
-        if corners is None:
+        bbox = parse_box([row[c] for c in CORNERS], place, job, corners=True)
+        if bbox is None:
             source.dropped[UNUSABLE_BOX] += 1
             continue
-        x0, y0, x1, y1 = corners
-        if x1 <= x0 or y1 <= y0:
-            job.problems.add(
-                NO_AREA, f"{place}: x {x0:g} to {x1:g}, y {y0:g} to {y1:g}; expected minimum before maximum"
-            )
-            source.dropped[NO_AREA] += 1
-            continue
-        box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "class": name, "reader": row.get("rad_id", "")}
-        images[key].image.boxes.append(box)
+        images[key].image.boxes.append({"bbox": bbox, "class": name, "reader": row.get("rad_id", "")})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's own arguments."""
+    root_option(parser, "train.csv and train/ (Kaggle), or annotations/, train/ and test/ lie there")
+    parser.add_argument("--readers", choices=READERS, default="keep", help="keep all boxes, or fuse (%(default)s)")
+    parser.add_argument("--fuse-iou", type=float, default=0.5, help="overlap from which boxes are fused (%(default)s)")
+
+
+COLLECTION = Collection("vindr", __doc__, read_vindr, SCHEMA, add_options, "--root VINDR_ROOT --image-size 512")

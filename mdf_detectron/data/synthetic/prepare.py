@@ -1,7 +1,11 @@
-"""Synthetic cohort → prepared dataset folder."""
+"""The embedded synthetic set: radiographs whose look-alike findings only the clinical record can tell apart.
+
+mdf prepare synthetic --out datasets/synthetic_cxr --num-patients 700 --seed 1 --signal 1.0
+"""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,11 +21,13 @@ from mdf_detectron.data.prepared import (
     write_report,
 )
 from mdf_detectron.data.readers import write_image
+from mdf_detectron.data.sources.kit.collection import Collection
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
+from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import sha256_of, write_json
 from mdf_detectron.workers import parallel_map
 
@@ -115,3 +121,37 @@ def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) 
     without = sum(v.vitals_missing for _, v in visits)
     flow.add("rows with vitals", len(visits), len(visits) - without, {"vitals missing (row kept)": without})
     return flow
+
+
+def write_synthetic(out: str | Path, *, num_workers: int = 2, **settings: Any) -> bool:
+    """Write the prepared folder of the given :class:`CohortSettings`.
+
+    Raises:
+        SourceDataError: settings that cannot be meant.
+    """
+    try:
+        cohort = CohortSettings(**settings)
+    except ValueError as error:
+        raise SourceDataError(str(error)) from None
+    return prepare_synthetic(out, cohort, num_workers)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's arguments."""
+    parser.add_argument("--num-patients", type=int, required=True, help="patients (about 1.5 images each)")
+    parser.add_argument("--seed", type=int, required=True, help="everything follows from it")
+    parser.add_argument("--signal", type=float, default=1.0, help="lambda: 0 makes the record useless (default 1)")
+    parser.add_argument("--ambiguity", type=float, default=0.8, help="share of findings without a visual cue")
+    parser.add_argument("--missing", type=float, default=0.1, help="share of visits without vitals")
+    parser.add_argument("--image-size", type=int, default=512, help="longer side of an image, pixels")
+    parser.add_argument("--num-workers", type=int, default=2, help="drawing processes")
+
+
+COLLECTION = Collection(
+    "synthetic",
+    __doc__,
+    schema=mimic_clinical_schema(),
+    options=add_options,
+    example="--num-patients 700 --seed 1",
+    write=write_synthetic,
+)

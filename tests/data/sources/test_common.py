@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mdf_detectron.data.schema import ClinicalColumn
-from mdf_detectron.data.sources.kit.values import ProblemList, ValueLog, clean_value, parse_age, parse_number
+from mdf_detectron.data.sources.kit.account import ProblemList, ValueLog
+from mdf_detectron.data.sources.kit.values import clean_value, parse_age, parse_number
 from mdf_detectron.errors import SourceDataError
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)

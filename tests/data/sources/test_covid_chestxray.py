@@ -1,19 +1,15 @@
 """The public collection's dirt on a tree made here, counted by hand."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mdf_detectron.data.sources.covid_chestxray import prepare_covid
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.errors import DatasetError, SourceDataError
 from mdf_detectron.fileio import sha256_of
 
-REPOSITORY = Path(__file__).parents[3]
 HEADER = (
     "patientid,offset,sex,age,temperature,pO2_saturation,leukocyte_count,neutrophil_count,lymphocyte_count,"
     "view,modality,filename"
@@ -61,6 +57,13 @@ def make_tree(root, extra_rows=(), extra_images=()):
     return root
 
 
+def prepare_covid(root, out, *options):
+    """Prepare; returns whether the folder was written."""
+    before = out.stat().st_ino if out.exists() else None
+    main(["covid", "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
+    return out.stat().st_ino != before
+
+
 def read(out):
     report = json.loads((out / "report.json").read_text())
     images, boxes = {}, {}
@@ -90,7 +93,7 @@ def test_every_input_is_accounted_for(tmp_path):
     }
     assert flow["boxes"]["in"] == 25 and flow["boxes"]["kept"] == 16
     assert flow["boxes"]["dropped"]["no box (null or not four numbers)"] == 2
-    assert flow["boxes"]["dropped"]["box without area inside the image"] == 1
+    assert flow["boxes"]["dropped"]["box without area inside its image"] == 1
     assert set(images) == {*(f"f{i}.png" for i in range(7)), "dirty.png"}
     assert boxes["f0.png"][0] == [0.0, 10.0, 30.0, 90.0]  # clamped to 80×100
     assert boxes["f3.png"] == boxes["f2.png"] == [[5.0, 10.0, 30.0, 60.0], [45.0, 10.0, 30.0, 60.0]]  # rescaled
@@ -110,11 +113,11 @@ def test_every_input_is_accounted_for(tmp_path):
 def test_idempotent_and_redone_when_a_source_changes(tmp_path):
     root, out = make_tree(tmp_path / "raw"), tmp_path / "covid_cxr"
     assert prepare_covid(root, out) and not prepare_covid(root, out)
-    assert prepare_covid(root, out, copy_images=True)
+    assert prepare_covid(root, out, "--copy-images")
     assert not (out / "images" / "f0.png").is_symlink()
     with open(root / "metadata.csv", "a") as table:
         table.write("11,0,F,50,37,95,,,,PA,X-ray,other.png\n")
-    assert prepare_covid(root, out, copy_images=True)
+    assert prepare_covid(root, out, "--copy-images")
 
 
 def test_an_unreadable_image_stops_or_is_counted(tmp_path):
@@ -123,7 +126,7 @@ def test_an_unreadable_image_stops_or_is_counted(tmp_path):
     with pytest.raises(SourceDataError, match="cannot read image .*f2.png"):
         prepare_covid(root, out)
     assert not out.exists() and not out.with_name("covid_cxr.partial").exists()
-    prepare_covid(root, out, on_error="skip")
+    prepare_covid(root, out, "--on-error", "skip")
     assert read(out)[0]["annotated images"]["dropped"]["unreadable image"] == 1
 
 
@@ -135,10 +138,6 @@ def test_bad_sources_are_one_clear_message(tmp_path):
     (root / "metadata.csv").write_text(text.replace("temperature", "temp"))
     with pytest.raises(SourceDataError, match="no column 'temperature'"):
         prepare_covid(root, tmp_path / "out")
-    command = [sys.executable, str(REPOSITORY / "datasets" / "prepare_covid_chestxray.py")]
-    result = subprocess.run([*command, "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
-                            capture_output=True, text=True)  # fmt: skip
-    assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1
 
 
 def change_boxes(root, change):
@@ -216,7 +215,7 @@ def test_one_patient_in_two_spellings_is_in_one_split(tmp_path):
         root, lambda i, row: [("12", "12.0", "12 ", "13", "13.0", "14", "15", "16.0")[i], *row[1:]] if i < 8 else row
     )
     for seed in range(5):
-        prepare_covid(root, tmp_path / "out", seed=seed)
+        prepare_covid(root, tmp_path / "out", "--seed", str(seed))
         _, images, _ = read(tmp_path / "out")
         assert [images[f"f{i}.png"]["patient_id"] for i in range(5)] == ["12", "12", "12", "13", "13"]
         assert len({images[f"f{i}.png"]["split"] for i in range(3)}) == 1
@@ -229,7 +228,7 @@ def test_an_image_without_a_patient_is_dropped(tmp_path, blank):
     set_rows(root, lambda i, row: [blank, *row[1:]] if i == 1 else row)
     prepare_covid(root, tmp_path / "out")
     flow, images, _ = read(tmp_path / "out")
-    assert "f1.png" not in images and flow["annotated images"]["dropped"]["no patient id"] == 1
+    assert "f1.png" not in images and flow["annotated images"]["dropped"]["no patient"] == 1
 
 
 def test_boxes_of_another_shape_are_dropped_and_never_stretched(tmp_path):
@@ -258,7 +257,7 @@ def test_a_decimal_comma_has_a_reason_of_its_own(tmp_path):
     assert images["f0.png"]["clinical"]["temperature"] is None
     reason = "temperature: a decimal comma (--decimal-comma reads it)"
     assert flow["clinical values"]["dropped"][reason] == 3
-    assert prepare_covid(root, tmp_path / "out", decimal_comma=True)
+    assert prepare_covid(root, tmp_path / "out", "--decimal-comma")
     assert read(tmp_path / "out")[1]["f0.png"]["clinical"]["temperature"] == 38.1
 
 
@@ -283,7 +282,7 @@ def test_one_file_of_two_entries(tmp_path, copy_images):
         coco["annotations"].append({"id": 100, "image_id": 77, "category_id": 1, "bbox": [1, 1, 20, 20]})
 
     change_boxes(root, change)
-    prepare_covid(root, tmp_path / "out", copy_images=copy_images)
+    prepare_covid(root, tmp_path / "out", *["--copy-images"] * copy_images)
     flow, images, boxes = read(tmp_path / "out")
     assert flow["annotated images"]["dropped"]["file of another entry"] == 1
     assert len(boxes["f0.png"]) == 2 and len(images) == 8

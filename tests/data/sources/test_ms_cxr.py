@@ -10,7 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from prepared_reading import read_prepared
 
-from mdf_detectron.cli.prepare_ms_cxr import main
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.mimic.golden import CASES, HEIGHT, NOTHING, WIDTH, Tree, dicom, subject
@@ -33,7 +33,7 @@ def write_ms_cxr(root: Path, extra=(), release="1.1.0", tree: Tree | None = None
 
 
 def prepare(root: Path, out: Path, *options: str) -> None:
-    main(["--root", str(root), "--out", str(out), "--num-workers", "1", *options])
+    main(["ms-cxr", "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 from prepared_reading import read_prepared
 
-from mdf_detectron.cli.prepare_nih import main
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.errors import SourceDataError
 
@@ -57,7 +57,7 @@ def write_nih(root: Path, rows=ROWS, boxes=BOXES, v1=False, kaggle=False) -> Pat
 
 
 def prepare(root: Path, out: Path, *options: str) -> None:
-    main(["--root", str(root), "--out", str(out), "--num-workers", "1", *options])
+    main(["nih", "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
 
 
 @pytest.mark.parametrize("layout", [{}, {"v1": True}, {"kaggle": True}])
@@ -101,5 +101,5 @@ def test_boxes_that_do_not_fit(tmp_path, row, expected):
 
 def test_an_image_in_two_rows(tmp_path):
     root = write_nih(tmp_path / "raw", rows=[*ROWS, ROWS[2]])
-    with pytest.raises(SourceDataError, match=r"line 9: 00000002_000.png stands in .* line 4 too"):
+    with pytest.raises(SourceDataError, match=r"line 9: 00000002_000.png is in .* line 4 too"):
         prepare(root, tmp_path / "nih")

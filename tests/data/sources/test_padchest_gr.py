@@ -13,7 +13,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 from prepared_reading import read_prepared
 
-from mdf_detectron.cli.prepare_padchest_gr import main
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.errors import SourceDataError
 
@@ -54,7 +54,7 @@ def write_padchest(root: Path, entries=ENTRIES, rows=ROWS) -> Path:
 
 
 def prepare(root: Path, out: Path, *options: str) -> None:
-    main(["--root", str(root), "--out", str(out), "--num-workers", "1", "--min-images", "2", *options])
+    main(["padchest-gr", "--root", str(root), "--out", str(out), "--num-workers", "1", "--min-images", "2", *options])
 
 
 def test_boxes_splits_and_values(tmp_path):
@@ -79,7 +79,7 @@ def test_boxes_splits_and_values(tmp_path):
         ("s5,other.png,,train,105,F,60", "ImageID 'i5.png': not in the master table"),
         ("s5,i5.png,,nowhere,105,F,60", "ImageID 'i5.png': no split"),
         ("s5,i5.png,,test,100,F,60", "patient '100' is in train and in test"),
-        ("s5,i5.png,,test,,F,60", "no patient id"),
+        ("s5,i5.png,,test,,F,60", "no patient"),
     ],
 )
 def test_rows_that_do_not_fit(tmp_path, row, expected):

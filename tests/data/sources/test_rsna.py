@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from dicom_files import radiograph, save
 from prepared_reading import read_prepared
 
-from mdf_detectron.cli.prepare_rsna import main
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.errors import SourceDataError
 
@@ -46,7 +46,7 @@ def write_rsna(root: Path, rows=ROWS, patients=(1, 1, 2, 3, 4, 5), ages=AGES, ma
 
 
 def prepare(root: Path, out: Path, *options: str) -> None:
-    main(["--root", str(root), "--out", str(out), "--num-workers", "1", *options])
+    main(["rsna", "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
 
 
 def test_boxes_ages_and_patients(tmp_path):

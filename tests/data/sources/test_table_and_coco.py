@@ -20,12 +20,14 @@ from own_files import CLASSES, write_all, write_coco, write_images
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.collection import WriteOptions
+from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
+from mdf_detectron.data.sources.own.collection import COLLECTION
 from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
-from mdf_detectron.data.sources.own.prepare import prepare_own
 from mdf_detectron.errors import SourceDataError
 
 COLUMNS = "Age:age Sex:sex Lactate:lactate Smoker:smoker"
-MESSY = {"key": "File", "patient": "MRN", "columns": parse_columns(COLUMNS), "decimal_comma": True}
+MESSY = {"key": "File", "patient": "MRN", "columns": [COLUMNS], "decimal_comma": True}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,9 @@ def messy(tmp_path_factory):
 
 def prepare(files, out, on_error="stop", schema=None, **options):
     table = files.get("table")
-    prepare_own([files["annotations"]], files["images"], out, OwnOptions(**options), table=table, schema=schema,
-                on_error=on_error, num_workers=1)  # fmt: skip
+    writing = WriteOptions(**{name: options.pop(name) for name in ("image_size", "bit_depth") if name in options})
+    given = {"annotations": [files["annotations"]], "images": files["images"], "table": table, "schema": schema}
+    prepare_collection(COLLECTION, out, writing, on_error=on_error, num_workers=1, **given, **options)
     images, boxes = {}, Counter()
     for split in ("train", "val", "test"):
         data = json.loads((out / "annotations" / f"{split}.json").read_text())
@@ -73,7 +76,7 @@ def test_a_messy_table_and_half_dicom(messy, tmp_path):
 
 
 def test_the_proposed_schema_is_a_schema_that_prepares_the_same(messy, tmp_path):
-    options = {**MESSY, "columns": parse_columns(COLUMNS + " Ward:ward")}
+    options = {**MESSY, "columns": [COLUMNS, "Ward:ward"]}
     _, _, report = prepare(messy, tmp_path / "mine", **options)
     text = (tmp_path / "mine" / "clinical_schema.yaml").read_text()
     schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")
@@ -92,7 +95,7 @@ def test_dicom_tags_are_key_patient_time_and_columns(messy, tmp_path):
     table.write_text("Acc,Creatinine\n" + "".join(f"ACC{n},{n / 10}\n" for n in range(0, 40, 2)))
     options = {
         "key": "Acc=AccessionNumber", "patient": "dicom:PatientID", "time": "dicom",
-        "columns": parse_columns("Creatinine"), "dicom_columns": parse_columns("PatientAge:age PatientSex:sex"),
+        "columns": ["Creatinine"], "dicom_columns": ["PatientAge:age PatientSex:sex"],
     }  # fmt: skip
     with pytest.raises(SourceDataError, match="20 problems") as caught:
         prepare({**messy, "table": table}, tmp_path / "mine", **options)
@@ -147,7 +150,7 @@ def test_of_several_records_the_latest_before_the_image_is_taken(messy, tmp_path
     rows = "".join(f"scan_00,{day},{value},7\n" for day, value in days.items())
     table = tmp_path / "records.csv"
     table.write_text("File,Drawn,Lactate,x\n" + rows + "scan_01,2020-01-01,5,8\nscan_03,2020-01-01,6,9\n")
-    options = {"key": "File", "time": "dicom", "columns": parse_columns("Lactate x")}
+    options = {"key": "File", "time": "dicom", "columns": ["Lactate x"]}
     with pytest.raises(SourceDataError, match="line 2.*several rows of one File .*'scan_00'.* that differ"):
         prepare({**messy, "table": table}, tmp_path / "mine", **options)
     images, _, _ = prepare({**messy, "table": table}, tmp_path / "mine", record_time="Drawn", **options)
@@ -203,7 +206,7 @@ def test_unusable_boxes_name_their_line_and_a_map_their_columns(messy, tmp_path)
     files = {**messy, "annotations": tmp_path / "boxes.csv"}
     with pytest.raises(SourceDataError, match="which columns are the image and the box"):
         prepare(files, tmp_path / "mine", **MESSY)
-    names = dict(zip(("image", "class", "x1", "y1", "x2", "y2"), ("pic", "kind", "l", "t", "r", "b"), strict=True))
+    names = ["image=pic", "class=kind", "x1=l", "y1=t", "x2=r", "y2=b"]
     with pytest.raises(SourceDataError) as caught:
         prepare(files, tmp_path / "mine", **MESSY, box_columns=names)
     assert all(f"boxes.csv line {n}: l " in str(caught.value) for n in (2, 3, 4))
@@ -246,7 +249,7 @@ def test_copies_scale_boxes_and_masks_and_keep_depth(size, depth, tmp_path):
         a["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     (tmp_path / "x.json").write_text(json.dumps(coco))
     files = {"annotations": tmp_path / "x.json", "images": tmp_path / "scans"}
-    options = {"dicom_columns": parse_columns("PatientAge:age PatientID:id{P0=a,P1=b}")}
+    options = {"dicom_columns": ["PatientAge:age PatientID:id{P0=a,P1=b}"]}
     images, _, _ = prepare(files, tmp_path / "mine", image_size=size, bit_depth=depth, **options)
     box = images["scan_01.png"]["boxes"][0]
     assert box["bbox"] == [4.5, 5, 20, 18] and box["segmentation"] == [[4.5, 5, 24.5, 5, 24.5, 23, 4.5, 23]]
@@ -259,11 +262,11 @@ def test_a_split_column_is_kept_and_a_patient_in_two_splits_is_refused(messy, tm
     rows = [f"scan_{n:02d},{n // 2},{n},{('train', 'Training', 'valid', 'test')[n // 2 % 4]}" for n in range(40)]
     table = tmp_path / "splits.csv"
     table.write_text("\n".join(["File,MRN,v,fold", *rows]))
-    options = {"key": "File", "patient": "MRN", "columns": parse_columns("v"), "split_column": "fold"}
+    options = {"key": "File", "patient": "MRN", "columns": ["v"], "split_column": "fold"}
     images, _, _ = prepare({**messy, "table": table}, tmp_path / "mine", **options)
     assert images["scan_04.dcm"]["split"] == "val" and Counter(i["split"] for i in images.values())["train"] == 20
     table.write_text("\n".join(["File,MRN,v,fold", *rows]).replace("scan_05,2,5,valid", "scan_05,2.0 ,5,test"))
-    with pytest.raises(SourceDataError, match="scan_05.png: patient 2 is in val and in test"):
+    with pytest.raises(SourceDataError, match="scan_05.png: patient '2' is in val and in test"):
         prepare({**messy, "table": table}, tmp_path / "mine", **options)
 
 
@@ -275,7 +278,7 @@ def test_excel_parquet_and_tsv_give_the_same_as_csv(messy, tmp_path):
     frame.to_parquet(tmp_path / "t.parquet")
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_csv(tmp_path / "t.tsv", index=False, sep="\t")
-    options = {"key": "File", "patient": "MRN", "columns": parse_columns("Age:age Sex:sex")}
+    options = {"key": "File", "patient": "MRN", "columns": ["Age:age Sex:sex"]}
     made = [
         prepare({**messy, "table": tmp_path / f"t.{s}"}, tmp_path / s, **options)[0]
         for s in ("csv", "tsv", "xlsx", "parquet")
@@ -298,9 +301,11 @@ def test_options_that_cannot_be_meant(messy, tmp_path):
     without = {key: messy[key] for key in ("annotations", "images")}
     with pytest.raises(SourceDataError, match="--key, --patient, --columns: there is no --table"):
         prepare(without, tmp_path / "mine", **MESSY)
-    for options in ({"bit_depth": 16}, {"folds": 2}, {"record_time": "Drawn"}, {"fractions": (0.5, 0.5, 0.5)}):
-        with pytest.raises(SourceDataError):
-            OwnOptions(**options)
+    with pytest.raises(SourceDataError, match="--record-time"):
+        OwnOptions(record_time="Drawn")
+    for options in ({"bit_depth": 16}, {"folds": 2}, {"image_size": 8}, {"fractions": (0.5, 0.5, 0.5)}):
+        with pytest.raises(SourceDataError, match=f"--{next(iter(options)).replace('_', '-')}"):
+            WriteOptions(**options)
 
 
 def test_numbers_with_a_decimal_comma_name_the_option(messy, tmp_path):
@@ -311,7 +316,7 @@ def test_numbers_with_a_decimal_comma_name_the_option(messy, tmp_path):
 
 
 def test_unknown_patients_are_said(messy, tmp_path):
-    images, _, report = prepare(messy, tmp_path / "mine", key="File", columns=parse_columns("Age:age"))
+    images, _, report = prepare(messy, tmp_path / "mine", key="File", columns=["Age:age"])
     assert len({i["patient_id"] for i in images.values()}) == 40
     assert any("Patients are not known" in note for note in report["notes"])
     assert any("the sources do not tell whose they are" in text for text in audit_folder(tmp_path / "mine").unchecked)
@@ -334,7 +339,7 @@ def test_an_unreadable_image_stops_or_is_counted(messy, tmp_path):
     (tmp_path / "scans" / "scan_03.png").write_bytes((tmp_path / "scans" / "scan_03.png").read_bytes()[:500])
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "scans" / "more.png")
     files = {"annotations": write_coco(tmp_path / "x.json", entries), "images": tmp_path / "scans"}
-    options = {"dicom_columns": parse_columns("PatientAge:age")}
+    options = {"dicom_columns": ["PatientAge:age"]}
     with pytest.raises(SourceDataError, match="cannot read image .*scan_03.png"):
         prepare(files, tmp_path / "mine", **options)
     images, boxes, report = prepare(files, tmp_path / "mine", "skip", **options)

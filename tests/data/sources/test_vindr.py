@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from dicom_files import radiograph, save
 from prepared_reading import read_prepared
 
-from mdf_detectron.cli.prepare_vindr import main
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.sources.vindr import fuse_boxes
 from mdf_detectron.errors import SourceDataError
@@ -62,7 +62,7 @@ def write_physionet(root: Path) -> Path:
 
 
 def prepare(root: Path, out: Path, *options: str) -> None:
-    main(["--root", str(root), "--out", str(out), "--num-workers", "1", *options])
+    main(["vindr", "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
 
 
 def test_kaggle_keeps_every_reader(tmp_path):
@@ -145,7 +145,7 @@ def test_bad_input(tmp_path):
     root = write_kaggle(tmp_path / "raw", [*KAGGLE_ROWS, "v3,ILD,5,R1,9,9,3,12", "v3,ILD,5,R1,9,9,,12"])
     with pytest.raises(SourceDataError) as error:
         prepare(root, tmp_path / "vindr")
-    assert "line 14: x 9 to 3" in str(error.value) and "line 15: box '9', '9', '', '12'" in str(error.value)
+    assert "line 14: box from x 9 to 3" in str(error.value) and "line 15: box '9', '9', '', '12'" in str(error.value)
     prepare(root, tmp_path / "vindr", "--on-error", "skip")
     assert "v3" not in read_prepared(tmp_path / "vindr").images  # a reader saw something there
     with pytest.raises(SourceDataError, match="neither"):

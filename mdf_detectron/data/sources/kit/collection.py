@@ -1,196 +1,150 @@
-"""The steps that every public collection shares.
-
-A collection's own file turns its tables into a :class:`Collection` without opening an image; from there on, reading
-headers and images, cleaning values, placing boxes, splitting by patient and writing the folder are those of own data.
-"""
+"""A collection, as the command line and the catalog know it, and what its reader returns."""
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
+from mdf_detectron.errors import SourceDataError
 
-from mdf_detectron.data.prepared import SPLITS, is_up_to_date, staged_folder
-from mdf_detectron.data.pseudonyms import OPEN, Privacy
-from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.kit.output import Account, write_folder
-from mdf_detectron.data.sources.kit.table import Table, read_table
-from mdf_detectron.data.sources.kit.values import parse_number
-from mdf_detectron.data.sources.own.boxes import SourceAnnotations
-from mdf_detectron.data.sources.own.joining import Study, read_tags
-from mdf_detectron.data.sources.own.options import ColumnSpec, OwnOptions
-from mdf_detectron.data.sources.own.prepare import Preparation, source_arguments
-from mdf_detectron.data.splits import balanced_parts, patient_key
-from mdf_detectron.errors import SourceDataError, shorten
+if TYPE_CHECKING:
+    from mdf_detectron.data.prepared import PreparedImage
 
-ABSENT, NO_PATIENT, UNUSABLE_BOX = "image file absent", "no patient id", "unusable box"
-TWO_SPLITS = "patient in two splits of the collection"
+
+@dataclass(frozen=True)
+class Collection:
+    """One collection; every source file ends in one.
+
+    Attributes:
+        name: what is typed after ``mdf prepare``.
+        about: what ``mdf prepare NAME --help`` says; its first line is the one-line help.
+        read: ``read(job, **choices)`` reads the tables, without opening an image, into a :class:`Content`. It returns
+            None if ``job.is_done(...)`` says so.
+        schema: the clinical columns; None where only the data tell.
+        options: ``options(parser)`` declares the command line's own arguments; each is passed to ``read`` by its name.
+        example: these arguments in a typical call, for messages.
+        defaults: of the arguments that all collections share, where they differ.
+        write: instead of ``read`` and the shared arguments: ``write(out, **choices)`` writes the whole folder and
+            tells whether it did, or the same one was there.
+    """
+
+    name: str
+    about: str
+    read: Callable[..., Content | None] | None = None
+    schema: ClinicalSchema | None = None
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    example: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    write: Callable[..., bool] | None = None
+
+    @property
+    def help(self) -> str:
+        """The one-line help."""
+        return first_line(self.about)
+
+
+AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
+SEX = ClinicalColumn("sex", "categorical", vocabulary=("F", "M"))
+VIEW = ClinicalColumn("view", "categorical", vocabulary=("PA", "AP"), description="AP is mostly taken in bed")
+"""Columns that several collections have."""
+
+
+def first_line(about: str | None) -> str:
+    """Return the first line of a docstring without its full stop."""
+    return (about or "").strip().partition("\n")[0].rstrip(".")
+
+
+def root_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """Declare ``--root``, the folder of the downloaded files."""
+    parser.add_argument("--root", required=True, metavar="DIR", help=text)
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One clinical column: where it comes from, its name in the records, and spellings that are replaced."""
+
+    source: str
+    name: str
+    mapping: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
-class Collection:
+class Content:
     """What the tables of a collection say.
 
     Attributes:
         title: of the report.
         source: the images that are used with their boxes, the classes, and the account of the others.
-        studies: of ``source.images``: file, patient, raw values (``row``), and the split where the collection fixes it.
-        schema: of the clinical columns; every one is read from ``row`` by its name, unless it is in ``tags``.
-        tables: the files that were read.
-        tags: column → DICOM keyword, for values that only the images' headers hold.
+        studies: of ``source.images``: file, patient, raw values, and the split where the collection fixes it.
+        schema: of the clinical columns; each is read from a study's ``row`` by its name unless ``columns`` or ``tags``
+            say otherwise.
+        tables: the files that were read; with the images' files they decide whether a folder is up to date.
         choices: of the collection itself, for the report.
+        tags: column → DICOM keyword, for values that only the images' headers hold.
+        columns: where columns come from, and whether from a DICOM header.
+        schema_text: the schema as a file with comments, if it is a proposal.
+        schema_questions: (column, question) of a proposal, for the report.
+        decimal_comma: numbers are written "38,1".
         has_times: the studies have the times of image and record, which are written too.
+        split_patients: False deals the images to splits regardless of their patients, which leaks.
+        details: called with the folder and the splits; writes further files, and returns further entries of the report.
     """
 
     title: str
     source: SourceAnnotations
     studies: list[Study]
     schema: ClinicalSchema
-    tables: Sequence[Path]
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[Path] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[tuple[ColumnSpec, bool]] = ()
+    schema_text: str | None = None
+    schema_questions: Sequence[tuple[str, str]] = ()
+    decimal_comma: bool = False
     has_times: bool = False
+    split_patients: bool = True
+    details: Callable[[Path, Mapping[str, Sequence[PreparedImage]]], dict[str, Any]] | None = None
 
-    def column_specs(self) -> list[tuple[ColumnSpec, bool]]:
-        """Where each column comes from, and whether that is a DICOM header."""
-        return [(ColumnSpec(self.tags.get(name, name), name), name in self.tags) for name in self.schema.names]
+    def column_specs(self) -> dict[str, tuple[ColumnSpec, bool]]:
+        """Return where each column of the schema comes from, and whether that is a DICOM header."""
+        own = {n: (ColumnSpec(self.tags.get(n, n), n), n in self.tags) for n in self.schema.names}
+        return own | {spec.name: (spec, dicom) for spec, dicom in self.columns}
 
 
-def prepare_collection(
-    read: Callable[[Account], Collection],
-    out: str | Path,
-    options: OwnOptions,
-    *,
-    on_error: str = "stop",
-    num_workers: int = 2,
-    privacy: Privacy = OPEN,
-) -> bool:
-    """Write the prepared folder; returns False if the same sources and options made the one that is there.
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a prepared folder is split and written, whatever the collection.
 
-    Args:
-        read: reads the tables; problems, notes and images that are left out go to the account that it gets.
-        options: of seed, fractions, folds and images; the others are the collection's.
-        on_error: "stop" with all problems, or "skip": leave entries out and count them.
-        num_workers: processes that read images.
-        privacy: what the folder may tell about patients.
-
-    Raises:
-        SourceDataError: broken tables or images, or nothing left to write.
+    Attributes:
+        fractions, seed, folds: of the splits; folds > 0 also writes that many cross-validation folders.
+        image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """
-    privacy.check(options.image_size)
-    out = Path(out).resolve()
-    job = Preparation(replace(options, patient="patient"), privacy.problem_list(on_error), num_workers)
-    collection = read(job)
-    studies = _usable(collection.studies, job)
-    if set_open_splits(studies, collection.source.class_names, options, job):
-        job.options = replace(job.options, split_column="split")
-    if collection.has_times:
-        job.options = replace(job.options, time="time of the study")
-    job.problems.stop_if_any()
-    arguments = source_arguments(list(collection.tables), [s.path for s in studies], options, None, on_error)
-    arguments |= dict(collection.choices)
-    arguments |= privacy.arguments()
-    if is_up_to_date(out, arguments) and all(p.exists() for p in (out / "images").rglob("*")):
-        return False
-    if collection.tags:
-        read_tags(studies, list(collection.tags.values()), num_workers)
-    source, schema = collection.source, collection.schema
-    with staged_folder(out) as staging:
-        records = job.make_records(source, studies, collection.column_specs(), schema, out, staging / "images")
-        job.problems.stop_if_any()
-        names = list(source.class_names)
-        write_folder(job, job.options, staging, collection.title, arguments, records, names, schema, None)
-        privacy.apply(staging)
-    return True
 
+    fractions: Sequence[float] = (0.7, 0.15, 0.15)
+    seed: int = 1
+    folds: int = 0
+    image_size: int | None = None
+    bit_depth: int = 8
+    copy_images: bool = False
 
-def set_open_splits(studies: Sequence[Study], class_names: Sequence[str], options: OwnOptions, job: Account) -> bool:
-    """Deal the studies without a split to the splits that the collection does not fix, by patient.
-
-    Returns:
-        whether the collection fixes any; else nothing is dealt.
-    """
-    fixed = {study.split for study in studies if study.split}
-    if not fixed:
-        return False
-    shares = [(name, f) for name, f in zip(SPLITS, options.fractions, strict=True) if name not in fixed]
-    rest = [study for study in studies if study.split is None]
-    if rest and shares:
-        counts = np.array([[sum(b["class"] == c for b in s.image.boxes) for c in class_names] for s in rest])
-        wanted = np.array([share for _, share in shares])
-        try:
-            part = balanced_parts([s.patient for s in rest], counts, (wanted / wanted.sum()).tolist(), options.seed)
-        except ValueError as error:
-            raise SourceDataError(f"{error}; too few patients are left") from None
-        for study, number in zip(rest, part, strict=True):
-            study.split = shares[number][0]
-    split_of: dict[str, str] = {}
-    for study in studies:
-        first = split_of.setdefault(study.patient, study.split)
-        if first != study.split:
-            text = f"{study.image.where}: patient {shorten(study.patient)} is in {first} and in {study.split}"
-            job.problems.add(TWO_SPLITS, f"{text}; correct the table")
-            study.split = None
-    return True
-
-
-def table_with(path: Path, columns: Sequence[str], job: Account, origin: str) -> Table:
-    """Read a table that must have ``columns``.
-
-    Args:
-        origin: where the file comes from, for the message if it is absent.
-
-    Raises:
-        SourceDataError: absent, broken, or without a column.
-    """
-    if not path.is_file():
-        raise SourceDataError(f"no {path}; it comes from {origin}")
-    table = read_table(path, job.problems)
-    table.require(columns, f"of {origin}")
-    return table
-
-
-def first_file(root: Path, names: Sequence[str], origin: str) -> Path:
-    """The first of ``names`` below ``root`` that is there, plain or gzipped.
-
-    Raises:
-        SourceDataError: none is.
-    """
-    if not root.is_dir():
-        raise SourceDataError(f"no folder {root}; --root is the folder of the downloaded files")
-    for name in names:
-        for path in (root / name, root / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise SourceDataError(f"no {root / names[0]}; it comes from {origin}")
-
-
-def parse_box(values: Sequence[Any], place: str, job: Account) -> list[float] | None:
-    """Read four numbers; anything else is a problem at ``place``, and None."""
-    numbers = [parse_number(value)[0] for value in values]
-    if len(numbers) == 4 and None not in numbers:
-        return numbers
-    listed = ", ".join(map(shorten, values))
-    job.problems.add(UNUSABLE_BOX, f"{place}: box {listed}; expected four numbers")
-    return None
-
-
-def _usable(studies: Sequence[Study], job: Account) -> list[Study]:
-    """The studies that have a patient and a file, the patient's id in its one spelling."""
-    kept = []
-    for study in studies:
-        study.patient = patient_key(study.patient)
-        if study.patient is None:
-            job.image_drops[NO_PATIENT] += 1
-            job.problems.add(
-                NO_PATIENT, f"{study.image.where}: no patient id; without it the image cannot be split soundly"
-            )
-        elif not study.path.is_file():
-            job.image_drops[ABSENT] += 1
-            job.problems.add(ABSENT, f"{study.image.where}: no image file {study.path}; download it")
-        else:
-            kept.append(study)
-    return kept
+    def __post_init__(self) -> None:
+        f = self.fractions
+        for refused, text in (
+            (self.bit_depth not in (8, 16), f"--bit-depth is 8 or 16, not {self.bit_depth}"),
+            (self.bit_depth == 16 and self.image_size is None,
+             "--bit-depth 16 needs copies: name their shorter side with --image-size"),
+            (self.image_size is not None and self.image_size < 32,
+             f"--image-size must be at least 32 pixels, got {self.image_size}"),
+            (self.folds < 0 or self.folds in (1, 2),
+             f"--folds must be 0 (none) or at least 3 (train, val, test), got {self.folds}"),
+            (len(f) != 3 or abs(sum(f) - 1) > 1e-9 or not all(math.isfinite(x) and x > 0 for x in f),
+             f"--fractions must be three positive numbers that sum to 1, got {', '.join(map(str, f))}"),
+        ):  # fmt: skip
+            if refused:
+                raise SourceDataError(text)

@@ -1,4 +1,4 @@
-"""Tables of any file type as text with line numbers, and the row of each image."""
+"""Read tables of any file type, with the line of each row."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mdf_detectron.data.sources.kit.values import ProblemList, is_empty
-from mdf_detectron.data.splits import patient_key
-from mdf_detectron.errors import SourceDataError, short_text, shorten
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.errors import SourceDataError, short_text
 from mdf_detectron.fileio import LONGEST_LINE, check_regular, read_csv
 
 MOST_CHARACTERS = 200_000_000
@@ -29,6 +27,8 @@ MOST_BYTES = {".xlsx": 64 << 20, ".xls": 64 << 20, ".parquet": 1 << 30, ".pq": 1
 
 DELIMITERS = ",;\t|"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom", ".dic")
+
+OTHER_LENGTH = "row of another length than the header"
 
 Row = dict[str, Any]
 
@@ -60,33 +60,67 @@ class Table:
         absent = [c for c in columns if c not in self.columns]
         if absent:
             missing, known = ", ".join(map(repr, absent)), ", ".join(self.columns)
-            raise SourceDataError(f"{self.path}: no column {missing} ({option}); it has {known}")
+            option = f" ({option})" if option else ""
+            raise SourceDataError(f"{self.path}: no column {missing}{option}; it has {known}")
 
 
-def read_table(path: str | Path, problems: ProblemList) -> Table:
+def read_table(
+    path: str | Path,
+    problems: ProblemList,
+    needed: Sequence[str] = (),
+    *,
+    origin: str = "",
+    only: bool = False,
+    may_be_empty: bool = False,
+) -> Table:
     """Read a CSV, TSV, XLSX or Parquet file; values of CSV and TSV stay text.
 
+    Args:
+        needed: columns that it must have; without any, each column must have a name of its own.
+        origin: where the file comes from, for the messages.
+        only: keep only the needed columns in memory.
+        may_be_empty: a header alone is no error.
+
     Raises:
-        SourceDataError: absent, another type, broken, no rows, or a column name that is empty or stands twice.
+        SourceDataError: absent, another type, broken, no rows, or wrong columns.
     """
     path = Path(path)
+    if origin and not path.is_file():
+        raise SourceDataError(f"no {path}; it comes from {origin}")
     suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if suffix in (".xlsx", ".xls", ".parquet", ".pq"):
         table = _read_frame(path, suffix)
     elif suffix in (".csv", ".tsv", ".txt", ".tab"):
-        table = _read_text(path, problems)
+        table = _read_text(path, problems, needed if only else ())
     else:
         raise SourceDataError(f"{path}: a table must be .csv, .tsv, .xlsx or .parquet; save it as one of them")
     names = Counter(table.columns)
-    if "" in names or max(names.values()) > 1:
-        wrong = "has no name" if "" in names else f"{names.most_common(1)[0][0]!r} stands twice"
+    if needed:
+        table.require(needed, f"of {origin}" if origin else "")
+    elif "" in names or max(names.values()) > 1:
+        wrong = "has no name" if "" in names else f"{names.most_common(1)[0][0]!r} occurs twice"
         raise SourceDataError(f"{path}: a column of the header {wrong}; name each column once")
-    if not table.rows:
+    if not table.rows and not may_be_empty:
         raise SourceDataError(f"{path}: no rows below the header")
     return table
 
 
-def _read_text(path: Path, problems: ProblemList) -> Table:
+def find_file(root: Path, names: Sequence[str], origin: str) -> Path:
+    """Return the first of ``names`` below ``root`` that is there, plain or gzipped.
+
+    Raises:
+        SourceDataError: none is.
+    """
+    if not root.is_dir():
+        raise SourceDataError(f"no folder {root}; --root is the folder of the downloaded files")
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise SourceDataError(f"no {root / names[0]}; it comes from {origin}")
+
+
+def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else _delimiter(path)
     rows = read_csv(path, SourceDataError, delimiter=delimiter, most=MOST_CHARACTERS)
     _, header = next(rows, (1, []))
@@ -96,21 +130,25 @@ def _read_text(path: Path, problems: ProblemList) -> Table:
     if not header:
         raise SourceDataError(f"{path}: the file is empty")
     table = Table(path, header, [], [])
+    if not set(only) <= set(header):
+        return table  # whoever asked refuses it
+    kept = [(name, header.index(name)) for name in only]
     held = 0
     for line, values in rows:
-        held += 250 + 60 * len(values) + sum(map(len, values))
-        if held > MOST_MEMORY:
-            raise SourceDataError(f"{path}: too large to hold in memory, from line {line} on; split it")
         if len(values) > len(header) and not any(v.strip() for v in values[len(header) :]):
             values = values[: len(header)]
         if not any(v.strip() for v in values):
             table.dropped["empty row"] += 1
         elif len(values) != len(header):
             text = f"{len(values)} values, the header has {len(header)}; a row is cut off, or a delimiter has no quotes"
-            problems.add("row of another length than the header", f"{path.name} line {line}: {text}")
-            table.dropped["row of another length than the header"] += 1
+            problems.add(OTHER_LENGTH, f"{path} line {line}: {text}")
+            table.dropped[OTHER_LENGTH] += 1
         else:
-            table.rows.append(dict(zip(header, values, strict=True)))
+            row = {name: values[at] for name, at in kept} if only else dict(zip(header, values, strict=True))
+            held += 250 + 60 * len(row) + sum(map(len, row.values()))
+            if held > MOST_MEMORY:
+                raise SourceDataError(f"{path}: too large to hold in memory, from line {line} on; split it")
+            table.rows.append(row)
             table.lines.append(line)
     return table
 
@@ -171,18 +209,6 @@ def _unpacked(path: Path, suffix: str) -> int:
     return 0
 
 
-def normal_key(value: Any, kind: str) -> str | None:
-    """One spelling of a key: "200.0" and " 200" are "200"; folders, and for "stem" the suffix, are left out."""
-    try:
-        key = patient_key(value)
-    except TypeError:
-        return None
-    if key is None or kind not in ("stem", "name"):
-        return key
-    name = key.replace("\\", "/").rsplit("/", 1)[-1]
-    return stem(name) if kind == "stem" else name
-
-
 def stem(name: str) -> str:
     """A file's name without folders and the suffix of an image."""
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
@@ -190,54 +216,3 @@ def stem(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> dict[str, list[int]]:
-    """Numbers of the rows of each key, those that repeat another row identically left out and counted."""
-    found: dict[str, list[int]] = {}
-    for number, row in enumerate(table.rows):
-        key = normal_key(row[column], kind)
-        if key is None:
-            text = f"{table.place(number)}: column '{column}' is {shorten(row[column])}; every row needs its key"
-            problems.add("row without a key", text)
-            table.dropped["row without a key"] += 1
-            continue
-        same = found.setdefault(key, [])
-        if any(table.rows[other] == row for other in same):
-            table.dropped["repeats another row"] += 1
-        else:
-            same.append(number)
-    return found
-
-
-def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | None:
-    """Read a time, and whether it has a clock; None where it cannot be read. Zones are taken as written."""
-    if isinstance(value, datetime):
-        moment = pd.Timestamp(value).to_pydatetime().replace(tzinfo=None)
-        return moment, bool(moment.time() != datetime.min.time())
-    text = str(value).strip()
-    try:
-        moment = datetime.strptime(text, time_format) if time_format else datetime.fromisoformat(text.replace("Z", ""))
-    except (ValueError, TypeError):
-        return None
-    clock = any(code in time_format for code in ("%H", "%I", "%c", "%X")) if time_format else len(text) > 10
-    return moment.replace(tzinfo=None), clock
-
-
-def is_later(record: tuple[datetime, bool], image: tuple[datetime, bool]) -> bool:
-    """Whether a record is later than its image; by days where either has no clock."""
-    if record[1] and image[1]:
-        return record[0] > image[0]
-    return record[0].date() > image[0].date()
-
-
-def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):
-    """The time in a row, or None where it is empty or, a problem, cannot be read."""
-    if is_empty(row[column]):
-        return None
-    moment = parse_time(row[column], time_format)
-    if moment is None:
-        expected = time_format or "ISO 8601, as 2019-05-31 14:05"
-        text = f"{where}: column '{column}' is {shorten(row[column])}; expected {expected} (--time-format changes it)"
-        problems.add("unreadable time", text)
-    return moment

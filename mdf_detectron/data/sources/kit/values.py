@@ -1,41 +1,17 @@
-"""What every collection's preparation shares: broken input, dirty values, and their account."""
+"""Read dirty values: numbers, ages, categories; every change and removal is logged with its reason."""
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mdf_detectron.data.schema import ClinicalColumn
-from mdf_detectron.errors import SourceDataError, shorten
+from mdf_detectron.data.sources.kit.account import ValueLog
 
-LISTED = 20
-"""Messages of one kind that an error or a report lists; further ones are counted only."""
-
-EMPTY_WORDS = frozenset(
-    {
-        "",
-        "na",
-        "n/a",
-        "n.a.",
-        "k.a.",
-        "nan",
-        "nat",
-        "none",
-        "null",
-        "nil",
-        "-",
-        "--",
-        ".",
-        "?",
-        "unknown",
-        "unk",
-        "missing",
-    }
-)
+EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", ".", "?",
+                         "unknown", "unk", "missing"})  # fmt: skip
 """Spellings, folded, of a value that is missing."""
 
 SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "m": "M", "male": "M", "man": "M", "o": "O", "other": "O"}
@@ -49,6 +25,7 @@ _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
 _AGE = re.compile(
     r"(-?\d+(?:[.,]\d+)?)\s*(y|yr|yrs|years?|j|jahre?|m|mo|months?|w|wk|weeks?|d|days?)?\.?(?:\s*old)?", re.IGNORECASE
 )
+_AGE_NAME = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter", re.IGNORECASE)
 _UNITS_A_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}
 
 NOT_A_NUMBER, BOOLEAN, INFINITE = "not a number", "a boolean is no number", "not finite"
@@ -56,99 +33,13 @@ DECIMAL_COMMA = "a decimal comma (--decimal-comma reads it)"
 NOT_A_CATEGORY = "not in the vocabulary"
 
 
-class ProblemList:
-    """Collects broken input, so that all of it is told at once.
-
-    Args:
-        skip: count broken entries and go on without them (``--on-error skip``); else :meth:`stop_if_any` raises.
-        show_values: put messages and examples of values, which may name patients, into the report too.
-    """
-
-    def __init__(self, skip: bool = False, show_values: bool = False) -> None:
-        self.skip, self.show_values = skip, show_values
-        self.counts: Counter[str] = Counter()
-        self.listed: dict[str, list[str]] = {}
-
-    def add(self, kind: str, message: str) -> None:
-        """Add one problem of a ``kind`` (a short phrase to count by).
-
-        ``message`` names file, row and value, what was expected and what to do.
-        """
-        self.counts[kind] += 1
-        listed = self.listed.setdefault(kind, [])
-        if len(listed) < LISTED:
-            listed.append(message)
-
-    def stop_if_any(self) -> None:
-        """Raise :class:`SourceDataError` with all problems so far, one line each, unless they are skipped."""
-        if self.skip or not self.counts:
-            return
-        if sum(self.counts.values()) == 1:
-            (kind,) = self.counts
-            raise SourceDataError(f"{self.listed[kind][0]} (--on-error skip counts such entries and leaves them out)")
-        lines = [f"{sum(self.counts.values())} problems (--on-error skip counts such entries and leaves them out):"]
-        for kind, count in self.counts.items():
-            lines += [f"  {message}" for message in self.listed[kind]]
-            if count > LISTED:
-                lines.append(f"  … and {count - LISTED} more of the kind '{kind}'")
-        raise SourceDataError("\n".join(lines))
-
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return kind → ``count``, and the ``first`` messages if values are shown, for the report."""
-        shown = {kind: {"first": messages} for kind, messages in self.listed.items() if self.show_values}
-        return {kind: {"count": n, **shown.get(kind, {})} for kind, n in self.counts.items()}
-
-    def tell(self) -> None:
-        """Log what is skipped, the first messages of each kind."""
-        for kind, messages in self.listed.items():
-            for message in messages[:LISTED]:
-                logging.getLogger(__name__).warning(f"left out, {kind}: {message}")
-
-
-class ValueLog:
-    """Counts the values that were changed or removed, by column and reason, with examples."""
-
-    EXAMPLES = 5
-
-    def __init__(self) -> None:
-        self.changed: Counter[tuple[str, str]] = Counter()
-        self.removed: Counter[tuple[str, str]] = Counter()
-        self.examples: dict[tuple[str, str], list[str]] = {}
-
-    def change(self, column: str, reason: str, example: Any = None) -> None:
-        """Count a value that is kept, but not as it was written."""
-        self._count(self.changed, column, reason, example)
-
-    def remove(self, column: str, reason: str, example: Any = None) -> None:
-        """Count a value that became missing."""
-        self._count(self.removed, column, reason, example)
-
-    def _count(self, counter: Counter, column: str, reason: str, example: Any) -> None:
-        counter[column, reason] += 1
-        known = self.examples.setdefault((column, reason), [])
-        if example is not None and len(known) < self.EXAMPLES and shorten(example, 30) not in known:
-            known.append(shorten(example, 30))
-
-    def dropped(self) -> dict[str, int]:
-        """Return "<column>: <reason>" → count of the removed values, for the flow."""
-        return {f"{column}: {reason}": n for (column, reason), n in sorted(self.removed.items())}
-
-    def rows(self) -> list[tuple[str, str, str, int, str]]:
-        """Return (column, "changed" or "removed", reason, count, examples) of every reason."""
-        return [
-            (column, what, reason, n, ", ".join(self.examples[column, reason]))
-            for what, counter in (("changed", self.changed), ("removed", self.removed))
-            for (column, reason), n in sorted(counter.items())
-        ]
-
-
 def fold(value: Any) -> str:
-    """Text for comparing: without outer and repeated white space, in one case."""
+    """Return text for comparing: in one case, without outer and repeated white space."""
     return " ".join(str(value).split()).casefold()
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a raw value is missing, in any usual spelling."""
+    """Tell whether a raw value is missing, in any usual spelling."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or fold(value) in EMPTY_WORDS
 
 
@@ -200,12 +91,17 @@ def parse_age(value: Any) -> tuple[float | None, str | None]:
     return round(number / _UNITS_A_YEAR[unit], 2), "an age in months, weeks or days"
 
 
+def is_age(*names: str) -> bool:
+    """Tell whether a column is an age by one of its names."""
+    return any(_AGE_NAME.search(name) for name in names)
+
+
 def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, *, decimal_comma: bool = False,
                 mapping: Mapping[str, str] | None = None, as_age: bool = False) -> Any:  # fmt: skip
-    """Return a raw value as the schema's column allows it, or None; what is changed or removed is logged.
+    """Return a raw value as the schema's column allows it, or None; log what is changed or removed.
 
     Args:
-        mapping: raw spelling → value of the vocabulary, compared folded, before anything else.
+        mapping: raw spelling → value of the vocabulary; compared without case and spaces, before anything else.
         as_age: a number may carry a unit of time.
     """
     if is_empty(value):

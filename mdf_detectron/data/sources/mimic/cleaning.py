@@ -1,75 +1,47 @@
-"""Cleaning of triage values: every change is counted by column and reason; what is missing stays missing."""
+"""Clean triage values: every change is counted by column and reason; what is missing stays missing."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
 
 import pandas as pd
 
+from mdf_detectron.data.schema import ClinicalColumn
+from mdf_detectron.data.sources.kit.account import ValueLog
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
+from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 
 CELSIUS = (25.0, 45.0)
 """Temperatures in this range are degrees Celsius: no living patient has them in degrees Fahrenheit."""
 
-
-EMPTY, NOT_A_NUMBER = "empty", "not a number"
-
-
-FROM_CELSIUS = "°C converted to °F"
-
-
-SATURATION_CUT = "101 to 105 read as 100"
-
-
+EMPTY, NOT_A_NUMBER, NOT_A_LEVEL = "empty", "not a number", "not a whole level"
+FROM_CELSIUS, SATURATION_CUT = "°C converted to °F", "101 to 105 read as 100"
 PRESSURES = "diastolic not below systolic: both removed"
-
-
 PAIN_MEAN, PAIN_OF_TEN = "'a-b' read as its mean", "'n/10' read as n"
 
-
-NOT_A_LEVEL = "not a whole level"
-
-
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-
-
 _RANGE = re.compile(rf"{_NUMBER}\s*(?:-|–|to)\s*{_NUMBER}(?:\s*/\s*10)?")
-
-
 _OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
 
 
-@dataclass
-class CleaningLog:
-    """Column → reason → number of cells.
-
-    ``changed``: read as another value, which stayed; ``removed``: made missing.  No cell is in both.
-    """
-
-    changed: dict[str, Counter] = field(default_factory=dict)
-    removed: dict[str, Counter] = field(default_factory=dict)
-
-    def add(self, kind: str, column: str, reason: str, count: int) -> None:
-        if count:
-            getattr(self, kind).setdefault(column, Counter())[reason] += int(count)
-
-    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
-        return {k: {c: dict(n) for c, n in getattr(self, k).items()} for k in ("changed", "removed")}
+def outside(column: ClinicalColumn) -> str:
+    """Return the reason for removing a value beyond a column's legal range."""
+    return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
 
 
-def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, CleaningLog]:
-    """Triage values in °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed.
+AGE = next(c for c in mimic_clinical_schema().numeric if c.name == "age")
+
+
+def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, ValueLog]:
+    """Clean triage values to °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed.
 
     Args:
-        triage: any columns and :data:`~mdf_detectron.data.sources.mimic.visits.VITAL_COLUMNS`, numbers or text.
+        triage: any columns and :data:`~mdf_detectron.data.sources.mimic.tables.VITAL_COLUMNS`, numbers or text.
 
     Returns:
         The same rows with cleaned columns, and what was done to them.
     """
-    log, clean = CleaningLog(), triage.copy()
+    log, clean = ValueLog(), triage.copy()
     changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, where the value is still there
     for column in VITAL_COLUMNS:
         values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)
@@ -79,46 +51,38 @@ def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, CleaningLog]:
     changes.append(("o2sat", SATURATION_CUT, cut))
     clean["o2sat"] = clean["o2sat"].mask(cut, 100.0)
     broken = clean["acuity"].notna() & (clean["acuity"] % 1 != 0)
-    log.add("removed", "acuity", NOT_A_LEVEL, broken.sum())
+    log.remove("acuity", NOT_A_LEVEL, count=broken.sum())
     clean["acuity"] = clean["acuity"].mask(broken)
     for column in mimic_clinical_schema().numeric:
         if column.name in VITAL_COLUMNS:
             clean[column.name] = _within(clean[column.name], column, log)
     swapped = clean["dbp"] >= clean["sbp"]
     for column in ("sbp", "dbp"):
-        log.add("removed", column, PRESSURES, swapped.sum())
+        log.remove(column, PRESSURES, count=swapped.sum())
         clean[column] = clean[column].mask(swapped)
     for column, reason, rows in changes:
-        log.add("changed", column, reason, (rows & clean[column].notna()).sum())
+        log.change(column, reason, count=(rows & clean[column].notna()).sum())
     return clean, log
 
 
-def outside(column) -> str:
-    """The reason given for a value beyond a schema column's legal range."""
-    return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
-
-
-AGE_RANGE = outside(next(c for c in mimic_clinical_schema().numeric if c.name == "age"))
-
-
-def _within(values: pd.Series, column, log: CleaningLog) -> pd.Series:
+def _within(values: pd.Series, column: ClinicalColumn, log: ValueLog) -> pd.Series:
     bad = values.notna() & ~values.between(column.minimum, column.maximum)
-    log.add("removed", column.name, outside(column), bad.sum())
+    log.remove(column.name, outside(column), count=bad.sum())
     return values.mask(bad)
 
 
-def _as_numbers(values: pd.Series, log: CleaningLog) -> pd.Series:
+def _as_numbers(values: pd.Series, log: ValueLog) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
     _count_missing(values, numbers, log)
     return numbers
 
 
-def _count_missing(values: pd.Series, numbers: pd.Series, log: CleaningLog) -> None:
+def _count_missing(values: pd.Series, numbers: pd.Series, log: ValueLog) -> None:
     blank = values.isna()
     if not pd.api.types.is_numeric_dtype(values):
         blank |= values.astype("string").str.strip().eq("").fillna(True).astype(bool)
-    log.add("removed", values.name, EMPTY, blank.sum())
-    log.add("removed", values.name, NOT_A_NUMBER, (numbers.isna() & ~blank).sum())
+    log.remove(values.name, EMPTY, count=blank.sum())
+    log.remove(values.name, NOT_A_NUMBER, count=(numbers.isna() & ~blank).sum())
 
 
 def _fahrenheit(values: pd.Series, changes: list) -> pd.Series:
@@ -127,7 +91,7 @@ def _fahrenheit(values: pd.Series, changes: list) -> pd.Series:
     return values.mask(celsius, (values * 1.8 + 32).round(2))
 
 
-def _pain(values: pd.Series, log: CleaningLog, changes: list) -> pd.Series:
+def _pain(values: pd.Series, log: ValueLog, changes: list) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return _as_numbers(values, log)
     text = values.astype("string").str.strip().str.lower()
@@ -140,7 +104,7 @@ def _pain(values: pd.Series, log: CleaningLog, changes: list) -> pd.Series:
 
 
 def parse_pain(text: str) -> tuple[float | None, str | None]:
-    """The number that a pain entry means, and how it was read: "7" → (7, None), "5-6" → (5.5, …), "8/10" → (8, …)."""
+    """Return the number that a pain entry means, and how it was read: "5-6" → (5.5, …), "8/10" → (8, …)."""
     if re.fullmatch(_NUMBER, text):
         return float(text), None
     if match := _RANGE.fullmatch(text):

@@ -1,13 +1,14 @@
 """Where the source files lie: a folder of PhysioNet downloads, or MIMIC-Eye's folders of single patients.
 
-Only paths are decided here; :mod:`~mdf_detectron.data.sources.mimic.visits` reads them.
-Eye-tracking files lie beside the ones that are read, and are left alone.
+Only paths are decided here; :mod:`~mdf_detectron.data.sources.mimic.tables` reads them.
+Eye-tracking files next to them are left alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mdf_detectron.errors import SourceDataError
 TABLES = ("patients", "edstays", "triage", "metadata")
 """The four tables; readings are found separately."""
 
+PATHS = (*TABLES, "reflacx", "images")
+"""What may lie elsewhere than PhysioNet's layout says."""
 
 _ORIGIN = {
     "patients": "physionet.org/content/mimiciv (hosp/, or core/ in release 1.0)",
@@ -25,14 +28,12 @@ _ORIGIN = {
     "reflacx": "physionet.org/content/reflacx-xray-localization (main_data/)",
 }
 
-
 _PATTERNS = {
     "patients": ("mimiciv/*/hosp/patients.csv", "mimiciv/*/core/patients.csv"),
     "edstays": ("mimic-iv-ed/*/ed/edstays.csv",),
     "triage": ("mimic-iv-ed/*/ed/triage.csv",),
     "metadata": ("mimic-cxr-jpg/*/mimic-cxr-*-metadata.csv",),
 }
-
 
 SYNTHETIC_FILE_NAME = "SYNTHETIC.txt"
 """At the root of a tree of synthetic files: what they are."""
@@ -64,12 +65,12 @@ class SourceFiles:
 def physionet_files(
     root: str | Path, overrides: Mapping[str, str | Path | None] | None = None, *, with_readings: bool = True
 ) -> SourceFiles:
-    """Files below a folder that holds PhysioNet's projects by their names; of several releases the latest.
+    """Find the files below a folder that holds PhysioNet's projects by their names; of several releases the latest.
 
     Args:
         root: parent of ``mimiciv/``, ``mimic-iv-ed/``, ``mimic-cxr-jpg/``, ``reflacx-xray-localization/``.
-        overrides: a path for any of ``patients``, ``edstays``, ``triage``, ``metadata`` (files), ``reflacx``
-            (the ``main_data`` folder) and ``images`` (the folder that holds ``files/``).
+        overrides: a path for any of :data:`PATHS`; ``reflacx`` is the ``main_data`` folder, ``images`` the folder that
+            holds ``files/``.
         with_readings: False looks for no readings of REFLACX.
 
     Raises:
@@ -98,7 +99,7 @@ def physionet_files(
 
 
 def mimic_eye_files(root: str | Path) -> SourceFiles:
-    """Files of a MIMIC-Eye folder, the older layout (``Core/``, no ``main_data/``) too.
+    """Find the files of a MIMIC-Eye folder, the older layout (``Core/``, no ``main_data/``) too.
 
     Raises:
         SourceDataError: no patient folder, no image table, or no table of a kind in any patient's folder.
@@ -121,7 +122,7 @@ def mimic_eye_files(root: str | Path) -> SourceFiles:
     radiographs = next((f for base in (root, *root.parents[:1], patients[0].parent)
                   if (f := _first(base, ("spreadsheets/cxr_meta.csv", "cxr_meta.csv")))), None)  # fmt: skip
     if radiographs is None:
-        raise SourceDataError(f"no {root}/spreadsheets/cxr_meta.csv; it is part of MIMIC-Eye, beside the patients")
+        raise SourceDataError(f"no {root}/spreadsheets/cxr_meta.csv; it is part of MIMIC-Eye, next to the patients")
     readings = found.pop("readings")
     folders = [p.parent / "main_data" if (p.parent / "main_data").is_dir() else p.parent for p in readings]
     by_patient = {p.name: p for p in patients}
@@ -155,7 +156,7 @@ def _given_or_found(name: str, root: Path, given: Mapping[str, Path]) -> Path:
 
 
 def _latest(root: Path, patterns: tuple[str, ...], parent: bool = False) -> Path | None:
-    """The match of the highest release number; of one release the pattern named first."""
+    """Return the match of the highest release number; of one release the pattern named first."""
     found = [(_release(path, root), -rank, path) for rank, p in enumerate(patterns) for path in root.glob(p)]
     if not found:
         return None
@@ -170,3 +171,11 @@ def _release(path: Path, root: Path) -> tuple[int, ...]:
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     candidates = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def add_path_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Declare where files lie, and the visit of an image."""
+    for name in names:
+        parser.add_argument(f"--{name}", metavar="PATH", help=f"where {name} lies, if elsewhere")
+    parser.add_argument("--stay-window-days", type=float, default=7, help="after departure; 0: inside a visit only")
+    parser.add_argument("--keep-unmatched", action="store_true", help="keep images without a visit (age, gender only)")

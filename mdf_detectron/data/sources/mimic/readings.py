@@ -1,11 +1,10 @@
-"""What readers left: the metadata of each reading, and the file of its ellipses."""
+"""What readers left: the metadata of each reading and the file of its ellipses → boxes and masks."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,20 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.kit.values import ProblemList
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.kit.table import Row, Table, read_table
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MERGED_LABELS
-from mdf_detectron.data.sources.mimic.source_table import OTHER_LENGTH, UNUSABLE_FILE, check_columns
+from mdf_detectron.data.sources.mimic.tables import UNUSABLE_FILE
 from mdf_detectron.errors import SourceDataError
-from mdf_detectron.fileio import read_csv
 
 ELLIPSE_FILE = "anomaly_location_ellipses.csv"
-
-
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
+MASK_SHAPES = ("ellipse", "box")
+OFF_IMAGE, NO_AREA = "outside the image", "without area"
+POLYGON_POINTS = 48
 
 _READING = re.compile(r"P([123])\d{2}R\d{6}")
-
-
 _METADATA_COLUMNS = ("id", "eye_tracking_data_discarded", "dicom_id", "subject_id", "image_size_x", "image_size_y")
-
-
 _TRUE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": False}
 
 
@@ -39,7 +34,7 @@ class _Unusable(Exception):
 
 
 def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
-    """All readings of the metadata files, in the files' order.
+    """Read all readings of the metadata files, in the files' order.
 
     Returns:
         reading_id (str, unique), phase (1–3), dicom_id (str), subject_id, width, height (int, pixels of the
@@ -52,19 +47,14 @@ def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> p
     readings: dict[str, dict[str, Any]] = {}
     rows_in, dropped = 0, Counter()
     for path in paths:
-        try:
-            rows = _read_rows(path, _METADATA_COLUMNS)
-        except SourceDataError as error:
-            if len(paths) == 1:
-                raise
-            problems.add(UNUSABLE_FILE, str(error))
-            continue
-        rows_in += len(rows)
-        for line, row in rows:
+        table = _read(path, _METADATA_COLUMNS, problems, alone=len(paths) == 1)
+        rows_in += len(table.rows) + sum(table.dropped.values())
+        dropped.update(table.dropped)
+        for row, line in zip(table.rows, table.lines, strict=True):
             try:
                 reading = _reading(row)
                 if reading["reading_id"] in readings:
-                    raise _Unusable("duplicated reading", f"id {row['id']!r} stands there a second time")
+                    raise _Unusable("duplicated reading", f"id {row['id']!r} occurs a second time")
                 readings[reading["reading_id"]] = reading
             except _Unusable as error:
                 problems.add(error.args[0], f"{path} line {line}: {error.args[1]}")
@@ -76,8 +66,18 @@ def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> p
     return pd.DataFrame(readings.values())
 
 
-def _reading(row: dict[str | None, Any]) -> dict[str, Any]:
-    _require_length(row)
+def _read(path: Path, needed: Sequence[str], problems: ProblemList, alone: bool = False) -> Table:
+    """Read a small table; one that cannot be used is a problem and has no rows, unless there is no other."""
+    try:
+        return read_table(path, problems, needed, may_be_empty=True)
+    except SourceDataError as error:
+        if alone:
+            raise
+        problems.add(UNUSABLE_FILE, str(error))
+        return Table(path, [], [], [])
+
+
+def _reading(row: Row) -> dict[str, Any]:
     match = _READING.fullmatch(row["id"])
     if not match:
         raise _Unusable("unusable reading id", f"id {row['id']!r}; expected P<phase><trial>R<six digits>")
@@ -110,7 +110,7 @@ def _reading(row: dict[str | None, Any]) -> dict[str, Any]:
 def read_ellipses(
     readings: pd.DataFrame, folders: Sequence[Path], problems: ProblemList, flow: Flow
 ) -> tuple[pd.DataFrame, set[str]]:
-    """Every (ellipse, label) pair of the readings.
+    """Read every (ellipse, label) pair of the readings.
 
     Args:
         readings: of :func:`read_readings`.
@@ -127,12 +127,18 @@ def read_ellipses(
     rows_in, kept, dropped, without_file = 0, 0, Counter(), set()
     for reading_id in readings["reading_id"]:
         path = by_name.get(reading_id, folders[0] / reading_id) / ELLIPSE_FILE
-        rows = _ellipse_rows(path, reading_id, problems)
-        if rows is None:
+        if not path.is_file():
+            problems.add("reading without its ellipse file",
+                         f"no {path}; the metadata names reading {reading_id}, download its folder again")  # fmt: skip
             without_file.add(reading_id)
             continue
-        rows_in += len(rows)
-        for number, (line, row) in enumerate(rows):
+        table = _read(path, (*CORNERS, "certainty"), problems)
+        if not table.columns:
+            without_file.add(reading_id)
+            continue
+        rows_in += len(table.rows) + sum(table.dropped.values())
+        dropped.update(table.dropped)
+        for number, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
             try:
                 certainty, corners, labels = _ellipse(row)
             except _Unusable as error:
@@ -157,21 +163,8 @@ def _index_folders(folders: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _ellipse_rows(path: Path, reading_id: str, problems: ProblemList) -> list[tuple[int, dict]] | None:
-    if not path.is_file():
-        problems.add("reading without its ellipse file",
-                     f"no {path}; the metadata names reading {reading_id}, download its folder again")  # fmt: skip
-        return None
-    try:
-        return _read_rows(path, (*CORNERS, "certainty"))
-    except SourceDataError as error:
-        problems.add(UNUSABLE_FILE, str(error))
-        return None
-
-
-def _ellipse(row: dict[str | None, Any]) -> tuple[float, list[float], list[str]]:
-    """Certainty, corners and labels (after merging, each once)."""
-    _require_length(row)
+def _ellipse(row: Row) -> tuple[float, list[float], list[str]]:
+    """Return certainty, corners and labels (after merging, each once)."""
     values = {name: _number(row[name]) for name in (*CORNERS, "certainty")}
     absent = next((name for name, value in values.items() if value is None), None)
     if absent:
@@ -190,32 +183,67 @@ def _ellipse(row: dict[str | None, Any]) -> tuple[float, list[float], list[str]]
     return values["certainty"], [values[c] for c in CORNERS], list(labels)
 
 
-def _read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict]]:
-    """(line, row) of a small CSV; :class:`SourceDataError` where it cannot be read or a needed column is absent."""
-    rows = read_csv(path, SourceDataError)
-    _, header = next(rows, (1, []))
-    check_columns(path, header, needed)
-    return [(line, _by_name(header, row)) for line, row in rows]
-
-
-def _by_name(header: list[str], row: list[str]) -> dict[str | None, Any]:
-    """Map columns to values; further values are under None, absent ones are None (as ``csv.DictReader`` does)."""
-    named: dict[str | None, Any] = dict(zip_longest(header, row[: len(header)]))
-    return {**named, None: row[len(header) :]} if len(row) > len(header) else named
-
-
-def _require_length(row: dict[str | None, Any]) -> None:
-    """Raise where :func:`_by_name` found too many values or too few."""
-    if None in row or None in row.values():
-        header = len(row) - (None in row)
-        cells = header + len(row[None]) if None in row else header - sum(v is None for v in row.values())
-        raise _Unusable(OTHER_LENGTH, f"{cells} cells, the header has {header}; a row is cut off, or a comma has no "
-                                      "quotes")  # fmt: skip
-
-
 def _number(text: str | None) -> float | None:
     try:
         value = float(text or "")
     except ValueError:
         return None
     return value if np.isfinite(value) else None
+
+
+def choose_boxes(
+    ellipses: pd.DataFrame, readings: pd.DataFrame, classes: Sequence[str], min_certainty: int, flow: Flow
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Choose the (ellipse, label) pairs that become boxes, and clamp them to their image.
+
+    Args:
+        ellipses, readings: of the functions above; only pairs of ``readings`` count.
+        classes: labels to keep; the others are counted as dropped.
+        min_certainty: least certainty, 1–5.
+        flow: gets the stage "boxes (ellipse and label)".
+
+    Returns:
+        The chosen rows with ``x0, y0, x1, y1`` (clamped pixels) added, and counts of what was
+        changed without being dropped (clamped boxes).
+    """
+    size = readings.set_index("reading_id")[["width", "height"]]
+    pairs = ellipses[ellipses["reading_id"].isin(size.index)]
+    pairs = pairs.assign(**{side: pairs["reading_id"].map(size[side]) for side in size})
+    x0, x1 = pairs["xmin"].clip(0, pairs["width"]), pairs["xmax"].clip(0, pairs["width"])
+    y0, y1 = pairs["ymin"].clip(0, pairs["height"]), pairs["ymax"].clip(0, pairs["height"])
+    no_area = (pairs["xmax"] - pairs["xmin"] < 1) | (pairs["ymax"] - pairs["ymin"] < 1)
+    reason = np.select(
+        [~pairs["label"].isin(classes), pairs["certainty"] < min_certainty, no_area, (x1 - x0 < 1) | (y1 - y0 < 1)],
+        ["label not among the classes", f"certainty below {min_certainty}", NO_AREA, OFF_IMAGE],
+        "",
+    )
+    kept = reason == ""
+    chosen = pairs.assign(x0=x0, y0=y0, x1=x1, y1=y1)[kept]
+    flow.add("boxes (ellipse and label)", len(pairs), len(chosen), Counter(reason[~kept].tolist()))
+    given = chosen[list(CORNERS)].to_numpy()
+    clamped = int((given != chosen[["x0", "y0", "x1", "y1"]].to_numpy()).any(axis=1).sum())
+    return chosen, {"boxes clamped to their image": clamped}
+
+
+def to_box(row: Any, mask_shape: str = "ellipse", scale: tuple[float, float] = (1, 1)) -> dict[str, Any]:
+    """Return the box of one row of :func:`choose_boxes`.
+
+    Args:
+        row: with ``label``, ``certainty``, the corners as written and clamped.
+        mask_shape: "ellipse" (inscribed in the corners as written, cut at the image's edge) or "box".
+        scale: of x and y, from the pixels of the reading to those of the box.
+    """
+    x0, y0, x1, y1 = row.x0, row.y0, row.x1, row.y1
+    if mask_shape == "ellipse":
+        angles = np.linspace(0, 2 * np.pi, POLYGON_POINTS, endpoint=False)
+        xs = (row.xmin + row.xmax) / 2 + (row.xmax - row.xmin) / 2 * np.cos(angles)
+        ys = (row.ymin + row.ymax) / 2 + (row.ymax - row.ymin) / 2 * np.sin(angles)
+        points = np.stack([np.clip(xs, x0, x1), np.clip(ys, y0, y1)], axis=1)
+    else:
+        points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    return {
+        "bbox": [x0 * scale[0], y0 * scale[1], (x1 - x0) * scale[0], (y1 - y0) * scale[1]],
+        "class": row.label,
+        "segmentation": [(points * scale).ravel().tolist()],
+        "certainty": int(row.certainty),
+    }

@@ -1,4 +1,4 @@
-"""Which file, row, patient and times belong to each annotated image."""
+"""Find the file, row, patient, times and split that belong to each annotated image."""
 
 from __future__ import annotations
 
@@ -6,68 +6,30 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.dicom import SUFFIXES, is_dicom
-from mdf_detectron.data.readers import read_dicom_tags
-from mdf_detectron.data.sources.kit.table import (
-    IMAGE_SUFFIXES,
-    Row,
-    Table,
-    is_later,
-    normal_key,
-    parse_time,
-    rows_by_key,
-    stem,
-    time_of,
-)
-from mdf_detectron.data.sources.kit.values import ProblemList, fold, is_empty
-from mdf_detectron.data.sources.own.boxes import SourceImage, original_stems
+import pandas as pd
+
+from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Study
+from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES, Row, Table, stem
+from mdf_detectron.data.sources.kit.values import fold, is_empty
+from mdf_detectron.data.sources.own.annotations import original_stems
 from mdf_detectron.data.sources.own.options import DICOM_TIME, OwnOptions
 from mdf_detectron.data.splits import patient_key
-from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
-from mdf_detectron.workers import parallel_map
+from mdf_detectron.errors import SourceDataError, shorten
 
+NO_SPLIT = "no split"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
 NO_ROW, LATE = "no row of the table", "record later than its image"
 """Why an image has no record."""
 
-SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-               "test": "test", "testing": "test"}  # fmt: skip
-
-
-@dataclass
-class Study:
-    """One annotated image with what belongs to it.
-
-    Attributes:
-        image: of the annotations.
-        path: of its file.
-        tags: DICOM tags that were asked for.
-        row: of the table; empty where none belongs to it.
-        no_record: why ``row`` is empty.
-        identity: the row that tells patient and split, which may be one whose values are refused.
-        patient: id, or None where it is not known.
-        times: (image, record), ISO 8601 or None.
-        split: of the split column.
-    """
-
-    image: SourceImage
-    path: Path
-    tags: dict[str, str | None] = field(default_factory=dict)
-    row: Row = field(default_factory=dict)
-    no_record: str = ""
-    identity: Row = field(default_factory=dict)
-    patient: str | None = None
-    times: tuple[str | None, str | None] = (None, None)
-    split: str | None = None
-
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files below a folder, in order: those with a known suffix, and DICOM files without one.
+    """List the image files below a folder, in order: those with a known suffix, and DICOM files without one.
 
     Raises:
         SourceDataError: no such folder, or no image in it.
@@ -91,7 +53,7 @@ def list_images(folder: Path) -> list[Path]:
 def find_files(
     images: Sequence[SourceImage], files: Sequence[Path], folder: Path, problems: ProblemList, drops: Counter[str]
 ) -> list[Study]:
-    """The file of each image: of the same path, name or stem, in this order, if it is the only one."""
+    """Find the file of each image: of the same path, name or stem, in this order, if it is the only one."""
     keys: list[Callable[[Path], str]] = [
         lambda p: p.relative_to(folder).as_posix(),
         lambda p: p.name,
@@ -126,25 +88,6 @@ def find_files(
         problems.add(reason, f"{image.where}: {text}")
         drops[reason] += 1
     return studies
-
-
-def read_tags(studies: list[Study], tags: Sequence[str], num_workers: int) -> None:
-    """Set the tags of DICOM files; other files have none."""
-    dicom = [s for s in studies if tags and (s.path.suffix.lower() in SUFFIXES or is_dicom(s.path))]
-    for study in studies:
-        study.tags = dict.fromkeys(tags)
-    function = partial(_tags_of, keywords=list(tags))
-    for study, read in zip(
-        dicom, parallel_map(function, [s.path for s in dicom], num_workers, "reading tags"), strict=True
-    ):
-        study.tags = read
-
-
-def _tags_of(path: Path, keywords: list[str]) -> dict[str, str | None]:
-    try:
-        return read_dicom_tags(path, keywords)
-    except ImageReadError:  # the file is named when its pixels are read
-        return dict.fromkeys(keywords)
 
 
 def join_table(
@@ -227,7 +170,7 @@ def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOpti
 
 
 def dicom_time(tags: dict[str, str | None]):
-    """The time of acquisition, or else of the study, and whether it has a clock; None where there is none."""
+    """Return the time of acquisition, or else of the study, and whether it has a clock; None where there is none."""
     for kind in ("Acquisition", "Study"):
         day, clock = tags.get(f"{kind}Date"), tags.get(f"{kind}Time")
         if day and re.fullmatch(r"\d{8}", day):
@@ -240,7 +183,7 @@ def dicom_time(tags: dict[str, str | None]):
 
 
 def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
-    """(row, its time) of the rows that are not later than the image, and why the others are not used, by row.
+    """Return (row, its time) of the rows that are not later than the image, and why each other one is not used.
 
     A later row knows the future; of one whose time, or whose image's, cannot be read, nobody knows whether it does.
     """
@@ -275,44 +218,93 @@ def _iso(moment) -> str | None:
     return moment[0].isoformat() if moment[1] else moment[0].date().isoformat()
 
 
-def set_patients(studies: list[Study], options: OwnOptions, problems: ProblemList) -> None:
-    """Set the patient of each study; a blank one is a problem."""
-    if options.patient is None:
-        return
+def set_patients(studies: list[Study], options: OwnOptions) -> None:
+    """Set the patient of each study, or why there is none; without an option for it each image is a patient."""
+    kind, _, pattern = (options.patient or "").partition("=")
     for study in studies:
-        kind, _, rest = options.patient.partition("=")
+        if options.patient is None:
+            study.patient = f"image {study.image.name}"
+            continue
         if options.patient.startswith("dicom:"):
             raw = study.tags[options.patient.removeprefix("dicom:")]
-        elif kind == "stem" and rest:
-            match = re.search(rest, stem(study.path.name))
+        elif kind == "stem" and pattern:
+            match = re.search(pattern, stem(study.path.name))
             raw = match[1] if match and match.groups() else None
         else:
             raw = study.identity.get(options.patient)
-        study.patient = patient_key(raw) if not is_empty(raw) else None
-        if study.patient is None:
-            text = f"{study.image.where}: no patient ({options.patient} is {shorten(raw)})"
-            problems.add("no patient", f"{text}; an image without a patient cannot be split soundly")
+        study.patient = None if is_empty(raw) else raw
+        study.no_patient = f"{options.patient} is {shorten(raw)}"
 
 
-def set_splits(studies: list[Study], options: OwnOptions, problems: ProblemList) -> None:
-    """Set the split of each study by the split column; a patient in several splits is a problem."""
-    if options.split_column is None:
-        return
-    splits_of: dict[str, str] = {}
+def set_splits(studies: list[Study], column: str, problems: ProblemList, drops: Counter[str]) -> None:
+    """Set the split of each study by a column of the table; one without a split leaves ``studies``, counted."""
     for study in studies:
-        raw = study.identity.get(options.split_column)
-        study.split = SPLIT_WORDS.get(fold(raw)) if raw is not None else None
+        raw = study.identity.get(column)
+        study.split = None if raw is None else SPLIT_WORDS.get(fold(raw))
         if study.split is None:
-            text = f"{study.image.where}: {options.split_column} is {shorten(raw)}; expected train, val or test"
-            problems.add("no split", text)
-        elif study.patient is not None:
-            first = splits_of.setdefault(study.patient, study.split)
-            if first != study.split:
-                text = f"{study.image.where}: patient {study.patient} is in {first} and in {study.split}"
-                problems.add("patient in several splits", f"{text}; put all images of a patient in one split")
-                study.split = None
+            problems.add(NO_SPLIT, f"{study.image.where}: {column} is {shorten(raw)}; expected train, val or test")
+            drops[NO_SPLIT] += 1
+    studies[:] = [study for study in studies if study.split]
 
 
-def sources_of(studies: Sequence[Study], source: str, dicom: bool) -> list[Any]:
-    """Raw values of a column, one a study."""
-    return [(s.tags if dicom else s.row).get(source) for s in studies]
+def normal_key(value: Any, kind: str) -> str | None:
+    """Return one spelling of a key: "200.0" and " 200" are "200"; folders, and for "stem" the suffix, are left out."""
+    try:
+        key = patient_key(value)
+    except TypeError:
+        return None
+    if key is None or kind not in ("stem", "name"):
+        return key
+    name = key.replace("\\", "/").rsplit("/", 1)[-1]
+    return stem(name) if kind == "stem" else name
+
+
+def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> dict[str, list[int]]:
+    """Index the rows by key; those that repeat another row identically are left out and counted."""
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(table.rows):
+        key = normal_key(row[column], kind)
+        if key is None:
+            text = f"{table.place(number)}: column '{column}' is {shorten(row[column])}; every row needs its key"
+            problems.add("row without a key", text)
+            table.dropped["row without a key"] += 1
+            continue
+        same = found.setdefault(key, [])
+        if any(table.rows[other] == row for other in same):
+            table.dropped["repeats another row"] += 1
+        else:
+            same.append(number)
+    return found
+
+
+def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | None:
+    """Read a time, and whether it has a clock; None where it cannot be read. Zones are taken as written."""
+    if isinstance(value, datetime):
+        moment = pd.Timestamp(value).to_pydatetime().replace(tzinfo=None)
+        return moment, bool(moment.time() != datetime.min.time())
+    text = str(value).strip()
+    try:
+        moment = datetime.strptime(text, time_format) if time_format else datetime.fromisoformat(text.replace("Z", ""))
+    except (ValueError, TypeError):
+        return None
+    clock = any(code in time_format for code in ("%H", "%I", "%c", "%X")) if time_format else len(text) > 10
+    return moment.replace(tzinfo=None), clock
+
+
+def is_later(record: tuple[datetime, bool], image: tuple[datetime, bool]) -> bool:
+    """Tell whether a record is later than its image; by days where either has no clock."""
+    if record[1] and image[1]:
+        return record[0] > image[0]
+    return record[0].date() > image[0].date()
+
+
+def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):
+    """Return the time in a row; None where it is empty or, a problem, cannot be read."""
+    if is_empty(row[column]):
+        return None
+    moment = parse_time(row[column], time_format)
+    if moment is None:
+        expected = time_format or "ISO 8601, as 2019-05-31 14:05"
+        text = f"{where}: column '{column}' is {shorten(row[column])}; expected {expected} (--time-format changes it)"
+        problems.add("unreadable time", text)
+    return moment

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from mdf_detectron.data.sources.kit.image_files import BIT_DEPTHS
+from mdf_detectron.data.sources.kit.collection import ColumnSpec
 from mdf_detectron.errors import SourceDataError, shorten
 
 BOX_UNITS = ("pixels", "fraction")
@@ -20,21 +20,13 @@ DICOM_TIME = "dicom"
 _SPEC = re.compile(r'\s*(?P<source>"[^"]+"|[^\s:{}"]+)(?::(?P<name>[^\s:{}"]+))?(?:\{(?P<mapping>[^{}]*)\})?(?=\s|$)')
 
 
-@dataclass(frozen=True)
-class ColumnSpec:
-    """One clinical column: where it comes from, its name in the records, and spellings that are replaced."""
-
-    source: str
-    name: str
-    mapping: Mapping[str, str] = field(default_factory=dict)
-
-
-def parse_columns(text: str) -> tuple[ColumnSpec, ...]:
+def parse_columns(words: str | Sequence[str]) -> tuple[ColumnSpec, ...]:
     """Parse ``Age:age Lactate Sex:sex{male=M,female=F} "White cells":wbc``.
 
     Raises:
-        SourceDataError: something else, or a name that stands twice.
+        SourceDataError: something else, or a name that occurs twice.
     """
+    text = words if isinstance(words, str) else " ".join(words)
     specs, at = [], 0
     while text[at:].strip():
         match = _SPEC.match(text, at)
@@ -48,7 +40,7 @@ def parse_columns(text: str) -> tuple[ColumnSpec, ...]:
         at = match.end()
     names = [spec.name for spec in specs]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise SourceDataError(f"columns: {', '.join(doubled)} stands twice; rename one, as in Source:other_name")
+        raise SourceDataError(f"columns: {', '.join(doubled)} occurs twice; rename one, as in Source:other_name")
     return tuple(specs)
 
 
@@ -66,23 +58,22 @@ class OwnOptions:
     Attributes:
         key: "COLUMN" or "COLUMN=KIND", KIND of :data:`KEY_KINDS` or a DICOM tag: which row belongs to an image.
         patient: a column of the table, "dicom:TAG", "stem=REGEX" (its first group), or None: each image a patient.
-        columns, dicom_columns: clinical columns of the table and of DICOM tags; no columns: all of the table.
-        box_columns: of a table of boxes, "role=column", see :mod:`.boxes`; others are guessed.
+        columns, dicom_columns: clinical columns of the table and of DICOM tags, as :func:`parse_columns` reads them;
+            no columns: all of the table.
+        box_columns: of a table of boxes, "ROLE=COLUMN", see :mod:`.annotations`; others are guessed.
         box_units: of its coordinates.
         class_name: of boxes in a table without a class column.
         split_column: a column of the table that says train, val or test.
         time, record_time: columns with the time of the image and of the record; time may be "dicom".
         time_format: of both, as strptime has it; None: ISO 8601.
         decimal_comma: numbers are written "38,1".
-        fractions, seed, folds: of the splits; folds > 0 also writes that many cross-validation folders.
-        image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """
 
     key: str | None = None
     patient: str | None = None
-    columns: Sequence[ColumnSpec] = ()
-    dicom_columns: Sequence[ColumnSpec] = ()
-    box_columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    dicom_columns: Sequence[str] = ()
+    box_columns: Sequence[str] = ()
     box_units: str = "pixels"
     class_name: str = "finding"
     split_column: str | None = None
@@ -90,36 +81,23 @@ class OwnOptions:
     record_time: str | None = None
     time_format: str | None = None
     decimal_comma: bool = False
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    seed: int = 1
-    folds: int = 0
-    image_size: int | None = None
-    bit_depth: int = 8
-    copy_images: bool = False
 
     def __post_init__(self) -> None:
-        def refuse(text: str) -> None:
-            raise SourceDataError(text)
-
         if self.box_units not in BOX_UNITS:
-            refuse(f"box units '{self.box_units}' are none of {', '.join(BOX_UNITS)}")
-        if self.bit_depth not in BIT_DEPTHS:
-            refuse(f"bit depth {self.bit_depth} is none of {BIT_DEPTHS}")
-        if self.bit_depth == 16 and self.image_size is None:
-            refuse("a bit depth of 16 needs copies: name their shorter side with --image-size")
-        if self.image_size is not None and self.image_size < 32:
-            refuse(f"an image size must be at least 32 pixels, got {self.image_size}")
-        if self.folds < 0 or self.folds in (1, 2):
-            refuse(f"folds must be 0 (none) or at least 3 (train, val, test), got {self.folds}")
-        if abs(sum(self.fractions) - 1) > 1e-9 or not all(math.isfinite(f) and f > 0 for f in self.fractions):
-            refuse(f"split fractions must be positive and sum to 1, got {self.fractions}")
+            raise SourceDataError(f"--box-units {self.box_units} is none of {', '.join(BOX_UNITS)}")
+        if any("=" not in pair for pair in self.box_columns):
+            raise SourceDataError(f"--box-columns {' '.join(self.box_columns)}: write ROLE=COLUMN, as x1=xmin")
         if self.record_time and not self.time:
-            refuse("a time of the record is compared with the image's: name its column with --time, or --time dicom")
-        if self.split_column and self.folds:
-            refuse("a split column and folds exclude each other: folds split the patients anew")
-        names = [c.name for c in (*self.columns, *self.dicom_columns)]
+            raise SourceDataError("--record-time is compared with the image's: add --time COLUMN, or --time dicom")
+        names = [spec.name for spec, _ in self.specs]
         if doubled := sorted({n for n in names if names.count(n) > 1}):
-            refuse(f"columns: {', '.join(doubled)} comes from the table and from DICOM; rename one")
+            raise SourceDataError(f"columns: {', '.join(doubled)} comes from the table and from DICOM; rename one")
+
+    @cached_property
+    def specs(self) -> list[tuple[ColumnSpec, bool]]:
+        """The named clinical columns, and whether each comes from DICOM."""
+        return [(c, dicom) for dicom, words in enumerate((self.columns, self.dicom_columns))
+                for c in parse_columns(words)]  # fmt: skip
 
     @property
     def key_column(self) -> str | None:
@@ -129,21 +107,18 @@ class OwnOptions:
     def key_kind(self) -> str:
         return (self.key or "").partition("=")[2] or "stem"
 
-    @property
-    def patient_column(self) -> str | None:
-        """The column of the table that tells the patient, if it is one."""
-        return self.patient if self.patient and not self.patient.startswith(("dicom:", "stem=")) else None
-
-    def table_options(self) -> list[str]:
-        """Options, as they are written, that name a column of the table."""
-        time = None if self.time == DICOM_TIME else self.time
-        named = {"--key": self.key, "--patient": self.patient_column, "--columns": self.columns,
-                 "--split-column": self.split_column, "--time": time, "--record-time": self.record_time}  # fmt: skip
-        return [option for option, value in named.items() if value]
+    def table_columns(self) -> dict[str, list[str]]:
+        """Return the options, as they are written, that name columns of the table, with the columns."""
+        of_table = self.patient and not self.patient.startswith(("dicom:", "stem="))
+        named = {"--key": self.key_column, "--patient": self.patient if of_table else None,
+                 "--split-column": self.split_column, "--time": None if self.time == DICOM_TIME else self.time,
+                 "--record-time": self.record_time}  # fmt: skip
+        columns = [spec.source for spec, dicom in self.specs if not dicom]
+        return {option: [c] for option, c in named.items() if c} | ({"--columns": columns} if columns else {})
 
     def dicom_tags(self) -> list[str]:
-        """Tags that must be read from the files."""
-        tags = [c.source for c in self.dicom_columns]
+        """Return the tags that must be read from the files."""
+        tags = [spec.source for spec, dicom in self.specs if dicom]
         if self.key and self.key_kind not in KEY_KINDS:
             tags.append(self.key_kind)
         if self.patient and self.patient.startswith("dicom:"):

@@ -1,7 +1,20 @@
-"""Prepared folders read back without the package's own loader."""
+"""Sources prepared, and prepared folders read back without the package's own loader."""
 
 import hashlib
 import json
+
+from mdf_detectron.data.sources.kit.collection import WriteOptions
+from mdf_detectron.data.sources.kit.preparation import prepare
+from mdf_detectron.data.sources.mimic.collection import COLLECTION
+
+WRITING = ("image_size", "seed", "folds")
+
+
+def prepare_mimic(source, out, **choices):
+    """Prepare a tree of either layout; ``choices`` are those of the collection, of writing and of ``prepare``."""
+    layout = "mimic_eye" if next(source.glob("patient_*"), None) else "physionet"
+    options = WriteOptions(**{name: choices.pop(name) for name in WRITING if name in choices})
+    return prepare(COLLECTION, out, options, **{layout: source}, **{"num_workers": 1, **choices})
 
 
 def read_folder(out):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.mimic.annotations import choose_boxes, to_annotation
+from mdf_detectron.data.sources.mimic.readings import choose_boxes, to_box
 
 CLASSES = ("Atelectasis", "Consolidation")
 
@@ -30,8 +30,8 @@ def area_of(points):
 
 
 def test_ellipse_inscribed_in_its_corners():
-    annotation = to_annotation(row((100, 200, 300, 260)), CLASSES)
-    assert annotation["bbox"] == [100, 200, 200, 60] and annotation["category_id"] == 2
+    annotation = to_box(row((100, 200, 300, 260)))
+    assert annotation["bbox"] == [100, 200, 200, 60] and annotation["class"] == "Consolidation"
     assert annotation["certainty"] == 4
     points = polygon_of(annotation)
     on_it = ((points[:, 0] - 200) / 100) ** 2 + ((points[:, 1] - 230) / 30) ** 2
@@ -41,23 +41,21 @@ def test_ellipse_inscribed_in_its_corners():
 
 
 def test_ellipse_keeps_its_shape_and_is_cut_at_the_edge():
-    points = polygon_of(to_annotation(row((-100, 200, 100, 260), (0, 200, 100, 260)), CLASSES))
+    points = polygon_of(to_box(row((-100, 200, 100, 260), (0, 200, 100, 260))))
     assert points[:, 0].min() == 0  # half of the ellipse is left, and its height is at the edge
     assert area_of(points) == pytest.approx(np.pi * 100 * 30 / 2, rel=0.005)
 
 
 def test_mask_and_box_are_scaled_alike():
-    annotation = to_annotation(row((100, 200, 300, 260)), CLASSES, scale=(0.5, 0.25))
+    annotation = to_box(row((100, 200, 300, 260)), scale=(0.5, 0.25))
     assert annotation["bbox"] == [50, 50, 100, 15]
     points = polygon_of(annotation)
     assert points.min(axis=0).tolist() == [50, 50] and points.max(axis=0).tolist() == [150, 65]
 
 
-def test_box_as_mask_and_an_unknown_shape():
-    annotation = to_annotation(row((10, 20, 30, 60)), CLASSES, mask_shape="box")
+def test_box_as_mask():
+    annotation = to_box(row((10, 20, 30, 60)), mask_shape="box")
     assert annotation["segmentation"] == [[10, 20, 30, 20, 30, 60, 10, 60]]
-    with pytest.raises(ValueError, match="mask shape 'star' is not one of"):
-        to_annotation(row((10, 20, 30, 60)), CLASSES, mask_shape="star")
 
 
 def test_each_pair_is_kept_or_dropped_for_one_reason():

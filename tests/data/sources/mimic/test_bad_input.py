@@ -7,11 +7,9 @@ from PIL import Image
 
 from mdf_detectron.data.pseudonyms import Privacy
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
-from mdf_detectron.data.sources.mimic.options import MimicOptions
-from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.mimic.golden import Case, Tree, dicom, stay, subject
-from tests.data.sources.mimic.reading_back import read_folder
+from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
 
 PATHS = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
@@ -79,19 +77,19 @@ ROWS = {
     "visit twice": (doubled("edstays"), "edstays", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
     "triage twice": (doubled("triage"), "triage", "duplicated stay_id", "line 8: stay_id 93000000; exp"),
     "image twice": (doubled("images"), "images", "duplicated dicom_id", "line 8: dicom_id '00000000-0-0-0-0'; exp"),
-    "reading twice": (doubled("readings"), "readings", "duplicated reading", "line 8: id 'P301R000000' stands there a"),
+    "reading twice": (doubled("readings"), "readings", "duplicated reading", "line 8: id 'P301R000000' occurs a"),
     "subject": (replaced("patients", "90000001", "9000x001"), "patients", "unusable subject_id",
                 "line 2: subject_id '9000x001'; expected a whole number"),
     "negative age": (replaced("patients", ",60,", ",-1,"), "patients", "unusable anchor_age",
                      "line 2: anchor_age -1.0; expected a number from 0 on, or nothing"),
     "infinite subject": (replaced("patients", "90000001", "inf"), "patients", "unusable subject_id",
-                         "line 2: subject_id inf; expected a whole number"),
+                         "line 2: subject_id 'inf'; expected a whole number"),
     "huge subject": (replaced("patients", "90000001", "1e300"), "patients", "unusable subject_id",
-                     "line 2: subject_id 1e[+]300; expected a whole number"),
+                     "line 2: subject_id '1e300'; expected a whole number"),
     "fraction of a day": (replaced("images", "21500110", "21500110.5"), "images", "unparsable time",
-                          "line 2: StudyDate 21500110.5, StudyTime 100000.0; expected yyyymmdd"),
+                          "line 2: StudyDate '21500110.5', StudyTime '100000.0'; expected yyyymmdd"),
     "infinite day": (replaced("images", "21500110", "inf"), "images", "unparsable time",
-                     "line 2: StudyDate inf, StudyTime 100000.0; expected yyyymmdd"),
+                     "line 2: StudyDate 'inf', StudyTime '100000.0'; expected yyyymmdd"),
     "time of another form": (replaced("edstays", "2150-01-10 08:00:00", "2150-01-10T08:00"), "edstays",
                              "unparsable time", "line 2: intime '2150-01-10T08:00'; expected YYYY"),
     "anchor_age": (replaced("patients", ",60,", ",old,"), "patients", "unusable anchor_age",
@@ -101,34 +99,34 @@ ROWS = {
     "intime": (replaced("edstays", "2150-01-10 08", "2150-13-10 08"), "edstays", "unparsable time",
                "line 2: intime '2150-13-10 08:00:00'; expected YYYY-MM-DD HH:MM:SS"),
     "intime empty": (replaced("edstays", "2150-01-10 08:00:00", ""), "edstays", "unparsable time",
-                     "line 2: intime nan; expected YYYY-MM-DD HH:MM:SS"),
+                     "line 2: intime ''; expected YYYY-MM-DD HH:MM:SS"),
     "outtime": (replaced("edstays", "2150-01-10 12:00:00", "noon", line=3), "edstays", "unparsable time",
                 "line 4: outtime 'noon'; expected YYYY-MM-DD HH:MM:SS"),
     "stay_id": (replaced("triage", "93000000", "9300.5"), "triage", "unusable stay_id",
-                "line 2: stay_id 9300.5; expected a whole number"),
+                "line 2: stay_id '9300.5'; expected a whole number"),
     "StudyDate": (replaced("images", "21500110", "21500230"), "images", "unparsable time",
-                  "line 2: StudyDate 21500230, StudyTime 100000.0; expected yyyymmdd and hhmmss.fff"),
+                  "line 2: StudyDate '21500230', StudyTime '100000.0'; expected yyyymmdd and hhmmss.fff"),
     "StudyTime": (replaced("images", "100000.0", "10:00"), "images", "unparsable time",
-                  "line 2: StudyDate 21500110, StudyTime '10:00'; expected yyyymmdd and hhmmss.fff"),
+                  "line 2: StudyDate '21500110', StudyTime '10:00'; expected yyyymmdd and hhmmss.fff"),
     "image without a name": (replaced("images", "00000000-0-0-0-0", ""), "images", "unusable dicom_id",
-                            "line 2: dicom_id nan; expected an image's name"),
+                            "line 2: dicom_id ''; expected an image's name"),
     "unknown visit": (triage_of("93999999", str(subject(0))), "triage", "triage row of an unknown visit",
                       "line 8: stay_id 93999999; expected a stay_id of the table of visits"),
     "visit of another": (replaced("triage", "90000001", "90000002"), "triage", "triage row of another patient",
                          "line 2: subject_id 90000002, stay_id 93000000; expected the visit's own patient"),
     "unquoted comma": (replaced("triage", VITALS, ",98,4,80,16,97,120,70,3,2,"), "triage",
-                       "row of another length than the header", "line 2: 12 cells, the header has 11; a row is cut"),
+                       "row of another length than the header", "line 2: 12 values, the header has 11; a row is cut"),
     "row cut off": (lambda tree: tree.edstays.append("90000001,,930000"), "edstays",
-                    "row of another length than the header", "line 8: 3 cells, the header has 6; a row is cut off"),
+                    "row of another length than the header", "line 8: 3 values, the header has 6; a row is cut off"),
     "line after blank ones": (lambda tree: tree.images.extend(["", "", "x"]), "images",
-                              "row of another length than the header", "line 10: 1 cells, the header has 6"),
+                              "row of another length than the header", "line 10: 1 values, the header has 6"),
     "discarded": (replaced("readings", "False,x.dcm", "maybe,x.dcm"), "readings",
                   "unusable eye_tracking_data_discarded", "line 2: .*'maybe'; expected True or False"),
     "reading id": (replaced("readings", FIRST, "R1"), "readings", "unusable reading id", "line 2: id 'R1'; expected P"),
     "width": (replaced("readings", ",400,500,", ",0,500,"), "readings", "unusable image_size_x",
               "line 2: image_size_x '0'; expected a positive whole number"),
     "reading cut off": (replaced("readings", ",False,free text", ""), "readings",
-                        "row of another length than the header", "line 2: 13 cells, the header has 15"),
+                        "row of another length than the header", "line 2: 13 values, the header has 15"),
     "corner": (ellipse_line("1,x,3,4,5" + ",True" + ",False" * 5), "ellipses", "unusable ellipse",
                "line 3: ymin 'x'; expected a number"),
     "certainty": (ellipse_line("1,2,3,4,7" + ",True" + ",False" * 5), "ellipses", "unusable ellipse",
@@ -136,17 +134,17 @@ ROWS = {
     "flag": (ellipse_line("1,2,3,4,5,yes" + ",False" * 5), "ellipses", "unusable ellipse",
              "line 3: Consolidation 'yes'; expected True or False"),
     "ellipse cut off": (ellipse_line("1,2,3,4,5,True"), "ellipses", "row of another length than the header",
-                        "line 3: 6 cells, the header has 11"),
+                        "line 3: 6 values, the header has 11"),
 }  # fmt: skip
 
 
 def both_ways(tree, tmp_path, message):
     """The preparation stops with the message and leaves nothing; skipped, it writes a folder, which is read back."""
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    source = tree.write_physionet(tmp_path / "source")
     with pytest.raises(SourceDataError, match=message):
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
+        prepare_mimic(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip", privacy=Privacy(show_values=True))
+    prepare_mimic(source, tmp_path / "out", on_error="skip", privacy=Privacy(show_values=True))
     return read_folder(tmp_path / "out")
 
 
@@ -168,9 +166,9 @@ def test_all_problems_of_the_tables_are_told_at_once(tmp_path):
     tree = make_tree()
     for damage, *_ in (ROWS["subject"], ROWS["gender"], ROWS["StudyTime"], ROWS["certainty"]):
         damage(tree) if damage is not ROWS["gender"][0] else replaced("patients", ",F,", ",female,", line=2)(tree)
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
+    source = tree.write_physionet(tmp_path / "source")
     with pytest.raises(SourceDataError) as caught:
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
+        prepare_mimic(source, tmp_path / "out")
     text = str(caught.value)
     for part in ("subject_id '9000x001'", "gender 'female'", "StudyTime '10:00'", "certainty '7'", "--on-error skip"):
         assert part in text, text
@@ -198,7 +196,7 @@ def test_reading_whose_ellipses_are_unknown_is_no_healthy_radiograph(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [("certainty", "sure", "no column certainty; it has xmin"), (",", ";", "no column .*separator must be a comma")],
+    [("certainty", "sure", "no column 'certainty'; it has xmin"), (",", "#", "no column 'xmin', 'ymin'")],
 )
 def test_ellipse_file_without_its_columns(tmp_path, old, new, message):
     tree = make_tree()
@@ -215,18 +213,17 @@ COLUMNS = {"patients": "anchor_year", "edstays": "outtime", "triage": "resprate"
 def test_missing_column(tmp_path, table):
     tree = make_tree()
     replaced(table, COLUMNS[table], "something", line=0)(tree)
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
-    with pytest.raises(SourceDataError, match=f"{PATHS[table]}: no column {COLUMNS[table]}; it has .*something"):
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    source = tree.write_physionet(tmp_path / "source")
+    with pytest.raises(SourceDataError, match=f"{PATHS[table]}: no column '{COLUMNS[table]}'; it has .*something"):
+        prepare_mimic(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("table", PATHS)
-def test_wrong_separator(tmp_path, table):
+def test_tables_that_were_saved_with_semicolons_are_read(tmp_path):
     tree = make_tree()
-    lines_of(tree, table)[:] = [line.replace(",", ";") for line in lines_of(tree, table)]
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
-    with pytest.raises(SourceDataError, match=rf"{PATHS[table]}: no column .*\(the separator must be a comma\)"):
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
+    tree.patients[:] = [line.replace(",", ";") for line in tree.patients]
+    source = tree.write_physionet(tmp_path / "source", zipped=False)
+    prepare_mimic(source, tmp_path / "out")
+    assert read_folder(tmp_path / "out")[0][FIRST]["clinical"]["age"] == 60
 
 
 @pytest.mark.parametrize("table", [name for name in PATHS if name != "readings"])
@@ -236,7 +233,7 @@ def test_cut_off_download(tmp_path, table, length):
     path = source / PATHS[table]
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(SourceDataError, match=f"{PATHS[table]}: "):
-        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(), on_error="skip")
+        prepare_mimic(source, tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out").exists()
 
 
@@ -263,8 +260,8 @@ def test_missing_phase_is_not_passed_over(tmp_path):
     source = make_tree().write_physionet(tmp_path / "source")
     (source / PATHS["readings"].replace("phase_3", "phase_2")).unlink()
     with pytest.raises(SourceDataError, match="no .*metadata_phase_2.csv; it comes from .*reflacx.* --reflacx"):
-        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions())
-    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(), on_error="skip")
+        prepare_mimic(source, tmp_path / "out")
+    prepare_mimic(source, tmp_path / "out", on_error="skip")
     assert read_folder(tmp_path / "out")[2]["problems"]["readers' metadata file absent"]["count"] == 1
 
 
@@ -277,34 +274,33 @@ def test_absent_truncated_and_turned_radiographs(tmp_path, image_size):
     radiographs[1].write_bytes(whole[: len(whole) * 2 // 3])  # a sound header, and then too little
     radiographs[2].write_bytes(b"no image")
     Image.new("L", (500, 400), 7).save(radiographs[3])
-    options = MimicOptions(image_size=image_size)
+    options = {"image_size": image_size}
     messages = [
-        f"no image .*{dicom(0)}.jpg; download it again from mimic-cxr-jpg, or point --images",
+        f"no image file .*{dicom(0)}.jpg; download it again",
         f"cannot read image .*{dicom(1)}.jpg.*truncated",
         f"cannot read image .*{dicom(2)}.jpg",
-        f"image {dicom(3)} has .* pixels, but reading P301R000003 is of 400 × 500; boxes would not fit",
+        f"reading P301R000003 of image {dicom(3)}: its boxes are in 400 × 500 pixels, the file has 500 × 400",
     ]
     for radiograph, message in zip(radiographs, messages, strict=False):
         with pytest.raises(SourceDataError, match=message):
-            prepare_mimic(physionet_files(source), tmp_path / "out", options)
+            prepare_mimic(source, tmp_path / "out", **options)
         if radiograph == radiographs[0]:
-            prepare_mimic(physionet_files(source), tmp_path / "out", options, on_error="skip")
+            prepare_mimic(source, tmp_path / "out", **options, on_error="skip")
             images, _, report = read_folder(tmp_path / "out")
         Image.new("L", (400, 500), 9).save(radiograph)
     assert {i["dicom_id"] for i in images.values()} == {dicom(k) for k in range(4, 8)}
     counts = {kind: problem["count"] for kind, problem in report["problems"].items()}
-    assert counts == {"image file absent": 1, "unreadable image": 2, "image of another shape than was read": 1}
-    stage = next(s for s in report["flow"] if s["stage"] == "readings with an image")
-    assert stage["dropped"] == {"image absent or unreadable": 3, "image of another shape than was read": 1}
+    assert counts == {"image file absent": 1, "unreadable image": 2, "annotated at another shape": 1}
+    stage = next(s for s in report["flow"] if s["stage"] == "annotated images")
+    assert stage["dropped"] == counts
 
 
 def test_mimic_eye_folder_with_a_broken_patient(tmp_path):
     source = make_tree().write_mimic_eye(tmp_path / "source")
-    (source / f"patient_{subject(0)}/ED/triage.csv").write_text("subject_id;stay_id\n")
-    files = mimic_eye_files(source)
-    with pytest.raises(SourceDataError, match=f"patient_{subject(0)}/ED/triage.csv: no column .*separator"):
-        prepare_mimic(files, tmp_path / "out", MimicOptions())
-    prepare_mimic(files, tmp_path / "out", MimicOptions(), on_error="skip")
+    (source / f"patient_{subject(0)}/ED/triage.csv").write_text("subject,stay_id\n")
+    with pytest.raises(SourceDataError, match=f"patient_{subject(0)}/ED/triage.csv: no column 'subject_id'"):
+        prepare_mimic(source, tmp_path / "out")
+    prepare_mimic(source, tmp_path / "out", on_error="skip")
     images, _, report = read_folder(tmp_path / "out")
     assert report["problems"]["unusable file"]["count"] == 1
     assert images[FIRST]["clinical"]["heartrate"] is None and images["P301R000001"]["clinical"]["heartrate"] == 80
@@ -328,7 +324,7 @@ def test_mimic_eye_without_its_parts(tmp_path):
 def test_a_patient_row_that_repeats_another_is_counted_and_no_problem(tmp_path):
     tree = make_tree()
     doubled("patients")(tree)
-    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
     images, _, report = read_folder(tmp_path / "out")
     stage = next(s for s in report["flow"] if s["stage"] == ROWS_OF["patients"])
     assert stage["dropped"] == {"repeats another row": 1} and stage["kept"] == 6
@@ -340,7 +336,7 @@ def test_a_patient_row_that_repeats_another_is_counted_and_no_problem(tmp_path):
 def test_times_with_a_fraction_or_a_zone_are_read_as_written(tmp_path, arrival):
     tree = make_tree()
     replaced("edstays", "2150-01-10 08:00:00", arrival)(tree)
-    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
     images, _, report = read_folder(tmp_path / "out")
     assert images[FIRST]["match"] == "inside a visit" and images[FIRST]["row_time"].startswith("2150-01-10T08:00:00")
     assert next(s for s in report["flow"] if s["stage"] == ROWS_OF["edstays"])["dropped"] == {}
@@ -349,11 +345,11 @@ def test_times_with_a_fraction_or_a_zone_are_read_as_written(tmp_path, arrival):
 def test_booleans_are_no_numbers(tmp_path):
     tree = make_tree()
     tree.triage[1:] = [line.replace(",2,", ",True,").replace(",3,True", ",,True") for line in tree.triage[1:]]
-    prepare_mimic(physionet_files(tree.write_physionet(tmp_path / "source")), tmp_path / "out", MimicOptions())
+    prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
     images, _, _ = read_folder(tmp_path / "out")
     assert {image["clinical"]["acuity"] for image in images.values()} == {None}
     tree = make_tree()
     tree.patients[1:] = [line.replace(",60,", ",True,") for line in tree.patients[1:]]
-    files = physionet_files(tree.write_physionet(tmp_path / "ages"))
+    source = tree.write_physionet(tmp_path / "ages")
     with pytest.raises(SourceDataError, match="line 2: anchor_age 'True'; expected a number or nothing"):
-        prepare_mimic(files, tmp_path / "ages_out", MimicOptions())
+        prepare_mimic(source, tmp_path / "ages_out")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mdf_detectron.data.sources.mimic.cleaning import clean_triage, parse_pain
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS, study_times
+from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS, study_times
 
 GOOD = {"temperature": 98.0, "heartrate": 80.0, "resprate": 16.0, "o2sat": 98.0, "sbp": 120.0, "dbp": 70.0,
         "pain": "2", "acuity": 3.0}  # fmt: skip

@@ -37,10 +37,8 @@ def test_pearson_by_hand():
 def test_pictures_are_drawn_even_of_nothing(tmp_path, classes):
     draw_correlations(correlations(frame(), classes), 4, tmp_path / "r.png")
     draw_correlations(correlations(frame().iloc[:1], classes), 1, tmp_path / "empty.png")
-    splits = {
-        s: {"boxes": dict.fromkeys(classes, n), "images": n, "patients": n} for s, n in (("train", 7), ("val", 0))
-    }
-    draw_class_counts(splits, tmp_path / "c.png")
+    counts = {"train": dict.fromkeys(classes, 7), "val": dict.fromkeys(classes, 0)}
+    draw_class_counts(counts, tmp_path / "c.png")
     for name in ("r.png", "empty.png", "c.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 150 and len(picture.convert("RGB").getcolors(10**6)) > 10

@@ -1,18 +1,13 @@
 """The hand-written tree through the whole pipeline, in every layout, and the options."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from mdf_detectron.cli import audit_dataset
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
-from mdf_detectron.data.sources.mimic.options import MimicOptions
-from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.mimic.golden import (
     CASES,
@@ -27,23 +22,22 @@ from tests.data.sources.mimic.golden import (
     stay,
     subject,
 )
-from tests.data.sources.mimic.reading_back import read_folder
+from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
 
-REPOSITORY = Path(__file__).parents[4]
 LAYOUTS = {
-    "physionet, gz": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=True)),
-    "physionet, plain": lambda tree, root: physionet_files(tree.write_physionet(root, zipped=False)),
-    "physionet, plain, CRLF": lambda tree, root: physionet_files(tree.write_physionet(root, False, newline="\r\n")),
-    "mimic-eye": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root)),
-    "mimic-eye, older": lambda tree, root: mimic_eye_files(tree.write_mimic_eye(root, older=True)),
+    "physionet, gz": lambda tree, root: tree.write_physionet(root, zipped=True),
+    "physionet, plain": lambda tree, root: tree.write_physionet(root, zipped=False),
+    "physionet, plain, CRLF": lambda tree, root: tree.write_physionet(root, False, newline="\r\n"),
+    "mimic-eye": lambda tree, root: tree.write_mimic_eye(root),
+    "mimic-eye, older": lambda tree, root: tree.write_mimic_eye(root, older=True),
 }
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def prepared(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden")
-    files = LAYOUTS[request.param](Tree(), folder / "source")
-    assert prepare_mimic(files, folder / "out", MimicOptions(keep_unmatched=True))
+    source = LAYOUTS[request.param](Tree(), folder / "source")
+    assert prepare_mimic(source, folder / "out", keep_unmatched=True)
     return read_folder(folder / "out")
 
 
@@ -107,14 +101,13 @@ def stage(report, name):
     return next(s for s in report["flow"] if s["stage"] == name)
 
 
-def prepare(tmp_path, tree, options=None, **kwargs):
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
-    prepare_mimic(files, tmp_path / "out", options or MimicOptions(), **kwargs)
+def prepare(tmp_path, tree, **choices):
+    prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out", **choices)
     return read_folder(tmp_path / "out")
 
 
 def test_unmatched_radiographs_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
-    images, _, report = prepare(tmp_path, Tree(), MimicOptions(stay_window_days=0))
+    images, _, report = prepare(tmp_path, Tree(), stay_window_days=0)
     dropped = next(s["dropped"] for s in report["flow"] if s["stage"] == "readings")
     unmatched = [c for c in CASES if c.match not in ("inside a visit", "inside several visits, the latest taken")]
     assert sum(dropped.values()) == len(unmatched)
@@ -134,7 +127,7 @@ def test_two_readers_are_two_records_or_one(tmp_path):
     by_reading, _, _ = prepare(tmp_path / "a", two_readers())
     assert len(by_reading) == 8
     assert by_reading["P301R000000"]["split"] == by_reading["P302R000000"]["split"]
-    by_image, names, report = prepare(tmp_path / "b", two_readers(), MimicOptions(records="image"))
+    by_image, names, report = prepare(tmp_path / "b", two_readers(), records="image")
     assert len(by_image) == 6
     joined = by_image["P301R000000 P302R000000"]
     assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
@@ -150,7 +143,7 @@ def test_patient_with_several_radiographs_is_in_one_split(tmp_path):
     for k in range(1, 4):  # their files lie in the first patient's folder
         old = source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(k)}/s{5000 + k}"
         old.rename(source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(0)}/s{5000 + k}")
-    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions())
+    prepare_mimic(source, tmp_path / "out")
     images, _, _ = read_folder(tmp_path / "out")
     own = [image for image in images.values() if image["patient_id"] == str(subject(0))]
     assert len(own) == 4 and len({image["split"] for image in own}) == 1
@@ -159,10 +152,10 @@ def test_patient_with_several_radiographs_is_in_one_split(tmp_path):
 def test_discarded_and_lateral_readings(tmp_path):
     tree = Tree([Case("d", discarded="True"), Case("l", view="LATERAL"), Case("u", view=""),
                  *(Case(f"c{k}") for k in range(4))])  # fmt: skip
-    images, _, report = prepare(tmp_path / "a", tree, MimicOptions(drop_discarded=True))
+    images, _, report = prepare(tmp_path / "a", tree, drop_discarded=True)
     assert len(images) == 4
     assert stage(report, "readings")["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
-    assert len(prepare(tmp_path / "b", tree, MimicOptions(view="all"))[0]) == 7
+    assert len(prepare(tmp_path / "b", tree, view="all")[0]) == 7
 
 
 def audit(folder, monkeypatch, capsys):
@@ -175,7 +168,7 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     tree = Tree(cases)
     for index, case in enumerate(cases):
         tree.add_reading(index, case, reader=1)
-    images, _, report = prepare(tmp_path, tree, MimicOptions(protocol="paper"))
+    images, _, report = prepare(tmp_path, tree, protocol="paper")
     assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
     assert "leaks" in report["notes"][0]
     assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several images"))
@@ -195,15 +188,15 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
 
 def test_cached_radiographs_are_resized_once_with_their_boxes(tmp_path):
     tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(4)])
-    files = physionet_files(tree.write_physionet(tmp_path / "source"))
-    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200))
+    source = tree.write_physionet(tmp_path / "source")
+    prepare_mimic(source, tmp_path / "out", image_size=200)
     images, _, _ = read_folder(tmp_path / "out")
     image = images["P301R000000"]
     assert (image["width"], image["height"]) == (200, 250)
     assert image["annotations"][0]["bbox"] == [50, 60, 50, 70]
     radiograph = tmp_path / "out/images" / image["file_name"]
     written = radiograph.stat().st_ino
-    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=200, min_certainty=4))
+    prepare_mimic(source, tmp_path / "out", image_size=200, min_certainty=4)
     assert radiograph.stat().st_ino == written  # other options, the same images: not decoded again
     assert not (tmp_path / "out.image_cache").exists()
 
@@ -212,73 +205,68 @@ def test_resizing_goes_on_where_it_stopped(tmp_path):
     source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
     last = next(source.glob(f"**/{dicom(5)}.jpg"))
     content = last.read_bytes()
-    last.unlink()
-    with pytest.raises(SourceDataError, match=f"no image .*{dicom(5)}.jpg"):
-        prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
-    done = {
-        radiograph.name: radiograph.stat().st_ino
-        for radiograph in (tmp_path / "out.image_cache/100_8bit").glob("*.png")
-    }
+    last.write_bytes(content[:400])
+    with pytest.raises(SourceDataError, match=f"cannot read image .*{dicom(5)}.jpg"):
+        prepare_mimic(source, tmp_path / "out", image_size=100)
+    done = {path.name: path.stat().st_ino for path in (tmp_path / "out.image_cache/100_8bit").glob("*.png")}
     assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
     last.write_bytes(content)
     changed = next(source.glob(f"**/{dicom(0)}.jpg"))
     os.utime(changed, ns=(1, 1))  # another original than the one that was resized
-    prepare_mimic(physionet_files(source), tmp_path / "out", MimicOptions(image_size=100))
+    prepare_mimic(source, tmp_path / "out", image_size=100)
     now = {radiograph.name: radiograph.stat().st_ino for radiograph in (tmp_path / "out/images").iterdir()}
     assert len(now) == 6
     assert {name for name in done if now[name] == done[name]} == {f"{dicom(k)}.png" for k in range(1, 5)}
 
 
 def test_interrupted_run_leaves_the_old_folder_and_its_radiographs(tmp_path, monkeypatch):
-    files = physionet_files(Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source"))
-    prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=100))
+    source = Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source")
+    prepare_mimic(source, tmp_path / "out", image_size=100)
     before = (tmp_path / "out/report.json").read_text()
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mdf_detectron.data.sources.mimic.prepare.write_annotations", interrupt)
+        patch.setattr("mdf_detectron.data.sources.kit.output.write_annotations", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+            prepare_mimic(source, tmp_path / "out", image_size=80)
     assert (tmp_path / "out/report.json").read_text() == before
     assert len(list((tmp_path / "out.image_cache/80_8bit").glob("*.png"))) == 4
     assert not (tmp_path / "out.partial").exists()
-    assert prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
-    assert not prepare_mimic(files, tmp_path / "out", MimicOptions(image_size=80))
+    assert prepare_mimic(source, tmp_path / "out", image_size=80)
+    assert not prepare_mimic(source, tmp_path / "out", image_size=80)
 
 
 @pytest.mark.parametrize("layout", ["physionet, gz", "mimic-eye", "mimic-eye, older"])
 def test_eye_tracking_files_change_nothing(tmp_path, layout):
     tree = Tree([Case(f"c{k}", ellipses=["10,20,110,220,4:Atelectasis"]) for k in range(4)])
     without = LAYOUTS[layout](tree, tmp_path / "source")
-    prepare_mimic(without, tmp_path / "without", MimicOptions())
+    prepare_mimic(without, tmp_path / "without")
     assert add_eye_tracking(tmp_path / "source") >= 8
-    again = physionet_files if layout.startswith("physionet") else mimic_eye_files
-    prepare_mimic(again(tmp_path / "source"), tmp_path / "with", MimicOptions())
+    prepare_mimic(tmp_path / "source", tmp_path / "with")
     assert read_folder(tmp_path / "with")[0] == read_folder(tmp_path / "without")[0]
     assert (tmp_path / "with/report.md").read_text() == (tmp_path / "without/report.md").read_text()
 
 
 def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
     tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(9)])
-    prepare(tmp_path, tree, MimicOptions(folds=3))
+    prepare(tmp_path, tree, folds=3)
     tested = [i["patient_id"] for k in range(3)
               for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
     assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
     assert audit_folder(tmp_path / "out").problems == []
 
 
-def test_command_line_end_to_end(tmp_path):
-    source = Tree([Case(f"c{k}") for k in range(5)]).write_mimic_eye(tmp_path / "eye")
-    command = [sys.executable, str(REPOSITORY / "datasets/prepare_mimic_eye.py"), "--mimic-eye", str(source)]
-    run = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "written" in run.stdout and (tmp_path / "out/correlations.png").is_file()
-    again = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
-    assert "already up to date" in again.stdout
+def test_command_line_end_to_end(tmp_path, capsys):
+    source, out = Tree([Case(f"c{k}") for k in range(5)]).write_mimic_eye(tmp_path / "eye"), tmp_path / "out"
+    words = ["mimic-eye", "--mimic-eye", str(source), "--out", str(out), "--num-workers", "1"]
+    main(words)
+    assert "written" in capsys.readouterr().out and (out / "correlations.png").is_file()
+    main(words)
+    assert "already up to date" in capsys.readouterr().out
+    with pytest.raises(SourceDataError, match="--triage goes with --physionet"):
+        main([*words, "--triage", "t.csv"])
     (source / "spreadsheets/cxr_meta.csv").unlink()
-    failed = subprocess.run([*command, "--out", str(tmp_path / "out2")], capture_output=True, text=True)
-    assert (
-        failed.returncode == 1 and failed.stderr.startswith("prepare_mimic_eye: no ") and "Trace" not in failed.stderr
-    )
+    with pytest.raises(SourceDataError, match="no .*cxr_meta.csv"):
+        main(words)

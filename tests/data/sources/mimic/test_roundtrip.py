@@ -12,15 +12,13 @@ from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.prepared import Flow
-from mdf_detectron.data.sources.kit.values import ProblemList
-from mdf_detectron.data.sources.mimic.cohort import read_cohort
-from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
-from mdf_detectron.data.sources.mimic.options import MimicOptions
-from mdf_detectron.data.sources.mimic.prepare import prepare_mimic
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.mimic.collection import MimicOptions, read_cohort
+from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
-from mdf_detectron.data.sources.mimic.visits import VITAL_COLUMNS
+from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from tests.data.sources.mimic.reading_back import read_folder
+from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
 
 SETTINGS = RawSettings(CohortSettings(num_patients=90, seed=3, image_size=96), dirt=5.0)
 RELATION_OF_MATCH = {
@@ -43,9 +41,8 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["physionet", "mimic_eye"])
 def prepared(request, tree):
-    files = physionet_files(tree / "physionet") if request.param == "physionet" else mimic_eye_files(tree / "mimic_eye")
     out = tree.parent / f"prepared_{request.param}"
-    prepare_mimic(files, out, MimicOptions(keep_unmatched=True, min_certainty=1))
+    prepare_mimic(tree / request.param, out, keep_unmatched=True, min_certainty=1)
     return request.param, out, *read_folder(out)
 
 
@@ -133,8 +130,7 @@ def test_report_counts_the_injected_dirt(prepared, tree):
 
 def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
     dirt = json.loads((tree / "truth/dirt.json").read_text())
-    options = MimicOptions(keep_unmatched=True, drop_discarded=True)
-    prepare_mimic(physionet_files(tree / "physionet"), tmp_path / "out", options)
+    prepare_mimic(tree / "physionet", tmp_path / "out", keep_unmatched=True, drop_discarded=True)
     report = read_folder(tmp_path / "out")[2]
     readings = next(s for s in report["flow"] if s["stage"] == "readings")
     assert readings["dropped"] == {"eye tracking discarded": dirt["readings discarded"]}
@@ -156,13 +152,13 @@ def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, s
     root = tmp_path_factory.mktemp("random")
     cohort = CohortSettings(num_patients=patients, seed=seed, image_size=64)
     write_raw_tree(root / "raw", RawSettings(cohort, dirt=data.draw(st.sampled_from([0.0, 1.0, 8.0]))), num_workers=1)
-    options = MimicOptions(
+    options = dict(
         records=data.draw(st.sampled_from(["reading", "image"])),
         min_certainty=data.draw(st.integers(1, 5)),
         stay_window_days=data.draw(st.sampled_from([0.0, 7.0])),
         keep_unmatched=data.draw(st.booleans()),
     )
-    prepare_mimic(physionet_files(root / "raw/physionet"), root / "out", options)
+    prepare_mimic(root / "raw/physionet", root / "out", **options)
     images, _, report = read_folder(root / "out")
     for stage in report["flow"]:
         assert stage["in"] == stage["kept"] + sum(stage["dropped"].values())
@@ -173,7 +169,7 @@ def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, s
     assert all(len(names) == 1 for names in splits.values())
     stages = {s["stage"]: s["kept"] for s in report["flow"]}
     assert stages["records"] == len(images)
-    assert stages["boxes of records"] == sum(len(i["annotations"]) for i in images.values())
+    assert stages["boxes"] == sum(len(i["annotations"]) for i in images.values())
 
 
 def test_clean_settings_leave_nothing_to_clean(tmp_path):

@@ -1,23 +1,53 @@
-"""Boxes and masks in the pixels of the image that was read."""
+"""Boxes and masks: read from tables, and placed in the pixels of the image that was read."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mdf_detectron.data.sources.kit.account import Account
 from mdf_detectron.data.sources.kit.image_files import ImageFile
-from mdf_detectron.data.sources.own.boxes import SourceImage
+from mdf_detectron.data.sources.kit.studies import FRACTION, SourceImage
+from mdf_detectron.data.sources.kit.values import parse_number
+from mdf_detectron.errors import shorten
 
 SHAPE_TOLERANCE = 0.02
 """Relative difference of aspect ratios up to which boxes of another size are scaled."""
-FRACTION = (1, 1)
 
+UNUSABLE_BOX, REPEATED_BOX, BOX_WITHOUT_AREA = "unusable box", "repeats another box", "box without area"
 OTHER_SHAPE = "annotated at another shape"
 NO_AREA, CLIPPED, SCALED = "box without area inside its image", "box clipped to its image", "box scaled to its image"
+"""Reasons for which boxes, or their images, are dropped or changed."""
+
+
+def parse_box(values: Sequence[Any], place: str, job: Account, *, corners: bool = False) -> list[float] | None:
+    """Read a box of four numbers as XYWH.
+
+    Args:
+        values: x, y, width, height as a table has them; with ``corners`` x1, y1, x2, y2.
+        place: file and line, for the message.
+        job: gets the problem of a box that cannot be read, or of corners out of order.
+
+    Returns:
+        the box, or None where it cannot be used.
+    """
+    numbers = [parse_number(value)[0] for value in values]
+    if len(numbers) != 4 or None in numbers:
+        text = f"box {', '.join(map(shorten, values))}; expected four numbers"
+    else:
+        x, y, third, fourth = numbers
+        if not corners:
+            return numbers
+        if third > x and fourth > y:
+            return [x, y, third - x, fourth - y]
+        text = f"box from x {x:g} to {third:g}, y {y:g} to {fourth:g}; expected minimum before maximum"
+    job.problems.add(UNUSABLE_BOX, f"{place}: {text}")
+    return None
 
 
 def differs_in_shape(size: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -27,16 +57,14 @@ def differs_in_shape(size: tuple[float, float], other: tuple[float, float]) -> b
 
 def shape_problem(image: SourceImage, file: ImageFile) -> str:
     """Say what is wrong if the boxes were drawn on an image of another shape; an empty text if they fit."""
-    if image.size is None or image.size == FRACTION:
+    there = file.source_width, file.source_height
+    if image.size in (None, FRACTION) or not differs_in_shape(image.size, there):
         return ""
-    (width, height), (there_width, there_height) = image.size, (file.source_width, file.source_height)
-    if not differs_in_shape(image.size, (there_width, there_height)):
-        return ""
-    turned = abs(height * there_height / (width * there_width) - 1) <= SHAPE_TOLERANCE
+    (width, height), turned = image.size, not differs_in_shape(image.size, there[::-1])
     hint = "the sides are swapped: " if turned else ""
     oriented = "its orientation tag was not applied when it was annotated; " if turned and file.notes else ""
     return (
-        f"{image.where}: its boxes are in {width} × {height} pixels, the file has {there_width} × {there_height}; "
+        f"{image.where}: its boxes are in {width} × {height} pixels, the file has {there[0]} × {there[1]}; "
         f"{hint}{oriented}boxes would not fit, annotate that file or correct the size"
     )
 
@@ -47,7 +75,7 @@ def place_boxes(
     """Scale the boxes and masks to ``file``, clip the boxes, and leave out those without area.
 
     Returns:
-        COCO annotations: ``bbox``, ``category_id`` (from 1); ``segmentation``, ``iscrowd`` and ``reader`` where given.
+        COCO annotations: ``bbox``, ``category_id`` (from 1), and what else the boxes have.
     """
     width, height = image.size or (file.source_width, file.source_height)
     scale = np.array([file.width / width, file.height / height])
@@ -73,9 +101,7 @@ def place_boxes(
             annotation["segmentation"] = scale_mask(box["segmentation"], scale, (file.width, file.height))
         if box.get("iscrowd"):
             annotation["iscrowd"] = 1
-        if box.get("reader"):
-            annotation["reader"] = box["reader"]
-        kept.append(annotation)
+        kept.append(annotation | {key: box[key] for key in ("reader", "certainty") if box.get(key)})
     return kept
 
 

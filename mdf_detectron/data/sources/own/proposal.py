@@ -15,16 +15,17 @@ import numpy as np
 import yaml
 
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.kit.collection import ColumnSpec
 from mdf_detectron.data.sources.kit.values import (
     DECIMAL_COMMA,
     SEX_WORDS,
     YES_NO_WORDS,
     fold,
+    is_age,
     is_empty,
     parse_age,
     parse_number,
 )
-from mdf_detectron.data.sources.own.options import ColumnSpec
 
 MOST_CATEGORIES = 12
 MOSTLY = 0.8
@@ -33,7 +34,6 @@ FENCE = 6.0
 """A value so many interquartile ranges beyond the quartiles is taken for an error."""
 FEW_CODES = 6
 
-_AGE_NAMES = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter", re.IGNORECASE)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?$")
 
 
@@ -78,11 +78,6 @@ class Proposal:
         return "\n".join(lines) + "\n"
 
 
-def is_age(spec: ColumnSpec) -> bool:
-    """Whether a column is an age, by its name."""
-    return bool(_AGE_NAMES.search(spec.name) or _AGE_NAMES.search(spec.source))
-
-
 def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], decimal_comma: bool) -> Proposal:
     """Propose a schema.
 
@@ -112,7 +107,7 @@ def _column(
     if spec.mapping:
         reasons.append("Vocabulary: the values that --columns maps to.")
         return ClinicalColumn(name, "categorical", vocabulary=tuple(dict.fromkeys(spec.mapping.values())))
-    read = [parse_age(v) if is_age(spec) else parse_number(v, decimal_comma) for v in filled]
+    read = [parse_age(v) if is_age(spec.name, spec.source) else parse_number(v, decimal_comma) for v in filled]
     numbers = np.array([n for n, _ in read if n is not None])
     if len(numbers) >= MOSTLY * len(filled):
         return _numeric(spec, numbers, len(filled) - len(numbers), proposal)
@@ -139,7 +134,7 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unreadable: int, proposal: P
         return None
     if unreadable:
         questions.append(f"{unreadable} values are no numbers and become missing; see the report.")
-    if is_age(spec):
+    if is_age(spec.name, spec.source):
         reasons.append("An age: 0 to 120 years.")
         outside = int(((numbers < 0) | (numbers > 120)).sum())
         if outside:

@@ -1,18 +1,19 @@
-"""Annotations as people have them: COCO JSON of any labeling tool, or a table with a row a box."""
+"""Read annotations as people have them: COCO JSON of any labeling tool, or a table of boxes."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.annotations import check_annotations
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX
+from mdf_detectron.data.sources.kit.studies import FRACTION, NO_FINDING, SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.kit.table import Table, read_table, stem
-from mdf_detectron.data.sources.kit.values import ProblemList, fold, is_empty, parse_number
+from mdf_detectron.data.sources.kit.values import fold, is_empty, parse_number
 from mdf_detectron.errors import DatasetError, SourceDataError, shorten
 from mdf_detectron.fileio import read_json
 
@@ -28,45 +29,13 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Columns of a table of boxes, and the names they are known by: corners, or a corner and a size."""
 
 CORNERS, SIZE = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")
-NO_FINDING = frozenset({"no finding", "no_finding", "nofinding", "normal", "none", "healthy", "no findings"})
 
 _ROBOFLOW = re.compile(r"^(?P<stem>.+?)(?:_(?:png|jpe?g|tiff?|bmp|dcm|dicom))?\.rf\.[0-9a-fA-F]{16,}$")
 _LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?P<stem>.+)$")
 
 
-@dataclass
-class SourceImage:
-    """One annotated image.
-
-    Attributes:
-        name: its file, as the annotations have it.
-        image_id: its id there, as text.
-        where: file and entry, for messages.
-        size: (width, height) that its boxes are in; None: its own pixels.
-        boxes: dicts of ``bbox`` (XYWH), ``class`` and perhaps ``segmentation`` and ``iscrowd``.
-    """
-
-    name: str
-    image_id: str
-    where: str
-    size: tuple[int, int] | None = None
-    boxes: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class SourceAnnotations:
-    """All images, the classes in order, and the account of boxes that cannot be used."""
-
-    images: list[SourceImage]
-    class_names: list[str]
-    boxes_in: int
-    dropped: Counter[str] = field(default_factory=Counter)
-    images_in: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
 def original_stems(name: str) -> list[str]:
-    """Stems that a file may have had before a labeling tool renamed it, the given one first."""
+    """Return the stems that a file may have had before a labeling tool renamed it, the given one first."""
     stems = [stem(name)]
     for pattern in (_ROBOFLOW, _LABEL_STUDIO):
         if match := pattern.match(stems[0]):
@@ -87,7 +56,7 @@ def read_annotation_files(
 
     Args:
         box_columns, box_units, class_name, decimal_comma: of a table of boxes, see
-            :class:`~mdf_detectron.data.sources.own.options.OwnOptions`.
+            :class:`~mdf_detectron.data.sources.own.joining.OwnOptions`.
 
     Raises:
         SourceDataError: mixed types, a file that cannot be read, or no image in it.
@@ -170,12 +139,12 @@ def _read_box_table(
         if wrong or is_empty(label) or fold(label) in NO_FINDING:
             wrong = wrong or f"class {shorten(label)} with a box; expected the name of a finding"
             values = ", ".join(f"{roles[r]} {shorten(row[roles[r]], 20)}" for r in form)
-            problems.add("unusable box", f"{where}: {values}: {wrong}")
-            read.dropped["unusable box"] += 1
+            problems.add(UNUSABLE_BOX, f"{where}: {values}: {wrong}")
+            read.dropped[UNUSABLE_BOX] += 1
             continue
         label = classes.setdefault(fold(label), label)
         if units == "fraction":
-            image.size = (1, 1)
+            image.size = FRACTION
         image.boxes.append({"bbox": bbox, "class": label})
     read.images, read.images_in = list(images.values()), len(images)
     read.class_names = sorted(classes.values(), key=str.casefold)
@@ -198,7 +167,7 @@ def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     complete = [form for form in (CORNERS, SIZE) if set(form) <= roles.keys()]
     if "image" not in roles or not complete:
         raise SourceDataError(
-            f"{table.path}: which columns are the image and the box? Say it: --box-columns image=COLUMN x1=COLUMN "
+            f"{table.path}: which columns are the image and the box? Name them: --box-columns image=COLUMN x1=COLUMN "
             "y1=COLUMN x2=COLUMN y2=COLUMN (or x, y, w, h) and class=COLUMN; the file has " + ", ".join(table.columns)
         )
     return roles

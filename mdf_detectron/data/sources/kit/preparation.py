@@ -1,0 +1,221 @@
+"""The steps that all collections share, from the content of their tables to the prepared folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdf_detectron.data.prepared import SPLITS, PreparedImage, is_up_to_date, staged_folder
+from mdf_detectron.data.pseudonyms import OPEN, Privacy
+from mdf_detectron.data.sources.kit.account import Account, ProblemList
+from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, place_boxes, shape_problem
+from mdf_detectron.data.sources.kit.collection import Collection, Content, WriteOptions
+from mdf_detectron.data.sources.kit.image_files import bring_images
+from mdf_detectron.data.sources.kit.output import deal, write_folder
+from mdf_detectron.data.sources.kit.studies import Study, read_tags
+from mdf_detectron.data.sources.kit.values import clean_value, is_age
+from mdf_detectron.data.splits import patient_key
+from mdf_detectron.errors import SourceDataError, shorten
+from mdf_detectron.fileio import check_regular
+
+NO_PATIENT, ABSENT, UNREADABLE = "no patient", "image file absent", "unreadable image"
+TWO_SPLITS, NO_USABLE_BOX = "patient in several splits", "none of its boxes is usable"
+"""Reasons for which images are dropped."""
+
+
+def prepare(
+    collection: Collection,
+    out: str | Path,
+    options: WriteOptions | None = None,
+    *,
+    on_error: str = "stop",
+    num_workers: int = 2,
+    privacy: Privacy = OPEN,
+    **choices: Any,
+) -> bool:
+    """Write the prepared folder of a collection.
+
+    Args:
+        options: of splits and images; by default the collection's.
+        on_error: "stop" with all problems of the tables, then of the images, or "skip": leave entries out and count
+            them.
+        num_workers: processes that read images.
+        privacy: what the folder may tell about patients.
+        choices: of the collection's reader.
+
+    Returns:
+        False if the same sources and options made the folder that is there.
+
+    Raises:
+        SourceDataError: broken tables or images, or nothing left to write.
+    """
+    if collection.write:
+        return collection.write(out, **choices)
+    options = options or WriteOptions(**collection.defaults)
+    privacy.check(options.image_size)
+    job = Preparation(Path(out).resolve(), options, on_error, num_workers, privacy)
+    content = collection.read(job, **choices)
+    if content is None:
+        return False
+    content.studies = job.usable(content.studies)
+    job.set_open_splits(content)
+    job.problems.stop_if_any()
+    images = [study.path for study in content.studies]
+    if not job.arguments and job.is_done(content.tables, images, content.choices):
+        return False
+    if content.tags:
+        read_tags(content.studies, list(content.tags.values()), num_workers)
+    with staged_folder(job.out) as folder:
+        records = job.make_records(content, folder / "images")
+        job.problems.stop_if_any()
+        write_folder(job, content, options, folder, job.arguments, records)
+        privacy.apply(folder)
+    return True
+
+
+class Preparation(Account):
+    """The steps, and the account that they share.
+
+    Args:
+        out: the prepared folder.
+
+    Attributes:
+        arguments: of the report, once :meth:`is_done` was asked.
+    """
+
+    def __init__(
+        self, out: Path, options: WriteOptions, on_error: str = "stop", num_workers: int = 2, privacy: Privacy = OPEN
+    ) -> None:
+        super().__init__(ProblemList(skip=on_error == "skip", show_values=privacy.show_values))
+        self.out, self.options, self.num_workers = out, options, num_workers
+        self._fixed = {**asdict(options), "on_error": on_error, **privacy.arguments()}
+        self.arguments: dict[str, Any] = {}
+
+    def is_done(self, tables: Sequence[Path], images: Sequence[Path], choices: Mapping[str, Any]) -> bool:
+        """Tell whether the folder that is there was made of the same files (name, size, time) by the same choices.
+
+        A reader may ask before it reads much; else it is asked once the tables are read.
+
+        Raises:
+            SourceDataError: a file is absent.
+        """
+        state = [(str(path), found.st_size, found.st_mtime_ns)
+                 for path in (*tables, *images) for found in (check_regular(path, SourceDataError),)]  # fmt: skip
+        digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        named = {"tables": sorted({path.name for path in tables}), "sources": digest}
+        self.arguments = json.loads(json.dumps({**self._fixed, **choices, **named}))
+        return is_up_to_date(self.out, self.arguments) and all(p.exists() for p in (self.out / "images").rglob("*"))
+
+    def usable(self, studies: Sequence[Study]) -> list[Study]:
+        """Drop the studies without a patient or a file; give the others' patients their one spelling."""
+        kept = []
+        for study in studies:
+            study.patient, where = patient_key(study.patient), study.image.where
+            if study.patient is None:
+                why = f" ({study.no_patient})" if study.no_patient else ""
+                self.drop(NO_PATIENT, f"{where}: no patient{why}; an image without a patient cannot be split soundly")
+            elif not study.path.is_file():
+                self.drop(ABSENT, f"{where}: no image file {study.path}; download it again, or correct the folder")
+            else:
+                kept.append(study)
+        return kept
+
+    def set_open_splits(self, content: Content) -> None:
+        """Deal the studies without a split, by patient, to the splits that the collection does not fix.
+
+        Where it fixes none, all are dealt when the folder is written.
+
+        Raises:
+            SourceDataError: too few patients are left.
+        """
+        fixed = {study.split for study in content.studies if study.split}
+        if not fixed:
+            return
+        shares = [(name, f) for name, f in zip(SPLITS, self.options.fractions, strict=True) if name not in fixed]
+        rest = [study for study in content.studies if study.split is None]
+        if rest and shares:
+            names = content.source.class_names
+            counts = np.array([[sum(b["class"] == name for b in s.image.boxes) for name in names] for s in rest])
+            wanted = np.array([share for _, share in shares])
+            parts = deal([s.patient for s in rest], counts, (wanted / wanted.sum()).tolist(), self.options.seed)
+            for study, part in zip(rest, parts, strict=True):
+                study.split = shares[part][0]
+        first_split: dict[str, str] = {}
+        kept = []
+        for study in content.studies:
+            if study.split == first_split.setdefault(study.patient, study.split):
+                kept.append(study)
+                continue
+            splits = f"is in {first_split[study.patient]} and in {study.split}"
+            text = f"{study.image.where}: patient {shorten(study.patient)} {splits}"
+            self.drop(TWO_SPLITS, f"{text}; put all images of a patient in one split")
+        content.studies = kept
+
+    def make_records(self, content: Content, folder: Path) -> list[tuple[PreparedImage, str | None]]:
+        """Read the images into ``folder`` and make the records, each with its split if it has one."""
+        o, source, columns = self.options, content.source, content.column_specs()
+        names = _target_names([s.path for s in content.studies], o.image_size is not None)
+        copies = {"image_size": o.image_size, "bit_depth": o.bit_depth, "copy": o.copy_images}
+        results = dict(zip(names, bring_images(names.items(), self.out, folder, **copies,
+                                               num_workers=self.num_workers), strict=True))  # fmt: skip
+        for result in results.values():
+            if isinstance(result, str):
+                self.problems.add(UNREADABLE, result)
+        dropped, records = Counter(source.dropped), []
+        for study in content.studies:
+            file, boxes, reason = results[study.path], [], None
+            if isinstance(file, str):
+                reason = UNREADABLE
+            elif text := shape_problem(study.image, file):
+                self.problems.add(OTHER_SHAPE, text)
+                reason = OTHER_SHAPE
+            else:
+                boxes = place_boxes(study.image, file, source.class_names, dropped, self.box_changes)
+                if study.image.boxes and not boxes:  # a finding that cannot be drawn makes no healthy image
+                    reason = NO_USABLE_BOX
+            if reason:
+                self.image_drops[reason] += 1
+                continue
+            row = {}
+            for column in content.schema.columns:
+                spec, dicom = columns[column.name]
+                raw = (study.tags if dicom else study.row).get(spec.source)
+                row[column.name] = clean_value(raw, column, self.log, decimal_comma=content.decimal_comma,
+                                               mapping=spec.mapping, as_age=is_age(spec.name, spec.source))  # fmt: skip
+            times = {"study_time": study.times[0], "row_time": study.times[1]} if content.has_times else {}
+            name, extra = names[study.path], {**study.extra, **times}
+            image = PreparedImage(name, file.width, file.height, study.patient, row, boxes, extra, file.sha256)
+            records.append((image, study.split))
+            self.files[name] = file
+        for name in set(names.values()) - self.files.keys():
+            (folder / name).unlink(missing_ok=True)
+        self._account(content, records, dropped)
+        return records
+
+    def _account(self, content: Content, records: Sequence[Any], dropped: Counter[str]) -> None:
+        source = content.source
+        self.flow.add("annotated images", source.images_in, len(records), self.image_drops)
+        boxes = sum(len(image.annotations) for image, _ in records)
+        dropped["its image was dropped"] += source.boxes_in - boxes - sum(dropped.values())
+        self.flow.add("boxes", source.boxes_in, boxes, dropped)
+        values = len(records) * len(content.schema.columns)
+        self.flow.add("clinical values", values, values - sum(self.log.removed.values()), self.log.dropped())
+
+
+def _target_names(paths: Sequence[Path], as_png: bool) -> dict[Path, str]:
+    """Name each file below images/: its own name, with a number where another file has it."""
+    taken: Counter[str] = Counter()
+    names = {}
+    for path in dict.fromkeys(paths):
+        first = f"{path.stem}.png" if as_png else path.name
+        taken[first.casefold()] += 1
+        count = taken[first.casefold()]
+        names[path] = first if count == 1 else f"{Path(first).stem}~{count}{Path(first).suffix}"
+    return names

@@ -1,0 +1,318 @@
+"""MIMIC-CXR, MIMIC-IV-ED and REFLACX, or MIMIC-Eye: readers' boxes with triage values (credentialed PhysioNet access).
+
+mdf prepare mimic-eye --physionet ROOT --out datasets/mimic_eye
+mdf prepare mimic-eye --mimic-eye ROOT --out datasets/mimic_eye --image-size 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mdf_detectron.data.prepared import Flow
+from mdf_detectron.data.sources.kit.account import ProblemList, ValueLog
+from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape
+from mdf_detectron.data.sources.kit.collection import Collection, Content
+from mdf_detectron.data.sources.kit.preparation import Preparation
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.mimic.cleaning import clean_triage
+from mdf_detectron.data.sources.mimic.layout import (
+    PATHS,
+    SourceFiles,
+    add_path_options,
+    mimic_eye_files,
+    physionet_files,
+)
+from mdf_detectron.data.sources.mimic.readings import (
+    ELLIPSE_FILE,
+    MASK_SHAPES,
+    choose_boxes,
+    read_ellipses,
+    read_readings,
+    to_box,
+)
+from mdf_detectron.data.sources.mimic.report import write_details
+from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MIMIC_CLASSES, mimic_clinical_schema
+from mdf_detectron.data.sources.mimic.tables import read_patients, read_radiographs, read_stays, read_triage
+from mdf_detectron.data.sources.mimic.visits import MATCHED, add_clinical_values, match_visits
+from mdf_detectron.errors import SourceDataError
+
+RECORDS, VIEWS, PROTOCOLS = ("reading", "image"), ("frontal", "all"), ("patient", "paper")
+FRONTAL_VIEWS = ("AP", "PA")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MimicOptions:
+    """Choices, checked.
+
+    Attributes:
+        stay_window_days: days after a departure within which an image still belongs to the visit; 0: only inside.
+        keep_unmatched: keep images without a visit, with age and gender only.
+        classes: labels that become boxes, in the order of the categories.
+        min_certainty: least certainty (1–5) of a box.
+        mask_shape: "ellipse" or "box".
+        records: "reading" (one a reading, as the paper) or "image" (one an image, with all readers' boxes).
+        view: "frontal" (AP and PA) or "all".
+        drop_discarded: leave out readings whose eye tracking was discarded; their boxes are sound.
+        split_by: "patient", or "row": readings, patients regardless, which leaks.
+        protocol: "paper" overrides records, min_certainty, drop_discarded and split_by with the authors' choices.
+    """
+
+    stay_window_days: float = 7
+    keep_unmatched: bool = False
+    classes: Sequence[str] = MIMIC_CLASSES
+    min_certainty: int = 3
+    mask_shape: str = "ellipse"
+    records: str = "reading"
+    view: str = "frontal"
+    drop_discarded: bool = False
+    split_by: str = "patient"
+    protocol: str = "patient"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mask_shape", MASK_SHAPES), ("records", RECORDS), ("view", VIEWS),
+                              ("split_by", ("patient", "row")), ("protocol", PROTOCOLS)):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise SourceDataError(f"{name} '{getattr(self, name)}' is not one of {', '.join(allowed)}")
+        if not (math.isfinite(self.stay_window_days) and self.stay_window_days >= 0):
+            raise SourceDataError(f"stay_window_days must be at least 0, got {self.stay_window_days}")
+        if self.min_certainty not in range(1, 6):
+            raise SourceDataError(f"min_certainty must be 1 to 5, got {self.min_certainty}")
+        unknown = [c for c in self.classes if c not in KNOWN_LABELS]
+        if unknown or not self.classes or len(set(self.classes)) != len(self.classes):
+            raise SourceDataError(f"classes {unknown or list(self.classes)} unknown, doubled or none; after merging "
+                                  f"the labels are: {', '.join(KNOWN_LABELS)}")  # fmt: skip
+
+    def effective(self) -> MimicOptions:
+        """Return these options with what the protocol decides."""
+        if self.protocol == "patient":
+            return self
+        return replace(self, records="reading", min_certainty=1, drop_discarded=True, split_by="row")
+
+    def notes(self) -> list[str]:
+        """Return notes on the choices that a reader of the numbers must know."""
+        if self.protocol == "patient":
+            return ["Split by patient: no patient, image or reading is in two splits."]
+        return [
+            "**This folder reproduces the authors' protocol, and it leaks.** Use it to compare with published numbers "
+            "only.",
+            "Leaks: readings are split one by one, so that an image that was read twice, and a patient with several "
+            "images, can be in the train and in the test split.",
+            "Does not leak, but counts wrong: certainty above 0 makes 'unlikely' (below 10 %) a positive box.",
+            "Does not leak, but loses data: readings with discarded eye tracking are dropped, although their boxes "
+            "are sound.",
+        ]
+
+
+@dataclass
+class Cohort:
+    """What the tables say.
+
+    Attributes:
+        readings: one row a kept reading: those of ``read_readings``, its image's ``subject_id, study_id, view, time``,
+            ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row),
+            ``known_patient`` (the table of patients has its patient), ``age_removed`` (an impossible one).
+        boxes: of :func:`~mdf_detectron.data.sources.mimic.readings.choose_boxes`, of the kept readings.
+        triage: the triage rows as they stood, of the visits that kept readings belong to.
+        radiograph_matches: match → number of images of the whole image table.
+        cleaning: what was cleaned in the whole triage table.
+        changed: what was changed without being dropped, by reason.
+        classes: of the boxes, in order.
+    """
+
+    readings: pd.DataFrame
+    boxes: pd.DataFrame
+    triage: pd.DataFrame
+    radiograph_matches: dict[str, int]
+    cleaning: ValueLog
+    changed: dict[str, int] = field(default_factory=dict)
+    classes: Sequence[str] = MIMIC_CLASSES
+
+
+def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
+    """Read, check, join and clean; every image, reading and box is accounted for in ``flow``.
+
+    Raises:
+        SourceDataError: see :mod:`~mdf_detectron.data.sources.mimic.tables`.
+    """
+    log.info("reading the tables of patients, visits, triage and images")
+    patients = read_patients(files.tables["patients"], problems, flow)
+    stays = read_stays(files.tables["edstays"], problems, flow)
+    triage = read_triage(files.tables["triage"], stays, problems, flow)
+    radiographs = read_radiographs(files.tables["metadata"], problems, flow)
+    log.info("finding the visit of %d images", len(radiographs))
+    radiographs = radiographs.join(match_visits(radiographs, stays, options.stay_window_days))
+    radiograph_matches = radiographs["match"].value_counts().to_dict()
+    matched = radiographs["match"].isin(MATCHED)
+    flow.add("images of the table", len(radiographs), int(matched.sum()), Counter(radiographs.loc[~matched, "match"]))
+    clean, cleaning = clean_triage(triage)
+    log.info("reading the readers' metadata and ellipses")
+    for absent in files.absent_readings:
+        problems.add("readers' metadata file absent", absent)
+    readings = read_readings(files.readings, problems, flow)
+    ellipses, unknown = read_ellipses(readings, files.reading_folders, problems, flow)
+    readings = _choose_readings(readings, unknown, radiographs, options, flow)
+    readings = add_clinical_values(readings, patients, clean, cleaning)
+    boxes, changed = choose_boxes(ellipses, readings, options.classes, options.min_certainty, flow)
+    _account_ellipses(ellipses, readings, boxes, flow)
+    used = triage[triage["stay_id"].isin(readings["stay_id"])]
+    return Cohort(readings, boxes, used, radiograph_matches, cleaning, changed, options.classes)
+
+
+def _choose_readings(
+    readings: pd.DataFrame, unknown: set[str], radiographs: pd.DataFrame, options: MimicOptions, flow: Flow
+) -> pd.DataFrame:
+    """The readings to keep, with their image's columns; ``unknown`` are those without a usable ellipse file."""
+    radiograph = radiographs.set_index("dicom_id").drop(columns="subject_id")
+    subject = radiographs.set_index("dicom_id")["subject_id"].rename("radiograph_subject")
+    joined = readings.join(radiograph, on="dicom_id").join(subject, on="dicom_id")
+    reason = pd.Series("", index=joined.index, dtype=object)
+
+    def drop(bad: pd.Series, why) -> None:
+        reason[:] = reason.mask(bad & (reason == ""), why)
+
+    drop(joined["reading_id"].isin(unknown), "ellipse file absent or unusable")
+    drop(joined["match"].isna(), "image not in the image table")
+    drop(
+        joined["radiograph_subject"].notna() & (joined["radiograph_subject"] != joined["subject_id"]),
+        "image of another patient",
+    )
+    if options.drop_discarded:
+        drop(joined["discarded"], "eye tracking discarded")
+    if options.view == "frontal":
+        drop(~joined["view"].isin(FRONTAL_VIEWS), "view " + joined["view"].replace("", "unknown").fillna("unknown"))
+    if not options.keep_unmatched:
+        drop(~joined["match"].isin(MATCHED), joined["match"])
+    kept = reason == ""
+    flow.add("readings", len(readings), int(kept.sum()), Counter(reason[~kept]))
+    return joined[kept].drop(columns="radiograph_subject").astype({"study_id": "int64"}).reset_index(drop=True)
+
+
+def _account_ellipses(ellipses: pd.DataFrame, readings: pd.DataFrame, boxes: pd.DataFrame, flow: Flow) -> None:
+    key = ["reading_id", "ellipse"]
+    drawn = ellipses[key].drop_duplicates()
+    of_kept = drawn[drawn["reading_id"].isin(readings["reading_id"])]
+    with_box = len(boxes[key].drop_duplicates())
+    reasons = {"reading dropped": len(drawn) - len(of_kept), "none of its labels became a box": len(of_kept) - with_box}
+    flow.add("ellipses with a label", len(drawn), with_box, reasons)
+
+
+def read_mimic(
+    job: Preparation,
+    *,
+    physionet: str | Path | None = None,
+    mimic_eye: str | Path | None = None,
+    **choices: Any,
+) -> Content | None:
+    """Read the tables and readings.
+
+    Args:
+        physionet: parent of PhysioNet's projects; or ``mimic_eye``: the folder of MIMIC-Eye.
+        choices: of :class:`MimicOptions`, and with ``physionet`` :data:`~mdf_detectron.data.sources.mimic.layout.PATHS`
+            that lie elsewhere.
+    """
+    overrides = {name: path for name in PATHS if (path := choices.pop(name, None))}
+    if mimic_eye and overrides:
+        raise SourceDataError(f"{', '.join(f'--{name}' for name in overrides)} goes with --physionet")
+    options = MimicOptions(**choices).effective()
+    files = mimic_eye_files(mimic_eye) if mimic_eye else physionet_files(physionet, overrides)
+    ellipses = [path for folder in files.reading_folders for path in sorted(folder.glob(f"*/{ELLIPSE_FILE}"))]
+    tables = [*sum(files.tables.values(), []), *files.readings, *ellipses]
+    if job.is_done(tables, (), asdict(options) | {"layout": files.layout}):
+        return None
+    job.notes += options.notes()
+    if files.synthetic:
+        job.notes.insert(0, files.synthetic)
+    cohort = read_cohort(files, options, job.problems, job.flow)
+    job.problems.stop_if_any()
+    if cohort.readings.empty:
+        stage = next(s for s in job.flow.stages if s["stage"] == "readings")
+        raise SourceDataError(f"none of {stage['in']} readings is left: {stage['dropped']}; check that the tables are "
+                              "of the same releases, or widen --stay-window-days")  # fmt: skip
+    studies = _studies(cohort, files, options, job)
+    source = SourceAnnotations([s.image for s in studies], list(options.classes), len(cohort.boxes))
+    source.images_in = len(studies)
+    details = partial(write_details, cohort=cohort, synthetic=bool(files.synthetic))
+    return Content("MIMIC chest radiographs with triage values", source, studies, mimic_clinical_schema(), tables,
+                   has_times=True, split_patients=options.split_by == "patient", details=details)  # fmt: skip
+
+
+def _studies(cohort: Cohort, files: SourceFiles, options: MimicOptions, job: Preparation) -> list[Study]:
+    """Make one study of a reading, or one of an image with the boxes of all its readings."""
+    boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
+    studies: dict[str, Study] = {}
+    joined, dropped = 0, 0
+    for reading in cohort.readings.itertuples(index=False):
+        size = reading.width, reading.height
+        study = studies.setdefault(
+            reading.reading_id if options.records == "reading" else reading.dicom_id, _study(reading, files)
+        )
+        ids, (width, height) = study.extra["reading_id"], study.image.size
+        if differs_in_shape(size, study.image.size):
+            text = f"reading {reading.reading_id} is of {size[0]} × {size[1]} pixels, {ids} of {width} × {height}"
+            job.problems.add(OTHER_SHAPE, f"image {reading.dicom_id}: {text}; download the readings again")
+            dropped += 1
+            continue
+        if reading.reading_id != ids:
+            study.extra["reading_id"] = f"{ids} {reading.reading_id}"
+            joined += 1
+        scale = width / reading.width, height / reading.height
+        own = boxes.get(reading.reading_id, pd.DataFrame()).itertuples(index=False)
+        study.image.boxes += [to_box(box, options.mask_shape, scale) for box in own]
+    reasons = {"joined with the image's first": joined, OTHER_SHAPE: dropped}
+    job.flow.add("records", len(cohort.readings), len(studies), reasons)
+    return list(studies.values())
+
+
+def _study(reading: Any, files: SourceFiles) -> Study:
+    where = f"reading {reading.reading_id} of image {reading.dicom_id}"
+    image = SourceImage(reading.dicom_id, reading.dicom_id, where, (reading.width, reading.height))
+    return study_of(image, reading._asdict(), files, reading_id=reading.reading_id)
+
+
+def study_of(image: SourceImage, record: dict[str, Any], files: SourceFiles, **extra: Any) -> Study:
+    """Make the study of an image from its joined row: columns of the image table, visit, patient and clean values."""
+    dicom_id, subject_id, study_id = record["dicom_id"], int(record["subject_id"]), int(record["study_id"])
+    stay_id, arrival = (None if pd.isna(record[name]) else record[name] for name in ("stay_id", "intime"))
+    return Study(
+        image,
+        files.image_path(dicom_id, subject_id, study_id),
+        row={name: record[name] for name in mimic_clinical_schema().names},
+        patient=str(subject_id),
+        times=(record["time"].isoformat(), arrival and arrival.isoformat()),
+        extra={"dicom_id": dicom_id, "study_id": study_id, "stay_id": stay_id and int(stay_id),
+               "match": record["match"], **extra},
+    )  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's own arguments."""
+    # fmt: off
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--physionet", metavar="ROOT", help="folder with mimiciv/, mimic-iv-ed/, mimic-cxr-jpg/ …")
+    source.add_argument("--mimic-eye", metavar="ROOT", help="folder with patient_<subject_id>/ and spreadsheets/")
+    add_path_options(parser, PATHS)
+    parser.add_argument("--classes", nargs="+", default=MIMIC_CLASSES, help="labels (default: the paper's five)")
+    parser.add_argument("--min-certainty", type=int, default=3, help="of a box, 1 (unlikely) to 5 (default 3)")
+    parser.add_argument("--mask-shape", choices=MASK_SHAPES, default="ellipse")
+    parser.add_argument("--records", choices=RECORDS, default="reading", help="one per reading, or one per image")
+    parser.add_argument("--view", choices=VIEWS, default="frontal", help="frontal: AP and PA only")
+    parser.add_argument("--drop-discarded", action="store_true", help="drop readings whose eye tracking was discarded")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
+    # fmt: on
+
+
+COLLECTION = Collection(
+    "mimic-eye", __doc__, read_mimic, mimic_clinical_schema(), add_options, "--physionet ROOT --image-size 512"
+)

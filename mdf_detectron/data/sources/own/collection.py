@@ -1,0 +1,195 @@
+"""Your own images (DICOM too), boxes as COCO JSON or a table, and a table of clinical values.
+
+mdf prepare own --annotations boxes.json --images scans/ --table labs.csv --key File --patient MRN \\
+    --columns 'Age:age Lactate Sex:sex{male=M,female=F}' --image-size 512 --out datasets/mine
+
+Everything that is changed or left out is counted in report.md of the folder. Without --schema a schema is proposed as
+its clinical_schema.yaml: edit a copy and prepare again with --schema COPY.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Content
+from mdf_detectron.data.sources.kit.preparation import Preparation
+from mdf_detectron.data.sources.kit.studies import Study, read_tags
+from mdf_detectron.data.sources.kit.table import Table, read_table
+from mdf_detectron.data.sources.own.annotations import ROLES, read_annotation_files
+from mdf_detectron.data.sources.own.joining import find_files, join_table, list_images, set_patients, set_splits
+from mdf_detectron.data.sources.own.options import BOX_UNITS, KEY_KINDS, OwnOptions
+from mdf_detectron.data.sources.own.proposal import Proposal, propose
+from mdf_detectron.errors import SourceDataError
+
+DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
+"""Tags that become columns where there is no table and none is named."""
+
+
+def read_own(
+    job: Preparation,
+    *,
+    annotations: Sequence[str | Path],
+    images: str | Path,
+    table: str | Path | None = None,
+    schema: str | Path | None = None,
+    title: str | None = None,
+    **choices: Any,
+) -> Content | None:
+    """Read annotations and table, and bring together what belongs together.
+
+    Args:
+        annotations: COCO JSON files, or one table of boxes.
+        images: the folder in which the files that the annotations name are found.
+        table: of clinical values.
+        schema: of the columns; None proposes one, as the folder's commented schema file.
+        title: of the report; the folder's name by default.
+        choices: of :class:`~mdf_detectron.data.sources.own.options.OwnOptions`.
+    """
+    o, folder = OwnOptions(**choices), Path(images)
+    if o.split_column and job.options.folds:
+        raise SourceDataError("--split-column and --folds exclude each other: folds split the patients again")
+    files, given = list_images(folder), ClinicalSchema.load(schema) if schema else None
+    paths = [Path(path) for path in annotations]
+    tables = [*paths, Path(table)] if table else paths
+    if job.is_done(tables, files, asdict(o) | {"schema": given.to_dict() if given else None}):
+        return None
+    rows = _read_clinical_table(Path(table), o, job) if table else None
+    if rows is None and (named := list(o.table_columns())):
+        raise SourceDataError(f"{', '.join(named)}: there is no --table that they could be columns of")
+    boxes = {"box_columns": dict(pair.split("=", 1) for pair in o.box_columns), "box_units": o.box_units}
+    source = read_annotation_files(paths, job.problems, **boxes, class_name=o.class_name, decimal_comma=o.decimal_comma)
+    job.notes += source.notes
+    studies = find_files(source.images, files, folder, job.problems, job.image_drops)
+    job.image_drops["unusable entry (see the problems)"] += source.images_in - len(source.images)
+    if others := len(files) - len(studies):
+        job.notes.append(f"{others} image files have no entry in the annotations and are not used: an image "
+                         "without an entry may hold a finding that nobody annotated.")  # fmt: skip
+    tags = o.dicom_tags() if rows or o.dicom_columns else [*o.dicom_tags(), *DEFAULT_DICOM_COLUMNS]
+    read_tags(studies, tags, job.num_workers)
+    if rows is not None:
+        _join(studies, rows, o, job)
+    set_patients(studies, o)
+    if o.patient is None:
+        job.patients_known = False
+        job.notes.append("**Patients are not known: each image counts as a patient of its own.** If a patient has "
+                         "several images, they may be in several splits and the results too good; name the "
+                         "patient with --patient.")  # fmt: skip
+    if o.split_column:
+        set_splits(studies, o.split_column, job.problems, job.image_drops)
+    studies = job.usable(studies)
+    job.problems.stop_if_any()
+    specs = _column_specs(studies, rows, o, job)
+    content = Content(title or job.out.name, source, studies, given or ClinicalSchema(()), columns=specs,
+                      decimal_comma=o.decimal_comma, has_times=o.time is not None)  # fmt: skip
+    if given is None:
+        proposal = _propose_schema(specs, studies, o, job, asked=rows is not None or bool(o.dicom_columns))
+        content.schema, content.schema_text = proposal.schema, proposal.to_yaml()
+        content.schema_questions = [(n, q) for n, several in proposal.questions.items() for q in several]
+        content.schema_questions += [(n, f"left out: {reason}") for n, reason in proposal.left_out.items()]
+    return content
+
+
+def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
+    table = read_table(path, job.problems)
+    if not o.key:
+        raise SourceDataError(f"{path}: which column names the image of a row? Name it with --key COLUMN, or "
+                              f"--key COLUMN=TAG for a DICOM tag; it has {', '.join(table.columns)}")  # fmt: skip
+    for option, columns in o.table_columns().items():
+        table.require(columns, option)
+    return table
+
+
+def _join(studies: list[Study], table: Table, o: OwnOptions, job: Preparation) -> None:
+    """Join the table; count its rows, the images without a record by reason, and the records without a time."""
+    rest = join_table(studies, table, o, job.problems, job.image_drops)
+    used = rest.pop("used")
+    total = used + sum(rest.values()) + sum(table.dropped.values())
+    job.flow.add(f"rows of {table.path.name}", total, used, Counter(table.dropped) + rest)
+    reasons = Counter(f"{s.no_record} (image kept)" for s in studies if not s.row)
+    job.flow.add("images with a record", len(studies), len(studies) - sum(reasons.values()), reasons)
+    if reasons:
+        counted = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        job.notes.append(f"{sum(reasons.values())} images have no record, their columns are missing: {counted}.")
+    if untimed := sum(bool(s.row) and None in s.times for s in studies) if o.record_time else 0:
+        job.notes.append(f"**{untimed} records may be later than their images**: the time of one of them is not "
+                         "in the table.")  # fmt: skip
+
+
+def _column_specs(
+    studies: list[Study], table: Table | None, o: OwnOptions, job: Preparation
+) -> list[tuple[ColumnSpec, bool]]:
+    """The clinical columns, and whether each comes from DICOM."""
+    if o.specs:
+        return o.specs
+    if table is None:
+        filled = [tag for tag in DEFAULT_DICOM_COLUMNS if any(study.tags.get(tag) for study in studies)]
+        return [(ColumnSpec(tag, tag), True) for tag in filled]
+    job.notes.append("No --columns were named: all columns of the table are taken. Check that each is known "
+                     "when the image is taken, not only later.")  # fmt: skip
+    used = {o.key_column, o.patient, o.split_column, o.time, o.record_time}
+    return [(ColumnSpec(c, c), False) for c in table.columns if c not in used]
+
+
+def _propose_schema(
+    specs: Sequence[tuple[ColumnSpec, bool]], studies: Sequence[Study], o: OwnOptions, job: Preparation, asked: bool
+) -> Proposal:
+    values = {spec.name: [(s.tags if dicom else s.row).get(spec.source) for s in studies] for spec, dicom in specs}
+    proposal = propose([spec for spec, _ in specs], values, o.decimal_comma)
+    listed = "; ".join(f"{name}: {why}" for name, why in proposal.left_out.items())
+    if not proposal.columns and asked:
+        raise SourceDataError(f"no column can be used: {listed}")
+    if not proposal.columns:
+        job.notes.append("**No clinical column**: there is no --table, and the images' headers tell nothing. The "
+                         "folder is for image-only models.")  # fmt: skip
+    if listed:
+        job.notes.append(f"Columns that are left out: {listed}.")
+    if undecided := [name for name, questions in proposal.questions.items() if questions]:
+        job.notes.append(f"The schema is a proposal: {SCHEMA_FILE_NAME} says what to decide about "
+                         f"{', '.join(undecided)}.")  # fmt: skip
+    return proposal
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line's own arguments."""
+
+    def add(group: argparse._ArgumentGroup, *names: str, **settings: Any) -> None:
+        group.add_argument(*names, **settings)
+
+    # fmt: off
+    files = parser.add_argument_group("files")
+    add(files, "--annotations", nargs="+", required=True, metavar="FILE",
+        help="COCO JSON (several: classes are matched by name), or a table with a row a box")
+    add(files, "--images", required=True, metavar="DIR", help="folder of the images, searched with subfolders")
+    add(files, "--table", metavar="FILE", help="clinical values: .csv, .tsv, .xlsx or .parquet")
+    add(files, "--schema", metavar="FILE", help="of the columns (default: one is proposed)")
+    add(files, "--title", help="of the report (default: the folder's name)")
+    joins = parser.add_argument_group("what belongs together")
+    add(joins, "--key", metavar="COLUMN[=KIND]",
+        help=f"column of the table that names the image; KIND: {', '.join(KEY_KINDS)} of the image, or a "
+        "DICOM tag such as AccessionNumber (default stem, the file's name without suffix)")
+    add(joins, "--patient", metavar="COLUMN", help="column of the table, dicom:TAG, or stem=REGEX with a group")
+    add(joins, "--split-column", metavar="COLUMN", help="column of the table with train, val or test")
+    add(joins, "--time", metavar="COLUMN", help="time of the image: a column of the table, or 'dicom'")
+    add(joins, "--record-time", metavar="COLUMN", help="time of the record; one later than its image is refused")
+    add(joins, "--time-format", metavar="FORMAT", help="of both, as %%d.%%m.%%Y %%H:%%M (default: ISO 8601)")
+    values = parser.add_argument_group("clinical columns")
+    add(values, "--columns", nargs="+", default=[], metavar="SPEC",
+        help="SOURCE, SOURCE:name or SOURCE:name{raw=value,raw=value} (default: the whole table)")
+    add(values, "--dicom-columns", nargs="+", default=[], metavar="SPEC",
+        help="the same of DICOM tags, as PatientAge:age PatientSex:sex ViewPosition:view")
+    add(values, "--decimal-comma", action="store_true", help="numbers of the tables are written 38,1")
+    boxes = parser.add_argument_group("a table of boxes")
+    add(boxes, "--box-columns", nargs="+", default=[], metavar="ROLE=COLUMN",
+        help=f"roles: {', '.join(ROLES)} (corners or a corner and a size; default: guessed by name)")
+    add(boxes, "--box-units", choices=BOX_UNITS, default="pixels", help="of the coordinates (%(default)s)")
+    add(boxes, "--class-name", default="finding", help="of boxes without a class column (%(default)s)")
+    # fmt: on
+
+
+COLLECTION = Collection("own", __doc__, read_own, options=add_options)
