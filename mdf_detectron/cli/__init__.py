@@ -50,8 +50,6 @@ COMMANDS = {
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),
     "plot": Command("plot_results", "draw the charts of an evaluation or training again"),
-    "compare-seeds": Command("compare_seeds", "summarize one or two models over several seeds"),
-    "record-dependence": Command("record_dependence", "measure what each clinical column is worth to a model"),
     "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),

@@ -1,4 +1,4 @@
-"""Patient-level bootstrap intervals, the paired bootstrap test, and statistics over seeds.
+"""Patient-level bootstrap intervals and the paired bootstrap test.
 
 Images of one patient are correlated, so patients are drawn, each with all their images. A resample is a weighting of
 the images; metrics are computed from the matches with these weights, nothing is matched again.
@@ -8,7 +8,7 @@ Shapes: I images, P patients, R resamples, M metrics, B weightings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -273,67 +273,3 @@ def _alpha(tail: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Compute the (M,) two-sided errors of cutting off ``tail`` at each end; NaN for fewer than 2 patients."""
     enough = counts >= 2
     return np.where(enough, alpha_of_tail(tail, np.where(enough, counts, 2)), np.nan)
-
-
-def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> dict[str, float]:
-    """Average runs with different seeds: mean, standard deviation and Student's t interval.
-
-    Args:
-        values: one metric of S runs.
-
-    Returns:
-        ``{"mean", "std", "low", "high", "runs"}``; spread and interval are NaN for a single run.
-
-    Raises:
-        ValueError: no values.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError("no runs to average")
-    mean = float(array.mean())
-    if array.size == 1:
-        return {"mean": mean, "std": np.nan, "low": np.nan, "high": np.nan, "runs": 1}
-    std = float(array.std(ddof=1))
-    half = float(_t_quantile((1 + level) / 2, array.size - 1)) * std / np.sqrt(array.size)
-    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "runs": int(array.size)}
-
-
-def difference_over_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> dict[str, float]:
-    """Compare the runs of two models: difference of their means (second minus first), Welch's t interval and p value.
-
-    The runs of the two models are taken as independent, and their spreads may differ.
-
-    Args:
-        first, second: one metric of each run.
-
-    Returns:
-        ``{"value", "low", "high", "p_value"}``; interval and p are NaN where a model has a single run.
-
-    Raises:
-        ValueError: a model without runs.
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if min(a.size, b.size) == 0:
-        raise ValueError("no runs to average")
-    difference = float(b.mean() - a.mean())
-    if min(a.size, b.size) < 2:
-        return {"value": difference, "low": np.nan, "high": np.nan, "p_value": np.nan}
-    parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
-    error = float(np.sqrt(parts.sum()))
-    if error == 0:
-        return {"value": difference, "low": difference, "high": difference, "p_value": float(difference == 0)}
-    freedom = parts.sum() ** 2 / (parts**2 / (np.array([a.size, b.size]) - 1)).sum()
-    half = float(_t_quantile((1 + level) / 2, freedom)) * error
-    p_value = float(2 * special.stdtr(freedom, -abs(difference) / error))
-    return {"value": difference, "low": difference - half, "high": difference + half, "p_value": p_value}
-
-
-def flat_metrics(results: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Flatten {table: {metric: value}} to {"table/metric": value}, defined values only."""
-    return {
-        f"{table}/{name}": float(value)
-        for table, values in results.items()
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-        if isinstance(value, (int, float)) and np.isfinite(value)
-    }

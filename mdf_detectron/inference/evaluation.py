@@ -12,7 +12,6 @@ from torch import nn
 
 from mdf_detectron.data.loaders import build_test_loader, records_of
 from mdf_detectron.data.record_changes import permute_records
-from mdf_detectron.errors import ConfigError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 
 
@@ -27,25 +26,6 @@ def evaluate_records(
     loader = build_test_loader(cfg, dataset_name, records=records)
     evaluator = CXREvaluator(dataset_name, output_dir=output_dir, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
     return inference_on_dataset(model, loader, evaluator)
-
-
-def score_records(
-    cfg: CfgNode, model: nn.Module, dataset_name: str, records: list[dict[str, Any]], metric: str
-) -> float:
-    """Return one metric of :func:`evaluate_records`.
-
-    Args:
-        metric: task/metric, for example "bbox_iobb/AP50".
-
-    Raises:
-        ConfigError: a metric that is not measured; the message names those that are.
-    """
-    results = evaluate_records(cfg, model, dataset_name, records)
-    task, _, name = metric.partition("/")
-    if name not in results.get(task, {}):
-        known = [f"{t}/{m}" for t, values in results.items() for m in values]
-        raise ConfigError(f"metric '{metric}' is not measured; there are {known}")
-    return results[task][name]
 
 
 def evaluate_with_shuffled_rows(

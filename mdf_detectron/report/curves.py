@@ -1,16 +1,13 @@
-"""Charts of a training run (losses and generalization gap, the paper's figure 6a) and of record dependence."""
+"""Charts of a training run: losses and generalization gap, the paper's figure 6a."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.errors import ResultsError
-from mdf_detectron.evaluation.record_dependence import RecordDependence
 from mdf_detectron.report.charts import WIDTH
 
 Series = dict[str, tuple[list[float], list[float]]]
@@ -73,23 +70,3 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
 
 
 LOSSES = ("total_loss", "validation_loss", "val_loss")
-
-
-def record_dependence_chart(unchanged: float, changes: Sequence[RecordDependence], metric: str) -> Figure:
-    """Draw the mean loss of each change as a bar, the single repeats as dots."""
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * len(changes)), layout="constrained", dpi=120)
-    axes = figure.subplots()
-    places = np.arange(len(changes))
-    axes.barh(places, [c.mean_loss for c in changes], color="#1f6f8b", height=0.6, label="mean")
-    for place, change in zip(places, changes, strict=True):
-        axes.plot(change.losses, [place] * len(change.losses), "o", color="black", markersize=3,
-                  label="one permutation" if place == 0 else None)  # fmt: skip
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(places, [f"{c.change}" for c in changes])
-    axes.invert_yaxis()
-    axes.grid(axis="x", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.set_xlabel(f"loss of {metric} (× 100) with values of another patient, or removed")
-    axes.set_title(f"Record dependence ({metric} {unchanged:.1f} with unchanged records)", fontsize=10)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
-    return figure

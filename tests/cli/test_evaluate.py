@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from simulated import simulate
 
@@ -153,19 +152,3 @@ def test_folder_without_an_evaluation(run, tmp_path):
     with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it anew: tools/evaluate.py --ann"):
         run("plot", "--evaluation", tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}
-
-
-def test_seeds(run, tmp_path):
-    for n, value in enumerate((20.0, 22.0, 24.0, 40.0, 43.0)):
-        (tmp_path / f"r{n}.json").write_text(json.dumps({"bbox_iobb": {"AP50": value, "AR50": value + 1}}))
-    r = [tmp_path / f"r{n}.json" for n in range(5)]
-    printed = run(
-        "compare-seeds", "--results", *r[:3], "--against", *r[3:], "--names", "A", "B", "--out", tmp_path / "o"
-    )
-    found = json.loads((tmp_path / "o" / "seeds.json").read_text())
-    assert found["models"]["A"]["bbox_iobb/AP50"]["mean"] == 22
-    assert found["differences"]["bbox_iobb/AP50"]["value"] == pytest.approx(np.mean([40, 43]) - 22)
-    assert "| bbox_iobb/AP50 | 22.0 ± 2.0 (17.0 to 27.0) |" in printed
-    assert (tmp_path / "o" / "seeds.png").is_file() and (tmp_path / "o" / "seeds.csv").is_file()
-    with pytest.raises(SystemExit, match="--names needs 1 different"):
-        run("compare-seeds", "--results", *r[:3], "--names", "A", "B", "--out", tmp_path / "o")

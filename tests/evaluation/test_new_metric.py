@@ -13,7 +13,6 @@ from mdf_detectron.evaluation.summary import Protocol, evaluate_models
 from mdf_detectron.fileio import png_of, write_json
 from mdf_detectron.report.charts import all_charts
 from mdf_detectron.report.html import write_evaluation_report
-from mdf_detectron.report.seeds import seed_chart, seed_table, summarize_seeds
 from mdf_detectron.report.tables import build_tables
 
 CLASSES = ("class 1", "class 2")
@@ -91,15 +90,6 @@ def test_charts(evaluated):
     for name in ("metrics", "subgroups"):
         assert ("AP25" in texts_of(charts[name])) is listed
         assert png_of(charts[name]).startswith(b"\x89PNG")
-
-
-def test_seeds(evaluated):
-    listed, annotations, models, _ = evaluated
-    runs = [{f"{t}/{m}": v for t, values in evaluate_coco(annotations, found).items() for m, v in values.items()}
-            for found in models]  # fmt: skip
-    summary = summarize_seeds({"A": runs})
-    assert ("bbox_iobb/AP25" in [row[0] for row in seed_table(summary).rows]) is listed
-    assert ("bbox/AP25" in texts_of(seed_chart(summary))) is listed
 
 
 def test_report(evaluated, tmp_path):

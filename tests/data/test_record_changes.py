@@ -3,7 +3,6 @@ import copy
 import pytest
 
 from mdf_detectron.data.record_changes import hide_values, permute_records, remove_records
-from mdf_detectron.evaluation.record_dependence import ALL_COLUMNS, REMOVED, record_dependence
 
 
 def make_records(patients=20):
@@ -49,16 +48,6 @@ def test_hidden_cells():
     assert hide_values([{"image_id": 1}], 0.5) == [{"image_id": 1, "clinical": {}}]
     with pytest.raises(ValueError, match="share must be"):
         hide_values(records, 1.5)
-
-
-def test_losses_of_a_model_that_reads_age_only():
-    def score(records):
-        return 100 * sum(r["clinical"]["age"] == r["patient_id"] for r in records) / len(records)
-
-    unchanged, changes = record_dependence(make_records(), score, repeats=2)
-    assert unchanged == 100
-    assert {c.change: c.mean_loss for c in changes} == {"age": 100, "sex": 0, ALL_COLUMNS: 100, REMOVED: 100}
-    assert [len(c.scores) for c in changes] == [2, 2, 2, 1]
 
 
 def test_errors():
