@@ -215,3 +215,8 @@ def flat_config(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _as_list(value: Any) -> Any:
     return [_as_list(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def reads_record(cfg: CfgNode) -> bool:
+    """Whether the model reads the record, on either way."""
+    return fuses_3d(cfg) or fuses_1d(cfg)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, PairedTest, Statistic, bootstrap, difference_test
+
 SIZE = 512
 
 SKILL = 1.5
@@ -81,3 +83,17 @@ def _predict(boxes, habit, skill, num_classes, false_positives, rng: np.random.G
 def _box(rng: np.random.Generator) -> np.ndarray:
     corner, side = rng.uniform(0, 0.7 * SIZE, 2), rng.uniform(0.08 * SIZE, 0.28 * SIZE, 2)
     return np.concatenate([corner, side]).round(1)
+
+
+def paired_test(
+    first: Statistic,
+    second: Statistic,
+    patients: np.ndarray,
+    num_patients: int | np.ndarray,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> PairedTest:
+    """Compare two models on the same resampled patients, as the package's estimator does side by side."""
+    samples = bootstrap(lambda weights: second(weights) - first(weights), patients, num_resamples, seed)
+    whole = np.ones((1, len(patients)))
+    return difference_test((second(whole) - first(whole))[0], samples, num_patients)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from mdf_detectron.evaluation.summary import read_evaluation
 from mdf_detectron.fileio import write_figure
-from mdf_detectron.report.charts import all_charts
-from mdf_detectron.report.curves import read_series, training_curves
+from mdf_detectron.report.charts import all_charts, read_series, training_curves
 from mdf_detectron.report.html import write_evaluation_report
 
 

@@ -31,7 +31,7 @@ from mdf_detectron.model_zoo.publishing import (
     stored_results,
     write_published,
 )
-from mdf_detectron.report.calibration import reliability_diagram
+from mdf_detectron.report.charts import reliability_diagram
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX, model_card
 
 

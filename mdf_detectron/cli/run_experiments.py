@@ -18,9 +18,8 @@ from mdf_detectron.data.catalog import register_all
 from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.experiments.cost import plan_cost
-from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster, run_processes
-from mdf_detectron.experiments.plan import with_column_sets
-from mdf_detectron.experiments.plan_file import read_plan
+from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
+from mdf_detectron.experiments.plan import read_plan, with_columns
 from mdf_detectron.experiments.report import write_study_report
 from mdf_detectron.experiments.results import read_results
 from mdf_detectron.experiments.study_data import open_study_data
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     register_all()
     plan = plan_of(args)
     data = open_study_data(plan.dataset, plan.folds)
-    plan = with_column_sets(plan, data.schema.names)
+    plan = with_columns(plan, data.schema.names)
     out = args.out or Path("output/studies") / plan.name
     trainings = make_trainings(plan, data, out, args.opts)
     check_results_folder(out, trainings)
@@ -77,14 +76,14 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(args.variants or ()) - set(names)):
         raise ConfigError(f"--variants: there is no variant '{unknown[0]}'; there are {', '.join(names)}")
     chosen = [t for t in trainings if not args.variants or t.variant in args.variants]
-    print(f"{len(trainings)} trainings: {len(names)} variants × seeds {list(plan.seeds)}"
+    print(f"{len(trainings)} trainings: {len(names)} variants × seeds {plan.seeds}"
           f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip
     if not args.report_only:
         for fold in data.splits:
             first = next(training for training in trainings if training.fold == fold)
             check_datasets(first.cfg, tuple(data.dataset_names(fold).values()))
     if args.dry_run:
-        table, text = plan_cost(trainings, [t for t in chosen if not is_finished(t)], data, args.jobs)
+        table, text = plan_cost(trainings, [t for t in chosen if t.scores() is None], data, args.jobs)
         print(f"\n{table.to_markdown()}\n\n{text}")
         return 0
     if not args.report_only:

@@ -1,13 +1,163 @@
-"""How far scores are probabilities, and what thresholds that were chosen on other data do here; JSON-ready."""
+"""Choose score thresholds on validation data, measure and correct the calibration of scores, and apply both elsewhere.
+
+The functions on arrays are about one class (or all classes pooled): D detections with a score and a flag that says
+whether it hit a ground-truth box, on I images with G ground-truth boxes in all. A threshold t keeps the detections with
+score ≥ t; detections of equal score are kept or dropped together. Dictionaries are JSON-ready.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from scipy.optimize import minimize_scalar
+
 from mdf_detectron.evaluation.froc import FrocDetections
-from mdf_detectron.evaluation.operating_point import Reliability, calibrated, reliability
 from mdf_detectron.fileio import finite_or_none
+
+NUM_BINS = 10
+LOWEST_SCORE = 1e-6
+"""Scores are clipped to [this, 1 - this] before their logit is taken."""
+
+TEMPERATURES = (0.05, 20.0)
+"""Range of the temperatures that are tried."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, and what it does on the data that it was chosen on.
+
+    Attributes:
+        threshold: detections from this score on are reported; infinity reports none.
+        false_positives: an image.
+        sensitivity: NaN without ground-truth boxes.
+    """
+
+    threshold: float
+    false_positives: float
+    sensitivity: float
+
+
+def operating_points(scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int) -> list[OperatingPoint]:
+    """List every point that a threshold can reach, by falling threshold; the first reports nothing.
+
+    Args:
+        scores: (D,) finite.
+        hits: (D,) bool.
+        num_boxes: G, ground-truth boxes.
+        num_images: I, healthy images among them.
+
+    Raises:
+        ValueError: no image, arrays of different lengths, or a score that is not finite.
+    """
+    scores, hits = _checked(scores, hits)
+    if num_images < 1:
+        raise ValueError("an operating point needs at least one image")
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], hits[order]
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf))  # the last detection of each distinct score
+    found, wrong = np.cumsum(hits)[ends], np.cumsum(~hits)[ends]
+    none = OperatingPoint(float("inf"), 0.0, 0.0 if num_boxes else float("nan"))
+    return [none] + [
+        OperatingPoint(float(t), float(w / num_images), float(f / num_boxes) if num_boxes else float("nan"))
+        for t, f, w in zip(scores[ends], found, wrong, strict=True)
+    ]
+
+
+def threshold_for_false_positives(
+    scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int, rate: float
+) -> OperatingPoint:
+    """Choose the most sensitive point with at most ``rate`` false positives an image (of equals the highest score)."""
+    if not rate >= 0:
+        raise ValueError(f"a rate of false positives must be at least 0, got {rate}")
+    points = operating_points(scores, hits, num_boxes, num_images)
+    allowed = [p for p in points if p.false_positives <= rate + 1e-12]
+    best = max(p.sensitivity for p in allowed) if num_boxes else 0.0
+    return next(p for p in allowed if not num_boxes or p.sensitivity >= best)
+
+
+def threshold_for_sensitivity(
+    scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int, sensitivity: float
+) -> OperatingPoint | None:
+    """Choose the highest threshold with at least this sensitivity; None where no threshold reaches it."""
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"a sensitivity must be above 0 and at most 1, got {sensitivity}")
+    points = operating_points(scores, hits, num_boxes, num_images)
+    return next((p for p in points if p.sensitivity >= sensitivity - 1e-12), None)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: scores in bins of equal width.
+
+    Attributes:
+        edges: (B + 1,).
+        counts: (B,) detections.
+        confidence, accuracy: (B,) mean score and share of hits; NaN in an empty bin.
+        error: expected calibration error: mean |accuracy - confidence| over detections; NaN without detections.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    error: float
+
+
+def reliability(scores: np.ndarray, hits: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
+    """Compare scores with the share of hits; bin b holds scores in [b/B, (b+1)/B), the last one 1 too."""
+    scores, hits = _checked(scores, hits)
+    if num_bins < 1 or (len(scores) and not (0 <= scores.min() and scores.max() <= 1)):
+        raise ValueError("a reliability diagram needs a bin, and scores in [0, 1]")
+    index = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(index, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(index, weights=scores, minlength=num_bins) / counts
+        accuracy = np.bincount(index, weights=hits, minlength=num_bins) / counts
+    gaps = np.abs(np.nan_to_num(accuracy - confidence))
+    error = float((gaps * counts).sum() / len(scores)) if len(scores) else float("nan")
+    return Reliability(np.linspace(0, 1, num_bins + 1), counts, confidence, accuracy, error)
+
+
+def calibrated(scores: np.ndarray | float, temperature: float) -> np.ndarray:
+    """Scale scores in [0, 1] by a temperature: sigmoid(logit(score) / temperature); 1 changes nothing."""
+    clipped = np.clip(np.asarray(scores, dtype=np.float64), LOWEST_SCORE, 1 - LOWEST_SCORE)
+    return 1 / (1 + np.exp(-(np.log(clipped) - np.log1p(-clipped)) / temperature))
+
+
+def log_loss(scores: np.ndarray, hits: np.ndarray) -> float:
+    """Compute the mean negative log-likelihood of the hits under the scores."""
+    clipped = np.clip(scores, LOWEST_SCORE, 1 - LOWEST_SCORE)
+    return float(-np.mean(np.where(hits, np.log(clipped), np.log1p(-clipped))))
+
+
+def fit_temperature(scores: np.ndarray, hits: np.ndarray) -> float | None:
+    """Find the temperature of the least log loss (Guo et al. 2017), within :data:`TEMPERATURES`.
+
+    Returns:
+        None where there are not both hits and misses: any temperature is then as good as its limit.
+    """
+    scores, hits = _checked(scores, hits)
+    if not (hits.any() and (~hits).any()):
+        return None
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(
+        lambda t: log_loss(calibrated(scores, np.exp(t)), hits), bounds=(low, high), method="bounded",
+        options={"xatol": 1e-5},
+    )  # fmt: skip
+    return float(np.exp(found.x))
+
+
+def _checked(scores: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, hits = np.asarray(scores, dtype=np.float64), np.asarray(hits, dtype=bool)
+    if scores.ndim != 1 or scores.shape != hits.shape:
+        raise ValueError(f"scores and hits must be lists of one length, got {scores.shape} and {hits.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    return scores, hits
+
 
 POOLED = "all"
 """Name of the entry of all classes together."""

@@ -120,7 +120,7 @@ def sensitivity_at(
 
     Args:
         weights: (B, I) weights of the images, see
-            :func:`~mdf_detectron.evaluation.average_precision.average_precision`; all ones when None.
+            :func:`~mdf_detectron.evaluation.metrics.average_precision`; all ones when None.
 
     Returns:
         (R,), or (B, R) with ``weights``; NaN without ground-truth boxes.

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.matching import MAX_DETS, match
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
 from mdf_detectron.evaluation.metrics import metric_values, overlap_thresholds
 
 TASKS = ("bbox", "segm")
@@ -36,6 +38,26 @@ def default_tasks(ground_truth: GroundTruth, detections: Detections) -> tuple[st
     """Return ``("bbox", "segm")`` where both sides have masks, else ``("bbox",)``."""
     both = ground_truth.segmentations is not None and detections.segmentations is not None
     return ("bbox", "segm") if both else ("bbox",)
+
+
+def match_table(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    table: str,
+    *,
+    thresholds: np.ndarray | Sequence[float] | None = None,
+    max_dets: int = MAX_DETS,
+    area: str | tuple[float, float] = "all",
+) -> Matches:
+    """Match detections as a table does.
+
+    Args:
+        thresholds: overlaps; those of the metrics when None.
+    """
+    iou_type, overlap = task_settings([table.split("_")[0]])[table]
+    wanted = overlap_thresholds() if thresholds is None else thresholds
+    options = {"thresholds": wanted, "max_dets": max_dets, "area": area}
+    return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, **options)
 
 
 def evaluate_coco(
@@ -67,16 +89,9 @@ def evaluate_coco(
     detections = Detections.load(predictions, ground_truth)
     weights = None if image_ids is None else ground_truth.image_weights(image_ids)
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for name, (iou_type, overlap) in task_settings(tasks or default_tasks(ground_truth, detections)).items():
-        matches = match(
-            ground_truth,
-            detections,
-            overlap=overlap,
-            iou_type=iou_type,
-            thresholds=overlap_thresholds(),
-            max_dets=max_dets,
-            area=area,
+    for table in task_settings(tasks or default_tasks(ground_truth, detections)):
+        names, values = metric_values(
+            match_table(ground_truth, detections, table, max_dets=max_dets, area=area), weights
         )
-        names, values = metric_values(matches, weights)
-        results[name] = dict(zip(names, values.tolist(), strict=True))
+        results[table] = dict(zip(names, values.tolist(), strict=True))
     return results

@@ -8,7 +8,7 @@ Shapes: I images, P patients, R resamples, M metrics, B weightings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from scipy import special
 
 if TYPE_CHECKING:
     from mdf_detectron.evaluation.coco import GroundTruth
-    from mdf_detectron.evaluation.training_noise import TrainingSpread
 
 LEVEL = 0.95
 
@@ -217,31 +216,6 @@ class PairedTest:
     least_p: np.ndarray
 
 
-def paired_test(
-    statistic_a: Statistic,
-    statistic_b: Statistic,
-    patients: np.ndarray,
-    num_patients: int | np.ndarray,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-    training: TrainingSpread | None = None,
-) -> PairedTest:
-    """Compare two models on the same resampled patients, so that what they share cancels out.
-
-    The bias of small test sets is much the same in both models; it is left in, as its estimate would add more noise to
-    the difference than it takes away.
-
-    Args:
-        patients, num_patients: see :func:`~mdf_detectron.evaluation.statistics.metric_intervals`.
-        training: chance of training in the difference; None: the test is about these very trainings.
-    """
-    whole = np.ones((1, len(patients)))
-    difference = (statistic_b(whole) - statistic_a(whole))[0]
-    samples = bootstrap(lambda w: statistic_b(w) - statistic_a(w), patients, num_resamples, seed)
-    return difference_test(difference, samples, num_patients, level=level, training=training, seed=seed)
-
-
 def difference_test(
     difference: np.ndarray,
     samples: np.ndarray,
@@ -251,7 +225,15 @@ def difference_test(
     training: TrainingSpread | None = None,
     seed: int = 0,
 ) -> PairedTest:
-    """Test (M,) differences from their (R, M) bootstrap samples; see :func:`paired_test`."""
+    """Test (M,) differences of two models from their (R, M) bootstrap samples on the same resampled patients.
+
+    What the models share cancels out. The bias of small test sets is much the same in both; it is left in, as its
+    estimate would add more noise to the difference than it takes away.
+
+    Args:
+        num_patients: patients that a metric rests on, one number or (M,).
+        training: chance of training in the difference; None: the test is about these very trainings.
+    """
     counts = np.broadcast_to(num_patients, len(difference))
     samples = samples if training is None else training.add(samples, seed)
     low, high = interval(samples, difference, counts, level=level, bounds=(-np.inf, np.inf))
@@ -273,3 +255,60 @@ def _alpha(tail: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Compute the (M,) two-sided errors of cutting off ``tail`` at each end; NaN for fewer than 2 patients."""
     enough = counts >= 2
     return np.where(enough, alpha_of_tail(tail, np.where(enough, counts, 2)), np.nan)
+
+
+@dataclass(frozen=True)
+class TrainingSpread:
+    """Standard deviation of a metric between trainings that differ in their seed.
+
+    Attributes:
+        std: (M,).
+        freedom: degrees of freedom, Σ (S - 1) over the cells; less where these are not independent.
+    """
+
+    std: np.ndarray
+    freedom: float
+
+    def of_mean(self, count: float) -> TrainingSpread:
+        """Return the standard error of a mean over ``count`` trainings (of a difference: 1 / (1 / a + 1 / b))."""
+        return TrainingSpread(self.std / np.sqrt(count), self.freedom)
+
+    def add(self, samples: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Add to (R, M) bootstrap samples a draw of the chance of training each, Student's t with ``freedom``."""
+        noise = np.random.default_rng([seed, 2]).standard_t(self.freedom, size=samples.shape)
+        return samples + noise * self.std
+
+
+def pooled_spread(cells: Sequence[np.ndarray]) -> TrainingSpread | None:
+    """Pool the variance within cells.
+
+    Args:
+        cells: (S, M) each; one with an undefined value is left out.
+
+    Returns:
+        None where no cell has two trainings: the chance of training cannot be told.
+    """
+    several = [np.asarray(cell, dtype=np.float64) for cell in cells if len(cell) >= 2 and np.isfinite(cell).all()]
+    if not several:
+        return None
+    squares = [((cell - cell.mean(axis=0)) ** 2).sum(axis=0) for cell in several]
+    freedom = sum(len(cell) - 1 for cell in several)
+    return TrainingSpread(np.sqrt(np.sum(squares, axis=0) / freedom), freedom)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Correct p values for their number by Holm's step-down method (1979): the family-wise error is kept.
+
+    Args:
+        p_values: NaN for a comparison that was not made, which counts for nothing.
+
+    Returns:
+        corrected p values, at most 1, in the given order.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(len(p_values), np.nan)
+    made = np.flatnonzero(np.isfinite(p_values))
+    order = made[np.argsort(p_values[made], kind="stable")]
+    factors = len(order) - np.arange(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors))
+    return corrected

@@ -1,50 +1,67 @@
-"""Subgroup analysis: metrics on the images of each subgroup of a clinical column.
-
-Shapes: I images, M metrics.
-"""
+"""Subgroup analysis: the images of each subgroup of a clinical column, (I,) bool."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mdf_detectron.evaluation.coco import GroundTruth
-from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, metric_intervals
+from mdf_detectron.evaluation.estimates import FoldedImages
 
 MISSING = "missing"
 RECORD = "clinical record"
 AGE_BANDS = (40.0, 65.0, 80.0)
 MAX_VALUES = 6
-"""A numeric column with at most so many distinct values (an acuity level) is grouped by value, others by range."""
+"""A numeric column with at most this many distinct values (an acuity level) is grouped by value, others by range."""
 
 MIN_PATIENTS = 30
 MIN_BOXES = 10
 
 
 @dataclass(frozen=True)
-class SubgroupResult:
-    """Metrics of one subgroup.
+class Subgroup:
+    """The images of a subgroup.
 
     Attributes:
         column, group: clinical column, and the group's name.
-        images, patients, boxes: how many there are in the group (ground-truth boxes without crowds).
-        values, low, high: (M,) metrics and the ends of their intervals.
-        warning: empty, or why the group is too small to rely on.
+        members: (I,) bool.
+        images, patients, boxes: how many there are (ground-truth boxes without crowds).
     """
 
     column: str
     group: str
+    members: np.ndarray
     images: int
     patients: int
     boxes: int
-    values: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    warning: str
+
+    @property
+    def warning(self) -> str:
+        """Empty, or why the group is too small to rely on."""
+        if self.boxes == 0:
+            return "no ground-truth box: nothing to find"
+        few = [f"{n} {what}" for n, what, least in (
+            (self.patients, "patients", MIN_PATIENTS), (self.boxes, "boxes", MIN_BOXES)) if n < least]  # fmt: skip
+        return f"small group ({' and '.join(few)}): not reliable" if few else ""
+
+
+def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -> list[Subgroup]:
+    """Divide the images by every column.
+
+    Args:
+        columns: names; all clinical columns and :data:`RECORD` when None.
+    """
+    wanted = [*clinical_columns(images.whole), RECORD] if columns is None else columns
+    return [
+        Subgroup(column, name, members, int(members.sum()), len(np.unique(images.patients[members])),
+                 int(images.boxes[members].sum()))
+        for column in wanted
+        for name, members in groups_of(images.whole, column).items()
+    ]  # fmt: skip
 
 
 def clinical_columns(ground_truth: GroundTruth) -> list[str]:
@@ -85,80 +102,6 @@ def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | N
         else:
             groups = _bands(numbers, edges or (AGE_BANDS if column == "age" else _tertiles(numbers)))
     return _not_empty({**groups, MISSING: missing})
-
-
-def subgroup_results(
-    ground_truth: GroundTruth,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    patients: np.ndarray,
-    columns: Sequence[str] | None = None,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-    highest: float = 100.0,
-    support: np.ndarray | None = None,
-) -> list[SubgroupResult]:
-    """Compute metrics and bootstrap intervals of every subgroup of every column.
-
-    Args:
-        statistic: (B, I) weights of the images → (B, M) metrics.
-        patients: (I,) patient numbers; a subgroup's interval comes from resampling its own patients.
-        columns: names; all clinical columns and :data:`RECORD` when None.
-        highest: the metrics' greatest possible value.
-        support: (M, I) bool, the images that each metric rests on; those with a ground-truth box when None.
-    """
-    if support is None:
-        support = np.zeros((1, ground_truth.num_images), dtype=bool)
-        support[:, ground_truth.image[~ground_truth.crowd]] = True
-    wanted = [*clinical_columns(ground_truth), RECORD] if columns is None else columns
-    out = []
-    for column in wanted:
-        for name, members in groups_of(ground_truth, column).items():
-            part = _Part(column, name, members, support)
-            out.append(_subgroup(part, ground_truth, statistic, patients, num_resamples, seed, highest))
-    return out
-
-
-@dataclass(frozen=True)
-class _Part:
-    column: str
-    group: str
-    members: np.ndarray
-    support: np.ndarray
-
-
-def _subgroup(part, ground_truth, statistic, patients, num_resamples, seed, highest) -> SubgroupResult:
-    members = part.members
-    index = np.flatnonzero(members)
-    numbers = np.unique(patients[index], return_inverse=True)[1]
-
-    def on_members(member_weights: np.ndarray) -> np.ndarray:
-        spread = np.zeros((len(member_weights), len(members)))
-        spread[:, index] = member_weights
-        return statistic(spread)
-
-    num_patients = len(np.unique(numbers))
-    num_boxes = int((members[ground_truth.image] & ~ground_truth.crowd).sum())
-    supported = np.array([len(np.unique(patients[row & members])) for row in part.support])
-    values, low, high = metric_intervals(on_members, numbers, supported, num_resamples, seed, bounds=(0.0, highest))
-    return SubgroupResult(
-        column=part.column,
-        group=part.group,
-        images=len(index),
-        patients=num_patients,
-        boxes=num_boxes,
-        values=values,
-        low=low,
-        high=high,
-        warning=_warning(num_patients, num_boxes),
-    )
-
-
-def _warning(num_patients: int, num_boxes: int) -> str:
-    if num_boxes == 0:
-        return "no ground-truth box: nothing to find"
-    few = [f"{n} {what}" for n, what, least in (
-        (num_patients, "patients", MIN_PATIENTS), (num_boxes, "boxes", MIN_BOXES)) if n < least]  # fmt: skip
-    return f"small group ({' and '.join(few)}): not reliable" if few else ""
 
 
 def _missing(value: Any) -> bool:

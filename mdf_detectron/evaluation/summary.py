@@ -6,7 +6,7 @@ An *estimate* is ``{"value", "low", "high"}`` with the ends of the 95 % patient-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.errors import ResultsError
-from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
 from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
+from mdf_detectron.evaluation.estimates import Cells, Estimator, Verdict, concatenate_folds
 from mdf_detectron.evaluation.froc import (
     FALSE_POSITIVE_RATES,
     FrocDetections,
@@ -25,29 +25,23 @@ from mdf_detectron.evaluation.froc import (
     froc_detections,
     sensitivity_at,
 )
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches
 from mdf_detectron.evaluation.metrics import (
+    COUNT_THRESHOLD,
     HEADLINE,
+    Metric,
+    average_precision,
     describe_metrics,
+    mean_over_classes,
     metric_names,
-    metric_patients,
     metric_support,
     metric_values,
-    overlap_thresholds,
+    precision_recall_curve,
     subgroup_metrics,
 )
-from mdf_detectron.evaluation.scoring import default_tasks, task_settings
-from mdf_detectron.evaluation.statistics import (
-    NUM_RESAMPLES,
-    Statistic,
-    bootstrap,
-    count_patients,
-    interval,
-    metric_intervals,
-    paired_test,
-    patients_of,
-)
-from mdf_detectron.evaluation.subgroups import subgroup_results
+from mdf_detectron.evaluation.scoring import default_tasks, match_table, task_settings
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
+from mdf_detectron.evaluation.subgroups import list_subgroups
 from mdf_detectron.fileio import finite_or_none, read_json
 
 FORMAT_VERSION = 2
@@ -56,8 +50,7 @@ FORMAT_VERSION = 2
 FILE_NAME = "evaluation.json"
 
 ALL = "all"
-COUNT_THRESHOLD = 0.5
-"""Overlap of a true positive in counts and precision-recall curves."""
+OUTCOMES = ("tp", "fp", "fn")
 
 SWEEP = tuple(np.linspace(0, 1, 21).round(4).tolist())
 """0 to 1 in steps of 0.05."""
@@ -91,30 +84,44 @@ class Protocol:
     tasks: tuple[str, ...] | None = None
 
 
+class _Data:
+    """Ground truth, protocol and the estimator on its images, a study of one fold."""
+
+    def __init__(self, ground_truth: GroundTruth, protocol: Protocol) -> None:
+        self.truth, self.protocol = ground_truth, protocol
+        self.images = concatenate_folds({0: ground_truth})
+        self.estimator = Estimator(self.images, protocol.num_resamples, protocol.seed)
+
+    def match(self, detections: Detections, table: str, thresholds: Sequence[float] | None = None) -> Matches:
+        options = {"max_dets": self.protocol.max_dets, "area": self.protocol.area}
+        return match_table(self.truth, detections, table, thresholds=thresholds, **options)
+
+
 def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
     """Compute all results of one model, by name; each is JSON-ready."""
-    patients = patients_of(ground_truth)
-    settings = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
-    matches = {name: _match(ground_truth, detections, name, protocol) for name in settings}
+    data = _Data(ground_truth, protocol)
+    tables = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
+    matches = {table: data.match(detections, table) for table in tables}
     of_froc = froc_detections(ground_truth, detections, criterion=protocol.froc_criterion)
+    confusion = confusion_matrix(
+        ground_truth, detections, score_threshold=protocol.score_threshold, max_dets=protocol.max_dets
+    )
     return finite_or_none(
         {
-            "dataset": _describe(ground_truth, detections, patients),
+            "dataset": _describe(data, detections),
             "protocol": asdict(protocol),
             "metric_list": describe_metrics(),
-            "metrics": {name: _metrics(m, patients, protocol) for name, m in matches.items()},
-            "counts": {name: _counts(m, patients, protocol) for name, m in matches.items()},
-            "confusion": {
-                "labels": [*ground_truth.class_names, BACKGROUND],
-                "matrix": confusion_matrix(
-                    ground_truth, detections, score_threshold=protocol.score_threshold, max_dets=protocol.max_dets
-                ).tolist(),
+            "metrics": {table: _metrics(data, one) for table, one in matches.items()},
+            "counts": {
+                table: count_rows(data.estimator, counts_per_image(one, protocol.score_threshold), one.class_names)
+                for table, one in matches.items()
             },
-            "precision_recall": {name: _precision_recall(m) for name, m in matches.items()},
-            "froc": _froc(of_froc, ground_truth.class_names, patients, protocol),
+            "confusion": {"labels": [*ground_truth.class_names, BACKGROUND], "matrix": confusion.tolist()},
+            "precision_recall": {table: _precision_recall(one) for table, one in matches.items()},
+            "froc": _froc(data, of_froc),
             "calibration": calibration_of(of_froc, ground_truth.class_names, protocol.froc_criterion),
-            "sweep": _sweep(ground_truth, detections, patients, settings, protocol),
-            "subgroups": _subgroups(ground_truth, matches, patients, protocol),
+            "sweep": {"thresholds": list(protocol.sweep)} | {t: _sweep(data, detections, t) for t in tables},
+            "subgroups": _subgroups(data, matches[HEADLINE[0]]) if HEADLINE[0] in matches else [],
         }
     )
 
@@ -128,27 +135,26 @@ def compare(
     """Test whether the second model is better than the first on the same images.
 
     Returns:
-        ``{"verdict": "helps" | "harms" | "no difference shown", "differences": {table: {metric: {"first", "second",
-        "value", "low", "high", "p_value", "least_p"}}}}``; the value is second minus first, the verdict is on
-        :data:`HEADLINE`, and no p can be smaller than the least one with so many resamples.
+        ``{"verdict": the word of a :class:`~mdf_detectron.evaluation.estimates.Verdict` on :data:`HEADLINE`,
+        "differences": {table: {metric: {"first", "second", "value", "low", "high", "p_value", "least_p"}}}}``; the
+        value is second minus first, and no p can be smaller than the least one with this many resamples.
     """
-    patients = patients_of(ground_truth)
+    data = _Data(ground_truth, protocol)
     tasks = protocol.tasks or sorted(set(default_tasks(ground_truth, first)) & set(default_tasks(ground_truth, second)))
-    differences: dict[str, dict[str, dict[str, float]]] = {}
-    for name in task_settings(tasks):
-        a, b = (_match(ground_truth, d, name, protocol) for d in (first, second))
-        sizes = metric_patients(a, patients)
-        test = paired_test(_statistic(a), _statistic(b), patients, sizes, protocol.num_resamples, protocol.seed)
-        names, of_first = metric_values(a)
-        of_second = metric_values(b)[1]
-        columns = (of_first, of_second, test.difference, test.low, test.high, test.p_value, test.least_p)
-        keys = ("first", "second", "value", "low", "high", "p_value", "least_p")
-        differences[name] = {
-            metric: dict(zip(keys, map(float, row), strict=True))
-            for metric, row in zip(names, np.stack(columns, axis=1), strict=True)
-        }
-    verdict = _verdict(differences[HEADLINE[0]][HEADLINE[1]])
-    return finite_or_none({"verdict": verdict, "differences": differences})
+    differences = {}
+    for table in task_settings(tasks):
+        matches = [data.match(detections, table) for detections in (first, second)]
+        samples = [data.estimator.sampled({0: [metric_statistic(one)]}) for one in matches]
+        sizes = data.images.count_patients(metric_support(matches[0]))
+        names = metric_names(ground_truth.class_names)
+        differences[table] = data.estimator.differences(names, *samples, sizes)
+    return {"verdict": Verdict.of(headline_row(differences)).word, "differences": differences}
+
+
+def headline_row(differences: Mapping[str, Mapping[str, Any]]) -> Mapping[str, float | None]:
+    """Return the row of a comparison that the verdict is on."""
+    table, metric = HEADLINE
+    return differences[table][metric]
 
 
 def evaluate_models(
@@ -170,138 +176,71 @@ def evaluate_models(
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:
-    """Read the :data:`FILE_NAME` of a folder that tools/evaluate.py wrote.
+    """Read the :data:`FILE_NAME` of a folder that ``mdf evaluate`` wrote.
 
     Raises:
-        ResultsError: an absent file, one that is none, or one of another version; the message says how to make it.
+        ResultsError: an absent file, one of another kind, or one of another version; the message says how to make it.
     """
     path = Path(folder) / FILE_NAME
     evaluation = read_json(path, ResultsError)
     if not isinstance(evaluation, dict) or not {"title", "models"} <= evaluation.keys():
-        raise ResultsError(f"{path}: not written by tools/evaluate.py")
+        raise ResultsError(f"{path}: not written by `mdf evaluate`")
     version = evaluation.get("format_version", 1)
     if version != FORMAT_VERSION:
         raise ResultsError(
-            f"{path}: has format {version}, this version reads {FORMAT_VERSION}; make it anew: tools/evaluate.py "
+            f"{path}: has format {version}, this version reads {FORMAT_VERSION}; make it again: mdf evaluate "
             f"--annotations FILE --predictions FILE --out {folder}"
         )
     return evaluation
 
 
-def _verdict(difference: dict[str, float]) -> str:
-    if difference["low"] > 0:
-        return "helps"
-    return "harms" if difference["high"] < 0 else "no difference shown"
+def metric_statistic(matches: Matches, metrics: Sequence[Metric] | None = None) -> Statistic:
+    """Make the statistic of the metrics of one table."""
+    return lambda weights: metric_values(matches, weights, metrics)[1]
 
 
-def _match(ground_truth: GroundTruth, detections: Detections, table: str, protocol: Protocol, **options) -> Matches:
-    iou_type, overlap = task_settings([table.split("_")[0]])[table]
-    thresholds = overlap_thresholds()
-    if not np.isclose(thresholds, COUNT_THRESHOLD).any():
-        thresholds = np.sort(np.append(thresholds, COUNT_THRESHOLD))
-    options = {"max_dets": protocol.max_dets, "area": protocol.area, "thresholds": thresholds, **options}
-    return match(ground_truth, detections, overlap=overlap, iou_type=iou_type, **options)
+def count_rows(estimator: Estimator, per_image: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sum counts over the images, for each class and :data:`ALL`, with intervals over patients.
 
+    Args:
+        per_image: (3, K, I) TP, FP and FN; may be means over trainings.
 
-def _statistic(matches: Matches) -> Statistic:
-    return lambda weights: metric_values(matches, weights)[1]
-
-
-def _describe(ground_truth: GroundTruth, detections: Detections, patients: np.ndarray) -> dict[str, Any]:
-    boxes = ~ground_truth.crowd
-    return {
-        "images": ground_truth.num_images,
-        "healthy_images": ground_truth.num_images - len(np.unique(ground_truth.image[boxes])),
-        "patients": len(np.unique(patients)),
-        "patients_with_boxes": len(np.unique(patients[ground_truth.image[boxes]])),
-        "images_without_patient_id": sum(image.get("patient_id") is None for image in ground_truth.images),
-        "detections": len(detections),
-        "boxes": {
-            name: int((boxes & (ground_truth.category == k)).sum()) for k, name in enumerate(ground_truth.class_names)
-        },
-    }
-
-
-def _estimates(names: Iterable[str], values, low, high) -> dict[str, dict[str, float]]:
-    return {
-        name: {"value": float(v), "low": float(lo), "high": float(hi)}
-        for name, v, lo, hi in zip(names, values, low, high, strict=True)
-    }
-
-
-def _intervals(statistic: Statistic, patients: np.ndarray, sizes, protocol: Protocol, highest: float = 100.0):
-    return metric_intervals(statistic, patients, sizes, protocol.num_resamples, protocol.seed, bounds=(0.0, highest))
-
-
-def _metrics(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, float]]:
-    sizes = metric_patients(matches, patients)
-    names = metric_names(matches.class_names)
-    return _estimates(names, *_intervals(_statistic(matches), patients, sizes, protocol))
-
-
-def _counts(matches: Matches, patients: np.ndarray, protocol: Protocol) -> dict[str, dict[str, Any]]:
-    """Count TP, FP and FN; under ``"interval"`` are the ends of each count's bootstrap interval."""
-    outcomes = ("tp", "fp", "fn")
-    per_image = counts_per_image(matches, protocol.score_threshold, COUNT_THRESHOLD)  # (3, K, I)
+    Returns:
+        name → ``{"tp", "fp", "fn", "interval": {"tp": [low, high], ...}}``.
+    """
     per_image = np.concatenate([per_image, per_image.sum(axis=1, keepdims=True)], axis=1)
-    flat = per_image.reshape(-1, matches.num_images).T
-    samples = bootstrap(lambda w: w @ flat, patients, protocol.num_resamples, protocol.seed)
-    low, high = interval(samples, flat.sum(axis=0), count_patients(patients))
-    low, high = low.reshape(3, -1), high.reshape(3, -1)
+    flat = per_image.reshape(-1, per_image.shape[2]).T
+    values, low, high = (column.reshape(len(OUTCOMES), -1) for column in estimator.totals(flat))
+    return finite_or_none(
+        {
+            name: {
+                **{outcome: _count(values[n, k]) for n, outcome in enumerate(OUTCOMES)},
+                "interval": {outcome: [float(low[n, k]), float(high[n, k])] for n, outcome in enumerate(OUTCOMES)},
+            }
+            for k, name in enumerate([*class_names, ALL])
+        }
+    )
+
+
+def _count(value: float) -> int | float:
+    return int(value) if value == int(value) else round(float(value), 1)
+
+
+def sweep_rows(
+    estimator: Estimator, cells: Cells, count: int, num_patients: int, training: TrainingSpread | None = None
+) -> dict[str, dict[str, list[float | None]]]:
+    """Estimate AP and AR at every overlap threshold: "AP" and "AR" → "value", "low" and "high" → list.
+
+    Args:
+        cells: of :func:`mean_ap_and_ar`.
+        count: T.
+    """
+    places = [(metric, t) for metric in ("AP", "AR") for t in range(count)]
+    rows = estimator.rows(places, cells, num_patients, training=training)
     return {
-        name: {
-            **{o: int(per_image[n, k].sum()) for n, o in enumerate(outcomes)},
-            "interval": {o: [float(low[n, k]), float(high[n, k])] for n, o in enumerate(outcomes)},
-        }
-        for k, name in enumerate([*matches.class_names, ALL])
+        metric: {key: [rows[metric, t][key] for t in range(count)] for key in ("value", "low", "high")}
+        for metric in ("AP", "AR")
     }
-
-
-def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
-    out = {}
-    for k, name in enumerate(matches.class_names):
-        recall, precision, _ = precision_recall_curve(matches, k, COUNT_THRESHOLD)
-        chosen = _thin(len(recall))
-        out[name] = {"recall": recall[chosen].tolist(), "precision": precision[chosen].tolist()}
-    return out
-
-
-def _froc(
-    detections: FrocDetections, class_names: tuple[str, ...], patients: np.ndarray, protocol: Protocol
-) -> dict[str, Any]:
-    curves = {}
-    for name, k in [(ALL, None), *((name, k) for k, name in enumerate(class_names))]:
-        false_positives, sensitivity, _ = froc_curve(detections, k)
-
-        def statistic(weights: np.ndarray, k: int | None = k) -> np.ndarray:
-            at_rates = sensitivity_at(detections, class_index=k, weights=weights)
-            return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
-
-        chosen = slice(None) if k is None else detections.gt_category == k
-        num_patients = len(np.unique(patients[detections.gt_image[chosen]]))
-        names = [*map(str, FALSE_POSITIVE_RATES), "mean"]
-        estimates = _estimates(names, *_intervals(statistic, patients, num_patients, protocol, highest=1.0))
-        chosen = _thin(len(false_positives))
-        curves[name] = {
-            "false_positives": false_positives[chosen].tolist(),
-            "sensitivity": sensitivity[chosen].tolist(),
-            "at": {rate: estimates[rate] for rate in map(str, FALSE_POSITIVE_RATES)},
-            "mean": estimates["mean"],
-        }
-    return {"criterion": protocol.froc_criterion, "rates": list(FALSE_POSITIVE_RATES), "curves": curves}
-
-
-def _sweep(ground_truth, detections, patients, settings, protocol: Protocol) -> dict[str, Any]:
-    out: dict[str, Any] = {"thresholds": list(protocol.sweep)}
-    num_patients = len(np.unique(patients[ground_truth.image[~ground_truth.crowd]]))
-    for name in settings:
-        statistic = mean_ap_and_ar(_match(ground_truth, detections, name, protocol, thresholds=list(protocol.sweep)))
-        values, low, high = (v.reshape(2, -1) for v in _intervals(statistic, patients, num_patients, protocol))
-        out[name] = {
-            metric: {"value": values[m].tolist(), "low": low[m].tolist(), "high": high[m].tolist()}
-            for m, metric in enumerate(("AP", "AR"))
-        }
-    return out
 
 
 def mean_ap_and_ar(matches: Matches) -> Statistic:
@@ -314,27 +253,78 @@ def mean_ap_and_ar(matches: Matches) -> Statistic:
     return statistic
 
 
-def _subgroups(ground_truth, matches: dict[str, Matches], patients, protocol: Protocol) -> list[dict[str, Any]]:
-    """Analyze subgroups by the headline's table; nothing where the protocol leaves that table out."""
+def _describe(data: _Data, detections: Detections) -> dict[str, Any]:
+    truth, patients = data.truth, data.images.patients
+    with_boxes = data.images.boxes > 0
+    boxes = np.bincount(truth.category[~truth.crowd], minlength=truth.num_classes)
+    return {
+        "images": truth.num_images,
+        "healthy_images": int((~with_boxes).sum()),
+        "patients": len(np.unique(patients)),
+        "patients_with_boxes": len(np.unique(patients[with_boxes])),
+        "images_without_patient_id": sum(image.get("patient_id") is None for image in truth.images),
+        "detections": len(detections),
+        "boxes": dict(zip(truth.class_names, boxes.tolist(), strict=True)),
+    }
+
+
+def _metrics(data: _Data, matches: Matches) -> dict[str, Any]:
+    sizes = data.images.count_patients(metric_support(matches))
+    return data.estimator.rows(metric_names(matches.class_names), {0: [metric_statistic(matches)]}, sizes)
+
+
+def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
+    out = {}
+    for k, name in enumerate(matches.class_names):
+        recall, precision, _ = precision_recall_curve(matches, k, COUNT_THRESHOLD)
+        chosen = _thin(len(recall))
+        out[name] = {"recall": recall[chosen].tolist(), "precision": precision[chosen].tolist()}
+    return out
+
+
+def _froc(data: _Data, detections: FrocDetections) -> dict[str, Any]:
+    curves, names = {}, [*map(str, FALSE_POSITIVE_RATES), "mean"]
+    for class_name, k in [(ALL, None), *((name, k) for k, name in enumerate(data.truth.class_names))]:
+        false_positives, sensitivity, _ = froc_curve(detections, k)
+
+        def statistic(weights: np.ndarray, k: int | None = k) -> np.ndarray:
+            at_rates = sensitivity_at(detections, class_index=k, weights=weights)
+            return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
+
+        chosen = slice(None) if k is None else detections.gt_category == k
+        num_patients = len(np.unique(data.images.patients[detections.gt_image[chosen]]))
+        rows = data.estimator.rows(names, {0: [statistic]}, num_patients, highest=1.0)
+        points = _thin(len(false_positives))
+        curves[class_name] = {
+            "false_positives": false_positives[points].tolist(),
+            "sensitivity": sensitivity[points].tolist(),
+            "mean": rows.pop("mean"),
+            "at": rows,
+        }
+    return {"criterion": data.protocol.froc_criterion, "rates": list(FALSE_POSITIVE_RATES), "curves": curves}
+
+
+def _sweep(data: _Data, detections: Detections, table: str) -> dict[str, Any]:
+    thresholds = list(data.protocol.sweep)
+    statistic = mean_ap_and_ar(data.match(detections, table, thresholds))
+    num_patients = len(np.unique(data.images.patients[data.images.boxes > 0]))
+    return sweep_rows(data.estimator, {0: [statistic]}, len(thresholds), num_patients)
+
+
+def _subgroups(data: _Data, matches: Matches) -> list[dict[str, Any]]:
     metrics = subgroup_metrics()
-    if HEADLINE[0] not in matches or not metrics:
+    if not metrics:
         return []
-    own = matches[HEADLINE[0]]
-    found = subgroup_results(
-        ground_truth,
-        lambda weights: metric_values(own, weights, metrics)[1],
-        patients,
-        num_resamples=protocol.num_resamples,
-        seed=protocol.seed,
-        support=metric_support(own, metrics),
-    )
-    names = [metric.name for metric in metrics]
+    names, cells = [metric.name for metric in metrics], {0: [metric_statistic(matches, metrics)]}
+    support = metric_support(matches, metrics)
     return [
         {
-            **{key: getattr(r, key) for key in ("column", "group", "images", "patients", "boxes", "warning")},
-            "metrics": _estimates(names, r.values, r.low, r.high),
+            **{key: getattr(group, key) for key in ("column", "group", "images", "patients", "boxes", "warning")},
+            "metrics": data.estimator.rows(
+                names, cells, data.images.count_patients(support & group.members), members=group.members
+            ),
         }
-        for r in found
+        for group in list_subgroups(data.images)
     ]
 
 

@@ -1,78 +1,62 @@
-"""Estimates of a study: means over folds and seeds, with intervals over patients and trainings, and paired tests.
+"""Estimates of a study's variants: means over folds and seeds, paired tests, ensembles.
 
-A metric of a variant is the mean over its folds of the mean over the trainings (seeds) of the fold, each on the fold's
-test images. Patients are resampled over all folds at once; the chance of training is the spread of trainings that
-differ in the seed alone, pooled over variants and folds (:mod:`~mdf_detectron.evaluation.training_noise`).
+The chance of training is the spread of trainings that differ in the seed alone, pooled over variants and folds.
 
-Shapes: I test images of all folds, B weightings, M metrics.
+Shapes: I test images of all folds, M metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from ensemble_boxes import weighted_boxes_fusion
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches, match
-from mdf_detectron.evaluation.metrics import metric_names, metric_support, metric_values, overlap_thresholds
-from mdf_detectron.evaluation.scoring import task_settings
-from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, bootstrap, difference_test, metric_intervals
-from mdf_detectron.evaluation.training_noise import TrainingSpread, holm, pooled_spread
+from mdf_detectron.evaluation.estimates import Cells, Estimator, Row, Sampled, Verdict
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches
+from mdf_detectron.evaluation.metrics import metric_names, metric_support, metric_values
+from mdf_detectron.evaluation.scoring import match_table
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, holm, pooled_spread
+from mdf_detectron.evaluation.summary import SWEEP, mean_ap_and_ar, metric_statistic, sweep_rows
 from mdf_detectron.experiments.plan import FULL
 from mdf_detectron.experiments.results import StudyResults
 from mdf_detectron.experiments.trainings import TRAIN_PART
-from mdf_detectron.fileio import finite_or_none
-
-Cells = Mapping[int, Sequence[Statistic]]
-"""Fold → a statistic (B, images of the fold) → (B, M) for each training."""
-
-Row = dict[str, float | None]
-"""An estimate: "value", "low", "high"; of a test also "p_value", "least_p" and "corrected"."""
 
 Side = tuple[str, str]
 """A variant, and a state of its records."""
 
-ALPHA = 0.05
-"""Of the corrected p values."""
+NO_DETECTIONS = Detections(*np.zeros((2, 0), np.int64), np.zeros((0, 4)), np.zeros(0), None)
 
-UNSURE = ", not sure after correction"
-"""Ends a verdict of an interval that leaves out 0 where the corrected p value does not."""
+FUSION_IOU = 0.5
+"""Intersection over union with the running mean from which a box joins it, in an ensemble."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A test of two models, or of one model with two states of its records.
+    """A test of two models, or of one model with two states of its records, by the plan's metric.
 
     Attributes:
-        first, second: the value is second minus first.
-        row: of the plan's metric; None where undefined.
+        first, second: the difference is second minus first.
+        verdict: with the estimate.
         trainings: on each side.
     """
 
     first: Side
     second: Side
-    row: Row
+    verdict: Verdict
     trainings: tuple[int, int]
 
     @property
-    def verdict(self) -> str:
-        """Say "better" or "worse" where the interval leaves out 0, else "no difference shown"; "not tested" without.
-
-        Where the corrected p value is above :data:`ALPHA`, :data:`UNSURE` stands behind the first two.
-        """
-        if self.row["value"] is None or self.row["low"] is None:
-            return "not tested"
-        if self.row["low"] <= 0 <= self.row["high"]:
-            return "no difference shown"
-        sure = self.row["corrected"] is None or self.row["corrected"] <= ALPHA
-        return f"{'better' if self.row['low'] > 0 else 'worse'}{'' if sure else UNSURE}"
+    def row(self) -> Row:
+        return self.verdict.row
 
 
-class Estimator:
-    """Computes the estimates of a study's results; what has been matched is kept.
+class StudyEstimator(Estimator):
+    """Computes the estimates of a study's results; what has been matched and resampled is kept.
 
     Args:
         results: of :func:`~mdf_detectron.experiments.results.read_results`.
@@ -83,36 +67,45 @@ class Estimator:
     def __init__(
         self, results: StudyResults, num_resamples: int = NUM_RESAMPLES, seed: int = 0, state: str = FULL
     ) -> None:
-        self.results, self.num_resamples, self.seed, self.state = results, num_resamples, seed, state
-        self.images = results.train if state == TRAIN_PART else results.test
+        super().__init__(results.train if state == TRAIN_PART else results.test, num_resamples, seed)
+        self.results, self.state = results, state
         self.table, self.metric = results.plan.metric.split("/")
         self.names = metric_names(results.data.class_names)
-        self._kept: dict[Side, dict[int, list[Matches]]] = {}
-        self._samples_kept: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
-        self._values_kept: dict[tuple, np.ndarray] = {}
+        self._kept: dict[Any, Any] = {}
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def detections(self, variant: str, state: str | None = None) -> dict[int, list[Detections]]:
+        """List the detections of a variant's finished trainings: fold → one for each seed."""
+        state, found = state or self.state, {}
+        for run in self.results.finished(variant):
+            if state in run.detections:
+                found.setdefault(run.training.fold, []).append(run.detections[state])
+        return found
 
     def matches(self, variant: str, state: str | None = None) -> dict[int, list[Matches]]:
-        """Match the detections of a variant's finished trainings: fold → one for each seed."""
-        state = state or self.state
-        if (variant, state) not in self._kept:
-            found: dict[int, list[Matches]] = {}
-            for run in self.results.finished(variant):
-                if state in run.detections:
-                    truth = self.images.truths[run.training.fold]
-                    found.setdefault(run.training.fold, []).append(
-                        match_table(truth, run.detections[state], self.table)
-                    )
-            self._kept[variant, state] = found
-        return self._kept[variant, state]
+        """Match them by the plan's table."""
+        return self._once(
+            ("matches", variant, state or self.state), lambda: self._match(self.detections(variant, state), self.table)
+        )
+
+    def _match(self, detections: Mapping[int, Sequence[Detections]], table: str, **options: Any) -> dict[int, list]:
+        truths = self.images.truths
+        return {f: [match_table(truths[f], one, table, **options) for one in own] for f, own in detections.items()}
+
+    @cached_property
+    def support(self) -> np.ndarray:
+        """(M, I) images that each metric rests on."""
+        truths = self.images.truths.values()
+        return np.hstack([metric_support(match_table(truth, NO_DETECTIONS, "bbox_iobb")) for truth in truths])
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """(M,) patients that each metric rests on."""
-        nothing = {fold: Detections(*np.zeros((2, 0), int), np.zeros((0, 4)), np.zeros(0), None)
-                   for fold in self.images.truths}  # fmt: skip
-        rows = np.hstack([metric_support(match_table(truth, nothing[fold], "bbox_iobb"))
-                          for fold, truth in self.images.truths.items()])  # fmt: skip
-        return np.array([len(np.unique(self.images.patients[row])) for row in rows])
+        return self.images.count_patients(self.support)
 
     @cached_property
     def spread(self) -> TrainingSpread | None:
@@ -128,36 +121,32 @@ class Estimator:
     def estimates(self, variant: str, state: str | None = None, folds: Collection[int] | None = None) -> dict[str, Row]:
         """Estimate every metric of a variant, over all its folds or some."""
         matches = {f: found for f, found in self.matches(variant, state).items() if folds is None or f in folds}
-        count = sum(map(len, matches.values()))
-        return self.intervals(self.names, _cells(matches), self.sizes, of_mean(self.spread, count))
+        return self.rows(self.names, _cells(matches), self.sizes, training=_of_mean(self.spread, _count(matches)))
 
-    def intervals(
-        self,
-        names: Sequence[str],
-        cells: Cells,
-        num_patients: int | np.ndarray,
-        training: TrainingSpread | None = None,
-        highest: float = 100.0,
-    ) -> dict[str, Row]:
-        """Estimate any means over the cells: name → row."""
-        columns = metric_intervals(
-            self.mean_of(cells), self.images.patients, num_patients, self.num_resamples, self.seed,
-            bounds=(0.0, highest), training=training,
-        )  # fmt: skip
-        keys, rows = ("value", "low", "high"), zip(*columns, strict=True)
-        return finite_or_none(
-            {name: dict(zip(keys, map(float, row), strict=True)) for name, row in zip(names, rows, strict=True)}
-        )
+    def ensemble(self, variant: str) -> tuple[dict[int, int], dict[str, Row]]:
+        """Estimate the ensemble of each fold's seeds, of the folds with several: fold → seeds, and metric → row."""
+        several = {fold: found for fold, found in self.detections(variant).items() if len(found) > 1}
+        table = self.table if self.table.startswith("bbox") else "bbox_iobb"  # boxes are fused, not masks
+        fused = {fold: [fuse_detections(self.images.truths[fold], found)] for fold, found in several.items()}
+        rows = self.rows(self.names, _cells(self._match(fused, table)), self.sizes) if several else {}
+        return {fold: len(found) for fold, found in several.items()}, rows
 
-    def mean_of(self, cells: Cells) -> Statistic:
-        """Make the statistic (B, I) → (B, M): the mean over folds of the mean over a fold's trainings."""
-        places = self.images.places
-
-        def statistic(weights: np.ndarray) -> np.ndarray:
-            folds = [np.mean([one(weights[:, places[fold]]) for one in cells[fold]], axis=0) for fold in cells]
-            return np.mean(folds, axis=0)
-
-        return statistic
+    def sweep(self, variants: Sequence[str], table: str) -> dict[str, dict[str, dict[str, list[float | None]]]]:
+        """Estimate AP and AR at every threshold of :data:`SWEEP`: variant → as :func:`sweep_rows`."""
+        cells = {
+            name: {
+                fold: [mean_ap_and_ar(one) for one in own]
+                for fold, own in self._match(self.detections(name), table, thresholds=list(SWEEP)).items()
+            }
+            for name in variants
+        }
+        ones = {fold: np.ones((1, truth.num_images)) for fold, truth in self.images.truths.items()}
+        every = [(ones[fold], own) for of_variant in cells.values() for fold, own in of_variant.items()]
+        spread = pooled_spread([np.array([one(whole)[0] for one in own]) for whole, own in every])
+        size = int(self.sizes[0])
+        return {
+            name: sweep_rows(self, own, len(SWEEP), size, _of_mean(spread, _count(own))) for name, own in cells.items()
+        }
 
     def compare(
         self, first: Side, second: Side, members: np.ndarray | None = None, num_resamples: int | None = None
@@ -168,58 +157,35 @@ class Estimator:
             members: (I,) bool, the images to test on; all when None.
             num_resamples: those of the estimator when None.
         """
-        num_resamples = num_resamples or self.num_resamples
         sides = [self.matches(*first), self.matches(*second)]
-        shared = [fold for fold in sides[0] if fold in sides[1]]
-        matches = [{fold: side[fold] for fold in shared} for side in sides]
-        counts = tuple(sum(map(len, side.values())) for side in matches)
-        undefined: Row = dict.fromkeys(("value", "low", "high", "p_value", "least_p", "corrected"))
+        shared = tuple(fold for fold in sides[0] if fold in sides[1])
         if not shared:
-            return Comparison(first, second, undefined, (0, 0))
+            undefined = dict.fromkeys(("first", "second", "value", "low", "high", "p_value", "least_p", "corrected"))
+            return Comparison(first, second, Verdict.of(undefined), (0, 0))
+        counts = tuple(sum(len(side[fold]) for fold in shared) for side in sides)
         at = self.names.index(self.metric)
-        whole = np.ones(len(self.images.patients), dtype=bool)
-        part = whole if members is None else members
-        index = np.flatnonzero(part)
-        size = len(np.unique(self.images.patients[part & self._with_boxes]))
-        training = self._spread_of_difference(first, second, counts, index)
-        (value_a, a), (value_b, b) = (self._samples(side, tuple(shared), index, num_resamples)
-                                      for side in (first, second))  # fmt: skip
-        test = difference_test((value_b - value_a)[[at]], (b - a)[:, [at]], size, training=training, seed=self.seed)
-        columns = (test.difference, test.low, test.high, test.p_value, test.least_p)
-        row = finite_or_none(
-            dict(zip(("value", "low", "high", "p_value", "least_p"), (float(c[0]) for c in columns), strict=True))
-        )
-        return Comparison(first, second, {**row, "corrected": row["p_value"]}, counts)
+        members = np.ones(len(self.images.patients), dtype=bool) if members is None else members
+        size = self.images.count_patients(self.support[[at]] & members)
+        samples = (self._sampled(side, shared, members, num_resamples, at) for side in (first, second))
+        training = self._spread_of_difference(first, second, counts, members)
+        row = self.differences([self.metric], *samples, size, training)[self.metric]
+        return Comparison(first, second, Verdict.of({**row, "corrected": row["p_value"]}), counts)
 
-    def _samples(
-        self, side: Side, folds: tuple[int, ...], index: np.ndarray, num_resamples: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute a side's (M,) values and (R, M) bootstrap samples; the same resamples of the images for all."""
-        key = (side, folds, index.tobytes(), num_resamples)
-        if key not in self._samples_kept:
+    def _sampled(
+        self, side: Side, folds: Sequence[int], members: np.ndarray, num_resamples: int | None, at: int
+    ) -> Sampled:
+        """Resample a side's metric; the same resamples of the images for all sides."""
+
+        def make() -> Sampled:
             matches = self.matches(*side)
-            whole = self.mean_of(_cells({fold: matches[fold] for fold in folds}))
+            found = self.sampled(_cells({fold: matches[fold] for fold in folds}), members, num_resamples)
+            return Sampled(found.values[[at]], found.samples[:, [at]])
 
-            def statistic(weights: np.ndarray) -> np.ndarray:
-                spread = np.zeros((len(weights), len(self.images.patients)))
-                spread[:, index] = weights
-                return whole(spread)
+        return self._once(("samples", side, folds, members.tobytes(), num_resamples), make)
 
-            patients = np.unique(self.images.patients[index], return_inverse=True)[1]
-            self._samples_kept[key] = (
-                statistic(np.ones((1, len(index))))[0],
-                bootstrap(statistic, patients, num_resamples, self.seed),
-            )
-        return self._samples_kept[key]
-
-    @cached_property
-    def _with_boxes(self) -> np.ndarray:
-        found = np.zeros(len(self.images.patients), dtype=bool)
-        for fold, truth in self.images.truths.items():
-            found[self.images.places[fold]][truth.image[~truth.crowd]] = True
-        return found
-
-    def _spread_of_difference(self, first: Side, second: Side, counts: tuple[int, int], index: np.ndarray):
+    def _spread_of_difference(
+        self, first: Side, second: Side, counts: tuple[int, int], members: np.ndarray
+    ) -> TrainingSpread | None:
         """Find the chance of training in a difference, on some images; None where it cannot be told.
 
         Two models are trained apart. A model with another state of its records is the same training: what its full
@@ -227,60 +193,84 @@ class Estimator:
         several states share a side, so they correlate by about a half and count for less than as many trainings.
         """
         if first[0] != second[0]:
-            cells = [self._values((name, self.state), fold, index) for name in self.results.variants
+            cells = [self._values((name, self.state), fold, members) for name in self.results.variants
                      for fold in self.matches(name)]  # fmt: skip
-            return of_mean(pooled_spread(cells), 1 / (1 / counts[0] + 1 / counts[1]))
+            return _of_mean(pooled_spread(cells), 1 / (1 / counts[0] + 1 / counts[1]))
         cells, states = [], set()
         for name in self.results.variants:
-            for state in self.results.finished(name)[0].training.states:
+            for state in self.results.states(name):
                 if state != FULL:
                     states.add(state)
-                    cells += [self._values((name, FULL), fold, index) - self._values((name, state), fold, index)
+                    cells += [self._values((name, FULL), fold, members) - self._values((name, state), fold, members)
                               for fold in self.matches(name, state)]  # fmt: skip
         spread = pooled_spread(cells)
         if spread is None:
             return None
         return TrainingSpread(spread.std, spread.freedom / (1 + (len(states) - 1) / 4)).of_mean(counts[0])
 
-    def _values(self, side: Side, fold: int, index: np.ndarray) -> np.ndarray:
+    def _values(self, side: Side, fold: int, members: np.ndarray) -> np.ndarray:
         """Compute the plan's metric of each training of a fold on some images, (S, 1)."""
-        key = (side, fold, index.tobytes())
-        if key not in self._values_kept:
-            weights = np.zeros(len(self.images.patients))
-            weights[index] = 1.0
-            at, own = self.names.index(self.metric), weights[self.images.places[fold]]
-            self._values_kept[key] = np.array([metric_values(one, own)[1][[at]] for one in self.matches(*side)[fold]])
-        return self._values_kept[key]
 
+        def make() -> np.ndarray:
+            at, own = self.names.index(self.metric), members[self.images.places[fold]].astype(float)
+            return np.array([metric_values(one, own)[1][[at]] for one in self.matches(*side)[fold]])
 
-def match_table(truth: GroundTruth, detections: Detections, table: str, thresholds=None) -> Matches:
-    """Match detections as a table of the evaluation does.
-
-    Args:
-        table: "bbox_iobb", "bbox", "segm_iobb" or "segm".
-        thresholds: overlaps; those of the metrics when None.
-    """
-    iou_type, overlap = task_settings([table.split("_")[0]])[table]
-    wanted = overlap_thresholds() if thresholds is None else thresholds
-    return match(truth, detections, overlap=overlap, iou_type=iou_type, thresholds=wanted, max_dets=MAX_DETS)
-
-
-def of_mean(spread: TrainingSpread | None, count: float) -> TrainingSpread | None:
-    """Return the chance of training in a mean of ``count`` trainings, if it can be told."""
-    return None if spread is None else spread.of_mean(count)
-
-
-def _cells(matches: Mapping[int, Sequence[Matches]]) -> Cells:
-    return {fold: [_metrics(one) for one in of_fold] for fold, of_fold in matches.items()}
-
-
-def _metrics(matches: Matches) -> Statistic:
-    return lambda weights: metric_values(matches, weights)[1]
+        return self._once(("values", side, fold, members.tobytes()), make)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Correct the p values of all comparisons together, by Holm's method."""
     p_values = holm([np.nan if one.row["p_value"] is None else one.row["p_value"] for one in comparisons])
-    rows = [{**one.row, "corrected": None if np.isnan(p) else float(p)}
-            for one, p in zip(comparisons, p_values, strict=True)]  # fmt: skip
-    return [replace(one, row=row) for one, row in zip(comparisons, rows, strict=True)]
+    return [
+        replace(one, verdict=Verdict.of({**one.row, "corrected": None if np.isnan(p) else float(p)}))
+        for one, p in zip(comparisons, p_values, strict=True)
+    ]
+
+
+def _cells(matches: Mapping[int, Sequence[Matches]]) -> Cells:
+    return {fold: [metric_statistic(one) for one in of_fold] for fold, of_fold in matches.items()}
+
+
+def _count(cells: Mapping[int, Sequence[Matches | Statistic]]) -> int:
+    return sum(map(len, cells.values()))
+
+
+def _of_mean(spread: TrainingSpread | None, count: float) -> TrainingSpread | None:
+    return None if spread is None else spread.of_mean(count)
+
+
+def fuse_detections(truth: GroundTruth, detections: Sequence[Detections], iou: float = FUSION_IOU) -> Detections:
+    """Fuse the boxes of several models by weighted box fusion, class by class (Solovyev et al., 2021).
+
+    A box's score is the mean of those that joined it, times the share of the models that it came from; an image keeps
+    the ten best.
+
+    Args:
+        truth: whose images they are of.
+        detections: of each model.
+    """
+    images, categories, boxes, scores = [], [], [], []
+    for image in range(truth.num_images):
+        own = [np.flatnonzero(one.image == image) for one in detections]
+        if not sum(map(len, own)):
+            continue
+        corners = [_corners(one.boxes[index]) for one, index in zip(detections, own, strict=True)]
+        every = np.concatenate(corners)
+        low, side = every.min(), max(float(np.ptp(every)), 1.0)  # the package wants 0 to 1; no overlap changes
+        fused, score, label = weighted_boxes_fusion(
+            [((one - low) / side).tolist() for one in corners],
+            [one.scores[index].tolist() for one, index in zip(detections, own, strict=True)],
+            [one.category[index].tolist() for one, index in zip(detections, own, strict=True)],
+            iou_thr=iou,
+        )
+        best = np.argsort(-score, kind="stable")[:MAX_DETS]
+        fused = fused[best] * side + low
+        images.append(np.full(len(best), image))
+        categories.append(label[best].astype(np.int64))
+        boxes.append(np.column_stack([fused[:, :2], fused[:, 2:] - fused[:, :2]]))
+        scores.append(score[best])
+    return Detections(*map(np.concatenate, (images, categories, boxes, scores)), None) if images else NO_DETECTIONS
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])

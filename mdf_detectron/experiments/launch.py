@@ -16,11 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mdf_detectron.child_processes import child_environment, end_process
-from mdf_detectron.errors import ConfigError, ResultsError, UserError
+from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.experiments.study_data import StudyData
-from mdf_detectron.experiments.trainings import Training, write_entry
-from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
-from mdf_detectron.fileio import read_json, write_json
+from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, Training
+from mdf_detectron.experiments.worker import work
+from mdf_detectron.fileio import write_json
 from mdf_detectron.threads import free_cores
 
 OUTPUT_FILE_NAME = "output.txt"
@@ -28,25 +28,11 @@ JOBS_FOLDER = "jobs"
 POLL_SECONDS = 0.2
 
 
-def finished_scores(training: Training) -> dict[str, Any] | None:
-    """Read the scores of a training that has them for every state of the records that the plan asks for; else None."""
-    path = training.folder / SCORES_FILE_NAME
-    if not path.is_file():
-        return None
-    scores = read_json(path, ResultsError)
-    return scores if training.wanted_states <= set(scores["states"]) else None
-
-
-def is_finished(training: Training) -> bool:
-    """Whether a training has all its scores."""
-    return finished_scores(training) is not None
-
-
 def left_to_do(trainings: Sequence[Training]) -> list[Training]:
     """Select the trainings that are not finished, and write what they are asked to be to their folders."""
-    left = [training for training in trainings if not is_finished(training)]
+    left = [training for training in trainings if training.scores() is None]
     for training in left:
-        write_entry(training)
+        training.write_entry()
     return left
 
 
@@ -92,7 +78,7 @@ def _ending(code: int) -> str:
 def note_failure(training: Training, ending: str, log: Path) -> None:
     """Say in the training's folder how it ended, unless it said why itself."""
     path = training.folder / FAILURE_FILE_NAME
-    if not path.is_file() and not is_finished(training):
+    if not path.is_file() and training.scores() is None:
         write_json(path, {"reason": f"{ending}; see {log}"})
 
 

@@ -10,23 +10,25 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mdf_detectron.evaluation.metrics import metric_values
+from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES
-from mdf_detectron.experiments.ensemble import fuse_detections
-from mdf_detectron.experiments.estimates import Comparison, Estimator, Side, corrected, match_table
-from mdf_detectron.experiments.figures import FigureMaker, comparison_table
-from mdf_detectron.experiments.plan import FULL, Plan
+from mdf_detectron.evaluation.subgroups import RECORD, Subgroup, list_subgroups
+from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator, corrected
+from mdf_detectron.experiments.figures import FigureMaker, Tests, comparison_table
+from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, state_words
 from mdf_detectron.experiments.results import StudyResults
 from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.experiments.trainings import STUDY_FILE_NAME
-from mdf_detectron.experiments.verdict import Subgroup, answer, subgroups
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.html import Section, write_report
 from mdf_detectron.report.study_charts import differences_chart
-from mdf_detectron.report.tables import Table, estimate, number
+from mdf_detectron.report.tables import Table
+
+SubgroupTest = tuple[Subgroup, Comparison]
+"""The model minus the baseline on the images of a subgroup; p corrected for the number of groups."""
 
 RESAMPLES_A_TEST = 100
-"""With so many for each test of a report, the least p value stays small when it is corrected for their number."""
+"""With this many for each test of a report, the least p value stays small when it is corrected for their number."""
 
 SHOWN = ("AP50", "AR50")
 """Metrics of the tables of ensembles."""
@@ -35,25 +37,23 @@ SHOWN = ("AP50", "AR50")
 def write_study_report(out: str | Path, results: StudyResults, num_resamples: int = NUM_RESAMPLES) -> Path:
     """Write ``report.html``, ``report.md``, ``figures/``, ``tables/`` and ``study.json``; returns the page's path."""
     out, plan = Path(out), results.plan
-    estimator = Estimator(results, num_resamples)
+    estimator = StudyEstimator(results, num_resamples)
     tests = compare_all(estimator)
     maker = FigureMaker(estimator, tests)
     verdicts: list[str] = []
-    sections: list[Section] = []
-    groups: list[Subgroup] = []
-    if plan.model in results.variants and plan.baseline in results.variants:
-        groups = subgroups(estimator)
+    groups: list[SubgroupTest] = []
+    sections = [maker.section(figure) for figure in plan.figures]
+    if plan.question and {plan.model, plan.baseline} <= set(results.variants):
+        groups = compare_subgroups(estimator)
         verdicts = answer(results, tests, groups, estimator.metric)
         sections.append(_subgroup_section(groups, estimator, maker.intervals))
-    elif plan.model:
+    elif plan.question:
         verdicts = ["The question is open: no training of the model, or of its baseline, is finished."]
-    sections = [*(maker.section(figure) for figure in plan.figures), *sections]
     if tests:
-        sections.append(_section(comparison_table("comparisons", list(tests.values()), results.title, estimator.metric),
-                                 "All comparisons"))  # fmt: skip
-    sections += [
-        _section(table) for table in (_ensembles(estimator), _speed(results), _trainings(results)) if table.rows
-    ]
+        table = comparison_table("comparisons", list(tests.values()), results.title, estimator.metric)
+        sections.append(Section("All comparisons", tables=[table]))
+    tables = (_ensembles(estimator), _speed(results), _trainings(results))
+    sections += [Section(table.title, tables=[table]) for table in tables if table.rows]
     write_json(out / STUDY_FILE_NAME, _as_json(estimator, tests, groups, verdicts))
     write_report(out, f"Study: {plan.name}", verdicts, _facts(results), sections)
     return out / "report.html"
@@ -62,22 +62,20 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
 def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, Side]]:
     """List what is tested, each pair once: the question, the figures' comparisons, and states of the records."""
     wanted: list[tuple[Side, Side]] = []
-    if plan.model:
+    if plan.question:
         wanted.append(((plan.baseline, FULL), (plan.model, FULL)))
     for figure in plan.figures:
         if figure.show == "comparison":
             wanted += [((figure.reference, FULL), (name, FULL)) for name in figure.variants if name != figure.reference]
-    readers = [plan.model] if plan.model else []
+    readers = [plan.model] if plan.question else []
     readers += [name for figure in plan.figures if figure.show == "records" for name in figure.variants]
     for name in readers:
-        runs = results.finished(name)
-        states = runs[0].training.states if runs else ()
-        wanted += [((name, state), (name, FULL)) for state in states if state != FULL]
-    there = set(results.variants)
-    return [pair for pair in dict.fromkeys(wanted) if {pair[0][0], pair[1][0]} <= there]
+        wanted += [((name, state), (name, FULL)) for state in results.states(name) if state != FULL]
+    finished = set(results.variants)
+    return [pair for pair in dict.fromkeys(wanted) if {pair[0][0], pair[1][0]} <= finished]
 
 
-def compare_all(estimator: Estimator) -> dict[tuple[Side, Side], Comparison]:
+def compare_all(estimator: StudyEstimator) -> dict[tuple[Side, Side], Comparison]:
     """Make every planned test, and correct all of them together."""
     pairs = planned_comparisons(estimator.results.plan, estimator.results)
     resamples = max(estimator.num_resamples, RESAMPLES_A_TEST * len(pairs))
@@ -85,28 +83,84 @@ def compare_all(estimator: Estimator) -> dict[tuple[Side, Side], Comparison]:
     return dict(zip(pairs, tests, strict=True))
 
 
-def _section(table: Table, title: str = "") -> Section:
-    return Section(title or table.title, tables=[table])
+def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
+    """Compare the model with the baseline in every subgroup that the plan, or the schema, names."""
+    plan, schema = estimator.results.plan, estimator.results.data.schema
+    columns = plan.subgroups
+    if columns is None:
+        columns = [c.name for c in schema.columns if c.name == "age" or c.kind == "categorical"]
+    groups = [one for one in list_subgroups(estimator.images, [*columns, RECORD]) if not one.members.all()]
+    sides = (plan.baseline, FULL), (plan.model, FULL)
+    tests = corrected([estimator.compare(*sides, group.members) for group in groups])
+    return list(zip(groups, tests, strict=True))
+
+
+def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupTest], metric: str) -> list[str]:
+    """Write the paragraph; the first sentence is the answer.
+
+    Args:
+        comparisons: of the whole report, corrected together.
+        groups: of :func:`compare_subgroups`.
+
+    Returns:
+        the sentences that answer, then the one that says what was not tested.
+    """
+    plan = results.plan
+    verdict = comparisons[(plan.baseline, FULL), (plan.model, FULL)].verdict
+    text = [verdict.of_record()]
+    if verdict.direction is not None:
+        difference = f"{metric} of {results.title(plan.model)} minus {results.title(plan.baseline)}"
+        text.append(f"{difference} is {verdict.numbers} (95 % interval in brackets).")
+    for state in plan.records:
+        change = comparisons.get(((plan.model, state), (plan.model, FULL)))
+        if change is not None:
+            text.append(change.verdict.of_change(state_words(state)))
+    shown = "; ".join(
+        f"{group.column} {group.group} ({estimate(one.row)})"
+        for group, one in groups
+        if one.verdict.direction and one.verdict.certain and not group.warning
+    )
+    by_group = f"By subgroup a difference is shown in {shown}"
+    if not shown:
+        by_group = f"In none of {len(groups)} subgroups is a difference shown after correction"
+    small = sum(bool(group.warning) for group, _ in groups)
+    text.append(f"{by_group}; {small} of {len(groups)} groups are too small to rely on.")
+    return [" ".join(text), f"Not tested: {'; '.join(not_tested(results))}."]
+
+
+def not_tested(results: StudyResults) -> list[str]:
+    """List what the study leaves open."""
+    plan, data = results.plan, results.data
+    failed = sum(run.scores is None for run in results.runs)
+    found = {
+        "the chance of training (one seed: the intervals leave it out)": len(plan.seeds) < 2,
+        "other divisions of the patients (no folds)": set(data.splits) == {OWN_SPLITS},
+        **{f"the model {words}": state not in plan.records for state, words in CHANGES.items()},
+        f"{failed} of {len(results.runs)} trainings, which did not finish": failed,
+        "anything about patients, as the data are synthetic": data.synthetic,
+        "whether the difference differs between subgroups": True,
+        "other hospitals, devices and patients": True,
+        "what a reader does with the findings": True,
+    }
+    return [text for text, is_open in found.items() if is_open]
 
 
 def _facts(results: StudyResults) -> list[str]:
     plan, data = results.plan, results.data
     folds = [fold for fold in data.splits if fold != OWN_SPLITS]
-    truths = results.test.truths.values()
-    boxes = sum(int((~truth.crowd).sum()) for truth in truths)
     done = sum(run.scores is not None for run in results.runs)
     lines = [plan.description] if plan.description else []
     lines.append(
         f"Data: {data.name}; {len(results.test.patients)} test images of {len(np.unique(results.test.patients))} "
-        f"patients with {boxes} ground-truth boxes{f', over folds {folds}' if folds else ''}. Trainings: {done} of "
-        f"{len(results.runs)} finished; seeds {list(plan.seeds)}. The checkpoint of each is its best by validation; "
-        "the test images were predicted once, with it."
+        f"patients with {results.test.boxes.sum()} ground-truth boxes{f', over folds {folds}' if folds else ''}. "
+        f"Trainings: {done} of {len(results.runs)} finished; seeds {plan.seeds}. The checkpoint of each is its best by "
+        "validation; the test images were predicted once, with it."
     )
     if data.synthetic:
         lines.append("The data are synthetic: what is shown here is no clinical evidence.")
     if results.with_published:
         lines.append(
-            "Published values stand beside for orientation: they are of one run on 101 readings of other splits, in "
+            "Published values are shown for orientation: they are of one run on 101 readings of other splits, in "
             "which readings of one image are on both sides."
         )
     elif plan.published_on:
@@ -114,44 +168,35 @@ def _facts(results: StudyResults) -> list[str]:
     return lines
 
 
-def _subgroup_section(groups: Sequence[Subgroup], estimator: Estimator, of: str) -> Section:
+def _subgroup_section(groups: Sequence[SubgroupTest], estimator: StudyEstimator, of: str) -> Section:
     plan, title = estimator.results.plan, estimator.results.title
     label = f"{estimator.metric}, {title(plan.model)} minus {title(plan.baseline)}"
-    names = [f"{g.column}: {g.group} ({g.patients} / {g.boxes})" for g in groups]
     chart = differences_chart(
-        {name: g.comparison.row for name, g in zip(names, groups, strict=True)}, [g.small for g in groups], label,
+        {f"{g.column}: {g.group} ({g.patients} / {g.boxes})": one.row for g, one in groups},
+        [bool(group.warning) for group, _ in groups],
+        label,
         f"{of}; in brackets: patients / ground-truth boxes; hollow: small group",
-    )  # fmt: skip
+    )
     rows = [
-        [g.column, g.group, str(g.patients), str(g.images), str(g.boxes), estimate(g.comparison.row),
-         number(g.comparison.row["corrected"], 3), "small group" if g.small else ""]
-        for g in groups
+        [g.column, g.group, str(g.patients), str(g.images), str(g.boxes), estimate(one.row),
+         number(one.row["corrected"], 3), "small group" if g.warning else ""]
+        for g, one in groups
     ]  # fmt: skip
     header = ["column", "group", "patients", "images", "ground-truth boxes", label, "corrected p", "note"]
     note = "× 100; p corrected by Holm's method for the number of groups."
-    return Section("For whom", [], {"subgroups": chart}, [Table("subgroups", "For whom", header, rows, note)])
+    table = Table("subgroups", "Subgroup analysis", header, rows, note)
+    return Section(table.title, [], {"subgroups": chart}, [table])
 
 
-def _ensembles(estimator: Estimator) -> Table:
+def _ensembles(estimator: StudyEstimator) -> Table:
     """Compare the ensemble of each variant's seeds with the mean of its single trainings."""
     rows, results = [], estimator.results
-    table = estimator.table if estimator.table.startswith("bbox") else "bbox_iobb"
     for name in results.variants:
-        by_fold: dict[int, list] = {}
-        for run in results.finished(name):
-            by_fold.setdefault(run.training.fold, []).append(run.detections[FULL])
-        by_fold = {fold: found for fold, found in by_fold.items() if len(found) > 1}
-        if not by_fold:
-            continue
-        cells = {}
-        for fold, found in by_fold.items():
-            truth = results.test.truths[fold]
-            matches = match_table(truth, fuse_detections(truth, found), table)
-            cells[fold] = [lambda weights, matches=matches: metric_values(matches, weights)[1]]
-        fused = estimator.intervals(estimator.names, cells, estimator.sizes)
-        single = estimator.estimates(name, folds=by_fold)
-        rows.append([results.title(name), str(sum(map(len, by_fold.values()))),
-                     *(text for m in SHOWN for text in (number(single[m]["value"]), estimate(fused[m])))])  # fmt: skip
+        seeds, fused = estimator.ensemble(name)
+        if seeds:
+            single = estimator.estimates(name, folds=seeds)
+            values = (text for m in SHOWN for text in (number(single[m]["value"]), estimate(fused[m])))
+            rows.append([results.title(name), str(sum(seeds.values())), *values])
     header = ["variant", "trainings", *(text for m in SHOWN for text in (f"{m}, mean of one", f"{m}, ensemble"))]
     note = (
         "The boxes of a fold's seeds on an image, fused by weighted box fusion (IoU 0.5). Folds are predicted by their "
@@ -165,10 +210,10 @@ def _speed(results: StudyResults) -> Table:
     rows = []
     for name in results.variants:
         scores = [run.scores for run in results.finished(name)]
-        middle = {key: _median([one[key] for one in scores]) for key in ("step_seconds", "images_per_second")}
-        image = _median([one["states"][FULL]["seconds_per_image"] for one in scores])
-        rows.append([results.title(name), f"{scores[0]['parameters'] / 1e6:.2f}", number(middle["step_seconds"], 3),
-                     number(middle["images_per_second"], 1), number(1 / image if image else None, 1),
+        step, images = (_median([one[key] for one in scores]) for key in ("step_seconds", "images_per_second"))
+        seconds = _median([one["states"][FULL]["seconds_per_image"] for one in scores])
+        rows.append([results.title(name), f"{scores[0]['parameters'] / 1e6:.2f}", number(step, 3), number(images, 1),
+                     number(1 / seconds if seconds else None, 1),
                      f"{statistics.mean(one['iterations'] for one in scores):.0f}", scores[0]["device"]])  # fmt: skip
     header = ["variant", "parameters (M)", "s a step", "images/s, training", "images/s, prediction", "steps taken",
               "device"]  # fmt: skip
@@ -192,8 +237,8 @@ def _trainings(results: StudyResults) -> Table:
 
 
 def _as_json(
-    estimator: Estimator, tests: Mapping[Any, Comparison], groups: Sequence[Subgroup], verdicts: Sequence[str]
-) -> dict[str, Any]:
+    estimator: StudyEstimator, tests: Tests, groups: Sequence[SubgroupTest], verdicts: Sequence[str]
+) -> Mapping[str, Any]:
     results = estimator.results
     return {
         "plan": results.plan.name,
@@ -202,10 +247,12 @@ def _as_json(
         "answer": list(verdicts),
         "estimates": {name: estimator.estimates(name) for name in results.variants},
         "comparisons": [_test_json(one) for one in tests.values()],
-        "subgroups": [{"column": g.column, "group": g.group, **_test_json(g.comparison)} for g in groups],
+        "subgroups": [{"column": group.column, "group": group.group, **_test_json(one)} for group, one in groups],
         "trainings": [{"training": run.training.label, "state": run.failure or "finished"} for run in results.runs],
     }
 
 
 def _test_json(one: Comparison) -> dict[str, Any]:
-    return {"first": one.first, "second": one.second, "trainings": one.trainings, **one.row, "verdict": one.verdict}
+    """Write a comparison; "first" and "second" are its sides, not the row's values."""
+    sides = {"first": one.first, "second": one.second, "trainings": one.trainings}
+    return {**one.row, **sides, "verdict": one.verdict.word}

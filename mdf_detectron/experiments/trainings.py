@@ -1,4 +1,4 @@
-"""A plan and its data → the trainings, each with its folder, config and what it is scored on."""
+"""A plan and its data → the trainings, each with its folder, its config, what it is scored on and what it has left."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import flat_config, fuses_1d, fuses_3d
-from mdf_detectron.config_file import get_mdf_cfg, load_config
+from mdf_detectron.config import flat_config, reads_record
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.evaluation.metrics import metric_names
 from mdf_detectron.evaluation.scoring import TASKS, task_settings
-from mdf_detectron.experiments.plan import FULL, Plan, Variant
+from mdf_detectron.experiments.plan import FULL, Plan, Variant, split_state
 from mdf_detectron.experiments.study_data import OWN_SPLITS, StudyData, overrides_of_data
 from mdf_detectron.fileio import read_json, write_json
 
+STUDY_FILE_NAME = "study.json"
 ENTRY_FILE_NAME = "training.json"
 """What a folder's training was asked to be."""
 
-TRAIN_PART = "train"
-"""Name, beside those of the record states, of the predictions on images of the train split."""
+SCORES_FILE_NAME = "scores.json"
+FAILURE_FILE_NAME = "failure.json"
 
-FORMAT = 1
+TRAIN_PART = "train"
+"""Name, next to those of the record states, of the predictions on images of the train split."""
+
+
+def predictions_file(folder: Path, state: str) -> Path:
+    """Path of the predictions with a state of the records, or of :data:`TRAIN_PART`."""
+    return folder / "predictions" / quote(state, safe=" ") / PREDICTIONS_FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Training:
         cfg: the whole config.
         datasets: registered name of each split.
         states: of the test records that it is scored with.
-        train_images: so many of the train split are scored too.
+        train_images: this many of the train split are scored too.
         data_fingerprint: of the folder that it is trained on.
     """
 
@@ -61,18 +70,24 @@ class Training:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
-    def reads_record(self) -> bool:
-        return fuses_3d(self.cfg) or fuses_1d(self.cfg)
-
-    @property
     def wanted_states(self) -> set[str]:
         """Names of the predictions that a finished training has."""
         return {*self.states, *([TRAIN_PART] if self.train_images else [])}
 
+    def scores(self) -> dict[str, Any] | None:
+        """Read its scores; None unless it has them for everything that the plan asks for."""
+        path = self.folder / SCORES_FILE_NAME
+        scores = read_json(path, ResultsError) if path.is_file() else {"states": ()}
+        return scores if self.wanted_states <= set(scores["states"]) else None
+
+    def failure(self) -> str:
+        """Read why it is not finished."""
+        path = self.folder / FAILURE_FILE_NAME
+        return f"failed: {read_json(path, ResultsError)['reason']}" if path.is_file() else "not finished"
+
     def entry(self) -> dict[str, Any]:
         """Describe the training as JSON; what is in it decides whether a folder is its own."""
         return {
-            "format": FORMAT,
             "config": self.config,
             "opts": list(self.opts),
             "settings": flat_settings(self.cfg),
@@ -80,74 +95,77 @@ class Training:
             "datasets": dict(self.datasets),
         }
 
+    def write_entry(self) -> None:
+        """Write what it is asked to be to its folder."""
+        extra = {"states": list(self.states), "train_images": self.train_images}
+        write_json(self.folder / ENTRY_FILE_NAME, {**self.entry(), **extra})
+
 
 def make_trainings(plan: Plan, data: StudyData, out: Path, opts: Sequence[str] = ()) -> list[Training]:
     """List the trainings of a plan: seed by seed, each with every fold and variant.
 
     Args:
-        plan: with its column sets filled in.
+        plan: with its columns filled in.
         out: folder of the study.
         opts: config overrides of every training, as on a command line.
 
     Raises:
         ConfigError: a config that is absent, or a key or value that does not fit; the message names the variant.
     """
-    shown = {name for figure in plan.figures if figure.show == "generalization" for name in figure.variants}
-    configs = {variant.name: _config(plan, variant, data, opts) for variant in plan.variants}
-    check_metric(plan.metric, data.class_names)
-    _check_subgroups(plan, data)
-    found = []
-    for seed in plan.seeds:
-        for fold, splits in data.splits.items():
-            for variant in plan.variants:
-                found.append(
-                    _training(
-                        plan, variant, data, out, seed, fold, configs[variant.name],
-                        len(splits["test"].images) if variant.name in shown else 0,
-                    )
-                )  # fmt: skip
-    return found
+    overrides = {variant.name: _overrides(plan, variant, data) for variant in plan.variants}
+    _check_metric(plan.metric, data.class_names)
+    unknown = [name for name in plan.subgroups or () if name not in data.schema.names]
+    if unknown:
+        raise ConfigError(
+            f"subgroups: {data.root} has no clinical column '{unknown[0]}'; it has {', '.join(data.schema.names)}"
+        )
+    return [
+        _training(plan, variant, data, Path(out), seed, fold, [*overrides[variant.name], *opts])
+        for seed in plan.seeds
+        for fold in data.splits
+        for variant in plan.variants
+    ]
 
 
-def _config(plan: Plan, variant: Variant, data: StudyData, opts: Sequence[str]) -> list[Any]:
+def _overrides(plan: Plan, variant: Variant, data: StudyData) -> list[Any]:
     try:
         of_data = overrides_of_data(data, variant.config, variant.columns)
-        values = {**of_data, **plan.overrides, **variant.overrides}
-        flat = [item for pair in values.items() for item in pair]
-        return [*flat, *opts]
     except UserError as error:
         raise type(error)(f"variant '{variant.name}': {error}") from None
+    return [item for pair in {**of_data, **plan.overrides, **variant.overrides}.items() for item in pair]
 
 
-def _training(plan, variant, data, out, seed, fold, opts, train_images) -> Training:
+def _training(plan: Plan, variant: Variant, data: StudyData, out: Path, seed: int, fold: int, opts: list) -> Training:
     names = data.dataset_names(fold)
-    opts = (*opts, "SEED", seed, "DATASETS.TRAIN", [names["train"]], "DATASETS.VAL", [names["val"]],
-            "DATASETS.TEST", [])  # fmt: skip
-    folder = Path(out) / variant.name / (f"seed{seed}" if fold == OWN_SPLITS else f"seed{seed}_fold{fold}")
+    opts = [*opts, "SEED", seed, "DATASETS.TRAIN", [names["train"]], "DATASETS.VAL", [names["val"]],
+            "DATASETS.TEST", []]  # fmt: skip
     try:
-        cfg = load_config(variant.config, list(opts))
+        cfg = load_config(variant.config, opts)
     except UserError as error:
         raise type(error)(f"variant '{variant.name}': {error}") from None
     if plan.metric.startswith("segm") and not (cfg.MODEL.MASK_ON and data.has_masks):
         raise ConfigError(
             f"metric '{plan.metric}' is of masks, and variant '{variant.name}' has none; use bbox_iobb/AP50"
         )
-    reads = fuses_3d(cfg) or fuses_1d(cfg)
-    states = (FULL, *plan.records) if reads else (FULL,)
-    return Training(variant.name, seed, fold, folder, variant.config, opts, cfg, names, states, train_images,
-                    data.fingerprint)  # fmt: skip
+    columns = [*cfg.MODEL.CLINICAL.NUMERIC, *cfg.MODEL.CLINICAL.CATEGORICAL] if reads_record(cfg) else []
+    states = [state for state in plan.records if columns and split_state(state)[0] in ("", *columns)]
+    compared = any(figure.show == "generalization" and variant.name in figure.variants for figure in plan.figures)
+    return Training(
+        variant=variant.name,
+        seed=seed,
+        fold=fold,
+        folder=out / variant.name / (f"seed{seed}" if fold == OWN_SPLITS else f"seed{seed}_fold{fold}"),
+        config=variant.config,
+        opts=tuple(opts),
+        cfg=cfg,
+        datasets=names,
+        states=(FULL, *states),
+        train_images=len(data.splits[fold]["test"].images) if compared else 0,
+        data_fingerprint=data.fingerprint,
+    )
 
 
-def _check_subgroups(plan: Plan, data: StudyData) -> None:
-    unknown = [name for name in plan.subgroups or () if name not in data.schema.names]
-    if unknown:
-        raise ConfigError(
-            f"subgroups: {data.root} has no clinical column '{unknown[0]}'; it has {', '.join(data.schema.names)}"
-        )
-
-
-def check_metric(metric: str, class_names: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` unless the evaluation gives the metric "<table>/<name>"."""
+def _check_metric(metric: str, class_names: Sequence[str]) -> None:
     table, _, name = metric.partition("/")
     known = metric_names(class_names)
     if table not in task_settings(TASKS) or name not in known:
@@ -165,37 +183,26 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
     """
     out = Path(out)
     variants = {training.variant for training in trainings}
-    strange = [path.parent.parent for path in out.glob(f"*/*/{ENTRY_FILE_NAME}")
-               if path.parent.parent.name not in variants]  # fmt: skip
-    if strange:
-        raise ResultsError(
-            f"{strange[0]} holds trainings of another plan: this one has no variant '{strange[0].name}'; name another "
-            "--out, or remove the folder"
-        )
-    entries = [t for t in trainings if (t.folder / ENTRY_FILE_NAME).is_file()]
+    for path in out.glob(f"*/*/{ENTRY_FILE_NAME}"):
+        if (folder := path.parent.parent).name not in variants:
+            raise ResultsError(
+                f"{folder} holds trainings of another plan: this one has no variant '{folder.name}'; name another "
+                "--out, or remove the folder"
+            )
+    entries = [training for training in trainings if (training.folder / ENTRY_FILE_NAME).is_file()]
     if out.is_dir() and any(out.iterdir()) and not entries and not (out / STUDY_FILE_NAME).is_file():
         raise ResultsError(f"{out} is not empty and holds no results of a study; name another --out")
-    defaults = flat_settings(get_mdf_cfg()) if entries else {}
     for training in entries:
-        made = read_json(training.folder / ENTRY_FILE_NAME, ResultsError)
-        differing = _difference_of_entries(made, training.entry(), defaults)
+        made, wanted = read_json(training.folder / ENTRY_FILE_NAME, ResultsError), training.entry()
+        if not isinstance(made, Mapping) or made.get("data") != wanted["data"]:
+            differing = "its annotations or schema were others"
+        else:
+            differing = first_difference(made.get("settings") or {}, wanted["settings"])
         if differing:
             raise ResultsError(
                 f"{training.folder} is a results folder of another plan: {differing}; name another --out, or remove "
                 "the folder to train it again"
             )
-
-
-STUDY_FILE_NAME = "study.json"
-
-
-def _difference_of_entries(made: Any, wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    if not isinstance(made, Mapping) or made.get("format") != FORMAT:
-        return "it was made by another version"
-    if made.get("data") != wanted["data"]:
-        return "its annotations or schema were others"
-    # keys that an older version did not know stand at their defaults, which leave a training as it was
-    return first_difference({**defaults, **(made.get("settings") or {})}, wanted["settings"])
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -204,12 +211,6 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if before.get(key) != now.get(key):
             return f"{key} was {shorten(before.get(key))}, it is {shorten(now.get(key))} now"
     return ""
-
-
-def write_entry(training: Training) -> None:
-    """Write the training's entry to its folder."""
-    extra = {"states": list(training.states), "train_images": training.train_images}
-    write_json(training.folder / ENTRY_FILE_NAME, {**training.entry(), **extra})
 
 
 def flat_settings(cfg: CfgNode) -> dict[str, Any]:

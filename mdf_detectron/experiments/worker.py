@@ -26,16 +26,19 @@ from mdf_detectron.engine.resume import METRICS_FILE_NAME
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
-from mdf_detectron.experiments.plan import RECORD_STATES
-from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, TRAIN_PART
+from mdf_detectron.experiments.plan import change_records
+from mdf_detectron.experiments.trainings import (
+    ENTRY_FILE_NAME,
+    FAILURE_FILE_NAME,
+    SCORES_FILE_NAME,
+    TRAIN_PART,
+    predictions_file,
+)
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
 from mdf_detectron.inference.evaluation import evaluate_records
 from mdf_detectron.locks import FolderLock
 
 TRAINED_FILE_NAME = "trained.json"
-SCORES_FILE_NAME = "scores.json"
-FAILURE_FILE_NAME = "failure.json"
 
 
 def work(folder: str | Path) -> None:
@@ -80,9 +83,7 @@ def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
     return finite_or_none(
         {
             "checkpoint": BEST_CHECKPOINT if best else "model_final",
-            "iterations": min(
-                trainer.iter + 1, trainer.max_iter
-            ),  # stopped early it is at its last step, else behind it
+            "iterations": min(trainer.iter + 1, trainer.max_iter),  # early: at its last step, else after it
             "step_seconds": seconds,
             "images_per_second": cfg.SOLVER.IMS_PER_BATCH / seconds if seconds else None,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -111,17 +112,15 @@ def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) ->
     Returns:
         state → {"metrics": {table: {metric: value}}, "seconds_per_image", "image_ids"}.
     """
-    test, model = entry["datasets"]["test"], None
-    jobs = {state: (test, RECORD_STATES[state]) for state in entry["states"]}
-    if entry["train_images"]:
-        jobs[TRAIN_PART] = (entry["datasets"]["train"], lambda _: train_part(cfg, entry["train_images"]))
-    found = {}
-    for state, (dataset, change) in jobs.items():
-        out = folder / "predictions" / state
+    found, model = {}, None
+    for state in (*entry["states"], *([TRAIN_PART] if entry["train_images"] else [])):
+        part = state == TRAIN_PART
+        dataset = entry["datasets"]["train" if part else "test"]
+        out = predictions_file(folder, state).parent
         result = out / "metrics.json"
         if not result.is_file():
             model = model or load_model(cfg, folder / f"{checkpoint}.pth")
-            records = change(records_of([dataset]))
+            records = train_part(cfg, entry["train_images"]) if part else change_records(state, records_of([dataset]))
             write_json(result, _score_one(cfg, model, dataset, records, out))
         found[state] = read_json(result, ResultsError)
     return found
@@ -133,11 +132,6 @@ def _score_one(cfg: CfgNode, model: nn.Module, dataset: str, records: list[dict]
     seconds = (time.perf_counter() - start) / len(records)
     ids = [record["image_id"] for record in records]
     return finite_or_none({"metrics": metrics, "seconds_per_image": seconds, "image_ids": ids})
-
-
-def predictions_file(folder: Path, state: str) -> Path:
-    """Path of the predictions of a state, or of :data:`TRAIN_PART`."""
-    return folder / "predictions" / state / PREDICTIONS_FILE_NAME
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from detectron2.structures import Instances
 
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation.operating_point import calibrated
+from mdf_detectron.evaluation.calibration import calibrated
 
 
 @dataclass(frozen=True)

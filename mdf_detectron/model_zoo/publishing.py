@@ -17,18 +17,18 @@ from mdf_detectron.config import fuses_1d, fuses_3d
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
-from mdf_detectron.evaluation.calibration import reliability_dict
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, ground_truth_of
-from mdf_detectron.evaluation.froc import froc_detections
-from mdf_detectron.evaluation.operating_point import (
+from mdf_detectron.evaluation.calibration import (
     OperatingPoint,
     calibrated,
     fit_temperature,
     reliability,
+    reliability_dict,
     threshold_for_false_positives,
     threshold_for_sensitivity,
 )
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, ground_truth_of
+from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 from mdf_detectron.inference.evaluation import evaluate_records
 

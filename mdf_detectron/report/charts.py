@@ -1,28 +1,39 @@
-"""The charts of a report, from the dicts of :mod:`~mdf_detectron.evaluation.summary`.
+"""The charts of a report: of an evaluation, of a training's log and of calibration.
 
-Every function takes ``{model name: summary}`` and returns a figure; nothing is written and pyplot's state is not used.
+Those of an evaluation take ``{model name: summary}``, see :mod:`~mdf_detectron.evaluation.summary`. Every function
+returns a figure; nothing is written and pyplot's state is not used.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mdf_detectron.errors import ResultsError
+from mdf_detectron.evaluation.calibration import POOLED
+from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
-from mdf_detectron.report.calibration import MODEL_COLORS as COLORS
-from mdf_detectron.report.calibration import calibration_chart
-from mdf_detectron.report.tables import CRITERION_TEXTS, estimate, has_intervals, number
+from mdf_detectron.report.tables import CRITERION_TEXTS, has_intervals
 
 OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b9b9")}
 
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 WIDTH = 8.0
+
+COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
+"""Of models, in order; a fifth has the first again."""
+
+PLOTTED_LOSSES = ("total_loss", "validation_loss", "val_loss")
 
 Models = dict[str, dict[str, Any]]
 
@@ -233,6 +244,112 @@ def subgroup_forest(models: Models) -> Figure:
         title=f"{_intervals(first)}; in brackets: patients / ground-truth boxes; hollow: small group; "
         "dotted: all images",
     )
+    return figure
+
+
+def calibration_chart(models: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the reliability of the scores of one or two models, all classes together.
+
+    Args:
+        models: model name → summary with a "calibration".
+    """
+    diagrams = {name: one["calibration"]["classes"][POOLED] for name, one in models.items() if one.get("calibration")}
+    labels = [f"{name}: ECE {number(one['error'], 3)}" for name, one in diagrams.items()]
+    return _diagram(list(zip(labels, diagrams.values(), cycle(COLORS), strict=False)), list(diagrams.values()))
+
+
+def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
+    """Draw accuracy against confidence, before and after temperature scaling, and the number of detections.
+
+    Args:
+        calibration: of :func:`~mdf_detectron.model_zoo.publishing.calibration`.
+    """
+    names = {"before": "scores", "after": f"after temperature {calibration['temperature']:.2f}"}
+    lines = [
+        (f"{name}: ECE {calibration[key]['error']:.3f}", calibration[key], color)
+        for (key, name), color in zip(names.items(), COLORS, strict=False)
+    ]
+    return _diagram(lines, [calibration["before"]])
+
+
+def _diagram(lines: Sequence[tuple[str, Mapping[str, Any], str]], counted: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw one line a diagram (label, diagram, color), and below the number of detections of ``counted``."""
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained", dpi=120)
+    axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect")
+    for label, one, color in lines:
+        points = [(c, a) for c, a in zip(one["confidence"], one["accuracy"], strict=True) if c is not None]
+        axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o-", color=color, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of true positives", title="Reliability of the scores")
+    axes.legend(frameon=False, fontsize=8)
+    for number_, one in enumerate(counted):
+        width = (one["edges"][1] - one["edges"][0]) * 0.9 / len(counted)
+        starts = [low + number_ * width for low in one["edges"][:-1]]
+        below.bar(starts, one["counts"], width=width, align="edge", color=COLORS[number_ % len(COLORS)])
+    below.set(xlabel="score", ylabel="detections")
+    for one in (axes, below):
+        one.grid(color="#eeeeee")
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+def read_series(path: str | Path) -> Series:
+    """Read the curves of a training log, one JSON object a line.
+
+    Returns:
+        name → (iterations, values), of all finite numbers.
+
+    Raises:
+        ResultsError: unreadable, a line that is no JSON object, or nothing in it.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as cause:
+        raise ResultsError(f"{path}: cannot be read ({cause.strerror})") from None
+    series: Series = {}
+    for n, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            iteration = float(entry["iteration"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise ResultsError(f"{path}: line {n} is no JSON object with an iteration") from None
+        for name, value in entry.items():
+            if name != "iteration" and isinstance(value, (int, float)) and value == value:
+                iterations, values = series.setdefault(name, ([], []))
+                iterations.append(iteration)
+                values.append(float(value))
+    if not series:
+        raise ResultsError(f"{path}: holds no training curve")
+    return series
+
+
+def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
+    """Draw losses on the left, and on the right the metric on every dataset that training evaluated on.
+
+    Args:
+        series: of :func:`read_series`; the metric's curves are those whose name is ``metric`` or ends with it.
+    """
+    losses = {n: xy for n, xy in series.items() if n == "total_loss" or n.split("/")[-1] in PLOTTED_LOSSES}
+    scores = {n: xy for n, xy in series.items() if n == metric or n.endswith("/" + metric)}
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained", dpi=120)
+    for axes, curves, label, nothing in zip(
+        figure.subplots(1, 2), (losses, scores), ("loss", f"{metric} (× 100)"), ("no loss", f"no {metric}"), strict=True
+    ):
+        for name, (x, y) in curves.items():
+            axes.plot(x, y, label=name.removesuffix("/" + metric), marker="o" if len(x) < 30 else None, markersize=3)
+        if curves:
+            axes.legend(frameon=False, fontsize=7)
+        else:
+            axes.text(0.5, 0.5, f"{nothing} in the log", ha="center", transform=axes.transAxes, color="#888888")
+        axes.grid(color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set(xlabel="iteration", ylabel=label)
     return figure
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from mdf_detectron.evaluation.estimates import Verdict, estimate, number
 from mdf_detectron.evaluation.metrics import HEADLINE
+from mdf_detectron.evaluation.summary import headline_row
 from mdf_detectron.fileio import png_of, write_bytes, write_text
-from mdf_detectron.report.tables import TABLE_TITLES, Table, build_tables, estimate, has_intervals, number, p_text
+from mdf_detectron.report.tables import TABLE_TITLES, Table, build_tables, has_intervals
 
 CHART_TITLES = {
     "metrics": "Metrics with intervals",
@@ -105,19 +107,18 @@ def _verdicts(evaluation: dict[str, Any]) -> list[str]:
     if not comparison:
         return []
     first, second = evaluation["models"]
-    table, metric = HEADLINE
-    row = comparison["differences"][table][metric]
-    if row["value"] is None:
-        return [f"{second} against {first}: not defined, the dataset has no ground-truth box."]
-    if row["low"] is None:
-        return [
-            f"{second} against {first}: not tested, fewer than two patients have a ground-truth box. {metric} of "
-            f"{TABLE_TITLES[table]} changes by {number(row['value'])} on these images."
-        ]
-    return [
-        f"{second} against {first}: {comparison['verdict']}. {metric} of {TABLE_TITLES[table]} changes by "
-        f"{estimate(row)}, p {p_text(row['p_value'], row['least_p'])}."
-    ]
+    verdict = Verdict.of(headline_row(comparison["differences"]))
+    change = f"{HEADLINE[1]} of {TABLE_TITLES[HEADLINE[0]]} changes by"
+    if verdict.direction is not None:
+        text = f"{verdict.word}. {change} {verdict.numbers}."
+    elif verdict.row["value"] is None:
+        text = "not defined, the dataset has no ground-truth box."
+    else:
+        text = (
+            f"{verdict.word}, fewer than two patients have a ground-truth box. {change} "
+            f"{number(verdict.row['value'])} on these images."
+        )
+    return [f"{second} against {first}: {text}"]
 
 
 def _facts(evaluation: dict[str, Any]) -> list[str]:

@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.evaluation.estimates import Verdict, number
+from mdf_detectron.evaluation.summary import headline_row
 from mdf_detectron.fileio import markdown_table
-from mdf_detectron.report.calibration import operating_point_table
-from mdf_detectron.report.tables import Table, build_tables, estimate, number, p_text
+from mdf_detectron.report.tables import Table, build_tables, operating_point_table
 
-HEADLINE = ("bbox_iobb", "AP50")
 DIAGRAM_SUFFIX = "_reliability.png"
-
-VERDICTS = {
-    "helps": "Yes, on this test split: with another patient's record the model is worse.",
-    "harms": "No: with another patient's record the model is better.",
-    "no difference shown": "Not shown: with another patient's record the model is not shown to be worse.",
-}
+EXCHANGED = "with another patient's record"
 
 
 def model_card(
@@ -128,13 +123,12 @@ def _record(contents: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -
         return "The model does not read it."
     if evaluation is None:
         return "Not measured."
-    comparison = evaluation["comparison"]
-    row = comparison["differences"][HEADLINE[0]][HEADLINE[1]]
+    verdict = Verdict.of(headline_row(evaluation["comparison"]["differences"]))
     return (
-        f"{VERDICTS[comparison['verdict']]} {HEADLINE[1]} by IoBB is {number(row['second'])} with the patient's own "
-        f"record and {number(row['first'])} with another patient's: a difference of {estimate(row)}, p "
-        f"{p_text(row['p_value'], row['least_p'])}. It compares one model with itself; whether a model without the "
-        "record would do as well is another question."
+        f"{verdict.of_change(EXCHANGED)} AP50 by IoBB is {number(verdict.row['second'])} with the patient's own record "
+        f"and {number(verdict.row['first'])} with another patient's: a difference of {verdict.numbers}. This compares "
+        "one model with itself on this test split; whether a model without the record would do as well is another "
+        "question."
     )
 
 

@@ -1,4 +1,4 @@
-"""The charts of a study of many trainings; a row is an estimate, {"value", "low", "high"}."""
+"""The charts of a study of many trainings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mdf_detectron.evaluation.estimates import Row, number
 from mdf_detectron.report.charts import COLORS, WIDTH, draw_points, legend_below, make_panels, shift_of, wrap_text
-from mdf_detectron.report.tables import number
-
-Row = Mapping[str, float | None]
 
 PUBLISHED = {"marker": "D", "linestyle": "none", "color": "#222222", "markerfacecolor": "none", "markersize": 6}
 

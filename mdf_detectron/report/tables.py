@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mdf_detectron.evaluation.estimates import estimate, number, p_text
 from mdf_detectron.evaluation.summary import ALL
 from mdf_detectron.fileio import csv_table, markdown_table
 
@@ -64,27 +65,6 @@ def has_intervals(summary: dict[str, Any]) -> bool:
     return summary["dataset"]["patients_with_boxes"] >= 2
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """Format a number; a dash where it is not defined."""
-    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 turns -0.0 into 0.0
-
-
-def estimate(one: dict[str, float | None], digits: int = 1) -> str:
-    """Format an estimate: value and interval."""
-    if one["value"] is None:
-        return "–"
-    if one["low"] is None:
-        return f"{number(one['value'], digits)} (no interval)"
-    return f"{number(one['value'], digits)} ({number(one['low'], digits)} to {number(one['high'], digits)})"
-
-
-def p_text(value: float | None, least: float | None) -> str:
-    """Format a bootstrap p value, which cannot be smaller than ``least``, the limit of the number of resamples."""
-    if value is None or least is None:
-        return "–"
-    return f"≤ {least:.2g}" if value <= least * 1.0001 else f"{value:.2g}"
-
-
 def _metrics(model: str, table: str, rows: dict[str, dict], summary: dict) -> Table:
     listed, boxes = summary["metric_list"], summary["dataset"]["boxes"]
 
@@ -108,7 +88,7 @@ def _comparison(table: str, rows: dict[str, dict], models: list[str]) -> Table:
         title=f"{models[1]} minus {models[0]}: {TABLE_TITLES[table]}",
         header=["metric", *models, "difference", "p"],
         rows=[
-            [name, number(row["first"]), number(row["second"]), estimate(row), p_text(row["p_value"], row["least_p"])]
+            [name, number(row["first"]), number(row["second"]), estimate(row), p_text(row)]
             for name, row in rows.items()
         ],
         note="Paired test on the same images and resamples; p is two-sided and not corrected for multiple comparisons.",
@@ -250,6 +230,26 @@ def _subgroups(model: str, summary: dict) -> Table:
             for row in summary["subgroups"]
         ],
         note="× 100, each group resampled by its own patients.",
+    )
+
+
+def operating_point_table(operating_point: Mapping[str, Any]) -> Table:
+    """Make the table of thresholds, with what they do on the validation data."""
+    return Table(
+        name="operating_point",
+        title="Operating thresholds",
+        header=["class", "threshold", "false positives an image", "sensitivity", "ground-truth boxes"],
+        rows=[
+            [
+                name,
+                "reports none" if point["threshold"] is None else number(point["threshold"], 3),
+                number(point["false_positives"], 2),
+                number(point["sensitivity"], 2),
+                str(point["boxes"]),
+            ]
+            for name, point in operating_point["classes"].items()
+        ],
+        note=f"Chosen for {operating_point['source']}; on other data they will differ.",
     )
 
 

@@ -44,7 +44,7 @@ def test_everything_is_written(run, files, tmp_path):
     assert {"bbox_iobb", "bbox", "segm_iobb", "segm"} < set(metrics)
     difference = metrics["comparison"]["differences"]["bbox_iobb"]["AP50"]
     assert difference["value"] == pytest.approx(metrics["compare"]["bbox_iobb"]["AP50"] - metrics["bbox_iobb"]["AP50"])
-    assert metrics["comparison"]["verdict"] == "helps" and difference["low"] > 0 and difference["p_value"] < 0.05
+    assert metrics["comparison"]["verdict"] == "better" and difference["low"] > 0 and difference["p_value"] < 0.05
     assert "strong minus weak" in printed
     for name in [*FILES, "confusion_1", "confusion_2"]:
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
@@ -52,7 +52,7 @@ def test_everything_is_written(run, files, tmp_path):
     assert page.count("data:image/png;base64,") == 9 and "http" not in page.replace("http-equiv", "")
     assert "a &lt;b&gt;name" in page and "<b>name" not in page
     assert 'name="viewport"' in page and "max-width: 100%" in page and "overflow-x: auto" in page
-    assert "strong against weak: helps" in text and "![Subgroup analysis](figures/subgroups.png)" in text
+    assert "strong against weak: better" in text and "![Subgroup analysis](figures/subgroups.png)" in text
     assert {f"{m}_{t}.csv" for m in ("weak", "strong") for t in ("counts", "confusion", "froc", "threshold_sweep",
             "calibration", "subgroups", "metrics_segm")} <= {p.name for p in (out / "tables").iterdir()}  # fmt: skip
     assert not list(out.rglob("*.partial"))
@@ -120,7 +120,7 @@ def test_nothing_predicted_and_nothing_to_find(run, files, tmp_path):
     run("evaluate", "--annotations", truth, "--predictions", empty, "--compare", empty, "--names", "A", "B",
         "--out", tmp_path / "healthy", "--resamples", 10)  # fmt: skip
     metrics = json.loads((tmp_path / "healthy" / "metrics.json").read_text())
-    assert metrics["bbox_iobb"]["AP50"] is None and metrics["comparison"]["verdict"] == "no difference shown"
+    assert metrics["bbox_iobb"]["AP50"] is None and metrics["comparison"]["verdict"] == "not tested"
     assert "not defined" in (tmp_path / "healthy" / "report.md").read_text()
 
 
@@ -146,9 +146,9 @@ def test_folder_without_an_evaluation(run, tmp_path):
     with pytest.raises(SystemExit, match=r"evaluation.json: cannot be read"):
         run("plot", "--evaluation", tmp_path)
     (tmp_path / "evaluation.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"not written by tools/evaluate.py"):
+    with pytest.raises(SystemExit, match=r"not written by `mdf evaluate`"):
         run("plot", "--evaluation", tmp_path)
     (tmp_path / "evaluation.json").write_text('{"title": "old", "models": {}}')
-    with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it anew: tools/evaluate.py --ann"):
+    with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it again: mdf evaluate --ann"):
         run("plot", "--evaluation", tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from slow_reference import pycocotools_ap_ar, slow_ap_ar, slow_matches
 
 from mdf_detectron.evaluation import evaluate_coco
-from mdf_detectron.evaluation.average_precision import average_precision, mean_over_classes, precision_recall_curve
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
+from mdf_detectron.evaluation.metrics import average_precision, mean_over_classes, precision_recall_curve
 
 SWEEP = np.linspace(0, 1, 21)
 

@@ -8,7 +8,7 @@ from simulated import simulate
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import metric_patients, metric_values
+from mdf_detectron.evaluation.metrics import metric_support, metric_values
 from mdf_detectron.evaluation.statistics import (
     BIAS_PER_HALVING,
     alpha_of_tail,
@@ -165,8 +165,9 @@ def test_patients_that_a_metric_rests_on():
         [(1, 1, box, 0), (2, 1, box, 0), (3, 1, box, 0), (3, 2, box, 0), (4, 2, box, 1)], num_images=5
     )
     truth, _ = statistic_of(annotations, [])
-    counts = metric_patients(match(truth, Detections.load([], truth)), np.array([0, 0, 1, 2, 3]))
-    assert counts.tolist() == [2] * 5 + [2] * 4 + [1] * 4 + [0] * 4
+    patients = np.array([0, 0, 1, 2, 3])
+    support = metric_support(match(truth, Detections.load([], truth)))
+    assert [len(set(patients[row])) for row in support] == [2] * 5 + [2] * 4 + [1] * 4 + [0] * 4
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-9, 0.05, 1.0])

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from simulated import simulate
 
-from mdf_detectron.evaluation.calibration import POOLED, calibration_of, stored_choices
+from mdf_detectron.evaluation.calibration import POOLED, calibrated, calibration_of, stored_choices
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import FrocDetections
-from mdf_detectron.evaluation.operating_point import calibrated
 from mdf_detectron.evaluation.summary import Protocol, summarize
 from mdf_detectron.report.tables import build_tables
 

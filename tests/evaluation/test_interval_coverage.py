@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from simulated import DETECTED, SKILL, simulate
+from simulated import DETECTED, SKILL, paired_test, simulate
 
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import metric_patients, metric_values
-from mdf_detectron.evaluation.statistics import metric_intervals, paired_test, patients_of
+from mdf_detectron.evaluation.metrics import metric_support, metric_values
+from mdf_detectron.evaluation.statistics import metric_intervals, patients_of
 
 METRICS = ("AP50", "AR50", "AP", "AR")
 SKILLS = (SKILL, SKILL, SKILL + 1)
@@ -52,7 +52,8 @@ def truth():
 
 def sizes_of(matches, patients):
     names, _ = metric_values(matches)
-    return metric_patients(matches, patients)[[names.index(name) for name in METRICS]]
+    support = metric_support(matches)[[names.index(name) for name in METRICS]]
+    return np.array([len(np.unique(patients[row])) for row in support])
 
 
 def share_that_holds(test_sets, truth):

@@ -11,7 +11,7 @@ from slow_reference import slow_ap_ar, slow_matches
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import METRICS, Metric, ap, metric_names, metric_patients, metric_values
+from mdf_detectron.evaluation.metrics import METRICS, Metric, ap, metric_names, metric_support, metric_values
 
 STORED = Path(__file__).with_name("stored_metrics.json")
 """Metrics of random cases as hexadecimal floats, written before metrics became objects."""
@@ -99,7 +99,7 @@ def test_a_metric_of_its_own_kind():
     assert names == ["precision", "precision-effusion", "precision-mass", "precision-never seen"]
     np.testing.assert_allclose(values[0], [100 / 6, 100 / 3, 0, np.nan])
     np.testing.assert_allclose(values[1, 1], 50)
-    assert metric_patients(matches, np.array([0, 0, 1]), [own]).tolist() == [2] * 4
+    assert metric_support(matches, [own]).shape == (4, 3) and metric_support(matches, [own]).all()
 
 
 def test_two_metrics_of_one_name_are_refused():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mdf_detectron.evaluation.operating_point import (
+from mdf_detectron.evaluation.calibration import (
     calibrated,
     fit_temperature,
     log_loss,

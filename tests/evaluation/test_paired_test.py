@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 from evaluation_cases import random_case
+from simulated import paired_test
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
 from mdf_detectron.evaluation.metrics import metric_values
-from mdf_detectron.evaluation.statistics import alpha_of_tail, bootstrap, interval, paired_test, patients_of
+from mdf_detectron.evaluation.statistics import alpha_of_tail, bootstrap, interval, patients_of
 
 
 def mean_of(values):

@@ -4,10 +4,10 @@ from evaluation_cases import dataset, random_case
 
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.estimates import Estimator, concatenate_folds
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.metrics import metric_values
-from mdf_detectron.evaluation.statistics import patients_of
-from mdf_detectron.evaluation.subgroups import RECORD, clinical_columns, groups_of, subgroup_results
+from mdf_detectron.evaluation.subgroups import RECORD, clinical_columns, groups_of, list_subgroups
+from mdf_detectron.evaluation.summary import metric_statistic
 
 RECORDS = [
     {"age": 39, "gender": "F", "acuity": 2, "heart_rate": 60},
@@ -68,7 +68,9 @@ def test_values_are_those_of_the_part():
         image["patient_id"] = i // 2
     truth = GroundTruth.load(annotations)
     matches = match(truth, Detections.load(predictions, truth), overlap="iou")
-    found = subgroup_results(truth, lambda w: metric_values(matches, w)[1], patients_of(truth), num_resamples=20)
+    images = concatenate_folds({0: truth})
+    found = list_subgroups(images)
+    estimator, cells = Estimator(images, 20), {0: [metric_statistic(matches)]}
     assert [(r.column, r.group, r.images, r.patients) for r in found] == [
         ("gender", "F", 5, 5),
         ("gender", "M", 5, 5),
@@ -76,9 +78,11 @@ def test_values_are_those_of_the_part():
     ]
     for result, ids in zip(found, ([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], range(1, 11)), strict=True):
         expected = evaluate_coco(truth, predictions, image_ids=ids)["bbox"]
-        np.testing.assert_allclose(result.values, list(expected.values()), atol=1e-9)
-        defined = np.isfinite(result.low)
-        assert defined.any() and (result.low[defined] <= result.high[defined]).all()
+        rows = estimator.rows(list(expected), cells, 5, members=result.members)
+        values = [np.nan if row["value"] is None else row["value"] for row in rows.values()]
+        np.testing.assert_allclose(values, list(expected.values()), atol=1e-9)
+        defined = [row for row in rows.values() if row["low"] is not None]
+        assert defined and all(row["low"] <= row["high"] for row in defined)
         gt_boxes = [a for a in annotations["annotations"] if a["image_id"] in ids and not a["iscrowd"]]
         assert result.boxes == len(gt_boxes)
         assert "5 patients" in result.warning and "small group" in result.warning
@@ -86,8 +90,5 @@ def test_values_are_those_of_the_part():
 
 def test_group_without_boxes_says_so():
     truth = truth_of([{"gender": "F"}, {"gender": "M"}], [(1, 1, (0, 0, 9, 9), 0)])
-    matches = match(truth, Detections.load([], truth))
-    women, men = subgroup_results(
-        truth, lambda w: metric_values(matches, w)[1], patients_of(truth), ["gender"], num_resamples=5
-    )
-    assert women.values[0] == 0 and np.isnan(men.values[0]) and "nothing to find" in men.warning
+    women, men = list_subgroups(concatenate_folds({0: truth}), ["gender"])
+    assert women.boxes == 1 and men.boxes == 0 and "nothing to find" in men.warning

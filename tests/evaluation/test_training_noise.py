@@ -5,8 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mdf_detectron.evaluation.statistics import metric_intervals
-from mdf_detectron.evaluation.training_noise import TrainingSpread, holm, pooled_spread
+from mdf_detectron.evaluation.statistics import TrainingSpread, holm, metric_intervals, pooled_spread
 
 
 def slow_holm(p_values):

@@ -22,7 +22,7 @@ class Absent:
 sys.meta_path = [Absent(sys.meta_path)]
 
 from mdf_detectron.data import splits
-from mdf_detectron.evaluation import average_precision, coco, counts, evaluate_coco, froc, matching, metrics
+from mdf_detectron.evaluation import coco, counts, estimates, evaluate_coco, froc, matching, metrics
 from mdf_detectron.evaluation import scoring, statistics, subgroups, summary
 
 truth = {"images": [{"id": 1, "height": 9, "width": 9, "file_name": "a.png"}], "categories": [{"id": 1, "name": "a"}],

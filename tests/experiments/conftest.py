@@ -10,11 +10,9 @@ import pytest
 import yaml
 
 from mdf_detectron.experiments.launch import left_to_do
-from mdf_detectron.experiments.plan import with_column_sets
-from mdf_detectron.experiments.plan_file import read_plan
+from mdf_detectron.experiments.plan import read_plan, with_columns
 from mdf_detectron.experiments.study_data import open_study_data
-from mdf_detectron.experiments.trainings import TRAIN_PART, make_trainings
-from mdf_detectron.experiments.worker import SCORES_FILE_NAME, predictions_file
+from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, TRAIN_PART, make_trainings, predictions_file
 from mdf_detectron.fileio import write_json
 
 SMALL = {
@@ -87,7 +85,7 @@ def make_study(plan_file, tmp_path_factory):
         out = out or tmp_path_factory.mktemp("study")
         plan = read_plan(plan_file(dataset=str(folder), **changes))
         data = open_study_data(plan.dataset, plan.folds)
-        plan = with_column_sets(plan, data.schema.names)
+        plan = with_columns(plan, data.schema.names)
         return plan, data, make_trainings(plan, data, out, opts)
 
     return make

@@ -1,16 +1,15 @@
 """Plans: the package's, and what is wrong with others; data and results folders that do not fit."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
+from mdf_detectron.config import reads_record
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
-from mdf_detectron.experiments.plan import PLANS, Plan, Variant, column_sets, with_column_sets
-from mdf_detectron.experiments.plan_file import read_plan
+from mdf_detectron.experiments.plan import PLANS, Plan, column_sets, read_plan, with_columns
 from mdf_detectron.experiments.study_data import open_study_data, overrides_of_data
-from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, write_entry
+from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
@@ -18,16 +17,16 @@ def test_the_packages_plans_fit_any_folder(name, tiny_folder, tmp_path):
     """Every variant of every plan is a config that loads, for data with other columns and classes than the paper's."""
     plan = read_plan(name, {"dataset": str(tiny_folder), "seeds": [1]})
     data = open_study_data(plan.dataset, plan.folds)
-    plan = with_column_sets(plan, data.schema.names)
+    plan = with_columns(plan, data.schema.names)
     trainings = make_trainings(plan, data, tmp_path)
     assert len(trainings) == len(plan.variants) and len({t.folder for t in trainings}) == len(trainings)
     for training in trainings:
         assert training.cfg.DATASETS.TRAIN == (f"{tiny_folder.name}_train",) and training.cfg.DATASETS.TEST == ()
         assert training.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
         assert set(training.cfg.MODEL.CLINICAL.NUMERIC) <= {"age", "temperature"}
-    reading = [t for t in trainings if t.reads_record]
+    reading = [t for t in trainings if reads_record(t.cfg)]
     assert reading and all(t.states == ("full", *plan.records) for t in reading)
-    assert all(t.states == ("full",) for t in trainings if not t.reads_record)
+    assert all(t.states == ("full",) for t in trainings if t not in reading)
 
 
 def test_column_sets_are_the_papers_or_each_column_alone():
@@ -38,18 +37,19 @@ def test_column_sets_are_the_papers_or_each_column_alone():
 
 
 def test_sets_become_variants_with_their_published_values():
-    plan = with_column_sets(read_plan("paper"), ["age", "temperature", "heartrate", "resprate", "o2sat", "gender"])
+    plan = with_columns(read_plan("paper"), ["age", "temperature", "heartrate", "resprate", "o2sat", "gender"])
     assert plan.variant("columns_GAR").published["AP50"] == 27.98
     figure = next(f for f in plan.figures if f.name == "figure_5c")
-    assert figure.variants[:2] == ("mdf_net", "columns_ATHRO") and len(figure.variants) == 10
+    assert figure.variants[:2] == ["mdf_net", "columns_ATHRO"] and len(figure.variants) == 10
 
 
 def test_a_set_of_columns_is_a_folder_of_its_own():
-    plan = Plan("p", "d", (Variant("c", "x.yaml", columns="sets"), Variant("c_age", "x.yaml")), (1,))
-    named = with_column_sets(replace(plan, variants=plan.variants[:1]), ["pO2 / FiO2", "age"])
+    variants = [{"name": "c", "columns": "sets"}, {"name": "c_age"}]
+    plan = Plan(name="p", dataset="d", variants=variants)
+    named = with_columns(plan.model_copy(update={"variants": plan.variants[:1]}), ["pO2 / FiO2", "age"])
     assert [variant.name for variant in named.variants] == ["c_pO2---FiO2", "c_age"]
     with pytest.raises(ConfigError, match="two variants are named 'c_age', one for a set of columns"):
-        with_column_sets(plan, ["age"])
+        with_columns(plan, ["age"])
 
 
 def test_figure_3_has_the_batch_norms_of_each_trunk():
@@ -64,23 +64,26 @@ def test_figure_3_has_the_batch_norms_of_each_trunk():
 VARIANT = {"name": "a"}
 BAD_PLANS = {
     "unknown key": ({"sedes": [1]}, "unknown key 'sedes'"),
-    "unknown key of a variant": ({"variants": [{"name": "a", "cfg": "x"}]}, "variant 'a': unknown key 'cfg'"),
+    "unknown key of a variant": ({"variants": [{"name": "a", "cfg": "x"}]}, "unknown key 'variants[0].cfg'"),
     "two of one name": (
         {"variants": [VARIANT, VARIANT], "question": None, "figures": []},
         "two variants are named 'a'",
     ),
     "name of a folder": ({"variants": [{"name": "../a"}]}, "letters, digits"),
-    "no variants": ({"variants": []}, "has no 'variants'"),
+    "no variants": ({"variants": []}, "variants: there are none"),
     "unknown variant": (
         {"question": {"baseline": "image_only", "model": "mdf"}},
         "there is no variant 'mdf'; there are",
     ),
     "unknown variant of a figure": ({"figures": [{"name": "f", "show": "counts", "variants": ["x"]}]}, "figure 'f'"),
-    "unknown figure": ({"figures": [{"name": "f", "show": "pie"}]}, "show is 'pie'; use one of counts"),
+    "unknown figure": (
+        {"figures": [{"name": "f", "show": "pie"}]},
+        "figures[0].show: 'pie': input should be 'counts', 'comparison'",
+    ),
     "no config": ({"config": None}, "variant 'image_only' has no config"),
     "seeds": ({"seeds": [1, 1]}, "list of different whole numbers"),
     "a key of the plan's": ({"overrides": {"SEED": 3}}, "SEED is set by the plan itself"),
-    "state": ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled"),
+    "state": ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled, '<column> removed'"),
     "metric": ({"metric": "AP50"}, "write <table>/<metric>"),
     "nested overrides": ({"overrides": {"SOLVER": {"MAX_ITER": 10}}}, "whole names: SOLVER.MAX_ITER: VALUE"),
     "two titles": (
@@ -105,9 +108,9 @@ BAD_PLANS = {
     ),
     "text for a published value": (
         {"variants": [{**VARIANT, "published": {"AP50": "31.7"}}], "question": None, "figures": []},
-        "variant 'a': published is",
+        "variants[0]: published is",
     ),
-    "fold zero": ({"folds": 0}, "folds is 0; write a list"),
+    "fold zero": ({"folds": 0}, "folds: 0; write a list"),
     "folds": ({"folds": "some"}, "whole numbers from 0 on, or all or available"),
 }
 
@@ -210,13 +213,8 @@ def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
     _, _, trainings = make_study(tiny_folder, out)
     check_results_folder(out, trainings)
     for training in trainings:
-        write_entry(training)
+        training.write_entry()
     check_results_folder(out, trainings)
-    entry = trainings[0].folder / "training.json"
-    older = json.loads(entry.read_text())
-    assert older["settings"].pop("INPUT.RANDOM_SCALE") == 0.0
-    entry.write_text(json.dumps(older))
-    check_results_folder(out, trainings)  # a version without the key made it: at its default it changes nothing
     with pytest.raises(ResultsError, match="INPUT.RANDOM_SCALE was 0.0, it is 0.2 now"):
         check_results_folder(out, make_study(tiny_folder, out, ("INPUT.RANDOM_SCALE", "0.2"))[2])
     _, _, more = make_study(tiny_folder, out, seeds=[1, 2, 3], records=["half"])

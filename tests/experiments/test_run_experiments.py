@@ -9,9 +9,10 @@ from forked import Forked
 
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
-from mdf_detectron.experiments.launch import is_finished, left_to_do, parse_cluster_options, run_cluster
+from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster
 from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.worker import FAILURE_FILE_NAME, SCORES_FILE_NAME, work
+from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, SCORES_FILE_NAME
+from mdf_detectron.experiments.worker import work
 from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.locks import FolderLock
 
@@ -36,7 +37,8 @@ def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
 def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     """Killed, its training ends too; the same command goes on from the last checkpoint, and reports."""
     variants = [{"name": "image_only", "columns": ["age"], "overrides": {"MODEL.CLINICAL.FUSION_3D": False}}]
-    path = plan_file(dataset=str(tiny_folder), **ONE, variants=variants, question=None)
+    plan = {**ONE, "records": ["shuffled", "age removed"]}
+    path = plan_file(dataset=str(tiny_folder), **plan, variants=variants, question=None)
     out = tmp_path / "out"
     words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "60"]
     process = Forked("experiments", *words)
@@ -55,7 +57,11 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     assert "Starting training from iteration 0" in (training / "output.txt").read_text().split("Rank of current")[1]
     assert "Starting training from iteration 0" not in (training / "output.txt").read_text().split("Rank of current")[2]
     scores = read_json(training / SCORES_FILE_NAME, ResultsError)
-    assert scores["iterations"] == 60 and set(scores["states"]) == {"full", "shuffled"} and scores["step_seconds"] > 0
+    assert (
+        scores["iterations"] == 60
+        and set(scores["states"]) == {"full", "shuffled", "age removed"}
+        and scores["step_seconds"] > 0
+    )
     assert "| image_only/seed1 | finished |" in (out / "report.md").read_text()
     assert not list(training.glob("model_0*.pth")) and (training / "model_best.pth").is_file()
     before = (training / SCORES_FILE_NAME).stat().st_mtime_ns
@@ -70,14 +76,14 @@ def test_a_loss_that_is_not_finite_has_its_reason(make_study, tiny_folder, tmp_p
         work(trainings[0].folder)
     reason = read_json(trainings[0].folder / FAILURE_FILE_NAME, ResultsError)["reason"]
     assert "diverged" in reason or "not finite" in reason
-    assert "\n" not in reason and not is_finished(trainings[0])
+    assert "\n" not in reason and trainings[0].scores() is None
 
 
 def test_submitits_local_cluster(make_study, tiny_folder, tmp_path):
     _, data, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
     left = left_to_do(trainings[:1])
     run_cluster(left, data, tmp_path / "out", "local", {"timeout_min": 5})
-    assert is_finished(trainings[0]), list((tmp_path / "out" / "jobs").glob("*"))
+    assert trainings[0].scores(), list((tmp_path / "out" / "jobs").glob("*"))
     before = (trainings[0].folder / SCORES_FILE_NAME).stat().st_mtime_ns
     assert left_to_do(trainings[:1]) == []
     assert (trainings[0].folder / SCORES_FILE_NAME).stat().st_mtime_ns == before

@@ -5,21 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from simulated import paired_test
 
-from mdf_detectron.errors import ResultsError
+from mdf_detectron.errors import ConfigError, ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.statistics import paired_test
+from mdf_detectron.evaluation.estimates import Verdict
 from mdf_detectron.experiments.correlation import correlations, weighted_correlation
-from mdf_detectron.experiments.ensemble import fuse_detections
-from mdf_detectron.experiments.estimates import Comparison, Estimator
+from mdf_detectron.experiments.estimates import Comparison, StudyEstimator, fuse_detections
 from mdf_detectron.experiments.figures import FigureMaker
 from mdf_detectron.experiments.launch import note_failure
 from mdf_detectron.experiments.plan import PlannedFigure
-from mdf_detectron.experiments.report import planned_comparisons, write_study_report
+from mdf_detectron.experiments.report import answer, not_tested, planned_comparisons, write_study_report
 from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.verdict import answer, not_tested
-from mdf_detectron.experiments.worker import SCORES_FILE_NAME, predictions_file
+from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, predictions_file
 from mdf_detectron.fileio import read_json
 
 
@@ -52,7 +51,7 @@ def slow_mean(trainings, data, variant, state, metric="AP50"):
 @pytest.mark.parametrize(("variant", "state"), [("image_only", "full"), ("fused", "full"), ("fused", "removed")])
 def test_estimates_are_means_over_folds_and_seeds(study, variant, state):
     plan, data, trainings = study
-    rows = Estimator(read_results(plan, data, trainings), 60).estimates(variant, state)
+    rows = StudyEstimator(read_results(plan, data, trainings), 60).estimates(variant, state)
     for metric in ("AP50", "AR50", "AP50-dark"):
         assert rows[metric]["value"] == pytest.approx(slow_mean(trainings, data, variant, state, metric))
         assert rows[metric]["low"] <= rows[metric]["value"] <= rows[metric]["high"]
@@ -63,7 +62,7 @@ def test_comparisons_against_a_slow_reference(study):
     plan, data, trainings = study
     one = [t for t in trainings if t.seed == 1 and t.fold == 1]
     results = read_results(plan, data, one)
-    estimator = Estimator(results, 80)
+    estimator = StudyEstimator(results, 80)
     assert estimator.spread is None
     found = estimator.compare(("image_only", "full"), ("fused", "full"))
     split = data.splits[1]["test"]
@@ -113,8 +112,8 @@ def test_the_whole_report(study, tmp_path):
     assert "the record helps" in text.splitlines()[2].lower() and "With another patient's record" in text
     assert "Not tested: the model with half of its values hidden;" in text
     assert "Published values are left out" not in text and "published" not in text.split("Published: one run.")[0]
-    for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "For whom", "All comparisons",
-                    "Ensembles over the seeds of each fold", "Speed", "Trainings"):  # fmt: skip
+    for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "Subgroup analysis",
+                    "All comparisons", "Ensembles over the seeds of each fold", "Speed", "Trainings"):  # fmt: skip
         assert f"\n## {heading}\n" in text, heading
     figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert figures == {"places", "states", "counts", "columns", "train_test", "sweep", "subgroups"}
@@ -132,10 +131,10 @@ def test_published_values_stand_beside_where_the_data_are_theirs(study):
     results = read_results(plan, data, trainings)
     figure = plan.figures[0]
     tests = {}
-    assert "published" not in FigureMaker(Estimator(results, 20), tests).section(figure).tables[0].to_csv()
-    results = read_results(replace(plan, published_on=data.name), data, trainings)
+    assert "published" not in FigureMaker(StudyEstimator(results, 20), tests).section(figure).tables[0].to_csv()
+    results = read_results(plan.model_copy(update={"published_on": data.name}), data, trainings)
     assert '"With the record, published",–,–,31.7,–' in (
-        FigureMaker(Estimator(results, 20), tests).section(figure).tables[0].to_csv()
+        FigureMaker(StudyEstimator(results, 20), tests).section(figure).tables[0].to_csv()
     )
 
 
@@ -155,8 +154,8 @@ def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, fin
     assert "| Image-only | 4 |" in ensembles and "| With the record | 2 |" in ensembles  # fold 0 has one left
     for training in [t for t in trainings if t.variant == "fused" and t.fold == 0]:
         (training.folder / SCORES_FILE_NAME).unlink(missing_ok=True)
-    section = FigureMaker(Estimator(read_results(plan, data, trainings), 20), {}).section(
-        PlannedFigure("f", "counts", ("image_only", "fused"))
+    section = FigureMaker(StudyEstimator(read_results(plan, data, trainings), 20), {}).section(
+        PlannedFigure(name="f", show="counts", variants=["image_only", "fused"])
     )
     assert any("With the record has no finished training of fold(s) 0" in line for line in section.paragraphs)
     assert not any("Image-only has" in line for line in section.paragraphs)
@@ -166,24 +165,46 @@ def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, fin
         read_results(plan, data, trainings)
 
 
+def test_states_of_single_columns(make_study, finish, tiny_folder, tmp_path):
+    """A column of each state is changed alone; the report says what it costs, as for the whole record."""
+    records = ["half", "gender shuffled", "temperature removed", "each removed"]
+    plan, data, trainings = make_study(tiny_folder, records=records, seeds=[1])
+    assert plan.records == [*records[:3], "age removed", "gender removed"]
+    (fused,) = (one for one in trainings if one.variant == "fused")
+    assert fused.states == (
+        "full",
+        "half",
+        "gender shuffled",
+        "age removed",
+        "gender removed",
+    )  # it reads no temperature
+    finish(trainings, data, lambda training, state: {"gender shuffled": 0.0}.get(state, 1.0))
+    write_study_report(tmp_path, read_results(plan, data, trainings), 30)
+    text = (tmp_path / "report.md").read_text()
+    assert "With another patient's gender the same model loses 100.0" in text
+    assert "Without age no difference is shown (0.0" in text and "age removed: without age" in text
+    assert "| With the record minus With the record (with another patient's gender) |" in text
+    with pytest.raises(ConfigError, match="records: 'weight removed': the data have no clinical column 'weight'"):
+        make_study(tiny_folder, records=["weight removed"])
+
+
 def row(value, low, high, p=0.01, corrected=0.02):
     return {"value": value, "low": low, "high": high, "p_value": p, "least_p": 0.001, "corrected": corrected}
 
 
 def test_a_verdict_holds_after_correction_or_says_that_it_does_not():
-    sides = ("a", "full"), ("b", "full")
     cases = [(row(4.0, 0.5, 8.0), "better"), (row(-4.0, -8.0, -0.5), "worse"),
              (row(1.0, -1.0, 3.0), "no difference shown"),
              (row(4.0, 0.5, 8.0, 0.03, 0.3), "better, not sure after correction"),
              (row(-4.0, -8.0, -0.5, 0.03, 0.3), "worse, not sure after correction")]  # fmt: skip
-    assert [Comparison(*sides, one, (2, 2)).verdict for one, _ in cases] == [said for _, said in cases]
+    assert [Verdict.of(one).word for one, _ in cases] == [said for _, said in cases]
 
 
 def test_synthetic_data_are_not_taken_for_the_published_ones(study):
     plan, data, trainings = study
-    plan, data = replace(plan, published_on=data.name), replace(data, synthetic=True)
+    plan, data = plan.model_copy(update={"published_on": data.name}), replace(data, synthetic=True)
     results = read_results(plan, data, trainings)
-    made = FigureMaker(Estimator(results, 20), {}).section(plan.figures[0])
+    made = FigureMaker(StudyEstimator(results, 20), {}).section(plan.figures[0])
     assert "published" not in made.tables[0].to_csv()
     assert "anything about patients, as the data are synthetic" in not_tested(results)
 
@@ -192,7 +213,7 @@ ANSWERS = {
     "helps": (row(12.0, 8.0, 16.0), "The record helps. AP50 of With the record minus Image-only is 12.0 (8.0 to 16.0)"),
     "nothing": (row(1.0, -2.0, 4.0, 0.5, 1.0), "No difference shown: these data do not show that the record helps"),
     "harms": (row(-5.0, -9.0, -1.0), "The record harms."),
-    "many tests": (row(4.0, 0.5, 8.0, 0.03, 0.3), "Not sure: the interval says that the record helps; with so many"),
+    "many tests": (row(4.0, 0.5, 8.0, 0.03, 0.3), "Not sure: the interval says that the record helps; with this many"),
     "undefined": (row(None, None, None, None, None), "Whether the record helps was not tested"),
 }
 
@@ -203,7 +224,10 @@ def test_answers(case, study):
     main, said = ANSWERS[case]
     sides = ("image_only", "full"), ("fused", "full")
     shuffled = ("fused", "shuffled"), ("fused", "full")
-    tests = {sides: Comparison(*sides, main, (4, 4)), shuffled: Comparison(*shuffled, row(0.0, -1.0, 1.0), (4, 4))}
+    tests = {
+        sides: Comparison(*sides, Verdict.of(main), (4, 4)),
+        shuffled: Comparison(*shuffled, Verdict.of(row(0.0, -1.0, 1.0)), (4, 4)),
+    }
     text, open_questions = answer(results, tests, [], "AP50")
     assert text.startswith(said)
     assert "With another patient's record no difference is shown (0.0 (-1.0 to 1.0) points lost)." in text

@@ -41,7 +41,7 @@ from mdf_detectron.errors import (
     SourceDataError,
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.experiments.plan_file import read_plan
+from mdf_detectron.experiments.plan import read_plan
 
 PIXELS = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
 LENGTH_BEYOND = dicom(PIXELS, 12) + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 0xFFFFFFF0)
@@ -235,7 +235,10 @@ def test_schemas(column, message):
 
 def test_plans(tmp_path):
     text = "name: a\ndataset: d\nconfig: c\nvariants: [{name: a}]\nfigures: [{name: %s, show: counts, variants: %s}]\n"
-    for name, variants, message in (("f", "3.5", "variants is 3.5; write a list"), ("../f", "[a]", "becomes a file")):
+    for name, variants, message in (
+        ("f", "3.5", "variants: 3.5: input should be a valid list"),
+        ("../f", "[a]", "becomes a folder or file"),
+    ):
         (tmp_path / "p.yaml").write_text(text % (name, variants))
         with pytest.raises(ConfigError, match=message):
             read_plan(tmp_path / "p.yaml")
