@@ -1,31 +1,26 @@
 """Score saved predictions (COCO results format, of any tool), and compare two models on the same images.
 
-    tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --out DIR
-    tools/evaluate.py --annotations test.json --predictions A.json --compare B.json --out DIR
-    tools/evaluate.py --dataset synthetic_cxr_test --predictions A.json --weights model.pth --out DIR
+    mdf evaluate --dataset synthetic_cxr_test --predictions A.json --out DIR
+    mdf evaluate --annotations test.json --predictions A.json --compare B.json --out DIR
+    mdf evaluate --dataset synthetic_cxr_test --predictions A.json --weights model.pth --out DIR
 
-Writes DIR/metrics.json, DIR/evaluation.json (everything, for tools/plot_results.py), DIR/tables/*.csv,
-DIR/figures/*.png, DIR/report.md and DIR/report.html.
+Writes DIR/metrics.json, DIR/evaluation.json (everything, for mdf plot), DIR/tables/*.csv, DIR/figures/*.png,
+DIR/report.md and DIR/report.html.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mdf_detectron.data.catalog import register_all
-from mdf_detectron.errors import CheckpointError, UserError, shorten
-from mdf_detectron.evaluation.calibration import stored_choices
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import annotation_file
-from mdf_detectron.evaluation.froc import CRITERIA, froc_detections
+from mdf_detectron.errors import CheckpointError, DatasetError, ResultsError, UserError, shorten
+from mdf_detectron.evaluation.froc import CRITERIA
 from mdf_detectron.evaluation.matching import AREAS
-from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
-from mdf_detectron.fileio import write_json
-from mdf_detectron.report.charts import all_charts
-from mdf_detectron.report.html import write_evaluation_report
-from mdf_detectron.report.tables import build_tables
+from mdf_detectron.fileio import check_regular, write_json
+
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -96,34 +91,54 @@ def sweep_of(first: float, last: float, step: float) -> tuple[float, ...]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    register_all()
-    names = model_names(args)
-    ground_truth = GroundTruth.load(args.annotations or annotation_file(args.dataset))
+    names, files = model_names(args), [args.predictions, *([args.compare] if args.compare else [])]
+    options = {"area": area_of(args.area), "sweep": sweep_of(*args.sweep)}
+    for path in files:
+        check_regular(path, ResultsError)
+    if args.annotations:
+        check_regular(args.annotations, DatasetError)
+    if absent := [path for path in args.weights if not path.is_file()]:
+        raise CheckpointError(f"no checkpoint at {absent[0]}")
+
+    # the evaluation needs neither torch nor Detectron2, but for the name of a data set and for a checkpoint
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
+    from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
+    from mdf_detectron.report.charts import all_charts
+    from mdf_detectron.report.html import write_evaluation_report
+    from mdf_detectron.report.tables import build_tables
+
+    ground_truth = GroundTruth.load(args.annotations) if args.annotations else registered(args.dataset)
     protocol = Protocol(
         score_threshold=args.score_threshold,
         max_dets=args.max_dets,
         num_resamples=args.resamples,
         seed=args.seed,
         froc_criterion=args.froc_hit,
-        area=area_of(args.area),
-        sweep=sweep_of(*args.sweep),
+        **options,
     )
-    files = [args.predictions, *([args.compare] if args.compare else [])]
     found = [Detections.load(path, ground_truth) for path in files]
     title = f"Evaluation on {args.dataset or args.annotations.name}"
     evaluation = evaluate_models(ground_truth, dict(zip(names, found, strict=True)), protocol, title)
     for summary, one, weights in zip(evaluation["models"].values(), found, args.weights, strict=False):
         summary["stored"] = choices_of(weights, ground_truth, one)
-    values = [values_of(summary["metrics"]) for summary in evaluation["models"].values()]
-    metrics = dict(values[0])
-    if args.compare:
-        metrics |= {"compare": values[1], "comparison": evaluation["comparison"]}
+    metrics, *compared = (values_of(summary["metrics"]) for summary in evaluation["models"].values())
+    if compared:
+        metrics |= {"compare": compared[0], "comparison": evaluation["comparison"]}
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / FILE_NAME, evaluation)
     write_evaluation_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))
-    for table in build_tables(evaluation)[: 2 if args.compare else 1]:
+    for table in build_tables(evaluation)[: len(files)]:
         print(f"{table.title}\n{table.to_markdown()}\n")
     print(f"results: {args.out / 'metrics.json'}, report: {args.out / 'report.html'}")
+
+
+def registered(dataset: str) -> GroundTruth:
+    """Load the ground truth of a registered data set."""
+    from mdf_detectron.data.catalog import register_all
+    from mdf_detectron.evaluation.evaluator import ground_truth_of
+
+    register_all()
+    return ground_truth_of(dataset)
 
 
 def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> dict[str, Any]:
@@ -132,7 +147,9 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
     Raises:
         CheckpointError: a model of other classes, or one without thresholds and calibration.
     """
-    from mdf_detectron.checkpoint.checkpoint import Checkpoint  # predictions of any tool are scored without a model
+    from mdf_detectron.checkpoint.checkpoint import Checkpoint
+    from mdf_detectron.evaluation.calibration import stored_choices
+    from mdf_detectron.evaluation.froc import froc_detections
 
     contents = Checkpoint.open(weights).contents
     if set(contents["class_names"]) != set(ground_truth.class_names):
@@ -143,11 +160,10 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
     point, calibration = contents["operating_point"], contents["calibration"]
     if point is None and calibration is None:
         raise CheckpointError(f"{weights}: no thresholds and no calibration; `mdf publish` stores them")
-    criterion = (point or calibration)["criterion"]
-    hits = froc_detections(ground_truth, found, criterion=criterion)
+    hits = froc_detections(ground_truth, found, criterion=(point or calibration)["criterion"])
     return stored_choices(hits, ground_truth.class_names, point, calibration)
 
 
-def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, dict[str, float | None]]:
-    """Estimates without their intervals: the same keys as tools/train_net.py writes."""
+def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, Any]:
+    """Take the estimates without their intervals: the same keys as ``mdf train`` writes."""
     return {table: {name: one["value"] for name, one in rows.items()} for table, rows in metrics.items()}

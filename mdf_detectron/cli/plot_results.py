@@ -1,10 +1,10 @@
 """Draw the charts and write the report of an evaluation again, or the curves of a training run.
 
-    tools/plot_results.py --evaluation DIR [--training RUN/metrics.json]    charts and report below DIR
-    tools/plot_results.py --training RUN/metrics.json --out DIR             losses and train-against-test curves only
+    mdf plot --evaluation DIR [--training RUN/metrics.json]    charts and report below DIR
+    mdf plot --training RUN/metrics.json --out DIR             losses and train-against-test curves only
 
-DIR is what tools/evaluate.py wrote: precision and recall, FROC, threshold sweep, TP, FP and FN, confusion matrix,
-subgroup analysis.
+DIR is what mdf evaluate wrote: precision and recall, FROC, threshold sweep, TP, FP and FN, confusion matrix, subgroup
+analysis.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.evaluation.summary import read_evaluation
-from mdf_detectron.fileio import write_figure
-from mdf_detectron.report.charts import all_charts, read_series, training_curves
-from mdf_detectron.report.html import write_evaluation_report
+from mdf_detectron.errors import ResultsError
+from mdf_detectron.fileio import check_regular, write_figure
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -32,6 +30,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    for path in filter(None, (args.evaluation and args.evaluation / "evaluation.json", args.training)):
+        check_regular(path, ResultsError)
+
+    from mdf_detectron.evaluation.summary import read_evaluation
+    from mdf_detectron.report.charts import all_charts, read_series, training_curves
+    from mdf_detectron.report.html import write_evaluation_report
+
     out = args.out or args.evaluation
     training = {"training": training_curves(read_series(args.training), args.metric)} if args.training else {}
     if args.evaluation:
@@ -40,4 +45,4 @@ def main(argv: list[str] | None = None) -> None:
         print(f"report: {out / 'report.html'}")
         return
     for name, figure in training.items():
-        print(f"picture: {write_figure(out / f'{name}.png', figure)}")
+        print(f"chart: {write_figure(out / f'{name}.png', figure)}")

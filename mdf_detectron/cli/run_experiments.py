@@ -12,18 +12,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.data.catalog import register_all
-from mdf_detectron.engine.trainer import check_datasets
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.experiments.cost import plan_cost
-from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
-from mdf_detectron.experiments.plan import read_plan, with_columns
-from mdf_detectron.experiments.report import write_study_report
-from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.study_data import open_study_data
-from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -54,19 +46,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def plan_of(args: argparse.Namespace):
-    """Read the plan with what the command line changes."""
+def changes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Collect the keys of the plan that the command line changes."""
     changes = {key: getattr(args, key) for key in ("dataset", "config", "seeds") if getattr(args, key)}
     if args.folds:
-        whole = all(word.isdigit() for word in args.folds)
-        changes["folds"] = [int(word) for word in args.folds] if whole else " ".join(args.folds)
-    return read_plan(args.plan, changes)
+        numbers = all(word.isdigit() for word in args.folds)
+        changes["folds"] = [int(word) for word in args.folds] if numbers else " ".join(args.folds)
+    return changes
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+
+    from mdf_detectron.experiments.plan import read_plan, with_columns
+
+    plan = read_plan(args.plan, changes_of(args))
+
+    from mdf_detectron.data.catalog import register_all
+    from mdf_detectron.engine.trainer import check_datasets
+    from mdf_detectron.experiments.cost import plan_cost
+    from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
+    from mdf_detectron.experiments.report import write_study_report
+    from mdf_detectron.experiments.results import read_results
+    from mdf_detectron.experiments.study_data import open_study_data
+    from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
+
     register_all()
-    plan = plan_of(args)
     data = open_study_data(plan.dataset, plan.folds)
     plan = with_columns(plan, data.schema.names)
     out = args.out or Path("output/studies") / plan.name
@@ -99,7 +104,6 @@ def main(argv: list[str] | None = None) -> int:
     failed = [run for run in results.runs if run.failure.startswith("failed")]
     for run in failed:
         print(f"{run.training.label}: {run.failure}")
-    print(
-        f"{sum(run.scores is not None for run in results.runs)} of {len(trainings)} trainings finished; report: {page}"
-    )
+    finished = sum(run.scores is not None for run in results.runs)
+    print(f"{finished} of {len(trainings)} trainings finished; report: {page}")
     return 1 if failed else 0
