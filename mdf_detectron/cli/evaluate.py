@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
-    """Given names, else file names, else the names of the folders where the files are called alike."""
+    """Choose the models' names: those given, else file names, with their folders where these are the same."""
     files = [args.predictions, *([args.compare] if args.compare else [])]
     names = args.names or [f.stem for f in files]
     if not args.names and len(set(names)) < len(names):
@@ -70,7 +70,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
 
 
 def area_of(words: list[str]) -> str | tuple[float, float]:
-    """The --area option."""
+    """Read the --area option."""
     if len(words) == 1 and words[0] in AREAS:
         return words[0]
     try:
@@ -83,7 +83,7 @@ def area_of(words: list[str]) -> str | tuple[float, float]:
 
 
 def sweep_of(first: float, last: float, step: float) -> tuple[float, ...]:
-    """The --sweep option."""
+    """Read the --sweep option."""
     if not 0 <= first < last <= 1 or not 0.001 <= step <= last - first:
         raise UserError(f"--sweep {first:g} {last:g} {step:g}: give 0 ≤ FROM < TO ≤ 1 and a STEP of 0.001 to TO - FROM")
     return tuple(round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1))

@@ -16,6 +16,7 @@ from typing import Any
 
 from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.errors import ConfigError
+from mdf_detectron.fileio import find_config_file
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -61,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     from mdf_detectron.experiments.plan import read_plan, with_columns
 
     plan = read_plan(args.plan, changes_of(args))
+    for variant in plan.variants:
+        find_config_file(variant.config)
 
     from mdf_detectron.data.catalog import register_all
     from mdf_detectron.engine.trainer import check_datasets

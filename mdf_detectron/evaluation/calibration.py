@@ -107,7 +107,7 @@ class Reliability:
 
 
 def reliability(scores: np.ndarray, hits: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
-    """Compare scores with the share of hits; bin b holds scores in [b/B, (b+1)/B), the last one 1 too."""
+    """Compare scores with the share of hits; bin b holds scores in [b/B, (b+1)/B), the last one also 1."""
     scores, hits = _checked(scores, hits)
     if num_bins < 1 or (len(scores) and not (0 <= scores.min() and scores.max() <= 1)):
         raise ValueError("a reliability diagram needs a bin, and scores in [0, 1]")

@@ -17,23 +17,16 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 
 
-def detection_counts(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> dict[str, np.ndarray]:
-    """Count TP, FP and FN of each class (the paper's figure 2b).
+def counts_per_image(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> np.ndarray:
+    """Count TP, FP and FN of each class on each image (their sums are the paper's figure 2b).
 
     Args:
         matches: matched at ``overlap_threshold``, among others.
         score_threshold: a detection counts from this score on (score ≥ threshold).
 
     Returns:
-        ``{"tp", "fp", "fn"}``, (K,) int64 each.  tp + fn is the number of ground-truth boxes; detections on crowds
-        count as neither.
+        (3, K, I) int64. TP + FN is the number of ground-truth boxes; detections on crowds count as neither.
     """
-    tp, fp, fn = counts_per_image(matches, score_threshold, overlap_threshold).sum(axis=2)
-    return {"tp": tp, "fp": fp, "fn": fn}
-
-
-def counts_per_image(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> np.ndarray:
-    """Count TP, FP and FN of each class on each image, (3, K, I) int64."""
     row = matches.threshold_index(overlap_threshold)
     scored = matches.scores >= score_threshold
     tp = matches.true_positive[row] & scored
@@ -59,7 +52,7 @@ def confusion_matrix(
     """Compute the confusion matrix of detections and ground-truth boxes.
 
     Two findings often overlap on a chest radiograph, so pairs of the same class are matched first (the diagonal is
-    :func:`detection_counts`' ``tp``); detections and boxes that are left are then matched across classes, by falling
+    TP of :func:`counts_per_image`); detections and boxes that are left are then matched across classes, by falling
     score. What still has no partner is paired with the background.
 
     Returns:

@@ -33,7 +33,7 @@ Row = Mapping[str, float | None]
 """An estimate: "value", "low", "high"; of a difference also "first", "second", "p_value", "least_p" and, among several,
 "corrected". None where undefined."""
 
-Cells = Mapping[int, Sequence[Statistic]]
+ByFold = Mapping[int, Sequence[Statistic]]
 """Fold → a statistic (B, images of the fold) → (B, M) for each training."""
 
 ALPHA = 0.05
@@ -152,7 +152,7 @@ class FoldedImages:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """(I,) ground-truth boxes of each image, crowds left out."""
+        """Count the ground-truth boxes of each image, crowds left out: (I,)."""
         counts = [np.bincount(one.image[~one.crowd], minlength=one.num_images) for one in self.truths.values()]
         return np.concatenate(counts)
 
@@ -185,7 +185,7 @@ class Estimator:
     def __init__(self, images: FoldedImages, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
         self.images, self.num_resamples, self.seed = images, num_resamples, seed
 
-    def statistic(self, cells: Cells, members: np.ndarray | None = None) -> tuple[Statistic, np.ndarray]:
+    def statistic(self, by_fold: ByFold, members: np.ndarray | None = None) -> tuple[Statistic, np.ndarray]:
         """Make the statistic of the mean over folds of the mean over a fold's trainings.
 
         Args:
@@ -200,7 +200,7 @@ class Estimator:
         def mean(weights: np.ndarray) -> np.ndarray:
             spread = np.zeros((len(weights), total))
             spread[:, index] = weights
-            folds = [np.mean([one(spread[:, places[fold]]) for one in own], axis=0) for fold, own in cells.items()]
+            folds = [np.mean([one(spread[:, places[fold]]) for one in own], axis=0) for fold, own in by_fold.items()]
             return np.mean(folds, axis=0)
 
         return mean, np.unique(self.images.patients[index], return_inverse=True)[1]
@@ -208,7 +208,7 @@ class Estimator:
     def rows(
         self,
         names: Sequence[str],
-        cells: Cells,
+        by_fold: ByFold,
         num_patients: int | np.ndarray,
         *,
         training: TrainingSpread | None = None,
@@ -223,14 +223,14 @@ class Estimator:
             members: (I,) bool, the images that they are about; all when None.
             highest: the greatest possible value.
         """
-        statistic, patients = self.statistic(cells, members)
+        statistic, patients = self.statistic(by_fold, members)
         columns = metric_intervals(statistic, patients, num_patients, self.num_resamples, self.seed,
                                    bounds=(0.0, highest), training=training)  # fmt: skip
         return _rows(names, ("value", "low", "high"), columns)
 
-    def sampled(self, cells: Cells, members: np.ndarray | None = None, num_resamples: int | None = None) -> Sampled:
+    def sampled(self, by_fold: ByFold, members: np.ndarray | None = None, num_resamples: int | None = None) -> Sampled:
         """Compute a statistic and its bootstrap samples; the same members give the same resamples of the patients."""
-        statistic, patients = self.statistic(cells, members)
+        statistic, patients = self.statistic(by_fold, members)
         samples = bootstrap(statistic, patients, num_resamples or self.num_resamples, self.seed)
         return Sampled(statistic(np.ones((1, len(patients))))[0], samples)
 

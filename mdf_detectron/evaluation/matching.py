@@ -4,7 +4,7 @@ Shapes: D detections, G ground-truth boxes, P pairs of one detection and one gro
 T overlap thresholds. Boxes are XYWH in pixels, float64.
 
 IoU is intersection / union.  IoBB is intersection / area of the *prediction* (ChestX-ray8, Wang et al. 2017,
-and the MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it beside IoU. COCO's IoU
+and the MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it together with IoU. COCO's IoU
 against a crowd box is intersection / area(detection), i.e. IoBB exactly; that is how it is computed here, for boxes
 and for masks, by pycocotools.
 """
@@ -143,7 +143,7 @@ class Matches:
         return (self.matched_box < 0) & ~self.ignored
 
     def threshold_index(self, threshold: float) -> int:
-        """Return the row of a threshold; ``ValueError`` when it was not matched at."""
+        """Return the index of a threshold; ``ValueError`` when it was not matched at."""
         near = np.flatnonzero(np.isclose(self.thresholds, threshold, atol=1e-9))
         if len(near) == 0:
             raise ValueError(f"no matches at overlap {threshold:g}; there are {np.round(self.thresholds, 4).tolist()}")

@@ -35,8 +35,8 @@ RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Compute AP and AR of each class at each threshold.
 
-    A weight of 2 counts an image twice, exactly as if it stood in the dataset twice (each detection's copies side by
-    side, where scores are equal); a weight of 0 leaves it out.
+    A weight of 2 counts an image twice, exactly as if it were in the dataset twice (each detection's copies next to
+    each other, where scores are equal); a weight of 0 leaves it out.
 
     Args:
         matches: see :func:`~mdf_detectron.evaluation.matching.match`.

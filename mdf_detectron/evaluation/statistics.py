@@ -206,7 +206,7 @@ class PairedTest:
     Attributes:
         difference, low, high: (M,) difference and its interval.
         p_value: (M,) two-sided, from the same resamples as the interval: small where the interval excludes 0.
-        least_p: (M,) the smallest p value that so many resamples can give.
+        least_p: (M,) the smallest p value that this many resamples can give.
     """
 
     difference: np.ndarray
@@ -220,8 +220,6 @@ def difference_test(
     difference: np.ndarray,
     samples: np.ndarray,
     num_patients: int | np.ndarray,
-    *,
-    level: float = LEVEL,
     training: TrainingSpread | None = None,
     seed: int = 0,
 ) -> PairedTest:
@@ -236,7 +234,7 @@ def difference_test(
     """
     counts = np.broadcast_to(num_patients, len(difference))
     samples = samples if training is None else training.add(samples, seed)
-    low, high = interval(samples, difference, counts, level=level, bounds=(-np.inf, np.inf))
+    low, high = interval(samples, difference, counts, bounds=(-np.inf, np.inf))
     least = _alpha(np.full(len(counts), 1 / (len(samples) + 1)), counts)
     return PairedTest(difference, low, high, _two_sided_p(samples, counts), least)
 
@@ -263,7 +261,7 @@ class TrainingSpread:
 
     Attributes:
         std: (M,).
-        freedom: degrees of freedom, Σ (S - 1) over the cells; less where these are not independent.
+        freedom: degrees of freedom, Σ (S - 1) over the groups; less where these are not independent.
     """
 
     std: np.ndarray
@@ -279,25 +277,25 @@ class TrainingSpread:
         return samples + noise * self.std
 
 
-def pooled_spread(cells: Sequence[np.ndarray]) -> TrainingSpread | None:
-    """Pool the variance within cells.
+def pooled_spread(groups: Sequence[np.ndarray]) -> TrainingSpread | None:
+    """Pool the variance between the trainings of one model on one fold, which differ in their seed alone.
 
     Args:
-        cells: (S, M) each; one with an undefined value is left out.
+        groups: (S, M) metrics of the S trainings of each model and fold; one with an undefined value is left out.
 
     Returns:
-        None where no cell has two trainings: the chance of training cannot be told.
+        None where no group has two trainings: the chance of training is not known.
     """
-    several = [np.asarray(cell, dtype=np.float64) for cell in cells if len(cell) >= 2 and np.isfinite(cell).all()]
+    several = [np.asarray(group, dtype=np.float64) for group in groups if len(group) >= 2 and np.isfinite(group).all()]
     if not several:
         return None
-    squares = [((cell - cell.mean(axis=0)) ** 2).sum(axis=0) for cell in several]
-    freedom = sum(len(cell) - 1 for cell in several)
+    squares = [((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in several]
+    freedom = sum(len(group) - 1 for group in several)
     return TrainingSpread(np.sqrt(np.sum(squares, axis=0) / freedom), freedom)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Correct p values for their number by Holm's step-down method (1979): the family-wise error is kept.
+    """Correct several p values by Holm's step-down method (1979), which keeps the family-wise error.
 
     Args:
         p_values: NaN for a comparison that was not made, which counts for nothing.

@@ -17,7 +17,7 @@ from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
-from mdf_detectron.evaluation.estimates import Cells, Estimator, Verdict, concatenate_folds
+from mdf_detectron.evaluation.estimates import ByFold, Estimator, Verdict, concatenate_folds
 from mdf_detectron.evaluation.froc import (
     FALSE_POSITIVE_RATES,
     FrocDetections,
@@ -227,16 +227,16 @@ def _count(value: float) -> int | float:
 
 
 def sweep_rows(
-    estimator: Estimator, cells: Cells, count: int, num_patients: int, training: TrainingSpread | None = None
+    estimator: Estimator, by_fold: ByFold, count: int, num_patients: int, training: TrainingSpread | None = None
 ) -> dict[str, dict[str, list[float | None]]]:
     """Estimate AP and AR at every overlap threshold: "AP" and "AR" → "value", "low" and "high" → list.
 
     Args:
-        cells: of :func:`mean_ap_and_ar`.
+        by_fold: of :func:`mean_ap_and_ar`.
         count: T.
     """
     places = [(metric, t) for metric in ("AP", "AR") for t in range(count)]
-    rows = estimator.rows(places, cells, num_patients, training=training)
+    rows = estimator.rows(places, by_fold, num_patients, training=training)
     return {
         metric: {key: [rows[metric, t][key] for t in range(count)] for key in ("value", "low", "high")}
         for metric in ("AP", "AR")
@@ -315,13 +315,13 @@ def _subgroups(data: _Data, matches: Matches) -> list[dict[str, Any]]:
     metrics = subgroup_metrics()
     if not metrics:
         return []
-    names, cells = [metric.name for metric in metrics], {0: [metric_statistic(matches, metrics)]}
+    names, by_fold = [metric.name for metric in metrics], {0: [metric_statistic(matches, metrics)]}
     support = metric_support(matches, metrics)
     return [
         {
             **{key: getattr(group, key) for key in ("column", "group", "images", "patients", "boxes", "warning")},
             "metrics": data.estimator.rows(
-                names, cells, data.images.count_patients(support & group.members), members=group.members
+                names, by_fold, data.images.count_patients(support & group.members), members=group.members
             ),
         }
         for group in list_subgroups(data.images)

@@ -25,7 +25,7 @@ class Correlations:
         columns, classes: Q and K names.
         values, low, high: (Q, K), NaN where undefined.
         images: (Q,) images with a value.
-        certainty: whether the classes stand for readers' certainty; else for presence, 0 or 1.
+        certainty: whether a class is the readers' certainty; else its presence, 0 or 1.
     """
 
     columns: Sequence[str]

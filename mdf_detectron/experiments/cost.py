@@ -21,11 +21,11 @@ from mdf_detectron.experiments.trainings import Training
 from mdf_detectron.report.tables import Table
 
 WARMUP, LEAST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 3, 9, 10.0
-"""Calls before a measurement (the first ones choose kernels and take up to twice the time), and of one: as many as
-:data:`MOST_SECONDS` allow."""
+"""Calls before a measurement (the first ones choose kernels and take up to twice the time), and of a measurement, which
+makes as many as :data:`MOST_SECONDS` allow."""
 
 PREDICTION_BYTES = 2_000
-"""Of an image's predictions in a results file, about, with masks."""
+"""Size of an image's predictions in a results file, roughly, with masks."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,7 @@ def measure_speed(cfg: CfgNode) -> Speed:
     state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values()
                 if isinstance(v, torch.Tensor))  # fmt: skip
     weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
-    return Speed(
-        step_seconds,
-        image_seconds,
-        weights + state,
-        sum(p.numel() for p in model.parameters()),
-    )
+    return Speed(step_seconds, image_seconds, weights + state, sum(p.numel() for p in model.parameters()))
 
 
 def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: list[dict]) -> None:
@@ -95,29 +90,21 @@ def _timed(call: Callable[[], Any], cfg: CfgNode) -> float:
     return time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one training: seconds, and bytes when it is finished and at most while it runs."""
+def cost_of(training: Training, speed: Speed, data: StudyData) -> tuple[float, int, int]:
+    """Estimate what a training costs: steps, validations, predictions; early stopping would make it less.
 
-    seconds: float
-    bytes_kept: int
-    bytes_running: int
-
-
-def cost_of(training: Training, speed: Speed, data: StudyData) -> Cost:
-    """Estimate what a training costs: steps, validations, predictions; early stopping would make it less."""
+    Returns:
+        seconds, bytes that it leaves, and further bytes that it needs while it runs.
+    """
     cfg = training.cfg
     sizes = {split: len(found.images) for split, found in data.splits[training.fold].items()}
     steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
     validations = 1 + ((steps - 1) // period if period > 0 else 0)
+    validated = sizes["val"] * (2 if cfg.VALIDATION.LOSSES else 1) + min(cfg.VALIDATION.TRAIN_IMAGES, sizes["train"])
     predicted = len(training.states) * sizes["test"] + training.train_images
-    per_validation = sizes["val"] * (2 if cfg.VALIDATION.LOSSES else 1) + min(
-        cfg.VALIDATION.TRAIN_IMAGES, sizes["train"]
-    )
-    seconds = steps * speed.step_seconds + (validations * per_validation + predicted) * speed.image_seconds
+    seconds = steps * speed.step_seconds + (validations * validated + predicted) * speed.image_seconds
     kept = (2 if cfg.VALIDATION.SAVE_BEST else 1) * speed.checkpoint_bytes + predicted * PREDICTION_BYTES
-    periodic = steps // cfg.SOLVER.CHECKPOINT_PERIOD
-    return Cost(seconds, kept, kept + periodic * speed.checkpoint_bytes)
+    return seconds, kept, steps // cfg.SOLVER.CHECKPOINT_PERIOD * speed.checkpoint_bytes
 
 
 def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: StudyData, jobs: int) -> tuple[Table, str]:
@@ -131,29 +118,25 @@ def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: Stu
     Returns:
         a table, one row a variant, and a line with the sums.
     """
-    first = {training.variant: training for training in reversed(trainings)}
-    names = list(dict.fromkeys(training.variant for training in trainings))
-    rows, total, kept, peaks = [], 0.0, 0, []
-    for name in tqdm(names, desc="measuring", unit="variant"):
-        speed = measure_speed(first[name].cfg)
+    rows, hours, kept, peaks = [], 0.0, 0, []
+    for name in tqdm(list(dict.fromkeys(t.variant for t in trainings)), desc="measuring", unit="variant"):
+        planned = [training for training in trainings if training.variant == name]
+        solver, speed = planned[0].cfg.SOLVER, measure_speed(planned[0].cfg)
         costs = [cost_of(training, speed, data) for training in left if training.variant == name]
-        hours = sum(cost.seconds for cost in costs) / 3600
-        total, kept = total + hours, kept + sum(cost.bytes_kept for cost in costs)
-        peaks += [cost.bytes_running - cost.bytes_kept for cost in costs]
-        batch = first[name].cfg.SOLVER.IMS_PER_BATCH
+        own_hours, own_kept = sum(one[0] for one in costs) / 3600, sum(one[1] for one in costs)
+        hours, kept = hours + own_hours, kept + own_kept
+        peaks += [one[2] for one in costs]
         rows.append(
-            [name, str(sum(t.variant == name for t in trainings)), str(len(costs)), f"{speed.step_seconds:.3f}",
-             f"{batch / speed.step_seconds:.1f}", f"{1 / speed.image_seconds:.1f}",
-             f"{speed.parameters / 1e6:.2f}", str(first[name].cfg.SOLVER.MAX_ITER), f"{hours:.2f}",
-             f"{sum(cost.bytes_kept for cost in costs) / 1e9:.2f}"]
+            [name, str(len(planned)), str(len(costs)), f"{speed.step_seconds:.3f}",
+             f"{solver.IMS_PER_BATCH / speed.step_seconds:.1f}", f"{1 / speed.image_seconds:.1f}",
+             f"{speed.parameters / 1e6:.2f}", str(solver.MAX_ITER), f"{own_hours:.2f}", f"{own_kept / 1e9:.2f}"]
         )  # fmt: skip
     header = ["variant", "trainings", "left", "s a step", "images/s, training", "images/s, prediction",
               "parameters (M)", "steps", "hours", "GB kept"]  # fmt: skip
-    running = sum(sorted(peaks)[-jobs:])
-    at_once = f", about {total / jobs:.1f} with {jobs} at a time" if jobs > 1 else ""
+    at_once = f", about {hours / jobs:.1f} with {jobs} at a time" if jobs > 1 else ""
     text = (
-        f"{len(left)} of {len(trainings)} trainings are left: {total:.1f} hours one after the other{at_once}, "
-        f"{kept / 1e9:.2f} GB of disk and up to {running / 1e9:.2f} GB more while they run. Times are medians of "
-        f"{LEAST_ROUNDS} to {MOST_ROUNDS} steps on this machine; early stopping makes it less."
+        f"{len(left)} of {len(trainings)} trainings are left: {hours:.1f} hours one after the other{at_once}, "
+        f"{kept / 1e9:.2f} GB of disk and up to {sum(sorted(peaks)[-jobs:]) / 1e9:.2f} GB more while they run. Times "
+        f"are medians of {LEAST_ROUNDS} to {MOST_ROUNDS} steps on this machine; early stopping makes it less."
     )
     return Table("cost", "Cost", header, rows), text

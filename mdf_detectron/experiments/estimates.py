@@ -13,10 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from ensemble_boxes import weighted_boxes_fusion
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.estimates import Cells, Estimator, Row, Sampled, Verdict
+from mdf_detectron.evaluation.estimates import ByFold, Estimator, Row, Sampled, Verdict
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches
 from mdf_detectron.evaluation.metrics import metric_names, metric_support, metric_values
 from mdf_detectron.evaluation.scoring import match_table
@@ -121,19 +120,19 @@ class StudyEstimator(Estimator):
     def estimates(self, variant: str, state: str | None = None, folds: Collection[int] | None = None) -> dict[str, Row]:
         """Estimate every metric of a variant, over all its folds or some."""
         matches = {f: found for f, found in self.matches(variant, state).items() if folds is None or f in folds}
-        return self.rows(self.names, _cells(matches), self.sizes, training=_of_mean(self.spread, _count(matches)))
+        return self.rows(self.names, _by_fold(matches), self.sizes, training=_of_mean(self.spread, _count(matches)))
 
     def ensemble(self, variant: str) -> tuple[dict[int, int], dict[str, Row]]:
         """Estimate the ensemble of each fold's seeds, of the folds with several: fold → seeds, and metric → row."""
         several = {fold: found for fold, found in self.detections(variant).items() if len(found) > 1}
         table = self.table if self.table.startswith("bbox") else "bbox_iobb"  # boxes are fused, not masks
         fused = {fold: [fuse_detections(self.images.truths[fold], found)] for fold, found in several.items()}
-        rows = self.rows(self.names, _cells(self._match(fused, table)), self.sizes) if several else {}
+        rows = self.rows(self.names, _by_fold(self._match(fused, table)), self.sizes) if several else {}
         return {fold: len(found) for fold, found in several.items()}, rows
 
     def sweep(self, variants: Sequence[str], table: str) -> dict[str, dict[str, dict[str, list[float | None]]]]:
         """Estimate AP and AR at every threshold of :data:`SWEEP`: variant → as :func:`sweep_rows`."""
-        cells = {
+        by_fold = {
             name: {
                 fold: [mean_ap_and_ar(one) for one in own]
                 for fold, own in self._match(self.detections(name), table, thresholds=list(SWEEP)).items()
@@ -141,11 +140,12 @@ class StudyEstimator(Estimator):
             for name in variants
         }
         ones = {fold: np.ones((1, truth.num_images)) for fold, truth in self.images.truths.items()}
-        every = [(ones[fold], own) for of_variant in cells.values() for fold, own in of_variant.items()]
+        every = [(ones[fold], own) for of_variant in by_fold.values() for fold, own in of_variant.items()]
         spread = pooled_spread([np.array([one(whole)[0] for one in own]) for whole, own in every])
         size = int(self.sizes[0])
         return {
-            name: sweep_rows(self, own, len(SWEEP), size, _of_mean(spread, _count(own))) for name, own in cells.items()
+            name: sweep_rows(self, own, len(SWEEP), size, _of_mean(spread, _count(own)))
+            for name, own in by_fold.items()
         }
 
     def compare(
@@ -178,7 +178,7 @@ class StudyEstimator(Estimator):
 
         def make() -> Sampled:
             matches = self.matches(*side)
-            found = self.sampled(_cells({fold: matches[fold] for fold in folds}), members, num_resamples)
+            found = self.sampled(_by_fold({fold: matches[fold] for fold in folds}), members, num_resamples)
             return Sampled(found.values[[at]], found.samples[:, [at]])
 
         return self._once(("samples", side, folds, members.tobytes(), num_resamples), make)
@@ -186,24 +186,24 @@ class StudyEstimator(Estimator):
     def _spread_of_difference(
         self, first: Side, second: Side, counts: tuple[int, int], members: np.ndarray
     ) -> TrainingSpread | None:
-        """Find the chance of training in a difference, on some images; None where it cannot be told.
+        """Find the chance of training in a difference, on some images; None where it is not known.
 
         Two models are trained apart. A model with another state of its records is the same training: what its full
         records gain varies less, and that spread is pooled over models and states. Differences of one training from
         several states share a side, so they correlate by about a half and count for less than as many trainings.
         """
         if first[0] != second[0]:
-            cells = [self._values((name, self.state), fold, members) for name in self.results.variants
+            by_fold = [self._values((name, self.state), fold, members) for name in self.results.variants
                      for fold in self.matches(name)]  # fmt: skip
-            return _of_mean(pooled_spread(cells), 1 / (1 / counts[0] + 1 / counts[1]))
-        cells, states = [], set()
+            return _of_mean(pooled_spread(by_fold), 1 / (1 / counts[0] + 1 / counts[1]))
+        by_fold, states = [], set()
         for name in self.results.variants:
             for state in self.results.states(name):
                 if state != FULL:
                     states.add(state)
-                    cells += [self._values((name, FULL), fold, members) - self._values((name, state), fold, members)
+                    by_fold += [self._values((name, FULL), fold, members) - self._values((name, state), fold, members)
                               for fold in self.matches(name, state)]  # fmt: skip
-        spread = pooled_spread(cells)
+        spread = pooled_spread(by_fold)
         if spread is None:
             return None
         return TrainingSpread(spread.std, spread.freedom / (1 + (len(states) - 1) / 4)).of_mean(counts[0])
@@ -227,12 +227,12 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def _cells(matches: Mapping[int, Sequence[Matches]]) -> Cells:
+def _by_fold(matches: Mapping[int, Sequence[Matches]]) -> ByFold:
     return {fold: [metric_statistic(one) for one in of_fold] for fold, of_fold in matches.items()}
 
 
-def _count(cells: Mapping[int, Sequence[Matches | Statistic]]) -> int:
-    return sum(map(len, cells.values()))
+def _count(by_fold: Mapping[int, Sequence[Matches | Statistic]]) -> int:
+    return sum(map(len, by_fold.values()))
 
 
 def _of_mean(spread: TrainingSpread | None, count: float) -> TrainingSpread | None:
@@ -249,6 +249,8 @@ def fuse_detections(truth: GroundTruth, detections: Sequence[Detections], iou: f
         truth: whose images they are of.
         detections: of each model.
     """
+    from ensemble_boxes import weighted_boxes_fusion  # of the extra "experiments"
+
     images, categories, boxes, scores = [], [], [], []
     for image in range(truth.num_images):
         own = [np.flatnonzero(one.image == image) for one in detections]

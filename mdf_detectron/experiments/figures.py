@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mdf_detectron.evaluation.counts import counts_per_image
-from mdf_detectron.evaluation.estimates import estimate, number, p_text
+from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.metrics import COUNT_THRESHOLD, METRICS
 from mdf_detectron.evaluation.summary import ALL, OUTCOMES, SWEEP, count_rows
 from mdf_detectron.experiments.correlation import correlations
@@ -20,11 +20,12 @@ from mdf_detectron.report.charts import threshold_sweep as sweep_chart
 from mdf_detectron.report.html import Section
 from mdf_detectron.report.study_charts import (
     correlation_matrix,
+    differences_chart,
     metrics_by_state,
     metrics_by_variant,
     train_against_test,
 )
-from mdf_detectron.report.tables import Table
+from mdf_detectron.report.tables import Table, difference_table
 
 SCORE_THRESHOLD = 0.1
 """Of counts, as in the paper's figure 2b."""
@@ -60,8 +61,8 @@ class FigureMaker:
                 )
         if figure.variants and not shown:
             return Section(figure.title, notes)
-        chart, tables = getattr(self, f"_{figure.show}")(figure, shown)
-        return Section(figure.title, notes, {figure.name: chart}, tables)
+        chart, tables, *more = getattr(self, f"_{figure.show}")(figure, shown)
+        return Section(figure.title, notes, {figure.name: chart, **(more[0] if more else {})}, tables)
 
     @property
     def intervals(self) -> str:
@@ -115,7 +116,10 @@ class FigureMaker:
                       values, f"{self.intervals}. {meanings}.")  # fmt: skip
         tested = [one for name in shown for one in self.comparisons.values() if one.first[0] == one.second[0] == name]
         chart = metrics_by_state({self._title(n): one for n, one in rows.items()}, self.metric, self.intervals)
-        return chart, [table, *self._tests(figure, tested)]
+        losses = {f"{self._title(one.first[0])} {state_words(one.first[1])}": one.row for one in tested}
+        label = f"loss of {self.metric} (× 100)"
+        more = {f"{figure.name}_losses": differences_chart(losses, label, self.intervals)} if losses else {}
+        return chart, [table, *self._tests(figure, tested)], more
 
     def _counts(self, figure: PlannedFigure, shown: list[str]):
         about = {"boxes": self._boxes(), "patients_with_boxes": int(self.estimator.sizes[0])}
@@ -201,19 +205,17 @@ class FigureMaker:
         return correlation_matrix(found.columns, found.classes, found.values, clear), [table]
 
 
-def comparison_table(name: str, comparisons: Sequence[Comparison], title: Callable[[str], str], metric: str) -> Table:
-    """List tests: difference with interval, p as it is and corrected, and the verdict."""
+def comparison_table(name: str, comparisons: Sequence[Comparison], titles: Callable[[str], str], metric: str) -> Table:
+    """List tests of the plan's metric."""
 
     def side(one: Side) -> str:
-        return title(one[0]) if one[1] == FULL else f"{title(one[0])} ({state_words(one[1])})"
+        return titles(one[0]) if one[1] == FULL else f"{titles(one[0])} ({state_words(one[1])})"
 
-    rows = [
-        [f"{side(one.second)} minus {side(one.first)}", f"{one.trainings[0]} / {one.trainings[1]}", estimate(one.row),
-         p_text(one.row), number(one.row["corrected"], 3), one.verdict.word]
-        for one in comparisons
-    ]  # fmt: skip
-    header = ["difference", "trainings", f"{metric} (× 100)", "p", "corrected p", "verdict"]
+    rows = {f"{side(one.second)} minus {side(one.first)}": one.row for one in comparisons}
     note = (
-        "Paired over the same patients. p is two-sided; corrected by Holm's method for all comparisons of this report."
+        f"{metric}, × 100, second minus first. Paired over the same patients. p is two-sided; corrected by Holm's "
+        "method for all comparisons of this report."
     )
-    return Table(name, f"Differences of {metric}", header, rows, note)
+    trainings = [f"{one.trainings[0]} / {one.trainings[1]}" for one in comparisons]
+    title = f"Differences of {metric}"
+    return difference_table(name, title, "compared", rows, ("first", "second"), note, trainings)

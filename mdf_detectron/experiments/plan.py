@@ -112,7 +112,7 @@ class Variant(Strict):
         config: name or path of the config file; the plan's by default.
         overrides: config keys and values.
         columns: clinical columns that it reads; None: those of the config, where the data have them, else all;
-            "sets" stands for several variants, one for each set of :func:`column_sets`.
+            "sets" makes several variants, one for each set of :func:`column_sets`.
         published: {"AP50", "AR50", "AP50-<class>", ..., "TP", "FP", "FN": value} as published; of "sets" by set.
     """
 

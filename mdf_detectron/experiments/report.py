@@ -173,9 +173,9 @@ def _subgroup_section(groups: Sequence[SubgroupTest], estimator: StudyEstimator,
     label = f"{estimator.metric}, {title(plan.model)} minus {title(plan.baseline)}"
     chart = differences_chart(
         {f"{g.column}: {g.group} ({g.patients} / {g.boxes})": one.row for g, one in groups},
-        [bool(group.warning) for group, _ in groups],
         label,
         f"{of}; in brackets: patients / ground-truth boxes; hollow: small group",
+        [bool(group.warning) for group, _ in groups],
     )
     rows = [
         [g.column, g.group, str(g.patients), str(g.images), str(g.boxes), estimate(one.row),

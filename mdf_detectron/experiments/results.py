@@ -17,7 +17,7 @@ from mdf_detectron.experiments.trainings import TRAIN_PART, Training, prediction
 
 @dataclass(frozen=True)
 class Run:
-    """A training and what it gave.
+    """A training and its results.
 
     Attributes:
         training: as planned.
@@ -50,7 +50,7 @@ class StudyResults:
     train: FoldedImages | None
 
     def finished(self, variant: str) -> list[Run]:
-        """Return the runs of a variant that gave something."""
+        """Return the finished runs of a variant."""
         return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
 
     @property
@@ -78,7 +78,7 @@ class StudyResults:
 
 
 def read_results(plan: Plan, data: StudyData, trainings: Sequence[Training]) -> StudyResults:
-    """Read what the trainings have left.
+    """Read the results of the trainings.
 
     Raises:
         ResultsError: no training is finished, or a file is broken.

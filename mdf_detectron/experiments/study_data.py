@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.config_file import read_config_file
-from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.annotations import Annotations
+from mdf_detectron.data.catalog import load_schema, read_prepared, register_prepared_folder
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import find_config_file, read_json
 
 OWN_SPLITS = -1
-"""Number that stands for the folder's own splits where others are folds."""
+"""Fold number of the folder's own splits."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
     if folds == "all" and not present or set(wanted) - set(present):
         has = f"it has {present}" if present else "it has none"
         raise DatasetError(f"{root}: fold(s) {list(wanted) or 'all'} are asked for, {has}; prepare it with --folds N")
-    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
+    schema = load_schema(root / SCHEMA_FILE_NAME)
     digest, splits = hashlib.sha256((root / SCHEMA_FILE_NAME).read_bytes()), {}
     for fold in wanted or (OWN_SPLITS,):
         folder = root if fold == OWN_SPLITS else root / f"fold_{fold}"
@@ -82,7 +82,7 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
             file = folder / "annotations" / f"{split}.json"
             if not file.is_file():
                 raise DatasetError(f"{folder} has no {split} split ({file} is absent); a study needs all three")
-            splits[fold][split] = read_annotations(file, prepared=True, schema=schema)
+            splits[fold][split] = read_prepared(file, folder / SCHEMA_FILE_NAME)
             digest.update(file.read_bytes())
         _check_splits(folder, splits[fold])
         register_prepared_folder(folder, root.name if fold == OWN_SPLITS else f"{root.name}_fold_{fold}")
@@ -97,7 +97,7 @@ def _find(dataset: str) -> Path:
         if (path / "annotations").is_dir():
             return path.resolve()
     raise DatasetError(
-        f"no prepared folder at '{dataset}' or '{base / dataset}'; prepare the data (datasets/README.md), or name the "
+        f"no prepared folder at '{dataset}' or '{base / dataset}'; prepare the data (`mdf prepare`), or name the "
         "folder with --dataset"
     )
 

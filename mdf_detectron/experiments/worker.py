@@ -42,7 +42,7 @@ TRAINED_FILE_NAME = "trained.json"
 
 
 def work(folder: str | Path) -> None:
-    """Do what is left of a folder's training.
+    """Finish a folder's training and its predictions.
 
     Raises:
         FolderInUseError: another process does.
@@ -93,7 +93,7 @@ def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
 
 
 def step_seconds(folder: Path) -> float | None:
-    """Median time of a training step, from the log of a training; None where it is not logged."""
+    """Return the median time of a training step, from the log of a training; None where it is not logged."""
     path = folder / METRICS_FILE_NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     times = [entry["time"] for entry in map(json.loads, lines) if entry.get("time")]
@@ -101,7 +101,7 @@ def step_seconds(folder: Path) -> float | None:
 
 
 def _remove_unused_checkpoints(folder: Path) -> None:
-    """A finished training keeps its best and last checkpoint; those it would have resumed from are dropped."""
+    """Remove the checkpoints that a finished training would have resumed from; its best and its last one stay."""
     for path in folder.glob("model_[0-9]*.pth"):
         path.unlink()
 

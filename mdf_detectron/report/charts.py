@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,7 @@ def metric_intervals(models: Models) -> Figure:
             shown = [(i + shift_of(m, len(models)), rows[key]) for i, key in enumerate(keys) if key]
             draw_points(axes, *zip(*shown, strict=True), COLORS[m % 4], name)
         axes.set(xlim=(-3, 122), xlabel=f"{metric['heading']} (× 100)", title=metric["heading"])
-        axes.set_ylim(len(keys) - 0.5, -0.5)
-        axes.set_yticks(np.arange(len(keys)), labels if p % 2 == 0 else [""] * len(keys), fontsize=8)
+        name_rows(axes, labels if p % 2 == 0 else [""] * len(keys))
         axes.set_xticks(np.arange(0, 101, 20))
     legend_below(figure, panels[0], title=f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
     return figure
@@ -354,7 +353,7 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
 
 
 def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Make a figure of so many panels, ``height`` inches each."""
+    """Make a figure with this many panels, ``height`` inches each."""
     lines = -(-number_ // columns)
     figure = Figure(figsize=(WIDTH, height * lines + 0.5), layout="constrained", dpi=120)
     panels = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
@@ -381,6 +380,13 @@ def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=N
         axes.plot(one["value"], height, "o", color=color, markerfacecolor=face, markersize=5)
         if text:
             axes.text(104, height, number(one["value"]), va="center", fontsize=8, color=color)
+
+
+def name_rows(axes: Axes, names: Iterable[str], width: int = 80) -> None:
+    """Write the names of rows at the left, the first row on top."""
+    wrapped = [wrap_text(name, width) if "\n" not in name else name for name in names]
+    axes.set_yticks(range(len(wrapped)), wrapped, fontsize=8)
+    axes.set_ylim(len(wrapped) - 0.5, -0.5)
 
 
 def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
@@ -413,5 +419,5 @@ def _empty(axes: Axes, text: str) -> None:
 
 
 def wrap_text(text: str, width: int = 22, lines: int = 3) -> str:
-    """Break a text into at most so many lines."""
+    """Break a text into at most this many lines."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text

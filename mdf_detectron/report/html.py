@@ -1,4 +1,4 @@
-"""The report: ``report.md`` with pictures beside it, and ``report.html``, one file that a phone can show."""
+"""Reports: ``report.md`` with its images, and ``report.html``, one file that a phone can show."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_report(
     """Write a report: ``report.md``, ``report.html``, ``figures/*.png`` and ``tables/*.csv``.
 
     Args:
-        verdicts: sentences that stand out, at the top.
+        verdicts: highlighted sentences at the top.
         facts: paragraphs below them.
 
     Returns:
@@ -141,7 +141,7 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
         )
     lines.append(
         f"At most {protocol['max_dets']} detections of an image and class. IoBB is the share of the predicted box "
-        "inside the ground-truth box: a small box can reach 1, so IoU is shown beside it."
+        "inside the ground-truth box: a small box can reach 1, so IoU is shown too."
     )
     return [*lines, *_interval_facts(summary)]
 

@@ -1,4 +1,4 @@
-"""Pictures of radiographs with boxes, masks and the clinical record beside them."""
+"""Draw radiographs with boxes and masks, next to the clinical record."""
 
 from __future__ import annotations
 

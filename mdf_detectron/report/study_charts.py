@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.evaluation.estimates import Row, number
-from mdf_detectron.report.charts import COLORS, WIDTH, draw_points, legend_below, make_panels, shift_of, wrap_text
+from mdf_detectron.report.charts import (
+    COLORS,
+    WIDTH,
+    draw_points,
+    legend_below,
+    make_panels,
+    name_rows,
+    shift_of,
+    wrap_text,
+)
 
 PUBLISHED = {"marker": "D", "linestyle": "none", "color": "#222222", "markerfacecolor": "none", "markersize": 6}
 
@@ -31,11 +40,8 @@ def metrics_by_variant(
         if any(published.values()):
             axes.plot(*(zip(*known, strict=True) if known else ([], [])), **PUBLISHED, label="published")
         axes.set(xlim=(-3, 122), xlabel=f"{metric} (× 100)", title=metric)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xticks(np.arange(0, 101, 20))
-        axes.set_yticks(
-            range(len(rows)), [wrap_text(t, 30) for t in rows] if p % 2 == 0 else [""] * len(rows), fontsize=8
-        )
+        name_rows(axes, rows if p % 2 == 0 else [""] * len(rows), 30)
     legend_below(figure, panels[0], title=of)
     return figure
 
@@ -52,21 +58,25 @@ def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str
         there = [
             (i + shift_of(s, len(states)) * 1.6, one[state]) for i, one in enumerate(rows.values()) if state in one
         ]
-        draw_points(axes, *zip(*there, strict=True), COLORS[s % len(COLORS)], f"record: {state}", text=False)
-    axes.set_yticks(range(len(rows)), [wrap_text(title, 34) for title in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+        draw_points(
+            axes,
+            *zip(*there, strict=True),
+            COLORS[s] if s < len(COLORS) else f"C{s + 1}",
+            f"record: {state}",
+            text=False,
+        )
+    name_rows(axes, rows, 34)
     axes.set(xlabel=f"{metric} (× 100)")
     legend_below(figure, axes, title=of)
     return figure
 
 
-def differences_chart(rows: Mapping[str, Row], hollow: Sequence[bool], label: str, of: str) -> Figure:
+def differences_chart(rows: Mapping[str, Row], label: str, of: str, hollow: Sequence[bool] | None = None) -> Figure:
     """Draw differences with intervals around a line at 0; hollow points are of small groups."""
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + 0.3 * len(rows))
-    draw_points(axes, range(len(rows)), list(rows.values()), COLORS[0], label, list(hollow), text=False)
+    draw_points(axes, range(len(rows)), list(rows.values()), COLORS[0], label, hollow, text=False)
     axes.axvline(0, color="#222222", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [wrap_text(title, 60) for title in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    name_rows(axes, rows, 60)
     axes.set(xlabel=label)
     legend_below(figure, axes, title=of)
     return figure
@@ -78,8 +88,7 @@ def train_against_test(rows: Mapping[str, tuple[Row, Row]], metric: str, of: str
     for part, label in enumerate(("training images", "test images")):
         heights = [i + shift_of(part, 2) for i in range(len(rows))]
         draw_points(axes, heights, [pair[part] for pair in rows.values()], COLORS[1 - part], label)
-    axes.set_yticks(range(len(rows)), [wrap_text(title, 34) for title in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    name_rows(axes, rows, 34)
     axes.set(xlim=(-3, 112), xlabel=f"{metric} (× 100)")
     legend_below(figure, axes, title=of)
     return figure

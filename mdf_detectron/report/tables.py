@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mdf_detectron.evaluation.estimates import estimate, number, p_text
+from mdf_detectron.evaluation.estimates import Row, Verdict, estimate, number, p_text
 from mdf_detectron.evaluation.summary import ALL
 from mdf_detectron.fileio import csv_table, markdown_table
 
@@ -35,6 +35,13 @@ class Table:
         return markdown_table(self.header, self.rows).rstrip("\n")
 
 
+CRITERION_TEXTS = {
+    "iobb": "IoBB with a ground-truth box of the class ≥ 0.5",
+    "iou": "IoU with a ground-truth box of the class ≥ 0.5",
+    "center": "center within a ground-truth box of the class",
+}
+
+
 def build_tables(evaluation: dict[str, Any]) -> list[Table]:
     """Build all tables of an evaluation.
 
@@ -43,21 +50,56 @@ def build_tables(evaluation: dict[str, Any]) -> list[Table]:
     """
     tables = []
     if evaluation.get("comparison"):
+        models = list(evaluation["models"])
+        note = (
+            "Paired test on the same images and resamples; p is two-sided and not corrected for multiple comparisons."
+        )
         tables += [
-            _comparison(table, rows, list(evaluation["models"]))
+            difference_table(f"comparison_{table}", f"{models[1]} minus {models[0]}: {TABLE_TITLES[table]}", "metric",
+                             rows, models, note)
             for table, rows in evaluation["comparison"]["differences"].items()
-        ]
+        ]  # fmt: skip
     for model, summary in evaluation["models"].items():
-        tables += [_metrics(model, table, rows, summary) for table, rows in summary["metrics"].items()]
-        tables += [_counts(model, summary), _confusion(model, summary), _froc(model, summary)]
+        parts = [_metrics(table, rows, summary) for table, rows in summary["metrics"].items()]
+        parts += [_counts(summary), _confusion(summary), _froc(summary["froc"])]
         if summary.get("calibration"):
-            tables.append(_calibration(model, summary["calibration"]))
+            parts.append(_calibration(summary["calibration"]))
         if summary.get("stored"):
-            tables += _stored(model, summary["stored"])
-        tables.append(_sweep(model, summary))
+            parts += _stored(summary["stored"])
+        parts.append(_sweep(summary["sweep"]))
         if summary["subgroups"]:
-            tables.append(_subgroups(model, summary))
+            parts.append(_subgroups(summary))
+        slug = "".join(c if c.isalnum() or c in "-_" else "_" for c in model)
+        tables += [replace(one, name=f"{slug}_{one.name}", title=f"{model}: {one.title}") for one in parts]
     return tables
+
+
+def difference_table(
+    name: str,
+    title: str,
+    heading: str,
+    rows: Mapping[str, Row],
+    sides: Sequence[str],
+    note: str,
+    trainings: Sequence[str] = (),
+) -> Table:
+    """List differences with both sides' values, interval, p, the corrected p where there is one, and the verdict.
+
+    Args:
+        heading: of the first column.
+        rows: name → estimate.
+        sides: names of the first and of the second.
+        trainings: of each row, if not all are of one training a side.
+    """
+    corrected = any(row.get("corrected") is not None for row in rows.values())
+    header = [heading, *(["trainings"] if trainings else []), *sides, "difference", "p",
+              *(["corrected p"] if corrected else []), "verdict"]  # fmt: skip
+    values = []
+    for n, (label, row) in enumerate(rows.items()):
+        values.append([label, *trainings[n : n + 1], number(row["first"]), number(row["second"]), estimate(row),
+                       p_text(row), *([number(row["corrected"], 3)] if corrected else []),
+                       Verdict.of(row).word])  # fmt: skip
+    return Table(name, title, header, values, note)
 
 
 def has_intervals(summary: dict[str, Any]) -> bool:
@@ -65,7 +107,7 @@ def has_intervals(summary: dict[str, Any]) -> bool:
     return summary["dataset"]["patients_with_boxes"] >= 2
 
 
-def _metrics(model: str, table: str, rows: dict[str, dict], summary: dict) -> Table:
+def _metrics(table: str, rows: dict[str, dict], summary: dict) -> Table:
     listed, boxes = summary["metric_list"], summary["dataset"]["boxes"]
 
     def values(suffix: str, shown: Callable[[dict], bool]) -> list[str]:
@@ -73,8 +115,8 @@ def _metrics(model: str, table: str, rows: dict[str, dict], summary: dict) -> Ta
 
     per_class = [[name, str(n), *values(f"-{name}", lambda one: one["per_class"])] for name, n in boxes.items()]
     return Table(
-        name=f"{_slug(model)}_metrics_{table}",
-        title=f"{model}: {TABLE_TITLES[table]}",
+        name=f"metrics_{table}",
+        title=TABLE_TITLES[table],
         header=["class", "ground-truth boxes", *(one["heading"] for one in listed)],
         rows=[*per_class, [ALL, str(sum(boxes.values())), *values("", lambda one: True)]],
         note="× 100, 95 % patient-level bootstrap intervals; 'all' is the mean over the classes with ground-truth "
@@ -82,47 +124,26 @@ def _metrics(model: str, table: str, rows: dict[str, dict], summary: dict) -> Ta
     )
 
 
-def _comparison(table: str, rows: dict[str, dict], models: list[str]) -> Table:
-    return Table(
-        name=f"comparison_{table}",
-        title=f"{models[1]} minus {models[0]}: {TABLE_TITLES[table]}",
-        header=["metric", *models, "difference", "p"],
-        rows=[
-            [name, number(row["first"]), number(row["second"]), estimate(row), p_text(row)]
-            for name, row in rows.items()
-        ],
-        note="Paired test on the same images and resamples; p is two-sided and not corrected for multiple comparisons.",
-    )
-
-
-def _counts(model: str, summary: dict) -> Table:
+def _counts(summary: dict) -> Table:
     tables = summary["counts"]
-    first = next(iter(tables))
-    return Table(
-        name=f"{_slug(model)}_counts",
-        title=f"{model}: TP, FP and FN",
-        header=["class", *(f"{c} ({TABLE_TITLES[t]})" for t in tables for c in ("TP", "FP", "FN"))],
-        rows=[[name, *(str(tables[t][name][c]) for t in tables for c in ("tp", "fp", "fn"))] for name in tables[first]],
-        note=f"Overlap 0.5, score ≥ {summary['protocol']['score_threshold']:g}.",
-    )
+    header = ["class", *(f"{c} ({TABLE_TITLES[t]})" for t in tables for c in ("TP", "FP", "FN"))]
+    names = next(iter(tables.values()))
+    rows = [[name, *(str(tables[t][name][c]) for t in tables for c in ("tp", "fp", "fn"))] for name in names]
+    note = f"Overlap 0.5, score ≥ {summary['protocol']['score_threshold']:g}."
+    return Table("counts", "TP, FP and FN", header, rows, note)
 
 
-def _confusion(model: str, summary: dict) -> Table:
+def _confusion(summary: dict) -> Table:
     labels, matrix = summary["confusion"]["labels"], summary["confusion"]["matrix"]
-    return Table(
-        name=f"{_slug(model)}_confusion",
-        title=f"{model}: confusion matrix",
-        header=["truth \\ predicted", *labels],
-        rows=[[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)],
-        note=f"IoBB 0.5, score ≥ {summary['protocol']['score_threshold']:g}; same-class pairs are matched first.",
-    )
+    rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
+    note = f"IoBB 0.5, score ≥ {summary['protocol']['score_threshold']:g}; same-class pairs are matched first."
+    return Table("confusion", "confusion matrix", ["truth \\ predicted", *labels], rows, note)
 
 
-def _froc(model: str, summary: dict) -> Table:
-    froc = summary["froc"]
+def _froc(froc: dict) -> Table:
     return Table(
-        name=f"{_slug(model)}_froc",
-        title=f"{model}: free-response ROC (FROC), sensitivity at false positives an image",
+        name="froc",
+        title="free-response ROC (FROC), sensitivity at false positives an image",
         header=["class", *(f"{rate:g}" for rate in froc["rates"]), "mean"],
         rows=[
             [name, *(number(one["value"], 2) for one in curve["at"].values()), estimate(curve["mean"], 2)]
@@ -132,27 +153,18 @@ def _froc(model: str, summary: dict) -> Table:
     )
 
 
-def _sweep(model: str, summary: dict) -> Table:
-    sweep = summary["sweep"]
-    names = [name for name in TABLE_TITLES if name in sweep]
+def _sweep(sweep: dict) -> Table:
+    columns = [(name, metric) for name in TABLE_TITLES if name in sweep for metric in ("AP", "AR")]
     rows = []
     for t, threshold in enumerate(sweep["thresholds"]):
-        cells = [
-            estimate({key: sweep[name][metric][key][t] for key in ("value", "low", "high")})
-            for name in names
-            for metric in ("AP", "AR")
-        ]
-        rows.append([f"{threshold:g}", *cells])
-    return Table(
-        name=f"{_slug(model)}_threshold_sweep",
-        title=f"{model}: AP and AR by overlap threshold",
-        header=["threshold", *(f"{metric}, {TABLE_TITLES[name]}" for name in names for metric in ("AP", "AR"))],
-        rows=rows,
-        note="× 100, mean over the classes with ground-truth boxes; 95 % patient-level bootstrap intervals.",
-    )
+        of_column = (sweep[name][metric] for name, metric in columns)
+        rows.append([f"{threshold:g}", *(estimate({key: one[key][t] for key in one}) for one in of_column)])
+    header = ["threshold", *(f"{metric}, {TABLE_TITLES[name]}" for name, metric in columns)]
+    note = "× 100, mean over the classes with ground-truth boxes; 95 % patient-level bootstrap intervals."
+    return Table("threshold_sweep", "AP and AR by overlap threshold", header, rows, note)
 
 
-def _calibration(model: str, calibration: dict) -> Table:
+def _calibration(calibration: dict) -> Table:
     rows = []
     for name, one in calibration["classes"].items():
         total = sum(one["counts"])
@@ -162,8 +174,8 @@ def _calibration(model: str, calibration: dict) -> Table:
         ]
         rows.append([name, str(total), *(number(m, 3) for m in means), number(one["error"], 3)])
     return Table(
-        name=f"{_slug(model)}_calibration",
-        title=f"{model}: calibration of the scores",
+        name="calibration",
+        title="calibration of the scores",
         header=["class", "detections", "mean score", "share of true positives", "expected calibration error"],
         rows=rows,
         note=f"True positive: {CRITERION_TEXTS[calibration['criterion']]}. Error: mean distance of score and share of "
@@ -171,87 +183,50 @@ def _calibration(model: str, calibration: dict) -> Table:
     )
 
 
-def _stored(model: str, stored: dict) -> list[Table]:
-    """What the thresholds and the temperature of the checkpoint do on these images."""
+def _stored(stored: dict) -> list[Table]:
+    """Make the tables of what the thresholds and the temperature of the checkpoint do on these images."""
     tables = []
     if stored["operating_point"]:
+        columns = [(when, key) for key in ("false_positives", "sensitivity") for when in ("chosen", "here")]
         rows = [
-            [
-                name,
-                "reports none" if one["threshold"] is None else number(one["threshold"], 3),
-                *(
-                    number(one[when][key], 2)
-                    for key in ("false_positives", "sensitivity")
-                    for when in ("chosen", "here")
-                ),
-                str(one["boxes"]),
-            ]
+            [name, _threshold(one), *(number(one[when][key], 2) for when, key in columns), str(one["boxes"])]
             for name, one in stored["operating_point"]["classes"].items()
         ]
         header = ["class", "threshold", "false positives an image when chosen", "here", "sensitivity when chosen",
                   "here", "ground-truth boxes here"]  # fmt: skip
         note = f"Thresholds of the checkpoint, chosen for {stored['operating_point']['source']}."
-        tables.append(
-            Table(
-                f"{_slug(model)}_operating_point", f"{model}: operating thresholds on these images", header, rows, note
-            )
-        )
+        tables.append(Table("operating_point", "operating thresholds on these images", header, rows, note))
     if stored["calibration"]:
         one = stored["calibration"]
         row = [number(one["temperature"], 2), number(one["error"], 3), number(one["error_after"], 3)]
         header = ["temperature", "expected calibration error of the scores", "after temperature scaling"]
         note = f"Temperature of the checkpoint, fitted on {one['source']}; the errors are on these images."
-        tables.append(
-            Table(f"{_slug(model)}_temperature", f"{model}: temperature scaling on these images", header, [row], note)
-        )
+        tables.append(Table("temperature", "temperature scaling on these images", header, [row], note))
     return tables
 
 
-CRITERION_TEXTS = {
-    "iobb": "IoBB with a ground-truth box of the class ≥ 0.5",
-    "iou": "IoU with a ground-truth box of the class ≥ 0.5",
-    "center": "center within a ground-truth box of the class",
-}
+def _threshold(point: Mapping[str, Any]) -> str:
+    return "reports none" if point["threshold"] is None else number(point["threshold"], 3)
 
 
-def _subgroups(model: str, summary: dict) -> Table:
+def _subgroups(summary: dict) -> Table:
     listed = [one for one in summary["metric_list"] if one["in_subgroups"]]
-    counts = ("patients", "images", "boxes")
-    return Table(
-        name=f"{_slug(model)}_subgroups",
-        title=f"{model}: subgroup analysis (boxes by IoBB)",
-        header=["column", "group", "patients", "images", "ground-truth boxes", *(m["heading"] for m in listed), "note"],
-        rows=[
-            [
-                *(row["column"], row["group"], *(str(row[count]) for count in counts)),
-                *(estimate(row["metrics"][one["name"]]) for one in listed),
-                row["warning"],
-            ]
-            for row in summary["subgroups"]
-        ],
-        note="× 100, each group resampled by its own patients.",
-    )
+    rows = [
+        [row["column"], row["group"], *(str(row[count]) for count in ("patients", "images", "boxes")),
+         *(estimate(row["metrics"][one["name"]]) for one in listed), row["warning"]]
+        for row in summary["subgroups"]
+    ]  # fmt: skip
+    header = ["column", "group", "patients", "images", "ground-truth boxes", *(m["heading"] for m in listed), "note"]
+    note = "× 100, each group resampled by its own patients."
+    return Table("subgroups", "subgroup analysis (boxes by IoBB)", header, rows, note)
 
 
 def operating_point_table(operating_point: Mapping[str, Any]) -> Table:
     """Make the table of thresholds, with what they do on the validation data."""
-    return Table(
-        name="operating_point",
-        title="Operating thresholds",
-        header=["class", "threshold", "false positives an image", "sensitivity", "ground-truth boxes"],
-        rows=[
-            [
-                name,
-                "reports none" if point["threshold"] is None else number(point["threshold"], 3),
-                number(point["false_positives"], 2),
-                number(point["sensitivity"], 2),
-                str(point["boxes"]),
-            ]
-            for name, point in operating_point["classes"].items()
-        ],
-        note=f"Chosen for {operating_point['source']}; on other data they will differ.",
-    )
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)
+    rows = [
+        [name, _threshold(one), number(one["false_positives"], 2), number(one["sensitivity"], 2), str(one["boxes"])]
+        for name, one in operating_point["classes"].items()
+    ]
+    header = ["class", "threshold", "false positives an image", "sensitivity", "ground-truth boxes"]
+    note = f"Chosen for {operating_point['source']}; on other data they will differ."
+    return Table("operating_point", "Operating thresholds", header, rows, note)

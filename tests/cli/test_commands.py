@@ -42,8 +42,7 @@ def test_unknown_commands(words, message):
         cli.main(words)
 
 
-LATE = {"train", "evaluate", "publish", "predict", "whatif", "serve", "export", "plot", "compare-seeds",
-        "record-dependence", "experiments", "convert-weights", "demo"}  # fmt: skip
+LATE = {"train", "publish", "predict", "whatif", "serve", "export", "demo"}
 """Commands that still import more than they need to explain themselves."""
 
 HEAVY = {"torch", "torchvision", "detectron2", "timm", "pandas", "scipy", "matplotlib"}
@@ -53,7 +52,9 @@ import sys
 sys.argv = ["/usr/bin/mdf"]
 from mdf_detectron import cli
 for words in ([], ["--version"], ["trian"], *([*name.split(), "--help"] for name in cli.COMMANDS if name not in {LATE}),
-              ["init", "absent"], ["analyze", "--config-file", "mdf_nett.yaml"]):
+              ["init", "absent"], ["analyze", "--config-file", "mdf_nett.yaml"], ["plot", "--evaluation", "absent"],
+              ["evaluate", "--annotations", "absent.json", "--predictions", "found.json", "--out", "out"],
+              ["experiments", "no_plan"], ["experiments", "paper", "--config", "no_config.yaml"]):
     try:
         cli.main(words)
     except SystemExit as end:
@@ -70,7 +71,9 @@ def test_a_start_imports_nothing_that_is_not_needed():
     """Help, a typo and a missing file need neither torch nor Detectron2; a model that is built has its components."""
     found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for text in ("did you mean train?", "error: absent: there is no such folder", "no config file at 'mdf_nett.yaml'"):
+    for text in ("did you mean train?", "error: absent: there is no such folder", "no config file at 'mdf_nett.yaml'",
+                 "found.json: cannot be read", "absent/evaluation.json: cannot be read", "no plan at 'no_plan'",
+                 "no config file at 'no_config.yaml'"):  # fmt: skip
         assert text in found.stderr
 
 

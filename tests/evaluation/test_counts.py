@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from slow_reference import slow_confusion, slow_matches
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.counts import confusion_matrix, counts_per_image, detection_counts
+from mdf_detectron.evaluation.counts import confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.matching import match
 
 A, B = (0, 0, 10, 10), (50, 50, 20, 20)
@@ -21,8 +21,8 @@ def test_by_hand():
     annotations = dataset([(1, 1, A, 0), (1, 2, B, 0)], names=("effusion", "mass"))
     predictions = results([(1, 1, A, 0.9), (1, 1, B, 0.8), (2, 2, A, 0.7), (1, 2, B, 0.05)])
     truth, found = loaded(annotations, predictions)
-    counts = detection_counts(match(truth, found, thresholds=[0.5]), 0.1)
-    assert [counts[c].tolist() for c in ("tp", "fp", "fn")] == [[1, 0], [1, 1], [0, 1]]
+    counts = counts_per_image(match(truth, found, thresholds=[0.5]), 0.1)
+    assert counts.sum(axis=2).tolist() == [[1, 0], [1, 1], [0, 1]]
     # rows: effusion, mass, background; columns: predicted
     assert confusion_matrix(truth, found, score_threshold=0.1).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert confusion_matrix(truth, found, score_threshold=0.0).tolist() == [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
@@ -30,44 +30,30 @@ def test_by_hand():
 
 def test_nothing_at_all():
     truth, found = loaded(dataset([]), [])
-    counts = detection_counts(match(truth, found, thresholds=[0.5]), 0.1)
-    assert all(counts[c].tolist() == [0, 0, 0] for c in counts)
-    assert confusion_matrix(truth, found, score_threshold=0.1).sum() == 0
+    matches = match(truth, found, thresholds=[0.5])
+    assert counts_per_image(matches, 0.1).sum() == confusion_matrix(truth, found, score_threshold=0.1).sum() == 0
+    with pytest.raises(ValueError, match=r"no matches at overlap 0.6"):
+        counts_per_image(matches, 0.1, 0.6)
     truth, found = loaded(dataset([(1, 2, A, 0)]), [])
     assert confusion_matrix(truth, found, score_threshold=0.1)[1, 3] == 1
-
-
-def test_threshold_that_was_not_matched():
-    truth, found = loaded(dataset([]), [])
-    with pytest.raises(ValueError, match=r"no matches at overlap 0.6"):
-        detection_counts(match(truth, found, thresholds=[0.5]), 0.1, 0.6)
 
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
 @given(case=random_cases)
 @settings(max_examples=200)
-def test_counts_equal_loops(kind, case):
+def test_counts_and_confusion_equal_loops(kind, case):
     annotations, predictions = case
     truth, found = loaded(annotations, predictions)
-    counts = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4)
     per_image = counts_per_image(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=4), 0.4)
     assert (per_image >= 0).all()
     for k, category in enumerate(annotations["categories"]):
         outcomes, to_find = slow_matches(annotations, predictions, category["id"], kind, 0.5, 4)
         right = sum(o == "right" and s >= 0.4 for s, o in outcomes)
         wrong = sum(o == "wrong" and s >= 0.4 for s, o in outcomes)
-        assert [counts[c][k] for c in ("tp", "fp", "fn")] == [right, wrong, to_find - right]
         assert per_image[:, k].sum(axis=1).tolist() == [right, wrong, to_find - right]
-
-
-@pytest.mark.parametrize("kind", ["iobb", "iou"])
-@given(case=random_cases)
-@settings(max_examples=200)
-def test_confusion_equals_loops(kind, case):
-    truth, found = loaded(*case)
     matrix = confusion_matrix(truth, found, score_threshold=0.3, overlap=kind, max_dets=100)
-    np.testing.assert_array_equal(matrix, slow_confusion(*case, 0.3, kind, 0.5))
-    counts = detection_counts(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=100), 0.3)
-    assert matrix.diagonal()[:-1].tolist() == counts["tp"].tolist()
+    np.testing.assert_array_equal(matrix, slow_confusion(annotations, predictions, 0.3, kind, 0.5))
+    tp, fp, _ = counts_per_image(match(truth, found, overlap=kind, thresholds=[0.5], max_dets=100), 0.3).sum(axis=2)
+    assert matrix.diagonal()[:-1].tolist() == tp.tolist()
     assert matrix[:-1].sum() == (~truth.crowd).sum()
-    assert matrix[:, :-1].sum() == (counts["tp"] + counts["fp"]).sum()
+    assert matrix[:, :-1].sum() == (tp + fp).sum()

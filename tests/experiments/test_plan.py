@@ -61,63 +61,36 @@ def test_figure_3_has_the_batch_norms_of_each_trunk():
         assert list(t.BATCH_NORM) == list(own.get(t.NAME, [0.00001, 0.1])), variant.name
 
 
-VARIANT = {"name": "a"}
-BAD_PLANS = {
-    "unknown key": ({"sedes": [1]}, "unknown key 'sedes'"),
-    "unknown key of a variant": ({"variants": [{"name": "a", "cfg": "x"}]}, "unknown key 'variants[0].cfg'"),
-    "two of one name": (
-        {"variants": [VARIANT, VARIANT], "question": None, "figures": []},
-        "two variants are named 'a'",
-    ),
-    "name of a folder": ({"variants": [{"name": "../a"}]}, "letters, digits"),
-    "no variants": ({"variants": []}, "variants: there are none"),
-    "unknown variant": (
-        {"question": {"baseline": "image_only", "model": "mdf"}},
-        "there is no variant 'mdf'; there are",
-    ),
-    "unknown variant of a figure": ({"figures": [{"name": "f", "show": "counts", "variants": ["x"]}]}, "figure 'f'"),
-    "unknown figure": (
-        {"figures": [{"name": "f", "show": "pie"}]},
-        "figures[0].show: 'pie': input should be 'counts', 'comparison'",
-    ),
-    "no config": ({"config": None}, "variant 'image_only' has no config"),
-    "seeds": ({"seeds": [1, 1]}, "list of different whole numbers"),
-    "a key of the plan's": ({"overrides": {"SEED": 3}}, "SEED is set by the plan itself"),
-    "state": ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled, '<column> removed'"),
-    "metric": ({"metric": "AP50"}, "write <table>/<metric>"),
-    "nested overrides": ({"overrides": {"SOLVER": {"MAX_ITER": 10}}}, "whole names: SOLVER.MAX_ITER: VALUE"),
-    "two titles": (
-        {"variants": [{"name": n, "title": "A"} for n in "ab"], "question": None, "figures": []},
-        "two variants have the title 'A'",
-    ),
-    "several variants as a reference": (
-        {
-            "variants": [VARIANT, {"name": "s", "columns": "sets"}],
-            "question": None,
-            "figures": [{"name": "f", "show": "comparison", "reference": "s"}],
-        },
-        "figure 'f', reference: 's' stands for several variants",
-    ),
-    "several variants in the question": (
-        {
-            "variants": [VARIANT, {"name": "s", "columns": "sets"}],
-            "figures": [],
-            "question": {"baseline": "a", "model": "s"},
-        },
-        "model: 's' stands for several variants",
-    ),
-    "text for a published value": (
-        {"variants": [{**VARIANT, "published": {"AP50": "31.7"}}], "question": None, "figures": []},
-        "variants[0]: published is",
-    ),
-    "fold zero": ({"folds": 0}, "folds: 0; write a list"),
-    "folds": ({"folds": "some"}, "whole numbers from 0 on, or all or available"),
-}
+ALONE = {"question": None, "figures": []}
+SETS = [{"name": "a"}, {"name": "s", "columns": "sets"}]
+BAD_PLANS = [
+    ({"sedes": [1]}, "unknown key 'sedes'"),
+    ({"variants": [{"name": "a", "cfg": "x"}]}, "unknown key 'variants[0].cfg'"),
+    ({"variants": [{"name": "a"}] * 2, **ALONE}, "two variants are named 'a'"),
+    ({"variants": [{"name": "../a"}]}, "letters, digits"),
+    ({"variants": []}, "variants: there are none"),
+    ({"question": {"baseline": "image_only", "model": "mdf"}}, "there is no variant 'mdf'; there are"),
+    ({"figures": [{"name": "f", "show": "counts", "variants": ["x"]}]}, "figure 'f'"),
+    ({"figures": [{"name": "f", "show": "pie"}]}, "figures[0].show: 'pie': input should be 'counts'"),
+    ({"config": None}, "variant 'image_only' has no config"),
+    ({"seeds": [1, 1]}, "list of different whole numbers"),
+    ({"overrides": {"SEED": 3}}, "SEED is set by the plan itself"),
+    ({"records": ["lost"]}, "records: 'lost' is none of half, removed, shuffled, '<column> removed'"),
+    ({"metric": "AP50"}, "write <table>/<metric>"),
+    ({"overrides": {"SOLVER": {"MAX_ITER": 10}}}, "whole names: SOLVER.MAX_ITER: VALUE"),
+    ({"variants": [{"name": n, "title": "A"} for n in "ab"], **ALONE}, "two variants have the title 'A'"),
+    ({"variants": SETS, "question": None, "figures": [{"name": "f", "show": "comparison", "reference": "s"}]},
+     "figure 'f', reference: 's' stands for several variants"),
+    ({"variants": SETS, "figures": [], "question": {"baseline": "a", "model": "s"}},
+     "model: 's' stands for several variants"),
+    ({"variants": [{"name": "a", "published": {"AP50": "31.7"}}], **ALONE}, "variants[0]: published is"),
+    ({"folds": 0}, "folds: 0; write a list"),
+    ({"folds": "some"}, "whole numbers from 0 on, or all or available"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_PLANS)
-def test_bad_plans(case, plan_file):
-    changes, message = BAD_PLANS[case]
+@pytest.mark.parametrize(("changes", "message"), BAD_PLANS)
+def test_bad_plans(changes, message, plan_file):
     path = plan_file(**changes)
     with pytest.raises(ConfigError) as error:
         read_plan(path)
@@ -146,20 +119,20 @@ def test_titles_name_what_is_trained(name):
             assert not model.CLINICAL.FUSION_3D and not model.CLINICAL.FUSION_1D, variant.title
 
 
-BAD_CONFIGS = {
-    "unknown config": ({"config": "mimic_eye/mdf_nett.yaml"}, ConfigError, "variant 'image_only': no config file"),
-    "unknown config key": ({"overrides": {"SOLVER.MAX_ITR": 1}}, ConfigError, "variant 'image_only': .*MAX_ITR"),
-    "unknown column": ({"variants": [{"name": "a", "columns": ["weight"]}], "question": None, "figures": []},
-                       DatasetError, "variant 'a': .*no clinical column 'weight'; it has age, temperature, gender"),
-    "unknown subgroup": ({"subgroups": ["agee"]}, ConfigError, "subgroups: .*no clinical column 'agee'; it has age"),
-    "masks that are off": ({"metric": "segm/AP50"}, ConfigError, "is of masks, and variant 'image_only' has none"),
-    "unknown metric": ({"metric": "bbox_iobb/AP51"}, ConfigError, "metric 'bbox_iobb/AP51' is not measured"),
-}  # fmt: skip
+BAD_CONFIGS = [
+    ({"config": "mimic_eye/mdf_nett.yaml"}, ConfigError, "variant 'image_only': no config file"),
+    ({"overrides": {"SOLVER.MAX_ITR": 1}}, ConfigError, "variant 'image_only': .*MAX_ITR"),
+    ({"variants": [{"name": "a", "columns": ["weight"]}], **ALONE}, DatasetError,
+     "variant 'a': .*no clinical column 'weight'; it has age, temperature, gender"),
+    ({"subgroups": ["agee"]}, ConfigError, "subgroups: .*no clinical column 'agee'; it has age"),
+    ({"records": ["weight removed"]}, ConfigError, "records: 'weight removed': the data have no clinical column"),
+    ({"metric": "segm/AP50"}, ConfigError, "is of masks, and variant 'image_only' has none"),
+    ({"metric": "bbox_iobb/AP51"}, ConfigError, "metric 'bbox_iobb/AP51' is not measured"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_CONFIGS)
-def test_bad_configs(case, make_study, tiny_folder):
-    changes, error, message = BAD_CONFIGS[case]
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_CONFIGS)
+def test_bad_configs(changes, error, message, make_study, tiny_folder):
     with pytest.raises(error, match=message):
         make_study(tiny_folder, **changes)
 

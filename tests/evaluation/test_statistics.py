@@ -1,22 +1,28 @@
+"""Bootstrap intervals, the paired test, the chance of training and Holm's correction, by hand and by known laws."""
+
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
 from evaluation_cases import dataset, random_case
 from scipy import stats
-from simulated import simulate
+from simulated import paired_test, simulate
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import match
 from mdf_detectron.evaluation.metrics import metric_support, metric_values
 from mdf_detectron.evaluation.statistics import (
     BIAS_PER_HALVING,
+    TrainingSpread,
     alpha_of_tail,
     bootstrap,
     half_weights,
+    holm,
     interval,
     metric_intervals,
     patients_of,
+    pooled_spread,
     resample_weights,
     small_sample_bias,
     tail_share,
@@ -178,3 +184,111 @@ def test_tails_are_those_of_scipys_distributions(alpha):
         np.testing.assert_allclose(tail_share(alpha, patients), expected, rtol=1e-12)
         back = 2 * stats.t.cdf(stats.norm.ppf(expected) / spread, patients - 1)
         np.testing.assert_allclose(alpha_of_tail(expected, patients), back, rtol=1e-12)
+
+
+def mean_of(values):
+    return lambda w: w @ values / w.sum(axis=1, keepdims=True)
+
+
+def test_a_model_against_itself():
+    annotations, predictions = random_case(5, num_images=12)
+    truth = GroundTruth.load(annotations)
+    matches = match(truth, Detections.load(predictions, truth))
+
+    def statistic(weights):
+        return metric_values(matches, weights)[1]
+
+    outcome = paired_test(statistic, statistic, patients_of(truth), 12, 100)
+    defined = np.isfinite(outcome.difference)
+    assert defined.any() and not defined.all()
+    assert (outcome.difference[defined] == 0).all() and (outcome.p_value[defined] == 1).all()
+    assert np.isnan(outcome.p_value[~defined]).all()
+
+
+def test_sees_what_separate_intervals_do_not():
+    """Two noisy models that differ by a constant on every image."""
+    values = np.random.default_rng(0).normal(size=(100, 1))
+    outcome = paired_test(mean_of(values), mean_of(values + 0.05), np.arange(100), 100, 500)
+    assert outcome.difference[0] == pytest.approx(0.05)
+    assert outcome.low[0] == pytest.approx(0.05) and outcome.high[0] == pytest.approx(0.05)
+    assert outcome.p_value[0] == outcome.least_p[0] == pytest.approx(alpha_of_tail(1 / 501, 100))
+    assert 2 / 501 < outcome.p_value[0] < 3 / 501
+    low, high = interval(bootstrap(mean_of(values), np.arange(100), 500), values.mean(axis=0), 100, bounds=(-1, 1))
+    assert high[0] - low[0] > 0.3
+
+
+def test_p_is_small_just_where_the_interval_leaves_out_zero():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(15, 40))
+    second = first + rng.normal(0.5, 1, size=(15, 40))
+    outcome = paired_test(mean_of(first), mean_of(second), np.arange(15), 15, 4000)
+    outside = (outcome.low > 0) | (outcome.high < 0)
+    clear = np.abs(outcome.p_value - 0.05) > 0.005  # one resample is not to decide
+    assert (outside == (outcome.p_value < 0.05))[clear].all()
+    assert clear.sum() > 30 and 5 < outside.sum() < 35
+
+
+def test_equals_students_t_for_means():
+    """The difference of means of 12 patients: the paired t test knows its p value."""
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=(12, 6))
+    second = first + rng.normal(0.4, 1, size=(12, 6))
+    outcome = paired_test(mean_of(first), mean_of(second), np.arange(12), 12, 20_000)
+    expected = stats.ttest_rel(second, first).pvalue
+    assert outcome.p_value == pytest.approx(expected, abs=0.03)
+
+
+def test_one_patient_says_nothing():
+    outcome = paired_test(mean_of(np.ones((3, 2))), mean_of(np.zeros((3, 2))), np.zeros(3, dtype=int), 1, 50)
+    assert outcome.difference.tolist() == [-1, -1]
+    assert np.isnan([outcome.low, outcome.high, outcome.p_value, outcome.least_p]).all()
+
+
+def slow_holm(p_values):
+    """Closed testing: a hypothesis falls when every intersection that holds it falls by Bonferroni."""
+    n = len(p_values)
+    sets = [s for size in range(1, n + 1) for s in combinations(range(n), size)]
+    return [max(min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets if k in s) for k in range(n)]
+
+
+def test_holm_is_the_closed_bonferroni_test():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p_values = rng.uniform(0, 0.4, 5) ** 2
+        np.testing.assert_allclose(holm(p_values), slow_holm(p_values))
+    np.testing.assert_allclose(holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
+    assert len(holm([])) == 0
+
+
+def test_pooled_spread_by_hand():
+    spread = pooled_spread([np.array([[1.0], [3.0]]), np.array([[10.0], [10.0], [13.0]]), np.array([[7.0]])])
+    assert spread.freedom == 3
+    np.testing.assert_allclose(spread.std, np.sqrt((2 + 6) / 3))
+    np.testing.assert_allclose(spread.of_mean(4).std, spread.std / 2)
+    assert pooled_spread([np.array([[1.0]])]) is None
+
+
+def test_intervals_with_the_chance_of_training_cover_what_they_should():
+    """Of a linear model's means about 95 % of the intervals hold the truth; without the chance of training far less."""
+    rng, patients, seeds, inside, without = np.random.default_rng(1), 60, 3, 0, 0
+    for study in range(200):
+        values = 50 + rng.normal(0, 2, (seeds, 1)) + rng.normal(0, 4, (1, patients))
+        mean = values.mean(axis=0)
+
+        def statistic(weights, mean=mean):
+            return weights @ mean[:, None] / weights.sum(axis=1, keepdims=True)
+
+        cells = [rng.normal(0, 2, (seeds, 1)) for _ in range(5)]
+        spread = pooled_spread([values.mean(axis=1)[:, None], *cells]).of_mean(seeds)
+        for noise in (spread, None):
+            _, low, high = metric_intervals(statistic, np.arange(patients), patients, 200, study, training=noise)
+            covered = low[0] <= 50 <= high[0]
+            inside, without = inside + (covered and noise is not None), without + (covered and noise is None)
+    assert 0.91 <= inside / 200 <= 0.99 and without / 200 < 0.75, (inside, without)
+
+
+def test_noise_is_the_same_for_the_same_seed():
+    spread = TrainingSpread(np.array([1.0, 0.0]), 4)
+    once, again = (spread.add(np.zeros((50, 2)), 3) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    assert (once[:, 1] == 0).all() and once[:, 0].std() == pytest.approx(np.sqrt(2), rel=0.5)
