@@ -27,7 +27,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from dicom_files import lookup_table, radiograph, save
 from hypothesis import strategies as st
-from mdf_detectron.experiments.plan_file import read_plan
 from PIL import Image
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from sandbox import expect
@@ -58,7 +57,7 @@ from mdf_detectron.data.study_records import RecordTable
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
-from mdf_detectron.experiments.plan import PLANS
+from mdf_detectron.experiments.plan import PLANS, read_plan
 from mdf_detectron.fileio import CONFIGS
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving.page import UNKNOWN, StudyPage
