@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS
+from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS, check_prepared
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import look_alike
@@ -64,9 +65,7 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
     Raises:
         DatasetError: no such folder, or not a prepared one.
     """
-    root = Path(root)
-    if not (root / "annotations").is_dir():
-        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+    root = check_prepared(root)
     contents: Contents = {}
     audit = Audit()
     for folder in [root, *sorted(p for p in root.glob("fold_*") if p.is_dir())]:
@@ -78,31 +77,33 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
 
 
 class _FolderAudit:
+    """The audit of one folder without those in it; ``contents`` are shared by all, so that each file is read once."""
+
     def __init__(self, root: Path, contents: Contents, num_workers: int) -> None:
         self.root, self.contents, self.num_workers = root, contents, num_workers
         self.audit = Audit()
+        self.paths: dict[str, Path] = {}
 
     def run(self) -> Audit:
         splits = self._read_splits()
-        images = [(name, image) for name, one in splits.items() for image in one.images]
+        images = [(split, image) for split, one in splits.items() for image in one.images]
         self._read_images({image["file_name"] for _, image in images})
-        problems = self.audit.problems
-        problems += _classes(splits)
-        problems += _shared(images, "patient", lambda image: image["patient_id"])
-        problems += _look_alikes(images)
-        problems += _shared(images, "image", lambda image: self._path(image))
-        problems += self._identical(images)
-        problems += self._files(images)
-        problems += self._changed(images)
-        for name, one in splits.items():
-            problems += _boxes(name, one)
-        problems += _times(images)
+        found = (
+            _classes(splits),
+            _shared(images, "patient", lambda image: image["patient_id"]),
+            _look_alikes(images),
+            _shared(images, "image", lambda image: self.paths[image["file_name"]]),
+            self._identical(images),
+            self._files(images),
+            *(_boxes(split, one) for split, one in splits.items()),
+            _times(images),
+        )
+        self.audit.problems += chain.from_iterable(found)
         self._name_unknown(images)
-        self._unchecked("whether two files of other bytes show one image, re-encoded or resized for one")
         return self.audit
 
     def _name_unknown(self, images: list[tuple[str, Image]]) -> None:
-        """Say which checks have no patients or times to go by."""
+        """Say which checks have no patients, digests or times to go by."""
         report = self.root / REPORT_FILE_NAME
         known = not report.is_file() or read_json(report, DatasetError).get(PATIENTS_KNOWN, True)
         patients = {image["patient_id"] for _, image in images}
@@ -112,23 +113,34 @@ class _FolderAudit:
         elif len(patients) == len(images) > 1:
             self._unchecked("whether a patient's images are in several splits, if ids are made up: each image has a "
                             "patient_id of its own")  # fmt: skip
-        without = sum(not (image.get("study_time") and image.get("row_time")) for _, image in images)
-        if without:
-            which = "no image has" if without == len(images) else f"{without} of {len(images)} images lack"
-            self._unchecked(f"whether records are later than their images: {which} study_time and row_time")
+        for keys, what in ((("sha256",), "whether image files are as they were prepared"),
+                           (("study_time", "row_time"), "whether records are later than their images")):  # fmt: skip
+            without = sum(not all(image.get(key) for key in keys) for _, image in images)
+            if without:
+                which = "no image has" if without == len(images) else f"{without} of {len(images)} images lack"
+                self._unchecked(f"{what}: {which} {' and '.join(keys)}")
+        self._unchecked("whether two files of other bytes show one image, re-encoded or resized for one")
 
     def _unchecked(self, text: str) -> None:
         self.audit.unchecked.append(text)
 
+    def _report(self, kind: str, message: str) -> None:
+        self.audit.problems.append(Problem(kind, message))
+
     def _read_splits(self) -> dict[str, Annotations]:
-        schema = self._schema()
+        try:
+            schema = ClinicalSchema.load(self.root / SCHEMA_FILE_NAME)
+        except DatasetError as error:
+            schema = None
+            self._report("no usable schema", str(error))
+            self._unchecked("the values of the clinical records: there is no usable schema")
         splits = {}
         for name in SPLITS:
             path = self.root / "annotations" / f"{name}.json"
             try:
                 splits[name] = read_annotations(path, prepared=True, schema=schema, report=self._report)
             except DatasetError as error:
-                self.audit.problems.append(Problem("unreadable annotation file", str(error)))
+                self._report("unreadable annotation file", str(error))
                 self._unchecked(f"anything about split {name}, or what it shares with others: see its file's problem")
                 continue
             if not splits[name].annotations:
@@ -136,68 +148,43 @@ class _FolderAudit:
                 self._unchecked(f"split {name} has no {what}: nothing to check there, and its metrics are undefined")
         return splits
 
-    def _report(self, kind: str, message: str) -> None:
-        self.audit.problems.append(Problem(kind, message))
-
-    def _schema(self) -> ClinicalSchema | None:
-        try:
-            return ClinicalSchema.load(self.root / SCHEMA_FILE_NAME)
-        except DatasetError as error:
-            self.audit.problems.append(Problem("no usable schema", str(error)))
-            self._unchecked("the values of the clinical records: there is no usable schema")
-            return None
-
-    def _path(self, image: Image | str) -> Path:
-        name = image if isinstance(image, str) else image["file_name"]
-        return (self.root / "images" / name).resolve()
-
     def _read_images(self, names: set[str]) -> None:
         """Read the files that were not read yet."""
-        paths = sorted({self._path(name) for name in names} - self.contents.keys())
+        self.paths = {name: (self.root / "images" / name).resolve() for name in names}
+        paths = sorted(set(self.paths.values()) - self.contents.keys())
         read = thread_map(_read_file, paths, self.num_workers)
         progress = tqdm(read, desc="reading images", total=len(paths), unit="image")
         self.contents.update(zip(paths, progress, strict=True))
 
+    def _content(self, image: Image) -> tuple[tuple[int, int], str] | str:
+        return self.contents[self.paths[image["file_name"]]]
+
     def _identical(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
         """Find files of different names with the same bytes in different splits."""
-        by_digest: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        paths: dict[str, set[Path]] = defaultdict(set)
-        for split, image in images:
-            path = self._path(image)
-            content = self.contents[path]
-            if not isinstance(content, str):
-                by_digest[content[1]][split].append(image["file_name"])
-                paths[content[1]].add(path)
-        for digest, splits in by_digest.items():
-            if len(splits) > 1 and len(paths[digest]) > 1:
+        readable = [(split, image) for split, image in images if not isinstance(self._content(image), str)]
+        for splits in _splits_by(readable, lambda image: self._content(image)[1]).values():
+            if len(splits) > 1 and len({self.paths[name] for names in splits.values() for name in names}) > 1:
                 yield Problem("byte-identical files in several splits", f"the same bytes are in {_where(splits)}")
 
     def _files(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
+        """Find files that cannot be read, have another size than is written, or are not those that were prepared."""
         unread = 0
         for split, image in images:
-            content = self.contents[self._path(image)]
+            content, named = self._content(image), f"{split}: {image['file_name']}"
             if isinstance(content, str):
                 unread += 1
                 yield Problem("unreadable image", f"{split}: {content}")
-            elif content[0] != (image["width"], image["height"]):
-                found, written = (f"{w} × {h}" for w, h in (content[0], (image["width"], image["height"])))
-                message = f"{split}: {image['file_name']} has {found} pixels, {written} are written (width × height)"
+                continue
+            size, digest = content
+            if size != (image["width"], image["height"]):
+                found, written = (f"{w} × {h}" for w, h in (size, (image["width"], image["height"])))
+                message = f"{named} has {found} pixels, {written} are written (width × height)"
                 yield Problem("image of another size", message)
+            if image.get("sha256") not in (None, digest):
+                message = f"{named} is not the file that was prepared, its SHA-256 is another"
+                yield Problem("image that was changed", f"{message}; restore it, or prepare the folder again")
         if unread:
             self._unchecked(f"the sizes of {unread} images, and whether they are byte-identical to others: unreadable")
-
-    def _changed(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
-        """Find files that are not those that were prepared."""
-        for split, image in images:
-            content, wanted = self.contents[self._path(image)], image.get("sha256")
-            if wanted and not isinstance(content, str) and content[1] != wanted:
-                message = f"{split}: {image['file_name']} is not the file that was prepared, its SHA-256 is another"
-                yield Problem("image that was changed", f"{message}; restore it, or prepare the folder again")
-        without = sum(not image.get("sha256") for _, image in images)
-        if without:
-            which = "no image has" if without == len(images) else f"{without} of {len(images)} images have no"
-            self._unchecked(f"whether image files are as they were prepared: {which} sha256, which folders of earlier "
-                            "versions lack; remove the folder and prepare it again")  # fmt: skip
 
 
 def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:

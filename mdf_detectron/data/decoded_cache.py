@@ -1,8 +1,8 @@
-"""Decoded radiographs at the model's input size, one memory-mapped file a data set: decoded once, not each epoch.
+"""Decoded radiographs at the model's input size, one memory-mapped file per data set: decoded once, not each epoch.
 
-Beside the pixels (``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 where a file has more than eight bits)
-lies an index (``.json``): the version of this format, and of each image its file, the file's size, time of change and
-digest, the image's size and a checksum of its pixels.
+The pixels are in ``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 where a file has more than eight bits.
+The index next to it (``.json``) holds the version of this format, what the pixels were made of (each image's file with
+its digest, size and time of change), and each image's size and a checksum of its pixels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mdf_detectron.data.readers import read_record_image
-from mdf_detectron.errors import DatasetError, ImageReadError, shorten
-from mdf_detectron.fileio import atomic_path, read_json, remove_partial_files, write_json
+from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.fileio import atomic_path, file_stamp, read_json, remove_partial_files, write_json
 from mdf_detectron.locks import FolderLock
 from mdf_detectron.workers import thread_map
 
-VERSION = 3
-"""Of the files; one of another version is made anew."""
+VERSION = 4
+"""Of the files; a cache of another version is made again."""
 
 Resize = Callable[[np.ndarray], np.ndarray]
-"""(H, W, C) uint8 or float32 → (S, S, C) of the same type, what every image goes through first."""
+"""(H, W, C) uint8 or float32 → (S, S, C) of the same type: the step that every image goes through first."""
 
 
 class CachedImage(NamedTuple):
@@ -46,7 +46,7 @@ class CachedImage(NamedTuple):
 
 
 class DecodedCache:
-    """The decoded images of one data set; open one by :meth:`open`, or make it where it is not there by :meth:`make`.
+    """The decoded images of one data set; :meth:`open` opens one, :meth:`make` makes it first where that is needed.
 
     Args:
         path: the ``.npy`` file.
@@ -56,15 +56,15 @@ class DecodedCache:
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path = path
         self.checksums, self.sizes = index["checksums"], index["sizes"]
-        self.row_of = {name: row for row, name in enumerate(index["files"])}
+        self.place = {file_name: number for number, (file_name, *_) in enumerate(index["made_of"])}
         self._pixels: np.ndarray | None = None
-        self._verified = np.zeros(len(self.row_of), dtype=bool)
+        self._verified = np.zeros(len(self.place), dtype=bool)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_pixels": None}  # another process maps the file itself
 
     def __len__(self) -> int:
-        return len(self.row_of)
+        return len(self.place)
 
     def get(self, file_name: str) -> CachedImage | None:
         """Return a file's image, whose checksum is verified the first time; None for a file of another data set.
@@ -72,47 +72,36 @@ class DecodedCache:
         Raises:
             ImageReadError: the pixels are not those that were written.
         """
-        row = self.row_of.get(file_name)
-        if row is None:
+        number = self.place.get(file_name)
+        if number is None:
             return None
         if self._pixels is None:
             self._pixels = np.load(self.path, mmap_mode="r")
-        pixels = self._pixels[row]
-        if not self._verified[row]:
-            if zlib.crc32(pixels) != self.checksums[row]:
-                raise ImageReadError(f"{self.path}: image {row} is damaged; remove the file, it is then made anew")
-            self._verified[row] = True
-        return CachedImage(pixels, *self.sizes[row])
+        pixels = self._pixels[number]
+        if not self._verified[number]:
+            if zlib.crc32(pixels) != self.checksums[number]:
+                raise ImageReadError(f"{self.path}: image {number} is damaged; remove the file, it is then made again")
+            self._verified[number] = True
+        return CachedImage(pixels, *self.sizes[number])
 
     @classmethod
     def open(cls, path: Path, records: Sequence[dict[str, Any]]) -> tuple[DecodedCache | None, str]:
-        """Open a cache that fits these records; else None, and why."""
-        index_file = path.with_suffix(".json")
-        if not path.is_file() or not index_file.is_file():
+        """Open a cache that fits these records; else return None, and why."""
+        if not path.is_file() or not path.with_suffix(".json").is_file():
             return None, "it is not there"
         try:
-            index = read_json(index_file, DatasetError)
-            version, stamps, shape = index["version"], index["stamps"], index["shape"]
-            names, digests = index["files"], index["digests"]
-            per_image = len(index["checksums"]), len(index["sizes"])
-        except (DatasetError, KeyError, TypeError) as error:
-            return None, f"its index cannot be read ({error})"
-        if version != VERSION:
-            return None, f"it has the version {shorten(version)}, this program writes {VERSION}"
-        if names != [r["file_name"] for r in records]:
-            return None, "the data set has other images"
-        if digests != _digests(records):
-            return None, "the data set was prepared with other images"
-        if per_image != (len(names), len(names)):
-            return None, f"its index has {per_image[0]} checksums and {per_image[1]} sizes of {len(names)} images"
-        if stamps != _stamps(names):
-            return None, "image files have changed"
-        try:
-            found = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+            index = read_json(path.with_suffix(".json"), DatasetError)
+            version, made_of = index["version"], index["made_of"]
+            counts = {len(index["sizes"]), len(index["checksums"])}
+            pixels = np.load(path, mmap_mode="r")
+        except (DatasetError, KeyError, TypeError, OSError, ValueError, EOFError) as error:
             return None, f"it cannot be read ({error})"
-        if list(found.shape) != shape or found.dtype not in (np.uint8, np.float32):
-            return None, f"its pixels are {found.dtype} of the shape {found.shape}, not uint8 of {tuple(shape)}"
+        if version != VERSION:
+            return None, "another version of this program made it"
+        if made_of != _made_of(records):
+            return None, "the data set or its image files have changed"
+        if counts | {len(pixels)} != {len(records)} or pixels.dtype not in (np.uint8, np.float32):
+            return None, "its index does not fit its pixels"
         return cls(path, index), ""
 
     @classmethod
@@ -128,33 +117,31 @@ class DecodedCache:
         with FolderLock(path, beside=True, wait=True):
             cache, reason = cls.open(path, records)
             if cache is None:
-                logging.getLogger(__name__).info(f"{path}: {reason}; it is made now")
+                logging.getLogger(__name__).info(f"{path}: {reason}; making it now")
                 for file in (path, path.with_suffix(".json")):
                     remove_partial_files(path.parent, of=glob.escape(file.name))
                 cache = cls.build(path, records, resize, image_format)
         return cache
 
     @classmethod
-    def build(cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str) -> DecodedCache:
+    def build(
+        cls,
+        path: Path,
+        records: Sequence[dict[str, Any]],
+        resize: Resize,
+        image_format: str,
+        dtype: type = np.uint8,
+    ) -> DecodedCache:
         """Decode every image, on all cores, and write pixels and index, each whole or not at all.
+
+        Args:
+            dtype: of the pixels; where an image turns out to have more than eight bits, float32 is used for all.
 
         Raises:
             ImageReadError: a file that cannot be read, or is not the one that was prepared.
             DatasetError: an image of another size than its record says, or a disk without room.
         """
-        for dtype in (np.uint8, np.float32):
-            try:
-                return cls._build(path, records, resize, image_format, dtype)
-            except _MoreThanEightBits:
-                continue
-        raise AssertionError("float32 holds every image")
-
-    @classmethod
-    def _build(
-        cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str, dtype: type
-    ) -> DecodedCache:
-        names = [r["file_name"] for r in records]
-        stamps = _stamps(names)
+        made_of = _made_of(records)
 
         def decode(record: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
             pixels = read_record_image(record, image_format)
@@ -163,21 +150,22 @@ class DecodedCache:
             small = resize(pixels)
             return small.reshape(*small.shape[:2], -1), [*pixels.shape[:2]]
 
-        first, _ = decode(records[0])
-        shape = (len(records), *first.shape)
-        _check_room(path, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         sizes, checksums = [], []
-        with atomic_path(path) as partial:
-            pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-            _reserve(partial)
-            decoded = thread_map(decode, records, os.cpu_count() or 1)
-            for row, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
-                pixels[row] = image
-                sizes.append(size)
-                checksums.append(zlib.crc32(pixels[row]))
-            pixels.flush()
-        index = {"version": VERSION, "shape": list(shape), "files": names, "digests": _digests(records),
-                 "stamps": stamps, "sizes": sizes, "checksums": checksums}  # fmt: skip
+        try:
+            shape = (len(records), *decode(records[0])[0].shape)
+            _check_room(path, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            with atomic_path(path) as partial:
+                pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+                _reserve(partial)
+                decoded = thread_map(decode, records, os.cpu_count() or 1)
+                for number, (image, size) in enumerate(tqdm(decoded, f"decoding to {path.name}", len(records))):
+                    pixels[number] = image
+                    sizes.append(size)
+                    checksums.append(zlib.crc32(pixels[number]))
+                pixels.flush()
+        except _MoreThanEightBits:
+            return cls.build(path, records, resize, image_format, np.float32)
+        index = {"version": VERSION, "made_of": made_of, "sizes": sizes, "checksums": checksums}
         write_json(path.with_suffix(".json"), index, indent=None)
         return cls(path, index)
 
@@ -186,21 +174,9 @@ class _MoreThanEightBits(Exception):
     """An image of a cache of eight bits has more."""
 
 
-def _digests(records: Sequence[dict[str, Any]]) -> list[str | None]:
-    """Of the files, as the data set was prepared."""
-    return [record.get("sha256") for record in records]
-
-
-def _stamps(names: Sequence[str]) -> list[list[int]]:
-    """Size and time of change of each file; [-1, -1] of one that is absent."""
-    stamps = []
-    for name in names:
-        try:
-            found = os.stat(name)
-            stamps.append([found.st_size, found.st_mtime_ns])
-        except OSError:
-            stamps.append([-1, -1])
-    return stamps
+def _made_of(records: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """List each image's file, its digest when it was prepared, its size and time of change, as JSON has them."""
+    return [[r["file_name"], r.get("sha256"), *(file_stamp(r["file_name"]) or ())[:2]] for r in records]
 
 
 def _reserve(path: Path) -> None:

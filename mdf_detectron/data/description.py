@@ -13,11 +13,11 @@ from PIL import Image
 from scipy.stats import contingency, spearmanr
 from tqdm import tqdm
 
-from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data.annotations import Annotations
+from mdf_detectron.data.prepared import read_folder
 from mdf_detectron.data.readers import read_radiograph
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalColumn, ClinicalSchema
-from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.errors import ImageReadError
 from mdf_detectron.workers import thread_map
 
 HASH_SIDE = 16
@@ -106,10 +106,7 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
         DatasetError: no prepared folder, or one that is broken.
     """
     root = Path(root)
-    if not (root / "annotations").is_dir():
-        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
-    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
-    splits = {s: read_annotations(root / "annotations" / f"{s}.json", prepared=True, schema=schema) for s in SPLITS}
+    schema, splits = read_folder(root)
     description = Description(root, splits, schema, associate(splits["train"], schema))
     images = [(split, image) for split, one in splits.items() for image in one.images]
     hashes = _hash_images(root, images, num_workers)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.data.annotations import check_annotations
+from mdf_detectron.data.annotations import Annotations, check_annotations, read_annotations
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import DatasetError
@@ -196,6 +196,27 @@ def write_annotations(
         check_annotations(data, f"{split}.json", prepared=True, schema=schema)
         write_text(path, json.dumps(data, allow_nan=False, ensure_ascii=False))
     schema.save(folder / SCHEMA_FILE_NAME)
+
+
+def check_prepared(root: str | Path) -> Path:
+    """Return the path of a prepared folder; raises ``DatasetError`` for any other folder."""
+    if not (Path(root) / "annotations").is_dir():
+        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+    return Path(root)
+
+
+def read_folder(root: str | Path) -> tuple[ClinicalSchema, dict[str, Annotations]]:
+    """Read the schema and the annotations of every split of a prepared folder.
+
+    Raises:
+        DatasetError: no prepared folder, or one that is broken.
+    """
+    root = check_prepared(root)
+    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
+    return schema, {
+        split: read_annotations(root / "annotations" / f"{split}.json", prepared=True, schema=schema)
+        for split in SPLITS
+    }
 
 
 def summarize_splits(

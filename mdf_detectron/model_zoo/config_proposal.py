@@ -16,10 +16,10 @@ from sklearn.cluster import KMeans
 
 from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import get_mdf_cfg
-from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.prepared import SPLITS
+from mdf_detectron.data import prepared
+from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.readers import read_radiograph
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import CONFIGS
 
@@ -78,10 +78,7 @@ def read_folder(root: str | Path) -> FolderFacts:
         ImageReadError: an image of the sample cannot be read.
     """
     root = Path(root)
-    if not (root / "annotations").is_dir():
-        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
-    schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
-    splits = {s: read_annotations(root / "annotations" / f"{s}.json", prepared=True, schema=schema) for s in SPLITS}
+    schema, splits = prepared.read_folder(root)
     train = splits["train"]
     if not train.annotations:
         raise DatasetError(f"{root}: no box in the training split ({len(train.images)} images); nothing can be learned")

@@ -103,10 +103,10 @@ def test_decoded_images_are_of_the_prepared_files(sources, small_config):
     make_caches(cfg, cfg.DATASETS.TRAIN)
     open_caches(cfg, cfg.DATASETS.TRAIN)
     index = cache_path(cfg, "digests_cxr_train").with_suffix(".json")
-    assert json.loads(index.read_text())["digests"] == [r["sha256"] for r in records(folder)]
+    assert [entry[1] for entry in json.loads(index.read_text())["made_of"]] == [r["sha256"] for r in records(folder)]
     edit(folder, lambda image: image.update(sha256="0" * 64))
     make_caches.__globals__["_opened"].cache_clear()
-    with pytest.raises(DatasetError, match="the data set was prepared with other images; make it by `mdf cache`"):
+    with pytest.raises(DatasetError, match="the data set or its image files have changed; make it by `mdf cache`"):
         open_caches(cfg, cfg.DATASETS.TRAIN)
 
 
