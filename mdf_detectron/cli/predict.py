@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.data.readers import is_dicom
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of, parse_pairs
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files

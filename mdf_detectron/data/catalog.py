@@ -8,6 +8,7 @@ dataset is read before it is asked for; its classes are in its metadata once it 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +19,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from mdf_detectron.data.annotations import Annotations, read_annotations
-from mdf_detectron.data.prepared import SPLITS, warn_if_changed
 from mdf_detectron.data.readers import check_size, read_size
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.schema import REPORT_FILE_NAME, SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources import COLLECTIONS
+from mdf_detectron.data.splits import SPLITS
 from mdf_detectron.errors import DatasetError, ImageReadError
-from mdf_detectron.fileio import file_stamp, sha256_of
+from mdf_detectron.fileio import file_stamp, read_json, sha256_of
 
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.collection import Collection
@@ -157,7 +158,7 @@ _MOST_KEPT = 8
 def _read(json_file: Path, schema_file: Path, *stamps: tuple[int, ...] | None) -> Annotations:
     digest = hashlib.sha256()
     annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file), digest=digest)
-    warn_if_changed(json_file.parents[1], json_file, digest.hexdigest())
+    _warn_if_changed(json_file.parents[1], json_file, digest.hexdigest())
     return annotations
 
 
@@ -169,7 +170,7 @@ def load_schema(file: str | Path) -> ClinicalSchema:
 @lru_cache(maxsize=_MOST_KEPT)
 def _load_schema(file: Path, stamp: tuple[int, ...] | None) -> ClinicalSchema:
     schema = ClinicalSchema.load(file)
-    warn_if_changed(file.parent, file, sha256_of(file))
+    _warn_if_changed(file.parent, file, sha256_of(file))
     return schema
 
 
@@ -254,3 +255,14 @@ def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
     collection = _collection_of(name)
     command = f"mdf prepare {collection.name} {collection.example}" if collection else "mdf prepare own …"
     return f"dataset '{name}': no {json_file}; to prepare it, run: {command} --out {root}"
+
+
+def _warn_if_changed(root: Path, path: Path, digest: str) -> None:
+    """Log a file whose SHA-256 is not the one in the report of its folder; a folder without a report passes."""
+    report = root / REPORT_FILE_NAME
+    made = read_json(report, DatasetError) if report.is_file() else {}
+    digests = made.get("sha256") if isinstance(made, dict) else None
+    if (digests or {}).get(path.relative_to(root).as_posix(), digest) != digest:
+        logging.getLogger(__name__).warning(
+            "%s has been changed since its folder was prepared: if nobody did so, prepare it again", path
+        )

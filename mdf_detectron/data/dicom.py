@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import mmap
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
+from mdf_detectron.data.readers import DICOM_SUFFIXES
 from mdf_detectron.errors import ImageReadError, SourceDataError, short_text
-from mdf_detectron.fileio import check_regular, shorten_path
+from mdf_detectron.fileio import shorten_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -22,29 +22,11 @@ if TYPE_CHECKING:
 Content = mmap.mmap
 """A file's content, mapped into memory: a length in it beyond the file's end asks for no memory."""
 
-SUFFIXES = (".dcm", ".dicom", ".dic")
-
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Transfer syntax of files that are compressed as a whole."""
 
 _STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet: a chest as it is hung
 _LEAST_INSIDE = 0.01
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is named as DICOM or has its preamble."""
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    if os.path.exists(path):
-        check_regular(path, ImageReadError)
-    with open(path, "rb") as file:
-        return has_preamble(file)
-
-
-def has_preamble(file: BinaryIO) -> bool:
-    """Tell whether an opened file begins as DICOM does."""
-    file.seek(0)
-    return file.read(132)[128:] == b"DICM"
 
 
 @contextmanager
@@ -151,7 +133,7 @@ def _parse(path: Path, content: Content, only: list[str] | None = None) -> Datas
         content.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
-            return pydicom.dcmread(content, force=path.suffix.lower() in SUFFIXES, **arguments)
+            return pydicom.dcmread(content, force=path.suffix.lower() in DICOM_SUFFIXES, **arguments)
     except Exception as error:  # pydicom has no one base class for what a broken file raises
         cause = getattr(error, "strerror", None) or short_text(error)
         text = f"cannot read image {shorten_path(path)}: not DICOM ({cause}); replace the file"

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,10 +34,12 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.catalog import check_not_empty, load_schema
-from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import ConfigError, DatasetError, shorten
+
+if TYPE_CHECKING:  # imported where DATALOADER.DECODED_CACHE is set
+    from mdf_detectron.data.decoded_cache import DecodedCache
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
@@ -119,6 +121,8 @@ def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
 
 def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
     """Open the decoded images of data sets, and make those that are absent, outdated or of another version."""
+    from mdf_detectron.data.decoded_cache import DecodedCache
+
     resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
 
     def resized(image: np.ndarray) -> np.ndarray:
@@ -137,6 +141,8 @@ def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
 @functools.lru_cache(maxsize=16)
 def _opened(path: Path, dataset_name: str) -> DecodedCache:
+    from mdf_detectron.data.decoded_cache import DecodedCache
+
     cache, reason = DecodedCache.open(path, records_of([dataset_name]))
     if cache is None:
         raise DatasetError(f"{path}, the decoded images of '{dataset_name}': {reason}; make it by `mdf cache`")

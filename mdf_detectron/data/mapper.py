@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from mdf_detectron.data.augmentation import build_augmentations
-from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.data.schema import ClinicalSchema
+
+if TYPE_CHECKING:
+    from mdf_detectron.data.decoded_cache import DecodedCache
 
 LEAST_VISIBLE = 1 / 3
 """Share of a box that has to stay in the image for the finding to be ground truth there."""

@@ -26,8 +26,8 @@ from typing import Any
 
 from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.data.annotations import Annotations, check_annotations, read_annotations
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
-from mdf_detectron.data.splits import patient_key
+from mdf_detectron.data.schema import REPORT_FILE_NAME, SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.splits import SPLITS, patient_key
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import (
     PARTIAL_SUFFIX,
@@ -40,11 +40,8 @@ from mdf_detectron.fileio import (
 )
 from mdf_detectron.locks import FolderLock
 
-SPLITS = ("train", "val", "test")
 logger = logging.getLogger(__name__)
 
-
-REPORT_FILE_NAME = "report.json"
 PATIENTS_KNOWN = "patients_known"
 """Key of the report: false where each image counts as a patient, because nobody knows whose it is."""
 
@@ -258,15 +255,6 @@ def renew_digests(folder: Path) -> None:
     """Put the digests of files that were written again into the report of ``folder``, which has one."""
     report = read_json(folder / REPORT_FILE_NAME, DatasetError)
     write_json(folder / REPORT_FILE_NAME, {**report, "sha256": _digests(folder)})
-
-
-def warn_if_changed(root: Path, path: Path, digest: str) -> None:
-    """Log a file whose SHA-256 is not the one in the report of its folder; a folder without a report passes."""
-    report = root / REPORT_FILE_NAME
-    made = read_json(report, DatasetError) if report.is_file() else {}
-    digests = made.get("sha256") if isinstance(made, dict) else None
-    if (digests or {}).get(path.relative_to(root).as_posix(), digest) != digest:
-        logger.warning("%s has been changed since its folder was prepared: if nobody did so, prepare it again", path)
 
 
 def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:

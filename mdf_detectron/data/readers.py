@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from mdf_detectron.data.dicom import SUFFIXES, decode_dicom, dicom_size, dicom_tags, has_preamble
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError, short_text
 from mdf_detectron.fileio import check_regular, shorten_path
@@ -38,9 +38,33 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, Arithme
                 AssertionError, NotImplementedError, struct.error, zlib.error, cv2.error)  # fmt: skip
 """Decoders raise any of these for a broken file, an unknown format (an ``OSError``) among them."""
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 _COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
 _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is named as DICOM or has its preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if os.path.exists(path):
+        check_regular(path, ImageReadError)
+    with open(path, "rb") as file:
+        return _has_preamble(file)
+
+
+def _has_preamble(file: BinaryIO) -> bool:
+    """Tell whether an opened file begins as DICOM does."""
+    file.seek(0)
+    return file.read(132)[128:] == b"DICM"
+
+
+def _dicom() -> ModuleType:
+    """Import the reader of DICOM, which a raster file does not need."""
+    from mdf_detectron.data import dicom
+
+    return dicom
 
 
 class OpenImage:
@@ -58,7 +82,7 @@ class OpenImage:
         self.path = Path(path)
         with _one_line_errors(self.path):
             self._file = open(self.path, "rb")
-            self.is_dicom = self.path.suffix.lower() in SUFFIXES or has_preamble(self._file)
+            self.is_dicom = self.path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(self._file)
 
     def __enter__(self) -> OpenImage:
         return self
@@ -83,14 +107,14 @@ class OpenImage:
         if not self.is_dicom:
             raise ImageReadError(f"cannot read tags of {shorten_path(self.path)}: it is not DICOM")
         with _one_line_errors(self.path):
-            return dicom_tags(self.path, self._content, keywords)
+            return _dicom().dicom_tags(self.path, self._content, keywords)
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in upright pixels, from the header: nothing is decoded."""
         with _one_line_errors(self.path):
             if self.is_dicom:
-                return dicom_size(self.path, self._content)
+                return _dicom().dicom_size(self.path, self._content)
             self._file.seek(0)
             with _no_pixel_limit(), Image.open(self._file, formats=FORMATS) as image:
                 width, height = image.size
@@ -114,7 +138,7 @@ class OpenImage:
             (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
         """
         with _one_line_errors(self.path):
-            read = decode_dicom if self.is_dicom else _decode_raster
+            read = _dicom().decode_dicom if self.is_dicom else _decode_raster
             return read(self.path, self._content, bit_depth)
 
     def pixels(self, image_format: str = "L", sha256: str | None = None) -> np.ndarray:

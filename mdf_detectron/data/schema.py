@@ -41,6 +41,7 @@ MISSING_CATEGORY = -1
 """Code of a missing categorical value."""
 
 SCHEMA_FILE_NAME = "clinical_schema.yaml"
+REPORT_FILE_NAME = "report.json"
 
 _KINDS = ("numeric", "categorical")
 _LARGEST_LIMIT = 2**63

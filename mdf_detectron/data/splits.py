@@ -16,6 +16,7 @@ import numpy as np
 
 from mdf_detectron.errors import DatasetError
 
+SPLITS = ("train", "val", "test")
 _NOBODY = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown"}
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import mdf_detectron
-from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.data.readers import is_dicom
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import atomic_path
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings

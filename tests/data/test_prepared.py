@@ -122,7 +122,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
             write_annotations(tmp_path, {"train": [replace(record, **change)]}, ("mass",), SCHEMA, "test")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 1000))
 def test_splits_never_share_a_patient(groups, seed):
     if len(set(groups)) < 3:

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.dicom import SUFFIXES, is_dicom
-from mdf_detectron.data.readers import read_dicom_tags
+from mdf_detectron.data.readers import DICOM_SUFFIXES, is_dicom, read_dicom_tags
 from mdf_detectron.data.sources.kit.table import Row
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.workers import parallel_map
@@ -91,7 +90,7 @@ class Study:
 
 def read_tags(studies: Sequence[Study], tags: Sequence[str], num_workers: int) -> None:
     """Set the tags of DICOM files; other files have none."""
-    dicom = [s for s in studies if tags and (s.path.suffix.lower() in SUFFIXES or is_dicom(s.path))]
+    dicom = [s for s in studies if tags and (s.path.suffix.lower() in DICOM_SUFFIXES or is_dicom(s.path))]
     for study in studies:
         study.tags = dict.fromkeys(tags)
     function = partial(_tags_of, keywords=list(tags))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdf_detectron.data.dicom import is_dicom
+from mdf_detectron.data.readers import is_dicom
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES, Row, Table, stem
