@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -32,7 +33,7 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
-from mdf_detectron.fileio import markdown_table, read_json, sha256_of, write_text
+from mdf_detectron.fileio import CONFIGS, markdown_table, read_json, sha256_of, write_text
 from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
@@ -97,6 +98,7 @@ def pages() -> dict[Path, str]:
     studies = read_json(RESULTS / "record_studies.json", ConfigError)["studies"]
     tables = {
         "MODEL_ZOO.md": {
+            "models": models_table(),
             "trained": trained_table(read_zoo()),
             "studies": studies_table(studies),
             "costs": costs_table(speeds, short=True),
@@ -110,6 +112,16 @@ def pages() -> dict[Path, str]:
             text = replace_marked(text, f"<!-- {table}: begin -->", f"<!-- {table}: end -->", content, name)
         made[REPOSITORY / name] = text
     return made
+
+
+def models_table() -> str:
+    """Format the shipped configs by folder, with what the base config of a folder says of itself."""
+    rows = []
+    for base in sorted(CONFIGS.glob("*/Base-*.yaml")):
+        names = sorted(path.stem for path in base.parent.glob("*.yaml") if path != base)
+        about = re.split(r"[:.]\s", base.read_text(encoding="utf-8").removeprefix("# ").replace("\n# ", " "))[0]
+        rows.append((f"`{base.parent.name}/`", ", ".join(f"`{name}`" for name in names), about))
+    return markdown_table(("folder", "configs", "what they are"), rows)
 
 
 def trained_table(zoo: dict[str, ZooEntry]) -> str:
