@@ -11,6 +11,9 @@ from mdf_detectron.errors import DatasetError
 
 Record = Mapping[str, Any]
 
+EXCHANGED = "with another patient's record"
+"""What :func:`permute_records` does, in words."""
+
 
 def clinical_column_names(records: Sequence[Record]) -> list[str]:
     """Name the clinical columns of the records, in order of appearance."""

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mdf_detectron.data.record_changes import hide_values, permute_records, remove_records
+from mdf_detectron.data.record_changes import EXCHANGED, hide_values, permute_records, remove_records
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.fileio import read_yaml, shorten_path
 from mdf_detectron.validation import Strict, validated
@@ -37,7 +37,7 @@ PLANS = Path(__file__).parent / "plans"
 FULL = "full"
 
 CHANGES = {"half": "with half of its values hidden", "removed": "without any record",
-           "shuffled": "with another patient's record"}  # fmt: skip
+           "shuffled": EXCHANGED}  # fmt: skip
 """States of the test records besides :data:`FULL`. "<column> removed" and "<column> shuffled" change one column, with
 "each" for the column every column in turn."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mdf_detectron.data.record_changes import EXCHANGED
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.evaluation.estimates import Verdict, number
 from mdf_detectron.evaluation.summary import headline_row
@@ -12,7 +13,6 @@ from mdf_detectron.fileio import markdown_table
 from mdf_detectron.report.tables import Table, build_tables, operating_point_table
 
 DIAGRAM_SUFFIX = "_reliability.png"
-EXCHANGED = "with another patient's record"
 
 
 def model_card(
