@@ -10,6 +10,7 @@ the order of the list.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -197,35 +198,31 @@ def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, wher
     columns = _plain_columns(results, images, classes)
     if columns is None:  # something is odd: find the entry and say what
         _check_entries(results, images, classes, where)
-        columns = (
-            np.array([images[r["image_id"]] for r in results], dtype=np.int64),
-            np.array([classes[r["category_id"]] for r in results], dtype=np.int64),
-            _scores(results, where),
-        )
+        columns = _columns(results, images, classes)
     image, category, scores = columns
     masks = _masks(results, image, ground_truth, where)
-    return Detections(
-        image=image,
-        category=category,
-        boxes=_boxes(results, where),
-        scores=scores,
-        segmentations=masks,
-    )
+    return Detections(image, category, _boxes(results, where), scores, masks)
+
+
+def _columns(results: list, images: dict, classes: dict) -> tuple[np.ndarray, ...]:
+    """Return image and class indices and scores."""
+    image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
+    category = np.array([classes[r["category_id"]] for r in results], dtype=np.int64)
+    return image, category, np.array([r["score"] for r in results], dtype=np.float64)
 
 
 def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarray, ...] | None:
-    """Return image and class indices and scores where every entry is plain, without looking at each; else None."""
+    """Return the columns where every entry is plain, without a look at each; else None."""
     try:
-        image_ids, category_ids = [r["image_id"] for r in results], [r["category_id"] for r in results]
-        image = np.array([images[i] for i in image_ids], dtype=np.int64)
-        category = np.array([classes[c] for c in category_ids], dtype=np.int64)
-        values = [r["score"] for r in results]
-        plain = set(map(type, values)) <= {int, float} and all("bbox" in r or r.get("segmentation") for r in results)
-        plain = plain and bool not in set(map(type, chain(image_ids, category_ids)))
-        scores = np.array(values if plain else [np.nan], dtype=np.float64)
-    except (KeyError, TypeError, OverflowError):
+        plain = {type(r["score"]) for r in results} <= {int, float}
+        plain = plain and all("bbox" in r or r.get("segmentation") for r in results)
+        plain = plain and bool not in set(
+            map(type, chain.from_iterable((r["image_id"], r["category_id"]) for r in results))
+        )
+        columns = _columns(results, images, classes)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (image, category, scores) if np.isfinite(scores).all() else None
+    return columns if plain and np.isfinite(columns[2]).all() else None
 
 
 def _check_entries(results: list, images: dict, classes: dict, where: str) -> None:
@@ -237,6 +234,11 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
             raise ResultsError(f"{where}[{i}]: has no {missing[0] if missing else 'bbox'}")
     _check_known(results, "image_id", images, where)
     _check_known(results, "category_id", classes, where)
+    for i, result in enumerate(results):
+        score = result["score"]
+        number = isinstance(score, (int, float, np.floating, np.integer)) and not isinstance(score, bool)
+        if not number or not abs(score) <= sys.float_info.max:
+            raise ResultsError(f"{_entry(results, i, where)}: score {shorten(score)} is no finite number")
 
 
 def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:
@@ -300,12 +302,3 @@ def _mask_box(segmentation: Any) -> list[float]:
     if isinstance(segmentation["counts"], list):
         segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
     return mask_utils.toBbox(segmentation).tolist()
-
-
-def _scores(results: list[Mapping[str, Any]], where: str) -> np.ndarray:
-    for i, result in enumerate(results):
-        score = result["score"]
-        number = isinstance(score, (int, float, np.floating, np.integer)) and not isinstance(score, bool)
-        if not number or not np.isfinite(score):
-            raise ResultsError(f"{_entry(results, i, where)}: score {shorten(score)} is no finite number")
-    return np.array([r["score"] for r in results], dtype=np.float64)

@@ -5,14 +5,10 @@ Shapes: K classes, D detections, G ground-truth boxes, I images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, greedy, match, paired_box_overlaps, same_group_pairs
-
-if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 BACKGROUND = "background"
 

@@ -12,14 +12,11 @@ Shapes: D detections, G ground-truth boxes, K classes, I images, B weightings of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import OVERLAPS, greedy, keep_best, paired_box_overlaps, same_group_pairs
-
-if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 FALSE_POSITIVE_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives an image at which sensitivity is read; their mean is the usual single number."""

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pycocotools.mask as mask_utils
 
-if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 OVERLAPS = ("iobb", "iou")
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import GroundTruth
+from mdf_detectron.evaluation.coco import GroundTruth
 
 LEVEL = 0.95
 
