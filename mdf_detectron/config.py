@@ -175,19 +175,25 @@ def _add_diagnostics(cfg: CfgNode) -> None:
     d.NUM_IMAGES = 32
 
 
-def has_columns(cfg: CfgNode) -> bool:
-    """Whether the model reads any clinical column."""
-    return bool(cfg.MODEL.CLINICAL.NUMERIC or cfg.MODEL.CLINICAL.CATEGORICAL)
+def columns_read(cfg: CfgNode) -> list[str]:
+    """List the clinical columns that the model reads; none where it reads no record."""
+    clinical = cfg.MODEL.CLINICAL
+    return [*clinical.NUMERIC, *clinical.CATEGORICAL] if clinical.FUSION_3D or clinical.FUSION_1D else []
+
+
+def reads_record(cfg: CfgNode) -> bool:
+    """Whether the model reads the record, on either way."""
+    return bool(columns_read(cfg))
 
 
 def fuses_3d(cfg: CfgNode) -> bool:
     """Whether the record is fused with the feature maps."""
-    return cfg.MODEL.CLINICAL.FUSION_3D and has_columns(cfg)
+    return cfg.MODEL.CLINICAL.FUSION_3D and reads_record(cfg)
 
 
 def fuses_1d(cfg: CfgNode) -> bool:
     """Whether the record is concatenated to the regions."""
-    return cfg.MODEL.CLINICAL.FUSION_1D and has_columns(cfg)
+    return cfg.MODEL.CLINICAL.FUSION_1D and reads_record(cfg)
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int]:
@@ -215,8 +221,3 @@ def flat_config(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _as_list(value: Any) -> Any:
     return [_as_list(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def reads_record(cfg: CfgNode) -> bool:
-    """Whether the model reads the record, on either way."""
-    return fuses_3d(cfg) or fuses_1d(cfg)

@@ -17,7 +17,7 @@ from mdf_detectron.checkpoint.checkpoint import (
     signed,
 )
 from mdf_detectron.checkpoint.contents import check_dataset
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import reads_record
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import write_text
 from mdf_detectron.modeling.meta_arch import build_model
@@ -134,7 +134,7 @@ def load_model(cfg: CfgNode, checkpoint: str | Path | Checkpoint) -> nn.Module:
 def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
     """Return what must agree between a checkpoint and a config: the columns in order and the vocabularies."""
     c = cfg.MODEL.CLINICAL
-    if not (fuses_3d(cfg) or fuses_1d(cfg)):
+    if not reads_record(cfg):
         return {"numeric": [], "categorical": [], "vocabularies": []}
     return {
         "numeric": list(c.NUMERIC),

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pydantic import Field, model_validator
 
 import mdf_detectron
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import columns_read
 from mdf_detectron.data.catalog import load_schema
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
@@ -171,7 +171,6 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
     metadata = MetadataCatalog.get(names[0])
     schema = load_schema(metadata.clinical_schema_file)
     clinical = cfg.MODEL.CLINICAL
-    reads = fuses_3d(cfg) or fuses_1d(cfg)
     to_contiguous = metadata.thing_dataset_id_to_contiguous_id
     return {
         "format": FORMAT,
@@ -183,7 +182,7 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
         "class_names": list(metadata.thing_classes),
         "category_ids": sorted(to_contiguous, key=to_contiguous.get),
         "schema": schema.to_dict(),
-        "columns": [*clinical.NUMERIC, *clinical.CATEGORICAL] if reads else [],
+        "columns": columns_read(cfg),
         "training": {
             "datasets": names,
             "images": len(records),

@@ -22,7 +22,7 @@ from torch import nn
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, load_model
 from mdf_detectron.checkpoint.contents import training_contents
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import reads_record
 from mdf_detectron.data.catalog import check_images, check_masks, check_not_empty
 from mdf_detectron.data.loaders import (
     build_loss_loader,
@@ -136,7 +136,7 @@ class MultimodalTrainer(DefaultTrainer):
 
     def _clinical_diagnostics(self) -> list[ClinicalDiagnostics]:
         period = self.cfg.CLINICAL_DIAGNOSTICS.PERIOD
-        if not period or not (fuses_3d(self.cfg) or fuses_1d(self.cfg)):
+        if not period or not reads_record(self.cfg):
             return []
         own, shuffled = fixed_batches(self.cfg)
         return [ClinicalDiagnostics(period=period, own=own, shuffled=shuffled)]

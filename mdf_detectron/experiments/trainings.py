@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import flat_config, reads_record
+from mdf_detectron.config import columns_read, flat_config
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
@@ -147,7 +147,7 @@ def _training(plan: Plan, variant: Variant, data: StudyData, out: Path, seed: in
         raise ConfigError(
             f"metric '{plan.metric}' is of masks, and variant '{variant.name}' has none; use bbox_iobb/AP50"
         )
-    columns = [*cfg.MODEL.CLINICAL.NUMERIC, *cfg.MODEL.CLINICAL.CATEGORICAL] if reads_record(cfg) else []
+    columns = columns_read(cfg)
     states = [state for state in plan.records if columns and split_state(state)[0] in ("", *columns)]
     compared = any(figure.show == "generalization" and variant.name in figure.variants for figure in plan.figures)
     return Training(

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import load_model
-from mdf_detectron.config import fuses_1d, fuses_3d, num_classes
+from mdf_detectron.config import columns_read, num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import OpenImage, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
@@ -105,8 +105,7 @@ class Predictor:
         self.temperature: float | None = calibration and calibration["temperature"]
 
     def _check_agreement(self, path: Path) -> None:
-        clinical, count = self.cfg.MODEL.CLINICAL, num_classes(self.cfg)[1]
-        reads = [*clinical.NUMERIC, *clinical.CATEGORICAL] if fuses_3d(self.cfg) or fuses_1d(self.cfg) else []
+        reads, count = columns_read(self.cfg), num_classes(self.cfg)[1]
         if self.columns != reads or len(self.class_names) != count:
             raise CheckpointError(
                 f"{path}: its config reads the columns {shorten(reads)} and has {count} classes, its contents name "

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
-from mdf_detectron.config import fuses_1d, fuses_3d
+from mdf_detectron.config import reads_record
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
@@ -135,7 +135,7 @@ def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: 
     protocol = Protocol(num_resamples=resamples, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
     ground_truth, own = predictions_on(cfg, model, dataset_name, folder / "own")
     evaluation: dict[str, Any] = {"models": {OWN: summarize(ground_truth, own, protocol)}}
-    if fuses_3d(cfg) or fuses_1d(cfg):
+    if reads_record(cfg):
         _, shuffled = predictions_on(cfg, model, dataset_name, folder / "shuffled", shuffled=True)
         evaluation["comparison"] = compare(ground_truth, shuffled, own, protocol)
     return evaluation

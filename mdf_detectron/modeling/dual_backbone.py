@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from mdf_detectron.config import fuses_1d, fuses_3d, value_at
+from mdf_detectron.config import fuses_3d, reads_record, value_at
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import build_image_backbone
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch, Size, build_clinical_branch
@@ -112,7 +112,7 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     clinical = cfg.MODEL.CLINICAL
     parts = {"image_backbone": build_image_backbone(cfg, input_shape)}
     _check_in_features(cfg, sorted(parts["image_backbone"].output_shape()))
-    if fuses_3d(cfg) or fuses_1d(cfg):
+    if reads_record(cfg):
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
         parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_RECORD, clinical.DROPOUT_VALUE)
     if fuses_3d(cfg):
