@@ -3,15 +3,15 @@
 import argparse
 import re
 import shlex
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import pytest
-from detectron2.config import CfgNode
 
 from mdf_detectron import cli
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.sources import COLLECTIONS
+from mdf_detectron.experiments.plan import read_plan
 from mdf_detectron.fileio import CONFIGS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,12 +19,9 @@ PAGES = {
     path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8")
     for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("datasets/*.md")]
 }
-PRESENT = {name: text for name, text in PAGES.items() if not name.startswith("docs/experiments/")}
-"""Pages about the code as it is; those of experiments name things of their time."""
+PRESENT = {name: text for name, text in PAGES.items() if not name.startswith("docs/experiments/")}  # of the code today
 MOST_WORDS = {"README.md": 450, "GETTING_STARTED.md": 1000, "MODEL_ZOO.md": 1200, "SECURITY.md": 400}
-KEY = re.compile(
-    r"\b(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|VALIDATION|CLINICAL_DIAGNOSTICS)(?:\.[A-Z0-9_]+)+\b"
-)
+KEY = re.compile(r"\b(?:MODEL|SOLVER|INPUT|DATASETS|DATALOADER|TEST|VALIDATION|CLINICAL_DIAGNOSTICS)(?:\.[A-Z\d_]+)+")
 FOLDERS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 
 
@@ -48,9 +45,8 @@ def parser_of(name):
 
 def split_command(words):
     """Return a command's name (that of "prepare" with the collection's) and its arguments."""
-    assert words[0] in cli.COMMANDS, f"mdf {words[0]} is no command"
-    count = 2 if words[0] == "prepare" else 1
-    assert count == 1 or words[1] in COLLECTIONS, f"mdf {' '.join(words[:2])}: no such collection"
+    count = 1 + (words[0] == "prepare")
+    assert words[0] in cli.COMMANDS and (count == 1 or words[1] in COLLECTIONS), f"no command mdf {shlex.join(words)}"
     return " ".join(words[:count]), words[count:]
 
 
@@ -64,10 +60,7 @@ def commands(text):
 
 
 def key_exists(key):
-    node = get_mdf_cfg()
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return node is not None
+    return reduce(lambda node, part: getattr(node, part, None), key.split("."), get_mdf_cfg()) is not None
 
 
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if any(commands(text))])
@@ -120,3 +113,13 @@ def test_every_page_is_listed():
 def test_the_map_names_every_room():
     rooms = [path.parent.name for path in (REPOSITORY / "mdf_detectron").glob("*/__init__.py")]
     assert [room for room in rooms if f"{room}/" not in PAGES["CONTRIBUTING.md"]] == []
+
+
+def test_every_collection_is_described():
+    lines = PAGES["docs/collections.md"] + PAGES["docs/own_data.md"]
+    assert [name for name in COLLECTIONS if f"\nmdf prepare {name} --" not in lines] == []
+
+
+def test_the_plan_of_the_page_is_one(tmp_path):
+    (tmp_path / "plan.yaml").write_text(re.search(r"```yaml\n(name:.*?)```", PAGES["docs/evaluation.md"], re.S)[1])
+    assert read_plan(tmp_path / "plan.yaml").name == "columns"
