@@ -150,8 +150,8 @@ def _read_boxes(
     """Add the boxes of a table, one per row; an image is healthy if all its rows say so."""
     for number, row in enumerate(table.rows):
         key, name, place = row["image_id"].strip(), row["class_name"].strip(), table.place(number)
-        if is_empty(key) or is_empty(name) and not all(is_empty(row[c]) for c in CORNERS):
-            job.problems.add("row without image or class", f"{place}: image_id {key!r}, class_name {name!r}")
+        if is_empty(key):
+            job.problems.add("row without image or class", f"{place}: image_id is empty")
             continue
         if key not in images:
             images[key] = _study(key, place, folder, split)
@@ -161,7 +161,9 @@ def _read_boxes(
         images[key].row["healthy"] = False
         source.boxes_in += 1
         bbox = parse_box([row[c] for c in CORNERS], place, job, corners=True)
-        if bbox is None:
+        if bbox and is_empty(name):
+            job.problems.add("row without image or class", f"{place}: class_name is empty, and there is a box")
+        if bbox is None or is_empty(name):
             source.dropped[UNUSABLE_BOX] += 1
             continue
         images[key].image.boxes.append({"bbox": bbox, "class": name, "reader": row.get("rad_id", "")})
