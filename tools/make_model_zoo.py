@@ -18,7 +18,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
 from mdf_detectron.fileio import CONFIGS, markdown_table, read_json, sha256_of, write_text
-from mdf_detectron.model_zoo.zoo_weights import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
+from mdf_detectron.model_zoo.model_zoo import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -281,7 +280,7 @@ def ship(published: Path) -> tuple[str, str]:
 
 def write_zoo(entries: dict[str, ZooEntry]) -> None:
     """Write zoo.yaml."""
-    models = [{key: value for key, value in asdict(entry).items() if value} for entry in entries.values()]
+    models = [{key: value for key, value in entry.model_dump().items() if value} for entry in entries.values()]
     text = yaml.safe_dump({"models": models}, sort_keys=False, default_flow_style=None, width=118)
     write_text(ZOO_FILE, HEADER + text)
 

@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.export.export import export_model, kind_of
-from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.cli.arguments import checkpoint_file, existing_file
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", metavar="model.pth", type=Path, required=True)
+    parser.add_argument("--weights", metavar="model.pth", type=checkpoint_file, required=True)
     parser.add_argument(
         "--out", metavar="FILE", type=Path, nargs="+", required=True, help=".onnx (ONNX) or .ts (TorchScript)"
     )
-    parser.add_argument("--images", metavar="PATH", type=Path, nargs="+", default=[], help="images to compare on too")
+    parser.add_argument("--images", metavar="PATH", type=existing_file, nargs="+", default=[],
+                        help="images to compare on too")  # fmt: skip
     args = parser.parse_args(argv)
+    from mdf_detectron.export.export import export_model, kind_of
+    from mdf_detectron.inference.predictor import Predictor
+
     for path in args.out:
         kind_of(path)
     predictor = Predictor(args.weights, device="cpu")

@@ -13,35 +13,37 @@ on where it stopped.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.data.readers import is_dicom
-from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of, parse_pairs
+from mdf_detectron.cli.arguments import checkpoint_file, existing_file, existing_path
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files
-from mdf_detectron.inference.folders import FORMATS, RunResult, Study, first_error, run_predictions
-from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.locks import FolderLock
-from mdf_detectron.serving.structured_report import write_structured_report
 
+if TYPE_CHECKING:
+    from mdf_detectron.data.readers import OpenImage
+    from mdf_detectron.data.study_records import RecordTable
+    from mdf_detectron.inference.folders import RunResult, Study
+    from mdf_detectron.inference.predictor import Predictor
+
+FORMATS = ("json", "csv", "coco", "png", "dicom-sr")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm"}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", metavar="model.pth", type=Path, required=True)
-    parser.add_argument("--images", metavar="PATH", type=Path, nargs="+", required=True,
+    parser.add_argument("--weights", metavar="model.pth", type=checkpoint_file, required=True)
+    parser.add_argument("--images", metavar="PATH", type=existing_path, nargs="+", required=True,
                         help="image files (DICOM too), folders, or .txt files with one path a line")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--record", metavar="NAME=VALUE", nargs="+", help="one clinical record, for every image")
-    source.add_argument("--records", metavar="TABLE.csv", type=Path, help="clinical records, one row an image")
+    source.add_argument("--records", metavar="TABLE.csv", type=existing_file, help="clinical records, one row an image")
     source.add_argument("--dicom-record", metavar="COLUMN=TAG", nargs="+",
                         help="clinical columns from DICOM tags by keyword, e.g. age=PatientAge")  # fmt: skip
-    source.add_argument("--annotations", metavar="FILE.json", type=Path,
+    source.add_argument("--annotations", metavar="FILE.json", type=existing_file,
                         help="COCO file: its images (below the folder --images), with ids and records")  # fmt: skip
     parser.add_argument("--key", metavar="COLUMN", help="column of --records with the image's file name or stem")
     parser.add_argument("--key-tag", metavar="TAG", help="with --records: the key is this DICOM tag of the image")
@@ -74,7 +76,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     args = parse_args(argv)
+    from mdf_detectron.data.study_records import RecordTable
+    from mdf_detectron.inference.folders import run_predictions
+    from mdf_detectron.inference.predictor import Predictor
+    from mdf_detectron.serving.structured_report import write_structured_report
+
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold, force=args.force, half=args.half)
     table = None
     if args.records:
@@ -91,26 +99,30 @@ def main(argv: list[str] | None = None) -> None:
 
 def listed_studies(args: argparse.Namespace, predictor: Predictor, table: RecordTable | None) -> list[Study]:
     """List the studies of --images with the way to their records."""
+    from mdf_detectron.data.study_records import dicom_record, keys_of, parse_pairs
+    from mdf_detectron.inference.folders import Study
+
     paths, skipped = find_images(args.images)
     if skipped:
         print(f"{skipped} file(s) in the folders are no images by their name; left out")
     typed: Mapping[str, Any] | None = None
     if args.record:
-        typed = dict(parse_pairs(args.record, "--record"))
-        predictor.check_record(typed, "--record")
+        typed = predictor.schema.parse_record(dict(parse_pairs(args.record, "--record")), "--record")
     tags = dict(parse_pairs(args.dicom_record or (), "--dicom-record"))
     predictor.schema.check_names(tags, "--dicom-record")
 
-    def record(path: Path) -> Mapping[str, Any] | None:
+    def record(image: OpenImage) -> Mapping[str, Any] | None:
         if table is not None:
-            return table.record(keys_of(path, args.key_tag))
-        return dicom_record(path, tags, predictor.schema) if tags else typed
+            return table.record(keys_of(image, args.key_tag))
+        return dicom_record(image, tags) if tags else typed
 
-    return [Study(path, str(path), number, partial(record, path)) for number, path in enumerate(paths, start=1)]
+    return [Study(path, str(path), number, record) for number, path in enumerate(paths, start=1)]
 
 
 def find_images(given: list[Path]) -> tuple[list[Path], int]:
     """Resolve files, folders and lists; returns the images, and the number of other files in the folders."""
+    from mdf_detectron.data.readers import is_dicom
+
     found: list[Path] = []
     skipped = 0
     for path in given:
@@ -119,29 +131,30 @@ def find_images(given: list[Path]) -> tuple[list[Path], int]:
             images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES or is_dicom(p)]
             found += images
             skipped += len(files) - len(images)
-        elif path.suffix.lower() == ".txt" and path.is_file():
+        elif path.suffix.lower() == ".txt":
             found += [Path(line.strip()) for line in read_text(path, ImageReadError).splitlines() if line.strip()]
         else:
             found.append(path)
     if not found:
         raise ImageReadError(f"no image in {', '.join(map(str, given))}")
-    if len(set(found)) < len(found):
-        found = list(dict.fromkeys(found))
-    return found, skipped
+    return list(dict.fromkeys(found)), skipped
 
 
 def annotated_studies(args: argparse.Namespace) -> list[Study]:
     """List the images of a COCO file."""
+    from mdf_detectron.inference.folders import Study
+
     data = read_json(args.annotations, DatasetError)
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list) or not all(isinstance(i, dict) and {"id", "file_name"} <= i.keys() for i in images):
         raise DatasetError(f"{args.annotations}: no list 'images' with id and file_name; this is no COCO file")
     if len(args.images) != 1 or not args.images[0].is_dir():
         raise DatasetError("--annotations needs one folder in --images: the one that its file names start in")
-    return [
-        Study(args.images[0] / i["file_name"], i["file_name"], i["id"], partial(lambda r: r, i.get("clinical")))
-        for i in images
-    ]
+
+    def given(record: Any) -> Callable[[OpenImage], Any]:
+        return lambda image: record
+
+    return [Study(args.images[0] / i["file_name"], i["file_name"], i["id"], given(i.get("clinical"))) for i in images]
 
 
 def report(result: RunResult, table: RecordTable | None, args: argparse.Namespace, predictor: Predictor) -> None:
@@ -152,4 +165,6 @@ def report(result: RunResult, table: RecordTable | None, args: argparse.Namespac
     if table is not None and table.unused:
         print(f"{len(table.unused)} key(s) of {table.path} belong to no image, the first is {table.unused[0]}")
     if result.errors:
+        from mdf_detectron.inference.folders import first_error
+
         raise UserError(f"{first_error(result.errors)} (all in {args.out / 'errors.json'})")

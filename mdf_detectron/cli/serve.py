@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.serving.page import serve
+from mdf_detectron.cli.arguments import checkpoint_file
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", metavar="model.pth", type=Path)
+    parser.add_argument("weights", metavar="model.pth", type=checkpoint_file)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
     args = parser.parse_args(argv)
+    from mdf_detectron.inference.predictor import Predictor
+    from mdf_detectron.serving.page import serve
+
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold)
-    serve(predictor, host=args.host, port=args.port, title=f"Findings: {args.weights.stem}")
+    serve(predictor, host=args.host, port=args.port, title=f"Findings: {Path(args.weights).stem}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.readers import read_dicom_tags
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import DatasetError, shorten
 from mdf_detectron.fileio import read_csv
@@ -104,22 +104,21 @@ class RecordTable:
         return [key for key in self.rows if key not in self.used]
 
 
-def keys_of(path: Path, tag: str | None = None) -> list[str]:
+def keys_of(image: OpenImage, tag: str | None = None) -> list[str]:
     """List what may name an image in a table: its name, its stem, or the value of a DICOM tag if one is given."""
     if tag is None:
-        return [path.name, path.stem]
-    value = read_dicom_tags(path, [tag])[tag]
+        return [image.path.name, image.path.stem]
+    value = image.tags([tag])[tag]
     return [] if value is None else [value]
 
 
-def dicom_record(path: Path, tags: Mapping[str, str], schema: ClinicalSchema) -> dict[str, Any]:
+def dicom_record(image: OpenImage, tags: Mapping[str, str]) -> dict[str, Any]:
     """Read a record from DICOM tags.
 
     Args:
         tags: clinical column → DICOM keyword ("age" → "PatientAge"); an age ("062Y") becomes years.
     """
-    schema.check_names(tags, "--dicom-record")
-    found = read_dicom_tags(path, list(tags.values()))
+    found = image.tags(list(tags.values()))
     return {column: _value(found[keyword]) for column, keyword in tags.items()}
 
 

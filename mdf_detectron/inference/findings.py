@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.calibration import calibrated
 
@@ -59,7 +59,7 @@ class StudyFindings:
         threshold_source: where the thresholds come from.
         instances: Detectron2's, on the CPU, boxes in pixels of the original image, sorted by falling score.
         class_names, category_ids: of the model's classes; ids are those of COCO files.
-        schema: of the training data.
+        columns: those that the model reads.
         temperature: of the calibration, or None.
     """
 
@@ -73,7 +73,7 @@ class StudyFindings:
     instances: Instances
     class_names: Sequence[str]
     category_ids: Sequence[Any]
-    schema: ClinicalSchema
+    columns: Sequence[ClinicalColumn]
     temperature: float | None = None
     _findings: list[DetectedFinding] = field(default_factory=list, repr=False)
 
@@ -158,4 +158,5 @@ class StudyFindings:
             )
             for one, title in zip(shown, titles or default, strict=True)
         ]
-        return save_panels(path, self.pixels, panels, self.class_names, record_text(self.schema, self.record))
+        text = record_text(ClinicalSchema(tuple(self.columns)), self.record)
+        return save_panels(path, self.pixels, panels, self.class_names, text)

@@ -17,13 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 
 PROGRESS_FILE_NAME = "progress.jsonl"
-FORMATS = ("json", "csv", "coco", "png", "dicom-sr")
 _FOLDERS = {"png": ("pictures", ".png"), "dicom-sr": ("reports", ".dcm")}
 _READ_AHEAD = 4
 
@@ -38,13 +38,13 @@ class Study:
     Attributes:
         path, name: of the image; the name is what the answer calls it.
         image_id: in COCO results.
-        record: gives its clinical record, or raises a :class:`~mdf_detectron.errors.UserError`.
+        record: gives its clinical record by its opened image, or raises a :class:`~mdf_detectron.errors.UserError`.
     """
 
     path: Path
     name: str
     image_id: Any
-    record: Callable[[], Mapping[str, Any] | None] = field(default=lambda: None)
+    record: Callable[[OpenImage], Mapping[str, Any] | None] = field(default=lambda image: None)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def run_predictions(
     """Predict studies and write ``out``.
 
     Args:
-        formats: of :data:`FORMATS`; ``findings.json`` is always written.
+        formats: of "json", "csv", "coco", "png" and "dicom-sr"; ``findings.json`` is always written.
         write_report: of "dicom-sr".
         batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores of float32 are
             those of ``--eval-only``, to the last digit.
@@ -87,34 +87,43 @@ def run_predictions(
     entries: dict[int, dict[str, Any]] = {}
     errors: list[tuple[str, str]] = []
     resumed = 0
+
+    def read(number: int, study: Study) -> tuple[str, PreparedStudy | None]:
+        """Read a study; None in the place of one that is done."""
+        with OpenImage(study.path) as image:
+            record = study.record(image)
+            key = _fingerprint(study, record)
+            done = key in progress.done and all(_side_file(out, f, number, study).exists() for f in formats)
+            return key, None if done else predictor.prepare(image, record, study.name)
+
     with progress, tqdm(total=len(studies), unit="image", desc="predicting") as bar:
-        todo = []
-        for number, study in enumerate(studies):
-            try:
-                record = study.record()
-                key = _fingerprint(study, record)
-            except (UserError, OSError) as error:
-                errors.append((study.name, _line(error)))
-                bar.update()
-                continue
-            done = progress.done.get(key)
-            if done is not None and all(_side_file(out, f, number, study).is_file() for f in formats if f in _FOLDERS):
-                entries[number] = done
+
+        def prepared() -> Iterator[tuple[int, Study, str, PreparedStudy]]:
+            nonlocal resumed
+            for number, (study, future) in enumerate(zip(studies, _ahead(read, studies), strict=True)):
+                try:
+                    key, ready = future.result()
+                except Exception as error:  # decoders of damaged files raise anything; no image may end the run
+                    errors.append((study.name, _reason(error)))
+                    bar.update()
+                    continue
+                if ready is not None:
+                    yield number, study, key, ready
+                    continue
+                entries[number] = progress.done[key]
                 resumed += 1
                 bar.update()
-            else:
-                todo.append((number, study, record, key))
-        for batch in _batches(_prepared(predictor, todo, errors, bar), batch_size):
-            answers = predictor.predict([prepared for *_, prepared in batch])
+
+        for batch in _batches(prepared(), batch_size):
+            answers = predictor.predict([ready for *_, ready in batch])
             for (number, study, key, _), findings in zip(batch, answers, strict=True):
                 try:
                     _write_side_files(out, formats, number, study, findings, write_report)
                 except Exception as error:  # a report of an image whose tags break DICOM's rules raises anything
                     errors.append((study.name, _reason(error)))
-                    bar.update()
-                    continue
-                entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
-                progress.add(key, entries[number])
+                else:
+                    entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
+                    progress.add(key, entries[number])
                 bar.update()
     ordered = [(studies[number], entries[number]) for number in sorted(entries)]
     _write_results(out, formats, ordered, predictor)
@@ -123,12 +132,9 @@ def run_predictions(
     return RunResult(len(entries) - resumed, resumed, empty, errors)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _reason(error: Exception) -> str:
-    return _line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_line(error)}"
+    line = " ".join(str(error).split())
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def _fingerprint(study: Study, record: Mapping[str, Any] | None) -> str:
@@ -137,28 +143,14 @@ def _fingerprint(study: Study, record: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _prepared(
-    predictor: Predictor, todo: list, errors: list, bar: tqdm
-) -> Iterator[tuple[int, Study, str, PreparedStudy]]:
-    """Read and map studies a few ahead of the model, in other threads, in order; broken ones go to ``errors``."""
+def _ahead(read: Callable[[int, Study], Any], studies: Sequence[Study]) -> Iterator[Future]:
+    """Read studies a few ahead of the model, in other threads."""
     with ThreadPoolExecutor(2) as pool:
-
-        def start(item: tuple) -> tuple[tuple, Future]:
-            _, study, record, _ = item
-            return item, pool.submit(predictor.prepare, study.path, record, study.name)
-
-        waiting = iter(todo)
-        ahead = [start(item) for item in islice(waiting, _READ_AHEAD)]
+        waiting = (pool.submit(read, number, study) for number, study in enumerate(studies))
+        ahead = list(islice(waiting, _READ_AHEAD))
         while ahead:
-            (number, study, _, key), future = ahead.pop(0)
-            ahead += [start(item) for item in islice(waiting, 1)]
-            try:
-                prepared = future.result()
-            except Exception as error:  # decoders of damaged files raise anything; no image may end the run
-                errors.append((study.name, _reason(error)))
-                bar.update()
-                continue
-            yield number, study, key, prepared
+            yield ahead.pop(0)
+            ahead += islice(waiting, 1)
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -167,6 +159,9 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _side_file(out: Path, kind: str, number: int, study: Study) -> Path:
+    """Return the path of an image's own file of a format; of one whose file is for all images, the folder."""
+    if kind not in _FOLDERS:
+        return out
     folder, suffix = _FOLDERS[kind]
     return out / folder / f"{number + 1:04d}_{study.path.stem[:80]}{suffix}"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.structures import Instances
 from PIL import Image
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ from mdf_detectron.data.readers import OpenImage, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
-from mdf_detectron.model_zoo.zoo_weights import open_weights
+from mdf_detectron.model_zoo.model_zoo import open_weights
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold where the checkpoint holds none and none is given."""
@@ -37,7 +38,7 @@ DEFAULT_THRESHOLD = 0.5
 MODALITIES = ("CR", "DX", "RG", "XA", "RF")
 """DICOM modalities of a projection radiograph."""
 
-ImageLike = str | Path | np.ndarray | Image.Image
+ImageLike = str | Path | OpenImage | np.ndarray | Image.Image
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Predictor:
             raise ConfigError("float16 needs a GPU, the model is on the CPU; leave it out there")
         self.schema = ClinicalSchema.from_dict(self.contents["schema"])
         self.columns: list[str] = list(self.contents["columns"])
+        by_name = {column.name: column for column in self.schema.columns}
+        self._columns = [by_name[name] for name in self.columns]
         self.class_names: list[str] = list(self.contents["class_names"])
         self._check_agreement(checkpoint.path)
         self.force = force
@@ -139,23 +142,21 @@ class Predictor:
             return []
         return self.predict([self.prepare(i, r) for i, r in zip(images, records, strict=True)])
 
-    def prepare(self, image: ImageLike, record: Mapping[str, Any] | None = None, name: str | None = None):
+    def prepare(
+        self, image: ImageLike, record: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> PreparedStudy:
         """Read, check and map one study; the part of the work that may run in another thread.
 
         Args:
             name: of the image in the answer; by default its path.
         """
         name = name or (str(image) if isinstance(image, (str, Path)) else "image")
-        read, missing, record_notes = self.check_record(record, name)
         pixels, notes = self._read(image)
-        model_input = {
-            "file_name": name,
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
-            "image": self.mapper.image_tensor(pixels)[0],
-            **self.mapper.clinical_tensors({"file_name": name, "clinical": record}),
-        }
-        return PreparedStudy(model_input, name, to_eight_bits(pixels), read, missing, [*notes, *record_notes], notes)
+        height, width = pixels.shape[:2]
+        tensor, _ = self.mapper.image_tensor(pixels)
+        model_input = {"file_name": name, "height": height, "width": width, "image": tensor}
+        study = PreparedStudy(model_input, name, to_eight_bits(pixels), {}, [], notes, notes)
+        return self.with_record(study, record)
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
         """Run the model on prepared studies, all in one batch."""
@@ -164,33 +165,24 @@ class Predictor:
         return [self._findings(s, o["instances"].to("cpu")) for s, o in zip(studies, outputs, strict=True)]
 
     def with_record(self, study: PreparedStudy, record: Mapping[str, Any] | None) -> PreparedStudy:
-        """Return the same image with another record."""
-        read, missing, notes = self.check_record(record, study.image)
-        tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": record})
+        """Return the same image with another record.
+
+        Raises:
+            DatasetError: an unknown column, or a value that the schema does not allow.
+        """
+        parsed = self.schema.parse_record(record, where=study.image)
+        tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": parsed})
+        read = {name: parsed[name] for name in self.columns}
+        missing = [name for name, value in read.items() if value is None]
+        unread = [name for name, value in parsed.items() if name not in self.columns and value is not None]
+        notes = [f"the model does not read {', '.join(unread)}"] if unread else []
         return replace(
             study,
             model_input={**study.model_input, **tensors},
             record=read,
             missing=missing,
-            notes=[*study.image_notes, *notes],
+            notes=[*study.image_notes, *notes, *self._range_notes(read), *self._missing_notes(missing)],
         )
-
-    def check_record(self, record: Mapping[str, Any] | None, where: str) -> tuple[dict[str, Any], list[str], list[str]]:
-        """Check a record against the schema.
-
-        Returns:
-            the values that the model reads (None where missing), the columns that are missing, and notes.
-
-        Raises:
-            DatasetError: an unknown column, or a value that the schema does not allow.
-        """
-        record = dict(record or {})
-        parsed = self.schema.parse_record(record, where=where)
-        read = {name: parsed[name] for name in self.columns}
-        missing = [name for name, value in read.items() if value is None]
-        unread = [name for name in record if name not in self.columns and record[name] not in (None, "")]
-        notes = [f"the model does not read {', '.join(unread)}"] if unread else []
-        return read, missing, [*notes, *self._range_notes(read), *self._missing_notes(missing)]
 
     def _range_notes(self, read: Mapping[str, Any]) -> list[str]:
         notes = []
@@ -237,8 +229,10 @@ class Predictor:
         image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, (str, Path)):
             with OpenImage(image) as file:
-                notes = self._modality_notes(file)
-                return file.pixels(image_format), notes
+                return self._read(file)
+        if isinstance(image, OpenImage):
+            notes = self._modality_notes(image)
+            return image.pixels(image_format), notes
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
                 raise ImageReadError(
@@ -265,7 +259,7 @@ class Predictor:
         limits = {name: points[name]["threshold"] for name in self.class_names}
         return {name: math.inf if t is None else t for name, t in limits.items()}, stored["source"]
 
-    def _findings(self, study: PreparedStudy, instances: Any) -> StudyFindings:
+    def _findings(self, study: PreparedStudy, instances: Instances) -> StudyFindings:
         instances.scores = instances.scores.float()  # of float16, perhaps
         return StudyFindings(
             image=study.image,
@@ -278,10 +272,6 @@ class Predictor:
             instances=instances,
             class_names=self.class_names,
             category_ids=self.contents["category_ids"],
-            schema=self.schema.subset(*self._read_by_kind()),
+            columns=self._columns,
             temperature=self.temperature,
         )
-
-    def _read_by_kind(self) -> tuple[list[str], list[str]]:
-        kinds = {column.name: column.kind for column in self.schema.columns}
-        return tuple([n for n in self.columns if kinds[n] == kind] for kind in ("numeric", "categorical"))

@@ -5,7 +5,6 @@ from mdf_detectron.dependencies import require_detectron2
 
 require_detectron2()
 
-from mdf_detectron.model_zoo.model_zoo import get, get_config, get_config_file
-from mdf_detectron.model_zoo.zoo_weights import ZooEntry, get_checkpoint, read_zoo
+from mdf_detectron.model_zoo.model_zoo import ZooEntry, get, get_checkpoint, get_config, get_config_file, read_zoo
 
 __all__ = ["ZooEntry", "get", "get_checkpoint", "get_config", "get_config_file", "read_zoo"]

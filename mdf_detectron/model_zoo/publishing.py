@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from torch import nn
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
+from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.config import reads_record
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
@@ -123,6 +126,60 @@ def calibration(
         "before": reliability_dict(before),
         "after": reliability_dict(after),
     }
+
+
+def splits_of(checkpoint: Checkpoint, val: str | None, test: str | None) -> tuple[str, str]:
+    """Find the names of the validation and the test split: given ones, or those of the training's data.
+
+    Raises:
+        ConfigError: one of them is not registered, or both are the same.
+    """
+    datasets = checkpoint.saved_cfg.DATASETS
+    folder = datasets.TRAIN[0].removesuffix("_train")
+    val = val or next(iter(datasets.VAL), f"{folder}_val")
+    test = test or next(iter(datasets.TEST), f"{folder}_test")  # trainings of a study name none
+    for option, name in (("--val", val), ("--test", test)):
+        if name not in DatasetCatalog.list():
+            raise ConfigError(
+                f"data set '{name}' is not registered: name one with {option}, or its folder with --data; "
+                "--no-data publishes without thresholds and results"
+            )
+    if val == test:
+        raise ConfigError(f"--val and --test are both '{val}'; thresholds must not be chosen on the test split")
+    return val, test
+
+
+def measure(
+    checkpoint: Checkpoint,
+    val: str,
+    test: str,
+    *,
+    false_positives: float | None,
+    sensitivity: float | None,
+    criterion: str,
+    resamples: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Predict both splits: the first for thresholds and calibration, the second for results.
+
+    Args:
+        false_positives, sensitivity, criterion: of :func:`operating_point`.
+        resamples: of the bootstrap.
+
+    Returns:
+        the entries of the published file, and the evaluation on the test split.
+    """
+    cfg = checkpoint.cfg
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.DATASETS.TEST = (val, test)
+    model = load_model(cfg, checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        data = predictions_on(cfg, model, val, Path(folder) / "val")
+        point = operating_point(
+            *data, val, false_positives=false_positives, sensitivity=sensitivity, criterion=criterion
+        )
+        evaluation = evaluate_on_test(cfg, model, test, Path(folder), resamples)
+    entries = {"operating_point": point, "calibration": calibration(*data, val, criterion)}
+    return entries | {"results": stored_results(evaluation, test)}, evaluation
 
 
 def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, resamples: int) -> dict[str, Any]:

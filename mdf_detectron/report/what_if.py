@@ -1,14 +1,31 @@
-"""Charts of what-if studies: scores over the values of a column, and contributions of columns."""
+"""Tables and charts of what-if studies: findings before and after, scores over a column's values, contributions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mdf_detectron.fileio import markdown_table
+
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a", "#b8860b", "#555555")
+
+
+def change_table(matched: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate the findings before and after a change of the record.
+
+    Args:
+        matched: JSON forms of :class:`~mdf_detectron.inference.what_if.MatchedFinding`.
+    """
+
+    def shown(one: Mapping[str, Any], when: str) -> str:
+        score = one[f"score_{when}"]
+        return "–" if score is None else f"{score:.3f}{' *' if one[f'above_threshold_{when}'] else ''}"
+
+    rows = [(one["class"], *(shown(one, when) for when in ("before", "after"))) for one in matched]
+    return markdown_table(("finding (* above its threshold)", "before", "after"), rows)
 
 
 def sweep_chart(

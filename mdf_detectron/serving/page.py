@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.data.readers import read_size
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import shorten_path
@@ -48,13 +48,14 @@ class StudyPage:
         path = Path(upload)
         name = shorten_path(path.name, 60)
         try:
-            width, height = read_size(path)
-            if width * height > self.max_megapixels * 1e6:
-                raise ImageReadError(
-                    f"the image has {width * height / 1e6:.0f} megapixels; this page takes at most "
-                    f"{self.max_megapixels:g}, reduce it"
-                )
-            return self.predictor.prepare(path, None, name=name), ""
+            with OpenImage(path) as image:
+                width, height = image.size
+                if width * height > self.max_megapixels * 1e6:
+                    raise ImageReadError(
+                        f"the image has {width * height / 1e6:.0f} megapixels; this page takes at most "
+                        f"{self.max_megapixels:g}, reduce it"
+                    )
+                return self.predictor.prepare(image, None, name=name), ""
         except UserError as cause:
             return None, study_view.error(str(cause).replace(str(path), name))
         except Exception as cause:  # a decoder of a broken file may raise anything; the page stays alive

@@ -13,6 +13,7 @@ from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, Checkpoint
 from mdf_detectron.cli import publish, train
 from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
 from mdf_detectron.errors import DatasetError, UserError
@@ -174,9 +175,9 @@ def test_dicom_images_and_records_from_their_tags(weights, images, tmp_path):
     assert first["record"] == {"age": 43.0, "temperature": None, "gender": "F"}
     assert second["record"]["gender"] is None and second["record"]["age"] == pytest.approx(0.5, abs=0.001)
     assert any("modality CT" in note for note in second["notes"])
-    assert keys_of(folder / "a.dcm", "AccessionNumber") == ["77"]
-    schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
-    assert dicom_record(folder / "a.dcm", {"age": "PatientAge"}, schema) == {"age": 43.0}
+    with OpenImage(folder / "a.dcm") as image:
+        assert keys_of(image, "AccessionNumber") == ["77"]
+        assert dicom_record(image, {"age": "PatientAge"}) == {"age": 43.0}
 
 
 def test_a_table_is_checked(tmp_path):

@@ -10,11 +10,12 @@ import torch
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.cli import evaluate
-from mdf_detectron.cli.publish import data_names, main
+from mdf_detectron.cli.publish import main
 from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.model_zoo.publishing import splits_of
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,6 @@ def test_mistakes(tiny_run, tmp_path):
 
 
 def test_splits_that_a_training_does_not_name_are_those_of_its_folder(tiny_run):
-    names = SimpleNamespace(val=None, test=None)
-    of_a_study = SimpleNamespace(TRAIN=("tiny_cxr_train",), VAL=("tiny_cxr_val",), TEST=())
-    assert data_names(names, of_a_study) == ("tiny_cxr_val", "tiny_cxr_test")
+    datasets = SimpleNamespace(TRAIN=("tiny_cxr_train",), VAL=("tiny_cxr_val",), TEST=())
+    of_a_study = SimpleNamespace(saved_cfg=SimpleNamespace(DATASETS=datasets))
+    assert splits_of(of_a_study, None, None) == ("tiny_cxr_val", "tiny_cxr_test")

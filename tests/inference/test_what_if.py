@@ -8,15 +8,18 @@ import pytest
 
 from mdf_detectron.cli.whatif import main
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.inference.contributions import (
-    ablation_values,
-    background_records,
-    contributions,
-    shapley_values,
-)
 from mdf_detectron.inference.findings import DetectedFinding
 from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.inference.what_if import changed_record, match_findings, scores_of, sweep
+from mdf_detectron.inference.what_if import (
+    ablation_values,
+    background_records,
+    changed_record,
+    contributions,
+    match_findings,
+    scores_of,
+    shapley_values,
+    sweep,
+)
 
 RECORD = {"age": 43, "temperature": 98.6, "gender": "F"}
 
@@ -134,8 +137,9 @@ def test_the_background_follows_the_training_distribution(predictor):
 
 
 def test_the_command_writes_everything(tiny_run, tiny_folder, tmp_path, capsys):
-    main(["--weights", str(tiny_run / "model_final.pth"), "--image", str(tiny_folder / "images" / "test_2.png"),
-          "--record", "age=43", "gender=F", "--set", "age=47", "--hide", "gender", "--sweep", "age", "40", "47", "3",
+    weights, image = str(tiny_run / "model_final.pth"), str(tiny_folder / "images" / "test_2.png")
+    main(["--weights", weights, "--image", image, "--record", "age=43", "gender=F", "--set", "age=47",
+          "--hide", "gender", "--sweep", "age", "40", "47", "3",
           "--sweep", "gender", "--explain", "ablation", "--background", "2", "--out", str(tmp_path)])  # fmt: skip
     assert {p.name for p in tmp_path.iterdir()} == {
         "what_if.json", "what_if.png", "sweep_age.png", "sweep_gender.png", "contributions.png"
@@ -148,4 +152,4 @@ def test_the_command_writes_everything(tiny_run, tiny_folder, tmp_path, capsys):
         (["--set", "age=old"], "not a number"),
     ):
         with pytest.raises(DatasetError, match=message):
-            main(["--weights", str(tiny_run / "model_final.pth"), "--image", "x.png", "--out", str(tmp_path), *words])
+            main(["--weights", weights, "--image", image, "--out", str(tmp_path), *words])

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from mdf_detectron import model_zoo
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.errors import CheckpointError, ConfigError
-from mdf_detectron.model_zoo import zoo_weights as module
+from mdf_detectron.model_zoo import model_zoo as module
 
 NAME = "synthetic_cxr/msf_net_1d.yaml"
 
@@ -40,7 +40,7 @@ def published(tmp_path, monkeypatch, fit_encoder):
     model = fit_encoder(build_model(cfg))
     MultimodalCheckpointer(model, str(tmp_path), cfg=cfg).save("tiny")
     digest = hashlib.sha256((tmp_path / "tiny.pth").read_bytes()).hexdigest()
-    entry = model_zoo.ZooEntry(NAME, "mdf train", "tiny", weights="tiny.pth", sha256=digest)
+    entry = model_zoo.ZooEntry(config=NAME, command="mdf train", data="x", weights="tiny.pth", sha256=digest)
     monkeypatch.setattr(module, "read_zoo", lambda: {NAME: entry})
     return tmp_path, model
 
@@ -64,14 +64,14 @@ def test_weights_are_found_and_verified(published, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("models: 3\n", "not a zoo file"),
-        ("models:\n - {config: a, command: c, data: d, nope: 1}\n", "not a zoo file"),
+        ("models: 3\n", "zoo.yaml: models: 3: input should be a valid list"),
+        ("models:\n - {config: a, command: c, data: d, nope: 1}\n", r"zoo.yaml: unknown key 'models\[0\].nope'"),
         ("models:\n - {config: a, command: c, data: d, weights: w.pth}\n", "weights and sha256 go together"),
         (
             "models:\n - {config: a, command: c, data: d, seeds: [1, 2], results: {m: [3]}}\n",
             "m needs one value for",
         ),
-        ("models:\n - {config: a, command: c, data: d, seeds: [1], results: {m: 3.0}}\n", "m needs one value for"),
+        ("models:\n - {config: a, command: c, data: d, seeds: [1], results: {m: 3.0}}\n", "results.m: 3.0: "),
         ("models:\n - {config: a, command: c, data: d}\n - {config: a, command: c, data: d}\n", "two entries"),
         ("models: !!python/name:os.system\n", "not safe YAML"),
     ],
