@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
+import sys
 import threading
 import warnings
 
@@ -17,6 +19,10 @@ def _is_one_line(record: logging.LogRecord) -> bool:
 
 def _of_the_event_writer(args: threading.ExceptHookArgs) -> bool:
     return isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_EventLoggerThread"
+
+
+def _nobody_listens(error: BaseException) -> bool:
+    return isinstance(error, (ConnectionError, EOFError)) and multiprocessing.parent_process() is not None
 
 
 @functools.cache
@@ -39,3 +45,6 @@ def suppress_known_messages() -> None:
     logging.raiseExceptions = False
     told = threading.excepthook
     threading.excepthook = lambda args: None if _of_the_event_writer(args) else told(args)
+    # A loader's worker hands tensors over from a thread, and the training that it works for has been stopped.
+    hook = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: None if _nobody_listens(error) else hook(kind, error, trace)

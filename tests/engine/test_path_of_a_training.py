@@ -3,6 +3,7 @@
 ``python tests/engine/test_path_of_a_training.py PREPARED_FOLDER`` prints the modules and their lines.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 MOST_FILES, MOST_LINES = 70, 10_800
-OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
+OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES {classes}
     INPUT.IMAGE_SIZE 64 MODEL.SPATIALIZER.NUM_STAGES 6 MODEL.MASK_ON False SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS ()
     SOLVER.MAX_ITER 2 DATALOADER.NUM_WORKERS 0 DATASETS.TRAIN ('{name}_train',) DATASETS.VAL ('{name}_val',)
     DATASETS.TEST ('{name}_test',) OUTPUT_DIR {out}"""
@@ -27,7 +28,8 @@ for name, module in sorted(sys.modules.items()):
 
 def modules_of_a_training(folder: Path, out: Path) -> dict[str, int]:
     """Train, validate and test in a new process; returns the package's modules that it has loaded and their lines."""
-    words = OPTIONS.format(name=folder.name, out=out).split()
+    classes = len(json.loads((folder / "annotations" / "train.json").read_text())["categories"])
+    words = OPTIONS.format(name=folder.name, out=out, classes=classes).split()
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder.parent)}
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
