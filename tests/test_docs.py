@@ -123,3 +123,10 @@ def test_every_collection_is_described():
 def test_the_plan_of_the_page_is_one(tmp_path):
     (tmp_path / "plan.yaml").write_text(re.search(r"```yaml\n(name:.*?)```", PAGES["docs/evaluation.md"], re.S)[1])
     assert read_plan(tmp_path / "plan.yaml").name == "columns"
+
+
+def test_the_package_spells_commands_as_users_do():
+    for path in (REPOSITORY / "mdf_detectron").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(?:tools|datasets)/\w+\.py", text), path
+        assert {*re.findall(r"`mdf ([a-z][\w-]*)", text)} <= {*cli.COMMANDS}, path

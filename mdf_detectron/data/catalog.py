@@ -225,7 +225,7 @@ def check_images(records: list[dict[str, Any]]) -> None:
     if absent:
         raise ImageReadError(
             f"{len(absent)} of {len(records)} image files are absent, the first is {absent[0]}; "
-            "prepare the dataset again, see datasets/README.md"
+            "prepare the data set again (mdf prepare)"
         )
     for record in records[:: -(-len(records) // _SIZES_CHECKED)]:
         check_size(record, read_size(record["file_name"]))

@@ -198,7 +198,7 @@ def write_annotations(
 def check_prepared(root: str | Path) -> Path:
     """Return the path of a prepared folder; raises ``DatasetError`` for any other folder."""
     if not (Path(root) / "annotations").is_dir():
-        raise DatasetError(f"{root} has no folder 'annotations'; a prepared folder has, see datasets/README.md")
+        raise DatasetError(f"{root} has no folder 'annotations'; `mdf prepare` makes a prepared folder")
     return Path(root)
 
 

@@ -234,7 +234,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ImageReadError(f"no image file at {path}; prepare the dataset again, see datasets/README.md") from None
+        raise ImageReadError(f"no image file at {path}; prepare the data set again (mdf prepare)") from None
     except UserError:
         raise
     except _READ_ERRORS as error:

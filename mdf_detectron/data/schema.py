@@ -271,9 +271,7 @@ class ClinicalSchema:
         """Read a YAML file with the safe loader; a missing or broken file raises ``DatasetError``."""
         path = Path(path)
         if not os.path.exists(path):
-            raise DatasetError(
-                f"no clinical schema at {shorten_path(path)}; a prepared dataset folder has one, see datasets/README.md"
-            )
+            raise DatasetError(f"no clinical schema at {shorten_path(path)}; `mdf prepare` makes a folder that has one")
         return cls.from_dict(read_yaml(path, DatasetError), where=str(path))
 
 

@@ -120,7 +120,7 @@ def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[di
     """Predictions in COCO results format: the true regions, distractors too, scored by their posterior.
 
     Args:
-        root: a folder made by ``datasets/prepare_synthetic.py``.
+        root: a folder made by ``mdf prepare synthetic``.
         split: "train", "val" or "test".
         use_table: whether the vitals are known.
     """

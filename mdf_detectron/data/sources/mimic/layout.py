@@ -143,7 +143,9 @@ def _synthetic(root: Path) -> str:
 def _folder(path: str | Path, option: str) -> Path:
     path = Path(path).resolve()
     if not path.is_dir():
-        raise SourceDataError(f"no folder {path}; {option} points to the downloaded files, see datasets/README.md")
+        raise SourceDataError(
+            f"no folder {path}; {option} points to the downloaded files (docs/collections.md lists them)"
+        )
     return path
 
 
