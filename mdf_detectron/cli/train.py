@@ -17,6 +17,7 @@ import argparse
 import shlex
 import sys
 
+from mdf_detectron.cli.arguments import config_file
 from mdf_detectron.cli.quiet import suppress_known_messages
 
 
@@ -24,7 +25,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Build Detectron2's arguments (``detectron2.engine.default_argument_parser``), which torch is not needed for."""
     parser = argparse.ArgumentParser(epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="path of a config, or its name in the model zoo")
+    add("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name in the model zoo")
     add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes of each machine, one a GPU")

@@ -7,7 +7,7 @@ import os
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from mdf_detectron.config_file import load_config
@@ -17,7 +17,7 @@ from mdf_detectron.fileio import find_config_file
 from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
 from mdf_detectron.threads import use_free_cores
 
-__all__ = ["default_argument_parser", "setup", "setup_cfg"]
+__all__ = ["setup", "setup_cfg"]
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:

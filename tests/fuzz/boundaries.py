@@ -23,7 +23,6 @@ import pandas as pd
 import pydicom
 import torch
 import yaml
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from dicom_files import lookup_table, radiograph, save
 from hypothesis import strategies as st
@@ -45,6 +44,7 @@ from strategies import (
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, signed
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import FORMAT, column_statistics
+from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, read_annotations
 from mdf_detectron.data.catalog import load_records
@@ -130,15 +130,7 @@ SEED_CONFIG = {**yaml.safe_load((CONFIGS / "synthetic_cxr" / "Base-Synthetic-CXR
                "_BASE_": SYNTHETIC}  # fmt: skip
 
 
-def leaves_of(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """Flatten a config."""
-    found = {}
-    for key, value in cfg.items():
-        found |= leaves_of(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {f"{prefix}{key}": value}
-    return found
-
-
-LEAVES = leaves_of(get_mdf_cfg())
+LEAVES = flat_config(get_mdf_cfg())
 
 
 @st.composite
@@ -169,12 +161,12 @@ def _is_plain(value: Any) -> bool:
 
 def check_config(folder: Path, opts: list[str] | None) -> None:
     cfg = load_config(folder / "c.yaml", opts)
-    for key, value in leaves_of(cfg).items():
+    for key, value in flat_config(cfg).items():
         expect(_is_plain(value), f"{key} is {value!r}")
         expect(value is not None or LEAVES.get(key) is None, f"{key} is null")
     (folder / "again.yaml").write_text(cfg.dump())
-    other = leaves_of(load_config(folder / "again.yaml"))  # inner tuples become lists
-    different = [key for key, value in leaves_of(cfg).items() if json.dumps(other[key]) != json.dumps(value)]
+    other = flat_config(load_config(folder / "again.yaml"))
+    different = [key for key, value in flat_config(cfg).items() if other[key] != value]
     expect(not different, f"the dumped config has other values of {different}")
 
 
