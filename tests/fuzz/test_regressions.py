@@ -137,6 +137,11 @@ def test_a_prediction_with_neither_box_nor_mask():
             Detections.load([{**result, "segmentation": value}], GroundTruth.load(COCO))
 
 
+def test_a_score_beyond_every_number_of_a_machine():
+    with pytest.raises(ResultsError, match="score 10+.* is no finite number"):
+        Detections.load([{**PREDICTIONS[0], "score": 10**400}], GroundTruth.load(COCO))
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return Checkpoint.open(small_checkpoint(tmp_path_factory.mktemp("model"))).data

@@ -82,7 +82,7 @@ def test_preparations_of_every_kind_are_killed_in_turn(tmp_path, monkeypatch):
     test = crash_test.CrashTest(tmp_path, 1)
     test.make_sources()
     test.kill_preparations(4)
-    kinds = {"preparation, synthetic", "preparation, own data", "preparation, MIMIC", "preparation, RSNA"}
+    kinds = {f"preparation, {name}" for name in ("synthetic", "own", "mimic-eye", "rsna")}
     assert {what for what, _ in test.tallies} == kinds
     assert all((tally.kills, tally.sound) == (1, 1) for tally in test.tallies.values()), test.table()
 
