@@ -92,6 +92,8 @@ BROKEN = [
     ("images", 1, {"patient_id": "None"}, "patient_id 'None' is no patient"),
     ("images", 1, {"patient_id": None}, "no patient_id; every image needs"),
     ("images", 1, {"patient_id": [1]}, r"patient_id \[1\]: a patient id is a text or a number"),
+    ("images", 1, {"sha256": "0" * 63}, "sha256 '0+'; expected 64 hexadecimal digits"),
+    ("images", 1, {"sha256": ["0" * 64]}, "sha256 .*; expected 64 hexadecimal digits"),
     ("images", 1, {"clinical": [40]}, r"clinical \[40\]; expected an object"),
     ("images", 1, {"clinical": {"age": True}}, "column 'age' is the boolean True, not a number"),
     ("images", 1, {"clinical": {"age": 500}}, r"column 'age' is 500, outside its legal range \[0, 120\] years"),

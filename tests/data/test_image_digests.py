@@ -118,23 +118,6 @@ def edit(folder, change):
         path.write_text(json.dumps(data))
 
 
-def test_a_folder_of_an_earlier_version_works_and_the_audit_says_what_it_lacks(sources, small_config):
-    folder = prepared(sources)
-    edit(folder, lambda image: image.pop("sha256"))
-    cfg = config_of(small_config, folder)
-    assert build_loss_mapper(cfg, "digests_cxr_train")(records(folder)[0])["image"].shape == (1, 48, 48)
-    audit = audit_folder(folder)
-    assert not audit.problems and any("as they were prepared: no image has sha256" in text for text in audit.unchecked)
-
-
-@pytest.mark.parametrize("value", [3, "", "0" * 63, "G" * 64, ["0" * 64]])
-def test_what_is_no_digest_is_refused(value, sources):
-    folder = prepared(sources)
-    edit(folder, lambda image: image.update(sha256=value))
-    with pytest.raises(DatasetError, match=r"images\[0\].* sha256 .*; expected 64 hexadecimal digits"):
-        records(folder)
-
-
 def test_a_damaged_copy_is_made_anew_and_not_blessed(sources):
     """Copies of the folder that is replaced are taken up; a damaged one would get a digest that says it is right."""
     folder = prepared(sources, image_size=40)

@@ -1,6 +1,5 @@
 """Schema, splits, format and registration of prepared folders."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from mdf_detectron.data.annotations import read_annotations
 from mdf_detectron.data.catalog import (
     dataset_schema,
-    load_records,
     register_all,
     register_prepared_folder,
 )
@@ -229,26 +227,6 @@ def test_registered_records(tiny_folder):
     assert records[2]["clinical"] == {"age": 42, "temperature": 98.6, "gender": "F"}
     assert records[1]["annotations"][0]["category_id"] == 1 and records[1]["patient_id"] == "train-1"
     assert MetadataCatalog.get("tiny_cxr_train").thing_classes == ["bright", "dark"]
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda d: d["images"][3]["clinical"].update(age=500), DatasetError, "train_3.png.*: column 'age' is 500"),
-        (lambda d: d["images"][3]["clinical"].update(x=1), DatasetError, "unknown clinical column"),
-        (lambda d: d["images"][3].update(id=d["images"][2]["id"]), DatasetError, "two images have the id"),
-        (lambda d: d["annotations"][0].update(category_id=9), DatasetError, "category_id 9"),
-        (lambda d: d["annotations"][0].update(image_id=999), DatasetError, "image_id 999"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, 5]), DatasetError, "has no area"),
-        (lambda d: d.pop("categories"), DatasetError, "no 'categories' list"),
-    ],
-)
-def test_broken_annotation_files(tiny_folder, annotations_of, tmp_path, change, error, message):
-    data = annotations_of(tiny_folder, "train")
-    change(data)
-    (tmp_path / "train.json").write_text(json.dumps(data))
-    with pytest.raises(error, match=message):
-        load_records(tmp_path / "train.json", tiny_folder / "images", tiny_folder / "clinical_schema.yaml")
 
 
 def test_every_known_collection_has_its_schema_before_it_is_prepared():
