@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
+from torch import nn
 
 from mdf_detectron.data.catalog import dataset_annotations
+from mdf_detectron.data.loaders import build_test_loader
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
@@ -177,3 +180,16 @@ class CXREvaluator(DatasetEvaluator):
                 len(unseen),
                 self._dataset_name,
             )
+
+
+def evaluate_records(
+    cfg: CfgNode,
+    model: nn.Module,
+    dataset_name: str,
+    records: list[dict[str, Any]],
+    output_dir: str | Path | None = None,
+) -> OrderedDict:
+    """Evaluate a model on a dataset whose clinical records may differ from the registered ones."""
+    loader = build_test_loader(cfg, dataset_name, records=records)
+    evaluator = CXREvaluator(dataset_name, output_dir=output_dir, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
+    return inference_on_dataset(model, loader, evaluator)

@@ -26,6 +26,7 @@ from mdf_detectron.engine.resume import METRICS_FILE_NAME
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
+from mdf_detectron.evaluation.evaluator import evaluate_records
 from mdf_detectron.experiments.plan import change_records
 from mdf_detectron.experiments.trainings import (
     ENTRY_FILE_NAME,
@@ -35,7 +36,6 @@ from mdf_detectron.experiments.trainings import (
     predictions_file,
 )
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
-from mdf_detectron.inference.evaluation import evaluate_records
 from mdf_detectron.locks import FolderLock
 
 TRAINED_FILE_NAME = "trained.json"

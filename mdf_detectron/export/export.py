@@ -34,6 +34,7 @@ from mdf_detectron.errors import ConfigError, UserError, shorten
 from mdf_detectron.export.parts import with_exportable_parts
 from mdf_detectron.fileio import atomic_path, finite_or_none
 from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.inference.what_if import background_records
 from mdf_detectron.modeling.backbones import TimmTrunk
 from mdf_detectron.modeling.meta_arch import build_model
 
@@ -347,41 +348,20 @@ def description(predictor: Predictor, inputs: Sequence[str], outputs: Sequence[s
 
 
 def random_inputs(predictor: Predictor, count: int, size: tuple[int, int], seed: int) -> list[dict[str, Any]]:
-    """Make images of random blobs, and records of random training values, the last one without any."""
+    """Make images of random blobs, and records of random training values, the last of several without any."""
     rng = np.random.default_rng(seed)
-    height, width = size
-    y, x = np.mgrid[:height, :width] / max(size)
+    records = background_records(predictor, max(1, count - 1), seed) + [{}] * (count > 1)
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
     batch = []
-    for number in range(count):
+    for record in records:
         pixels = np.full(size, rng.uniform(60, 120))
         for _ in range(6):
             (cy, cx), radius = rng.uniform(0.1, 0.9, 2), rng.uniform(0.04, 0.25)
             pixels += rng.uniform(-90, 130) * np.exp(-((((y - cy) ** 2 + (x - cx) ** 2) / radius**2) ** 2))
         pixels = np.clip(pixels + rng.normal(0, 4, size), 0, 255).astype(np.float32)
-        record = {} if number == count - 1 and count > 1 else _random_record(predictor, rng)
-        batch.append(
-            {
-                "image": torch.from_numpy(np.repeat(pixels[None], len(predictor.cfg.MODEL.PIXEL_MEAN), axis=0)),
-                "height": height,
-                "width": width,
-                **predictor.mapper.clinical_tensors({"clinical": record}),
-            }
-        )
+        image = torch.from_numpy(np.repeat(pixels[None], len(predictor.cfg.MODEL.PIXEL_MEAN), axis=0))
+        batch.append({"image": image, **predictor.mapper.clinical_tensors({"clinical": record})})
     return batch
-
-
-def _random_record(predictor: Predictor, rng: np.random.Generator) -> dict[str, Any]:
-    record = {}
-    for column in predictor.schema.columns:
-        if column.name in predictor.columns:
-            seen = predictor.contents["training"]["columns"][column.name]
-            values = column.vocabulary if column.kind == "categorical" else seen["quantiles"]
-            record[column.name] = values[rng.integers(len(values))] if values else None
-    return record
-
-
-def _arrays(names: Sequence[str], batch: Sequence[Mapping[str, Any]]) -> Arrays:
-    return {name: torch.stack([x[name] for x in batch]).numpy() for name in names}
 
 
 def compare(
@@ -401,7 +381,7 @@ def compare(
         batch = [{**x, "height": x["image"].shape[1], "width": x["image"].shape[2]} for x in given]
         with torch.inference_mode():
             wanted = [one["instances"] for one in model(batch)]
-        found = exported(_arrays(exported.input_names, batch))
+        found = exported({name: torch.stack([x[name] for x in batch]).numpy() for name in exported.input_names})
         for number, (instances, inputs) in enumerate(zip(wanted, batch, strict=True)):
             own = {name: value[found["image_index"] == number] for name, value in found.items()}
             size = tuple(inputs["image"].shape[1:])

@@ -30,10 +30,9 @@ from mdf_detectron.evaluation.calibration import (
     threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, ground_truth_of
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
-from mdf_detectron.inference.evaluation import evaluate_records
 
 OWN = "model"
 """Name of the model in its own evaluation."""

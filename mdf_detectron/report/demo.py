@@ -26,10 +26,9 @@ from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import Verdict
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, ground_truth_of
+from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.summary import Protocol, compare, headline_row
 from mdf_detectron.fileio import markdown_table, read_json, write_figure, write_json, write_text
-from mdf_detectron.inference.evaluation import evaluate_records
 from mdf_detectron.report.images import Panel, record_text, save_panels
 
 DATASET = "synthetic_cxr"

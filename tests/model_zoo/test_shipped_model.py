@@ -12,7 +12,7 @@ from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.data.synthetic import prepare
 from mdf_detectron.data.synthetic.cohort import CohortSettings, make_cohort
 from mdf_detectron.errors import CheckpointError
-from mdf_detectron.inference.evaluation import evaluate_records
+from mdf_detectron.evaluation.evaluator import evaluate_records
 from mdf_detectron.model_zoo.model_zoo import ZOO_FOLDER, open_weights, read_zoo
 
 NAME = "synthetic_cxr/mdf_net_compact"
