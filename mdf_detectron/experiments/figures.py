@@ -116,7 +116,7 @@ class FigureMaker:
                       values, f"{self.intervals}. {meanings}.")  # fmt: skip
         tested = [one for name in shown for one in self.comparisons.values() if one.first[0] == one.second[0] == name]
         chart = metrics_by_state({self._title(n): one for n, one in rows.items()}, self.metric, self.intervals)
-        losses = {f"{self._title(one.first[0])} {state_words(one.first[1])}": one.row for one in tested}
+        losses = {f"{self._title(one.first[0])} ({state_words(one.first[1])})": one.row for one in tested}
         label = f"loss of {self.metric} (× 100)"
         more = {f"{figure.name}_losses": differences_chart(losses, label, self.intervals)} if losses else {}
         return chart, [table, *self._tests(figure, tested)], more

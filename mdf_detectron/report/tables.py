@@ -92,13 +92,13 @@ def difference_table(
         trainings: of each row, if not all are of one training a side.
     """
     corrected = any(row.get("corrected") is not None for row in rows.values())
-    header = [heading, *(["trainings"] if trainings else []), *sides, "difference", "p",
-              *(["corrected p"] if corrected else []), "verdict"]  # fmt: skip
+    header = [heading, "verdict", *sides, "difference", "p", *(["corrected p"] if corrected else []),
+              *(["trainings"] if trainings else [])]  # fmt: skip
     values = []
     for n, (label, row) in enumerate(rows.items()):
-        values.append([label, *trainings[n : n + 1], number(row["first"]), number(row["second"]), estimate(row),
+        values.append([label, Verdict.of(row).word, number(row["first"]), number(row["second"]), estimate(row),
                        p_text(row), *([number(row["corrected"], 3)] if corrected else []),
-                       Verdict.of(row).word])  # fmt: skip
+                       *trainings[n : n + 1]])  # fmt: skip
     return Table(name, title, header, values, note)
 
 
