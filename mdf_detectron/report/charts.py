@@ -22,6 +22,7 @@ from mdf_detectron.evaluation.calibration import POOLED
 from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
+from mdf_detectron.fileio import read_text
 from mdf_detectron.report.tables import CRITERION_TEXTS, has_intervals
 
 OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b9b9")}
@@ -253,8 +254,7 @@ def calibration_chart(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         models: model name → summary with a "calibration".
     """
     diagrams = {name: one["calibration"]["classes"][POOLED] for name, one in models.items() if one.get("calibration")}
-    labels = [f"{name}: ECE {number(one['error'], 3)}" for name, one in diagrams.items()]
-    return _diagram(list(zip(labels, diagrams.values(), cycle(COLORS), strict=False)), list(diagrams.values()))
+    return _reliability(diagrams, list(diagrams.values()))
 
 
 def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
@@ -263,33 +263,28 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
     Args:
         calibration: of :func:`~mdf_detectron.model_zoo.publishing.calibration`.
     """
-    names = {"before": "scores", "after": f"after temperature {calibration['temperature']:.2f}"}
-    lines = [
-        (f"{name}: ECE {calibration[key]['error']:.3f}", calibration[key], color)
-        for (key, name), color in zip(names.items(), COLORS, strict=False)
-    ]
-    return _diagram(lines, [calibration["before"]])
+    after = f"after temperature {calibration['temperature']:.2f}"
+    return _reliability({"scores": calibration["before"], after: calibration["after"]}, [calibration["before"]])
 
 
-def _diagram(lines: Sequence[tuple[str, Mapping[str, Any], str]], counted: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw one line a diagram (label, diagram, color), and below the number of detections of ``counted``."""
+def _reliability(diagrams: Mapping[str, Mapping[str, Any]], counted: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw a line for each diagram, and below it the number of detections of ``counted``."""
     figure = Figure(figsize=(5.2, 5.6), layout="constrained", dpi=120)
     axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect")
-    for label, one, color in lines:
+    for (name, one), color in zip(diagrams.items(), cycle(COLORS), strict=False):
         points = [(c, a) for c, a in zip(one["confidence"], one["accuracy"], strict=True) if c is not None]
+        label = f"{name}: ECE {number(one['error'], 3)}"
         axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o-", color=color, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of true positives", title="Reliability of the scores")
     axes.legend(frameon=False, fontsize=8)
-    for number_, one in enumerate(counted):
+    for m, one in enumerate(counted):
         width = (one["edges"][1] - one["edges"][0]) * 0.9 / len(counted)
-        starts = [low + number_ * width for low in one["edges"][:-1]]
-        below.bar(starts, one["counts"], width=width, align="edge", color=COLORS[number_ % len(COLORS)])
+        starts = [low + m * width for low in one["edges"][:-1]]
+        below.bar(starts, one["counts"], width=width, align="edge", color=COLORS[m % len(COLORS)])
     below.set(xlabel="score", ylabel="detections")
     for one in (axes, below):
-        one.grid(color="#eeeeee")
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+        style_axes(one)
     return figure
 
 
@@ -305,12 +300,8 @@ def read_series(path: str | Path) -> Series:
     Raises:
         ResultsError: unreadable, a line that is no JSON object, or nothing in it.
     """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as cause:
-        raise ResultsError(f"{path}: cannot be read ({cause.strerror})") from None
     series: Series = {}
-    for n, line in enumerate(lines, start=1):
+    for n, line in enumerate(read_text(path, ResultsError).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -336,18 +327,15 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
     """
     losses = {n: xy for n, xy in series.items() if n == "total_loss" or n.split("/")[-1] in PLOTTED_LOSSES}
     scores = {n: xy for n, xy in series.items() if n == metric or n.endswith("/" + metric)}
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained", dpi=120)
-    for axes, curves, label, nothing in zip(
-        figure.subplots(1, 2), (losses, scores), ("loss", f"{metric} (× 100)"), ("no loss", f"no {metric}"), strict=True
-    ):
+    figure, panels = make_panels(2, height=3.1)
+    labels = ("loss", f"{metric} (× 100)")
+    for axes, curves, label, what in zip(panels, (losses, scores), labels, ("loss", metric), strict=True):
         for name, (x, y) in curves.items():
             axes.plot(x, y, label=name.removesuffix("/" + metric), marker="o" if len(x) < 30 else None, markersize=3)
         if curves:
             axes.legend(frameon=False, fontsize=7)
         else:
-            axes.text(0.5, 0.5, f"{nothing} in the log", ha="center", transform=axes.transAxes, color="#888888")
-        axes.grid(color="#eeeeee")
-        axes.spines[["top", "right"]].set_visible(False)
+            _empty(axes, f"no {what} in the log")
         axes.set(xlabel="iteration", ylabel=label)
     return figure
 
@@ -360,11 +348,16 @@ def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Fi
     for axes in panels[number_:]:
         axes.set_axis_off()
     for axes in panels[:number_]:
-        axes.grid(color="#eeeeee")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
+        style_axes(axes)
         axes.title.set_fontsize(9)
     return figure, panels[:number_]
+
+
+def style_axes(axes: Axes) -> None:
+    """Draw a light grid below the curves, and no frame at the top and the right."""
+    axes.grid(color="#eeeeee")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
 
 
 def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.fileio import markdown_table
+from mdf_detectron.report.charts import style_axes
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a", "#b8860b", "#555555")
 
@@ -81,8 +82,6 @@ def contribution_chart(
 
 def _finish(figure: Figure, panels: Sequence[Any], note: str) -> Figure:
     for axes in panels:
-        axes.grid(color="#eeeeee")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes)
     figure.supxlabel(note, fontsize=7, color="#555555", wrap=True)
     return figure
