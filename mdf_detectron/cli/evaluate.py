@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdf_detectron.errors import CheckpointError, DatasetError, ResultsError, UserError, shorten
-from mdf_detectron.evaluation.froc import CRITERIA
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.froc import CRITERIA, froc_detections
 from mdf_detectron.evaluation.matching import AREAS
 from mdf_detectron.fileio import check_regular, write_json
-
-if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -101,7 +99,6 @@ def main(argv: list[str] | None = None) -> None:
         raise CheckpointError(f"no checkpoint at {absent[0]}")
 
     # the evaluation needs neither torch nor Detectron2, but for the name of a data set and for a checkpoint
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
     from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
     from mdf_detectron.report.charts import all_charts
     from mdf_detectron.report.html import write_evaluation_report
@@ -149,7 +146,6 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
     """
     from mdf_detectron.checkpoint.checkpoint import Checkpoint
     from mdf_detectron.evaluation.calibration import stored_choices
-    from mdf_detectron.evaluation.froc import froc_detections
 
     contents = Checkpoint.open(weights).contents
     if set(contents["class_names"]) != set(ground_truth.class_names):
