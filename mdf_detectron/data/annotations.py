@@ -1,8 +1,8 @@
 """Read and validate annotation JSON: the one reader, for training, audit and evaluation alike.
 
-A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. What a prepared folder's file must have
-besides (``prepared=True``): of each image ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``;
-``sha256``, the file's, may be there.
+A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. In a prepared folder (``prepared=True``)
+each image must also have ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``, and may have
+``sha256``, the file's.
 Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.splits.patient_key`). Numpy only.
 """
 

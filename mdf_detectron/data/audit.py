@@ -197,7 +197,7 @@ def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
 
 
 def _classes(splits: dict[str, Annotations]) -> Iterator[Problem]:
-    """Find splits whose list of classes is another than the first one's: the model's class numbers would differ."""
+    """Find splits whose classes differ from the first one's: the model's class numbers would mean different things."""
     first, *others = splits or ("",)
     for name in others:
         if splits[name].class_names != splits[first].class_names:

@@ -1,4 +1,4 @@
-"""What happens to an image before the model: every input is resized, and training draws changes anew at each step."""
+"""Change images before the model: every input is resized, and training draws random changes at each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def _by_channel(img: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Change each channel of (H, W, C) or (H, W) as a picture of its own; Pillow's floats have one channel."""
+    """Change each channel of (H, W, C) or (H, W) on its own; Pillow's float images have one channel."""
     channels = img[:, :, None] if img.ndim == 2 else img
     changed = np.stack([np.asarray(change(Image.fromarray(c))) for c in np.moveaxis(channels, 2, 0).copy()], axis=2)
     return changed.reshape(*changed.shape[:2], *img.shape[2:])

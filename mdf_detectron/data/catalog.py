@@ -68,7 +68,7 @@ def register_all(root: str | Path | None = None) -> None:
 
 
 def _register_if_new(root: Path, prefix: str) -> None:
-    """Leave alone what a program has registered under the name already."""
+    """Register a folder unless a program has registered its name already."""
     if f"{prefix}_train" not in DatasetCatalog.list():
         register_prepared_folder(root, prefix)
 
@@ -133,7 +133,7 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
 
     Returns:
         dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
-        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and besides Detectron2's keys
+        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and of this project
         ``patient_id`` (str), ``sha256`` (of the file; None where nobody knows it) and ``clinical`` ({column: parsed
         value}, see :mod:`~mdf_detectron.data.schema`). The dicts are the caller's, the boxes and masks in them are
         shared: replace them, do not write into them.
@@ -212,14 +212,11 @@ _SIZES_CHECKED = 64
 
 
 def check_images(records: list[dict[str, Any]]) -> None:
-    """Refuse records whose image file is absent, and some images, evenly chosen, whose size is another than written.
-
-    The mapper checks the size of every image; that wrong sizes of a whole data set are told before training is worth
-    reading some headers.
+    """Refuse absent image files, and wrong sizes in a sample of the images; the mapper checks the size of every image.
 
     Raises:
-        ImageReadError: files are absent (they are counted), or one of the chosen has no readable header.
-        DatasetError: an image of another size.
+        ImageReadError: files are absent (they are counted), or one of the sample has no readable header.
+        DatasetError: an image of another size than its record says.
     """
     absent = [r["file_name"] for r in records if not os.path.isfile(r["file_name"])]
     if absent:
@@ -227,7 +224,7 @@ def check_images(records: list[dict[str, Any]]) -> None:
             f"{len(absent)} of {len(records)} image files are absent, the first is {absent[0]}; "
             "prepare the data set again (mdf prepare)"
         )
-    for record in records[:: -(-len(records) // _SIZES_CHECKED)]:
+    for record in records[:: 1 + len(records) // _SIZES_CHECKED]:
         check_size(record, read_size(record["file_name"]))
 
 

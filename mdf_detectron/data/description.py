@@ -1,4 +1,4 @@
-"""Numbers that describe a prepared folder: boxes, columns against findings, and images that look alike."""
+"""Describe a prepared folder in numbers: boxes, columns against findings, and images that look alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HASH_SIDE = 16
 """Perceptual hashes have HASH_SIDE² bits: 64 bits, the usual number, do not tell chest radiographs apart."""
 
 ALIKE_BITS = 20
-"""Hashes that differ in at most so many of the 256 bits are of images that look alike."""
+"""Images look alike whose hashes differ in at most this many of the 256 bits."""
 
 MOST_PAIRS = 200
 
@@ -118,7 +118,7 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
 
 
 def associate(train: Annotations, schema: ClinicalSchema) -> list[Association]:
-    """Rank correlation (numeric) or Cramér's V (categorical) of each column with the presence of each class."""
+    """Measure each column against the presence of each class: by Spearman's ρ (numeric) or Cramér's V (categorical)."""
     names = {c["id"]: c["name"] for c in train.categories}
     held: dict[Any, set[str]] = {image["id"]: set() for image in train.images}
     for annotation in train.annotations:
@@ -191,7 +191,7 @@ def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) 
 
 
 def _near(words: np.ndarray, first: int) -> list[tuple[int, int]]:
-    """(number, bits that differ) of the later images near ``first``; ``words`` is (B / 64, N) uint64."""
+    """Return (number, bits that differ) of the later images near ``first``; ``words`` is (B / 64, N) uint64."""
     differing = np.bitwise_count(words[0, first + 1 :] ^ words[0, first])
     near = np.flatnonzero(differing <= ALIKE_BITS)
     differing = differing[near].astype(np.int64)

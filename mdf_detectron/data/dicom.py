@@ -116,7 +116,7 @@ def _text(value: object) -> str | None:
 
 
 def _pydicom():
-    """The optional package, imported where it is needed."""
+    """Import the optional package where it is needed."""
     try:
         import pydicom
     except ImportError:
@@ -141,7 +141,7 @@ def _parse(path: Path, content: Content, only: list[str] | None = None) -> Datas
 
 
 def _decode(path: Path, dataset: Dataset) -> np.ndarray:
-    """Stored samples, (H, W) or (H, W, 3) RGB."""
+    """Decode the stored samples, (H, W) or (H, W, 3) RGB."""
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageReadError(f"cannot read image {path}: a DICOM file without pixels; leave it out")
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -191,7 +191,7 @@ def _notes(dataset: Dataset, pixels: np.ndarray) -> list[str]:
 def _present(
     path: Path, pixels: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
 ) -> tuple[np.ndarray, str, float, float]:
-    """Scaled pixels, the rule, and the modality values at its ends.
+    """Return the scaled pixels, the rule, and the modality values at its ends.
 
     Integers of up to 16 bits go through a table of their values, which is many times faster than computing each pixel.
     """
@@ -222,7 +222,7 @@ def _present(
 def _table(
     stored: np.ndarray, shown: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
 ) -> tuple[np.ndarray, str, float, float]:
-    """What each stored value becomes."""
+    """Return what each stored value becomes, the rule, and the modality values at its ends."""
     modality = _modality(stored, dataset)
     steps = []
     if dataset.get("VOILUTSequence"):
@@ -250,13 +250,13 @@ def _table(
 
 
 def _shows_something(scaled: np.ndarray, stored: np.ndarray, bit_depth: int) -> bool:
-    """Whether at least 1 % of the pixels are neither black nor white, or the image itself has only two values."""
+    """Tell whether at least 1 % of the pixels are neither black nor white, or the image itself has only two values."""
     inside = np.count_nonzero((scaled > 0) & (scaled < 2**bit_depth - 1))
     return inside >= _LEAST_INSIDE * scaled.size or len(np.unique(stored[:: max(1, stored.size // 10000)])) <= 2
 
 
 def _ends(modality: np.ndarray, values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The modality values around what is neither black nor white."""
+    """Return the modality values around what is neither black nor white."""
     inside = np.flatnonzero((values > min(low, high)) & (values < max(low, high)))
     span = modality[[inside[0], inside[-1]]] if inside.size else modality[[0, -1]]
     return float(span.min()), float(span.max())
@@ -306,7 +306,7 @@ def _lookup(values: np.ndarray, item: Dataset, dataset: Dataset) -> tuple[np.nda
 
 
 def _padding(pixels: np.ndarray, dataset: Dataset) -> np.ndarray | None:
-    """(H, W) bool of padding, or None where there is none."""
+    """Return (H, W) bool, true for padding; None where there is none."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return None

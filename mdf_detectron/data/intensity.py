@@ -1,4 +1,4 @@
-"""Mapping stored pixel values of any depth to 8 or 16 bits, and the record of what was done.
+"""Map stored pixel values of any depth to 8 or 16 bits, and say what was done.
 
 More than eight bits are never scaled from an image's extremes: three saturated pixels of a marker would turn a
 radiograph black.
@@ -18,7 +18,7 @@ LOWEST, HIGHEST = 0.5, 99.5
 """Percentiles of the pixels that become black and white where the file does not say how it is to be shown."""
 
 MOST_PIXELS = 64_000_000
-"""Of a radiograph; the largest detectors and digitized films have less than half. Reading them takes up to 2 GB."""
+"""Of a radiograph; the largest detectors and scanners give less than half. Reading them takes up to 2 GB."""
 
 _CONTAINER_BITS = (8, 10, 12, 14, 16, 32)
 _MOST_BINS = 1 << 20
@@ -71,7 +71,7 @@ def robust_range(values: np.ndarray) -> tuple[float, float, str]:
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    """The smallest values that at least 0.5 and 99.5 % of the pixels do not exceed."""
+    """Return the smallest values that at least 0.5 and 99.5 % of the pixels do not exceed."""
     ranks = [max(0, int(np.ceil(values.size * share / 100)) - 1) for share in (LOWEST, HIGHEST)]
     if np.issubdtype(values.dtype, np.integer):
         first = int(values.min())
@@ -84,7 +84,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 
 def _full_scale(value: float) -> float:
-    """Largest value of the narrowest usual bit depth that holds ``value``; 1 for values up to 1."""
+    """Return the largest value of the narrowest usual bit depth that holds ``value``; 1 for values up to 1."""
     return next((2.0**bits - 1 for bits in _CONTAINER_BITS if 1 < value <= 2.0**bits - 1), max(1.0, value))
 
 

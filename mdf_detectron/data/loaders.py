@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # imported where DATALOADER.DECODED_CACHE is set
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
-    """The columns that the model reads, taken from the dataset's own schema.
+    """Return the schema of the columns that the model reads, taken from the dataset's own schema.
 
     Raises:
         ConfigError: the dataset is not registered.
@@ -73,12 +73,12 @@ def _metadata(dataset_name: str):
 
 
 def dataset_classes(dataset_name: str) -> list[str]:
-    """Class names of a registered dataset, in the order of the model's classes."""
+    """Return the class names of a registered dataset, in the order of the model's classes."""
     return list(_metadata(dataset_name).thing_classes)
 
 
 def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise :class:`ConfigError` if the model's classes are not as many as the dataset's."""
+    """Raise :class:`ConfigError` if the model has another number of classes than the dataset."""
     classes = dataset_classes(dataset_name)
     key, count = num_classes(cfg)
     if len(classes) != count:
@@ -98,7 +98,7 @@ def check_same_classes(first: str, other: str) -> None:
 
 
 def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
-    """The records of several registered datasets, one list."""
+    """Return the records of several registered datasets as one list."""
     records = []
     for name in dataset_names:
         _metadata(name)
@@ -107,7 +107,7 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
 
 
 def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clinical records of the train split: (M, A) float with NaN, (M, B) long with -1."""
+    """Return the clinical records of the train split: (M, A) float with NaN, (M, B) long with -1."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
     records = [schema.encode(record["clinical"], record["file_name"]) for record in records_of(cfg.DATASETS.TRAIN)]
     numeric, categorical = zip(*records, strict=True)
@@ -115,7 +115,7 @@ def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
-    """File of a data set's decoded images."""
+    """Return the file of a data set's decoded images."""
     return Path(cfg.DATALOADER.DECODED_CACHE) / f"{dataset_name}_{cfg.INPUT.IMAGE_SIZE}_{cfg.INPUT.FORMAT}.npy"
 
 
@@ -159,7 +159,7 @@ def open_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
 
 def _training_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
-    """The infinite sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
+    """Build the infinite sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(records), seed=seed)
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
@@ -198,13 +198,13 @@ def images_per_process(cfg: CfgNode) -> int:
 
 
 def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
-    """A mapper for losses on data that is not trained on: annotations stay, augmentations are those of the test."""
+    """Build a mapper for losses on held-out data: annotations stay, augmentations are those of the test."""
     parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
     return MultimodalDatasetMapper(**{**parts, "is_train": True, "caches": open_caches(cfg, [dataset_name])})
 
 
 def build_loss_loader(cfg: CfgNode, dataset_name: str):
-    """Loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
+    """Build a loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
     return build_detection_test_loader(
         dataset=records_of([dataset_name]),
         mapper=build_loss_mapper(cfg, dataset_name),
@@ -214,14 +214,14 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str):
 
 
 def train_part(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
-    """``count`` records of the first train dataset (all, if it has fewer), always the same ones."""
+    """Return ``count`` records of the first train dataset (all, if it has fewer), always the same ones."""
     records = records_of(cfg.DATASETS.TRAIN[:1])
     chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:count]
     return [records[i] for i in sorted(chosen.tolist())]
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, Any]] | None = None):
-    """Loader of every image of a dataset, once; ``records`` replace the registered ones (records shuffled, say)."""
+    """Build a loader of every image of a dataset, once; ``records`` replace the registered ones (exchanged, say)."""
     schema = model_schema(cfg, dataset_name)
     return build_detection_test_loader(
         dataset=records if records is not None else records_of([dataset_name]),
@@ -250,7 +250,7 @@ def _seed_cpu(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU generators within the block and restore their states behind it."""
+    """Seed the CPU generators within the block and restore their states after it."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     _seed_cpu(seed)
     try:
@@ -262,7 +262,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class StreamIndex(int):
-    """Index of a record that knows its place in the training stream.
+    """Index of an image that knows its place in the training stream.
 
     Attributes:
         place: number of the image in the stream over all processes.
@@ -277,9 +277,9 @@ class StreamIndex(int):
 
 
 class ResumableSampler(Sampler):
-    """Number the indices of an infinite sampler, and start behind those that an earlier run has consumed.
+    """Number the indices of an infinite sampler, and start after those that an earlier run has consumed.
 
-    Detectron2's samplers start their shuffled stream anew at each start of the program.
+    Detectron2's samplers start their shuffled stream again whenever the program starts.
 
     Args:
         sampler: an infinite sampler of Detectron2 that gives one process every ``world_size``-th index of a common
@@ -321,7 +321,7 @@ class SeededByPlace(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """The mapped record; a plain index (not of the stream) is seeded by the index itself."""
+        """Return the mapped record; a plain index (not of the stream) is seeded by the index itself."""
         seed = derive_seed(self.seed, getattr(index, "place", int(index)), 1)
         if get_worker_info() is not None:  # a process for images alone: nothing else draws from its generators
             _seed_cpu(seed)

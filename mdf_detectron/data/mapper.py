@@ -1,4 +1,4 @@
-"""One record → the model's input: image, boxes, masks and the clinical record."""
+"""Turn a data set's record into the model's input: image, boxes, masks and the clinical record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_VISIBLE = 1 / 3
 
 
 def visible_share(annotation: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> float:
-    """Share of an annotation's box that lies in the transformed image of (height, width) ``size``; 0 to 1."""
+    """Return the share (0 to 1) of an annotation's box that is in the transformed image of (height, width) ``size``."""
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
     left, top, right, bottom = transforms.apply_box(np.array([box]))[0]
     area = (right - left) * (bottom - top)
@@ -33,7 +33,7 @@ def visible_share(annotation: dict[str, Any], transforms: T.TransformList, size:
 
 
 class MultimodalDatasetMapper:
-    """Maps a Detectron2 dataset dict with a "clinical" entry to a training or test input.
+    """Map a Detectron2 dataset dict with a "clinical" entry to a training or test input.
 
     Args:
         is_train: apply augmentations that are random, and attach ``instances``.
@@ -42,7 +42,7 @@ class MultimodalDatasetMapper:
         schema: the columns the model reads, in order.
         use_instance_mask: attach ``gt_masks``.
         mask_format: "polygon", or "bitmask", which takes run-length encodings too.
-        caches: hold decoded images as they are behind the first augmentation, the resizing; other files are decoded.
+        caches: hold decoded images after the first augmentation, the resizing; other files are decoded.
     """
 
     @configurable
@@ -59,7 +59,7 @@ class MultimodalDatasetMapper:
     ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
-        self.behind_cache = T.AugmentationList(augmentations[1:])
+        self.after_resizing = T.AugmentationList(augmentations[1:])
         self.caches = tuple(caches)
         self.image_format = image_format
         self.schema = schema
@@ -110,8 +110,8 @@ class MultimodalDatasetMapper:
             if found is not None:
                 height, width = found.pixels.shape[:2]
                 resized = T.ResizeTransform(found.height, found.width, height, width)
-                image, behind = self._augmented(found.pixels, self.behind_cache)
-                return image, T.TransformList([resized, *behind.transforms])
+                image, later = self._augmented(found.pixels, self.after_resizing)
+                return image, T.TransformList([resized, *later.transforms])
         image = read_record_image(record, self.image_format)
         record["height"], record["width"] = image.shape[:2]
         return self.image_tensor(image)
@@ -131,7 +131,7 @@ class MultimodalDatasetMapper:
         return torch.from_numpy(pixels).float(), transforms
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """``clinical_numeric`` and ``clinical_categorical`` of a record; no record at all is all missing."""
+        """Return ``clinical_numeric`` and ``clinical_categorical``; without a clinical record all are missing."""
         numeric, categorical = self.schema.encode(record.get("clinical"), str(record.get("file_name", "record")))
         return {
             "clinical_numeric": torch.tensor(numeric, dtype=torch.float32),

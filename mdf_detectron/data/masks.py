@@ -53,7 +53,7 @@ def segmentation_problems(segmentations: Sequence[Segmentation]) -> Iterator[tup
 
 
 def _rle_problem(rle: dict[str, Any], height: int | None, width: int | None) -> str:
-    """What is wrong with a run-length encoding; the text of compressed counts is not looked at."""
+    """Say what is wrong with a run-length encoding; the text of compressed counts is checked elsewhere."""
     if not {"size", "counts"} <= rle.keys():
         return f"{shorten(rle)} is no run-length encoding; expected an object with 'size' and 'counts'"
     size, counts = rle["size"], rle["counts"]

@@ -1,4 +1,4 @@
-"""Write a prepared dataset folder: the one format that everything downstream reads.
+"""Write and read prepared folders: the one format that everything downstream uses.
 
 ::
 
@@ -7,7 +7,7 @@
     <root>/clinical_schema.yaml
     <root>/report.json, report.md
 
-A folder appears whole or not at all: it is written beside its final place and moved there at the end.
+A folder appears whole or not at all: it is written next to its final place and moved there at the end.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ class Flow:
 
 
 IMAGE_CACHE_SUFFIX = ".image_cache"
-"""Of the folder beside a prepared one in which an interrupted run keeps the images that it has made."""
+"""Of the folder next to a prepared one in which an interrupted run keeps the images that it has made."""
 
 
 @contextmanager
 def staged_folder(out: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``out`` that replaces ``out`` when the block ends without an error.
+    """Yield an empty folder next to ``out`` that replaces ``out`` when the block ends without an error.
 
     What is written in the block is for its owner alone (0600, 0700).
 
@@ -130,8 +130,8 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
 
 
 def _staging_folders(out: Path) -> list[Path]:
-    """Folders that earlier runs were writing to, with the names of this version and of earlier ones."""
-    name = re.compile(rf"{re.escape(out.name)}(\.[0-9a-f]{{8}})?{re.escape(PARTIAL_SUFFIX)}")
+    """List the folders that killed runs were writing to."""
+    name = re.compile(rf"{re.escape(out.name)}\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
     return [path for path in out.parent.glob(f"*{PARTIAL_SUFFIX}") if name.fullmatch(path.name)]
 
 
@@ -219,7 +219,7 @@ def read_folder(root: str | Path) -> tuple[ClinicalSchema, dict[str, Annotations
 def summarize_splits(
     splits: Mapping[str, Sequence[PreparedImage]], class_names: Sequence[str], schema: ClinicalSchema
 ) -> dict[str, dict[str, Any]]:
-    """Counts a split: patients, images, healthy images, boxes a class, missing values a column."""
+    """Count each split's patients, images, healthy images, boxes per class and missing values per column."""
     summary = {}
     for split, records in splits.items():
         boxes = [a["category_id"] for r in records for a in r.annotations]
@@ -246,7 +246,7 @@ def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: F
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that describe the images, by path below ``folder``."""
+    """Return the SHA-256 of the files that describe the images, by path below ``folder``."""
     files = sorted([*folder.glob("annotations/*.json"), *folder.glob(SCHEMA_FILE_NAME)])
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
@@ -258,7 +258,7 @@ def renew_digests(folder: Path) -> None:
 
 
 def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:
-    """Whether ``out`` is a whole prepared folder made with just these arguments."""
+    """Tell whether ``out`` is a whole prepared folder made with just these arguments."""
     report = Path(out) / REPORT_FILE_NAME
     if not report.is_file():
         return False

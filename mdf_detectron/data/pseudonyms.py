@@ -1,4 +1,4 @@
-"""Replace whom and when a prepared folder is about by keyed pseudonyms.
+"""Replace patients, ids and times of a prepared folder by keyed pseudonyms.
 
 A pseudonym is an HMAC-SHA256 of the identifier: without the key nobody can tell which patient it is, not even by trying
 all ids; with the same key the same patient has the same pseudonym in every folder. The key is a file that the user
@@ -28,7 +28,7 @@ _DIGITS = 16
 _MOST_DAYS = 3650
 
 KEPT_KEYS = ("id", "width", "height", "clinical", "match")
-"""Entries of an image that say nothing about who it is; any other but times and ids is left out."""
+"""Entries of an image that identify nobody; others, except times and ids, are left out."""
 
 
 class Pseudonyms:
@@ -43,7 +43,7 @@ class Pseudonyms:
 
     @classmethod
     def from_file(cls, path: str | Path, out: str | Path) -> Pseudonyms:
-        """Read the key of a file, or make one where there is none, readable by its owner alone.
+        """Read the key in a file, or make one where there is none, readable by its owner alone.
 
         Args:
             out: the prepared folder, which must not hold the key.
@@ -69,11 +69,11 @@ class Pseudonyms:
         return cls(key)
 
     def of(self, kind: str, identifier: Any) -> str:
-        """Return the pseudonym of an identifier; the same one of two kinds (patient, study) has two."""
+        """Return the pseudonym of an identifier; one that names a patient and a study has two."""
         return f"{kind[0]}{self._digest(kind, str(identifier))[:_DIGITS]}"
 
     def shifted(self, patient: Any, time: str) -> str:
-        """Return a time (ISO 8601) some days earlier, as many for all times of a patient; the clock stays."""
+        """Shift a time (ISO 8601) back by whole days, the same number for all times of a patient."""
         days = 1 + int(self._digest("days", str(patient)), 16) % _MOST_DAYS
         return (datetime.fromisoformat(time) - timedelta(days=days)).isoformat()
 
@@ -88,7 +88,7 @@ class Pseudonyms:
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a prepared folder may tell about patients beside what training needs.
+    """What a prepared folder may tell about patients, in addition to what training needs.
 
     Attributes:
         pseudonyms: replace patients, ids, times and file names; None keeps them.
@@ -121,7 +121,7 @@ OPEN = Privacy()
 def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
     """Replace patients, ids, times and file names in a prepared folder, the folds in it included.
 
-    The images are written anew, without the texts in them and with the time of now: a copy has its original's time of
+    The images are written again, without the texts in them and with the current time: a copy has its original's time of
     change and, for resuming, a digest of its original's path, which whoever guesses the path can check.
 
     Args:

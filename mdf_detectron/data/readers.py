@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,22 +44,6 @@ _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file is named as DICOM or has its preamble."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    if os.path.exists(path):
-        check_regular(path, ImageReadError)
-    with open(path, "rb") as file:
-        return _has_preamble(file)
-
-
-def _has_preamble(file: BinaryIO) -> bool:
-    """Tell whether an opened file begins as DICOM does."""
-    file.seek(0)
-    return file.read(132)[128:] == b"DICM"
-
-
 def _dicom() -> ModuleType:
     """Import the reader of DICOM, which a raster file does not need."""
     from mdf_detectron.data import dicom
@@ -82,7 +66,7 @@ class OpenImage:
         self.path = Path(path)
         with _one_line_errors(self.path):
             self._file = open(self.path, "rb")
-            self.is_dicom = self.path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(self._file)
+            self.is_dicom = self.path.suffix.lower() in DICOM_SUFFIXES or self._file.read(132)[128:] == b"DICM"
 
     def __enter__(self) -> OpenImage:
         return self
@@ -161,15 +145,17 @@ class OpenImage:
         return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
 
 
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is named as DICOM or has its preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    with OpenImage(path) as image:
+        return image.is_dicom
+
+
 def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
     """Read one image file at eight bits, to show or to compare it: (H, W, C) uint8, C = 1 for "L" and else 3."""
     return _as_format(read_pixels(path)[0], image_format)
-
-
-def read_model_input(path: str | Path, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
-    """Read one image file as the model's input, see :meth:`OpenImage.pixels`."""
-    with OpenImage(path) as image:
-        return image.pixels(image_format, sha256)
 
 
 def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
@@ -179,7 +165,8 @@ def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarra
         ImageReadError: the file cannot be read, or has another digest.
         DatasetError: the record gives another size than the file has.
     """
-    pixels = read_model_input(record["file_name"], image_format, record.get("sha256"))
+    with OpenImage(record["file_name"]) as image:
+        pixels = image.pixels(image_format, record.get("sha256"))
     check_size(record, (pixels.shape[1], pixels.shape[0]))
     return pixels
 
@@ -214,7 +201,7 @@ def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str 
 
 
 def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """uint8 of what :func:`read_model_input` returns, rounded."""
+    """Round what :meth:`OpenImage.pixels` returns to uint8."""
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
@@ -288,7 +275,7 @@ def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()
 
 
 def copy_bare_png(source: Path, target: Path) -> None:
-    """Copy a PNG file without what it tells beside its pixels: texts, EXIF, times.
+    """Copy a PNG file's pixels without its texts, EXIF and times.
 
     Raises:
         ImageReadError: no PNG.

@@ -1,4 +1,4 @@
-"""Clinical records of new studies: from a CSV table by key, from DICOM tags, or typed on a command line."""
+"""Read clinical records of new studies: from a CSV table by key, from DICOM tags, or from a command line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RecordTable:
         if absent := sorted(set(renamed.values()) - set(header)):
             raise DatasetError(f"{path}: no column(s) {absent} (--columns); it has {shorten(header, 200)}")
         if doubled := [name for name in header if header.count(name) > 1]:
-            raise DatasetError(f"{path}: the column {shorten(doubled[0])} stands twice in the header; rename one")
+            raise DatasetError(f"{path}: the column {shorten(doubled[0])} is in the header twice; rename one")
         names = {table: clinical for clinical, table in renamed.items()}
         left = [name for name in header if name != key and name not in set(ignored)]
         unknown = sorted({names.get(name, name) for name in left} - set(schema.names))
@@ -92,7 +92,7 @@ class RecordTable:
         for key in keys:
             if key in self.doubled:
                 self.used.add(key)
-                raise DatasetError(f"{self.path}: the key {shorten(key)} stands in lines {self.doubled[key]}; keep one")
+                raise DatasetError(f"{self.path}: the key {shorten(key)} is in lines {self.doubled[key]}; keep one")
             if key in self.rows:
                 self.used.add(key)
                 return self.rows[key][1]
@@ -100,7 +100,7 @@ class RecordTable:
 
     @property
     def unused(self) -> list[str]:
-        """Keys that no image asked for."""
+        """The keys that no image asked for."""
         return [key for key in self.rows if key not in self.used]
 
 

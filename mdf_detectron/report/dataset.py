@@ -1,4 +1,4 @@
-"""The page that shows a prepared folder before training: one HTML file with pictures."""
+"""Write the page that shows a prepared folder before training: one HTML file with pictures."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def _warnings(d: Description) -> list[str]:
     lines = []
     across = d.alike.across_splits
     if across:
-        lines.append(f"{across} pairs of images that look alike are in different splits: look at them below. If they "
-                     "show one patient, results on val and test will be too good.")  # fmt: skip
+        lines.append(f"{across} pairs of images that look alike are in different splits: see below. If they show "
+                     "one patient, results on val and test will be too good.")  # fmt: skip
     if d.unreadable:
         lines.append(f"{len(d.unreadable)} images cannot be read; the first: {d.unreadable[0]}")
     for split, one in d.splits.items():
@@ -128,7 +128,7 @@ def _split_table(d: Description) -> Table:
 
 
 def _relative(d: Description, split: str) -> dict[str, np.ndarray]:
-    """Class → (N, 4) XYWH as shares of the image."""
+    """Return class → (N, 4) XYWH as shares of the image."""
     one = d.splits[split]
     names = {c["id"]: c["name"] for c in one.categories}
     sizes = {i["id"]: (i["width"], i["height"]) * 2 for i in one.images}

@@ -9,8 +9,12 @@ from dicom_files import lookup_table, radiograph, save
 from pydicom.pixels import apply_modality_lut, apply_windowing
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from mdf_detectron.data.readers import read_dicom_tags, read_model_input, read_pixels, read_radiograph, read_size
+from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_radiograph, read_record_image, read_size
 from mdf_detectron.errors import ImageReadError, SourceDataError
+
+
+def model_input(path, image_format="L"):
+    return read_record_image({"file_name": path}, image_format)
 
 
 @pytest.fixture
@@ -177,8 +181,8 @@ def test_an_age_without_its_unit_can_be_read(stored, tmp_path):
 
 def test_the_models_input_keeps_the_depth_that_is_stored(stored, tmp_path):
     path = save(radiograph(stored), tmp_path / "x.dcm")
-    deep, flat = read_model_input(path), read_radiograph(path)
+    deep, flat = model_input(path), read_radiograph(path)
     assert deep.dtype == np.float32 and np.abs(deep - flat).max() <= 0.5 + 1e-3
     assert len(np.unique(deep)) > len(np.unique(flat))
     path = save(radiograph((stored // 16).astype(np.uint8), bits=8), tmp_path / "y.dcm")
-    assert read_model_input(path).dtype == np.uint8
+    assert model_input(path).dtype == np.uint8

@@ -12,7 +12,7 @@ from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.catalog import load_records, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, cache_path, make_caches, open_caches
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
-from mdf_detectron.data.readers import read_model_input
+from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.own.collection import COLLECTION
@@ -20,6 +20,10 @@ from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import sha256_of
 
 CHANGED = r"is not the image that was prepared \(its SHA-256 is [0-9a-f]{8}…, not [0-9a-f]{8}…\).* remove the folder"
+
+
+def model_input(path, image_format="L"):
+    return read_record_image({"file_name": path}, image_format)
 
 
 @pytest.fixture
@@ -60,11 +64,11 @@ def config_of(small_config, folder, *more):
 
 def flip_silently(path):
     """Flip a bit of a file so that it decodes without an error, to another picture."""
-    content, before = path.read_bytes(), read_model_input(path)
+    content, before = path.read_bytes(), model_input(path)
     for at in range(len(content) // 2, len(content)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         try:
-            if not np.array_equal(read_model_input(path), before):
+            if not np.array_equal(model_input(path), before):
                 return
         except ImageReadError:
             pass

@@ -17,7 +17,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from mdf_detectron.data.intensity import change_depth, quantize, robust_range
 from mdf_detectron.data.readers import (
     OpenImage,
-    read_model_input,
     read_pixels,
     read_radiograph,
     read_record_image,
@@ -27,6 +26,10 @@ from mdf_detectron.data.readers import (
 )
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.fileio import sha256_of
+
+
+def model_input(path, image_format="L"):
+    return read_record_image({"file_name": path}, image_format)
 
 
 @pytest.fixture
@@ -186,13 +189,13 @@ def test_an_image_beyond_pillows_own_limit_is_read_and_the_limit_restored(tmp_pa
 def test_the_models_input_keeps_the_depth_of_its_file(tmp_path):
     deep = np.arange(60000, dtype=np.uint16).reshape(200, 300)
     write_png(tmp_path / "deep.png", deep)
-    read = read_model_input(tmp_path / "deep.png")
+    read = model_input(tmp_path / "deep.png")
     assert read.shape == (200, 300, 1) and read.dtype == np.float32
     assert np.allclose(read[:, :, 0], deep / 257, atol=1e-4) and len(np.unique(read)) == 60000
     assert np.array_equal(to_eight_bits(read), read_radiograph(tmp_path / "deep.png"))
-    assert read_model_input(tmp_path / "deep.png", "BGR").shape == (200, 300, 3)
+    assert model_input(tmp_path / "deep.png", "BGR").shape == (200, 300, 3)
     write_png(tmp_path / "flat.png", (deep // 257).astype(np.uint8))
-    flat = read_model_input(tmp_path / "flat.png")
+    flat = model_input(tmp_path / "flat.png")
     assert flat.dtype == np.uint8 and np.array_equal(flat, read_radiograph(tmp_path / "flat.png"))
 
 
