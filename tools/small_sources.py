@@ -75,7 +75,7 @@ def _own(folder: Path, source: Path) -> list[str]:
 
 
 def _write_rsna(root: Path) -> Path:
-    """RSNA's layout: DICOM files of 64×64 that stand for 1024×1024, two a patient."""
+    """Write RSNA's layout: DICOM files of 64×64 that stand for 1024×1024, two per patient."""
     rng, rows, mapping = np.random.default_rng(0), [], []
     (root / "stage_2_train_images").mkdir(parents=True)
     for number in range(RSNA_IMAGES):

@@ -13,7 +13,6 @@ from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, FIRST_SUBJECT_ID, 
 RADIOGRAPHS_PER_PATIENT = 377_110 / 300_000
 """Images of the full-size table over its patients."""
 
-
 READ_SHARE = 2_616 / 377_110
 """Share of the full-size table's images that were read."""
 
@@ -21,8 +20,7 @@ READ_SHARE = 2_616 / 377_110
 # Dirt in the triage table, as shares: of visits (the share without vitals is the cohort's).
 CELSIUS, DECIMAL_SLIP, O2_ABOVE_100, SWAPPED_PRESSURES, ODD_PAIN = 0.002, 0.0002, 0.0002, 0.0002, 0.03
 
-
-# What readers do: shares of the regions (missed, class swapped within the pair, several labels), the spread of a box
+# What readers do: shares of the findings (missed, class swapped within the pair, several labels), the spread of a box
 # edge as a share of the box, and the share of coordinates that lie off the image.
 MISS, SWAP, SEVERAL_LABELS, JITTER, OFF_IMAGE = 0.15, 0.05, 0.15, 0.06, 0.01
 
@@ -69,30 +67,22 @@ class RawSettings:
 FIRST_RADIOGRAPH_SHARE = 0.62
 """Share of the images that open a study; the others are further views of it."""
 
-
-FIRST_STUDY_ID, FIRST_STAY_ID, FIRST_HADM_ID = 90_000_000, 93_000_000, 92_000_000
+FIRST_STUDY_ID, FIRST_STAY_ID = 90_000_000, 93_000_000
 """Above the ids of any real release."""
-
 
 RELATIONS = ("inside", "after", "no_visit", "before_first_visit", "outside_window")
 """An image and the visits of its patient: taken within one; at most 7 days after one's departure; the patient has none;
 before the first arrival; none of these."""
 
-
 RELATION_SHARES = (0.44, 0.23, 0.15, 0.05, 0.13)
-
 
 MATCHED = RELATIONS[:2]
 
-
 _SECOND = np.timedelta64(1000, "ms")
-
 
 _HOUR, _DAY = 3600 * _SECOND, 86400 * _SECOND
 
-
 _WINDOW = 7 * _DAY
-
 
 _PAUSE_DAYS = 40
 """Least time between visits; longer than any image outside the window is late, so that it is near no other visit."""
@@ -126,7 +116,7 @@ def make_history(settings: RawSettings) -> History:
 
 
 def choose_labels(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Class index of each archetype, (count,) int each, by the priors; the last index is "nothing"."""
+    """Draw the class index of each archetype, (count,) int each, by the priors; the last index is "nothing"."""
     return {f"label_{a}": rng.choice(3, size=count, p=list(p.values())) for a, p in CLASS_PRIORS.items()}
 
 
@@ -143,7 +133,7 @@ def _make_patients(rng: np.random.Generator, count: int) -> pd.DataFrame:
 
 
 def _visit_counts(rng: np.random.Generator, count: int) -> np.ndarray:
-    """1 + negative binomial (1.67 on average), and none for the patients whose images have no visit at all."""
+    """Draw 1 + negative binomial (1.67 on average), and none for the patients whose images have no visit at all."""
     counts = 1 + rng.negative_binomial(1, 0.6, size=count)
     without = rng.permutation(count)[: max(1, round(RELATION_SHARES[2] * count))]
     counts[without] = 0
@@ -151,7 +141,7 @@ def _visit_counts(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _make_visits(rng: np.random.Generator, patients: pd.DataFrame) -> pd.DataFrame:
-    """Visits in order of time, at least :data:`_PAUSE_DAYS` apart; log-normal lengths with a median of 5.5 h."""
+    """Draw visits in order of time, at least :data:`_PAUSE_DAYS` apart; log-normal lengths with a median of 5.5 h."""
     owner = np.repeat(np.arange(len(patients)), patients["visits"])
     number = np.arange(len(owner)) - np.repeat(np.cumsum(patients["visits"]) - patients["visits"], patients["visits"])
     hours = np.clip(5.5 * np.exp(0.6 * rng.normal(size=len(owner))), 0.5, 72.0)
@@ -219,7 +209,7 @@ def _make_studies(
 
 
 def _move_some_to_midnight(rng: np.random.Generator, studies: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
-    """Half a percent of the studies (at least one) at 00:00:00 exactly, where that keeps their relation to visits."""
+    """Move half a percent of the studies (at least one) to 00:00:00, where that keeps their relation to visits."""
     time = studies["time"].to_numpy()
     midnight = time.astype("datetime64[D]").astype(time.dtype) + _DAY
     visit = studies["near_visit"].to_numpy()
@@ -240,7 +230,7 @@ def _move_some_to_midnight(rng: np.random.Generator, studies: pd.DataFrame, visi
 def _overlap_some_visits(
     rng: np.random.Generator, visits: pd.DataFrame, studies: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """0.1 % of the visits (at least one) begin again before they end: the study within both belongs to the later.
+    """Let 0.1 % of the visits (at least one) begin again before they end: the study within both belongs to the later.
 
     Only visits with a single study are taken, so that no other study's visit changes.
     """
@@ -264,7 +254,7 @@ def _overlap_some_visits(
 def _make_radiographs(
     rng: np.random.Generator, settings: RawSettings, patients: pd.DataFrame, studies: pd.DataFrame
 ) -> pd.DataFrame:
-    """One frontal image a study, then further views; all at the study's time."""
+    """Make one frontal image per study, then further views; all at the study's time."""
     studies = studies.assign(study_id=FIRST_STUDY_ID + rng.permutation(len(studies)))
     owner = patients.iloc[studies["patient"].to_numpy()]
     studies["subject_id"] = owner["subject_id"].to_numpy()
@@ -290,12 +280,12 @@ def _make_radiographs(
 
 
 def written_anchor_age(age: np.ndarray) -> np.ndarray:
-    """Ages as the patient table writes them: 91 for all over 89."""
+    """Return ages as the patient table writes them: 91 for all over 89."""
     return np.where(age > 89, 91, age)
 
 
 def _dicom_ids(rng: np.random.Generator, count: int) -> list[str]:
-    """Five groups of eight hexadecimal digits."""
+    """Make ids of five groups of eight hexadecimal digits."""
     digits = rng.bytes(20 * count).hex()
     return ["-".join(digits[40 * k + 8 * g : 40 * k + 8 * g + 8] for g in range(5)) for k in range(count)]
 
@@ -305,12 +295,12 @@ def _new_year(years: np.ndarray) -> np.ndarray:
 
 
 def _seconds(seconds: np.ndarray) -> np.ndarray:
-    """Whole seconds, as the visit table writes times."""
+    """Return whole seconds, as the visit table writes times."""
     return np.rint(seconds).astype(np.int64) * _SECOND
 
 
 def _share(span: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """``share`` of a time span, in whole milliseconds, as the image table writes times."""
+    """Return ``share`` of a time span, in whole milliseconds, as the image table writes times."""
     return (
         (np.asarray(span).astype("timedelta64[ms]").astype(np.int64) * share).astype(np.int64).astype("timedelta64[ms]")
     )

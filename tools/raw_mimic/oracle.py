@@ -1,8 +1,8 @@
 """Predict what the best detector could on a folder prepared from the synthetic raw tree.
 
-The oracle knows the generating process and sees what a model sees: each image's regions with their look and, with the
+The oracle knows the generating process and sees what a model sees: each image's findings with their look and, with the
 record, the vitals as the prepared folder has them (cleaned, rounded, some missing).  What readers do is part of the
-process: they swap the classes of a look-alike pair, which the scores take into account, and they miss regions and move
+process: they swap the classes of a look-alike pair, which the scores take into account, and they miss findings and move
 edges, which nothing can foresee and which therefore lowers the ceiling.
 """
 
@@ -64,7 +64,7 @@ def raw_oracle_predictions(
     exchange: int | None = None,
     reading: Reading = RIGHT_READING,
 ) -> list[dict[str, Any]]:
-    """Make predictions in COCO results format: the drawn regions, distractors too, scored by their posterior.
+    """Make predictions in COCO results format: the drawn findings, distractors too, scored by their posterior.
 
     Args:
         prepared: the folder made by ``mdf prepare mimic-eye`` from the tree.
@@ -103,7 +103,7 @@ def vitals_in_sd(record: Mapping[str, Any]) -> list[float]:
 
 
 def read_as(chances: Mapping[str | None, float], swap: float) -> dict[str, float]:
-    """P(a reader names the class), from P(class): a reader swaps the two classes of the pair at the given rate."""
+    """Return P(a reader names the class), from P(class): a reader swaps the two classes of the pair at this rate."""
     first, second = (label for label in chances if label is not None)
     return {
         first: (1 - swap) * chances[first] + swap * chances[second],
@@ -114,7 +114,7 @@ def read_as(chances: Mapping[str | None, float], swap: float) -> dict[str, float
 def _scored_regions(
     scene: Radiograph, vitals: list[float] | None, settings: RawSettings, reading: Reading, width: int, height: int
 ):
-    """(class, box in pixels, chance) of every region and both classes of its archetype."""
+    """Return (class, box in pixels, chance) of every finding and both classes of its archetype."""
     looks = {f.archetype: f.appearance for f in scene.findings}
     found = posteriors(looks, vitals, settings.cohort.signal, reading)
     named = {archetype: read_as(chances, SWAP * settings.reader_noise) for archetype, chances in found.items()}

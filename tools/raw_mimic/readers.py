@@ -1,7 +1,7 @@
 """Readers of the images: who read what, the ellipses they drew, and how sure they were.
 
-A reader misses regions, swaps the classes of a look-alike pair, sets edges a little off, gives an ellipse a second
-label and now and then draws beyond the image.  What became of each region is kept as truth.
+A reader misses findings, swaps the classes of a look-alike pair, sets edges a little off, gives an ellipse a second
+label and now and then draws beyond the image.  What became of each finding is kept as truth.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Reading:
 
 
 def choose_radiographs(settings: RawSettings, radiographs: pd.DataFrame) -> np.ndarray:
-    """Rows of the images that are read: frontal ones that open a study."""
+    """Choose the rows of the images that are read: frontal ones that open a study."""
     rng = np.random.default_rng([settings.cohort.seed, 3])
     frontal = np.flatnonzero(radiographs["first"])
     return np.sort(rng.permutation(frontal)[: max(12, round(settings.read_share * len(frontal)))])
 
 
 def make_scene(settings: RawSettings, radiograph: pd.Series, row: int) -> Radiograph:
-    """What an image shows; its regions' classes are those of its visit."""
+    """Draw what an image shows; its classes are those of its visit."""
     rng = np.random.default_rng([settings.cohort.seed, 4, row])
     labels = {a: list(CLASS_PRIORS[a])[int(radiograph[f"label_{a}"])] for a in CLASS_PRIORS}
     findings = tuple(f for a, label in labels.items()
@@ -83,7 +83,7 @@ def make_scene(settings: RawSettings, radiograph: pd.Series, row: int) -> Radiog
 
 
 def make_readings(settings: RawSettings, rows: np.ndarray, scenes: list[Radiograph]) -> list[Reading]:
-    """One reading an image in phase 3; several in phases 1 and 2."""
+    """Make one reading per image in phase 3; several in phases 1 and 2."""
     rng = np.random.default_rng([settings.cohort.seed, 5])
     readings = []
     for row, scene in zip(rows, scenes, strict=True):
@@ -128,7 +128,7 @@ def _corners(rng: np.random.Generator, box: list[float], scene: Radiograph, nois
 
 
 def _names(rng: np.random.Generator, label: str, phase: int) -> list[str]:
-    """The class as a phase names it; phase 1 has two names for a pleural abnormality, and both may be given."""
+    """Return the class as a phase names it; phase 1 has two names for a pleural abnormality, and both may be given."""
     if phase != 1 or label != "Pleural abnormality":
         return [label]
     return [["Pleural effusion"], ["Pleural thickening"], ["Pleural effusion", "Pleural thickening"]][rng.integers(3)]

@@ -11,7 +11,6 @@ from mdf_detectron.data.synthetic.cohort import CLASS_SHIFTS, VITAL_MEANS, VITAL
 from raw_mimic.history import (
     CELSIUS,
     DECIMAL_SLIP,
-    FIRST_HADM_ID,
     O2_ABOVE_100,
     ODD_PAIN,
     SWAPPED_PRESSURES,
@@ -35,7 +34,7 @@ class Triage:
     clean: (V rows) stay_id, the six vitals, pain, acuity; NaN where missing.  What cleaning should recover.
     written: the same rows as the table has them, pain as text.
     dirty: (V,) bool, the rows that dirt touched.
-    counts: kind of dirt → cells; the keys of :func:`add_dirt`.
+    counts: kind of dirt → values; the keys of :func:`add_dirt`.
     """
 
     clean: pd.DataFrame
@@ -45,7 +44,7 @@ class Triage:
 
 
 def make_triage(settings: RawSettings, visits: pd.DataFrame) -> Triage:
-    """One row a visit."""
+    """Make one row per visit."""
     rng = np.random.default_rng([settings.cohort.seed, 2])
     count = len(visits)
     shift = sum(np.array(list(CLASS_SHIFTS[a].values()))[visits[f"label_{a}"]] for a in ("A", "B"))
@@ -63,7 +62,7 @@ def make_triage(settings: RawSettings, visits: pd.DataFrame) -> Triage:
 
 
 def add_dirt(rng: np.random.Generator, clean: pd.DataFrame, missing: np.ndarray, factor: float) -> Triage:
-    """Each kind of dirt in rows of its own; at least one row a kind, where there are rows enough."""
+    """Put each kind of dirt in rows of its own; at least one row per kind, where there are rows enough."""
     free = rng.permutation(np.flatnonzero(~missing))
     written, counts = clean.astype({"pain": object}), {"missing rows": int(missing.sum())}
     written["pain"] = clean["pain"].map(lambda v: "" if np.isnan(v) else f"{v:g}")
@@ -107,14 +106,13 @@ READING_COLUMNS = (
 
 def patients_table(history: History) -> pd.DataFrame:
     patients = history.patients
-    decade = patients["anchor_year"] // 3 % 4 * 3 + 2008
     return pd.DataFrame(
         {
             "subject_id": patients["subject_id"],
             "gender": patients["gender"],
             "anchor_age": written_anchor_age(patients["anchor_age"].to_numpy()),
             "anchor_year": patients["anchor_year"],
-            "anchor_year_group": decade.astype(str) + " - " + (decade + 2).astype(str),
+            "anchor_year_group": "2011 - 2013",
             "dod": "",
         }
     )
@@ -122,19 +120,18 @@ def patients_table(history: History) -> pd.DataFrame:
 
 def stays_table(history: History) -> pd.DataFrame:
     visits = history.visits.sort_values("stay_id")
-    count, layout = len(visits), "%Y-%m-%d %H:%M:%S"
-    admitted = np.arange(count) % 3 == 0
+    layout = "%Y-%m-%d %H:%M:%S"
     return pd.DataFrame(
         {
             "subject_id": visits["subject_id"],
-            "hadm_id": np.where(admitted, (FIRST_HADM_ID + np.arange(count)).astype(str), ""),
+            "hadm_id": "",
             "stay_id": visits["stay_id"],
             "intime": visits["intime"].dt.strftime(layout),
             "outtime": visits["outtime"].dt.strftime(layout),
             "gender": visits["subject_id"].map(history.patients.set_index("subject_id")["gender"]),
             "race": "UNKNOWN",
             "arrival_transport": "WALK IN",
-            "disposition": np.where(admitted, "ADMITTED", "HOME"),
+            "disposition": "HOME",
         }
     )
 
@@ -146,7 +143,7 @@ def triage_table(history: History, triage: Triage) -> pd.DataFrame:
 
 
 def radiographs_table(history: History) -> pd.DataFrame:
-    """The metadata table; clock times are numbers, so that leading zeros vanish."""
+    """Make the metadata table; clock times are numbers, so that leading zeros vanish."""
     radiographs, time = history.radiographs, history.radiographs["time"].dt
     clock = time.hour * 10_000 + time.minute * 100 + time.second + time.microsecond / 1e6
     return pd.DataFrame(
@@ -160,25 +157,14 @@ def radiographs_table(history: History) -> pd.DataFrame:
             "Columns": radiographs["width"],
             "StudyDate": time.year * 10_000 + time.month * 100 + time.day,
             "StudyTime": clock.round(3),
-            "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)",
-            "ViewCodeSequence_CodeMeaning": radiographs["view"].map(
-                {"AP": "antero-posterior", "PA": "postero-anterior"}
-            ),
-            "PatientOrientationCodeSequence_CodeMeaning": "Erect",
         }
     )
 
 
-def split_table(history: History) -> pd.DataFrame:
-    radiographs = history.radiographs
-    split = np.array(["train", "train", "train", "validate", "test"])[radiographs["subject_id"].to_numpy() % 5]
-    return radiographs[["dicom_id", "study_id", "subject_id"]].assign(split=split)
-
-
 def readings_table(history: History, readings: list[Reading], phase: int) -> pd.DataFrame:
-    """The metadata of one phase (a header only, if it has no reading).
+    """Make the metadata of one phase (a header only, if it has no reading).
 
-    A label's cell is the largest certainty of its ellipses.
+    A label's value is the largest certainty of its ellipses.
     """
     radiographs = history.radiographs
     rows = []
@@ -210,7 +196,7 @@ def readings_table(history: History, readings: list[Reading], phase: int) -> pd.
 
 
 def ellipse_table(reading: Reading) -> pd.DataFrame:
-    """The ellipses of one reading; only a header where there are none."""
+    """Make the table of the ellipses of one reading; only a header where there are none."""
     labels = (*LABELS_BY_PHASE[reading.phase], "Support devices")
     columns = ["xmin", "ymin", "xmax", "ymax", "certainty", *labels]
     rows = [{**e, **{label: label in e["labels"] for label in labels}} for e in reading.ellipses]

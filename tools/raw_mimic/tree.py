@@ -1,4 +1,4 @@
-"""The synthetic cohort as the files that people with access download, and the truth beside them.
+"""The synthetic cohort as the files that people with access download, and the truth next to them.
 
 ::
 
@@ -43,7 +43,6 @@ from raw_mimic.tables import (
     patients_table,
     radiographs_table,
     readings_table,
-    split_table,
     stays_table,
     triage_table,
 )
@@ -53,7 +52,6 @@ RELEASES = {
     "edstays": "mimic-iv-ed/2.2/ed/edstays.csv.gz",
     "triage": "mimic-iv-ed/2.2/ed/triage.csv.gz",
     "metadata": "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz",
-    "split": "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-split.csv.gz",
 }
 _MAIN_DATA = "reflacx-xray-localization/1.0.0/main_data"
 
@@ -69,7 +67,12 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
     scenes = [make_scene(settings, history.radiographs.iloc[row], int(row)) for row in rows]
     readings = make_readings(settings, rows, scenes)
     with staged_folder(out) as folder:
-        tables = _tables(history, triage)
+        tables = {
+            "patients": patients_table(history),
+            "edstays": stays_table(history),
+            "triage": triage_table(history, triage),
+            "metadata": radiographs_table(history),
+        }
         _write_tables(folder / "physionet", tables)
         _write_readings(folder / "physionet" / _MAIN_DATA, history, readings)
         if not settings.tables_only:
@@ -82,16 +85,6 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
             write_text(root / SYNTHETIC_FILE_NAME, f"{NOTE}\n")
         write_report(folder, "Synthetic source files", arguments, flow, {"synthetic": True, "notes": [NOTE]})
     return True
-
-
-def _tables(history: History, triage: Triage) -> dict[str, pd.DataFrame]:
-    return {
-        "patients": patients_table(history),
-        "edstays": stays_table(history),
-        "triage": triage_table(history, triage),
-        "metadata": radiographs_table(history),
-        "split": split_table(history),
-    }
 
 
 def _write_tables(root: Path, tables: dict[str, pd.DataFrame]) -> None:
@@ -110,16 +103,10 @@ def _write_readings(main_data: Path, history: History, readings: list[Reading]) 
         folder = main_data / reading.reading_id
         folder.mkdir()
         ellipse_table(reading).to_csv(folder / "anomaly_location_ellipses.csv", index=False)
-        radiograph = history.radiographs.iloc[reading.radiograph]
-        width, height = radiograph["width"], radiograph["height"]
-        box = f"xmin,ymin,xmax,ymax\n{width // 12},0,{width * 11 // 12},{height}\n"
-        (folder / "chest_bounding_box.csv").write_text(box)
-        # eye tracking is there, and nobody reads it
-        (folder / "fixations.csv").write_text("timestamp_start_fixation,timestamp_end_fixation,x_position\n0.0,0.2,1\n")
 
 
 def image_name(radiograph: pd.Series) -> str:
-    """Path of an image below the release of the images."""
+    """Return the path of an image below the release of the images."""
     subject = f"p{radiograph['subject_id']:08d}"
     return f"files/{subject[:3]}/{subject}/s{radiograph['study_id']}/{radiograph['dicom_id']}.jpg"
 
@@ -140,7 +127,7 @@ def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_w
 
 
 def _write_mimic_eye(folder: Path, history: History, tables: dict[str, pd.DataFrame], readings: list[Reading]) -> None:
-    """Folders of the patients whose images were read; files of the other tree are linked, not copied."""
+    """Write folders of the patients whose images were read; files of the other tree are linked, not copied."""
     root, radiographs = folder / "mimic_eye", history.radiographs
     subjects = radiographs.iloc[[r.radiograph for r in readings]]["subject_id"].to_numpy()
     phases = {phase: readings_table(history, readings, phase) for phase in (1, 2, 3)}

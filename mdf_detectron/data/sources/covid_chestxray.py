@@ -59,7 +59,7 @@ def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -
     annotation_file = find_file(root, [ANNOTATION_FILE], ORIGIN)
     coco, rows = read_lung_boxes(annotation_file), _first_rows(table, job)
     boxes: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
-    source = SourceAnnotations([], list(CLASSES), len(coco["annotations"]), images_in=len(coco["images"]))
+    source = SourceAnnotations(list(CLASSES), len(coco["annotations"]), len(coco["images"]))
     for annotation in coco["annotations"]:
         if annotation["image_id"] in boxes:
             boxes[annotation["image_id"]].append(annotation)
@@ -78,7 +78,6 @@ def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -
                 reason = "no usable box"
         if reason:
             job.image_drops[reason] += 1
-    source.images = [study.image for study in studies]
     unannotated = len(set(rows) - {entry["file_name"] for entry in coco["images"]})
     job.flow.add("rows of images", len(rows), len(rows) - unannotated, {"image without lung boxes": unannotated})
     tables, choices = [table.path, annotation_file], {"decimal_comma": decimal_comma}

@@ -70,7 +70,6 @@ def read_ms_cxr(
             job.image_drops[record["match"]] += 1
         else:
             studies.append(study_of(image, record, files))
-    source.images = [study.image for study in studies]
     job.notes.append(
         "MS-CXR has images with a finding only. How often a model sees something on a healthy image cannot be measured "
         "on it; take healthy images from another folder."
@@ -91,7 +90,7 @@ def _latest(root: Path) -> Path:
 
 def _read_boxes(table: Table, job: Account) -> SourceAnnotations:
     images: dict[str, SourceImage] = {}
-    source = SourceAnnotations([], [], len(table.rows))
+    source = SourceAnnotations(boxes_in=len(table.rows))
     broken: set[str] = set()
     for number, row in enumerate(table.rows):
         key, place = row["dicom_id"].strip(), table.place(number)

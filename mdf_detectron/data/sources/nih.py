@@ -50,7 +50,7 @@ def read_nih(job: Account, root: str | Path) -> Content:
         rows.setdefault(name, number)
     findings = {name: set(entries.rows[number]["Finding Labels"].strip().split("|")) for name, number in rows.items()}
     box_file = find_file(root, [BOX_FILE], ORIGIN)
-    source = SourceAnnotations([], list(CLASSES), 0, images_in=len(rows))
+    source = SourceAnnotations(list(CLASSES), images_in=len(rows))
     boxes = _read_boxes(read_table(box_file, job.problems, origin=ORIGIN), findings, source, job)
     files = {path.name: path for folder in _image_folders(root) for path in folder.iterdir()}
     studies = []
@@ -63,7 +63,6 @@ def read_nih(job: Account, root: str | Path) -> Content:
         values = {column: row[source_column] for column, source_column in _COLUMNS.items()}
         path = files.get(name, root / "images" / name)
         studies.append(Study(image, path, row=values, patient=row["Patient ID"]))
-    source.images = [study.image for study in studies]
     partly = sum(bool(findings[name] - {box["class"] for box in found}) for name, found in boxes.items())
     if partly:
         job.notes.append(f"{partly} images with boxes have further findings without a box: a detection of one of them "

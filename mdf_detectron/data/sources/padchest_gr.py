@@ -45,9 +45,9 @@ def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) ->
     if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("findings"), list)
                                                 for e in entries):  # fmt: skip
         raise SourceDataError(f"{reports}: expected a list of studies with 'findings'; download it again from {ORIGIN}")
-    rows = {row["ImageID"].strip(): row for row in reversed(master.rows)}  # the first: the table has one a sentence
+    rows = {row["ImageID"].strip(): row for row in reversed(master.rows)}  # the first: the table has one per sentence
     folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root / IMAGE_FOLDERS[0])
-    source = SourceAnnotations([], [], 0, images_in=len(entries))
+    source = SourceAnnotations(images_in=len(entries))
     studies, seen = [], set()
     for number, entry in enumerate(entries):
         where = f"{reports.name} entry {number}"
@@ -65,7 +65,6 @@ def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) ->
         values = {"age": row["PatientAge"], "sex": row["PatientSex_DICOM"]}
         image = SourceImage(name, name, where, FRACTION, boxes)
         studies.append(Study(image, folder / name, row=values, patient=row["PatientID"], split=split))
-    source.images = [study.image for study in studies]
     source.class_names = _classes(studies, min_images)
     job.notes.append("The splits are the collection's own, by patient.")
     job.notes.append(f"Labels boxed in fewer than {min_images} images are the class 'other' (--min-images).")

@@ -81,7 +81,7 @@ def _patients(path: Path) -> dict[str, str]:
 def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
     """Read the rows: one per box, or one for an image without any."""
     images: dict[str, SourceImage] = {}
-    source = SourceAnnotations([], list(CLASSES), 0)
+    source = SourceAnnotations(list(CLASSES))
     unusable: set[str] = set()
     for number, row in enumerate(labels.rows):
         key, place = row["patientId"].strip(), labels.place(number)

@@ -48,7 +48,7 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_io
     if readers not in READERS or not 0 < fuse_iou <= 1:
         raise SourceDataError(f"--readers is {' or '.join(READERS)} and --fuse-iou above 0 and up to 1, not {readers} "
                               f"and {fuse_iou}")  # fmt: skip
-    source, images = SourceAnnotations([], [], 0), {}
+    source, images = SourceAnnotations(), {}
     if (root / PHYSIONET_FILE).is_file():
         tables = [path for split in ("train", "test") for path in _read_physionet(root, split, images, source, job)]
     elif (root / KAGGLE_FILE).is_file():
@@ -73,7 +73,6 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_io
     source.images_in += len(images)
     healthy = [s for s in images.values() if s.image.boxes or s.row["healthy"]]
     job.image_drops[UNLABELED] += len(images) - len(healthy)
-    source.images = [study.image for study in healthy]
     job.patients_known = False
     job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.**")
     choices = {"readers": readers, "fuse_iou": fuse_iou if readers == "fuse" else None}

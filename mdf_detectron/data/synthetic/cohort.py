@@ -57,7 +57,7 @@ _CORRELATIONS = {
 
 
 def vital_correlation() -> np.ndarray:
-    """R, the (6, 6) correlation of the vitals within a class."""
+    """Return R, the (6, 6) correlation of the vitals within a class."""
     matrix = np.eye(len(VITALS))
     for (a, b), value in _CORRELATIONS.items():
         i, j = VITALS.index(a), VITALS.index(b)
@@ -67,7 +67,7 @@ def vital_correlation() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Finding:
-    """One drawn region.
+    """One drawn finding.
 
     Attributes:
         archetype: "A" or "B".
@@ -90,7 +90,7 @@ class Radiograph:
     Attributes:
         width, height: pixels of the image.
         cardiothoracic_ratio: heart width over thorax width; above 0.5 the silhouette is enlarged.
-        findings: its regions, distractors too.
+        findings: all that is drawn, distractors too.
         seed: of the image's noise and anatomy.
     """
 
@@ -147,7 +147,7 @@ class CohortSettings:
 
     def __post_init__(self) -> None:
         if self.num_patients < 3:
-            raise ValueError(f"num_patients must be at least 3 (one a split), got {self.num_patients}")
+            raise ValueError(f"num_patients must be at least 3 (one per split), got {self.num_patients}")
         if not 0 <= self.ambiguity <= 1 or not 0 <= self.missing <= 1:
             raise ValueError(f"ambiguity and missing are shares in [0, 1], got {self.ambiguity}, {self.missing}")
         if not (self.signal >= 0 and math.isfinite(self.signal)):
@@ -157,7 +157,7 @@ class CohortSettings:
 
 
 def make_cohort(settings: CohortSettings) -> list[Patient]:
-    """All patients, each drawn from a random stream of its own (patient k is the same in every larger cohort)."""
+    """Draw all patients, each from a random stream of its own (patient k is the same in every larger cohort)."""
     return [_make_patient(settings, number) for number in range(settings.num_patients)]
 
 
@@ -197,7 +197,7 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
 
 
 def enlarged_heart_probability(age: float) -> float:
-    """P of an enlarged silhouette at an age in years: logit P = −3.2 + 0.03·age."""
+    """Return P of an enlarged silhouette at an age in years: logit P = −3.2 + 0.03·age."""
     return 1 / (1 + math.exp(3.2 - 0.03 * age))
 
 
@@ -207,7 +207,7 @@ def _choose(rng: np.random.Generator, priors: dict[str | None, float]) -> str | 
 
 
 def make_findings(rng: np.random.Generator, archetype: str, label: str | None, ambiguity: float) -> Iterator[Finding]:
-    """One or two regions (one a lung) of an archetype; they share the class and the look."""
+    """Draw one or two findings (one per lung) of an archetype; they share the class and the look."""
     appearance = "ambiguous" if rng.random() < ambiguity else (label or "none")
     sides = [0.30, 0.70] if rng.random() < 0.35 else [float(rng.choice([0.30, 0.70]))]
     for x in sides:

@@ -1,7 +1,7 @@
 """The best that any detector can do on the synthetic cohort, with and without the table.
 
 The generating process is known, so the posterior of every finding's class is: P(y | look) without the table,
-P(y | look, vitals) with it.  :func:`oracle_predictions` scores the true regions by it, for the real evaluator;
+P(y | look, vitals) with it.  :func:`oracle_predictions` scores the drawn findings by it, for the real evaluator;
 :func:`ap_image` and :func:`ap_both` are the closed forms for one archetype of two classes and perfect boxes.
 """
 
@@ -42,14 +42,14 @@ RIGHT_READING = Reading()
 
 
 def mahalanobis_distance(archetype: str, first: str, second: str, signal: float) -> float:
-    """d between the vitals of two classes of an archetype, in units of their common spread."""
+    """Return d between the vitals of two classes of an archetype, in units of their common spread."""
     shifts = CLASS_SHIFTS[archetype]
     difference = signal * (np.array(shifts[first]) - np.array(shifts[second]))
     return float(np.sqrt(difference @ np.linalg.solve(vital_correlation(), difference)))
 
 
 def ap_image(ambiguity: float, prior: float) -> float:
-    """AP of a class of prior π from the look alone: a share 1 − α is certain, the rest is ranked by chance.
+    """Return the AP of a class of prior π from the look alone: a share 1 − α is certain, the rest is ranked by chance.
 
     (1−α) + πα + (1−α)π(1−π)·ln(1 + α/((1−α)π)), and π at α = 1.
     """
@@ -60,7 +60,7 @@ def ap_image(ambiguity: float, prior: float) -> float:
 
 
 def ap_both(ambiguity: float, prior: float, distance: float) -> float:
-    """AP of a class of prior π from the look and the vitals, ``distance`` (d) apart.
+    """Return the AP of a class of prior π from the look and the vitals, ``distance`` (d) apart.
 
     (1−α) + α·∫₀¹ π(1−α+αr) / [π(1−α+αr) + α(1−π)·Φ(Φ⁻¹(r) − d)] dr.
     """
@@ -76,7 +76,7 @@ def ap_both(ambiguity: float, prior: float, distance: float) -> float:
 def posteriors(
     appearances: dict[str, str], vitals: list[float] | None, signal: float, reading: Reading = RIGHT_READING
 ) -> dict[str, dict[str | None, float]]:
-    """P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
+    """Return P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
 
     Args:
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
@@ -110,14 +110,14 @@ def posteriors(
 
 
 def _look_likelihood(look: str, label: str | None, reading: Reading) -> float:
-    """P(look | label), up to a factor that all labels share."""
+    """Return P(look | label), up to a factor that all labels share."""
     if look in ("ambiguous", label or "none"):
         return 1.0
     return reading.look_doubt if label is not None and look != "none" else 0.0
 
 
 def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:
-    """Predictions in COCO results format: the true regions, distractors too, scored by their posterior.
+    """Make predictions in COCO results format: the drawn findings, distractors too, scored by their posterior.
 
     Args:
         root: a folder made by ``mdf prepare synthetic``.

@@ -96,7 +96,7 @@ def _stratum(record: PreparedImage) -> tuple[int, ...]:
 
 
 def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: float) -> None:
-    """What the oracle knows; kept apart from the records, so that no model can see it."""
+    """Write what the oracle knows; kept apart from the records, so that no model can see it."""
     radiographs: dict[str, Any] = {}
     for _, visit in visits:
         size = visit.width, visit.height

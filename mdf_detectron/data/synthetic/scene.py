@@ -14,7 +14,7 @@ _HEART_CENTER = (0.53, 0.60)
 
 
 def draw_radiograph(radiograph: Radiograph) -> np.ndarray:
-    """(height, width) uint8, bright where tissue is dense; the same image always gives the same pixels."""
+    """Draw (height, width) uint8, bright where tissue is dense; the same image always gives the same pixels."""
     rng = np.random.default_rng(radiograph.seed)
     y, x = np.mgrid[0 : radiograph.height, 0 : radiograph.width].astype(np.float32)
     x, y = (x + 0.5) / radiograph.width, (y + 0.5) / radiograph.height
@@ -26,18 +26,18 @@ def draw_radiograph(radiograph: Radiograph) -> np.ndarray:
 
 
 def heart_ellipse(cardiothoracic_ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Center and radii of the heart, as fractions of the image."""
+    """Return center and radii of the heart, as fractions of the image."""
     return _HEART_CENTER, (cardiothoracic_ratio * THORAX_HALF_WIDTH, _HEART_HALF_HEIGHT)
 
 
 def ellipse_box(center, radii, width: int, height: int) -> list[float]:
-    """[x, y, w, h] in pixels of the box around an ellipse given in fractions of the image."""
+    """Return [x, y, w, h] in pixels of the box around an ellipse given in fractions of the image."""
     (cx, cy), (rx, ry) = center, radii
     return [(cx - rx) * width, (cy - ry) * height, 2 * rx * width, 2 * ry * height]
 
 
 def ellipse_polygon(center, radii, width: int, height: int, points: int = 32) -> list[float]:
-    """Flat [x1, y1, x2, y2…] polygon of the ellipse in pixels."""
+    """Return the flat [x1, y1, x2, y2…] polygon of the ellipse in pixels."""
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     xs = (center[0] + radii[0] * np.cos(angles)) * width
     ys = (center[1] + radii[1] * np.sin(angles)) * height
@@ -45,12 +45,12 @@ def ellipse_polygon(center, radii, width: int, height: int, points: int = 32) ->
 
 
 def _distance(x, y, center, radii):
-    """1 on the ellipse, 0 in its center."""
+    """Return 1 on the ellipse, 0 in its center."""
     return np.sqrt(((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2)
 
 
 def _inside(x, y, center, radii, softness: float):
-    """1 inside the ellipse, 0 outside, with an edge of the given softness."""
+    """Return 1 inside the ellipse, 0 outside, with an edge of the given softness."""
     return 1 / (1 + np.exp(np.clip((_distance(x, y, center, radii) - 1) / softness, -30, 30)))
 
 
@@ -72,7 +72,7 @@ def _anatomy(x, y, ratio: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _opacity(x, y, finding: Finding) -> np.ndarray:
-    """Brightness that a finding adds: compact for archetype A, hazy for B, with the cue that its look carries."""
+    """Return the brightness that a finding adds: compact for archetype A, hazy for B, with the cue of its look."""
     (cx, cy), (rx, ry) = finding.center, finding.radii
     r = _distance(x, y, finding.center, finding.radii)
     u, v = (x - cx) / rx, (y - cy) / ry

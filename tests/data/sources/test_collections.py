@@ -53,7 +53,7 @@ SCHEMA = ClinicalSchema((ClinicalColumn("weight", "numeric", "kg", 1, 300),))
 
 def read(job, root, *, unit="kg"):
     table = read_table(Path(root) / "shadows.csv", job.problems, ("file", "who", "weight", "x", "y", "w", "h"))
-    source, studies = SourceAnnotations([], ["shadow"], len(table.rows), images_in=len(table.rows)), []
+    source, studies = SourceAnnotations(["shadow"], len(table.rows), len(table.rows)), []
     for number, row in enumerate(table.rows):
         image = SourceImage(row["file"], row["file"], table.place(number))
         box = parse_box([row[c] for c in "xywh"], image.where, job)

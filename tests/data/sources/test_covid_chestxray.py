@@ -130,14 +130,19 @@ def test_an_unreadable_image_stops_or_is_counted(tmp_path):
     assert read(out)[0]["annotated images"]["dropped"]["unreadable image"] == 1
 
 
-def test_bad_sources_are_one_clear_message(tmp_path):
-    with pytest.raises(SourceDataError, match="no .*metadata.csv; it comes from github.com/ieee8023"):
-        prepare_covid(tmp_path, tmp_path / "out")
-    root = make_tree(tmp_path / "raw")
-    text = (root / "metadata.csv").read_text()
-    (root / "metadata.csv").write_text(text.replace("temperature", "temp"))
-    with pytest.raises(SourceDataError, match="no column 'temperature'"):
-        prepare_covid(root, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("temperature", "temp"), "no column 'temperature'"),
+        (lambda text: "", "metadata.csv: the file is empty"),
+        (None, "no .*metadata.csv; it comes from github.com/ieee8023"),
+    ],
+)
+def test_bad_tables_are_one_clear_message(tmp_path, change, message):
+    path = make_tree(tmp_path / "raw") / "metadata.csv"
+    path.write_text(change(path.read_text())) if change else path.unlink()
+    with pytest.raises(SourceDataError, match=message):
+        prepare_covid(tmp_path / "raw", tmp_path / "out")
 
 
 def change_boxes(root, change):
@@ -178,13 +183,6 @@ def test_entries_without_numbers_and_doubled_rows_are_counted(tmp_path):
     assert images["f3.png"]["clinical"]["age"] == 33
 
 
-def test_an_empty_table_is_named(tmp_path):
-    root = make_tree(tmp_path / "raw")
-    (root / "metadata.csv").write_text("")
-    with pytest.raises(SourceDataError, match="metadata.csv: the file is empty"):
-        prepare_covid(root, tmp_path / "out")
-
-
 def test_links_that_lead_nowhere_are_made_again(tmp_path):
     root, out = make_tree(tmp_path / "raw"), tmp_path / "out"
     prepare_covid(root, out)
@@ -202,21 +200,21 @@ def test_another_folder_is_never_replaced(tmp_path):
     assert (out / "thesis.txt").read_text() == "work"
 
 
-def set_rows(root, change):
-    """Change each row of the table, given as a list of values."""
+def prepare_changed(tmp_path, change, *options):
+    """Change each row of the table, given as a list of values, and prepare; returns flow and images."""
+    root = make_tree(tmp_path / "raw")
     lines = (root / "metadata.csv").read_text().splitlines()
     rows = [change(number, line.split(",")) for number, line in enumerate(lines[1:])]
     (root / "metadata.csv").write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
+    prepare_covid(root, tmp_path / "out", *options)
+    return read(tmp_path / "out")[:2]
 
 
 def test_one_patient_in_two_spellings_is_in_one_split(tmp_path):
-    root = make_tree(tmp_path / "raw")
-    set_rows(
-        root, lambda i, row: [("12", "12.0", "12 ", "13", "13.0", "14", "15", "16.0")[i], *row[1:]] if i < 8 else row
-    )
+    ids = ("12", "12.0", "12 ", "13", "13.0", "14", "15", "16.0")
     for seed in range(5):
-        prepare_covid(root, tmp_path / "out", "--seed", str(seed))
-        _, images, _ = read(tmp_path / "out")
+        _, images = prepare_changed(tmp_path / str(seed), lambda i, row: [*ids[i : i + 1], *row[1:]] if i < 8 else row,
+                                    "--seed", str(seed))  # fmt: skip
         assert [images[f"f{i}.png"]["patient_id"] for i in range(5)] == ["12", "12", "12", "13", "13"]
         assert len({images[f"f{i}.png"]["split"] for i in range(3)}) == 1
         assert images["f3.png"]["split"] == images["f4.png"]["split"]
@@ -224,11 +222,31 @@ def test_one_patient_in_two_spellings_is_in_one_split(tmp_path):
 
 @pytest.mark.parametrize("blank", ["", " ", "nan"])
 def test_an_image_without_a_patient_is_dropped(tmp_path, blank):
-    root = make_tree(tmp_path / "raw")
-    set_rows(root, lambda i, row: [blank, *row[1:]] if i == 1 else row)
-    prepare_covid(root, tmp_path / "out")
-    flow, images, _ = read(tmp_path / "out")
+    flow, images = prepare_changed(tmp_path, lambda i, row: [blank, *row[1:]] if i == 1 else row)
     assert "f1.png" not in images and flow["annotated images"]["dropped"]["no patient"] == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "raw", "value", "reason"),
+    [
+        (2, "f", "F", None), (2, "Female", "F", None), (2, "male", "M", None), (2, "F ", "F", None),
+        (2, "nan", None, "sex: empty"), (3, "-3", None, "age: outside 0 to 120 years"),
+        (3, "true", None, "age: a boolean is no number"), (3, "inf", None, "age: not finite"),
+        (3, "many", None, "age: not a number"),
+        (4, '"38,1"', None, "temperature: a decimal comma (--decimal-comma reads it)"),
+    ],
+)  # fmt: skip
+def test_values_are_folded_or_counted_with_their_reason(tmp_path, column, raw, value, reason):
+    change = lambda i, row: [*row[:column], raw, *row[column + 1 :]] if i == 1 else row  # noqa: E731
+    flow, images = prepare_changed(tmp_path / "changed", change)
+    before, _ = prepare_changed(tmp_path / "before", lambda i, row: row)
+    assert images["f1.png"]["clinical"][("sex", "age", "temperature")[column - 2]] == value
+    if reason:
+        counts = [f["clinical values"]["dropped"].get(reason, 0) for f in (before, flow)]
+        assert counts[1] == counts[0] + 1
+    if raw == '"38,1"':
+        _, images = prepare_changed(tmp_path / "comma", change, "--decimal-comma")
+        assert images["f1.png"]["clinical"]["temperature"] == 38.1
 
 
 def test_boxes_of_another_shape_are_dropped_and_never_stretched(tmp_path):
@@ -238,39 +256,6 @@ def test_boxes_of_another_shape_are_dropped_and_never_stretched(tmp_path):
     flow, images, _ = read(tmp_path / "out")
     assert "f1.png" not in images and flow["annotated images"]["dropped"]["annotated at another shape"] == 1
     assert flow["boxes"]["dropped"]["its image was dropped"] >= 2
-
-
-def test_spellings_of_the_sexes(tmp_path):
-    root = make_tree(tmp_path / "raw")
-    words = ("f", "Female", "male", "m", "F ", "nan")
-    set_rows(root, lambda i, row: [*row[:2], words[i], *row[3:]] if i < 6 else row)
-    prepare_covid(root, tmp_path / "out")
-    _, images, _ = read(tmp_path / "out")
-    assert [images[f"f{i}.png"]["clinical"]["sex"] for i in range(6)] == ["F", "F", "M", "M", "F", None]
-
-
-def test_a_decimal_comma_has_a_reason_of_its_own(tmp_path):
-    root = make_tree(tmp_path / "raw")
-    set_rows(root, lambda i, row: [*row[:4], '"38,1"', *row[5:]] if i < 3 else row)
-    prepare_covid(root, tmp_path / "out")
-    flow, images, _ = read(tmp_path / "out")
-    assert images["f0.png"]["clinical"]["temperature"] is None
-    reason = "temperature: a decimal comma (--decimal-comma reads it)"
-    assert flow["clinical values"]["dropped"][reason] == 3
-    assert prepare_covid(root, tmp_path / "out", "--decimal-comma")
-    assert read(tmp_path / "out")[1]["f0.png"]["clinical"]["temperature"] == 38.1
-
-
-@pytest.mark.parametrize(("age", "reason"), [("-3", "outside 0 to 120 years"), ("true", "a boolean is no number"),
-                                             ("inf", "not finite"), ("many", "not a number")])  # fmt: skip
-def test_values_that_are_no_ages(tmp_path, age, reason):
-    root = make_tree(tmp_path / "raw")
-    set_rows(root, lambda i, row: [*row[:3], age, *row[4:]] if i == 1 else row)
-    prepare_covid(root, tmp_path / "out")
-    flow, images, _ = read(tmp_path / "out")
-    assert images["f1.png"]["clinical"]["age"] is None
-    expected = 2 if reason.startswith("outside") else 1  # one age is 300 anyway
-    assert flow["clinical values"]["dropped"][f"age: {reason}"] == expected
 
 
 @pytest.mark.parametrize("copy_images", [False, True])

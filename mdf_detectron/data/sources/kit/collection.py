@@ -80,8 +80,8 @@ class Content:
 
     Attributes:
         title: of the report.
-        source: the images that are used with their boxes, the classes, and the account of the others.
-        studies: of ``source.images``: file, patient, raw values, and the split where the collection fixes it.
+        source: the classes, and the account of images and boxes.
+        studies: the images that are used: boxes, file, patient, raw values, and the split if the collection fixes it.
         schema: of the clinical columns; each is read from a study's ``row`` by its name unless ``columns`` or ``tags``
             say otherwise.
         tables: the files that were read; with the images' files they decide whether a folder is up to date.

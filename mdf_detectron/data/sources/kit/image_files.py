@@ -76,7 +76,7 @@ def bring_images(
 
     Args:
         sources: (original, path below ``folder``) of each image; the names are distinct.
-        out: the prepared folder that is being made; copies are kept beside it until it is whole.
+        out: the prepared folder that is being made; copies are kept next to it until it is whole.
         image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None links.
         bit_depth: of the copies, 8 or 16.
         copy: without ``image_size``, copy the originals instead of linking to them.
@@ -104,7 +104,7 @@ def bring_images(
 
 
 def cache_folder(out: Path) -> Path:
-    """Folder beside ``out`` of the copies of an interrupted run."""
+    """Return the folder next to ``out`` that holds the copies of an interrupted run."""
     return out.with_name(out.name + IMAGE_CACHE_SUFFIX)
 
 
@@ -174,7 +174,7 @@ def _origin(source: Path) -> str:
 
 
 def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
-    """What an earlier run made of an original that has not changed since; None if it is damaged."""
+    """Return what an earlier run made of an original that has not changed since; None if it is damaged."""
     try:
         if target.stat().st_mtime_ns != changed:
             return None

@@ -47,13 +47,21 @@ class SourceImage:
 
 @dataclass
 class SourceAnnotations:
-    """All images, the classes in order, and the account of boxes that cannot be used."""
+    """The classes in order, and the account of images and boxes.
 
-    images: list[SourceImage]
-    class_names: list[str]
-    boxes_in: int
-    dropped: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        class_names: of the categories.
+        boxes_in, images_in: how many the annotations have.
+        dropped: boxes that cannot be used, by reason.
+        images: the usable ones, while a reader looks for what belongs to them.
+        notes: for the report.
+    """
+
+    class_names: list[str] = field(default_factory=list)
+    boxes_in: int = 0
     images_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    images: list[SourceImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

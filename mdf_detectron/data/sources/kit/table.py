@@ -52,7 +52,7 @@ class Table:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def place(self, number: int) -> str:
-        """File and line of a row, for messages."""
+        """Return file and line of a row, for messages."""
         return f"{self.path.name} line {self.lines[number]}"
 
     def require(self, columns: Sequence[str], option: str) -> None:
@@ -154,7 +154,7 @@ def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
 
 
 def _delimiter(path: Path) -> str:
-    """The delimiter that splits the header into most columns."""
+    """Return the delimiter that splits the header into most columns."""
     if path.suffix.lower() == ".gz":
         return ","
     check_regular(path, SourceDataError)
@@ -204,13 +204,13 @@ def _unpacked(path: Path, suffix: str) -> int:
         with ParquetFile(path) as file:
             metadata = file.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            # a run of equal values takes no bytes, but a cell of the table
+            # a run of equal values takes no bytes, but a value of the table
             return max(sum(g.total_byte_size for g in groups), 64 * metadata.num_rows * metadata.num_columns)
     return 0
 
 
 def stem(name: str) -> str:
-    """A file's name without folders and the suffix of an image."""
+    """Return a file's name without folders and the suffix of an image."""
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     for suffix in IMAGE_SUFFIXES:
         if name.lower().endswith(suffix):

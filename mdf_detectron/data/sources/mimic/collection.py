@@ -62,7 +62,7 @@ class MimicOptions:
         classes: labels that become boxes, in the order of the categories.
         min_certainty: least certainty (1–5) of a box.
         mask_shape: "ellipse" or "box".
-        records: "reading" (one a reading, as the paper) or "image" (one an image, with all readers' boxes).
+        records: "reading" (one per reading, as the paper) or "image" (one per image, with all readers' boxes).
         view: "frontal" (AP and PA) or "all".
         drop_discarded: leave out readings whose eye tracking was discarded; their boxes are sound.
         split_by: "patient", or "row": readings, patients regardless, which leaks.
@@ -120,7 +120,7 @@ class Cohort:
     """What the tables say.
 
     Attributes:
-        readings: one row a kept reading: those of ``read_readings``, its image's ``subject_id, study_id, view, time``,
+        readings: one row per kept reading: of ``read_readings``, its image's ``subject_id, study_id, view, time``,
             ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row),
             ``known_patient`` (the table of patients has its patient), ``age_removed`` (an impossible one).
         boxes: of :func:`~mdf_detectron.data.sources.mimic.readings.choose_boxes`, of the kept readings.
@@ -173,7 +173,7 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList
 def _choose_readings(
     readings: pd.DataFrame, unknown: set[str], radiographs: pd.DataFrame, options: MimicOptions, flow: Flow
 ) -> pd.DataFrame:
-    """The readings to keep, with their image's columns; ``unknown`` are those without a usable ellipse file."""
+    """Choose the readings to keep, with their image's columns; ``unknown`` have no usable ellipse file."""
     radiograph = radiographs.set_index("dicom_id").drop(columns="subject_id")
     subject = radiographs.set_index("dicom_id")["subject_id"].rename("radiograph_subject")
     joined = readings.join(radiograph, on="dicom_id").join(subject, on="dicom_id")
@@ -241,8 +241,7 @@ def read_mimic(
         raise SourceDataError(f"none of {stage['in']} readings is left: {stage['dropped']}; check that the tables are "
                               "of the same releases, or widen --stay-window-days")  # fmt: skip
     studies = _studies(cohort, files, options, job)
-    source = SourceAnnotations([s.image for s in studies], list(options.classes), len(cohort.boxes))
-    source.images_in = len(studies)
+    source = SourceAnnotations(list(options.classes), len(cohort.boxes), len(studies))
     details = partial(write_details, cohort=cohort, synthetic=bool(files.synthetic))
     return Content("MIMIC chest radiographs with triage values", source, studies, mimic_clinical_schema(), tables,
                    has_times=True, split_patients=options.split_by == "patient", details=details)  # fmt: skip

@@ -44,10 +44,10 @@ class SourceFiles:
     """The files of one source tree.
 
     Attributes:
-        tables: name → its files (one of PhysioNet's; one a patient of MIMIC-Eye's).
+        tables: name → its files (one of PhysioNet's; one per patient of MIMIC-Eye's).
         readings: metadata files of the readings.
         absent_readings: a message for each such file that should be there and is not.
-        reading_folders: folders that hold one folder a reading.
+        reading_folders: folders that hold one folder per reading.
         image_path: (dicom_id, subject_id, study_id) → the image's file.
         layout: "physionet" or "mimic-eye", for the report.
         synthetic: what the tree says of itself in :data:`SYNTHETIC_FILE_NAME`; empty for real data.

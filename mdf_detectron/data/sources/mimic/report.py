@@ -18,7 +18,7 @@ from mdf_detectron.data.sources.mimic.visits import MATCHED, UNMATCHED
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.mimic.collection import Cohort
 
-CORRELATION_FILE, CORRELATION_PICTURE, CLASS_PICTURE = "correlations.csv", "correlations.png", "class_counts.png"
+CORRELATION_FILE, CORRELATION_PICTURE = "correlations.csv", "correlations.png"
 Splits = Mapping[str, Sequence[PreparedImage]]
 
 
@@ -55,32 +55,14 @@ def draw_correlations(table: pd.DataFrame, readings: int, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight")
 
 
-def draw_class_counts(boxes: Mapping[str, Mapping[str, int]], path: Path) -> None:
-    """Draw the boxes of each class and split: split → class → count."""
-    names = list(next(iter(boxes.values())))
-    figure = matplotlib.figure.Figure(figsize=(2 + 1.2 * len(names), 3.6), dpi=110)
-    axes = figure.subplots()
-    width = 0.8 / len(boxes)
-    for k, (split, counts) in enumerate(boxes.items()):
-        x = np.arange(len(names)) + (k - (len(boxes) - 1) / 2) * width
-        axes.bar_label(axes.bar(x, list(counts.values()), width, label=split), size=7)
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set_ylabel("boxes")
-    axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=len(boxes))
-    figure.savefig(path, bbox_inches="tight")
-
-
 def write_details(folder: Path, splits: Splits, *, cohort: Cohort, synthetic: bool) -> dict[str, Any]:
-    """Write the correlations as CSV and picture and the class counts as a picture; return entries of the report."""
+    """Write the correlations as CSV and picture; return entries of the report."""
     readings, classes = cohort.readings, cohort.classes
     table = correlations(readings, classes)
     table.to_csv(folder / CORRELATION_FILE, float_format="%.4f", index_label="column")
     draw_correlations(table, len(readings), folder / CORRELATION_PICTURE)
     holders = {split: {name: _holders(records, number) for number, name in enumerate(classes, start=1)}
                for split, records in splits.items()}  # fmt: skip
-    draw_class_counts({s: {name: h["boxes"] for name, h in of.items()} for s, of in holders.items()},
-                      folder / CLASS_PICTURE)  # fmt: skip
     details = {
         "radiographs_by_match": cohort.radiograph_matches,
         "kept": {
@@ -140,7 +122,7 @@ def _tables(details: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, 
     tables = [
         ("Readings, and boxes that were changed", ["", "count"], kept),
         ("Images and visits", ["the image is", "images of the table", *(f"records, {s}" for s in names)], visits),
-        (f"Classes (boxes / records / patients; {CLASS_PICTURE})", ["class", *names], classes),
+        ("Classes (boxes / records / patients)", ["class", *names], classes),
         ("Cleaning of the whole triage table, and of the visits of each split",
          ["column", "value was", "reason", "whole table", *names], cleaned),
     ]  # fmt: skip

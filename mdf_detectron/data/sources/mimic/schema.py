@@ -14,7 +14,7 @@ MIMIC_CLASSES = (
 
 
 def mimic_clinical_schema() -> ClinicalSchema:
-    """Age and eight triage values (numeric), and gender."""
+    """Return age and eight triage values (numeric), and gender."""
     return ClinicalSchema(
         (
             ClinicalColumn("age", "numeric", "years", 0, 120, description="age at the study"),

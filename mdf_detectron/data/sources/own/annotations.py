@@ -75,7 +75,7 @@ def read_annotation_files(
 
 
 def _read_coco(paths: Sequence[Path], problems: ProblemList) -> SourceAnnotations:
-    read = SourceAnnotations([], [], 0)
+    read = SourceAnnotations()
     for path in paths:
         try:
             data = read_json(path, SourceDataError, nan=True)
@@ -117,7 +117,7 @@ def _read_box_table(
     form = CORNERS if "x1" in roles else SIZE
     sized = form == CORNERS and {"w", "h"} <= roles.keys()  # the image's own size, as some tools write it
     images: dict[str, SourceImage] = {}
-    read = SourceAnnotations([], [], 0)
+    read = SourceAnnotations()
     classes: dict[str, str] = {}
     for number, row in enumerate(table.rows):
         name, where = row[roles["image"]], table.place(number)
@@ -153,7 +153,7 @@ def _read_box_table(
 
 
 def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Role → column: those given, and for the others known names."""
+    """Map roles to columns: those given, and for the others known names."""
     unknown = [role for role in given if role not in ROLES]
     if unknown:
         raise SourceDataError(f"box columns: no role {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
@@ -174,7 +174,7 @@ def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _bbox(numbers: Sequence[float | None], form: tuple[str, ...]) -> tuple[list[float], str]:
-    """XYWH of a row, and what is wrong with it."""
+    """Return the XYWH of a row, and what is wrong with it."""
     if any(n is None or not math.isfinite(n) for n in numbers):
         return [], "expected four numbers, or none for an image without a finding"
     x, y, third, fourth = numbers

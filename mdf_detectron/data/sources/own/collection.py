@@ -124,7 +124,7 @@ def _join(studies: list[Study], table: Table, o: OwnOptions, job: Preparation) -
 def _column_specs(
     studies: list[Study], table: Table | None, o: OwnOptions, job: Preparation
 ) -> list[tuple[ColumnSpec, bool]]:
-    """The clinical columns, and whether each comes from DICOM."""
+    """Return the clinical columns, and whether each comes from DICOM."""
     if o.specs:
         return o.specs
     if table is None:
@@ -164,7 +164,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     files = parser.add_argument_group("files")
     add(files, "--annotations", nargs="+", required=True, metavar="FILE",
-        help="COCO JSON (several: classes are matched by name), or a table with a row a box")
+        help="COCO JSON (several: classes are matched by name), or a table with one row per box")
     add(files, "--images", required=True, metavar="DIR", help="folder of the images, searched with subfolders")
     add(files, "--table", metavar="FILE", help="clinical values: .csv, .tsv, .xlsx or .parquet")
     add(files, "--schema", metavar="FILE", help="of the columns (default: one is proposed)")

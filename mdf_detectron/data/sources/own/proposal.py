@@ -31,7 +31,7 @@ MOST_CATEGORIES = 12
 MOSTLY = 0.8
 """Share of the values that must be numbers in a numeric column."""
 FENCE = 6.0
-"""A value so many interquartile ranges beyond the quartiles is taken for an error."""
+"""A value this many interquartile ranges beyond the quartiles is taken for an error."""
 FEW_CODES = 6
 
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?$")
@@ -58,7 +58,7 @@ class Proposal:
         return ClinicalSchema(tuple(self.columns))
 
     def to_yaml(self) -> str:
-        """The schema as a file with comments."""
+        """Return the schema as a file with comments."""
         lines = [
             "# Proposed from the data. Edit it where you know better, then prepare again with --schema THIS_FILE.",
             "# kind: numeric (minimum, maximum: a value outside becomes missing) or categorical (vocabulary).",
@@ -83,7 +83,7 @@ def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], decimal_c
 
     Args:
         specs: the columns, in order.
-        values: name → raw values, one an image, as the table and the DICOM tags have them.
+        values: name → raw values, one per image, as the table and the DICOM tags have them.
         decimal_comma: numbers are written "38,1".
     """
     proposal = Proposal()
@@ -160,7 +160,7 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unreadable: int, proposal: P
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """The range with room for new patients, not across zero, to two significant digits outward."""
+    """Return the range with room for new patients, not across zero, to two significant digits outward."""
     room = 0.25 * (high - low)
     step = 10 ** np.floor(np.log10(max(room, 1e-12)))
     minimum = float(np.floor(round((low - room) / step, 9)) * step)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mdf_detectron.data.sources.mimic.report import correlations, draw_class_counts, draw_correlations
+from mdf_detectron.data.sources.mimic.report import correlations, draw_correlations
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
 
 
@@ -37,8 +37,6 @@ def test_pearson_by_hand():
 def test_pictures_are_drawn_even_of_nothing(tmp_path, classes):
     draw_correlations(correlations(frame(), classes), 4, tmp_path / "r.png")
     draw_correlations(correlations(frame().iloc[:1], classes), 1, tmp_path / "empty.png")
-    counts = {"train": dict.fromkeys(classes, 7), "val": dict.fromkeys(classes, 0)}
-    draw_class_counts(counts, tmp_path / "c.png")
-    for name in ("r.png", "empty.png", "c.png"):
+    for name in ("r.png", "empty.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 150 and len(picture.convert("RGB").getcolors(10**6)) > 10
