@@ -49,7 +49,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
         Args:
             tag_last: a resumed run goes on from this file (not so for the best checkpoint).
-            kwargs: further entries, ``iteration`` for one.
+            kwargs: further entries, such as ``iteration``.
         """
         if not self.save_dir or not self.save_to_disk:
             return

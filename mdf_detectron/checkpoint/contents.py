@@ -232,11 +232,11 @@ def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any)
             unit, range or vocabulary.
     """
     if dataset_name not in DatasetCatalog.list():
-        return  # the caller cannot evaluate on it, and says so
+        return  # the caller cannot evaluate on it and says so
     try:
         DatasetCatalog.get(dataset_name)  # its classes are known once it is loaded
     except DatasetError:
-        return  # not prepared here: a model can be used without it, and whoever evaluates on it is told
+        return  # not prepared here: the model can be used without it, an evaluation on it fails
     metadata = MetadataCatalog.get(dataset_name)
     classes = list(metadata.get("thing_classes", []))
     if classes != contents["class_names"]:

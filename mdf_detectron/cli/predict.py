@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="image files (DICOM too), folders, or .txt files with one path a line")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--record", metavar="NAME=VALUE", nargs="+", help="one clinical record, for every image")
-    source.add_argument("--records", metavar="TABLE.csv", type=existing_file, help="clinical records, one row an image")
+    source.add_argument("--records", metavar="TABLE.csv", type=existing_file, help="clinical records, one an image")
     source.add_argument("--dicom-record", metavar="COLUMN=TAG", nargs="+",
                         help="clinical columns from DICOM tags by keyword, e.g. age=PatientAge")  # fmt: skip
     source.add_argument("--annotations", metavar="FILE.json", type=existing_file,

@@ -69,7 +69,7 @@ Run = Callable[[Arrays], Sequence[np.ndarray]]
 
 
 class ExportedModel:
-    """An exported file, ready to run on the CPU.
+    """Run an exported file on the CPU.
 
     Args:
         path: of the file.
@@ -140,7 +140,7 @@ def export_model(
     """Write a file and compare it with the model.
 
     Args:
-        predictor: the model; the file computes in 32 bits, whatever ``MODEL.CLINICAL.EXECUTION`` says.
+        predictor: the model; the file computes in 32 bits, ``MODEL.CLINICAL.EXECUTION`` has no effect.
         path: ends with ".onnx" or ".ts".
         batches: inputs of the model (as the mapper makes them, one size within a batch) to compare on, next to random
             ones.
@@ -189,7 +189,7 @@ def _parts(predictor: Predictor) -> str:
 
 def input_names(predictor: Predictor) -> list[str]:
     """Name the inputs of a model's file, in order."""
-    kinds = {c.kind for c in predictor.schema.columns if c.name in predictor.columns}
+    kinds = {column.kind for column in predictor.read_columns}
     return [name for name in INPUTS if name == "image" or name.removeprefix("clinical_") in kinds]
 
 
@@ -326,8 +326,7 @@ def _over_studies(onnx: Any, one: Any) -> Any:
 
 def description(predictor: Predictor, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
     """Describe an exported file: all that is needed to use it."""
-    cfg, by_name = predictor.cfg, {column.name: column for column in predictor.schema.columns}
-    columns = [by_name[name] for name in predictor.columns]
+    cfg, columns = predictor.cfg, predictor.read_columns
     return {
         "format": 1,
         "software": f"mdf_detectron {mdf_detectron.__version__}",
@@ -377,7 +376,7 @@ def compare(
     """
     total = {"images": 0, "detections": 0, "boxes": 0.0, "scores": 0.0, "masks": 0.0}
     for given in batches:
-        # answers in pixels of the input, whatever image it was made of
+        # sizes of the input, so that answers are in its pixels
         batch = [{**x, "height": x["image"].shape[1], "width": x["image"].shape[2]} for x in given]
         with torch.inference_mode():
             wanted = [one["instances"] for one in model(batch)]

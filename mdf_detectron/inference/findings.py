@@ -1,4 +1,4 @@
-"""The answer for one study: detected findings, what the model read, and what was missing or unusual."""
+"""Hold the answer for one study: findings, what the model read, and what was missing or unusual."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DetectedFinding:
 
 @dataclass(frozen=True)
 class StudyFindings:
-    """All that a model says about one study.
+    """Hold all that a model says about one study.
 
     Attributes:
         image: name of the image.
@@ -124,7 +124,7 @@ class StudyFindings:
         }
 
     def to_coco(self, image_id: Any = None) -> list[dict[str, Any]]:
-        """Return COCO results, every detection at whatever score, as the evaluator of a training run writes them.
+        """Return COCO results, every detection at any score, as the evaluator of a training run writes them.
 
         Args:
             image_id: id of the image in the annotation file; its name when None.
@@ -136,11 +136,11 @@ class StudyFindings:
         return [{**result, "category_id": self.category_ids[result["category_id"]]} for result in results]
 
     def draw(self, path: str | Path, other: StudyFindings | None = None, titles: Sequence[str] = ()) -> Path:
-        """Write a PNG: the image with the detections above their threshold, and the clinical record beside it.
+        """Write a PNG: the image with the detections above their threshold, and the clinical record next to it.
 
         Args:
             path: file to write.
-            other: findings of the same image to show beside these, without the record for one.
+            other: findings of the same image to show next to these, such as those without the record.
             titles: one for each.
         """
         from mdf_detectron.report.images import Panel, record_text, save_panels  # matplotlib is slow to import

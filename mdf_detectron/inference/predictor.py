@@ -48,7 +48,7 @@ class PreparedStudy:
     Attributes:
         model_input: Detectron2's input dict with the clinical tensors.
         image, pixels, record, missing, notes: as of :class:`~mdf_detectron.inference.findings.StudyFindings`.
-        image_notes: those of the notes that are about the image, whatever the record.
+        image_notes: those of the notes that do not depend on the record.
     """
 
     model_input: dict[str, Any]
@@ -61,7 +61,7 @@ class PreparedStudy:
 
 
 class Predictor:
-    """A model of a checkpoint, ready for single studies.
+    """Predict single studies with the model of a checkpoint.
 
     Args:
         weights: a ``.pth`` file of this project, or the name of a zoo model with published weights
@@ -70,6 +70,14 @@ class Predictor:
         threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
         force: predict from DICOM files of another modality than a radiograph's too (a note says so).
         half: run the model in float16 (torch's autocast), on a GPU; by default there as ``SOLVER.AMP.ENABLED`` says.
+
+    Attributes:
+        cfg, contents, digest: of the checkpoint.
+        model, mapper: the model in evaluation mode, and what makes its inputs.
+        schema: of the training data.
+        columns, read_columns: names and columns of the schema that the model reads, in input order.
+        thresholds, threshold_source: operating threshold of each class, and where they come from.
+        temperature: of the stored calibration, or None.
 
     Raises:
         ConfigError: float16 on a CPU.
@@ -94,7 +102,7 @@ class Predictor:
         self.schema = ClinicalSchema.from_dict(self.contents["schema"])
         self.columns: list[str] = list(self.contents["columns"])
         by_name = {column.name: column for column in self.schema.columns}
-        self._columns = [by_name[name] for name in self.columns]
+        self.read_columns = [by_name[name] for name in self.columns]
         self.class_names: list[str] = list(self.contents["class_names"])
         self._check_agreement(checkpoint.path)
         self.force = force
@@ -272,6 +280,6 @@ class Predictor:
             instances=instances,
             class_names=self.class_names,
             category_ids=self.contents["category_ids"],
-            columns=self._columns,
+            columns=self.read_columns,
             temperature=self.temperature,
         )

@@ -123,7 +123,7 @@ def scores_of(
 
     Args:
         study: the image.
-        targets: findings to follow; the score of one is that of the surest detection of its class at its place.
+        targets: findings to follow; the score of one is the highest of a detection of its class at its place.
         records: R.
 
     Returns:
@@ -152,19 +152,13 @@ def _scores_at(targets: Sequence[DetectedFinding], found: StudyFindings) -> np.n
 def _tracking(model: nn.Module) -> Iterator[None]:
     """Let the model report detections of any score, without masks, while the block runs."""
     changes: list[tuple[Any, str, Any]] = []
+    heads, limit = [model], "max_detections_per_image"
     if hasattr(model, "roi_heads"):
         changes.append((model.roi_heads, "mask_on", False))
-        found = model.roi_heads.box_predictor
-        for predictor in found if isinstance(found, nn.ModuleList) else [found]:
-            changes += [
-                (predictor, "test_score_thresh", TRACKED_SCORE),
-                (predictor, "test_topk_per_image", TRACKED_DETECTIONS),
-            ]
-    else:
-        changes += [
-            (model, "test_score_thresh", TRACKED_SCORE),
-            (model, "max_detections_per_image", TRACKED_DETECTIONS),
-        ]
+        found, limit = model.roi_heads.box_predictor, "test_topk_per_image"
+        heads = list(found) if isinstance(found, nn.ModuleList) else [found]
+    for head in heads:
+        changes += [(head, "test_score_thresh", TRACKED_SCORE), (head, limit, TRACKED_DETECTIONS)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
         for owner, name, value in changes:
@@ -194,8 +188,8 @@ def sweep_values(predictor: Predictor, words: Sequence[str]) -> tuple[str, list[
     Raises:
         DatasetError: a column that the model does not read, or a value that its schema does not allow.
     """
-    column = {c.name: c for c in predictor.schema.columns}.get(words[0])
-    if column is None or words[0] not in predictor.columns:
+    column = next((column for column in predictor.read_columns if column.name == words[0]), None)
+    if column is None:
         raise DatasetError(f"--sweep {words[0]}: the model reads {predictor.columns or 'the image only'}")
     if column.kind == "categorical":
         values: list[Any] = list(words[1:]) or list(column.vocabulary)
@@ -248,20 +242,19 @@ def background_records(predictor: Predictor, count: int, seed: int = 0) -> list[
     """Draw records from the training distribution, each column by itself, missing as often as in training."""
     rng = np.random.default_rng(seed)
     training = predictor.contents["training"]
-    kinds = {column.name: column for column in predictor.schema.columns}
     records: list[dict[str, Any]] = [{} for _ in range(count)]
-    for name in predictor.columns:
-        seen = training["columns"][name]
+    for column in predictor.read_columns:
+        seen = training["columns"][column.name]
         missing = rng.random(count) >= seen["count"] / max(training["images"], 1)
         if not seen["count"]:
             values: Sequence[Any] = [None] * count
-        elif kinds[name].kind == "numeric":
+        elif column.kind == "numeric":
             values = np.interp(rng.random(count), PROBABILITIES, seen["quantiles"]).tolist()
         else:
             names, weights = list(seen["frequencies"]), np.array(list(seen["frequencies"].values()), dtype=float)
             values = [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]
         for record, value, absent in zip(records, values, missing, strict=True):
-            record[name] = None if absent else value
+            record[column.name] = None if absent else value
     return records
 
 
@@ -293,15 +286,12 @@ def contributions(
     if method not in METHODS:
         raise DatasetError(f"method '{method}' is not one of {METHODS}")
     background = background_records(predictor, num_background, seed)
-    own = changed_record(predictor, record)
+    own = record or {}
 
     def scores(present: np.ndarray, number: int) -> np.ndarray:
         mixed = [
-            {
-                name: (own.get(name) if here else background[number][name])
-                for name, here in zip(columns, row, strict=True)
-            }
-            for row in present
+            {name: (own if shown else background[number]).get(name) for name, shown in zip(columns, one, strict=True)}
+            for one in present
         ]
         return scores_of(predictor, study, targets, mixed)
 

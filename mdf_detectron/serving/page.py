@@ -27,7 +27,7 @@ MAX_UPLOAD_MEGABYTES = 64
 
 
 class StudyPage:
-    """The page of one model.
+    """Answer the requests of the page of one model.
 
     Args:
         predictor: the model.
@@ -37,8 +37,7 @@ class StudyPage:
     def __init__(self, predictor: Predictor, *, max_megapixels: float = MAX_MEGAPIXELS):
         self.predictor = predictor
         self.max_megapixels = max_megapixels
-        by_name = {column.name: column for column in predictor.schema.columns}
-        self.columns: list[ClinicalColumn] = [by_name[name] for name in predictor.columns]
+        self.columns: list[ClinicalColumn] = predictor.read_columns
         self._lock = threading.Lock()  # one model, many sessions
 
     def load(self, upload: str | None) -> tuple[PreparedStudy | None, str]:
@@ -77,7 +76,7 @@ class StudyPage:
             if self.columns:
                 studies.insert(0, self.predictor.with_record(study, self.record(values)))
             with self._lock:
-                found = [self.predictor.predict([one])[0] for one in studies]  # alone: scores as mdf predict's
+                found = [self.predictor.predict([one])[0] for one in studies]  # one by one, as in `mdf predict`
         except UserError as cause:
             return "", "", study_view.error(str(cause))
         titles = ["with the record", "without the record"] if self.columns else ["findings"]

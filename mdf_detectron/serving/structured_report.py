@@ -1,4 +1,4 @@
-"""Findings as a DICOM structured report (TID 1500) whose regions refer to the source image."""
+"""Write findings as a DICOM structured report (TID 1500) whose boxes refer to the source image."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path
     assert "1 file(s) in the folders are no images" in said and "1 key(s)" in said and "ghost" in said
     errors = {e["image"].split("/")[-1]: e["error"] for e in read(tmp_path / "o" / "errors.json")}
     assert set(errors) == {"broken.png", "test_2.png", "test_3.png"}
-    assert "outside its legal range" in errors["test_2.png"] and "stands in lines [5, 6]" in errors["test_3.png"]
+    assert "outside its legal range" in errors["test_2.png"] and "is in lines [5, 6]" in errors["test_3.png"]
     good = read(tmp_path / "o" / "findings.json")
     assert [one["record"]["age"] for one in good] == [40, 41]
 
