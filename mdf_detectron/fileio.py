@@ -52,15 +52,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
         if os.name == "posix":
             _flush(path.parent)
-    except OSError as cause:
+    except BaseException as cause:
         with suppress(OSError):
             partial.unlink()
-        if isinstance(cause, UserError):  # of the block itself, an ImageReadError for one
-            raise
-        raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
+        if isinstance(cause, OSError) and not isinstance(cause, UserError):  # an ImageReadError is the block's own
+            raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
         raise
 
 

@@ -88,7 +88,7 @@ def test_numpy_only_modules_need_neither_detectron2_nor_torch():
         "from mdf_detectron import cli\n"
         "cli.main(['--help'])\n"
         "import mdf_detectron.cli.install_detectron2\n"
-        "cli.main(['train', '--config-file', 'x'])\n"
+        "cli.main(['train', '--config-file', 'synthetic_cxr/mdf_net.yaml'])\n"
     )
     assert "install-detectron2 " in found.stdout
     assert found.returncode == 1 and "this command needs torch: install torch and torchvision" in found.stderr

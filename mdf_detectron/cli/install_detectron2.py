@@ -4,8 +4,6 @@ An installed detectron2 is left alone. Otherwise this takes the pure-Python copy
 the wheel of the PyPI package LabGym, gives it its own name back, and installs it as an ordinary distribution that ``pip
 show detectron2`` knows. The rest of LabGym (GPL-3.0) is neither kept nor installed. The compiled extension
 ``detectron2._C`` is not part of it: rotated boxes and deformable convolution are absent; mdf_detectron uses neither.
-
-Standard library only, so that it runs before anything else is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +17,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from mdf_detectron.cli.arguments import existing_file
+from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import sha256_of
 
 SOURCE_NAME, SOURCE_VERSION = "LabGym", "3.1.2"
 SOURCE_SHA256 = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
@@ -52,10 +54,6 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTa
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 
-class InstallError(RuntimeError):
-    """Something that the user can act on; the command prints it as one line."""
-
-
 def download_source(folder: Path) -> Path:
     """Fetch the pinned wheel with pip and check its sha256."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
@@ -64,7 +62,7 @@ def download_source(folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         detail = (result.stderr.strip().splitlines() or ["no output"])[-1]
-        raise InstallError(
+        raise UserError(
             f"pip could not download {SOURCE_NAME}=={SOURCE_VERSION} from the package index ({detail}); check the "
             "network, pass a downloaded wheel with --wheel, or install detectron2 from source (INSTALL.md)"
         )
@@ -72,10 +70,9 @@ def download_source(folder: Path) -> Path:
 
 
 def check_sha256(wheel: Path) -> None:
-    """Raise :class:`InstallError` unless the wheel is the very file that was reviewed."""
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != SOURCE_SHA256:
-        raise InstallError(
+    """Raise :class:`UserError` unless the wheel is the very file that was reviewed."""
+    if (digest := sha256_of(wheel)) != SOURCE_SHA256:
+        raise UserError(
             f"{wheel.name} has sha256 {digest}, expected {SOURCE_SHA256}; nothing was installed. "
             "Download it again, or install detectron2 from source (INSTALL.md)"
         )
@@ -104,7 +101,7 @@ def build_wheel(source: Path, folder: Path) -> Path:
             inner = name[len("LabGym/") :]
             add(inner, reroot(inner, wheel.read(name)))
         if not record:
-            raise InstallError(f"{source.name} holds no {SOURCE_ROOT}; nothing was installed")
+            raise UserError(f"{source.name} holds no {SOURCE_ROOT}; nothing was installed")
         add(f"{DIST_INFO}/METADATA", METADATA.encode())
         add(f"{DIST_INFO}/WHEEL", WHEEL.encode())
         out.writestr(f"{DIST_INFO}/RECORD", "".join(record) + f"{DIST_INFO}/RECORD,,\n")
@@ -118,25 +115,21 @@ def install(wheel: Path, with_dependencies: bool) -> None:
         command.insert(-1, "--no-deps")
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise InstallError(f"pip could not install {wheel.name}: {result.stderr.strip()}")
+        raise UserError(f"pip could not install {wheel.name}: {result.stderr.strip()}")
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheel", type=Path, help=f"an already downloaded {SOURCE_NAME} {SOURCE_VERSION} wheel")
+    parser.add_argument("--wheel", type=existing_file, help=f"a downloaded {SOURCE_NAME} {SOURCE_VERSION} wheel")
     parser.add_argument("--no-deps", action="store_true", help="do not install what detectron2 requires")
     args = parser.parse_args(argv)
     spec = importlib.util.find_spec("detectron2")
     if spec is not None:
         print(f"detectron2 is already installed ({Path(spec.origin).parent}); left as it is")
         return
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            if args.wheel is not None and not args.wheel.is_file():
-                raise InstallError(f"--wheel {args.wheel}: no such file")
-            source = args.wheel or download_source(Path(folder))
-            check_sha256(source)
-            install(build_wheel(source, Path(folder)), with_dependencies=not args.no_deps)
-    except InstallError as error:
-        sys.exit(f"error: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(args.wheel) if args.wheel else download_source(Path(folder))
+        check_sha256(source)
+        install(build_wheel(source, Path(folder)), with_dependencies=not args.no_deps)
     print(f"detectron2 {VERSION} installed (Apache-2.0, pure Python, from {SOURCE_NAME} {SOURCE_VERSION} on PyPI)")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from detectron2.config import CfgNode
 from sklearn.cluster import KMeans
 
 from mdf_detectron.config import flat_config
-from mdf_detectron.config_file import get_mdf_cfg
+from mdf_detectron.config_file import get_mdf_cfg, read_config_file
 from mdf_detectron.data import prepared
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.readers import read_radiograph
@@ -61,13 +60,16 @@ class Choices:
     """Config keys with their values and the reasons for them."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=lambda: dict(RECORD_REASONS))
 
     def choose(self, key: str, value: Any, reason: str = "") -> None:
         """Set a key, with its reason where it needs one."""
         self.values[key] = value
         if reason:
             self.reasons[key] = reason
+
+
+Choose = Callable[..., None]
 
 
 def read_folder(root: str | Path) -> FolderFacts:
@@ -96,38 +98,39 @@ def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: b
         flip: allow the horizontal flip (off anyway where class names say left or right).
     """
     choices, train = Choices(), facts.splits["train"]
-    _datasets(choices, facts)
-    _columns(choices, facts)
+    choose = choices.choose
+    _datasets(choose, facts)
+    _columns(choose, facts)
     boxes = _relative_boxes(train)
-    side = _image_size(choices, train, boxes, image_size)
-    _anchors(choices, boxes * side, side)
+    side = _image_size(choose, train, boxes, image_size)
+    _anchors(choose, boxes * side, side)
     names = train.class_names
-    choices.choose("MODEL.ROI_HEADS.NUM_CLASSES", len(names), f"The classes: {', '.join(names)}.")
-    _masks_and_flip(choices, train, flip)
-    _schedule(choices, facts)
+    choose("MODEL.ROI_HEADS.NUM_CLASSES", len(names), f"The classes: {', '.join(names)}.")
+    _masks_and_flip(choose, train, flip)
+    _schedule(choose, facts)
     mean, std = round(facts.pixel_mean, 1), round(facts.pixel_std, 1)
-    choices.choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} training images.")
-    choices.choose("MODEL.PIXEL_STD", [std])
+    choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} training images.")
+    choose("MODEL.PIXEL_STD", [std])
     per_image = np.bincount(np.unique([a["image_id"] for a in train.annotations], return_inverse=True)[1])
-    choices.choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * int(per_image.max())),
-                   f"An image has up to {per_image.max()} boxes.")  # fmt: skip
-    choices.choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; the paper uses homoscedastic.")
+    most = int(per_image.max())
+    choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * most), f"An image has up to {most} boxes.")
+    choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; the paper uses homoscedastic.")
     return choices
 
 
-def _datasets(choices: Choices, facts: FolderFacts) -> None:
+def _datasets(choose: Choose, facts: FolderFacts) -> None:
     counts = {name: (len(s.images), len(s.annotations)) for name, s in facts.splits.items()}
     text = "; ".join(f"{name} {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
-    choices.choose("DATASETS.TRAIN", [f"{facts.name}_train"], f"{text}.")
+    choose("DATASETS.TRAIN", [f"{facts.name}_train"], f"{text}.")
     if counts["val"][1]:
-        choices.choose("DATASETS.VAL", [f"{facts.name}_val"], "Selects the best checkpoint; test is scored once.")
+        choose("DATASETS.VAL", [f"{facts.name}_val"], "Selects the best checkpoint; test is scored once.")
     else:
-        choices.choose("DATASETS.VAL", [], "The validation split has no box: no checkpoint can be selected.")
+        choose("DATASETS.VAL", [], "The validation split has no box: no checkpoint can be selected.")
     reason = "" if counts["test"][1] else "No box in it: metrics will be undefined. Prepare with another --seed."
-    choices.choose("DATASETS.TEST", [f"{facts.name}_test"], reason)
+    choose("DATASETS.TEST", [f"{facts.name}_test"], reason)
 
 
-def _columns(choices: Choices, facts: FolderFacts) -> None:
+def _columns(choose: Choose, facts: FolderFacts) -> None:
     records = [image.get("clinical") or {} for image in facts.splits["train"].images]
     used: dict[str, list[str]] = {"numeric": [], "categorical": []}
     missing, left_out = [], []
@@ -141,13 +144,12 @@ def _columns(choices: Choices, facts: FolderFacts) -> None:
     reason = f"Columns of the schema; missing in the training split: {', '.join(missing) or 'none'}."
     if left_out:
         reason += f" Left out (one value or none): {', '.join(left_out)}."
-    choices.choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
-    choices.choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
+    choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
+    choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
     fuses = bool(used["numeric"] or used["categorical"])
     reason = "Both fusions; image_only.yaml next to this file has none." if fuses else "There is no record to fuse."
-    choices.choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
-    choices.choose("MODEL.CLINICAL.FUSION_1D", fuses)
-    choices.reasons |= RECORD_REASONS
+    choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
+    choose("MODEL.CLINICAL.FUSION_1D", fuses)
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:
@@ -156,7 +158,7 @@ def _relative_boxes(train: Annotations) -> np.ndarray:
     return np.array([np.divide(a["bbox"][2:], sizes[a["image_id"]]) for a in train.annotations])
 
 
-def _image_size(choices: Choices, train: Annotations, boxes: np.ndarray, wanted: int | None) -> int:
+def _image_size(choose: Choose, train: Annotations, boxes: np.ndarray, wanted: int | None) -> int:
     small = float(np.percentile(np.sqrt(boxes.prod(axis=1)), 10))
     shorter = float(np.median([min(image["width"], image["height"]) for image in train.images]))
     if wanted is not None:
@@ -166,11 +168,11 @@ def _image_size(choices: Choices, train: Annotations, boxes: np.ndarray, wanted:
         there = max([size for size in IMAGE_SIZES if size <= shorter], default=IMAGE_SIZES[0])
         side = min(next((size for size in IMAGE_SIZES if size >= max(needed, 128)), IMAGE_SIZES[-1]), there)
         reason = f"The images' shorter side is {shorter:.0f} (median)."
-    choices.choose("INPUT.IMAGE_SIZE", side, f"{reason} A small box (10th percentile): {small * side:.0f} pixels.")
+    choose("INPUT.IMAGE_SIZE", side, f"{reason} A small box (10th percentile): {small * side:.0f} pixels.")
     return side
 
 
-def _anchors(choices: Choices, boxes: np.ndarray, side: int) -> None:
+def _anchors(choose: Choose, boxes: np.ndarray, side: int) -> None:
     lengths = np.log(np.sqrt(boxes.prod(axis=1)))[:, None]
     count = min(MOST_ANCHOR_SIZES, len(np.unique(lengths.round(2))))
     centers = np.exp(KMeans(count, n_init=5, random_state=0).fit(lengths).cluster_centers_.ravel())
@@ -179,92 +181,66 @@ def _anchors(choices: Choices, boxes: np.ndarray, side: int) -> None:
     sizes = sorted({max(8, int(4 * round(c / 4))) for c in centers})
     ratios = sorted({round(float(r), 1) for r in np.percentile(boxes[:, 1] / boxes[:, 0], (10, 50, 90))})
     ratios = [max(r, 0.1) for r in ratios]
-    choices.choose("MODEL.ANCHOR_GENERATOR.SIZES", [sizes],
-                   f"k-means of the {len(boxes)} boxes' sizes in the {side} × {side} input.")  # fmt: skip
-    choices.choose("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [ratios],
-                   "10th, 50th and 90th percentile of height over width, in the square input.")  # fmt: skip
+    choose("MODEL.ANCHOR_GENERATOR.SIZES", [sizes], f"k-means of {len(boxes)} boxes in the {side} × {side} input.")
+    reason = "10th, 50th and 90th percentile of height over width, in the square input."
+    choose("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [ratios], reason)
     stride = 32 if side >= 384 and sizes[0] >= 64 else 16
     feature = f"p{int(math.log2(stride))}"
-    choices.choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride}.")
-    choices.choose("MODEL.RPN.IN_FEATURES", [feature])
-    choices.choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
-    choices.choose(
-        "MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each stage doubles the side, from 1."
-    )
+    choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride}.")
+    choose("MODEL.RPN.IN_FEATURES", [feature])
+    choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
+    choose("MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each stage doubles the side, from 1.")
 
 
-def _masks_and_flip(choices: Choices, train: Annotations, flip: bool) -> None:
+def _masks_and_flip(choose: Choose, train: Annotations, flip: bool) -> None:
     masks = sum("segmentation" in a for a in train.annotations)
     complete = masks == len(train.annotations)
-    choices.choose("MODEL.MASK_ON", complete, "Every box has a mask." if complete else
+    choose("MODEL.MASK_ON", complete, "Every box has a mask." if complete else
                    f"Only {masks} of {len(train.annotations)} boxes have a mask.")  # fmt: skip
     if complete and any(isinstance(a["segmentation"], dict) for a in train.annotations):
-        choices.choose("INPUT.MASK_FORMAT", "bitmask", "Masks are run-length encoded.")
+        choose("INPUT.MASK_FORMAT", "bitmask", "Masks are run-length encoded.")
     sided = [name for name in train.class_names if _SIDED.search(name)]
     if sided:
-        choices.choose(
-            "INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class of {', '.join(sided)}."
-        )
+        choose("INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class of {', '.join(sided)}.")
     elif flip:
-        choices.choose(
-            "INPUT.RANDOM_FLIP", "horizontal", "No class name says left or right; --no-flip switches it off."
-        )
+        choose("INPUT.RANDOM_FLIP", "horizontal", "No class name says left or right; --no-flip switches it off.")
     else:
-        choices.choose("INPUT.RANDOM_FLIP", "none", "As requested.")
+        choose("INPUT.RANDOM_FLIP", "none", "As requested.")
 
 
-def _schedule(choices: Choices, facts: FolderFacts) -> None:
+def _schedule(choose: Choose, facts: FolderFacts) -> None:
     images = len(facts.splits["train"].images)
     batch = min(BATCH, images)
     epoch = max(1, images // batch)
     iterations = min(max(EPOCHS * epoch, LEAST_ITERATIONS), MOST_ITERATIONS)
-    choices.choose("SOLVER.IMS_PER_BATCH", batch)
-    choices.choose("SOLVER.MAX_ITER", iterations,
-                   f"{iterations / epoch:.0f} epochs of {images} images in batches of {batch}.")  # fmt: skip
-    choices.choose("SOLVER.WARMUP_ITERS", min(100, iterations // 10))
+    choose("SOLVER.IMS_PER_BATCH", batch)
+    choose("SOLVER.MAX_ITER", iterations, f"{iterations / epoch:.0f} epochs of {images} images in batches of {batch}.")
+    choose("SOLVER.WARMUP_ITERS", min(100, iterations // 10))
     period = max(epoch, iterations // 20)
-    choices.choose("SOLVER.CHECKPOINT_PERIOD", period)
+    choose("SOLVER.CHECKPOINT_PERIOD", period)
     if facts.splits["val"].annotations:
-        choices.choose("TEST.EVAL_PERIOD", period, f"Validated {iterations // period} times.")
-        choices.choose("VALIDATION.PATIENCE", 5, "Stops after five validations without an improvement.")
+        choose("TEST.EVAL_PERIOD", period, f"Validated {iterations // period} times.")
+        choose("VALIDATION.PATIENCE", 5, "Stops after five validations without an improvement.")
 
 
 def config_text(choices: Choices, output_dir: str, title: str) -> str:
     """Return the text of a self-contained config file: the keys of the bases, then the choices with their reasons."""
     keys: dict[str, Any] = {}
     for base in BASES:
-        keys |= flat_config(yaml.safe_load((CONFIGS / base).read_text(encoding="utf-8")))
+        keys |= flat_config(read_config_file(CONFIGS / base))
     keys |= choices.values | {"OUTPUT_DIR": output_dir}
-    tree: dict[str, Any] = {}
-    for key, value in keys.items():
+    get_mdf_cfg().merge_from_list([part for pair in keys.items() for part in pair])  # an error if one does not fit
+    lines = [f"# {title}", "# Comments give the reason for each choice; the package's base config sets the rest."]
+    within: list[str] = []
+    for key, value in sorted(keys.items()):
         *parents, last = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    _check(keys)
-    head = [
-        f"# {title}",
-        "# Comments give the reason for each choice; keys without one come from the package's base config.",
-    ]
-    return "\n".join([*head, *_lines(tree, choices.reasons, "", 0)]) + "\n"
-
-
-def _check(keys: Mapping[str, Any]) -> None:
-    cfg: CfgNode = get_mdf_cfg()
-    cfg.merge_from_list([part for pair in keys.items() for part in pair])
-
-
-def _lines(node: Mapping[str, Any], reasons: Mapping[str, str], prefix: str, depth: int) -> Sequence[str]:
-    lines: list[str] = []
-    indent = "  " * depth
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_lines(value, reasons, f"{name}.", depth + 1)]
-            continue
-        if name in reasons:
-            lines.append(f"{indent}# {reasons[name]}")
+        for depth, parent in enumerate(parents):
+            if within[: depth + 1] != parents[: depth + 1]:
+                lines.append(f"{'  ' * depth}{parent}:")
+                within = parents[: depth + 1]
+        within, indent = parents, "  " * len(parents)
+        if key in choices.reasons:
+            lines.append(f"{indent}# {choices.reasons[key]}")
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-        lines.append(f"{indent}{key}: {text.removesuffix('...' + chr(10)).strip()}")
-    return lines
+        lines.append(f"{indent}{last}: {text.removesuffix('...' + chr(10)).strip()}")
+    return "\n".join(lines) + "\n"
