@@ -8,14 +8,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from torch import nn
 
-from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.clinical_diagnostics import (
     clinical_scalars,
     fixed_batches,
     mean_class_loss,
     recorded_norms,
 )
-from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
 from mdf_detectron.modeling.fusions import FUSION_REGISTRY, FusedConvolution
 from mdf_detectron.modeling.roi_heads import ClinicalFastRCNNConvFCHead
@@ -114,13 +112,8 @@ def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch
     assert exchanged == pytest.approx(float(partition), abs=1e-5)
 
 
-def test_a_process_of_several_takes_its_share_of_a_batch(small_config, tiny_folder, monkeypatch):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    cfg = small_config(
-        "synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "INPUT.IMAGE_SIZE", 64,
-        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "DATASETS.TRAIN", ("tiny_cxr_train",), "SOLVER.IMS_PER_BATCH", 4,
-        "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4,
-    )  # fmt: skip
+def test_a_process_of_several_takes_its_share_of_a_batch(tiny_config, monkeypatch):
+    cfg = tiny_config("CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4)
     for processes, sizes in ((1, [4]), (2, [2, 2]), (8, [1, 1, 1, 1])):
         monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda processes=processes: processes)
         own, shuffled = fixed_batches(cfg)
@@ -128,25 +121,20 @@ def test_a_process_of_several_takes_its_share_of_a_batch(small_config, tiny_fold
         assert all(a["clinical"] != b["clinical"] for a, b in zip(sum(own, []), sum(shuffled, []), strict=True))
 
 
-def test_training_writes_them(small_config, tiny_folder, tmp_path):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    cfg = small_config(
-        "synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "INPUT.IMAGE_SIZE", 64,
-        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.SPATIALIZER.NUM_STAGES", 6, "DATASETS.TRAIN", ("tiny_cxr_train",),
+def test_training_writes_them(tiny_config, train, tmp_path):
+    cfg = tiny_config(
         "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "CLINICAL_DIAGNOSTICS.PERIOD", 2,
-        "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4, "OUTPUT_DIR", str(tmp_path),
+        "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 4,
     )  # fmt: skip
     own_batches, shuffled_batches = fixed_batches(cfg)
     assert [len(b) for b in own_batches] == [2, 2], "in batches of the training's size"
     batch, shuffled = sum(own_batches, []), sum(shuffled_batches, [])
     assert len({x["patient_id"] for x in batch}) == len(batch) == 4
-    assert all(len(x["instances"]) for x in batch), "films with findings come first"
+    assert all(len(x["instances"]) for x in batch), "images with findings come first"
     for own, other in zip(batch, shuffled, strict=True):
         assert own["patient_id"] == other["patient_id"] and own["clinical"] != other["clinical"]
         assert torch.equal(own["image"], other["image"])
-    trainer = MultimodalTrainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    trainer, _ = train(cfg)
     (last,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     names = {n for n in last if n.startswith("clinical/")}
     losses = {f"clinical/{n}" for n in ("loss", "loss_shuffled", "loss_gain")}

@@ -15,7 +15,6 @@ from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.data.catalog import load_records, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_test_loader
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets
-from mdf_detectron.engine.validation import ValidationHistory
 from mdf_detectron.errors import CheckpointError, DatasetError, ImageReadError, UserError
 
 TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64]
@@ -142,13 +141,6 @@ def test_patients_that_splits_share_are_told(config, folder, caplog):
     check(config())
     for split in ("val", "test"):
         assert f"own_cxr_{split} shares 1 patient(s) with own_cxr_train" in caplog.text
-
-
-def test_undefined_values_use_up_no_patience(tmp_path):
-    history = ValidationHistory(tmp_path / "history.json", "bbox/AP")
-    for iteration, value, stale in ((1, None, 0), (2, float("nan"), 0), (3, 5.0, 0), (4, None, 0), (5, 4.0, 1)):
-        history.add(iteration, value)
-        assert history.since_best == stale
 
 
 def test_an_unreadable_image_is_one_line_from_a_worker_too(config, folder):

@@ -16,10 +16,8 @@ from mlflow.tracking import MlflowClient
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mdf_detectron.cli.train import main
-from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine import trackers, writers
 from mdf_detectron.engine.trackers import MlflowWriter, WandbWriter, shared_config
-from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.writers import build_trackers, check_trackers
 from mdf_detectron.errors import ConfigError, UserError
 
@@ -59,21 +57,15 @@ def wandb_scalars(folder):
     return found
 
 
-def test_a_training_and_its_resumption_are_one_run_with_the_scalars_of_the_log(
-    small_config, tiny_folder, tmp_path, local
-):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
+def test_a_training_and_its_resumption_are_one_run_with_the_scalars_of_the_log(tiny_config, train, tmp_path, local):
     out = tmp_path / "secret_place" / "seed_1"
-    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", (),
-            "MODEL.CLINICAL.NUMERIC", [], "MODEL.CLINICAL.CATEGORICAL", [], "DATASETS.TRAIN", ("tiny_cxr_train",),
-            "DATASETS.TEST", ("tiny_cxr_test",), "TRACKERS", ["wandb", "mlflow"], "OUTPUT_DIR", str(out)]  # fmt: skip
+    opts = ["SOLVER.IMS_PER_BATCH", 2, "MODEL.CLINICAL.NUMERIC", [], "MODEL.CLINICAL.CATEGORICAL", [],
+            "TRACKERS", ["wandb", "mlflow"], "OUTPUT_DIR", str(out)]  # fmt: skip
     logged = {}
     for iterations, resume in ((2, False), (3, True)):
-        cfg = small_config("synthetic_cxr/mask_rcnn.yaml", *opts, "SOLVER.MAX_ITER", iterations)
+        cfg = tiny_config(*opts, "SOLVER.MAX_ITER", iterations, config="synthetic_cxr/mask_rcnn.yaml")
         out.mkdir(parents=True, exist_ok=True)
-        trainer = MultimodalTrainer(cfg)
-        trainer.resume_or_load(resume=resume)
-        trainer.train()
+        train(cfg, resume)
         lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
         logged |= {(line["iteration"], k): v for line in lines for k, v in line.items() if k != "iteration"}
     assert {(2, "bbox_iobb/AP50"), (3, "bbox_iobb/AP50"), (1, "raw/loss_cls"), (2, "total_loss")} <= set(logged)

@@ -1,7 +1,6 @@
 """Training end to end on a tiny folder: what is logged and saved, resuming, safe loading, refusals."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,34 +10,11 @@ from detectron2.modeling import build_model
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, Checkpoint
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets, evaluate_checkpoint
+from mdf_detectron.engine.trainer import check_datasets, evaluate_checkpoint
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
 
-REPOSITORY = Path(__file__).parents[2]
-TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
-        "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", ()]  # fmt: skip
 
-
-@pytest.fixture
-def tiny_config(small_config, tiny_folder, tmp_path):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",)]
-
-    def load(*opts, name="mdf_net"):
-        return small_config(f"synthetic_cxr/{name}.yaml", *TINY, *datasets, "OUTPUT_DIR", str(tmp_path), *opts)
-
-    return load
-
-
-def train(cfg, resume=False):
-    torch.manual_seed(0)
-    trainer = MultimodalTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    results = trainer.train()
-    return trainer, results
-
-
-def test_train_evaluate_resume_and_load(tiny_config, tmp_path):
+def test_train_evaluate_resume_and_load(tiny_config, train, tmp_path):
     trainer, results = train(tiny_config("SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2))
     assert {"bbox_iobb", "bbox"} <= set(results)
     assert {"AP", "AP50", "AR", "AR50", "AP50-bright", "AR50-dark"} <= set(results["bbox_iobb"])
@@ -58,33 +34,27 @@ def test_train_evaluate_resume_and_load(tiny_config, tmp_path):
 
     resumed, _ = train(tiny_config("SOLVER.MAX_ITER", 5), resume=True)
     assert resumed.start_iter == 3
-    assert resumed._trainer.data_loader.dataset.sampler.num_consumed == 6
+    assert resumed._trainer.data_loader.dataset.sampler.num_consumed == 12
     torch.testing.assert_close(
         trainer.model.backbone.clinical_encoder.mean, resumed.model.backbone.clinical_encoder.mean
     )
 
 
-def test_baseline_trains_on_the_same_folder(tiny_config):
-    _, results = train(tiny_config("SOLVER.MAX_ITER", 1, name="mask_rcnn"))
-    assert "bbox_iobb" in results
-
-
 @pytest.mark.parametrize(
-    ("name", "opts"),
+    ("config", "opts"),
     [
-        ("retinanet_mdf_net", ["MODEL.RETINANET.NUM_CLASSES", 2]),
-        ("cascade_mdf_net", ["MODEL.ROI_HEADS.NUM_CLASSES", 2]),
-        ("mdf_net_film", ["MODEL.ROI_HEADS.NUM_CLASSES", 2]),
+        ("synthetic_cxr/mask_rcnn.yaml", []),
+        ("mimic_eye/retinanet_mdf_net.yaml", ["MODEL.RETINANET.NUM_CLASSES", 2]),
+        ("mimic_eye/cascade_mdf_net.yaml", []),
+        ("mimic_eye/mdf_net_film.yaml", []),
     ],
 )
-def test_other_detectors_train_and_evaluate_on_the_same_folder(name, opts, small_config, tiny_folder, tmp_path):
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
-                "DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1]  # fmt: skip
-    opts = [*TINY, *datasets, "SOLVER.MAX_ITER", 2, "MODEL.SPATIALIZER.CHANNELS", 8, *opts]
-    cfg = small_config(f"mimic_eye/{name}.yaml", *opts, "OUTPUT_DIR", str(tmp_path))
+def test_other_detectors_train_and_evaluate_on_the_same_folder(config, opts, tiny_config, train, tmp_path):
+    validation = ["DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1, "VALIDATION.SAVE_BEST", False]
+    opts = [*validation, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "MODEL.SPATIALIZER.CHANNELS", 8, *opts]
+    cfg = tiny_config(*opts, config=config)
     check_datasets(cfg, ("tiny_cxr_train", "tiny_cxr_test"))
-    trainer, results = train(cfg)
+    _, results = train(cfg)
     assert results["bbox_iobb"].keys() >= {"AP50-bright", "AR50-dark"}
     assert ("segm" in results) == cfg.MODEL.MASK_ON
     cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
@@ -109,7 +79,7 @@ def test_only_a_whole_model_is_evaluated(tiny_config, tmp_path):
 
 
 def test_training_may_start_from_the_image_only_model(tiny_config, tmp_path):
-    alone = build_model(cfg := tiny_config(name="mask_rcnn"))
+    alone = build_model(cfg := tiny_config(config="synthetic_cxr/mask_rcnn.yaml"))
     MultimodalCheckpointer(alone, str(tmp_path), cfg=cfg).save("alone")
     fused = build_model(cfg := tiny_config())
     MultimodalCheckpointer(fused, cfg=cfg).load(str(tmp_path / "alone.pth"))
@@ -132,18 +102,14 @@ class Malicious:
 def test_loading_executes_no_code(tiny_config, tmp_path):
     cfg = tiny_config()
     torch.save({"model": Malicious(tmp_path / "owned")}, tmp_path / "bad.pth")
-    checkpointer = MultimodalCheckpointer(build_model(cfg), cfg=cfg)
-    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
-        checkpointer.load(str(tmp_path / "bad.pth"))
-    assert not (tmp_path / "owned").exists()
     (tmp_path / "cut.pth").write_bytes((tmp_path / "bad.pth").read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
-        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "cut.pth"))
     (tmp_path / "zoo.pkl").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="only .pth files"):
-        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "zoo.pkl"))
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        MultimodalCheckpointer(build_model(cfg), cfg=cfg).load(str(tmp_path / "absent.pth"))
+    checkpointer = MultimodalCheckpointer(build_model(cfg), cfg=cfg)
+    for name, message in (("bad.pth", "cannot be loaded safely"), ("cut.pth", "cannot be loaded safely"),
+                          ("zoo.pkl", "only .pth files"), ("absent.pth", "no checkpoint at")):  # fmt: skip
+        with pytest.raises(CheckpointError, match=message):
+            checkpointer.load(str(tmp_path / name))
+    assert not (tmp_path / "owned").exists()
 
 
 def test_datasets_are_checked_before_training(tiny_config, tiny_folder, tmp_path):
