@@ -237,7 +237,8 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
     for i, result in enumerate(results):
         score = result["score"]
         number = isinstance(score, (int, float, np.floating, np.integer)) and not isinstance(score, bool)
-        if not number or not abs(score) <= sys.float_info.max:
+        too_large = isinstance(score, int) and abs(score) > sys.float_info.max
+        if not number or too_large or not np.isfinite(score):
             raise ResultsError(f"{_entry(results, i, where)}: score {shorten(score)} is no finite number")
 
 
