@@ -54,6 +54,11 @@ class Annotations:
     def class_names(self) -> list[str]:
         return [category["name"] for category in self.categories]
 
+    @property
+    def class_of(self) -> dict[int | str, str]:
+        """Class name by category id."""
+        return {category["id"]: category["name"] for category in self.categories}
+
 
 def read_annotations(
     path: str | Path,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pycocotools.mask as mask_utils
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -28,6 +29,9 @@ from mdf_detectron.fileio import file_stamp, read_json, sha256_of
 
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.collection import Collection
+
+
+_Read = TypeVar("_Read")
 
 
 def dataset_schema(name: str) -> ClinicalSchema | None:
@@ -144,34 +148,27 @@ def load_records(json_file: str | Path, image_root: str | Path, schema_file: str
     return _records(read_prepared(json_file, schema_file), image_root)
 
 
-def read_prepared(json_file: str | Path, schema_file: str | Path) -> Annotations:
-    """Read a split's annotation file; what was read is kept while neither file changes, so do not write into it."""
-    files = Path(json_file), Path(schema_file)
-    return _read(*files, *map(file_stamp, files))
+def _once(read: Callable[..., _Read]) -> Callable[..., _Read]:
+    """Keep what a reader of files returned while none of them changes; nobody writes into it."""
+    kept = lru_cache(maxsize=8)(lambda stamps, *files: read(*files))
+    return wraps(read)(lambda *files: kept(tuple(map(file_stamp, files)), *map(Path, files)))
 
 
-_MOST_KEPT = 8
-"""Splits that a process keeps."""
+@_once
+def load_schema(file: Path) -> ClinicalSchema:
+    """Read a schema file, once."""
+    schema = ClinicalSchema.load(file)
+    _warn_if_changed(file.parent, file, sha256_of(file))
+    return schema
 
 
-@lru_cache(maxsize=_MOST_KEPT)
-def _read(json_file: Path, schema_file: Path, *stamps: tuple[int, ...] | None) -> Annotations:
+@_once
+def read_prepared(json_file: Path, schema_file: Path) -> Annotations:
+    """Read a split's annotation file, once."""
     digest = hashlib.sha256()
     annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file), digest=digest)
     _warn_if_changed(json_file.parents[1], json_file, digest.hexdigest())
     return annotations
-
-
-def load_schema(file: str | Path) -> ClinicalSchema:
-    """Read a schema file; what was read is kept while the file does not change."""
-    return _load_schema(Path(file), file_stamp(file))
-
-
-@lru_cache(maxsize=_MOST_KEPT)
-def _load_schema(file: Path, stamp: tuple[int, ...] | None) -> ClinicalSchema:
-    schema = ClinicalSchema.load(file)
-    _warn_if_changed(file.parent, file, sha256_of(file))
-    return schema
 
 
 def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:

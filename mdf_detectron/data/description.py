@@ -119,7 +119,7 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
 
 def associate(train: Annotations, schema: ClinicalSchema) -> list[Association]:
     """Measure each column against the presence of each class: by Spearman's ρ (numeric) or Cramér's V (categorical)."""
-    names = {c["id"]: c["name"] for c in train.categories}
+    names = train.class_of
     held: dict[Any, set[str]] = {image["id"]: set() for image in train.images}
     for annotation in train.annotations:
         held[annotation["image_id"]].add(names[annotation["category_id"]])
@@ -127,7 +127,7 @@ def associate(train: Annotations, schema: ClinicalSchema) -> list[Association]:
     presence |= {name: np.array([name in held[i["id"]] for i in train.images]) for name in train.class_names}
     found = []
     for column in schema.columns:
-        values = [(image.get("clinical") or {}).get(column.name) for image in train.images]
+        values = [image["clinical"].get(column.name) for image in train.images]
         found += [_association(column, name, values, there) for name, there in presence.items()]
     return found
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.description import ALIKE_BITS, HASH_SIDE, AlikePair, Description
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.errors import ImageReadError
@@ -71,7 +74,12 @@ _ASSOCIATION_NOTE = (
 )
 
 
-def _encode(figure: Figure) -> str:
+def _encode(figure: Figure, colors: dict[str, str] | None = None) -> str:
+    """Render a figure, with a legend of the colors if some are given."""
+    if colors:
+        handles = [Patch(color=color, label=label) for label, color in colors.items()]
+        columns = min(5, len(handles))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return base64.b64encode(png_of(figure)).decode()
 
 
@@ -108,29 +116,34 @@ def _warnings(d: Description) -> list[str]:
     return lines
 
 
-def _boxes_by_class(one: Any) -> Counter[str]:
-    names = {c["id"]: c["name"] for c in one.categories}
+def _boxes_by_class(one: Annotations) -> Counter[str]:
+    names = one.class_of
     return Counter(names[a["category_id"]] for a in one.annotations)
 
 
+def _by_split(d: Description, name: str, title: str, values: dict[str, Callable[[Annotations], Any]]) -> Table:
+    """Make a table of a line per value and a column per split."""
+    rows = [[label, *(str(value(one)) for one in d.splits.values())] for label, value in values.items()]
+    return Table(name, title, ["", *d.splits], rows)
+
+
 def _split_table(d: Description) -> Table:
-    rows = [
-        ["images", *(str(len(s.images)) for s in d.splits.values())],
-        ["patients", *(str(len({i["patient_id"] for i in s.images})) for s in d.splits.values())],
-        ["images without a box", *(str(len(s.images) - len({a["image_id"] for a in s.annotations}))
-                                   for s in d.splits.values())],
-        ["boxes", *(str(len(s.annotations)) for s in d.splits.values())],
-        ["boxes with a mask", *(str(sum("segmentation" in a for a in s.annotations)) for s in d.splits.values())],
-    ]  # fmt: skip
+    values: dict[str, Callable[[Annotations], Any]] = {
+        "images": lambda one: len(one.images),
+        "patients": lambda one: len({i["patient_id"] for i in one.images}),
+        "images without a box": lambda one: len(one.images) - len({a["image_id"] for a in one.annotations}),
+        "boxes": lambda one: len(one.annotations),
+        "boxes with a mask": lambda one: sum("segmentation" in a for a in one.annotations),
+    }
     for name in d.splits["train"].class_names:
-        rows.append([f"boxes: {name}", *(str(_boxes_by_class(s)[name]) for s in d.splits.values())])
-    return Table("splits", "Splits", ["", *d.splits], rows)
+        values[f"boxes: {name}"] = lambda one, name=name: _boxes_by_class(one)[name]
+    return _by_split(d, "splits", "Splits", values)
 
 
 def _relative(d: Description, split: str) -> dict[str, np.ndarray]:
     """Return class → (N, 4) XYWH as shares of the image."""
     one = d.splits[split]
-    names = {c["id"]: c["name"] for c in one.categories}
+    names = one.class_of
     sizes = {i["id"]: (i["width"], i["height"]) * 2 for i in one.images}
     found: dict[str, list] = {name: [] for name in d.splits["train"].class_names}
     for a in one.annotations:
@@ -147,9 +160,7 @@ def _boxes(d: Description) -> str:
         axes.hist(sides, edges, stacked=True, color=list(SPLIT_COLORS.values()))
         axes.set_title(f"{name} ({sum(map(len, sides))})", fontsize=9)
         axes.tick_params(labelsize=7)
-    handles = [Patch(color=color, label=split) for split, color in SPLIT_COLORS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return _encode(figure)
+    return _encode(figure, SPLIT_COLORS)
 
 
 def _places(d: Description) -> str:
@@ -183,7 +194,7 @@ def _columns(d: Description) -> str:
     columns = d.schema.columns
     figure, panels = _panels(len(columns), min(3, len(columns)), 3.0, 2.2)
     for axes, column in zip(panels, columns, strict=True):
-        values = {s: [v for i in one.images if (v := (i.get("clinical") or {}).get(column.name)) is not None]
+        values = {s: [v for i in one.images if (v := i["clinical"][column.name]) is not None]
                   for s, one in d.splits.items()}  # fmt: skip
         axes.set_title(f"{column.name}{f' ({column.unit})' if column.unit else ''}", fontsize=9)
         axes.tick_params(labelsize=7)
@@ -199,9 +210,7 @@ def _columns(d: Description) -> str:
                               color=SPLIT_COLORS[split])  # fmt: skip
         else:
             _category_bars(axes, column.vocabulary, values)
-    handles = [Patch(color=color, label=split) for split, color in SPLIT_COLORS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return _encode(figure)
+    return _encode(figure, SPLIT_COLORS)
 
 
 def _category_bars(axes: Axes, words: Sequence[str], values: dict[str, list]) -> None:
@@ -213,14 +222,11 @@ def _category_bars(axes: Axes, words: Sequence[str], values: dict[str, list]) ->
 
 
 def _missing_table(d: Description) -> Table:
-    rows = []
-    for column in d.schema.columns:
-        shares = [
-            100 * np.mean([(i.get("clinical") or {}).get(column.name) is None for i in one.images]) if one.images else 0
-            for one in d.splits.values()
-        ]
-        rows.append([column.name, *(f"{share:.0f}" for share in shares)])
-    return Table("missing", "Missing values", ["column", *d.splits], rows)
+    def percent(one: Annotations, column: str) -> str:
+        missing = [image["clinical"][column] is None for image in one.images]
+        return f"{100 * np.mean(missing or [0]):.0f}"
+
+    return _by_split(d, "missing", "Missing values", {c: partial(percent, column=c) for c in d.schema.names})
 
 
 def _association_map(d: Description) -> str:
@@ -256,7 +262,7 @@ def _association_table(d: Description) -> Table:
 
 def _samples(d: Description) -> str:
     train = d.splits["train"]
-    names = {c["id"]: c["name"] for c in train.categories}
+    names, colors = train.class_of, dict(zip(train.class_names, cycle(CLASS_COLORS), strict=False))
     boxes: dict[Any, list[tuple[str, list[float]]]] = {i["id"]: [] for i in train.images}
     for a in train.annotations:
         boxes[a["image_id"]].append((names[a["category_id"]], a["bbox"]))
@@ -270,12 +276,9 @@ def _samples(d: Description) -> str:
     for axes, image in zip(panels, images, strict=True):
         _show(axes, d, image)
         for name, (x, y, w, h) in boxes[image["id"]]:
-            color = CLASS_COLORS[train.class_names.index(name) % len(CLASS_COLORS)]
-            axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=color, lw=1.5))
+            axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=colors[name], lw=1.5))
         axes.set_title(", ".join(sorted({n for n, _ in boxes[image["id"]]}))[:40] or "no box", fontsize=8)
-    handles = [Patch(color=CLASS_COLORS[k % len(CLASS_COLORS)], label=n) for k, n in enumerate(train.class_names)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8, frameon=False)
-    return _encode(figure)
+    return _encode(figure, colors)
 
 
 def _show(axes: Axes, d: Description, image: dict[str, Any]) -> None:
