@@ -257,14 +257,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         name, seconds = MEASURES[row["measure"]], row["seconds"]
+        config = row["config"].removeprefix(f"{CONFIGS}/")
         if "error" in row:
-            cells.append((name, row["config"], f"not measured: {row['error']}", "", ""))
+            cells.append((name, config, f"not measured: {row['error']}", "", ""))
             continue
         reference = first.setdefault(row["measure"], seconds)
         ratio = statistics.median(one / other for one, other in zip(seconds, reference, strict=True))
         low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [*seconds] * 3
         memory = "" if row["bytes"] is None else f"{row['bytes'] / MIB:,.0f}"
-        cells.append((name, row["config"], f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{ratio:.2f}", memory))
+        cells.append((name, config, f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{ratio:.2f}", memory))
     return markdown_table(
         ("measure", "config", "seconds (quartiles)", "ratio to the first", "peak MiB above before"), cells
     )
