@@ -36,6 +36,7 @@ from mdf_detectron.data.prepared import (
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.fileio import sha256_of
+from mdf_detectron.inference.predictor import Predictor
 
 # Nothing depends on chance or on a busy machine, except what `make fuzz` draws.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -240,6 +241,18 @@ def tiny_image_only_run(tiny_folder, once):
     """Output folder of the same with the image-only baseline."""
     register_prepared_folder(tiny_folder, "tiny_cxr")
     return once("tiny_image_only_run", lambda out: _train_tiny(out, "mask_rcnn"))
+
+
+@pytest.fixture(scope="session")
+def tiny_predictor(tiny_run):
+    """A predictor of ``tiny_run``, not to be changed."""
+    return Predictor(tiny_run / "model_final.pth", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_image_only_predictor(tiny_image_only_run):
+    """A predictor of ``tiny_image_only_run``, not to be changed."""
+    return Predictor(tiny_image_only_run / "model_final.pth", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import detectron2
 import numpy as np
@@ -105,7 +105,7 @@ class Contents(Strict):
         columns: those that the model reads, in input order; empty in an image-only model.
     """
 
-    format: int
+    format: Literal[1]
     software: dict[str, str]
     class_names: Annotated[list[_Name], Field(min_length=1)]
     category_ids: list[int | str]
@@ -140,13 +140,11 @@ class Contents(Strict):
 
 
 def _fits(one: _Statistics, vocabulary: tuple[str, ...]) -> bool:
+    """Tell whether statistics are those of a column with this vocabulary; without one it is numeric."""
     if vocabulary:
         return one.frequencies is not None and set(vocabulary) <= set(one.frequencies)
-    return (
-        one.quantiles is not None
-        and len(one.quantiles) in (0, len(PROBABILITIES))
-        and (one.quantiles == sorted(one.quantiles))
-    )
+    quantiles = one.quantiles
+    return quantiles is not None and len(quantiles) in (0, len(PROBABILITIES)) and quantiles == sorted(quantiles)
 
 
 def checked_contents(contents: Mapping[str, Any], filename: Any) -> dict[str, Any]:
@@ -155,10 +153,10 @@ def checked_contents(contents: Mapping[str, Any], filename: Any) -> dict[str, An
     Raises:
         CheckpointError: they are damaged, edited or of a later version.
     """
-    if contents.get("format", FORMAT) != FORMAT:
+    version = contents.get("format")
+    if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(
-            f"{filename} has contents of format {shorten(contents['format'])}, this version reads {FORMAT}; "
-            "update mdf_detectron"
+            f"{filename} has contents of format {shorten(version)}, this version reads {FORMAT}; update mdf_detectron"
         )
     validated(Contents, contents, f"{filename} was edited, publish it again; its contents", CheckpointError)
     return dict(contents)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dicom_files import radiograph, save
 
 import mdf_detectron
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, DIGEST_KEY, Checkpoint, digest, signed
@@ -149,9 +150,10 @@ def opened(monkeypatch):
     return names
 
 
-def test_a_checkpoint_is_opened_once(tiny_run, tiny_folder, tmp_path, opened):
+def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path, opened):
     weights = tmp_path / "trained.pth"
     shutil.copy(tiny_run / "model_final.pth", weights)
+    assert opened.count("trained.pth") == 1, "the hook counts"
     opened.clear()
     Predictor(weights, device="cpu")
     assert opened.count("trained.pth") == 1
@@ -159,9 +161,17 @@ def test_a_checkpoint_is_opened_once(tiny_run, tiny_folder, tmp_path, opened):
     publish.main(["--weights", str(weights), "--out", str(tmp_path / "published.pth"), "--resamples", "2"])
     assert opened.count("trained.pth") == 2
     assert opened.count("published.pth") == 1, "read back after it was written under another name"
-    predict.main(["--weights", str(tmp_path / "published.pth"), "--images", str(tiny_folder / "images" / "test_2.png"),
-                  "--out", str(tmp_path / "out"), "--device", "cpu"])  # fmt: skip
-    assert opened.count("published.pth") == 2
+    (tmp_path / "images").mkdir()
+    shutil.copy(tiny_folder / "images" / "test_2.png", tmp_path / "images" / "a.png")
+    save(
+        radiograph(np.full((64, 64), 99, np.uint8), 8, PatientAge="043Y", Modality="DX"), tmp_path / "images" / "b.dcm"
+    )
+    for images, options in (("images", []), ("images/b.dcm", ["--dicom-record", "age=PatientAge"])):
+        opened.clear()
+        predict.main(["--weights", str(tmp_path / "published.pth"), "--images", str(tmp_path / images), *options,
+                      "--out", str(tmp_path / "out"), "--device", "cpu"])  # fmt: skip
+        counts = {name: opened.count(name) for name in ("published.pth", "a.png", "b.dcm")}
+        assert counts == {"published.pth": 1, "a.png": images == "images", "b.dcm": 1}
     opened.clear()
     Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
     assert sum(name.endswith(".pth") for name in opened) == 1

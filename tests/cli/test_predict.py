@@ -18,7 +18,6 @@ from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
 from mdf_detectron.errors import DatasetError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import annotation_file
 
 
 @pytest.fixture
@@ -44,19 +43,8 @@ def predict(weights, *words):
     main(["--weights", str(weights), "--device", "cpu", *map(str, words)])
 
 
-def test_coco_results_equal_the_evaluators_and_can_be_scored(weights, tiny_run, tiny_folder, tmp_path):
-    annotations = tiny_folder / "annotations" / "test.json"
-    predict(weights, "--images", tiny_folder / "images", "--annotations", annotations, "--out", tmp_path / "out",
-            "--format", "coco")  # fmt: skip
-    expected = read(tiny_run / "inference" / "tiny_cxr_test" / "coco_instances_results.json")
-    assert read(tmp_path / "out" / "coco_instances_results.json") == expected
-    register_prepared_folder(tiny_folder, "tiny_cxr")
-    ground_truth = GroundTruth.load(annotation_file("tiny_cxr_test"))
-    assert len(Detections.load(tmp_path / "out" / "coco_instances_results.json", ground_truth)) == len(expected)
-
-
-def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_folder, tmp_path):
-    """From one file each: the published model, and --eval-only in a run of its own."""
+def test_coco_results_equal_those_of_eval_only_and_can_be_scored(weights, tiny_folder, tmp_path):
+    """To the last digit, from one file each: the published model, and --eval-only in a run of its own."""
     published = tmp_path / "model.pth"
     publish.main(["--weights", str(weights), "--out", str(published), "--no-data"])
     register_prepared_folder(tiny_folder, "tiny_cxr")
@@ -67,6 +55,8 @@ def test_predictions_equal_those_of_eval_only_to_the_last_digit(weights, tiny_fo
             "--out", tmp_path / "out", "--format", "coco")  # fmt: skip
     expected = read(tmp_path / "evaluated" / "inference" / "tiny_cxr_test" / "coco_instances_results.json")
     assert len(expected) > 4 and read(tmp_path / "out" / "coco_instances_results.json") == expected
+    ground_truth = GroundTruth.load(tiny_folder / "annotations" / "test.json")
+    assert len(Detections.load(tmp_path / "out" / "coco_instances_results.json", ground_truth)) == len(expected)
 
 
 def test_every_format_says_the_same(weights, images, tmp_path, capsys):
@@ -98,18 +88,8 @@ def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path
             "test_3,43,98.6,M,d", "test_3,44,98.6,M,d", "ghost,50,98,F,e"]  # fmt: skip
     table = tmp_path / "table.csv"
     table.write_text("\n".join(rows) + "\n")
-    options = (
-        "--images",
-        images,
-        "--records",
-        table,
-        "--key",
-        "image",
-        "--columns",
-        "age=years",
-        "--out",
-        tmp_path / "o",
-    )
+    options = ("--images", images, "--records", table, "--key", "image", "--columns", "age=years",
+               "--out", tmp_path / "o")  # fmt: skip
     with pytest.raises(DatasetError, match=r"unknown clinical column.*ward"):
         predict(weights, *options)
     with pytest.raises(UserError, match="3 image"):

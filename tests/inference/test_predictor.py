@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from detectron2.structures import pairwise_iou
 from PIL import Image
 
-import mdf_detectron
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, DIGEST_KEY, Checkpoint, signed
 from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
@@ -19,36 +17,28 @@ from mdf_detectron.inference.predictor import Predictor
 RECORD = {"age": 43, "temperature": 98.6, "gender": "F"}
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_run, tmp_path_factory):
-    """From a folder that holds nothing but the checkpoint."""
-    alone = tmp_path_factory.mktemp("alone") / "model.pth"
-    shutil.copy(tiny_run / "model_final.pth", alone)
-    return mdf_detectron.Predictor(alone, device="cpu")
-
-
 @pytest.fixture
 def image(tiny_folder):
     return tiny_folder / "images" / "test_2.png"
 
 
-def test_predictions_equal_the_evaluators_to_the_last_digit(predictor, tiny_run, tiny_folder, annotations_of):
+def test_predictions_equal_the_evaluators_to_the_last_digit(tiny_predictor, tiny_run, tiny_folder, annotations_of):
     expected = json.loads((tiny_run / "inference" / "tiny_cxr_test" / "coco_instances_results.json").read_text())
     found = []
     for image in annotations_of(tiny_folder, "test")["images"]:
-        found += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
+        found += tiny_predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
     assert len(expected) > 4 and {r["category_id"] for r in expected} <= {1, 2}
     assert json.loads(json.dumps(found)) == expected
 
 
-def test_mixed_precision_of_the_training_changes_nothing_on_a_cpu(predictor, tiny_run, image, tmp_path):
+def test_mixed_precision_of_the_training_changes_nothing_on_a_cpu(tiny_predictor, tiny_run, image, tmp_path):
     data = Checkpoint.open(tiny_run / "model_final.pth").data
     data[CONFIG_KEY] = re.sub(r"(AMP:\s+ENABLED:) false", r"\1 true", data[CONFIG_KEY], count=1)
     torch.save(signed(data), tmp_path / "amp.pth")
     assert "true" in re.search(r"AMP:\s+ENABLED: (\w+)", data[CONFIG_KEY])[1]
     found = Predictor(tmp_path / "amp.pth", device="cpu")
-    assert not found.half and not predictor.half
-    assert found(image, RECORD).to_coco() == predictor(image, RECORD).to_coco()
+    assert not found.half and not tiny_predictor.half
+    assert found(image, RECORD).to_coco() == tiny_predictor(image, RECORD).to_coco()
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         Predictor(tmp_path / "amp.pth", device="cpu", half=True)
 
@@ -83,8 +73,8 @@ def assert_nearly_equal(one, other):
     assert torch.allclose(best.scores, scores, atol=0.01), (best.scores, scores)
 
 
-def test_the_dict_and_the_coco_results_agree(predictor, image):
-    findings = predictor(str(image), RECORD)
+def test_the_dict_and_the_coco_results_agree(tiny_predictor, image):
+    findings = tiny_predictor(str(image), RECORD)
     said, coco = findings.to_dict(), findings.to_coco(7)
     assert (said["width"], said["height"]) == (96, 80) and said["record"] == RECORD and said["missing"] == []
     assert len(said["findings"]) == len(coco) > 0
@@ -96,16 +86,16 @@ def test_the_dict_and_the_coco_results_agree(predictor, image):
     json.dumps(said, allow_nan=False)
 
 
-def test_the_record_matters_and_its_absence_is_told(predictor, image):
-    whole, none = predictor(image, RECORD), predictor(image)
+def test_the_record_matters_and_its_absence_is_told(tiny_predictor, image):
+    whole, none = tiny_predictor(image, RECORD), tiny_predictor(image)
     assert whole.to_coco() != none.to_coco()
     assert none.missing == ["age", "temperature", "gender"]
     assert any("age, gender: never missing in training" in note for note in none.notes)  # temperature was, once
-    partial = predictor(image, {"age": "43", "temperature": None, "gender": ""})
+    partial = tiny_predictor(image, {"age": "43", "temperature": None, "gender": ""})
     assert partial.record == {"age": 43.0, "temperature": None, "gender": None}
 
 
-def test_what_is_illegal_is_refused_and_what_is_unusual_is_told(predictor, image):
+def test_what_is_illegal_is_refused_and_what_is_unusual_is_told(tiny_predictor, image):
     for record, message in (
         ({"Age": 43}, "unknown clinical column"),
         ({"temperature": 37}, "outside its legal range"),  # °C where the model was trained in °F
@@ -113,56 +103,53 @@ def test_what_is_illegal_is_refused_and_what_is_unusual_is_told(predictor, image
         ({"age": "old"}, "not a number"),
     ):
         with pytest.raises(DatasetError, match=message):
-            predictor(image, record)
-    notes = predictor(image, {**RECORD, "age": 100}).notes
+            tiny_predictor(image, record)
+    notes = tiny_predictor(image, {**RECORD, "age": 100}).notes
     assert notes == ["age 100 is outside the training range [40, 47]; the model extrapolates"]
 
 
-def test_arrays_files_and_batches_agree(predictor, image, tiny_folder):
+def test_arrays_files_and_batches_agree(tiny_predictor, image, tiny_folder):
     pixels = np.asarray(Image.open(image))
-    expected = predictor(image, RECORD).to_dict()["findings"]
+    expected = tiny_predictor(image, RECORD).to_dict()["findings"]
     for other in (pixels, pixels[:, :, None], np.repeat(pixels[:, :, None], 3, axis=2), Image.open(image)):
-        assert predictor(other, RECORD).to_dict()["findings"] == expected
+        assert tiny_predictor(other, RECORD).to_dict()["findings"] == expected
     images = [tiny_folder / "images" / f"test_{i}.png" for i in range(3)]
-    together = predictor.predict_batch(images, [RECORD, None, {}])
+    together = tiny_predictor.predict_batch(images, [RECORD, None, {}])
     for one, alone in zip(
-        together, [predictor(images[0], RECORD), predictor(images[1]), predictor(images[2])], strict=True
+        together, [tiny_predictor(images[0], RECORD), tiny_predictor(images[1]), tiny_predictor(images[2])], strict=True
     ):
         assert len(one.findings) == len(alone.findings)
         torch.testing.assert_close(one.instances.scores, alone.instances.scores, atol=1e-5, rtol=1e-4)
-    assert predictor.predict_batch([]) == []
+    assert tiny_predictor.predict_batch([]) == []
     with pytest.raises(DatasetError, match="2 image"):
-        predictor.predict_batch(images[:2], [RECORD])
+        tiny_predictor.predict_batch(images[:2], [RECORD])
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4)), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)])
-def test_pixels_of_another_kind_are_refused(predictor, pixels):
-    with pytest.raises(ImageReadError, match="uint8"):
-        predictor(pixels)
-
-
-def test_files_that_are_no_image_are_refused(predictor, tmp_path):
+def test_what_is_no_image_is_refused(tiny_predictor, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
-    for path in (tmp_path / "notes.txt", tmp_path / "absent.png"):
-        with pytest.raises(ImageReadError):
-            predictor(path)
+    for image, message in (
+        (np.zeros((4, 4)), "uint8"), (np.zeros((0, 4), np.uint8), "uint8"), (np.zeros(4, np.uint8), "uint8"),
+        (tmp_path / "notes.txt", "notes.txt"), (tmp_path / "absent.png", "no image file at"),
+    ):  # fmt: skip
+        with pytest.raises(ImageReadError, match=message):
+            tiny_predictor(image)
 
 
-def test_thresholds(tiny_run, image):
+def test_thresholds(tiny_run, tiny_predictor, image):
     path = tiny_run / "model_final.pth"
-    default = Predictor(path, device="cpu")
-    assert default.threshold_source == "0.5, not chosen on data"
+    assert tiny_predictor.threshold_source == "0.5, not chosen on data"
     given = Predictor(path, device="cpu", threshold={"dark": 0.0})(image, RECORD)
     assert given.thresholds == {"bright": 0.5, "dark": 0.0}
     assert {f.class_name for f in given.above_threshold} >= {"dark"} & {f.class_name for f in given.findings}
-    assert len(Predictor(path, device="cpu", threshold=0.0)(image).above_threshold) == len(default(image).findings)
+    assert len(Predictor(path, device="cpu", threshold=0.0)(image).above_threshold) == len(
+        tiny_predictor(image).findings
+    )
     with pytest.raises(ConfigError, match="unknown classes"):
         Predictor(path, device="cpu", threshold={"drak": 0.1})
 
 
-def test_an_image_only_model_takes_a_record_and_says_that_it_does_not_read_it(tiny_image_only_run, image):
-    predictor = Predictor(tiny_image_only_run / "model_final.pth", device="cpu")
-    with_record, without = predictor(image, RECORD), predictor(image)
+def test_an_image_only_model_takes_a_record_and_says_that_it_does_not_read_it(tiny_image_only_predictor, image):
+    with_record, without = (tiny_image_only_predictor(image, record) for record in (RECORD, None))
     assert with_record.to_coco() == without.to_coco() and with_record.record == {} and with_record.missing == []
     assert with_record.notes == ["the model does not read age, temperature, gender"]
 
@@ -185,18 +172,18 @@ def test_checkpoints_that_are_not_enough_are_refused(tiny_run, tmp_path):
         Predictor(tmp_path / "absent.pth")
 
 
-def test_a_picture_is_drawn(predictor, image, tmp_path):
-    findings = predictor(image, RECORD)
+def test_a_picture_is_drawn(tiny_predictor, image, tmp_path):
+    findings = tiny_predictor(image, RECORD)
     findings.draw(tmp_path / "a" / "one.png")
-    findings.draw(tmp_path / "two.png", other=predictor(image), titles=["with", "without the record"])
+    findings.draw(tmp_path / "two.png", other=tiny_predictor(image), titles=["with", "without the record"])
     one, two = (np.asarray(Image.open(p)) for p in (tmp_path / "a" / "one.png", tmp_path / "two.png"))
     assert one.ndim == 3 and two.shape[1] > one.shape[1]
 
 
-def test_a_16_bit_image_reaches_the_model_at_its_depth_and_is_shown_at_eight(predictor, tmp_path):
+def test_a_16_bit_image_reaches_the_model_at_its_depth_and_is_shown_at_eight(tiny_predictor, tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, (80, 96)).astype(np.uint16)
     write_png(tmp_path / "deep.png", deep)
-    study = predictor.prepare(tmp_path / "deep.png", RECORD)
+    study = tiny_predictor.prepare(tmp_path / "deep.png", RECORD)
     fraction = study.model_input["image"] - study.model_input["image"].round()
     assert fraction.abs().max() > 0.1
     assert study.pixels.dtype == np.uint8 and np.abs(study.pixels[:, :, 0] - deep / 257).max() <= 0.5

@@ -9,7 +9,6 @@ import pytest
 from mdf_detectron.cli.whatif import main
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.inference.findings import DetectedFinding
-from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.inference.what_if import (
     ablation_values,
     background_records,
@@ -24,14 +23,9 @@ from mdf_detectron.inference.what_if import (
 RECORD = {"age": 43, "temperature": 98.6, "gender": "F"}
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_run):
-    return Predictor(tiny_run / "model_final.pth", device="cpu")
-
-
 @pytest.fixture
-def study(predictor, tiny_folder):
-    return predictor.prepare(tiny_folder / "images" / "test_2.png", RECORD)
+def study(tiny_predictor, tiny_folder):
+    return tiny_predictor.prepare(tiny_folder / "images" / "test_2.png", RECORD)
 
 
 def finding(box, score, index=0):
@@ -49,35 +43,34 @@ def test_matching_by_hand():
     assert match_findings([], []) == []
 
 
-def test_a_finding_is_followed_with_the_score_that_the_model_gives(predictor, study):
-    (before,) = predictor.predict([study])
+def test_a_finding_is_followed_with_the_score_that_the_model_gives(tiny_predictor, study):
+    (before,) = tiny_predictor.predict([study])
     targets = before.findings[:3]
     records = [RECORD, {}, {**RECORD, "age": 47}]
-    scores = scores_of(predictor, study, targets, records)
+    scores = scores_of(tiny_predictor, study, targets, records)
     np.testing.assert_allclose(scores[0], [t.score for t in targets], atol=1e-5)
     for record, row in zip(records, scores, strict=True):
-        (other,) = predictor.predict([predictor.with_record(study, record)])
+        (other,) = tiny_predictor.predict([tiny_predictor.with_record(study, record)])
         for target, score in zip(targets, row, strict=True):
             for m in match_findings([target], other.findings):
                 if m.before and m.after:
                     assert score == pytest.approx(m.after.score, abs=1e-5)
     assert not np.allclose(scores[0], scores[1])
-    assert predictor.model.roi_heads.mask_on and predictor.predict([study])[0].to_coco() == before.to_coco()
-    swept = sweep(predictor, study, RECORD, targets, "age", [43, 47])
+    assert tiny_predictor.model.roi_heads.mask_on and tiny_predictor.predict([study])[0].to_coco() == before.to_coco()
+    swept = sweep(tiny_predictor, study, RECORD, targets, "age", [43, 47])
     np.testing.assert_allclose(swept, scores[[0, 2]], atol=1e-5)
 
 
-def test_changes_are_checked(predictor, tiny_image_only_run):
-    assert changed_record(predictor, RECORD, {"age": 50}, ["gender"]) == {**RECORD, "age": 50, "gender": None}
+def test_changes_are_checked(tiny_predictor, tiny_image_only_predictor):
+    assert changed_record(tiny_predictor, RECORD, {"age": 50}, ["gender"]) == {**RECORD, "age": 50, "gender": None}
     with pytest.raises(DatasetError, match="does not read"):
-        changed_record(predictor, RECORD, {"Age": 50})
+        changed_record(tiny_predictor, RECORD, {"Age": 50})
     with pytest.raises(DatasetError, match="both"):
-        changed_record(predictor, RECORD, {"age": 50}, ["age"])
-    image_only = Predictor(tiny_image_only_run / "model_final.pth", device="cpu")
+        changed_record(tiny_predictor, RECORD, {"age": 50}, ["age"])
     with pytest.raises(DatasetError, match="the image only"):
-        changed_record(image_only, RECORD, {"age": 50})
+        changed_record(tiny_image_only_predictor, RECORD, {"age": 50})
     with pytest.raises(DatasetError, match="no column contributes"):
-        contributions(image_only, None, RECORD, [])
+        contributions(tiny_image_only_predictor, None, RECORD, [])
 
 
 def interacting(present, number):
@@ -117,19 +110,19 @@ def test_ablation_by_hand():
     np.testing.assert_allclose(found[1], [1.0, -0.6 + 1.0, 1.0], atol=1e-12)
 
 
-def test_contributions_of_a_model_add_up(predictor, study):
-    (before,) = predictor.predict([study])
+def test_contributions_of_a_model_add_up(tiny_predictor, study):
+    (before,) = tiny_predictor.predict([study])
     targets = before.findings[:2]
-    found = contributions(predictor, study, RECORD, targets, num_background=3, num_permutations=6)
+    found = contributions(tiny_predictor, study, RECORD, targets, num_background=3, num_permutations=6)
     assert found.columns == ["age", "temperature", "gender"] and found.values.shape == (2, 3)
     np.testing.assert_allclose(found.scores, [t.score for t in targets], atol=1e-5)
     np.testing.assert_allclose(found.values.sum(axis=1), found.scores - found.background, atol=1e-5)
-    again = contributions(predictor, study, RECORD, targets, num_background=3, num_permutations=6)
+    again = contributions(tiny_predictor, study, RECORD, targets, num_background=3, num_permutations=6)
     np.testing.assert_allclose(found.values, again.values, atol=1e-7)
 
 
-def test_the_background_follows_the_training_distribution(predictor):
-    records = background_records(predictor, 4000, seed=1)
+def test_the_background_follows_the_training_distribution(tiny_predictor):
+    records = background_records(tiny_predictor, 4000, seed=1)
     ages = np.array([r["age"] for r in records])
     assert 40 <= ages.min() and ages.max() <= 47 and ages.mean() == pytest.approx(43.5, abs=0.1)
     assert np.mean([r["gender"] == "F" for r in records]) == pytest.approx(0.5, abs=0.03)

@@ -20,9 +20,10 @@ from mdf_detectron.serving.structured_report import write_structured_report
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra sr)")
 
 
-@pytest.fixture
-def predicted(tiny_run, tiny_folder, tmp_path):
+@pytest.fixture(scope="module")
+def predicted(tiny_run, tiny_folder, tmp_path_factory):
     """A DICOM image, one without identifiers, a PNG; and the output folder of their prediction."""
+    tmp_path = tmp_path_factory.mktemp("predicted")
     folder = tmp_path / "images"
     folder.mkdir()
     pixels = np.asarray(Image.open(tiny_folder / "images" / "test_2.png"))
@@ -74,15 +75,14 @@ def test_an_image_without_findings_has_a_report_that_says_so(predicted, tiny_run
     validate(tmp_path / "empty.dcm", "dsrdump", "dciodvfy")
 
 
-def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_run, tiny_folder, tmp_path):
-    predictor = Predictor(tiny_run / "model_final.pth", device="cpu")
+def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_predictor, tiny_folder, tmp_path):
     studies = [Study(tiny_folder / "images" / f"test_{n}.png", f"{n}.png", n) for n in range(2)]
 
     def broken(path, findings, source):
         if findings.image == "0.png":
             raise ValueError("a tag of no value")
 
-    result = run_predictions(predictor, studies, tmp_path, ["dicom-sr"], write_report=broken)
+    result = run_predictions(tiny_predictor, studies, tmp_path, ["dicom-sr"], write_report=broken)
     assert result.predicted == 1 and result.errors == [("0.png", "ValueError: a tag of no value")]
 
 
