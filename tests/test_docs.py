@@ -110,9 +110,13 @@ def test_every_page_is_listed():
         assert unlisted == {"README.md"}
 
 
-def test_the_map_names_every_room():
-    rooms = [path.parent.name for path in (REPOSITORY / "mdf_detectron").glob("*/__init__.py")]
-    assert [room for room in rooms if f"{room}/" not in PAGES["CONTRIBUTING.md"]] == []
+def test_the_map_names_every_room_and_what_is_there():
+    package, text = REPOSITORY / "mdf_detectron", PAGES["CONTRIBUTING.md"]
+    rooms = [path.parent.name for path in package.glob("*/__init__.py")]
+    assert [room for room in rooms if f"\n  {room}/ " not in text] == []
+    names = re.findall(r"(?<![\w/.])(?:[a-z]+/)*[a-z_]+\.(?:py|yaml)|`(?:[a-z]+/)+", text)
+    paths = [name.strip("`").removeprefix("mdf_detectron/") for name in names]
+    assert [p for p in paths if not (package / p).exists() and not (REPOSITORY / p).exists()] == []
 
 
 def test_every_collection_is_described():
