@@ -17,18 +17,19 @@ from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, par
 from mdf_detectron.data.sources.kit.collection import Collection, Content, root_option
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.kit.table import Table, read_table
-from mdf_detectron.data.sources.mimic.cleaning import clean_triage
+from mdf_detectron.data.sources.mimic.cleaning import add_clinical_values, clean_triage
 from mdf_detectron.data.sources.mimic.collection import study_of
 from mdf_detectron.data.sources.mimic.layout import TABLES, SourceFiles, add_path_options, physionet_files
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import (
+    MATCHED,
     VITAL_COLUMNS,
+    match_visits,
     read_patients,
     read_radiographs,
     read_stays,
     read_triage,
 )
-from mdf_detectron.data.sources.mimic.visits import MATCHED, add_clinical_values, match_visits
 from mdf_detectron.errors import SourceDataError
 
 PATTERNS = ("ms-cxr/*/MS_CXR_Local_Alignment*.csv", "MS_CXR_Local_Alignment*.csv")

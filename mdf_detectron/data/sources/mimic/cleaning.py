@@ -1,4 +1,7 @@
-"""Clean triage values: every change is counted by column and reason; what is missing stays missing."""
+"""Clean triage values, and make the clinical record of an image of them.
+
+Every change is counted by column and reason; what is missing stays missing.
+"""
 
 from __future__ import annotations
 
@@ -112,3 +115,26 @@ def parse_pain(text: str) -> tuple[float | None, str | None]:
     if match := _OF_TEN.fullmatch(text):
         return float(match[1]), PAIN_OF_TEN
     return None, None
+
+
+def add_clinical_values(
+    readings: pd.DataFrame, patients: pd.DataFrame, triage: pd.DataFrame, cleaning: ValueLog
+) -> pd.DataFrame:
+    """Add the clinical record of each reading or image: triage of its visit, age and gender of its patient.
+
+    Args:
+        readings: ``subject_id``, ``stay_id`` and ``time`` among others.
+    """
+    rows = triage.set_index("stay_id")[list(VITAL_COLUMNS)]
+    joined = readings.join(rows, on="stay_id").join(patients.set_index("subject_id"), on="subject_id")
+    joined["triaged"] = joined["stay_id"].isin(rows.index)
+    joined["known_patient"] = joined["subject_id"].isin(patients["subject_id"])
+    age = age_at_study(joined["anchor_age"], joined["anchor_year"], joined["time"])
+    impossible = age.notna() & ~age.between(AGE.minimum, AGE.maximum)
+    cleaning.remove("age", outside(AGE), count=impossible.sum())
+    return joined.assign(age=age.mask(impossible), age_removed=impossible).drop(columns=["anchor_age", "anchor_year"])
+
+
+def age_at_study(anchor_age: pd.Series, anchor_year: pd.Series, time: pd.Series) -> pd.Series:
+    """Return years: anchor_age + (study year − anchor_year); NaN where any is unknown. 91 is everybody over 89."""
+    return anchor_age + (time.dt.year - anchor_year)

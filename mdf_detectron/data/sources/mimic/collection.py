@@ -24,7 +24,7 @@ from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape
 from mdf_detectron.data.sources.kit.collection import Collection, Content
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
-from mdf_detectron.data.sources.mimic.cleaning import clean_triage
+from mdf_detectron.data.sources.mimic.cleaning import add_clinical_values, clean_triage
 from mdf_detectron.data.sources.mimic.layout import (
     PATHS,
     SourceFiles,
@@ -42,8 +42,14 @@ from mdf_detectron.data.sources.mimic.readings import (
 )
 from mdf_detectron.data.sources.mimic.report import write_details
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MIMIC_CLASSES, mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.tables import read_patients, read_radiographs, read_stays, read_triage
-from mdf_detectron.data.sources.mimic.visits import MATCHED, add_clinical_values, match_visits
+from mdf_detectron.data.sources.mimic.tables import (
+    MATCHED,
+    match_visits,
+    read_patients,
+    read_radiographs,
+    read_stays,
+    read_triage,
+)
 from mdf_detectron.errors import SourceDataError
 
 RECORDS, VIEWS, PROTOCOLS = ("reading", "image"), ("frontal", "all"), ("patient", "paper")

@@ -13,7 +13,7 @@ import pandas as pd
 from mdf_detectron.data.prepared import PreparedImage
 from mdf_detectron.data.sources.mimic.cleaning import AGE, clean_triage, outside
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.visits import MATCHED, UNMATCHED
+from mdf_detectron.data.sources.mimic.tables import MATCHED, UNMATCHED
 
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.mimic.collection import Cohort

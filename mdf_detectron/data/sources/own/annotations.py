@@ -56,7 +56,7 @@ def read_annotation_files(
 
     Args:
         box_columns, box_units, class_name, decimal_comma: of a table of boxes, see
-            :class:`~mdf_detectron.data.sources.own.joining.OwnOptions`.
+            :class:`~mdf_detectron.data.sources.own.collection.OwnOptions`.
 
     Raises:
         SourceDataError: mixed types, a file that cannot be read, or no image in it.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,9 +18,14 @@ from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Stu
 from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES, Row, Table, stem
 from mdf_detectron.data.sources.kit.values import fold, is_empty
 from mdf_detectron.data.sources.own.annotations import original_stems
-from mdf_detectron.data.sources.own.options import DICOM_TIME, OwnOptions
 from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import SourceDataError, shorten
+
+if TYPE_CHECKING:
+    from mdf_detectron.data.sources.own.collection import OwnOptions
+
+DICOM_TIME = "dicom"
+"""``--time dicom``: the times come from the files."""
 
 NO_SPLIT = "no split"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"

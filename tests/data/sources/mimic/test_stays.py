@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdf_detectron.data.sources.mimic.visits import MATCHED, age_at_study, match_visits
+from mdf_detectron.data.sources.mimic.cleaning import age_at_study
+from mdf_detectron.data.sources.mimic.tables import MATCHED, match_visits
 
 DAY0 = datetime(2150, 1, 1)
 
