@@ -83,6 +83,7 @@ def test_numpy_only_modules_need_neither_detectron2_nor_torch():
     found = run(
         WITHOUT.format(absent=("detectron2", "torch"))
         + "import mdf_detectron.data.splits, mdf_detectron.data.schema, mdf_detectron.data.record_changes\n"
+        "import mdf_detectron.data.prepared, mdf_detectron.data.audit, mdf_detectron.data.description\n"
         "import mdf_detectron.evaluation.matching, mdf_detectron.evaluation.statistics\n"
         "import mdf_detectron.evaluation.counts, mdf_detectron.evaluation.froc, mdf_detectron.evaluation.metrics\n"
         "from mdf_detectron import cli\n"

@@ -41,6 +41,14 @@ def cfg(small_config, tiny_folder, tmp_path):
     )  # fmt: skip
 
 
+@pytest.fixture
+def plain(cfg):
+    """The same config without a cache."""
+    plain = cfg.clone()
+    plain.DATALOADER.DECODED_CACHE = ""
+    return plain
+
+
 def reason_of(cfg):
     return DecodedCache.open(cache_path(cfg, TRAIN), records_of([TRAIN]))[1]
 
@@ -50,70 +58,59 @@ def batches(cfg, count=6):
     return [image for _ in range(count) for image in next(stream)]
 
 
-def test_training_sees_the_same_images_boxes_and_masks(cfg):
+def change_entry(name, **values):
+    """Change the entry of an image in the annotation file."""
+    path = Path(name).parents[1] / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    next(image for image in data["images"] if image["file_name"] == Path(name).name).update(values)
+    path.write_text(json.dumps(data))
+
+
+def deepen(record):
+    """Write 16 bits over an image, as if it had been prepared so."""
+    pixels = np.random.default_rng(0).integers(0, 65536, (record["height"], record["width"])).astype(np.uint16)
+    write_png(record["file_name"], pixels)
+    change_entry(record["file_name"], sha256=sha256_of(record["file_name"]))
+
+
+def test_training_sees_the_same_images_boxes_and_masks(cfg, plain):
     (cache,) = make_caches(cfg, [TRAIN])
     assert len(cache) == 8 and cache.path.stat().st_size < 8 * 48 * 48 + 200
-    cached = batches(cfg)
-    plain = cfg.clone()
-    plain.DATALOADER.DECODED_CACHE = ""
-    flipped = 0
+    unchanged, records = build_loss_mapper(cfg, TRAIN), {r["image_id"]: r for r in records_of([TRAIN])}
+    cached, flipped = batches(cfg), 0
     for one, other in zip(cached, batches(plain), strict=True):
         assert one["image_id"] == other["image_id"] and torch.equal(one["image"], other["image"])
         a, b = one["instances"], other["instances"]
         assert a.image_size == b.image_size and torch.equal(a.gt_boxes.tensor, b.gt_boxes.tensor)
-        if len(a):
-            assert all(
-                np.array_equal(p, q) for p, q in zip(a.gt_masks.polygons[0], b.gt_masks.polygons[0], strict=True)
-            )
-        flipped += not torch.equal(one["image"], build_loss_mapper(cfg, TRAIN)(record_of(one["image_id"]))["image"])
-    assert 0 < flipped < len(cached), "the flip is drawn behind the cache"
+        masks = zip(a.gt_masks.polygons, b.gt_masks.polygons, strict=True) if len(a) else ()
+        assert all(np.array_equal(p[0], q[0]) for p, q in masks)
+        flipped += not torch.equal(one["image"], unchanged(records[one["image_id"]])["image"])
+    assert 0 < flipped < len(cached), "the flip is drawn after the cache"
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "one of 16 bits"])
-def test_augmentation_is_the_same_behind_the_cache(cfg, deep):
+def test_augmentation_is_the_same_after_the_cache(cfg, plain, deep):
     if deep:  # the cache then holds float pixels of all
-        record = records_of([TRAIN])[5]
-        pixels = np.random.default_rng(0).integers(0, 65536, (record["height"], record["width"])).astype(np.uint16)
-        write_png(record["file_name"], pixels)
-        set_digest(record["file_name"])
-    cfg.INPUT.RANDOM_SCALE, cfg.INPUT.RANDOM_SHIFT = 0.2, 0.1
-    cfg.INPUT.RANDOM_CONTRAST, cfg.INPUT.RANDOM_BRIGHTNESS = 0.5, 0.3
+        deepen(records_of([TRAIN])[5])
+    for config in (cfg, plain):
+        config.INPUT.RANDOM_SCALE, config.INPUT.RANDOM_SHIFT = 0.2, 0.1
+        config.INPUT.RANDOM_CONTRAST, config.INPUT.RANDOM_BRIGHTNESS = 0.5, 0.3
     make_caches(cfg, [TRAIN])
-    plain = cfg.clone()
-    plain.DATALOADER.DECODED_CACHE = ""
     for one, other in zip(batches(cfg), batches(plain), strict=True):
         assert torch.equal(one["image"], other["image"])
         assert 0 <= one["image"].min() and one["image"].max() <= 255
 
 
-def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg):
-    deep = records_of([TRAIN])[5]
-    pixels = np.random.default_rng(0).integers(0, 65536, (deep["height"], deep["width"])).astype(np.uint16)
-    write_png(deep["file_name"], pixels)
-    set_digest(deep["file_name"])
+def test_images_of_16_bits_keep_their_depth_beside_others_of_8(cfg, plain):
+    deepen(records_of([TRAIN])[5])
     deep, flat = records_of([TRAIN])[5], records_of([TRAIN])[0]
     (cache,) = make_caches(cfg, [TRAIN])
-    plain = cfg.clone()
-    plain.DATALOADER.DECODED_CACHE = ""
     for record in (deep, flat):
         image = build_loss_mapper(plain, TRAIN)(record)["image"]
         assert torch.equal(build_loss_mapper(cfg, TRAIN)(record)["image"], image)
         assert torch.equal(torch.from_numpy(cache.get(record["file_name"]).pixels[:, :, 0].copy()), image[0])
         assert torch.equal(image, image.round()) == (record is flat)
     assert reason_of(cfg) == ""
-
-
-def set_digest(name):
-    """Make a file that is written over the one that was prepared."""
-    path = Path(name).parents[1] / "annotations" / "train.json"
-    data = json.loads(path.read_text())
-    entry = next(image for image in data["images"] if image["file_name"] == Path(name).name)
-    entry["sha256"] = sha256_of(name)
-    path.write_text(json.dumps(data))
-
-
-def record_of(image_id):
-    return next(r for r in records_of([TRAIN]) if r["image_id"] == image_id)
 
 
 def test_a_mapper_leaves_the_record_as_it_is(cfg):
@@ -165,8 +162,11 @@ def test_what_does_not_fit_is_made_anew(cfg, caplog):
     make_caches(cfg, [TRAIN])
     assert reason_of(cfg) == ""
 
-    os.utime(records_of([TRAIN])[2]["file_name"], ns=(1, 1))
-    assert reason_of(cfg) == "the data set or its image files have changed"
+    name = records_of([TRAIN])[2]["file_name"]
+    for change in (lambda: os.utime(name, ns=(1, 1)), lambda: change_entry(name, sha256="0" * 64)):
+        make_caches(cfg, [TRAIN])
+        change()
+        assert reason_of(cfg) == "the data set or its image files have changed"
 
 
 def test_a_killed_build_leaves_nothing_behind(cfg):

@@ -1,6 +1,5 @@
 """An image file that is not the one that was prepared is named before anybody trains on it."""
 
-import json
 import os
 
 import numpy as np
@@ -10,13 +9,13 @@ from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.catalog import load_records, register_prepared_folder
-from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, cache_path, make_caches, open_caches
+from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, make_caches
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.own.collection import COLLECTION
-from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.errors import ImageReadError
 from mdf_detectron.fileio import sha256_of
 
 CHANGED = r"is not the image that was prepared \(its SHA-256 is [0-9a-f]{8}…, not [0-9a-f]{8}…\).* remove the folder"
@@ -98,28 +97,6 @@ def test_a_flipped_bit_is_named_in_training_cache_and_audit(options, sources, sm
     assert problem.kind == "image that was changed" and "its SHA-256 is another" in problem.message
     # the others are what they were, and so is what was decoded before
     assert build_loss_mapper(plain, "digests_cxr_train")(found[1])["image"].shape == sound.shape
-
-
-def test_decoded_images_are_of_the_prepared_files(sources, small_config):
-    """Copies keep their original's time of change, and their size may be the same: the digest tells them apart."""
-    folder = prepared(sources)
-    cfg = config_of(small_config, folder, "DATALOADER.DECODED_CACHE", str(sources / "decoded"))
-    make_caches(cfg, cfg.DATASETS.TRAIN)
-    open_caches(cfg, cfg.DATASETS.TRAIN)
-    index = cache_path(cfg, "digests_cxr_train").with_suffix(".json")
-    assert [entry[1] for entry in json.loads(index.read_text())["made_of"]] == [r["sha256"] for r in records(folder)]
-    edit(folder, lambda image: image.update(sha256="0" * 64))
-    make_caches.__globals__["_opened"].cache_clear()
-    with pytest.raises(DatasetError, match="the data set or its image files have changed; make it by `mdf cache`"):
-        open_caches(cfg, cfg.DATASETS.TRAIN)
-
-
-def edit(folder, change):
-    for path in folder.glob("annotations/*.json"):
-        data = json.loads(path.read_text())
-        for image in data["images"]:
-            change(image)
-        path.write_text(json.dumps(data))
 
 
 def test_a_damaged_copy_is_made_anew_and_not_blessed(sources):
