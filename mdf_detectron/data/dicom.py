@@ -1,11 +1,14 @@
-"""DICOM radiographs by pydicom: pixels as they are meant to be shown, and tags."""
+"""Decode DICOM radiographs by pydicom: pixels as they are meant to be shown, and tags.
+
+What pydicom raises for a value, which it converts when it is asked for, becomes one line in
+:class:`~mdf_detectron.data.readers.OpenImage`.
+"""
 
 from __future__ import annotations
 
 import mmap
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,40 +32,23 @@ _STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to
 _LEAST_INSIDE = 0.01
 
 
-@contextmanager
-def _values_of(path: Path) -> Iterator[None]:
-    """Turn whatever pydicom raises for a value, which it converts when it is asked for, into one line."""
-    try:
-        yield
-    except (ImageReadError, MemoryError):
-        raise
-    except Exception as error:
-        raise ImageReadError(f"cannot read image {path}: {short_text(error)}; replace the file") from None
-
-
 def decode_dicom(path: Path, content: Content, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
     """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
-
-    A bit depth of 0 is 16 where more than eight bits are stored, else 8.
 
     Without a VOI LUT or window, more than eight bits are scaled by
     :func:`~mdf_detectron.data.intensity.robust_range`, up to eight by their bit depth. Padding is black.
 
-    Returns:
-        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
-
     Args:
         path: of the file, for messages.
+        bit_depth: 8 or 16; 0: 16 where more than eight bits are stored, else 8.
+
+    Returns:
+        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
 
     Raises:
         ImageReadError: no DICOM, no pixels, several frames, or pixels that cannot be decoded.
     """
     dataset = _parse(path, content)
-    with _values_of(path):
-        return _read(path, dataset, bit_depth)
-
-
-def _read(path: Path, dataset: Dataset, bit_depth: int) -> tuple[np.ndarray, Provenance]:
     check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
     pixels = _decode(path, dataset)
     notes = _notes(dataset, pixels)
@@ -80,10 +66,9 @@ def _read(path: Path, dataset: Dataset, bit_depth: int) -> tuple[np.ndarray, Pro
 def dicom_size(path: Path, content: Content) -> tuple[int, int]:
     """Return (width, height) from the header of a DICOM file."""
     dataset = _parse(path, content, ["Rows", "Columns"])
-    with _values_of(path):
-        if not dataset.get("Rows") or not dataset.get("Columns"):
-            raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
-        return int(dataset.Columns), int(dataset.Rows)
+    if not dataset.get("Rows") or not dataset.get("Columns"):
+        raise ImageReadError(f"{path}: a DICOM file without pixels (no Rows and Columns); leave it out")
+    return int(dataset.Columns), int(dataset.Rows)
 
 
 def dicom_tags(path: Path, content: Content, keywords: Sequence[str]) -> dict[str, str | None]:

@@ -6,9 +6,7 @@ import hashlib
 import io
 import mmap
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,10 +31,6 @@ AS_STORED = 0
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM")
 """What Pillow may take a file for; it would hand PostScript to another program, which runs it."""
-
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError,
-                AssertionError, NotImplementedError, struct.error, zlib.error, cv2.error)  # fmt: skip
-"""Decoders raise any of these for a broken file, an unknown format (an ``OSError``) among them."""
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 _COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
@@ -216,22 +210,23 @@ def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn whatever decoders raise for a broken file into one line."""
     if os.path.exists(path):
         check_regular(path, ImageReadError)
     try:
         yield
-    except FileNotFoundError:
-        raise ImageReadError(f"no image file at {path}; prepare the data set again (mdf prepare)") from None
     except UserError:
         raise
-    except _READ_ERRORS as error:
+    except FileNotFoundError:
+        raise ImageReadError(f"no image file at {path}; prepare the data set again (mdf prepare)") from None
+    except MemoryError:
+        raise ImageReadError(f"cannot read image {path}: not enough memory; reduce the image") from None
+    except Exception as error:
         cause = getattr(error, "strerror", None) or short_text(error)  # without the path again
         if isinstance(error, UnidentifiedImageError):
             cause = "it is no image of a known format"
         text = f"cannot read image {shorten_path(path)}: {cause}"
         raise ImageReadError(f"{text}; replace the file or remove it") from None
-    except MemoryError:
-        raise ImageReadError(f"cannot read image {path}: not enough memory; reduce the image") from None
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
