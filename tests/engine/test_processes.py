@@ -1,12 +1,15 @@
 """What is asked of processes is checked before any is started, and a peer that never comes is waited for in vain."""
 
+import os
 import socket
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from mdf_detectron.engine.processes import ProcessPlan, launch, plan_processes
 from mdf_detectron.errors import ConfigError, LostPeerError, UserError, is_lost_peer
+from mdf_detectron.threads import free_cores, use_free_cores
 
 
 @pytest.fixture
@@ -178,3 +181,16 @@ def test_a_peer_that_never_comes(rank):
     ) as error:
         launch(pytest.fail, plan)
     assert "\n" not in str(error.value)
+
+
+def test_threads_leave_cores_to_the_loaders_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert [free_cores(), free_cores(2), free_cores(2, processes=2), free_cores(9)] == [8, 6, 2, 1]
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    for environment, expected in (({}, [7]), ({"OMP_NUM_THREADS": "3"}, [7])):  # torchrun sets it, too
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        use_free_cores(1)
+        assert used == expected

@@ -236,16 +236,19 @@ def test_lines_behind_the_checkpoint_are_cut(tmp_path):
     assert cut_log(path, 9) == 2 and path.read_text() == "".join(lines[:2])
 
 
-def test_deterministic_switch(tmp_path, tiny_folder, monkeypatch):
+def test_set_up_of_a_process(tmp_path, tiny_folder, monkeypatch):
+    """Deterministic operators where they are asked for, and threads beside the loader's workers."""
     register_prepared_folder(tiny_folder, "strict_cxr")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr(defaults, "default_setup", lambda cfg, args: None)
+    monkeypatch.setattr(defaults, "use_free_cores", lambda *counts: threads.append(counts))
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    threads = []
     try:
         for wanted in (False, True):
             defaults.setup(Namespace(config_file=str(CONFIG), opts=[*TINY, "DETERMINISTIC", wanted]))
             assert torch.are_deterministic_algorithms_enabled() == wanted
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
-        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() and threads == [(0, 1)] * 2
     finally:
         torch.use_deterministic_algorithms(False)
