@@ -21,7 +21,7 @@ def wait_briefly() -> None:
 
 
 def free_cores(workers: int = 0, processes: int = 1) -> int:
-    """Count the cores that each of several processes of this machine has beside its data loader's workers.
+    """Count the cores that each of several processes of this machine has next to its data loader's workers.
 
     Args:
         workers: of one process.

@@ -144,7 +144,7 @@ def test_cache_of_decoded_images(disk, tmp_path, monkeypatch):
     folder, _ = disk
     write_image(tmp_path / "a.png", NOISE)
     record = {"file_name": str(tmp_path / "a.png"), "height": 700, "width": 700}
-    monkeypatch.setattr(decoded_cache, "_check_room", lambda path, wanted: None)  # it fills up behind that look
+    monkeypatch.setattr(decoded_cache, "_check_room", lambda path, wanted: None)  # it fills up after that look
     build = partial(decoded_cache.DecodedCache.build, folder / "cache.npy", [record], lambda pixels: pixels, "L")
     status, line = in_a_process(build, limited=False)
     assert (status, line) == (1, f"error: {folder}/cache.npy: cannot be written (No space left on device)")

@@ -131,7 +131,7 @@ class CrashTest:
                     run.kill()
                     return "any moment", run
             else:
-                where = self.random.choice(("before", "behind", *["within"] * place.cuts))
+                where = self.random.choice(("before", "after", *["within"] * place.cuts))
                 run = Run(main, argv, log, [(place, self.random.randint(1, calls[place]), where)])
                 if run.wait() == -signal.SIGKILL:
                     return place.name, run

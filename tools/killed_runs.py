@@ -22,7 +22,7 @@ from mdf_detectron.errors import UserError
 
 @dataclass(frozen=True)
 class Place:
-    """A function in which a run is killed: before its ``number``-th call, behind it, or in the middle of a file."""
+    """A function in which a run is killed: before its ``number``-th call, after it, or in the middle of a file."""
 
     name: str
     owner: Any
@@ -34,7 +34,7 @@ def watch(place: Place, number: int, where: str, counts: Path | None = None) -> 
     """Replace a function by one that kills this process, and so its workers, at its ``number``-th call.
 
     Args:
-        where: "before", "behind", or "within" (the file that the function writes is cut).
+        where: "before", "after", or "within" (the file that the function writes is cut).
         counts: file that gets a byte for each call, to learn how many there are.
     """
     original, main, calls = getattr(place.owner, place.function), os.getpid(), 0
@@ -92,7 +92,7 @@ class Run:
         self.process.join()
 
     def processes_left(self, patience: float) -> int:
-        """Processes of its session that are alive after at most so many seconds."""
+        """Processes of its session that are alive after at most this many seconds."""
         deadline = time.monotonic() + patience
         while (left := self._alive()) and time.monotonic() < deadline:
             time.sleep(0.05)

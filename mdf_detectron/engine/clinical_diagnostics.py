@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from mdf_detectron.data.loaders import build_loss_mapper, images_per_process, records_of, train_part
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.engine.processes import unwrapped
-from mdf_detectron.engine.validation import mean_losses
+from mdf_detectron.engine.validation import eval_mode, mean_losses
 from mdf_detectron.errors import ConfigError
 
 Batches = Sequence[list[dict[str, Any]]]
 
 
 class ClinicalDiagnostics(HookBase):
-    """Writes ``clinical/...`` scalars every ``period`` iterations and after the last one.
+    """Write ``clinical/...`` scalars every ``period`` iterations and after the last one.
 
     Everything is computed on fixed batches with the network as at inference, with their own records and with those
     of other patients.  ``clinical/class_loss``, ``class_loss_shuffled`` and ``class_loss_gain`` are
@@ -78,7 +78,7 @@ def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
 
 
 def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[str, float]:
-    """The scalars of :class:`ClinicalDiagnostics` for one state of a model."""
+    """Compute the scalars of :class:`ClinicalDiagnostics` for one state of a model."""
     with recorded_norms(model) as norms:
         loss = mean_losses(model, own)["total_loss"]
     exchanged = mean_losses(model, shuffled)["total_loss"]
@@ -97,20 +97,15 @@ def mean_class_loss(model: nn.Module, batches: Batches) -> float:
     classes apart far more than it tells a finding from the background.
     """
     model = unwrapped(model)
-    was_training, total, boxes = {module: module.training for module in model.modules()}, 0.0, 0
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                logits = _logits_of_ground_truth(model, batch)
-                classes = torch.cat([x["instances"].gt_classes for x in batch]).to(logits.device)
-                if logits.shape[1] > 2:
-                    logits = logits[:, :-1]
-                total += float(F.cross_entropy(logits.float(), classes, reduction="sum"))
-                boxes += len(classes)
-    finally:
-        for module, flag in was_training.items():
-            module.training = flag
+    total, boxes = 0.0, 0
+    with torch.no_grad(), eval_mode(model):
+        for batch in batches:
+            logits = _logits_of_ground_truth(model, batch)
+            classes = torch.cat([x["instances"].gt_classes for x in batch]).to(logits.device)
+            if logits.shape[1] > 2:
+                logits = logits[:, :-1]
+            total += float(F.cross_entropy(logits.float(), classes, reduction="sum"))
+            boxes += len(classes)
     return total / boxes if boxes else 0.0
 
 
@@ -136,7 +131,7 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
 
 @contextmanager
 def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Root mean squares of what meets where image and record are joined, of the last forward within the context.
+    """Record root mean squares of what meets where image and record are joined, of the last forward within the context.
 
     ``fusion_<level>_image`` and ``fusion_<level>_record``: the image's map, and what the record brings to it (the
     clinical map; of a fusion that reads the record itself, what it adds to the image's map).  ``roi_image`` and

@@ -1,4 +1,4 @@
-"""The optimizer: SGD or AdamW, with the learning rates that a clinical path beside a large image path needs."""
+"""The optimizer: SGD or AdamW, with the learning rates that a clinical path needs next to a large image path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW with :func:`lr_factors`; the loss weights are never decayed."""
+    """Build SGD or AdamW with :func:`lr_factors`; the loss weights are never decayed."""
     factors = lr_factors(cfg, model)
     params = get_default_optimizer_params(
         model,

@@ -178,8 +178,8 @@ def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
     if differ:
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise CheckpointError(
-            f"{where} was trained with another config: {'; '.join(differ[:_SHOWN])}{more}. Resume with config.yaml "
-            "beside it, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
+            f"{where} was trained with another config: {'; '.join(differ[:_SHOWN])}{more}. Resume with the config.yaml "
+            "next to it, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
         )
     _check_data(checkpoint.contents, trainer.checkpointer.contents, where)
     state = checkpoint.data.get("trainer") if TRAINING_DIGEST_KEY in checkpoint.data else None

@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -72,7 +73,7 @@ RESULTS_FILE_NAME = "results.json"
 
 
 class MultimodalTrainer(DefaultTrainer):
-    """Trains and evaluates the models of this project by config."""
+    """Train and evaluate the models of this project by config."""
 
     _log_writers: list[EventWriter] = []  # of the main process
     _resumed_from: str | None = None
@@ -157,33 +158,30 @@ class MultimodalTrainer(DefaultTrainer):
         cfg, v = self.cfg, self.cfg.VALIDATION
         history_file = os.path.join(cfg.OUTPUT_DIR, HISTORY_FILE_NAME)
         self._history = ValidationHistory(history_file, v.METRIC, v.METRIC not in LOSS_METRICS, v.MIN_DELTA)
-        name = cfg.DATASETS.VAL[0]
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-
-        def evaluate() -> OrderedDict:
-            return inference_on_dataset(self.model, self.build_test_loader(cfg, name), self.build_evaluator(cfg, name))
-
-        def evaluate_part() -> OrderedDict:
-            part = train_part(cfg, v.TRAIN_IMAGES)
-            evaluator = CXREvaluator(
-                cfg.DATASETS.TRAIN[0],
-                output_dir=os.path.join(folder, "train_part"),
-                max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
-                image_ids=[record["image_id"] for record in part],
-            )
-            return inference_on_dataset(self.model, build_test_loader(cfg, cfg.DATASETS.TRAIN[0], part), evaluator)
-
+        val, train = cfg.DATASETS.VAL[0], cfg.DATASETS.TRAIN[0]
         return ValidationHook(
             period=cfg.TEST.EVAL_PERIOD,
-            evaluate=evaluate,
-            losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, name))) if v.LOSSES else None,
-            evaluate_train_part=evaluate_part if v.TRAIN_IMAGES else None,
+            evaluate=lambda: self._evaluate(val, val),
+            losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, val))) if v.LOSSES else None,
+            evaluate_train_part=(lambda: self._evaluate(train, "train_part", train_part(cfg, v.TRAIN_IMAGES)))
+            if v.TRAIN_IMAGES
+            else None,
             history=self._history,
             save_best=(lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1))
             if v.SAVE_BEST
             else None,
             patience=v.PATIENCE,
         )
+
+    def _evaluate(self, name: str, out: str, records: list[dict[str, Any]] | None = None) -> OrderedDict:
+        """Score a data set, or some of its records, into a folder below ``inference``."""
+        evaluator = CXREvaluator(
+            name,
+            output_dir=os.path.join(self.cfg.OUTPUT_DIR, "inference", out),
+            max_dets=self.cfg.TEST.DETECTIONS_PER_IMAGE,
+            image_ids=None if records is None else [record["image_id"] for record in records],
+        )
+        return inference_on_dataset(self.model, build_test_loader(self.cfg, name, records), evaluator)
 
     def train(self) -> OrderedDict | None:
         """Train to the end, or until validation no longer improves.

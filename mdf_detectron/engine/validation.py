@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
@@ -30,7 +28,7 @@ HISTORY_FILE_NAME = "validation_history.json"
 
 
 class ValidationHistory:
-    """Values of one metric over the iterations of a run.
+    """Keep the values of one metric over the iterations of a run.
 
     Args:
         path: its JSON file, written whole after every validation.
@@ -46,7 +44,7 @@ class ValidationHistory:
         self.best: dict[str, Any] | None = None
 
     def resume(self, iteration: int) -> None:
-        """Take up the file's validations up to the ``iteration`` that training resumes at; 0 begins anew.
+        """Load the file's validations up to the ``iteration`` that training resumes at; 0 starts over.
 
         The best is kept even if it was seen later than that: its checkpoint is there.
 
@@ -59,12 +57,12 @@ class ValidationHistory:
             data = read_json(self.path, CheckpointError)
             entries, best, metric = data["entries"], data["best"], data["metric"]
         except (UserError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path} is damaged ({error!r}); remove it to count anew") from None
+            raise CheckpointError(f"{self.path} is damaged ({error!r}); remove it to start counting again") from None
         if metric == self.metric:  # values of another metric say nothing about this one
             self.entries, self.best = [e for e in entries if e["iteration"] <= iteration], best
 
     def add(self, iteration: int, value: float | None) -> bool:
-        """Record a validation; True if it is the best so far (an undefined value never is)."""
+        """Record a validation; return whether it is the best so far (an undefined value never is)."""
         value = None if value is None or not math.isfinite(value) else float(value)
         better = self.is_better(value)
         self.entries.append({"iteration": iteration, "value": value})
@@ -75,14 +73,14 @@ class ValidationHistory:
         return better
 
     def is_better(self, value: float | None) -> bool:
-        """Whether a value would be the best so far; an undefined one never is."""
+        """Tell whether a value would be the best so far; an undefined one never is."""
         if value is None or not math.isfinite(value):
             return False
         return self.best is None or self._gain(value) > self.min_delta
 
     @property
     def since_best(self) -> int:
-        """Validations after the best one; undefined values (of a split without annotations) do not count."""
+        """Count the validations after the best one; undefined values (of a split without annotations) do not count."""
         after = self.best["iteration"] if self.best else 0
         return sum(e["iteration"] > after and e["value"] is not None for e in self.entries)
 
@@ -101,7 +99,7 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStop(BaseException):
-    """Ends a training in which validation no longer improves; no error, so Detectron2 does not log it as one.
+    """End a training in which validation no longer improves; no error, so Detectron2 does not log it as one.
 
     Args:
         iterations: done when the last validation was made.
@@ -113,7 +111,7 @@ class EarlyStop(BaseException):
 
 
 class ValidationHook(HookBase):
-    """Validates every ``period`` iterations and after the last one.
+    """Validate every ``period`` iterations and after the last one.
 
     Scalars: ``val/<task>/<metric>``, ``val/<loss>``, ``val/best``, ``val/validations_since_best``; with a fixed part
     of the train split also ``train_part/<task>/<metric>`` and ``gap/<task>/<metric>`` (train part minus validation).
@@ -193,25 +191,34 @@ def flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
 
 
-_GIVE_LOSSES = (GeneralizedRCNN, DenseDetector, RPN, ROIHeads, BaseMaskRCNNHead)
-"""Parts whose ``training`` flag decides between losses and predictions."""
+_GIVE_LOSSES = (RPN, ROIHeads, BaseMaskRCNNHead)
+"""Parts whose ``training`` flag decides between losses and predictions, as the meta-architecture's does."""
 
 
 @contextmanager
-def losses_in_eval_mode(model: nn.Module):
-    """Let a model give losses, while batch norm, dropout and everything else behave as at inference."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set a model to evaluation; restore the mode of each of its modules on exit."""
     was_training = {module: module.training for module in model.modules()}
-    state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
     model.eval()
-    for module in model.modules():
-        if isinstance(module, _GIVE_LOSSES):
-            module.training = True
     try:
         yield
     finally:
         for module, flag in was_training.items():
             module.training = flag
-        vars(model).update(state)
+
+
+@contextmanager
+def losses_in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Let a model give losses, while batch norm, dropout and everything else behave as at inference."""
+    state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
+    with eval_mode(model):
+        for module in model.modules():
+            if module is model or isinstance(module, _GIVE_LOSSES):
+                module.training = True
+        try:
+            yield
+        finally:
+            vars(model).update(state)
 
 
 def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -> dict[str, float]:

@@ -22,17 +22,17 @@ TINY = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0,
 
 
 class Interrupt(HookBase):
-    """Stop like a killed process: before a step, or (``behind``) behind its checkpoint, before its logs are written."""
+    """Stop like a killed process: before a step, or (``after``) after its checkpoint, before its logs are written."""
 
-    def __init__(self, at, behind=False):
-        self.at, self.behind = at, behind
+    def __init__(self, at, after=False):
+        self.at, self.after = at, after
 
     def before_step(self):
-        if not self.behind and self.trainer.iter == self.at:
+        if not self.after and self.trainer.iter == self.at:
             self.stop()
 
     def after_step(self):
-        if self.behind and self.trainer.iter == self.at:
+        if self.after and self.trainer.iter == self.at:
             self.stop()
 
     def stop(self):
@@ -104,8 +104,8 @@ def log(folder):
 
 @pytest.mark.parametrize(
     "interrupt",
-    [Interrupt(3), Interrupt(4), Interrupt(3, behind=True), Interrupt(5, behind=True)],
-    ids=["step 3", "step 4", "before the logs", "behind the last checkpoint"],
+    [Interrupt(3), Interrupt(4), Interrupt(3, after=True), Interrupt(5, after=True)],
+    ids=["step 3", "step 4", "before the logs", "after the last checkpoint"],
 )
 def test_interrupted_run_ends_like_the_whole_one(whole, run, tmp_path, interrupt):
     folder, results = whole

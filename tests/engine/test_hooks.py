@@ -118,7 +118,7 @@ def test_resumed_run_validates_as_an_uninterrupted_one(tiny_config, tmp_path):
     run(tiny_config(*options, "OUTPUT_DIR", str(tmp_path / "cut")), resume=True)
     whole, cut = history(tmp_path / "whole"), history(tmp_path / "cut")
     assert [e["iteration"] for e in whole["entries"]] == [e["iteration"] for e in cut["entries"]]
-    # up to the checkpoint; behind it proposals are sampled by other random numbers
+    # up to the checkpoint; after it proposals are sampled by other random numbers
     assert whole["entries"][:2] == cut["entries"][:2]
 
 
@@ -184,7 +184,7 @@ def test_nan_stops_and_names_the_batch(tiny_config, tmp_path):
     ):
         trainer.train()
     predictor = trainer.model.roi_heads.box_predictor
-    assert predictor.cls_score.weight.grad is not None, "read behind the backward pass: a GPU is not kept waiting"
+    assert predictor.cls_score.weight.grad is not None, "read after the backward pass: a GPU is not kept waiting"
     assert all(map(torch.equal, trainer.model.parameters(), weights)), "no step with these gradients"
     assert trainer._trainer._hooks == []
 

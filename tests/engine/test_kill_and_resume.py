@@ -46,7 +46,7 @@ def test_killed_process(tiny_folder, tmp_path):
     after = history(out)
     assert after["best"] == before["best"]
     assert (out / "model_best.pth").read_bytes() == best
-    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4, 5, 6, 7]  # six after the best, not six anew
+    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4, 5, 6, 7]  # six after the best, not six again
     assert (out / "model_final.pth").is_file()
     kept = [e for e in before["entries"] if e["iteration"] <= 2]
     assert after["entries"][: len(kept)] == kept

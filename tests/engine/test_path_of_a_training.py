@@ -1,4 +1,4 @@
-"""How much of the package stands between ``mdf train`` and ``results.json``.
+"""How much of the package is loaded between ``mdf train`` and ``results.json``.
 
 ``python tests/engine/test_path_of_a_training.py PREPARED_FOLDER`` prints the modules and their lines.
 """

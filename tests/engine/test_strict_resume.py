@@ -70,7 +70,7 @@ def test_its_own_checkpoint_is_taken(trained, check):
     ("old", "new", "message"),
     [
         ("NUM_CLASSES: 2", "NUM_CLASSES: 3", "another config: MODEL.ROI_HEADS.NUM_CLASSES: 3 → 2"),
-        ("  GAMMA: 0.1", "  GAMMA: 0.7", r"config: SOLVER.GAMMA: 0.7 → 0.1\. Resume with config.yaml beside it"),
+        ("  GAMMA: 0.1", "  GAMMA: 0.7", r"config: SOLVER.GAMMA: 0.7 → 0.1\. Resume with the config.yaml next to it"),
         ("- temperature", "- o2sat", r"MODEL.CLINICAL.NUMERIC: \['age', 'o2sat'\] → \['age', 'temperature'\]"),
         ("", "", "holds no config"),
     ],
@@ -225,7 +225,7 @@ def test_second_training_is_refused_by_the_command(tmp_path, tiny_folder, monkey
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_lines_behind_the_checkpoint_are_cut(tmp_path):
+def test_lines_after_the_checkpoint_are_cut(tmp_path):
     path = tmp_path / "metrics.json"
     assert cut_log(path, 5) == -1
     lines = [json.dumps({"iteration": i}) + "\n" for i in (0, 2, 4, 6)]
@@ -237,7 +237,7 @@ def test_lines_behind_the_checkpoint_are_cut(tmp_path):
 
 
 def test_set_up_of_a_process(tmp_path, tiny_folder, monkeypatch):
-    """Deterministic operators where they are asked for, and threads beside the loader's workers."""
+    """Deterministic operators where they are asked for, and threads next to the loader's workers."""
     register_prepared_folder(tiny_folder, "strict_cxr")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr(defaults, "default_setup", lambda cfg, args: None)

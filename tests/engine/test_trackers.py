@@ -123,7 +123,7 @@ def test_a_server_that_is_away_for_a_while_gets_its_scalars_later(tmp_path, loca
     assert history == {"AP50-Effusion_ left _old_": [(5, 1.5)], "loss": [(6, 0.25)]}
 
 
-def test_an_exception_fails_the_run_and_an_unknown_run_is_opened_anew(tmp_path, local, caplog):
+def test_an_exception_fails_the_run_and_an_unknown_run_is_replaced(tmp_path, local, caplog):
     (tmp_path / trackers.RUNS_FILE_NAME).write_text(json.dumps({"mlflow": "0" * 32, "wandb": "kept"}))
     writer = MlflowWriter(name="a", folder=tmp_path, config={})
     writer.start(resumed=True)

@@ -26,7 +26,7 @@ def write_three(argv):
         write_text(Path(argv[0]) / f"{number}.txt", "whole")
 
 
-@pytest.mark.parametrize(("where", "there"), [("before", ["0.txt"]), ("behind", ["0.txt", "1.txt"])])
+@pytest.mark.parametrize(("where", "there"), [("before", ["0.txt"]), ("after", ["0.txt", "1.txt"])])
 def test_a_run_dies_at_the_wanted_call(tmp_path, where, there):
     log, counts, out = tmp_path / "log", tmp_path / "counts", tmp_path / "out"
     place = Place("renaming", os, "replace")
