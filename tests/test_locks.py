@@ -94,7 +94,7 @@ def test_preparation_is_refused_while_another_writes_and_clears_what_dead_ones_l
     out = tmp_path / "out"
     write_folder(out, "first")
     others = [tmp_path / "out.x.0123abcd.partial", tmp_path / "out.partial.txt", tmp_path / "about.0123abcd.partial"]
-    for path in (tmp_path / "out.0123abcd.partial", tmp_path / "out.partial", tmp_path / "out.old", *others):
+    for path in (tmp_path / "out.0123abcd.partial", tmp_path / "out.old", *others):
         path.mkdir()
     with staged_folder(out) as staging:
         assert staging.parent == tmp_path and list(staging.iterdir()) == []
