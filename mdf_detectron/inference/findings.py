@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,6 @@ class StudyFindings:
     category_ids: Sequence[Any]
     columns: Sequence[ClinicalColumn]
     temperature: float | None = None
-    _findings: list[DetectedFinding] = field(default_factory=list, repr=False)
-
-    def __post_init__(self) -> None:
-        self._findings.extend(self._detected())
 
     @property
     def width(self) -> int:
@@ -89,16 +86,13 @@ class StudyFindings:
         return int(self.pixels.shape[0])
 
     @property
-    def findings(self) -> list[DetectedFinding]:
-        """Every detection, by falling score."""
-        return list(self._findings)
-
-    @property
     def above_threshold(self) -> list[DetectedFinding]:
         """The detections whose score reaches the operating threshold of their class."""
-        return [finding for finding in self._findings if finding.above_threshold]
+        return [finding for finding in self.findings if finding.above_threshold]
 
-    def _detected(self) -> list[DetectedFinding]:
+    @cached_property
+    def findings(self) -> list[DetectedFinding]:
+        """Every detection, by falling score."""
         scores = self.instances.scores.tolist()
         boxes = self.instances.pred_boxes.tensor.tolist()
         masks = self.instances.pred_masks.numpy() if self.instances.has("pred_masks") else [None] * len(scores)
@@ -120,7 +114,7 @@ class StudyFindings:
             "missing": list(self.missing),
             "notes": list(self.notes),
             "operating_threshold": {"source": self.threshold_source, **self.thresholds},
-            "findings": [finding.to_dict() for finding in self._findings],
+            "findings": [finding.to_dict() for finding in self.findings],
         }
 
     def to_coco(self, image_id: Any = None) -> list[dict[str, Any]]:
