@@ -23,14 +23,12 @@ class RecordTable:
 
     Attributes:
         path: of the table.
-        rows: key → (line of the file, record).
-        doubled: keys of more than one row, with the lines; they belong to no image.
+        rows: key → (line of the file, record) of each of its rows; only a key of one row belongs to an image.
         used: keys that were asked for.
     """
 
     path: Path
-    rows: dict[str, tuple[int, dict[str, str]]]
-    doubled: dict[str, list[int]]
+    rows: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
 
     @classmethod
@@ -69,19 +67,13 @@ class RecordTable:
                 f"{path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
                 "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
             )
-        table = cls(path, {}, {})
+        table = cls(path)
         for line, values in lines:
             if len(values) != len(header):
                 raise DatasetError(f"{path}, line {line}: {len(values)} values under {len(header)} column names")
             row = dict(zip(header, (value.strip() for value in values), strict=True))
-            table._add(row[key], line, {names.get(name, name): row[name] for name in left})
+            table.rows.setdefault(row[key], []).append((line, {names.get(name, name): row[name] for name in left}))
         return table
-
-    def _add(self, key: str, line: int, record: dict[str, str]) -> None:
-        if key in self.rows:
-            self.doubled.setdefault(key, [self.rows[key][0]]).append(line)
-        else:
-            self.rows[key] = (line, record)
 
     def record(self, keys: Sequence[str]) -> dict[str, str] | None:
         """Return the record under the first of the keys that the table has, or None.
@@ -90,12 +82,13 @@ class RecordTable:
             DatasetError: several rows have that key.
         """
         for key in keys:
-            if key in self.doubled:
-                self.used.add(key)
-                raise DatasetError(f"{self.path}: the key {shorten(key)} is in lines {self.doubled[key]}; keep one")
             if key in self.rows:
                 self.used.add(key)
-                return self.rows[key][1]
+                (line, record), *others = self.rows[key]
+                if others:
+                    lines = [line, *(other for other, _ in others)]
+                    raise DatasetError(f"{self.path}: the key {shorten(key)} is in lines {lines}; keep one")
+                return record
         return None
 
     @property
