@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mdf_detectron.evaluation.calibration import (
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
-from mdf_detectron.evaluation.froc import froc_detections
+from mdf_detectron.evaluation.froc import FrocDetections, froc_detections
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 
 OWN = "model"
@@ -51,21 +51,22 @@ def predictions_on(
 
 
 def operating_point(
-    ground_truth: GroundTruth,
-    detections: Detections,
+    found: FrocDetections,
+    class_names: Sequence[str],
     source: str,
+    criterion: str,
     *,
     false_positives: float | None = None,
     sensitivity: float | None = None,
-    criterion: str = "iobb",
 ) -> dict[str, Any]:
     """Choose the threshold of each class on validation predictions.
 
     Args:
+        found: the predictions.
         source: name of the data, for people.
+        criterion: what a hit is, see :mod:`~mdf_detectron.evaluation.froc`.
         false_positives: wanted at most, an image and class; or
         sensitivity: wanted at least, of each class.
-        criterion: what a hit is, see :mod:`~mdf_detectron.evaluation.froc`.
 
     Returns:
         JSON-ready; a threshold of None reports nothing of that class.
@@ -75,9 +76,8 @@ def operating_point(
     """
     if (false_positives is None) == (sensitivity is None):
         raise ConfigError("give a number of false positives an image, or a sensitivity, to choose thresholds by")
-    found = froc_detections(ground_truth, detections, criterion=criterion)
     classes = {}
-    for k, name in enumerate(ground_truth.class_names):
+    for k, name in enumerate(class_names):
         chosen = found.category == k
         boxes = int((found.gt_category == k).sum())
         data = (found.scores[chosen], found.true_positive[chosen], boxes, found.num_images)
@@ -97,21 +97,18 @@ def operating_point(
         else f"a sensitivity of at least {sensitivity:g}"
     )
     return {
-        "source": f"{wanted}, on {source} ({ground_truth.num_images} images)",
+        "source": f"{wanted}, on {source} ({found.num_images} images)",
         "criterion": criterion,
         "classes": classes,
     }
 
 
-def calibration(
-    ground_truth: GroundTruth, detections: Detections, source: str, criterion: str = "iobb"
-) -> dict[str, Any] | None:
+def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str, Any] | None:
     """Measure the calibration of scores on validation predictions, all classes pooled, and fit a temperature.
 
     Returns:
         JSON-ready, or None where there are not both true and false positives to fit on.
     """
-    found = froc_detections(ground_truth, detections, criterion=criterion)
     temperature = fit_temperature(found.scores, found.true_positive)
     if temperature is None:
         return None
@@ -172,12 +169,13 @@ def measure(
     cfg.DATASETS.TEST = (val, test)
     model = load_model(cfg, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        data = predictions_on(cfg, model, val, Path(folder) / "val")
+        ground_truth, detections = predictions_on(cfg, model, val, Path(folder) / "val")
+        found = froc_detections(ground_truth, detections, criterion=criterion)
         point = operating_point(
-            *data, val, false_positives=false_positives, sensitivity=sensitivity, criterion=criterion
+            found, ground_truth.class_names, val, criterion, false_positives=false_positives, sensitivity=sensitivity
         )
         evaluation = evaluate_on_test(cfg, model, test, Path(folder), resamples)
-    entries = {"operating_point": point, "calibration": calibration(*data, val, criterion)}
+    entries = {"operating_point": point, "calibration": calibration(found, val, criterion)}
     return entries | {"results": stored_results(evaluation, test)}, evaluation
 
 

@@ -37,12 +37,23 @@ def test_the_file_holds_what_is_needed_and_no_more(published, tiny_run):
     assert results["against_exchanged_records"]["verdict"] in ("better", "worse", "no difference shown")
 
 
-def test_thresholds_do_on_validation_data_what_was_asked_for(published, tiny_folder, annotations_of):
-    predictor = Predictor(published, device="cpu")
-    annotations = annotations_of(tiny_folder, "val")
-    ground_truth, results = GroundTruth.load(annotations), []
-    for image in annotations["images"]:
+@pytest.fixture(scope="module")
+def predictor(published):
+    return Predictor(published, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def on_validation(predictor, tiny_folder):
+    """The annotation file of the validation split, and the predictor's COCO results on it."""
+    path, results = tiny_folder / "annotations" / "val.json", []
+    for image in json.loads(path.read_text())["images"]:
         results += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
+    return path, results
+
+
+def test_thresholds_do_on_validation_data_what_was_asked_for(predictor, on_validation):
+    path, results = on_validation
+    ground_truth = GroundTruth.load(path)
     found = froc_detections(ground_truth, Detections.load(results, ground_truth))
     for k, name in enumerate(predictor.class_names):
         point = predictor.contents["operating_point"]["classes"][name]
@@ -56,15 +67,11 @@ def test_thresholds_do_on_validation_data_what_was_asked_for(published, tiny_fol
     assert "1 false positives an image and class, on tiny_cxr_val (2 images)" in predictor.threshold_source
 
 
-def test_an_evaluation_shows_what_the_stored_choices_do(published, tiny_folder, annotations_of, tmp_path):
-    predictor, annotations = Predictor(published, device="cpu"), annotations_of(tiny_folder, "val")
-    results = []
-    for image in annotations["images"]:
-        results += predictor(tiny_folder / "images" / image["file_name"], image["clinical"]).to_coco(image["id"])
+def test_an_evaluation_shows_what_the_stored_choices_do(published, on_validation, tmp_path):
+    path, results = on_validation
     (tmp_path / "own.json").write_text(json.dumps(results))
-    options = ["--annotations", str(tiny_folder / "annotations" / "val.json"), "--predictions",
-               str(tmp_path / "own.json"), "--out", str(tmp_path / "out"), "--resamples", "5"]  # fmt: skip
-    evaluate.main([*options, "--weights", str(published)])
+    evaluate.main(["--annotations", str(path), "--predictions", str(tmp_path / "own.json"), "--out",
+                   str(tmp_path / "out"), "--resamples", "5", "--weights", str(published)])  # fmt: skip
     stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]["own"]["stored"]
     assert set(stored["operating_point"]["classes"]) == {"bright", "dark"}
     for one in stored["operating_point"]["classes"].values():  # the data that they were chosen on
@@ -89,14 +96,14 @@ def test_an_evaluation_refuses_the_thresholds_of_another_model(published, tiny_r
                            "--out", str(tmp_path / "out"), "--resamples", "2", "--weights", str(weights)])  # fmt: skip
 
 
-def test_half_precision_is_smaller_and_close(published, tiny_run, tiny_folder, tmp_path):
+def test_half_precision_is_smaller_and_close(published, predictor, tiny_run, tiny_folder, tmp_path):
     out = tmp_path / "half.pth"
     main(["--weights", str(tiny_run / "model_final.pth"), "--out", str(out), "--half", "--no-data"])
     assert out.stat().st_size < 0.7 * published.stat().st_size
-    whole, half = Predictor(published, device="cpu"), Predictor(out, device="cpu")
-    assert half.model.backbone.clinical_encoder.mean.tolist() == whole.model.backbone.clinical_encoder.mean.tolist()
+    half = Predictor(out, device="cpu")
+    assert half.model.backbone.clinical_encoder.mean.tolist() == predictor.model.backbone.clinical_encoder.mean.tolist()
     image = tiny_folder / "images" / "test_2.png"
-    one, other = whole(image, {"age": 42}).findings[0], half(image, {"age": 42}).findings[0]
+    one, other = predictor(image, {"age": 42}).findings[0], half(image, {"age": 42}).findings[0]
     assert one.class_name == other.class_name and one.score == pytest.approx(other.score, abs=0.01)
     assert np.allclose(one.box, other.box, atol=0.5) and one.score != other.score
 
