@@ -7,18 +7,8 @@ from mdf_detectron.engine.optimizer import build_optimizer, lr_factors
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_groups(name, small_config):
-    opts = [
-        "SOLVER.OPTIMIZER",
-        name,
-        "SOLVER.BASE_LR",
-        0.1,
-        "SOLVER.CLINICAL_LR_FACTOR",
-        3.0,
-        "SOLVER.DECONV_LR_FACTORS",
-        [0.5, 2.0],
-        "SOLVER.FULL_LR_FAN_IN",
-        64,
-    ]
+    opts = ["SOLVER.OPTIMIZER", name, "SOLVER.BASE_LR", 0.1, "SOLVER.CLINICAL_LR_FACTOR", 3.0,
+            "SOLVER.DECONV_LR_FACTORS", [0.5, 2.0], "SOLVER.FULL_LR_FAN_IN", 64]  # fmt: skip
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = build_model(cfg)
     groups = {id(p): g for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
@@ -49,7 +39,7 @@ def test_groups(name, small_config):
         (["MODEL.FUSION.NAME", "ConcatenationConv"], "backbone.clinical_encoder."),
     ],
 )
-def test_what_reads_the_row_learns_faster(opts, part, small_config):
+def test_what_reads_the_record_learns_faster(opts, part, small_config):
     opts = [*opts, "SOLVER.CLINICAL_LR_FACTOR", 3.0, "SOLVER.DECONV_LR_FACTORS", [1.0, 1.0]]
     model = build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))
     read = {name for name, factor in lr_factors(cfg, model).items() if factor > 1}
