@@ -64,7 +64,7 @@ def _stop_message(error: BaseException | None) -> str:
 
 @contextmanager
 def when_stopped(tell: Callable[[str], str]) -> Iterator[None]:
-    """Say what is kept and how to go on where Ctrl-C or SIGTERM stops the block.
+    """Say what is kept and how to continue where Ctrl-C or SIGTERM stops the block.
 
     Args:
         tell: gets what an inner block has said ("stopped" where none has) and returns the line.

@@ -291,7 +291,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         doubled = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {shorten(doubled)} is there twice in the object {shorten(found)}; remove one")
+        raise ValueError(f"the key {shorten(doubled)} appears twice in the object {shorten(found)}; remove one")
     return found
 
 

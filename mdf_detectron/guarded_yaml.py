@@ -87,7 +87,7 @@ class _GuardedLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        """Construct as the parent does; refuse a key that is there twice (one that ``<<`` brings may be set again)."""
+        """Construct as the parent does; refuse a key that appears twice (one that ``<<`` brings may be set again)."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -96,7 +96,7 @@ class _GuardedLoader(yaml.SafeLoader):
             if not isinstance(key, (str, int, float, bool, type(None))):
                 _refuse(f"the key {shorten(key)} is no plain value", key_node)
             if key in seen:
-                _refuse(f"the key {shorten(key)} is there twice in one mapping", key_node)
+                _refuse(f"the key {shorten(key)} appears twice in one mapping", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -57,7 +57,7 @@ def test_json_round_trip_without_nan(tmp_path):
         (b"", "the file is empty"),
         (b" \n", "the file is empty"),
         (b"{", "not JSON .*line 1"),
-        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' is there twice in the object"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' appears twice in the object"),
         (b'[{"a": NaN}]', "it holds NaN, which JSON does not have; write null"),
         (b"[-Infinity]", "it holds -Infinity"),
         (b'["\\ud800"]', "half of a character"),

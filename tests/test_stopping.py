@@ -46,7 +46,7 @@ def test_a_training(tiny_folder, tmp_path, monkeypatch, number, group, status):
     kept = int(checkpoint_to_resume(out).stem.split("_")[1])
     iteration = int(lines[-1].split(";")[0].removeprefix("stopped at iteration "))
     assert kept <= iteration <= kept + 3
-    told, _, words = lines[-1].partition("; go on with: ")
+    told, _, words = lines[-1].partition("; continue with: ")
     assert told == f"stopped at iteration {iteration}; the checkpoint of iteration {kept} is kept in {out}"
     assert shlex.split(words) == ["mdf", "train", "--resume", *argv]
     assert not [line for line in lines if "Traceback" in line or "KeyboardInterrupt" in line], "\n".join(lines[-60:])

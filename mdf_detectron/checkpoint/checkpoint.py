@@ -202,7 +202,7 @@ def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
         with zipfile.ZipFile(file) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         if packed:
-            raise CheckpointError(f"{path} is no file that torch wrote: its entry {shorten(packed[0])} is compressed")
+            raise CheckpointError(f"{path} was not written by torch: its entry {shorten(packed[0])} is compressed")
     file.seek(0)
 
 

@@ -48,7 +48,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
 
         Args:
-            tag_last: a resumed run goes on from this file (not so for the best checkpoint).
+            tag_last: a resumed run continues from this file (not so for the best checkpoint).
             kwargs: further entries, such as ``iteration``.
         """
         if not self.save_dir or not self.save_to_disk:

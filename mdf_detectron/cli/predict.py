@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.records:
         table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
-    kept = f"what is predicted is kept in {args.out}; run the same command again to go on"
+    kept = f"what is predicted is kept in {args.out}; run the same command again to continue"
     with FolderLock(args.out), when_stopped(lambda text: f"{text}; {kept}"):
         remove_partial_files(args.out, *args.out.glob("*/"))
         result = run_predictions(
@@ -147,7 +147,7 @@ def annotated_studies(args: argparse.Namespace) -> list[Study]:
     data = read_json(args.annotations, DatasetError)
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list) or not all(isinstance(i, dict) and {"id", "file_name"} <= i.keys() for i in images):
-        raise DatasetError(f"{args.annotations}: no list 'images' with id and file_name; this is no COCO file")
+        raise DatasetError(f"{args.annotations}: no list 'images' with id and file_name; this is not a COCO file")
     if len(args.images) != 1 or not args.images[0].is_dir():
         raise DatasetError("--annotations needs one folder in --images: the one that its file names start in")
 

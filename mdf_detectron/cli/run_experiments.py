@@ -4,7 +4,7 @@
     mdf experiments does_it_help --dataset datasets/own --config own.yaml --out output/does_it_help --jobs 2
     mdf experiments paper --out output/paper --slurm slurm_partition=gpu gpus_per_node=1 timeout_min=1440
 
-The plan is one of the package's (does_it_help, fusions, paper) or a YAML file. The same command goes on where a study
+The plan is one of the package's (does_it_help, fusions, paper) or a YAML file. The same command continues where a study
 was stopped; finished trainings are kept, a failed one is tried again. Writes OUT/report.html, report.md and study.json.
 """
 
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not args.report_only:
         left = left_to_do(chosen)
-        kept = f"what is trained is kept in {out}; run the same command again to go on"
+        kept = f"what is trained is kept in {out}; run the same command again to continue"
         with when_stopped(lambda text: f"{text}; {kept}"):
             if args.slurm is not None:
                 run_cluster(left, data, out, *parse_cluster_options(args.slurm))

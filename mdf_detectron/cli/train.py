@@ -26,7 +26,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name in the model zoo")
-    add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes of each machine, one a GPU")
     add("--num-machines", type=int, default=1, metavar="N")

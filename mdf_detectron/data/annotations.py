@@ -86,7 +86,7 @@ def check_annotations(
         report: called for every problem; an entry with one is left out. By default the first is raised.
 
     Raises:
-        DatasetError: the file is no COCO file, or the first problem without a ``report``.
+        DatasetError: the file is not a COCO file, or the first problem without a ``report``.
     """
     lists = data if isinstance(data, Mapping) else {}
     for part in ("images", "annotations", "categories"):
@@ -336,7 +336,7 @@ def box_problem(box: Any) -> str:
     if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
         return f"bbox {shorten(box)} is not [x, y, width, height]"
     if not all(isinstance(v, np.number) or _is_real(v) for v in box):
-        return f"bbox {shorten(list(box))} holds something that is no number"
+        return f"bbox {shorten(list(box))} holds something that is not a number"
     if not all(_is_number(v) for v in box):
         return f"bbox {shorten(list(box))} is not finite"
     if max(abs(v) for v in box) > LARGEST_COORDINATE:

@@ -164,7 +164,7 @@ def _hash_image(path: Path) -> np.ndarray | str:
 def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) -> AlikePairs:
     """Find pairs of images whose hashes differ in at most :data:`ALIKE_BITS`, but not of one file used twice.
 
-    Each image is compared with all later ones, 64 bits at a time; only pairs that are near so far go on.
+    Each image is compared with all later ones, 64 bits at a time; only pairs that are near so far continue.
 
     Args:
         images: (split, entry) of each.

@@ -88,7 +88,7 @@ def _polygons_problem(polygons: Any, height: int | None, width: int | None) -> s
 
 def _polygon_problem(polygon: Any, height: int | None, width: int | None) -> str:
     if not isinstance(polygon, (list, tuple)) or not set(map(type, polygon)) <= {int, float}:
-        return "is no list of numbers [x1, y1, x2, y2, x3, y3, …]"
+        return "is not a list of numbers [x1, y1, x2, y2, x3, y3, …]"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers; expected an even number of at least 6, [x1, y1, x2, y2, x3, y3, …]"
     if not all(abs(v) <= _FARTHEST for v in polygon):  # neither NaN, nor what products of coordinates would overflow

@@ -56,12 +56,12 @@ def _text(value: Any) -> str:
         raise ValueError(f"YAML reads an unquoted yes, no, on, off, true or false as a boolean ({value}): quote it")
     if value is None or isinstance(value, (str, int, float)):
         return "" if value is None else str(value)
-    raise ValueError(f"{shorten(value)} is no text")
+    raise ValueError(f"{shorten(value)} is not a text")
 
 
 def _words(values: Any) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)):
-        raise ValueError(f"{shorten(values)} is no list; write [F, M], for example")
+        raise ValueError(f"{shorten(values)} is not a list; write [F, M], for example")
     for value in values:
         if not isinstance(value, str) and type(value) is not int:
             quoted = 'for example ["yes", "no"]' if isinstance(value, bool) else "as the records have it"
@@ -119,7 +119,7 @@ class ClinicalColumn:
         """Parse a raw value: a float within the range, a word of the vocabulary, or None where it is missing.
 
         Raises:
-            DatasetError: a value outside the range or the vocabulary, or of another kind (a boolean is no number).
+            DatasetError: a value outside the range or the vocabulary, or of another kind (a boolean is not a number).
         """
         if is_missing(value):
             return None

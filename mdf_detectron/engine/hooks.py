@@ -122,7 +122,7 @@ class FiniteLosses(HookBase):
         raise TrainingDivergedError(
             f"training stopped at iteration {self.trainer.iter}: {bad} of the batch {files}. Look at these images and "
             "records (mdf visualize); if they are sound, lower SOLVER.BASE_LR or switch on "
-            "SOLVER.CLIP_GRADIENTS, and go on from the last checkpoint with --resume"
+            "SOLVER.CLIP_GRADIENTS, and continue from the last checkpoint with --resume"
         )
 
 

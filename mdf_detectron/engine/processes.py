@@ -32,7 +32,7 @@ EXCHANGE_LIMIT = timedelta(minutes=30)
 """Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_WAIT = 30 * 24 * 3600
-_RESUME = "go on from the last checkpoint with --resume"
+_RESUME = "continue from the last checkpoint with --resume"
 _HOW_TO_START = (
     "start every machine with the same --dist-url and --num-machines and its own --machine-rank",
     "start torchrun on every machine with the same --nnodes and rendezvous",

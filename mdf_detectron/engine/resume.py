@@ -1,6 +1,6 @@
 """The folder of a training: held by one run at a time, never a mixture of two, and resumed strictly.
 
-A training goes on only from a whole checkpoint of the same config and the same data.
+A training continues only from a whole checkpoint of the same config and the same data.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def lock_output_dir(cfg: CfgNode, *, fresh: bool, resume: bool = False) -> Itera
 
     Args:
         fresh: a training starts; an earlier run is moved aside, see :func:`archive_previous_run`.
-        resume: move it aside only where there is no checkpoint to go on from.
+        resume: move it aside only where there is no checkpoint to continue from.
 
     Raises:
         FolderInUseError: another run writes to the folder.
@@ -92,7 +92,7 @@ def archive_previous_run(folder: str | Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: str | Path) -> Path | None:
-    """Find the checkpoint at which a training goes on: the one that ``last_checkpoint`` names, else the latest.
+    """Find the checkpoint at which a training continues: the one that ``last_checkpoint`` names, else the latest.
 
     The first checkpoint of a run that was killed at once may lack the name.
 
@@ -164,7 +164,7 @@ def differing_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
-    """Refuse a checkpoint that a trainer cannot go on from as if it had never stopped.
+    """Refuse a checkpoint that a trainer cannot continue from as if it had never stopped.
 
     Args:
         trainer: built from the config that is resumed with; its checkpointer knows the training data.
@@ -210,7 +210,7 @@ def _check_schedule(state: Mapping[str, Any], where: str) -> None:
         found = schedule.get("last_epoch") if isinstance(schedule, Mapping) else None
         raise CheckpointError(
             f"{where}: its learning-rate schedule is at step {shorten(found)}, its training at {wanted}; the file is "
-            "damaged, go on from an earlier one (last_checkpoint names it)"
+            "damaged, continue from an earlier one (last_checkpoint names it)"
         )
 
 
@@ -233,7 +233,7 @@ def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str) -
                 )
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise CheckpointError(
-                    f"{where}: {name} of parameter {number} is not finite; the training diverged, go on from an "
+                    f"{where}: {name} of parameter {number} is not finite; the training diverged, continue from an "
                     "earlier checkpoint (last_checkpoint names it)"
                 )
 
@@ -255,7 +255,7 @@ def is_finished(cfg: CfgNode, results_file_name: str) -> bool:
     if done < cfg.SOLVER.MAX_ITER != checkpoint.saved_cfg.SOLVER.MAX_ITER:
         return False
     print(
-        f"{cfg.OUTPUT_DIR}: the training is finished ({done} iterations); nothing to resume. To go on, raise "
+        f"{cfg.OUTPUT_DIR}: the training is finished ({done} iterations); nothing to resume. To continue, raise "
         "SOLVER.MAX_ITER; to start again, leave out --resume"
     )
     return True

@@ -81,6 +81,6 @@ def _kept(cfg: CfgNode, how_to_resume: str) -> Callable[[str], str]:
             return f"{text}; there is no checkpoint yet: run the same command again"
         final = path.stem == FINAL_CHECKPOINT
         kept = "the final checkpoint" if final else f"the checkpoint of iteration {int(path.stem.split('_')[-1])}"
-        return f"{text}; {kept} is kept in {Path(cfg.OUTPUT_DIR)}; go on with: {how_to_resume}"
+        return f"{text}; {kept} is kept in {Path(cfg.OUTPUT_DIR)}; continue with: {how_to_resume}"
 
     return tell

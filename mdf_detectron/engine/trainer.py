@@ -238,7 +238,7 @@ class MultimodalTrainer(DefaultTrainer):
             resume: without a checkpoint a warning is logged and the training starts at its first iteration.
 
         Raises:
-            CheckpointError: a checkpoint that the training cannot go on from as if it had never stopped, see
+            CheckpointError: a checkpoint that the training cannot continue from as if it had never stopped, see
                 :mod:`~mdf_detectron.engine.resume`.
         """
         path = checkpoint_to_resume(self.cfg.OUTPUT_DIR) if resume else None

@@ -239,7 +239,7 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
         number = isinstance(score, (int, float, np.floating, np.integer)) and not isinstance(score, bool)
         too_large = isinstance(score, int) and abs(score) > sys.float_info.max
         if not number or too_large or not np.isfinite(score):
-            raise ResultsError(f"{_entry(results, i, where)}: score {shorten(score)} is no finite number")
+            raise ResultsError(f"{_entry(results, i, where)}: score {shorten(score)} is not a finite number")
 
 
 def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:

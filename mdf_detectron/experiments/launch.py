@@ -83,7 +83,7 @@ def note_failure(training: Training, ending: str, log: Path) -> None:
 
 
 class ClusterTraining:
-    """What a job of the cluster calls; it is queued again, to go on, when its time is up or it is preempted."""
+    """What a job of the cluster calls; it is queued again, to continue, when its time is up or it is preempted."""
 
     def __init__(self, folder: Path, datasets: Path) -> None:
         self.folder, self.datasets = str(folder), str(datasets)

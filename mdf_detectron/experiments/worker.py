@@ -1,7 +1,7 @@
-"""One training of a study, in a process of its own: train, or go on training, then predict with every state of records.
+"""One training of a study, in a process of its own: train or resume, then predict with every state of the records.
 
 ``python -m mdf_detectron.experiments.worker FOLDER`` reads ``training.json`` of the folder. What is done is not done
-again, so a killed process goes on where it was. At the end the folder holds ``scores.json``, or ``failure.json``.
+again, so a killed process continues where it was. At the end the folder holds ``scores.json``, or ``failure.json``.
 """
 
 from __future__ import annotations

@@ -298,7 +298,7 @@ def read_series(path: str | Path) -> Series:
         name → (iterations, values), of all finite numbers.
 
     Raises:
-        ResultsError: unreadable, a line that is no JSON object, or nothing in it.
+        ResultsError: unreadable, a line that is not a JSON object, or nothing in it.
     """
     series: Series = {}
     for n, line in enumerate(read_text(path, ResultsError).splitlines(), start=1):
@@ -308,7 +308,7 @@ def read_series(path: str | Path) -> Series:
             entry = json.loads(line)
             iteration = float(entry["iteration"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise ResultsError(f"{path}: line {n} is no JSON object with an iteration") from None
+            raise ResultsError(f"{path}: line {n} is not a JSON object with an iteration") from None
         for name, value in entry.items():
             if name != "iteration" and isinstance(value, (int, float)) and value == value:
                 iterations, values = series.setdefault(name, ([], []))

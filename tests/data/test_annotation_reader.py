@@ -105,8 +105,8 @@ BROKEN = [
     ("annotations", 1, {"bbox": [1, 1, 0, 5]}, r"bbox \[1, 1, 0, 5\] has no area"),
     ("annotations", 1, {"bbox": [1, 1, -2, 5]}, "negative size"),
     ("annotations", 1, {"bbox": [1, 1, 5]}, r"is not \[x, y, width, height\]"),
-    ("annotations", 1, {"bbox": [1, "1", 5, 5]}, "holds something that is no number"),
-    ("annotations", 1, {"bbox": [1, True, 5, 5]}, "holds something that is no number"),
+    ("annotations", 1, {"bbox": [1, "1", 5, 5]}, "holds something that is not a number"),
+    ("annotations", 1, {"bbox": [1, True, 5, 5]}, "holds something that is not a number"),
     ("annotations", 1, {"bbox": [1, math.inf, 5, 5]}, "is not finite"),
     ("annotations", 1, {"bbox": [1, 10**400, 5, 5]}, "is not finite"),
     ("annotations", 1, {"bbox": [0, 0, 5, 1e9]}, "is not of pixels"),
@@ -148,7 +148,7 @@ def test_files_that_are_no_coco_files(tmp_path):
     path.write_text(json.dumps(content()), encoding="utf-8-sig")
     assert len(read_annotations(path, prepared=True).images) == 3
     path.write_text('{"images": [], "annotations": [], "images": [], "categories": []}')
-    with pytest.raises(DatasetError, match="set.json: .*the key 'images' is there twice"):
+    with pytest.raises(DatasetError, match="set.json: .*the key 'images' appears twice"):
         read_annotations(path, prepared=True)
 
 

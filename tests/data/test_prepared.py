@@ -74,7 +74,7 @@ def test_bad_schemas(tmp_path):
          r"columns\[0\].vocabulary: YAML made True \(bool\) of a value; quote it, for example \[\"yes\", \"no\"\]"),
         ("{name: x, kind: categorical, vocabulary: [1.0, 2.0]}", r"YAML made 1.0 \(float\) of a value; quote it"),
         ("{name: x, kind: categorical, vocabulary: [2020-01-01]}", r"\(date\) of a value; quote it, as the records"),
-        ("{name: x, kind: categorical, vocabulary: F}", r"columns\[0\].vocabulary: 'F' is no list; write \[F, M\]"),
+        ("{name: x, kind: categorical, vocabulary: F}", r"columns\[0\].vocabulary: 'F' is not a list; write \[F, M\]"),
         ("{name: age, kind: numeric, maximum: 1e3}",
          r"columns\[0\].maximum: '1e3' is not a number: YAML reads it as text; write 1000$"),
         ("{name: age, kind: numeric, minimum: low}", "minimum: 'low' is not a number$"),

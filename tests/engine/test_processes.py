@@ -167,7 +167,7 @@ def test_the_cause_of_a_failed_exchange_stays_in_the_message(monkeypatch):
         launch(pytest.fail, plan)
     assert not isinstance(error.value, LostPeerError) and "\n" not in str(error.value)
     monkeypatch.setattr("mdf_detectron.engine.processes._meet", lambda *_: None)
-    with pytest.raises(LostPeerError, match=r"has lost another one.* \(NCCL error in.* by remote peer\); go on"):
+    with pytest.raises(LostPeerError, match=r"has lost another one.* \(NCCL error in.* by remote peer\); continue"):
         launch(fail, plan, (dist.DistBackendError(ENDED),))
     with pytest.raises(dist.DistBackendError, match="Duplicate GPU"):
         launch(fail, plan, (dist.DistBackendError(DUPLICATE),))

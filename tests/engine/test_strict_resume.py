@@ -158,7 +158,7 @@ def test_a_weight_that_is_absent_is_refused(trained, tmp_path):
 def test_finished_training_says_so(trained, capsys, tmp_path):
     cfg = trained[0].clone()
     assert is_finished(cfg, "results.json")
-    assert "the training is finished (2 iterations); nothing to resume. To go on, raise" in capsys.readouterr().out
+    assert "the training is finished (2 iterations); nothing to resume. To continue, raise" in capsys.readouterr().out
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = 4
     assert not is_finished(cfg, "results.json")  # more is asked for

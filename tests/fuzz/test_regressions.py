@@ -138,7 +138,7 @@ def test_a_prediction_with_neither_box_nor_mask():
 
 
 def test_a_score_beyond_every_number_of_a_machine():
-    with pytest.raises(ResultsError, match="score 10+.* is no finite number"):
+    with pytest.raises(ResultsError, match="score 10+.* is not a finite number"):
         Detections.load([{**PREDICTIONS[0], "score": 10**400}], GroundTruth.load(COCO))
 
 

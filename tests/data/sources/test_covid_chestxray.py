@@ -231,7 +231,7 @@ def test_an_image_without_a_patient_is_dropped(tmp_path, blank):
     [
         (2, "f", "F", None), (2, "Female", "F", None), (2, "male", "M", None), (2, "F ", "F", None),
         (2, "nan", None, "sex: empty"), (3, "-3", None, "age: outside 0 to 120 years"),
-        (3, "true", None, "age: a boolean is no number"), (3, "inf", None, "age: not finite"),
+        (3, "true", None, "age: a boolean is not a number"), (3, "inf", None, "age: not finite"),
         (3, "many", None, "age: not a number"),
         (4, '"38,1"', None, "temperature: a decimal comma (--decimal-comma reads it)"),
     ],

@@ -28,7 +28,7 @@ _AGE = re.compile(
 _AGE_NAME = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter", re.IGNORECASE)
 _UNITS_A_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}
 
-NOT_A_NUMBER, BOOLEAN, INFINITE = "not a number", "a boolean is no number", "not finite"
+NOT_A_NUMBER, BOOLEAN, INFINITE = "not a number", "a boolean is not a number", "not finite"
 DECIMAL_COMMA = "a decimal comma (--decimal-comma reads it)"
 NOT_A_CATEGORY = "not in the vocabulary"
 
