@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line that says what is kept and how to go on, and nothing left behind."""
+"""Ctrl-C and SIGTERM: one line that says what is kept and how to continue, and nothing left behind."""
 
 import os
 import shlex

@@ -33,7 +33,7 @@ LARGEST_COORDINATE = 1_000_000
 
 Entry = dict[str, Any]
 Report = Callable[[str, str], None]
-"""Takes the kind of a problem (what problems are counted by) and the message; may raise, or return to go on."""
+"""Takes the kind of a problem (what problems are counted by) and the message; may raise, or return to continue."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two processes on CPUs train like one, and go on exactly where a killed training stopped."""
+"""Two processes on CPUs train like one, and continue exactly where a killed training stopped."""
 
 import json
 import os

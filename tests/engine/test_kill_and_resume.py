@@ -1,4 +1,4 @@
-"""A training process that is killed, as by a scheduler, and resumed: best checkpoint and early stopping go on."""
+"""A training process that is killed, as by a scheduler, and resumed: best checkpoint and early stopping continue."""
 
 import json
 import os

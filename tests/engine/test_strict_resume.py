@@ -1,4 +1,4 @@
-"""A training goes on only from a whole checkpoint of the same config and data, and never mixes with another run."""
+"""A training continues only from a whole checkpoint of the same config and data, and never mixes with another run."""
 
 import copy
 import json

@@ -35,7 +35,7 @@ def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
-    """Killed, its training ends too; the same command goes on from the last checkpoint, and reports."""
+    """Killed, its training ends too; the same command continues from the last checkpoint, and reports."""
     variants = [{"name": "image_only", "columns": ["age"], "overrides": {"MODEL.CLINICAL.FUSION_3D": False}}]
     plan = {**ONE, "records": ["shuffled", "age removed"]}
     path = plan_file(dataset=str(tiny_folder), **plan, variants=variants, question=None)

@@ -19,7 +19,7 @@ class ProblemList:
     """Collects broken input, so that all of it is told at once.
 
     Args:
-        skip: count broken entries and go on without them (``--on-error skip``); else :meth:`stop_if_any` raises.
+        skip: count broken entries and continue without them (``--on-error skip``); else :meth:`stop_if_any` raises.
         show_values: put messages and examples of values, which may name patients, into the report too.
     """
 

@@ -72,7 +72,7 @@ def parse_columns(words: str | Sequence[str]) -> tuple[ColumnSpec, ...]:
 def _mapping(text: str | None, source: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
     if any(not equals for _, equals, _ in pairs):
-        raise SourceDataError(f"columns: {source}: {{{text}}} is no list of raw=value")
+        raise SourceDataError(f"columns: {source}: {{{text}}} is not a list of raw=value")
     return {raw.strip(): value.strip() for raw, _, value in pairs}
 
 
