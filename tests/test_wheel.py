@@ -16,7 +16,7 @@ import mdf_detectron
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ("SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "INPUT.IMAGE_SIZE", "64",
-         "MODEL.SPATIALIZER.NUM_STAGES", "6", "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
+         "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
 
 
 PROGRAM = """

@@ -125,7 +125,7 @@ class Checkpoint:
         cfg = self.saved_cfg.clone()
         cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
         cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
-        cfg.VALIDATION.PATIENCE, cfg.VALIDATION.TRAIN_IMAGES = 0, 0  # refused without a validation split
+        cfg.VALIDATION.PATIENCE = 0  # refused without a validation split
         cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # refused without a GPU
         check_config(cfg)
         return cfg

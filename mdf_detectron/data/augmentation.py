@@ -112,6 +112,6 @@ def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
         )
     if cfg.INPUT.RANDOM_SCALE or cfg.INPUT.RANDOM_SHIFT:
         augmentations.append(RandomScaleAndShift(cfg.INPUT.RANDOM_SCALE, cfg.INPUT.RANDOM_SHIFT))
-    if cfg.INPUT.RANDOM_CONTRAST or cfg.INPUT.RANDOM_BRIGHTNESS:
-        augmentations.append(RandomWindow(cfg.INPUT.RANDOM_CONTRAST, cfg.INPUT.RANDOM_BRIGHTNESS))
+    if any(cfg.INPUT.RANDOM_JITTER):
+        augmentations.append(RandomWindow(*cfg.INPUT.RANDOM_JITTER))
     return augmentations

@@ -14,8 +14,7 @@ from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import find_config_file
-from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
-from mdf_detectron.threads import use_free_cores
+from mdf_detectron.threads import keep_freed_memory, use_free_cores
 
 __all__ = ["setup", "setup_cfg"]
 

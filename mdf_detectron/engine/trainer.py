@@ -8,7 +8,6 @@ import sys
 import weakref
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -34,7 +33,6 @@ from mdf_detectron.data.loaders import (
     model_schema,
     records_of,
     train_clinical_records,
-    train_part,
 )
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
@@ -145,7 +143,7 @@ class MultimodalTrainer(DefaultTrainer):
     def _test_and_remember(self) -> OrderedDict:
         """Score the test split: with the weights that validation found best, else with the last ones."""
         path, best = Path(self.cfg.OUTPUT_DIR) / f"{BEST_CHECKPOINT}.pth", self._history and self._history.best
-        use = bool(best) and self.cfg.VALIDATION.SAVE_BEST and path.is_file()
+        use = bool(best) and path.is_file()
         if use:
             logging.getLogger(__name__).info(
                 f"testing the checkpoint of iteration {best['iteration']}, the best in validation: {path}"
@@ -157,31 +155,18 @@ class MultimodalTrainer(DefaultTrainer):
     def _validation_hook(self) -> ValidationHook:
         cfg, v = self.cfg, self.cfg.VALIDATION
         history_file = os.path.join(cfg.OUTPUT_DIR, HISTORY_FILE_NAME)
-        self._history = ValidationHistory(history_file, v.METRIC, v.METRIC not in LOSS_METRICS, v.MIN_DELTA)
-        val, train = cfg.DATASETS.VAL[0], cfg.DATASETS.TRAIN[0]
+        self._history = ValidationHistory(history_file, v.METRIC, v.METRIC not in LOSS_METRICS)
+        val = cfg.DATASETS.VAL[0]
         return ValidationHook(
             period=cfg.TEST.EVAL_PERIOD,
-            evaluate=lambda: self._evaluate(val, val),
+            evaluate=lambda: inference_on_dataset(
+                self.model, self.build_test_loader(cfg, val), self.build_evaluator(cfg, val)
+            ),
             losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, val))) if v.LOSSES else None,
-            evaluate_train_part=(lambda: self._evaluate(train, "train_part", train_part(cfg, v.TRAIN_IMAGES)))
-            if v.TRAIN_IMAGES
-            else None,
             history=self._history,
-            save_best=(lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1))
-            if v.SAVE_BEST
-            else None,
+            save_best=lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1),
             patience=v.PATIENCE,
         )
-
-    def _evaluate(self, name: str, out: str, records: list[dict[str, Any]] | None = None) -> OrderedDict:
-        """Score a data set, or some of its records, into a folder below ``inference``."""
-        evaluator = CXREvaluator(
-            name,
-            output_dir=os.path.join(self.cfg.OUTPUT_DIR, "inference", out),
-            max_dets=self.cfg.TEST.DETECTIONS_PER_IMAGE,
-            image_ids=None if records is None else [record["image_id"] for record in records],
-        )
-        return inference_on_dataset(self.model, build_test_loader(self.cfg, name, records), evaluator)
 
     def train(self) -> OrderedDict | None:
         """Train to the end, or until validation no longer improves.

@@ -34,12 +34,11 @@ class ValidationHistory:
         path: its JSON file, written whole after every validation.
         metric: name of the metric.
         larger_is_better: False for losses.
-        min_delta: least improvement that counts.
     """
 
-    def __init__(self, path: str | Path, metric: str, larger_is_better: bool = True, min_delta: float = 0.0) -> None:
+    def __init__(self, path: str | Path, metric: str, larger_is_better: bool = True) -> None:
         self.path, self.metric = Path(path), metric
-        self.larger_is_better, self.min_delta = larger_is_better, min_delta
+        self.larger_is_better = larger_is_better
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
 
@@ -76,7 +75,7 @@ class ValidationHistory:
         """Tell whether a value would be the best so far; an undefined one never is."""
         if value is None or not math.isfinite(value):
             return False
-        return self.best is None or self._gain(value) > self.min_delta
+        return self.best is None or self._gain(value) > 0
 
     @property
     def since_best(self) -> int:
@@ -113,16 +112,14 @@ class EarlyStop(BaseException):
 class ValidationHook(HookBase):
     """Validate every ``period`` iterations and after the last one.
 
-    Scalars: ``val/<task>/<metric>``, ``val/<loss>``, ``val/best``, ``val/validations_since_best``; with a fixed part
-    of the train split also ``train_part/<task>/<metric>`` and ``gap/<task>/<metric>`` (train part minus validation).
+    Scalars: ``val/<task>/<metric>``, ``val/<loss>``, ``val/best``, ``val/validations_since_best``.
 
     Args:
         period: iterations; 0 validates after the last one only.
         evaluate: gives {task: {metric: value}} on the validation split.
         losses: gives the mean losses on it, or None.
-        evaluate_train_part: as ``evaluate``, on a fixed part of the train split, or None.
         history: of the metric that decides; its ``metric`` is "task/metric", or a loss's name.
-        save_best: called when a validation is the best so far, or None.
+        save_best: called when a validation is the best so far.
         patience: validations without improvement after which training ends; 0 never.
     """
 
@@ -132,13 +129,12 @@ class ValidationHook(HookBase):
         period: int,
         evaluate: Callable[[], Mapping[str, Mapping[str, float]]],
         history: ValidationHistory,
+        save_best: Callable[[int], None],
         losses: Callable[[], Mapping[str, float]] | None = None,
-        evaluate_train_part: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
-        save_best: Callable[[int], None] | None = None,
         patience: int = 0,
     ) -> None:
         self._period, self._patience = period, patience
-        self._evaluate, self._losses, self._evaluate_train_part = evaluate, losses, evaluate_train_part
+        self._evaluate, self._losses = evaluate, losses
         self._history, self._save_best = history, save_best
 
     def before_train(self) -> None:
@@ -160,16 +156,12 @@ class ValidationHook(HookBase):
         scalars = {f"val/{n}": v for n, v in self._losses().items()} if self._losses else {}
         metrics = flatten(self._evaluate())
         scalars |= {f"val/{name}": value for name, value in metrics.items()}
-        if self._evaluate_train_part:
-            part = flatten(self._evaluate_train_part())
-            scalars |= {f"train_part/{name}": value for name, value in part.items()}
-            scalars |= {f"gap/{n}": part[n] - metrics[n] for n in part.keys() & metrics.keys()}
         if comm.is_main_process():
             if f"val/{self._history.metric}" not in scalars:
                 known = sorted(n.removeprefix("val/") for n in scalars if n.startswith("val/"))
                 raise ConfigError(f"VALIDATION.METRIC '{self._history.metric}' is not among {known}")
             value = scalars[f"val/{self._history.metric}"]
-            if self._save_best and self._history.is_better(value):
+            if self._history.is_better(value):
                 self._save_best(done)  # before the history names it: a run killed in between saves it again
             self._history.add(done, value)
             if best := self._history.best:

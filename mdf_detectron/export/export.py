@@ -31,7 +31,6 @@ from torch import Tensor, nn
 import mdf_detectron
 from mdf_detectron.config import fuses_3d
 from mdf_detectron.errors import ConfigError, UserError, shorten
-from mdf_detectron.export.parts import with_exportable_parts
 from mdf_detectron.fileio import atomic_path, finite_or_none
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.inference.what_if import background_records
@@ -140,7 +139,7 @@ def export_model(
     """Write a file and compare it with the model.
 
     Args:
-        predictor: the model; the file computes in 32 bits, ``MODEL.CLINICAL.EXECUTION`` has no effect.
+        predictor: the model; the file computes in 32 bits.
         path: ends with ".onnx" or ".ts".
         batches: inputs of the model (as the mapper makes them, one size within a batch) to compare on, next to random
             ones.
@@ -157,7 +156,7 @@ def export_model(
     (example,) = random_inputs(predictor, 1, (side + 64, side + 32), seed=0)
     with atomic_path(path) as partial_path:
         try:
-            _write(kind, with_exportable_parts(_plain_model(predictor)), example, predictor, partial_path)
+            _write(kind, _plain_model(predictor), example, predictor, partial_path)
         except UserError:
             raise
         except Exception as cause:  # tracers raise anything; the message says what in the model it was
@@ -171,7 +170,7 @@ def export_model(
 def _plain_model(predictor: Predictor) -> nn.Module:
     cfg = predictor.cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE, cfg.MODEL.CLINICAL.EXECUTION = "cpu", []
+    cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     model.load_state_dict(predictor.model.state_dict())
     for part in model.modules():

@@ -189,7 +189,6 @@ def _anchors(choose: Choose, boxes: np.ndarray, side: int) -> None:
     choose("MODEL.TIMM.STRIDE", stride, f"One feature map of {side // stride} × {side // stride}.")
     choose("MODEL.RPN.IN_FEATURES", [feature])
     choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
-    choose("MODEL.SPATIALIZER.NUM_STAGES", max(1, round(math.log2(side))), "Each stage doubles the side, from 1.")
 
 
 def _masks_and_flip(choose: Choose, train: Annotations, flip: bool) -> None:

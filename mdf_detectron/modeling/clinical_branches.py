@@ -1,6 +1,4 @@
-"""The encoded record as feature maps beside the image's: branches of different cost (``MODEL.CLINICAL.BRANCH``).
-
-The paper's own branch is in ``deconv_fast/branch.py``.
+"""The encoded record as feature maps of the image's size: branches of different cost (``MODEL.CLINICAL.BRANCH``).
 
 Shape letters: N records, Z width of the encoded record, H×W pixels of the model's input, D channels and h×w cells of
 a map.
@@ -15,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, Backbone
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from mdf_detectron.errors import ConfigError
-from mdf_detectron.modeling.deconv_fast.spatializer import Spatializer
+from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
+from mdf_detectron.modeling.spatializer import RECTIFIER_MARGIN, Spatializer
 
 START_SCALE = 0.08
 """Of the weights of the layers that give the maps, against their usual initialization."""
@@ -40,13 +40,7 @@ SHORT_NAMES = {"deconv": "DeconvolutionBranch", "compact": "CompactBranch", "rep
 
 
 class ClinicalBranch(nn.Module):
-    """Base of the branches.
-
-    Attributes:
-        autocast: compute in bfloat16 where torch's autocast allows it; the maps come out as float32.
-    """
-
-    autocast = False
+    """Base of the branches."""
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         """Records → maps.
@@ -57,16 +51,8 @@ class ClinicalBranch(nn.Module):
             sizes: (h, w) of each of the image's maps.
 
         Returns:
-            (N, D, h, w) float32 under each name.
+            (N, D, h, w) under each name.
         """
-        if not self.autocast:
-            return self.spread(encoded, image_size, sizes)
-        with torch.autocast(encoded.device.type, dtype=torch.bfloat16):
-            maps = self.spread(encoded, image_size, sizes)
-        return {name: x.float() for name, x in maps.items()}
-
-    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """Compute the maps; :meth:`forward` wraps this in autocast and casts the result to float32."""
         raise NotImplementedError
 
     def start_near(self, neutral: float) -> None:
@@ -96,8 +82,8 @@ class RepeatBranch(ClinicalBranch):
         """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
-    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """As :meth:`ClinicalBranch.forward`."""
+    def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """See the base."""
         return {
             name: projection(encoded)[:, :, None, None].expand(-1, -1, *sizes[name])
             for name, projection in self.projections.items()
@@ -110,11 +96,11 @@ class RepeatBranch(ClinicalBranch):
 
 @CLINICAL_BRANCH_REGISTRY.register()
 class CompactBranch(ClinicalBranch):
-    """Deconvolved straight to the size of the finest feature map, beside the repeated record: no second backbone.
+    """Deconvolved straight to the size of the finest feature map, plus the repeated record: no second backbone.
 
     The repeated record is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
-    norm stands in the place of the paper's batch norm: on maps as small as these, batch norm makes the code of a record
-    depend on the few other records of the batch.
+    norm replaces the paper's batch norm: on maps as small as these, batch norm makes the code of a record depend on the
+    few other records of the batch.
 
     Args:
         spatializer: its stages reach the finest map's side, or near it.
@@ -138,7 +124,7 @@ class CompactBranch(ClinicalBranch):
     def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
         side = cfg.INPUT.IMAGE_SIZE // min(shape.stride for shape in features.values())
         num_stages, channels = max(1, side.bit_length() - 1), cfg.MODEL.SPATIALIZER.CHANNELS
-        options = {**spatializer_options(cfg, in_dim), "num_stages": num_stages, "norm": "GN"}
+        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages, "norm": "GN"}
         return {
             "spatializer": Spatializer(out_channels=channels, num_uniform=num_stages, **options),
             "spatial_channels": channels,
@@ -146,10 +132,10 @@ class CompactBranch(ClinicalBranch):
             "channels": _channels(features),
         }
 
-    def spread(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """As :meth:`ClinicalBranch.forward`; coarser maps are the finest one's means."""
+    def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """See the base; coarser maps are the finest one's means."""
         finest = self.spatializer(encoded, max(sizes.values()))
-        repeated = self.repeat.spread(encoded, image_size, sizes)
+        repeated = self.repeat(encoded, image_size, sizes)
         return {
             name: repeated[name] + projection(F.adaptive_avg_pool2d(finest, sizes[name]))
             for name, projection in self.projections.items()
@@ -159,6 +145,78 @@ class CompactBranch(ClinicalBranch):
         """See the base."""
         self.repeat.start_near(neutral)
         start_near(self.projections.values(), 0.0)
+
+
+@CLINICAL_BRANCH_REGISTRY.register()
+class DeconvolutionBranch(ClinicalBranch):
+    """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
+
+    An untrained backbone scrambles a record beyond what the detector can read.  So it starts nearly linear: norms that
+    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.
+
+    Args:
+        spatializer: S = f_spa(Z^C).
+        backbone: C = f_clinical(S).
+        start_linear: start the backbone so; not with pretrained weights.
+    """
+
+    @configurable
+    def __init__(self, *, spatializer: Spatializer, backbone: Backbone, start_linear: bool = True):
+        super().__init__()
+        self.spatializer = spatializer
+        self.backbone = backbone
+        if start_linear:
+            _start_linear(backbone)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
+        num_stages = max(1, cfg.INPUT.IMAGE_SIZE.bit_length() - 1)
+        options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages}
+        return {
+            "spatializer": Spatializer(out_channels=image_shape.channels, **options),
+            "backbone": build_image_backbone(_trained_from_scratch(cfg), image_shape),
+            "start_linear": not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
+        }
+
+    def lr_groups(self) -> dict[str, str]:
+        """Learning-rate group of every parameter, see ``engine/optimizer.py``: deep, or of the layers that read out."""
+        read_out = {id(p) for layer in self.output_layers() for p in layer.parameters()}
+        return {n: "deconv_out" if id(p) in read_out else "deconv_deep" for n, p in self.named_parameters()}
+
+    def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
+        """See the base; the backbone's own stride decides on the size."""
+        return self.backbone(self.spatializer(encoded, image_size))
+
+    def start_near(self, neutral: float) -> None:
+        """For this project's backbone, and for a pyramid without norms."""
+        start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
+
+    def output_layers(self) -> list[nn.Module]:
+        """The convolutions that give the maps, where they are known: of this project's backbone and of a pyramid."""
+        if isinstance(self.backbone, TimmBackbone):
+            return [self.backbone.conv]
+        if isinstance(self.backbone, FPN):
+            top = [m for m in (self.backbone.top_block or nn.Identity()).modules() if isinstance(m, nn.Conv2d)]
+            return [*self.backbone.output_convs, *top]
+        return []
+
+
+def _start_linear(backbone: nn.Module) -> None:
+    from timm.layers import BatchNormAct2d  # slow to import
+
+    for module in backbone.modules():
+        if isinstance(module, BatchNormAct2d) and not isinstance(module.act, nn.Identity):
+            nn.init.constant_(module.bias, RECTIFIER_MARGIN)
+
+
+def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
+    """Without frozen layers: pretrained weights are those of images, and the pseudo-image is none."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"
+    return cfg
 
 
 def start_near(layers: Iterable[nn.Module], neutral: float) -> None:
@@ -189,20 +247,12 @@ def build_clinical_branch(
         raise ConfigError(f"MODEL.CLINICAL.BRANCH is '{name}'; use one of {list(SHORT_NAMES)} or {known}")
     branch = CLINICAL_BRANCH_REGISTRY.get(name)(cfg, in_dim, image_shape, features)
     branch.start_near(neutral)
-    branch.autocast = "bfloat16" in cfg.MODEL.CLINICAL.EXECUTION
-    if "compile" in cfg.MODEL.CLINICAL.EXECUTION:
-        branch.spatializer.compile()
     return branch
 
 
-def spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
+def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
     """Arguments of a :class:`Spatializer` that every branch takes from the config."""
-    return {
-        "in_dim": in_dim,
-        "channels": cfg.MODEL.SPATIALIZER.CHANNELS,
-        "use_checkpoint": "checkpoint" in cfg.MODEL.CLINICAL.EXECUTION,
-        "channels_last": True,
-    }
+    return {"in_dim": in_dim, "channels": cfg.MODEL.SPATIALIZER.CHANNELS}
 
 
 def _channels(features: dict[str, ShapeSpec]) -> dict[str, int]:

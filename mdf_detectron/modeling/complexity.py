@@ -14,9 +14,6 @@ from fvcore.nn.jit_handles import get_shape
 
 from mdf_detectron.modeling.meta_arch import build_model
 
-STRIPS = "mdf_detectron::convolve_by_strips"
-"""The spatializer's own operator, see ``modeling/deconvolution.py``."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -34,10 +31,6 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
     Args:
         depth: parts with names of at most this many components; the first is the whole model, named "".
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    # Compiled it is the same arithmetic, but it cannot be traced.
-    cfg.MODEL.CLINICAL.EXECUTION = [option for option in cfg.MODEL.CLINICAL.EXECUTION if option != "compile"]
     model = build_model(cfg).eval()
     encoder = getattr(model.backbone, "clinical_encoder", None)
     if encoder is not None:
@@ -56,9 +49,6 @@ def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
     analysis = kind(adapter, adapter.flattened_inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     if kind is FlopCountAnalysis:
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_operations)
-        analysis.set_op_handle(STRIPS, _strips_operations)
-    else:
-        analysis.set_op_handle(STRIPS, _strips_activations)
     with warnings.catch_warnings():
         # tracing scripts small functions of detectron2 and torchvision
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
@@ -72,19 +62,6 @@ def _attention_operations(inputs: list, outputs: list) -> int:
     *batch, queries, width = get_shape(inputs[0])
     keys, values = get_shape(inputs[2])[-2:]
     return math.prod(batch) * queries * keys * (width + values)
-
-
-def _strips_operations(inputs: list, outputs: list) -> int:
-    """Multiply-adds of a deconvolution (4·D, I, 1, 1) and of the 3×3 convolution (9·O, D, 1, 1) behind it."""
-    n, in_channels, height, width = get_shape(inputs[0])
-    deconvolution, projection = math.prod(get_shape(inputs[1])), math.prod(get_shape(inputs[3]))
-    return n * height * width * (deconvolution + 4 * projection)
-
-
-def _strips_activations(inputs: list, outputs: list) -> int:
-    """Output elements of the two, of which the first's are never all there at once."""
-    n, _, height, width = get_shape(inputs[0])
-    return n * height * width * get_shape(inputs[1])[0] + math.prod(get_shape(outputs[0]))
 
 
 def _one_image(cfg: CfgNode) -> dict:

@@ -121,11 +121,6 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
         fusion = fusion_class(cfg)
         if MAP in fusion.reads:
             parts["clinical_branch"] = build_clinical_branch(cfg, layout.dim, input_shape, shapes, fusion.neutral)
-        elif clinical.EXECUTION:
-            raise ConfigError(
-                f"MODEL.CLINICAL.EXECUTION is {clinical.EXECUTION}, but the fusion {fusion.__name__} reads the record "
-                "itself, there is no clinical branch: leave it empty"
-            )
     return DualBackbone(**parts)
 
 

@@ -7,7 +7,7 @@ from mdf_detectron.cli import visualize_data
 
 OPTS = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.CLINICAL.NUMERIC", "['age']",
         "DATASETS.TRAIN", "('tiny_cxr_train',)", "DATASETS.TEST", "('tiny_cxr_test',)", "INPUT.IMAGE_SIZE", "64",
-        "INPUT.RANDOM_FLIP", "none", "INPUT.RANDOM_SCALE", "0.4", "INPUT.RANDOM_BRIGHTNESS", "0.5"]  # fmt: skip
+        "INPUT.RANDOM_FLIP", "none", "INPUT.RANDOM_SCALE", "0.4", "INPUT.RANDOM_JITTER", "[0.0, 0.5]"]  # fmt: skip
 
 SAVE_PANELS = "mdf_detectron.report.images.save_panels"
 

@@ -94,7 +94,7 @@ def test_augmentation_is_the_same_after_the_cache(cfg, plain, deep):
         deepen(records_of([TRAIN])[5])
     for config in (cfg, plain):
         config.INPUT.RANDOM_SCALE, config.INPUT.RANDOM_SHIFT = 0.2, 0.1
-        config.INPUT.RANDOM_CONTRAST, config.INPUT.RANDOM_BRIGHTNESS = 0.5, 0.3
+        config.INPUT.RANDOM_JITTER = [0.5, 0.3]
     make_caches(cfg, [TRAIN])
     for one, other in zip(batches(cfg), batches(plain), strict=True):
         assert torch.equal(one["image"], other["image"])

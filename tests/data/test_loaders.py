@@ -215,7 +215,7 @@ def test_a_training_opens_each_annotation_file_once(tiny_folder, tmp_path, monke
     names = [v for s in ("train", "val", "test") for v in (f"DATASETS.{s.upper()}", f"('once_cxr_{s}',)")]
     opts = ["MODEL.DEVICE", "cpu", "MODEL.CLINICAL.NUMERIC", "['age']", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
             "INPUT.IMAGE_SIZE", "64", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.STEPS", "()",
-            "SOLVER.MAX_ITER", "10", "TEST.EVAL_PERIOD", "5", "VALIDATION.TRAIN_IMAGES", "2", *names]  # fmt: skip
+            "SOLVER.MAX_ITER", "10", "TEST.EVAL_PERIOD", "5", *names]  # fmt: skip
     with openings(folder) as counts:
         train.main(["--config-file", "synthetic_cxr/mdf_net_compact.yaml", *opts, "OUTPUT_DIR", str(tmp_path / "out")])
     assert (tmp_path / "out" / "results.json").is_file()

@@ -8,7 +8,7 @@ from mdf_detectron.engine.trainer import MultimodalTrainer
 
 # Four images: of fewer rows the clinical branch gets gradients that are rounding alone, and no two runs are alike.
 TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
-        "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", ()]  # fmt: skip
+        "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", ()]  # fmt: skip
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_train_evaluate_resume_and_load(tiny_config, train, tmp_path):
     ],
 )
 def test_other_detectors_train_and_evaluate_on_the_same_folder(config, opts, tiny_config, train, tmp_path):
-    validation = ["DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1, "VALIDATION.SAVE_BEST", False]
+    validation = ["DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1]
     opts = [*validation, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "MODEL.SPATIALIZER.CHANNELS", 8, *opts]
     cfg = tiny_config(*opts, config=config)
     check_datasets(cfg, ("tiny_cxr_train", "tiny_cxr_test"))

@@ -12,9 +12,7 @@ from torch import nn
 from mdf_detectron.cli.export_model import main
 from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.export.export import DESCRIPTION, ExportedModel, average_pooled, export_model
-from mdf_detectron.export.parts import plain_stage
 from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.modeling.deconv_fast.spatializer import SpatializerStage
 from mdf_detectron.modeling.fusions import ElementwiseSum
 
 runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra export)")
@@ -128,21 +126,6 @@ def test_other_detectors_and_fusions(tiny_run, small_config, fit_encoder, tmp_pa
         if isinstance(layer, nn.Linear) and layer.out_features == 3 or getattr(layer, "out_channels", 0) == 18:
             nn.init.normal_(layer.weight, std=0.5)
     assert export_model(predictor, tmp_path / f"model.{end}")["detections"] == 40
-
-
-@pytest.mark.parametrize("norm", ["BN", "GN"])
-@pytest.mark.parametrize("last", [True, False])
-def test_a_plain_stage_computes_what_the_stage_does(norm, last):
-    torch.manual_seed(0)
-    stage = SpatializerStage(5, 6, 1 if last else 7, norm, last)
-    for _ in range(3):
-        stage(torch.randn(4, 5, 3, 4))  # running statistics other than 0 and 1
-    for module in stage:
-        if hasattr(module, "bias"):
-            nn.init.normal_(module.bias)
-    x = torch.randn(2, 5, 3, 4)
-    with torch.no_grad():
-        torch.testing.assert_close(plain_stage(stage.eval())(x), stage(x.clone()), atol=1e-5, rtol=1e-5)
 
 
 def test_means_over_a_map():

@@ -213,7 +213,7 @@ def test_contents(checkpoint, key, value, message):
         (["MODEL.PIXEL_MEAN", "['a']"], "expected a list of numbers"),
         (["MODEL.PIXEL_MEAN", "[...]"], "ellipsis is neither a number"),
         (["MODEL.CLINICAL.CATEGORICAL", "[['a']]"], "expected a list of names"),
-        (["TRACKERS", "[['csv']]"], "expected a list of names"),
+        (["TRACKERS", "[['csv']]"], "use any of"),
         (["OUTPUT_DIR", "a\0b"], "legal characters"),
         (["MODEL.DEVICE.x", "1"], "config override"),
         (["SOLVER.STEPS", "-" * 50_000 + "1"], "config override"),

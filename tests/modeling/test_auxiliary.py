@@ -36,7 +36,7 @@ def test_value_against_a_loop():
 def test_joins_the_losses_of_training_and_leaves_predictions(
     name, small_config, make_batch, fit_encoder, event_storage
 ):
-    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATIALIZER.CHANNELS", 8]
+    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8]
     cfg = small_config(name, *small, *WEIGHT)
     model = fit_encoder(build_model(cfg)).train()
     losses = model(make_batch(cfg, 4))

@@ -167,7 +167,7 @@ def test_an_empty_batch(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_encoder):
     torch.manual_seed(0)
-    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.NUM_STAGES", 6, "MODEL.SPATIALIZER.CHANNELS", 8]
+    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8]
     cfg = small_config("mimic_eye/mdf_net_fpn.yaml", *small, "MODEL.FUSION.NAME", name)
     model = fit_encoder(build_model(cfg)).eval()
     for level in model.backbone.fusions.values():

@@ -267,7 +267,6 @@ def test_the_row_reaches_proposals_and_classes(small_config, make_batch, fit_enc
         ("synthetic_cxr/mdf_net", ["MODEL.TIMM.STRIDE", 32], r"RPN.IN_FEATURES is \['p4'\], .* gives \['p5'\]"),
         ("mimic_eye/retinanet_mdf_net", ["MODEL.TIMM.FPN_TOP", "none"], "RETINANET.IN_FEATURES is"),
         ("mimic_eye/mdf_net", ["MODEL.IMAGE_BACKBONE.NAME", "build_dual_backbone"], "IMAGE_BACKBONE.NAME is"),
-        ("mimic_eye/mdf_net_film", ["MODEL.CLINICAL.EXECUTION", ["bfloat16"]], "FiLM reads the record itself"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_when_built(name, opts, message, small_config):

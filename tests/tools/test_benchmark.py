@@ -10,7 +10,7 @@ from make_model_zoo import costs_table
 from mdf_detectron.errors import UserError
 
 CONFIG = "synthetic_cxr/mdf_net.yaml"
-SMALL = ["INPUT.IMAGE_SIZE", "64", "MODEL.SPATIALIZER.NUM_STAGES", "6", "SOLVER.IMS_PER_BATCH", "2"]
+SMALL = ["INPUT.IMAGE_SIZE", "64", "SOLVER.IMS_PER_BATCH", "2"]
 
 
 @pytest.mark.parametrize("measure", ["step", "image"])

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+from mdf_detectron.threads import keep_freed_memory
 
 SCRIPT = """
 import resource, sys, torch
-from mdf_detectron.modeling.deconv_fast.cpu_memory import keep_freed_memory
+from mdf_detectron.threads import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("refused")
 for turn in range(40):  # small blocks at the heap's end may move the first maps; then every map finds its place
@@ -48,7 +48,7 @@ class OldLibrary:
 @pytest.mark.parametrize("library", [OldLibrary(), object()], ids=["old", "without mallopt"])
 def test_a_library_that_cannot_is_left_alone_and_said(library, monkeypatch, caplog):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    with caplog.at_level(logging.INFO, "mdf_detectron.modeling.deconv_fast.cpu_memory"):
+    with caplog.at_level(logging.INFO, "mdf_detectron.threads"):
         assert keep_freed_memory() is False
     assert "the C library cannot keep it" in caplog.text
     assert getattr(library, "taken", []) == []

@@ -1,0 +1,219 @@
+"""The encoded record as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e layers of deconvolution + convolution).
+
+The last maps are large (64 channels of 512×512 pixels) and their arithmetic small: moving and storing them is the cost.
+
+Shape letters: N records, Z width of the encoded record, H×W pixels of the model's input, C its channels; of a stage
+I channels in, D of the deconvolution, O out, h×w cells in, 2h×2w pixels out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+RECTIFIER_MARGIN = 2.0
+"""Bias that the norms before a ReLU start with, in standard deviations of their output."""
+
+FEW_CHANNELS = 4
+"""Up to this many channels out, the last stage is computed in strips, and its map of D channels never stored."""
+
+STRIP_CELLS = 4096
+"""Cells of a strip: few enough for a processor's cache."""
+
+NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
+
+
+class SpatializerStage(nn.Sequential):
+    """Deconvolution 2×2 of stride 2, then convolution 3×3; each with a norm, and ReLU between and after them.
+
+    With this kernel and stride no two cells reach the same pixel: the deconvolution is a 1×1 convolution to the four
+    pixels of each cell, and a shuffle of the pixels. Batch norm is folded into that convolution, in training too, where
+    its statistics follow from the mean and covariance of the stage's input.
+
+    Args:
+        norm: "BN", batch norm as in the paper, or "GN", group norm with one group: each record by itself, whatever the
+            others of the batch are.
+        last: end without ReLU.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, norm: str = "BN", last: bool = False):
+        layers = [
+            nn.ConvTranspose2d(in_channels, channels, kernel_size=2, stride=2),
+            NORMS[norm](channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, out_channels, kernel_size=3, padding=1),
+            NORMS[norm](out_channels),
+        ]
+        super().__init__(*layers, *([] if last else [nn.ReLU(inplace=True)]))
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I, h, w) → (N, O, 2h, 2w)."""
+        deconvolution, norm, relu, convolution, *rest = self
+        weight, bias = deconvolution.weight, deconvolution.bias
+        if isinstance(norm, nn.BatchNorm2d):
+            mean, variance = self._statistics(x) if self.training else (norm.running_mean, norm.running_var)
+            scale = norm.weight * (variance + norm.eps).rsqrt()
+            weight, bias, norm = weight * scale[:, None, None], (bias - mean) * scale + norm.bias, nn.Identity()
+        # In the order (row, column, D) the four pixels of a cell lie next to each other in channels_last memory.
+        kernel, bias = weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], bias.repeat(4)
+        if self.last and convolution.out_channels <= FEW_CHANNELS and isinstance(norm, nn.Identity):
+            x = _convolve_in_strips(x, kernel, bias, convolution)
+        else:
+            x = convolution(_shuffle(relu(norm(_as_row(F.conv2d(x, kernel, bias))))))
+        for layer in rest:
+            x = layer(x)
+        return x
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (D,) of the deconvolution of ``x`` over the batch; the running ones move."""
+        deconvolution, norm = self[0], self[1]
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.permute(0, 2, 3, 1).flatten(0, 2).to(norm.weight.dtype)
+            mean = values.mean(dim=0)
+            centered = values - mean
+            covariance = centered.t() @ centered / len(values)
+            pixels = deconvolution.weight.flatten(1)  # (I, 4·D): each pixel of a cell is a linear map of the cell
+            means = (mean @ pixels).unflatten(0, (-1, 4))
+            variances = (pixels * (covariance @ pixels)).sum(dim=0).unflatten(0, (-1, 4))
+            mean = means.mean(dim=1) + deconvolution.bias
+            variance = variances.mean(dim=1) + means.var(dim=1, correction=0)
+        count = 4 * len(values)
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        return mean, variance
+
+
+def _as_row(cells: Tensor) -> Tensor:
+    """(N, 4·D, h, w) → (N, D, h, 4·w): the pixels of each cell side by side, without moving them."""
+    n, _, height, width = cells.shape
+    return cells.permute(0, 2, 3, 1).reshape(n, height, 4 * width, -1).permute(0, 3, 1, 2)
+
+
+def _shuffle(row: Tensor) -> Tensor:
+    """(N, D, h, 4·w) of :func:`_as_row` → (N, D, 2h, 2w): each pixel to its place."""
+    n, channels, height, width = row.shape
+    pixels = row.permute(0, 2, 3, 1).reshape(n, height, width // 4, 2, 2, channels).transpose(2, 3)
+    return pixels.reshape(n, 2 * height, width // 2, channels).permute(0, 3, 1, 2)
+
+
+def _convolve_in_strips(x: Tensor, kernel: Tensor, bias: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """Rectify the deconvolution of ``x`` and convolve it by 3×3, (N, I, h, w) → (N, O, 2h, 2w).
+
+    The products of each pixel with each tap, 9·O numbers, need no neighbors: strips of the input are carried to them
+    one by one, and again in the backward pass. A second convolution sums them at their places.
+    """
+    out_channels, channels = convolution.weight.shape[:2]
+    taps = convolution.weight.permute(2, 3, 0, 1).reshape(9 * out_channels, channels, 1, 1)
+    strips = [x] if torch.jit.is_tracing() else x.split(max(1, STRIP_CELLS // (len(x) * x.shape[3])), dim=2)
+    project = partial(_products, kernel=kernel, bias=bias, taps=taps)
+    if torch.is_grad_enabled():
+        project = partial(checkpoint, project, use_reentrant=False, preserve_rng_state=False)
+    products = torch.cat([project(strip) for strip in strips], dim=2)
+    places = torch.eye(9 * out_channels, dtype=products.dtype, device=products.device)
+    places = places.reshape(3, 3, out_channels, 9 * out_channels).permute(2, 3, 0, 1)
+    return F.conv2d(_shuffle(products), places, convolution.bias, padding=1)
+
+
+def _products(strip: Tensor, kernel: Tensor, bias: Tensor, taps: Tensor) -> Tensor:
+    return F.conv2d(_as_row(F.conv2d(strip, kernel, bias).relu_()), taps)
+
+
+class Spatializer(nn.Module):
+    """Z^C (N, Z) → S (N, C, H, W).
+
+    Args:
+        in_dim: Z.
+        out_channels: C; the last stage ends without ReLU, so that S is centered like a normalized image.
+        num_stages: e ≥ 1; the stages reach 2^e pixels a side (paper: 9 → 512).
+        channels: channels between the stages.
+        norm: "BN" or "GN", see :class:`SpatializerStage`.
+        num_uniform: this many stages, from the first, start as a repetition over the map, see :func:`_start_uniform`:
+            the record then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_channels: int,
+        num_stages: int = 9,
+        channels: int = 64,
+        norm: str = "BN",
+        num_uniform: int = 0,
+    ):
+        super().__init__()
+        if num_stages < 1:
+            raise ValueError(f"num_stages must be at least 1, got {num_stages}")
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {sorted(NORMS)}, got '{norm}'")
+        widths = [in_dim] + [channels] * (num_stages - 1) + [out_channels]
+        self.stages = nn.Sequential(
+            *(
+                SpatializerStage(widths[i], channels, widths[i + 1], norm, last=i == num_stages - 1)
+                for i in range(num_stages)
+            )
+        )
+        for number, stage in enumerate(self.stages):
+            _start_linear(stage, first=number == 0)
+            if number < num_uniform:
+                _start_uniform(stage)
+
+    def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
+        """Spread each record over a map.
+
+        Args:
+            encoded: (N, Z).
+            size: (H, W); where the stages end at another size, the result is resized bilinearly.
+
+        Returns:
+            (N, C, H, W).
+        """
+        x = self.stages(encoded[:, :, None, None])
+        if torch.jit.is_tracing() or x.shape[-2:] != tuple(size):
+            x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+        return x
+
+
+def _start_linear(stage: SpatializerStage, first: bool) -> None:
+    """Keep the variance by the inputs of one output pixel, and let the record through.
+
+    With norms that start at bias 0, the rectifier after each scrambles the record before anything is learned: a linear
+    map of a cell of the clinical backbone's output recovers nothing of the vitals (R² below 0).  Started at
+    :data:`RECTIFIER_MARGIN` standard deviations above zero the rectifiers hardly cut at first, and the pseudo-image is
+    a sum of one pattern a column.  The weights of each output sum to zero over the inputs, so that the margin itself,
+    the same for every record, is not carried on: it would soon drown what differs between records.
+    """
+    deconvolution, norm, _, convolution, second_norm, *_ = stage
+    nn.init.normal_(deconvolution.weight, std=deconvolution.in_channels**-0.5)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
+    with torch.no_grad():
+        convolution.weight.sub_(convolution.weight.mean(dim=1, keepdim=True))
+        if not first:  # the first stage reads the record itself, which has no margin
+            deconvolution.weight.sub_(deconvolution.weight.mean(dim=0, keepdim=True))
+    for layer in (deconvolution, convolution):
+        nn.init.zeros_(layer.bias)
+    nn.init.constant_(norm.bias, RECTIFIER_MARGIN)
+    if not stage.last:
+        nn.init.constant_(second_norm.bias, RECTIFIER_MARGIN)
+
+
+def _start_uniform(stage: SpatializerStage) -> None:
+    """The four kernel positions of the deconvolution start alike, the 3×3 convolution with its center only.
+
+    What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same record,
+    and the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many
+    values a channel as there are records in the batch, and the record drowns in the noise of their mean.
+    """
+    deconvolution, convolution = stage[0], stage[3]
+    with torch.no_grad():
+        deconvolution.weight.copy_(deconvolution.weight[:, :, :1, :1].expand_as(deconvolution.weight))
+        center = convolution.weight[:, :, 1, 1].clone() * 3.0  # the variance of nine taps from one
+        convolution.weight.zero_()
+        convolution.weight[:, :, 1, 1] = center
