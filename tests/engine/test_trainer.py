@@ -57,7 +57,7 @@ def test_other_detectors_train_and_evaluate_on_the_same_folder(config, opts, tin
     _, results = train(cfg)
     assert results["bbox_iobb"].keys() >= {"AP50-bright", "AR50-dark"}
     assert ("segm" in results) == cfg.MODEL.MASK_ON
-    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_best.pth")
     assert json.dumps(evaluate_checkpoint(cfg)) == json.dumps(results)
 
 
