@@ -105,15 +105,6 @@ def test_preparation_is_refused_while_another_writes_and_clears_what_dead_ones_l
     assert sorted(tmp_path.iterdir()) == sorted([out, *others])  # other folders' staging is theirs
 
 
-def test_folder_of_a_run_killed_between_the_two_moves_is_there_again(tmp_path):
-    out = tmp_path / "out"
-    write_folder(out, "first")
-    out.rename(tmp_path / "out.old")
-    with pytest.raises(RuntimeError), staged_folder(out):
-        raise RuntimeError
-    assert (out / "content").read_text() == "first" and sorted(tmp_path.iterdir()) == [out]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_of_a_killed_preparation_end_with_it(tmp_path):
     settings = CohortSettings(300, 1, image_size=256)

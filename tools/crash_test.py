@@ -1,7 +1,7 @@
 """Kill trainings and preparations at random places, resume or run them again, and compare with undisturbed ones.
 
-python tools/crash_test.py --kills 50                 # 50 trainings and 50 preparations killed, 8 pairs, 6 settings
-python tools/crash_test.py --kills 0 --pairs 8 --settings 0
+python tools/crash_test.py --kills 50                 # 50 trainings and 50 preparations killed, 8 pairs
+python tools/crash_test.py --kills 0 --pairs 8
 
 A killed training must end with the weights, optimizer, results, validation history and log of one that was left alone,
 a killed preparation (of the synthetic data set, own data, MIMIC and RSNA in turn) with the files of one, bit for bit,
@@ -45,8 +45,8 @@ TRAINING = """--config-file synthetic_cxr/mdf_net.yaml {resume} DATASETS.VAL ('s
     MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.CLINICAL.CATEGORICAL [] MODEL.CLINICAL.DROPOUT_VALUE 0.2
     INPUT.IMAGE_SIZE 64 MODEL.SPATIALIZER.CHANNELS 8 MODEL.MASK_ON False
     MODEL.RPN.POST_NMS_TOPK_TRAIN 50 MODEL.RPN.POST_NMS_TOPK_TEST 20 SOLVER.IMS_PER_BATCH 4 SOLVER.STEPS () SEED 1
-    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 0 SOLVER.MAX_ITER {iterations}
-    SOLVER.CHECKPOINT_PERIOD {period} TEST.EVAL_PERIOD {period} DATALOADER.NUM_WORKERS {workers} OUTPUT_DIR {out}"""
+    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 0 SOLVER.MAX_ITER 6
+    SOLVER.CHECKPOINT_PERIOD 2 TEST.EVAL_PERIOD 2 DATALOADER.NUM_WORKERS {workers} OUTPUT_DIR {out}"""
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
 LOG_PERIOD = 2
 """Iterations between two lines of metrics.json: Detectron2's 20 are more than these trainings have."""
@@ -96,13 +96,8 @@ class CrashTest:
         self.preparations: list[Preparation] = []
         self.patience = 20.0  # torch's loader workers look for their parent every five seconds
 
-    def training(
-        self, workers: int, out: Path, resume: bool = False, iterations: int = 6, period: int = 2
-    ) -> list[str]:
-        text = TRAINING.format(
-            resume="--resume" * resume, workers=workers, out=out, iterations=iterations, period=period
-        )
-        return text.split()
+    def training(self, workers: int, out: Path, resume: bool = False) -> list[str]:
+        return TRAINING.format(resume="--resume" * resume, workers=workers, out=out).split()
 
     def make_sources(self) -> None:
         """The data set of the trainings, and the sources of the preparations."""
@@ -212,22 +207,6 @@ class CrashTest:
                 bar.update()
             shutil.rmtree(out.parent, ignore_errors=True)
 
-    def run_settings(self, iterations: int) -> None:
-        """Train with each validation period and number of workers; the weights must not depend on them."""
-        expected = None
-        settings = [(period, workers) for period in (10, 20, 40) for workers in (0, 2)]
-        for period, workers in tqdm(settings, "settings"):
-            out = self.folder / "settings"
-            run = Run(
-                _train, self.training(workers, out, iterations=iterations, period=period), self.folder / "set.txt"
-            )
-            problems = [] if run.wait() == 0 else ["the run failed"]
-            weights = {"weights": training_state(out).get("weights")}
-            expected = expected or weights
-            self.note(f"{iterations} iterations, {workers} workers", f"EVAL_PERIOD {period}",
-                      problems + differences(expected, weights))  # fmt: skip
-            shutil.rmtree(out)
-
     def note(self, what: str, where: str, problems: Sequence[str]) -> None:
         self.tallies.setdefault((what, where), Tally()).add(problems)
         if problems:
@@ -295,8 +274,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of trainings, and of preparations (default 50)")
     parser.add_argument("--pairs", type=int, default=8, help="preparations that start together (default 8)")
-    parser.add_argument("--settings", type=int, default=40, metavar="ITERATIONS", help="of trainings that differ in "
-                        "validation period and workers only; 0: none (default 40)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the places where runs are killed")
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     args = parser.parse_args()
@@ -307,8 +284,6 @@ def main() -> None:
         test.kill_preparations(args.kills)
         test.run_pairs(args.pairs)
         test.kill_trainings(args.kills)
-        if args.settings:
-            test.run_settings(args.settings)
     print(f"\n{test.table()}\n{time.monotonic() - start:.0f} s")
     if args.out:
         rows = [{"what": k[0], "at": k[1], "trials": t.kills, "right": t.sound, "problems": dict(t.problems)}

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -75,10 +74,10 @@ def last_scalars(folder):
     return {name: value for line in lines for name, value in line.items()}
 
 
-def killed_training(start, tmp_path):
+def killed_training(start, tmp_path, port):
     """Two commands, as on two machines, of which one is killed after some steps."""
     out = tmp_path / "run"
-    meeting = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    meeting = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{port}"]
     first, second = (start(f"{rank}.txt", *meeting, "--machine-rank", str(rank), steps=1000) for rank in range(2))
     deadline = time.monotonic() + 600
     while not (out / f"model_{STEPS - 1:07}.pth").exists() and time.monotonic() < deadline:
@@ -94,14 +93,10 @@ def killed_training(start, tmp_path):
     return Checkpoint.open(out / f"model_{STEPS - 1:07}.pth").weights
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_two_processes_train_like_one_and_resume_exactly(start, small_config, tiny_folder, tmp_path):
-    through = killed_training(start, tmp_path)  # its step STEPS is the end of a training that nothing interrupted
+def test_two_processes_train_like_one_and_resume_exactly(start, small_config, tiny_folder, free_ports, tmp_path):
+    through = killed_training(
+        start, tmp_path, *free_ports()
+    )  # its step STEPS is the end of a training that nothing interrupted
     out = tmp_path / "run"
     for path in out.glob("model_*.pth"):
         if int(path.stem.split("_")[1]) >= STEPS // 2:

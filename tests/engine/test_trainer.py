@@ -40,27 +40,6 @@ def test_train_evaluate_resume_and_load(tiny_config, train, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("config", "opts"),
-    [
-        ("synthetic_cxr/mask_rcnn.yaml", []),
-        ("mimic_eye/retinanet_mdf_net.yaml", ["MODEL.RETINANET.NUM_CLASSES", 2]),
-        ("mimic_eye/cascade_mdf_net.yaml", []),
-        ("mimic_eye/mdf_net_film.yaml", []),
-    ],
-)
-def test_other_detectors_train_and_evaluate_on_the_same_folder(config, opts, tiny_config, train, tmp_path):
-    validation = ["DATASETS.VAL", ("tiny_cxr_val",), "TEST.EVAL_PERIOD", 1]
-    opts = [*validation, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "MODEL.SPATIALIZER.CHANNELS", 8, *opts]
-    cfg = tiny_config(*opts, config=config)
-    check_datasets(cfg, ("tiny_cxr_train", "tiny_cxr_test"))
-    _, results = train(cfg)
-    assert results["bbox_iobb"].keys() >= {"AP50-bright", "AR50-dark"}
-    assert ("segm" in results) == cfg.MODEL.MASK_ON
-    cfg.MODEL.WEIGHTS = str(tmp_path / "model_best.pth")
-    assert json.dumps(evaluate_checkpoint(cfg)) == json.dumps(results)
-
-
 def test_a_checkpoint_of_other_columns_is_refused(tiny_config, tmp_path):
     cfg = tiny_config()
     MultimodalCheckpointer(build_model(cfg), str(tmp_path), cfg=cfg).save("m")

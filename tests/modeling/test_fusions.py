@@ -164,7 +164,7 @@ def test_an_empty_batch(name):
     assert fusion(empty, empty, row).shape == (0, 4, 3, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["ConcatenationConv", "CrossAttention"])
 def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_encoder):
     torch.manual_seed(0)
     small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8]
