@@ -12,6 +12,7 @@ import argparse
 from raw_mimic.history import RADIOGRAPHS_PER_PATIENT, RawSettings
 from raw_mimic.tree import write_raw_tree
 
+from mdf_detectron.cli import run_main
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 
 
@@ -40,4 +41,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, FIRST_SUBJECT_ID, CohortSettings
+from mdf_detectron.errors import SourceDataError
 
 RADIOGRAPHS_PER_PATIENT = 377_110 / 300_000
 """Images of the full-size table over its patients."""
@@ -45,13 +46,13 @@ class RawSettings:
 
     def __post_init__(self) -> None:
         if self.num_images is not None and self.num_images < 20:
-            raise ValueError(f"num_images must be at least 20, got {self.num_images}")
+            raise SourceDataError(f"num_images must be at least 20, got {self.num_images}")
         if self.num_images is None and self.radiographs < 20:
-            raise ValueError(f"num_patients must be at least 16 for a raw tree, got {self.cohort.num_patients}")
+            raise SourceDataError(f"num_patients must be at least 16 for a raw tree, got {self.cohort.num_patients}")
         for name, top in (("dirt", 1 / ODD_PAIN), ("reader_noise", 1 / MISS)):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value <= top):
-                raise ValueError(f"{name} must be a factor between 0 and {top:.3g}, got {value}")
+                raise SourceDataError(f"{name} must be a factor between 0 and {top:.3g}, got {value}")
 
     @property
     def radiographs(self) -> int:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mdf_detectron.errors import SourceDataError
+
 VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
 VITAL_MEANS = np.array([98.1, 85.7, 18.5, 97.6, 132.3, 72.4])
 VITAL_SDS = np.array([1.0, 16.0, 2.5, 1.2, 20.0, 12.0])
@@ -147,13 +149,13 @@ class CohortSettings:
 
     def __post_init__(self) -> None:
         if self.num_patients < 3:
-            raise ValueError(f"num_patients must be at least 3 (one per split), got {self.num_patients}")
+            raise SourceDataError(f"num_patients must be at least 3 (one per split), got {self.num_patients}")
         if not 0 <= self.ambiguity <= 1 or not 0 <= self.missing <= 1:
-            raise ValueError(f"ambiguity and missing are shares in [0, 1], got {self.ambiguity}, {self.missing}")
+            raise SourceDataError(f"ambiguity and missing are shares in [0, 1], got {self.ambiguity}, {self.missing}")
         if not (self.signal >= 0 and math.isfinite(self.signal)):
-            raise ValueError(f"signal must be a finite number of at least 0, got {self.signal}")
+            raise SourceDataError(f"signal must be a finite number of at least 0, got {self.signal}")
         if self.image_size < 64:
-            raise ValueError(f"image_size must be at least 64 pixels, got {self.image_size}")
+            raise SourceDataError(f"image_size must be at least 64 pixels, got {self.image_size}")
 
 
 def make_cohort(settings: CohortSettings) -> list[Patient]:

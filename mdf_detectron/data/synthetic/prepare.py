@@ -27,7 +27,6 @@ from mdf_detectron.data.splits import train_val_test
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, Patient, Visit, make_cohort
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
-from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import sha256_of, write_json
 from mdf_detectron.workers import parallel_map
 
@@ -124,16 +123,8 @@ def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) 
 
 
 def write_synthetic(out: str | Path, *, num_workers: int = 2, **settings: Any) -> bool:
-    """Write the prepared folder of the given :class:`CohortSettings`.
-
-    Raises:
-        SourceDataError: settings that cannot be meant.
-    """
-    try:
-        cohort = CohortSettings(**settings)
-    except ValueError as error:
-        raise SourceDataError(str(error)) from None
-    return prepare_synthetic(out, cohort, num_workers)
+    """Write the prepared folder of the given :class:`CohortSettings`."""
+    return prepare_synthetic(out, CohortSettings(**settings), num_workers)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

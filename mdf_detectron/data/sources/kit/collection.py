@@ -46,18 +46,13 @@ class Collection:
     @property
     def help(self) -> str:
         """The one-line help."""
-        return first_line(self.about)
+        return self.about.strip().partition("\n")[0].rstrip(".")
 
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
 SEX = ClinicalColumn("sex", "categorical", vocabulary=("F", "M"))
 VIEW = ClinicalColumn("view", "categorical", vocabulary=("PA", "AP"), description="AP is mostly taken in bed")
 """Columns that several collections have."""
-
-
-def first_line(about: str | None) -> str:
-    """Return the first line of a docstring without its full stop."""
-    return (about or "").strip().partition("\n")[0].rstrip(".")
 
 
 def root_option(parser: argparse.ArgumentParser, text: str) -> None:
