@@ -29,7 +29,7 @@ LONGEST_VALUE = 100_000
 
 
 def get_mdf_cfg() -> CfgNode:
-    """Detectron2's defaults and this project's keys."""
+    """Return Detectron2's defaults with this project's keys."""
     cfg = get_cfg()
     add_mdf_config(cfg)
     return cfg

@@ -114,7 +114,7 @@ def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]
 
 
 def create_trunk(name: str, options: dict[str, Any], **weights: Any) -> nn.Module:
-    """Build timm's model with the feature maps of ``options``, without what lies behind the last one."""
+    """Build timm's model with the feature maps of ``options``, without what follows the last one."""
     import timm
 
     return _without_unused_blocks(timm.create_model(name, **options, **weights))
@@ -128,7 +128,7 @@ def set_batch_norm(model: nn.Module, eps: float, momentum: float) -> None:
 
 
 def _without_unused_blocks(model: nn.Module) -> nn.Module:
-    """Drop the blocks behind the last feature map: timm keeps them in the MobileNet and EfficientNet families."""
+    """Drop the blocks after the last feature map: timm keeps them in the MobileNet and EfficientNet families."""
     kind, _, number = model.feature_info.module_name()[-1].partition(".")
     if kind == "blocks" and number.isdigit() and hasattr(model, "blocks"):
         model.blocks = nn.Sequential(*model.blocks[: int(number) + 1])
@@ -180,13 +180,13 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, strides: list[int]) -> Ti
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """One feature map: ``MODEL.TIMM``."""
+    """Build a backbone of one feature map from ``MODEL.TIMM``."""
     return TimmBackbone(_build_trunk(cfg, input_shape, [cfg.MODEL.TIMM.STRIDE]), cfg.MODEL.TIMM.OUT_CHANNELS)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A pyramid over the levels "c<log2 stride>" of ``MODEL.FPN.IN_FEATURES``, with Detectron2's FPN and its keys.
+    """Build a pyramid over the levels "c<log2 stride>" of ``MODEL.FPN.IN_FEATURES`` by Detectron2's FPN.
 
     Raises:
         ConfigError: levels that are not named "c2" … or skip one, or an unknown ``MODEL.TIMM.FPN_TOP``.
@@ -220,7 +220,7 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def build_image_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """A new backbone of ``MODEL.IMAGE_BACKBONE.NAME``, any of Detectron2's registry that reads a plain image tensor.
+    """Build the backbone that ``MODEL.IMAGE_BACKBONE.NAME`` names: any in the registry that reads an image tensor.
 
     Raises:
         ConfigError: no such backbone, or the dual backbone itself.

@@ -43,7 +43,7 @@ class ClinicalBranch(nn.Module):
     """Base of the branches."""
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """Records → maps.
+        """Turn records into maps.
 
         Args:
             encoded: (N, Z) float32.
@@ -56,7 +56,7 @@ class ClinicalBranch(nn.Module):
         raise NotImplementedError
 
     def start_near(self, neutral: float) -> None:
-        """Make the maps of the untrained branch lie near ``neutral``, where the layers that give them are known."""
+        """Make the maps of the untrained branch start near ``neutral``, where the layers that give them are known."""
         raise NotImplementedError
 
 
@@ -79,7 +79,7 @@ class RepeatBranch(ClinicalBranch):
         return {"in_dim": in_dim, "channels": _channels(features)}
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ class DeconvolutionBranch(ClinicalBranch):
         }
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of every parameter, see ``engine/optimizer.py``: deep, or of the layers that read out."""
+        """Return the learning-rate group of every parameter (deep, or of the readout), see ``engine/optimizer.py``."""
         read_out = {id(p) for layer in self.output_layers() for p in layer.parameters()}
         return {n: "deconv_out" if id(p) in read_out else "deconv_deep" for n, p in self.named_parameters()}
 
@@ -188,11 +188,11 @@ class DeconvolutionBranch(ClinicalBranch):
         return self.backbone(self.spatializer(encoded, image_size))
 
     def start_near(self, neutral: float) -> None:
-        """For this project's backbone, and for a pyramid without norms."""
+        """See the base; works for this project's backbone and for a pyramid without norms."""
         start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
 
     def output_layers(self) -> list[nn.Module]:
-        """The convolutions that give the maps, where they are known: of this project's backbone and of a pyramid."""
+        """Return the convolutions that give the maps, where they are known: this project's backbone and a pyramid."""
         if isinstance(self.backbone, TimmBackbone):
             return [self.backbone.conv]
         if isinstance(self.backbone, FPN):
@@ -210,7 +210,7 @@ def _start_linear(backbone: nn.Module) -> None:
 
 
 def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
-    """Without frozen layers: pretrained weights are those of images, and the pseudo-image is none."""
+    """Copy a config without frozen layers: pretrained weights are for images, and the pseudo-image is not one."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -230,7 +230,7 @@ def start_near(layers: Iterable[nn.Module], neutral: float) -> None:
 def build_clinical_branch(
     cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec], neutral: float = 0.0
 ) -> ClinicalBranch:
-    """Build the branch that ``MODEL.CLINICAL.BRANCH`` names, beside the image's ``features``.
+    """Build the branch that ``MODEL.CLINICAL.BRANCH`` names, for the image's ``features``.
 
     Args:
         in_dim: Z.
@@ -251,7 +251,7 @@ def build_clinical_branch(
 
 
 def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
-    """Arguments of a :class:`Spatializer` that every branch takes from the config."""
+    """Collect the arguments of a :class:`Spatializer` that every branch takes from the config."""
     return {"in_dim": in_dim, "channels": cfg.MODEL.SPATIALIZER.CHANNELS}
 
 

@@ -37,7 +37,7 @@ class RecordLayout:
     Attributes:
         dim: Z.
         column_widths: length L; the columns' entries follow each other from the first entry of the vector on.
-            What lies behind them (indicators of missing values) belongs to no column.
+            What follows them (indicators of missing values) belongs to no column.
     """
 
     dim: int
@@ -45,7 +45,7 @@ class RecordLayout:
 
     @classmethod
     def of_columns(cls, num_numeric: int, num_categorical: int, embedding_dim: int, missing: str) -> RecordLayout:
-        """Of A numeric columns, B embedded ones, and A indicators with ``missing`` "median_indicator"."""
+        """Lay out A numeric columns, B embedded ones, and A indicators with ``missing`` "median_indicator"."""
         widths = (1,) * num_numeric + (embedding_dim,) * num_categorical
         return cls(sum(widths) + (num_numeric if missing == "median_indicator" else 0), widths)
 
@@ -55,7 +55,7 @@ class RecordLayout:
 
 
 def record_layout(cfg: CfgNode) -> RecordLayout:
-    """Layout of the records that the model of a config encodes."""
+    """Return the layout of the records that the model of a config encodes."""
     c = cfg.MODEL.CLINICAL
     return RecordLayout.of_columns(len(c.NUMERIC), len(c.CATEGORICAL), c.EMBEDDING_DIM, c.MISSING)
 
@@ -98,7 +98,7 @@ class ClinicalDropout(nn.Module):
 
 
 class ClinicalEncoder(nn.Module):
-    """Standardizes numeric columns by the train split, embeds categorical ones, and concatenates.
+    """Standardize numeric columns by the train split, embed categorical ones, and concatenate.
 
     The statistics are buffers, so a checkpoint carries them; :meth:`fit` sets them from the train split.
 
@@ -142,7 +142,7 @@ class ClinicalEncoder(nn.Module):
         return self.layout.dim
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     @classmethod

@@ -45,7 +45,7 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
 
 
 def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
-    """Counts under the model's own names; the adapter calls the model "model"."""
+    """Count by the names of the model's modules; the adapter calls the model "model"."""
     analysis = kind(adapter, adapter.flattened_inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     if kind is FlopCountAnalysis:
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_operations)
@@ -58,7 +58,7 @@ def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
 
 
 def _attention_operations(inputs: list, outputs: list) -> int:
-    """Multiply-adds of softmax(Q·Kᵀ)·V for Q (…, q, d), K (…, k, d), V (…, k, e)."""
+    """Count the multiply-adds of softmax(Q·Kᵀ)·V for Q (…, q, d), K (…, k, d), V (…, k, e)."""
     *batch, queries, width = get_shape(inputs[0])
     keys, values = get_shape(inputs[2])[-2:]
     return math.prod(batch) * queries * keys * (width + values)
@@ -74,7 +74,7 @@ def _one_image(cfg: CfgNode) -> dict:
 
 
 def complexity_table(parts: list[Part]) -> str:
-    """Markdown."""
+    """Format the counts as Markdown."""
     lines = ["| part | parameters | GFLOP | activations, MiB |", "|---|---:|---:|---:|"]
     for p in parts:
         indent = "&nbsp;&nbsp;" * p.name.count(".")

@@ -62,7 +62,7 @@ class DualBackbone(Backbone):
         return self.image_backbone.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """The image backbone's."""
+        """Return the image backbone's output shapes."""
         return self.image_backbone.output_shape()
 
     def encode(self, numeric: Tensor, categorical: Tensor) -> EncodedRecord:
@@ -72,13 +72,13 @@ class DualBackbone(Backbone):
         return EncodedRecord(self.clinical_encoder(numeric, categorical), present_columns(numeric, categorical))
 
     def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
-        """The features of :meth:`features_and_maps`."""
+        """Return the features of :meth:`features_and_maps`."""
         return self.features_and_maps(image, record)[0]
 
     def features_and_maps(
         self, image: Tensor, record: EncodedRecord | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features by name, each (N, D, H/s, W/s), and the clinical maps of the same names and shapes, if any.
+        """Compute the features by name, (N, D, H/s, W/s) each, and clinical maps of the same names and shapes, if any.
 
         Args:
             image: (N, C, H, W) float, normalized and padded.
@@ -95,7 +95,7 @@ class DualBackbone(Backbone):
         return fused, maps
 
     def _clinical_maps(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """As of the branch; at inference, images with one record, the views of a study, share its maps' computation."""
+        """Compute the branch's maps, at inference once for images with the same record (the views of a study)."""
         shared = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing()) and len(encoded) > 1
         if not shared:
             return self.clinical_branch(encoded, image_size, sizes)

@@ -39,7 +39,7 @@ class Fusion(nn.Module):
         layout: of the encoded record.
 
     Attributes:
-        reads: of :data:`MAP` and :data:`RECORD`, in the order of ``forward``'s arguments behind the image: the clinical
+        reads: of :data:`MAP` and :data:`RECORD`, in the order of ``forward``'s arguments after the image: the clinical
             map (N, D, H, W), and the :class:`EncodedRecord`. A model has a clinical branch where a map is read.
         neutral: value of a clinical map that leaves the image's map as it is; training starts near it, because an
             untrained record is noise that the detector would first have to unlearn.
@@ -54,11 +54,11 @@ class Fusion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: int, layout: RecordLayout) -> dict[str, Any]:
-        """Arguments of ``__init__``; a fusion with hyperparameters adds them."""
+        """Collect the arguments of ``__init__``; a fusion with hyperparameters adds its own."""
         return {"channels": channels, "layout": layout}
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of its parameters, see ``engine/optimizer.py``: of those that read the record itself."""
+        """Return the learning-rate group of the parameters that read the record itself, see ``engine/optimizer.py``."""
         names = (name for name, _ in self.named_parameters()) if RECORD in self.reads else ()
         return dict.fromkeys(names, "clinical")
 
@@ -95,7 +95,7 @@ class FusedConvolution(nn.Module):
 
 
 def fusion_class(cfg: CfgNode) -> type[Fusion]:
-    """The class that ``MODEL.FUSION.NAME`` names."""
+    """Return the class that ``MODEL.FUSION.NAME`` names."""
     name = cfg.MODEL.FUSION.NAME
     if name not in FUSION_REGISTRY:
         known = sorted(key for key, _ in FUSION_REGISTRY)
@@ -104,7 +104,7 @@ def fusion_class(cfg: CfgNode) -> type[Fusion]:
 
 
 def build_fusion(cfg: CfgNode, channels: int, layout: RecordLayout) -> FusedConvolution:
-    """The fusion that ``MODEL.FUSION`` asks for, for maps of ``channels`` channels."""
+    """Build the fusion that ``MODEL.FUSION`` asks for, for maps of ``channels`` channels."""
     return FusedConvolution(fusion_class(cfg)(cfg, channels, layout), channels, cfg.MODEL.FUSION.CONV)
 
 

@@ -37,7 +37,7 @@ class HomoscedasticLossWeighting(nn.Module):
             self.log_alpha_squared = nn.Parameter(torch.zeros(len(self.names)))
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted losses under the same names (scalars).
+        """Return the weighted losses under the same names (scalars).
 
         Raises:
             KeyError: the model returned other losses than this weighting was built for.
@@ -92,7 +92,7 @@ class FindingsFromRecord(nn.Module):
         )
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, maps: dict[str, Tensor], classes: list[Tensor]) -> Tensor:

@@ -94,7 +94,7 @@ class MultimodalMixin:
         return self.backbone.encode(*map(self._move_to_current_device, tensors))
 
     def auxiliary_losses(self, maps: dict[str, Tensor], targets: list[Instances]) -> dict[str, Tensor]:
-        """Give the losses beside the detector's, which no loss weighting changes."""
+        """Return the losses in addition to the detector's, which no loss weighting changes."""
         if self.findings_from_record is None:
             return {}
         return {"loss_findings_from_record": self.findings_from_record(maps, [x.gt_classes for x in targets])}

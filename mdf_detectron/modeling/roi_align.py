@@ -21,7 +21,7 @@ MOST_NUMBERS = 2**24
 
 
 def axis_weights(low: Tensor, high: Tensor, bins: int, samples: int, cells: int) -> Tensor:
-    """Weights of the cells along one axis in each bin of each region.
+    """Compute the weights of the cells along one axis in each bin of each region.
 
     torchvision's rules: a sample more than one cell outside the map counts as 0, one less far outside is clamped.
 

@@ -83,7 +83,7 @@ class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
         return {**super().from_config(cfg, input_shape), "record_dim": record_dim}
 
     def lr_groups(self) -> dict[str, str]:
-        """Learning-rate group of the parameters that have one, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of the parameters that have one, see ``engine/optimizer.py``."""
         return {"fc1_record.weight": "clinical"} if self.reads_record else {}
 
     def joined_parts(self, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:

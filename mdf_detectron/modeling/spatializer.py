@@ -70,7 +70,7 @@ class SpatializerStage(nn.Sequential):
         return x
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (D,) of the deconvolution of ``x`` over the batch; the running ones move."""
+        """Compute mean and variance (D,) of the deconvolution of ``x`` over the batch, and update the running ones."""
         deconvolution, norm = self[0], self[1]
         with torch.autocast(x.device.type, enabled=False):
             values = x.permute(0, 2, 3, 1).flatten(0, 2).to(norm.weight.dtype)
@@ -205,7 +205,7 @@ def _start_linear(stage: SpatializerStage, first: bool) -> None:
 
 
 def _start_uniform(stage: SpatializerStage) -> None:
-    """The four kernel positions of the deconvolution start alike, the 3×3 convolution with its center only.
+    """Start the four kernel positions of the deconvolution alike, and the 3×3 convolution with its center only.
 
     What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same record,
     and the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many
