@@ -194,6 +194,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             raise KeyboardInterrupt
     assert [p.name for p in out.iterdir()] == ["report.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    (out / "report.json").rename(out / "thesis.txt")
+    with pytest.raises(DatasetError, match="not a prepared dataset folder"), staged_folder(out):
+        pass
+    assert (out / "thesis.txt").read_text() == "{}"
 
 
 def test_a_run_killed_between_the_two_moves_loses_nothing(tmp_path, monkeypatch):

@@ -167,8 +167,57 @@ def write_ms_cxr(root: Path, more=()) -> Path:
     return root
 
 
+COVID_BOXES = "annotations/imageannotation_ai_lung_bounding_boxes.json"
+COVID_HEADER = (
+    "patientid,offset,sex,age,temperature,pO2_saturation,leukocyte_count,neutrophil_count,lymphocyte_count,"
+    "view,modality,filename"
+)
+COVID_ROWS = [
+    *(f"{i},3,{'FM'[i % 2]},{30 + i},36.6,97,,,,PA,X-ray,f{i}.png" for i in range(6)),
+    "0,,,,,,,,,AP,X-ray,f6.png",  # second image of patient 0, all values missing
+    "7,1,X,300,98.6,120,1,1,1,PA,X-ray,dirty.png",  # sex, age, °F temperature and saturation out of range
+    *(f'{i},0,F,50,"38,1",95,,,,PA,X-ray,{name}.png'
+      for i, name in enumerate(("comma", "absent", "null", "shape", "no_height", "no_width"), start=9)),
+    "8,0,F,50,37,95,,,,Axial,CT,ct.png", " ,0,F,50,37,95,,,,PA,X-ray,nobody.png",
+    "3,3,M,99,36.6,97,,,,PA,X-ray,f3.png",  # a second row
+]  # fmt: skip
+
+
+def write_covid(root: Path, change=lambda coco: None) -> Path:
+    """Nine usable images of 80×100, and nine entries that are not; ``change`` edits the COCO file."""
+    for folder in ("images", "annotations"):
+        (root / folder).mkdir(parents=True)
+    (root / "metadata.csv").write_text("\n".join([COVID_HEADER, *COVID_ROWS]) + "\n")
+    gray, modes = np.arange(100 * 80, dtype=np.uint32).reshape(100, 80).astype(np.uint8), {"f0": "RGB", "f1": "RGBA"}
+    names = [row.rsplit(",", 1)[1] for row in COVID_ROWS[:-1]]
+    for number, name in enumerate(names):
+        if name != "absent.png":
+            Image.fromarray(np.roll(gray, number)).convert(modes.get(name[:2], "L")).save(root / "images" / name)
+    images = [{"id": i, "file_name": n, "width": 80, "height": 100}
+              for i, n in enumerate([*names, "no_row.png", "f0.png"])]  # fmt: skip
+    of = {image["file_name"]: image for image in reversed(images)}
+    of["f3.png"].update(width=160, height=200)  # boxes in the pixels of a copy twice as large
+    of["shape.png"].update(width=100, height=80)
+    of["no_width.png"]["width"] = 0
+    annotations = []
+    for image in images:
+        scale = image["width"] / 80
+        for category, x in ((1, 5), (2, 45)):
+            box = [x * scale, 10 * scale, 30 * scale, 60 * scale] if image is not of["null.png"] else [None] * 4
+            annotations.append({"id": len(annotations), "image_id": image["id"], "category_id": category, "bbox": box})
+    del of["no_height.png"]["height"]
+    annotations[0]["bbox"] = [-10, 10, 40, 200]  # leaves the image on two sides
+    annotations += [{"id": 98 + n, "image_id": 1, "category_id": 1, "bbox": box}
+                    for n, box in enumerate(([90, 10, 5, 5], [1, 2, float("nan"), 4]))]  # fmt: skip
+    coco = {"images": images, "annotations": annotations,
+            "categories": [{"id": 1, "name": "Right Lung"}, {"id": 2, "name": "Left Lung"}]}  # fmt: skip
+    change(coco)
+    (root / COVID_BOXES).write_text(json.dumps(coco))
+    return root
+
+
 WRITERS = {"rsna": write_rsna, "nih": write_nih, "vindr": write_vindr, "padchest-gr": write_padchest,
-           "ms-cxr": write_ms_cxr}  # fmt: skip
+           "ms-cxr": write_ms_cxr, "covid": write_covid}  # fmt: skip
 
 
 @dataclass

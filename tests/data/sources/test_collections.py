@@ -25,6 +25,7 @@ from tests.data.sources.public_trees import (
     prepare,
     radiograph,
     save,
+    write_covid,
     write_ms_cxr,
     write_nih,
     write_padchest,
@@ -174,7 +175,8 @@ def test_absent_files_and_columns_are_named(name, tmp_path):
     with pytest.raises(SourceDataError, match=r"it comes from|\(kaggle.com/"):
         prepare(name, tmp_path / "empty", out)
     root = WRITERS[name](tmp_path / "raw")
-    table = next(path for pattern in ("*labels.csv", "Data_Entry*", "train.csv", "master*", "ms-cxr/*/*.csv")
+    table = next(path for pattern in ("*labels.csv", "Data_Entry*", "train.csv", "master*", "ms-cxr/*/*.csv",
+                                                    "metadata.csv")
                  for path in root.glob(pattern))  # fmt: skip
     table.write_text("a,b\n1,2\n")
     with pytest.raises(SourceDataError, match=rf"{table.name}: no column .*; it has a, b$"):
@@ -255,6 +257,15 @@ def test_copies_and_the_second_run(tmp_path, capsys):
     assert "already up to date" in capsys.readouterr().out
     prepare("rsna", root, out, "--image-size", "32", "--seed", "2")
     assert "written" in capsys.readouterr().out
+    prepare("rsna", root, out, "--copy-images")
+    assert "written" in capsys.readouterr().out and not (out / "images" / "a1.dcm").is_symlink()
+
+
+def test_links_that_lead_nowhere_are_made_again(tmp_path, capsys):
+    root, out = write_rsna(tmp_path / "raw"), tmp_path / "rsna"
+    prepare("rsna", root, out)
+    prepare("rsna", root.rename(tmp_path / "moved"), out)
+    assert capsys.readouterr().out.count("written") == 2 and (out / "images" / "a0.dcm").is_symlink()
 
 
 @pytest.mark.parametrize("layout", [{}, {"v1": True}, {"kaggle": True}])
@@ -407,3 +418,45 @@ def test_ms_cxr_needs_its_table(tmp_path):
     Tree().write_physionet(tmp_path / "raw")
     with pytest.raises(SourceDataError, match=r"physionet.org/content/ms-cxr, or point --boxes"):
         prepare("ms-cxr", tmp_path / "raw", tmp_path / "out")
+
+
+def test_covid(tmp_path):
+    root, out = write_covid(tmp_path / "raw"), tmp_path / "out"
+    made = prepare("covid", root, out)
+    assert made.flow["annotated images"] == {"stage": "annotated images", "in": 18, "kept": 9, "dropped": {
+        "not a frontal radiograph (CT slice or other view)": 1, "no usable box": 1, "image file absent": 1,
+        "no row in metadata.csv": 1, "annotated at another shape": 1, "no patient": 1, "file of another entry": 1,
+        "entry without the size its boxes are given in": 2,
+    }}  # fmt: skip
+    assert made.flow["rows of metadata.csv"]["dropped"] == {"second row of a file": 1}
+    boxes = made.flow["boxes"]
+    assert (boxes["in"], boxes["kept"], boxes["dropped"]["its image was dropped"] > 0) == (38, 18, True)
+    assert boxes["dropped"]["no box (null or not four numbers)"] == 3
+    assert boxes["dropped"]["box without area inside its image"] == 1
+    assert set(made.images) == {*(f"f{i}" for i in range(7)), "dirty", "comma"}
+    assert made.images["f0"]["boxes"][0] == ("Right Lung", [0.0, 10.0, 30.0, 90.0])  # clamped to 80×100
+    lungs = [("Right Lung", [5.0, 10.0, 30.0, 60.0]), ("Left Lung", [45.0, 10.0, 30.0, 60.0])]
+    assert made.images["f3"]["boxes"] == made.images["f2"]["boxes"] == lungs  # rescaled
+    assert made.images["f0"]["split"] == made.images["f6"]["split"] and made.values("age")["f3"] == 33
+    assert set(made.images["f6"]["clinical"].values()) == {None}
+    assert made.images["dirty"]["clinical"] == {
+        "age": None, "temperature": None, "pO2_saturation": None, "leukocyte_count": 1.0, "neutrophil_count": 1.0,
+        "lymphocyte_count": 1.0, "offset": 1.0, "sex": None,
+    }  # fmt: skip
+    missing = made.flow["clinical values"]["dropped"]
+    for reason in ("temperature: outside 30 to 45 °C", "sex: not in the vocabulary", "age: empty",
+                   "temperature: a decimal comma (--decimal-comma reads it)"):  # fmt: skip
+        assert missing[reason] == 1, reason
+    assert (out / "images" / "f0.png").is_symlink() and audit_folder(out).problems == []
+    assert prepare("covid", root, out, "--decimal-comma").values("temperature")["comma"] == 38.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda c: c["images"][1].update(id=0), "image id 0 occurs twice"),
+     (lambda c: c["images"][1].update(file_name="../f1.png"), "'../f1.png' leads out of the images folder"),
+     (lambda c: c["annotations"][1].pop("image_id"), "not COCO detection JSON")],
+)  # fmt: skip
+def test_contradictory_boxes_of_covid_are_refused(change, message, tmp_path):
+    with pytest.raises(SourceDataError, match=message):
+        prepare("covid", write_covid(tmp_path / "raw", change), tmp_path / "out")
