@@ -32,15 +32,15 @@ class FolderLock:
 
     Args:
         folder: it need not exist yet.
-        beside: the lock file is ``.<name>.lock`` in the parent folder, for a folder that is replaced as a whole;
+        in_parent: the lock file is ``.<name>.lock`` in the parent folder, for a folder that is replaced as a whole;
             otherwise it is ``.lock`` in the folder, which is made.
         wait: for the run that holds it, instead of an error.
     """
 
-    def __init__(self, folder: str | Path, *, beside: bool = False, wait: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, in_parent: bool = False, wait: bool = False) -> None:
         self.folder = Path(os.path.abspath(folder))
         self.path = (
-            self.folder.with_name(f".{self.folder.name}{LOCK_FILE_NAME}") if beside else self.folder / LOCK_FILE_NAME
+            self.folder.with_name(f".{self.folder.name}{LOCK_FILE_NAME}") if in_parent else self.folder / LOCK_FILE_NAME
         )
         self._wait = wait
         # A soft lock, which filelock takes where there is no flock, would survive the death of its holder.

@@ -33,7 +33,7 @@ def wait_for(ready, seconds=60):
 
 
 def hold(out, pipe):
-    with FolderLock(out, beside=True):
+    with FolderLock(out, in_parent=True):
         child = os.fork()
         if not child:
             time.sleep(60)
@@ -50,7 +50,7 @@ def test_a_living_process_is_named_and_a_dead_one_does_not_block(tmp_path):
     assert ours.poll(60)
     child = ours.recv()
     try:
-        with pytest.raises(FolderInUseError) as error, FolderLock(out, beside=True):
+        with pytest.raises(FolderInUseError) as error, FolderLock(out, in_parent=True):
             pass
         assert re.fullmatch(
             rf"{re.escape(str(out))} is in use by process {process.pid} on {re.escape(os.uname().nodename)} "
@@ -60,7 +60,7 @@ def test_a_living_process_is_named_and_a_dead_one_does_not_block(tmp_path):
         process.kill()
         process.join()
         assert alive(child)  # the forked child lives on, and does not hold the folder
-        with FolderLock(out, beside=True):
+        with FolderLock(out, in_parent=True):
             assert json.loads((tmp_path / ".out.lock").read_text())["pid"] == os.getpid()
     finally:
         process.kill()
@@ -69,11 +69,11 @@ def test_a_living_process_is_named_and_a_dead_one_does_not_block(tmp_path):
 
 
 def test_lock_is_exclusive_in_one_process_and_given_back(tmp_path):
-    for beside in (False, True):
-        with FolderLock(tmp_path / "out", beside=beside):
+    for in_parent in (False, True):
+        with FolderLock(tmp_path / "out", in_parent=in_parent):
             with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
-                FolderLock(tmp_path / "out", beside=beside).__enter__()
-        with FolderLock(tmp_path / "out", beside=beside):
+                FolderLock(tmp_path / "out", in_parent=in_parent).__enter__()
+        with FolderLock(tmp_path / "out", in_parent=in_parent):
             pass
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["out"]
 

@@ -56,7 +56,7 @@ class Annotations:
 
     @property
     def class_of(self) -> dict[int | str, str]:
-        """Class name by category id."""
+        """Map category ids to class names."""
         return {category["id"]: category["name"] for category in self.categories}
 
 
@@ -242,7 +242,7 @@ class _Checker:
         return kept
 
     def _distinct_annotations(self, kept: list[Entry]) -> list[Entry]:
-        """Ids of annotations may be absent."""
+        """Leave out annotations whose id was there before; an id may be absent."""
         named = self.distinct([entry for entry in kept if "id" in entry], "annotations", ("id",))
         sound = set(map(id, named))
         return [entry for entry in kept if "id" not in entry or id(entry) in sound]

@@ -114,7 +114,7 @@ class DecodedCache:
         cache, _ = cls.open(path, records)
         if cache is not None:
             return cache
-        with FolderLock(path, beside=True, wait=True):
+        with FolderLock(path, in_parent=True, wait=True):
             cache, reason = cls.open(path, records)
             if cache is None:
                 logging.getLogger(__name__).info(f"{path}: {reason}; making it now")

@@ -104,7 +104,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
-        FolderLock(out, beside=True),
+        FolderLock(out, in_parent=True),
         when_stopped(lambda text: f"{text}; {shorten_path(out)} is as it was before: run the same command again"),
     ):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT_FILE_NAME).is_file())):

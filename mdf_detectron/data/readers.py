@@ -200,7 +200,7 @@ def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
-    """(H, W, C) in "L", "RGB" or "BGR" of gray or RGB pixels."""
+    """Convert gray or RGB pixels to (H, W, C) in "L", "RGB" or "BGR"."""
     if image_format == "L":
         return to_gray(pixels)[:, :, None]
     if pixels.ndim == 2:
@@ -230,7 +230,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) luma of (H, W, 3) RGB (ITU-R 601, as Pillow), same dtype; gray pixels are returned as they are."""
+    """Compute (H, W) luma of (H, W, 3) RGB (ITU-R 601, as Pillow), same dtype; gray pixels are returned as they are."""
     if pixels.ndim == 2:
         return pixels
     if pixels.dtype == np.uint8:
@@ -341,7 +341,7 @@ def _scale(values: np.ndarray, bit_depth: int, invert: bool, full_range: bool = 
 
 
 def _eight_bit(image: Image.Image) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 of any eight-bit mode; transparent pixels lie on black."""
+    """Convert any eight-bit mode to (H, W) or (H, W, 3) uint8; transparent pixels become black."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

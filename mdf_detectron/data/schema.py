@@ -160,7 +160,7 @@ class ClinicalColumn:
         return MISSING_CATEGORY if value is None else self.vocabulary.index(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The YAML form: only what is set."""
+        """Return the YAML form: only what is set."""
         out: dict[str, Any] = {"name": self.name, "kind": self.kind}
         if self.unit:
             out["unit"] = self.unit

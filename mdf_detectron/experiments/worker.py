@@ -49,7 +49,7 @@ def work(folder: str | Path) -> None:
         Exception: what went wrong, also written to ``failure.json``.
     """
     folder = Path(folder)
-    with FolderLock(folder, beside=True):
+    with FolderLock(folder, in_parent=True):
         with suppress(FileNotFoundError):
             (folder / FAILURE_FILE_NAME).unlink()
         try:

@@ -183,7 +183,7 @@ def test_a_killed_build_leaves_nothing_behind(cfg):
 def test_a_cache_that_another_process_makes_is_waited_for(cfg, monkeypatch):
     path, opened, waits = cache_path(cfg, TRAIN), [], threading.Event()
     monkeypatch.setattr("mdf_detectron.locks.logger.warning", lambda *message: waits.set())
-    with FolderLock(path, beside=True):
+    with FolderLock(path, in_parent=True):
         waiting = threading.Thread(target=lambda: opened.extend(make_caches(cfg, [TRAIN])))
         waiting.start()
         assert waits.wait(60)

@@ -49,7 +49,7 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stdout + process.stderr
     assert not (training / SCORES_FILE_NAME).is_file()
-    with FolderLock(training, beside=True, wait=True):
+    with FolderLock(training, in_parent=True, wait=True):
         pass  # the training ends with the command that started it
     assert run_experiments.main(words) == 0
     assert "1 of 1 trainings finished" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_a_cluster_that_refuses_the_jobs_is_one_line(make_study, tiny_folder, tm
 def test_a_folder_is_worked_on_by_one_process(make_study, tiny_folder, tmp_path):
     _, _, trainings = make_study(tiny_folder, tmp_path / "out", **ONE)
     left_to_do(trainings)
-    with FolderLock(trainings[0].folder, beside=True), pytest.raises(UserError, match="seed1 is in use by process"):
+    with FolderLock(trainings[0].folder, in_parent=True), pytest.raises(UserError, match="seed1 is in use by process"):
         work(trainings[0].folder)
 
 

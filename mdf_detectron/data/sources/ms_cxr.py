@@ -52,7 +52,7 @@ def read_ms_cxr(
 
     Args:
         root: parent of ``ms-cxr/``, ``mimiciv/``, ``mimic-iv-ed/`` and ``mimic-cxr-jpg/``.
-        boxes: the table of boxes, if it lies elsewhere.
+        boxes: the table of boxes, if it is elsewhere.
         stay_window_days: an image may be this many days later than the departure of its visit.
         keep_unmatched: keep images without a visit; of them only age and gender are known.
         overrides: of :func:`~mdf_detectron.data.sources.mimic.layout.physionet_files`.
@@ -155,7 +155,7 @@ def _clinical_records(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command line's own arguments."""
     root_option(parser, "folder with ms-cxr/, mimiciv/, mimic-iv-ed/ and mimic-cxr-jpg/")
-    parser.add_argument("--boxes", metavar="PATH", help="where MS-CXR's table of boxes lies, if elsewhere")
+    parser.add_argument("--boxes", metavar="PATH", help="path of MS-CXR's table of boxes, if it is elsewhere")
     add_path_options(parser, (*TABLES, "images"))
 
 

@@ -108,6 +108,6 @@ COLLECTION = Collection(
     __doc__,
     read_nih,
     SCHEMA,
-    lambda parser: root_option(parser, f"{ENTRY_FILES[0]}, {BOX_FILE} and images/ lie there"),
+    lambda parser: root_option(parser, f"folder with {ENTRY_FILES[0]}, {BOX_FILE} and images/"),
     "--root NIH_ROOT --image-size 512",
 )

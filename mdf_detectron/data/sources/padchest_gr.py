@@ -109,7 +109,7 @@ def _classes(studies: list[Study], min_images: int) -> list[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command line's own arguments."""
-    root_option(parser, f"{REPORTS_FILE}, {MASTER_FILE} and the images lie there")
+    root_option(parser, f"folder with {REPORTS_FILE}, {MASTER_FILE} and the images")
     parser.add_argument("--min-images", type=int, default=10, help="rarer labels become 'other' (%(default)s)")
 
 

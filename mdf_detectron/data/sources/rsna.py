@@ -117,6 +117,6 @@ COLLECTION = Collection(
     __doc__,
     read_rsna,
     SCHEMA,
-    lambda parser: root_option(parser, f"{LABELS_FILE}, {IMAGE_FOLDER}/ and the mapping to NIH lie there"),
+    lambda parser: root_option(parser, f"folder with {LABELS_FILE}, {IMAGE_FOLDER}/ and the mapping to NIH"),
     "--root RSNA_ROOT --image-size 512",
 )

@@ -170,7 +170,7 @@ def _read_boxes(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command line's own arguments."""
-    root_option(parser, "train.csv and train/ (Kaggle), or annotations/, train/ and test/ lie there")
+    root_option(parser, "folder with train.csv and train/ (Kaggle), or annotations/, train/ and test/")
     parser.add_argument("--readers", choices=READERS, default="keep", help="keep all boxes, or fuse (%(default)s)")
     parser.add_argument("--fuse-iou", type=float, default=0.5, help="overlap from which boxes are fused (%(default)s)")
 

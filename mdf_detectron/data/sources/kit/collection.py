@@ -45,7 +45,7 @@ class Collection:
 
     @property
     def help(self) -> str:
-        """The one-line help."""
+        """Return the one-line help."""
         return self.about.strip().partition("\n")[0].rstrip(".")
 
 

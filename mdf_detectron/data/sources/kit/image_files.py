@@ -169,7 +169,7 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
 
 
 def _origin(source: Path) -> str:
-    """Digest of a path: names of folders and files may be a patient's, and stay out of the copies."""
+    """Return the digest of a path: names of folders and files may be a patient's, and stay out of the copies."""
     return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
 
 

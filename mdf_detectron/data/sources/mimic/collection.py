@@ -226,7 +226,7 @@ def read_mimic(
     Args:
         physionet: parent of PhysioNet's projects; or ``mimic_eye``: the folder of MIMIC-Eye.
         choices: of :class:`MimicOptions`, and with ``physionet`` :data:`~mdf_detectron.data.sources.mimic.layout.PATHS`
-            that lie elsewhere.
+            that are elsewhere.
     """
     overrides = {name: path for name in PATHS if (path := choices.pop(name, None))}
     if mimic_eye and overrides:

@@ -18,7 +18,7 @@ TABLES = ("patients", "edstays", "triage", "metadata")
 """The four tables; readings are found separately."""
 
 PATHS = (*TABLES, "reflacx", "images")
-"""What may lie elsewhere than PhysioNet's layout says."""
+"""What may be elsewhere than PhysioNet's layout says."""
 
 _ORIGIN = {
     "patients": "physionet.org/content/mimiciv (hosp/, or core/ in release 1.0)",
@@ -178,6 +178,6 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 def add_path_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Declare where files lie, and the visit of an image."""
     for name in names:
-        parser.add_argument(f"--{name}", metavar="PATH", help=f"where {name} lies, if elsewhere")
+        parser.add_argument(f"--{name}", metavar="PATH", help=f"path of {name}, if it is elsewhere")
     parser.add_argument("--stay-window-days", type=float, default=7, help="after departure; 0: inside a visit only")
     parser.add_argument("--keep-unmatched", action="store_true", help="keep images without a visit (age, gender only)")
