@@ -156,7 +156,7 @@ def export_model(
     (example,) = random_inputs(predictor, 1, (side + 64, side + 32), seed=0)
     with atomic_path(path) as partial_path:
         try:
-            _write(kind, _plain_model(predictor), example, predictor, partial_path)
+            _write(kind, model, example, predictor, partial_path)
         except UserError:
             raise
         except Exception as cause:  # tracers raise anything; the message says what in the model it was
@@ -253,7 +253,7 @@ def _write(kind: str, model: nn.Module, example: Mapping[str, Tensor], predictor
     text = json.dumps(finite_or_none(description(predictor, names, outputs)), ensure_ascii=False)
     given = (torch.tensor(0), *(example[name][None] for name in names))
     with _traceable():
-        one = TracingAdapter(model, given, partial(_detect, names=names))
+        one = TracingAdapter(model, given, partial(_detect, names=names)).eval()  # a mode that the exporter restores
         if kind == "TorchScript":
             one = torch.jit.trace(one, given, check_trace=False, strict=False)
             torch.jit.save(_Loop(one, names, len(outputs)), str(path), _extra_files={DESCRIPTION: text})
