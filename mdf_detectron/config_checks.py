@@ -26,7 +26,7 @@ from mdf_detectron.config import (
     one_of,
     value_at,
 )
-from mdf_detectron.errors import ConfigError, shorten
+from mdf_detectron.errors import ConfigError, find_doubled, shorten
 
 _MOST_VALUES = 10_000
 _LARGEST = 10**12
@@ -135,7 +135,7 @@ def _check_columns(cfg: CfgNode) -> None:
             "list of values, or leave them empty: they are then the data set's"
         )
     names = [*clinical.NUMERIC, *clinical.CATEGORICAL]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
+    if doubled := find_doubled(names):
         raise ConfigError(f"MODEL.CLINICAL.NUMERIC and CATEGORICAL name {doubled} twice; name each column once")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 _LONG_WORD = re.compile(r"[^\s/]{120,}")
@@ -88,6 +90,11 @@ def exchange_cause(error: BaseException) -> str:
 
 class TrainingDivergedError(UserError, FloatingPointError):
     """A loss that is not finite; the message names the losses, the iteration and the images of the batch."""
+
+
+def find_doubled(names: Iterable[str]) -> list[str]:
+    """Return the names that appear more than once, in order of appearance."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 LONGEST = 80

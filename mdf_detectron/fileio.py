@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mdf_detectron.errors import ConfigError, UserError, shorten
+from mdf_detectron.errors import ConfigError, UserError, find_doubled, shorten
 from mdf_detectron.guarded_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -289,8 +289,7 @@ def read_yaml(path: str | Path, error: type[UserError]) -> Any:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        doubled = next(key for key in keys if keys.count(key) > 1)
+        doubled = find_doubled(key for key, _ in pairs)[0]
         raise ValueError(f"the key {shorten(doubled)} appears twice in the object {shorten(found)}; remove one")
     return found
 

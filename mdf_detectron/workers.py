@@ -21,26 +21,21 @@ def parallel_map(
     items: Sequence[_Item],
     num_workers: int,
     description: str,
-    unit: str = "image",
-    chunk: int = 8,
 ) -> Iterator[_Result]:
     """Yield ``function`` of each item in order, with progress; 0 or 1 workers compute in this process.
 
     ``function`` must be picklable. The workers end when this process does, however it ends.
-
-    Args:
-        chunk: items that a worker takes at a time.
     """
     if not items:
         return
     if num_workers <= 1:
-        yield from tqdm(map(function, items), description, len(items), unit=unit)
+        yield from tqdm(map(function, items), description, len(items), unit="image")
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # before the workers are forked: they would wait forever for OpenCV's threads, which are not
     pool = ProcessPoolExecutor(num_workers, _start_method(), leave_signals_to_parent, (os.getpid(),))
     try:
-        yield from tqdm(pool.map(function, items, chunksize=chunk), description, len(items), unit=unit)
+        yield from tqdm(pool.map(function, items, chunksize=8), description, len(items), unit="image")
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)

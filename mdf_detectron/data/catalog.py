@@ -56,14 +56,12 @@ def _collection_of(name: str) -> Collection | None:
     return COLLECTIONS[known] if known else None
 
 
-def register_all(root: str | Path | None = None) -> None:
-    """Register the known names and every prepared folder below ``root``.
-
-    By default that is ``$DETECTRON2_DATASETS``, or ``datasets``.
+def register_all() -> None:
+    """Register the known names and every prepared folder below ``$DETECTRON2_DATASETS``, or ``datasets``.
 
     Cross-validation folders in them (``fold_0`` …) become ``<name>_fold_0_{train,val,test}``.
     """
-    base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    base = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     prepared = {path.parent.name for path in base.glob(f"*/{SCHEMA_FILE_NAME}")}
     for name in sorted(prepared | COLLECTIONS.folders().keys()):
         _register_if_new(base / name, name)
@@ -114,7 +112,7 @@ class _Loader:
             thing_classes=annotations.class_names,
             thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(annotations.categories)},
         )
-        return _records(annotations, self.root / "images")
+        return dataset_dicts(annotations, self.root / "images")
 
     def annotations(self) -> Annotations:
         if not self.json_file.is_file():
@@ -130,22 +128,6 @@ def dataset_annotations(name: str) -> Annotations | None:
     """
     loader = DatasetCatalog[name] if name in DatasetCatalog.list() else None
     return loader.annotations() if isinstance(loader, _Loader) else None
-
-
-def load_records(json_file: str | Path, image_root: str | Path, schema_file: str | Path) -> list[dict[str, Any]]:
-    """Read the Detectron2 dataset dicts of one split, healthy images included.
-
-    Returns:
-        dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
-        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and of this project
-        ``patient_id`` (str), ``sha256`` (of the file; None where nobody knows it) and ``clinical`` ({column: parsed
-        value}, see :mod:`~mdf_detectron.data.schema`). The dicts are the caller's, the boxes and masks in them are
-        shared: replace them, do not write into them.
-
-    Raises:
-        DatasetError: no schema, a broken annotation file, or a record that the schema does not allow.
-    """
-    return _records(read_prepared(json_file, schema_file), image_root)
 
 
 def _once(read: Callable[..., _Read]) -> Callable[..., _Read]:
@@ -171,7 +153,16 @@ def read_prepared(json_file: Path, schema_file: Path) -> Annotations:
     return annotations
 
 
-def _records(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:
+def dataset_dicts(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:
+    """Make the Detectron2 dataset dicts of one split, healthy images included.
+
+    Returns:
+        dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
+        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and of this project
+        ``patient_id`` (str), ``sha256`` (of the file; None where nobody knows it) and ``clinical`` ({column: parsed
+        value}, see :mod:`~mdf_detectron.data.schema`). The dicts are the caller's, the boxes and masks in them are
+        shared: replace them, do not write into them.
+    """
     contiguous = {category["id"]: i for i, category in enumerate(annotations.categories)}
     of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in annotations.images}
     for annotation in annotations.annotations:

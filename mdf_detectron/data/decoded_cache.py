@@ -25,7 +25,7 @@ from mdf_detectron.fileio import atomic_path, file_stamp, read_json, remove_part
 from mdf_detectron.locks import FolderLock
 from mdf_detectron.workers import thread_map
 
-VERSION = 4
+VERSION = 1
 """Of the files; a cache of another version is made again."""
 
 Resize = Callable[[np.ndarray], np.ndarray]

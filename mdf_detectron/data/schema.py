@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 from pydantic import ConfigDict, PlainValidator
 
-from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.errors import DatasetError, find_doubled, shorten
 from mdf_detectron.fileio import read_yaml, shorten_path, write_text
 from mdf_detectron.validation import validated
 
@@ -183,9 +183,7 @@ class ClinicalSchema:
     version: Literal[1] = VERSION
 
     def __post_init__(self) -> None:
-        names = [c.name for c in self.columns]
-        doubled = sorted({n for n in names if names.count(n) > 1})
-        if doubled:
+        if doubled := find_doubled(self.names):
             raise DatasetError(f"columns named twice: {doubled}")
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.errors import DatasetError, find_doubled, shorten
 from mdf_detectron.fileio import read_csv
 
 _DICOM_AGE = re.compile(r"(\d{1,3})([DWMY])")
@@ -57,7 +57,7 @@ class RecordTable:
             raise DatasetError(f"{path}: no column '{key}' (--key); it has {shorten(header, 200)}")
         if absent := sorted(set(renamed.values()) - set(header)):
             raise DatasetError(f"{path}: no column(s) {absent} (--columns); it has {shorten(header, 200)}")
-        if doubled := [name for name in header if header.count(name) > 1]:
+        if doubled := find_doubled(header):
             raise DatasetError(f"{path}: the column {shorten(doubled[0])} is in the header twice; rename one")
         names = {table: clinical for clinical, table in renamed.items()}
         left = [name for name in header if name != key and name not in set(ignored)]
@@ -132,7 +132,6 @@ def parse_pairs(words: Iterable[str], option: str) -> list[tuple[str, str]]:
         if not equals or not name.strip():
             raise DatasetError(f"{option} {shorten(word)}: expected NAME=VALUE")
         pairs.append((name.strip(), value.strip()))
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise DatasetError(f"{option}: {sorted({n for n in names if names.count(n) > 1})} given twice")
+    if doubled := find_doubled(name for name, _ in pairs):
+        raise DatasetError(f"{option}: {doubled} given twice")
     return pairs

@@ -66,59 +66,51 @@ def operating_points(scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_i
     ]
 
 
-def threshold_for_false_positives(
-    scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int, rate: float
-) -> OperatingPoint:
-    """Choose the most sensitive point with at most ``rate`` false positives an image (of equals the highest score)."""
-    if not rate >= 0:
-        raise ValueError(f"a rate of false positives must be at least 0, got {rate}")
-    points = operating_points(scores, hits, num_boxes, num_images)
-    allowed = [p for p in points if p.false_positives <= rate + 1e-12]
-    best = max(p.sensitivity for p in allowed) if num_boxes else 0.0
-    return next(p for p in allowed if not num_boxes or p.sensitivity >= best)
-
-
-def threshold_for_sensitivity(
-    scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int, sensitivity: float
+def choose_threshold(
+    scores: np.ndarray,
+    hits: np.ndarray,
+    num_boxes: int,
+    num_images: int,
+    *,
+    false_positives: float | None = None,
+    sensitivity: float | None = None,
 ) -> OperatingPoint | None:
-    """Choose the highest threshold with at least this sensitivity; None where no threshold reaches it."""
-    if not 0 < sensitivity <= 1:
-        raise ValueError(f"a sensitivity must be above 0 and at most 1, got {sensitivity}")
-    points = operating_points(scores, hits, num_boxes, num_images)
-    return next((p for p in points if p.sensitivity >= sensitivity - 1e-12), None)
+    """Choose an operating point by one of two wishes; of equal points the one with the highest threshold.
 
-
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: scores in bins of equal width.
-
-    Attributes:
-        edges: (B + 1,).
-        counts: (B,) detections.
-        confidence, accuracy: (B,) mean score and share of hits; NaN in an empty bin.
-        error: expected calibration error: mean |accuracy - confidence| over detections; NaN without detections.
+    Args:
+        false_positives: at most, an image: the most sensitive such point; or
+        sensitivity: at least: the highest such threshold, None where no threshold reaches it.
     """
+    points = operating_points(scores, hits, num_boxes, num_images)
+    if false_positives is None:
+        if not 0 < sensitivity <= 1:
+            raise ValueError(f"a sensitivity must be above 0 and at most 1, got {sensitivity}")
+        return next((p for p in points if p.sensitivity >= sensitivity - 1e-12), None)
+    if not false_positives >= 0:
+        raise ValueError(f"a rate of false positives must be at least 0, got {false_positives}")
+    allowed = [p for p in points if p.false_positives <= false_positives + 1e-12]
+    return max(allowed, key=lambda p: p.sensitivity) if num_boxes else allowed[0]
 
-    edges: np.ndarray
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    error: float
 
+def reliability(scores: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
+    """Compare scores with the share of hits; bin b of B holds scores in [b/B, (b+1)/B), the last one also 1.
 
-def reliability(scores: np.ndarray, hits: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
-    """Compare scores with the share of hits; bin b holds scores in [b/B, (b+1)/B), the last one also 1."""
+    Returns:
+        "edges" (B + 1); "counts" of detections, "confidence" (mean score) and "accuracy" (share of hits), B each, None
+        in an empty bin; "error": expected calibration error, the mean |accuracy - confidence| over detections.
+    """
     scores, hits = _checked(scores, hits)
-    if num_bins < 1 or (len(scores) and not (0 <= scores.min() and scores.max() <= 1)):
-        raise ValueError("a reliability diagram needs a bin, and scores in [0, 1]")
-    index = np.minimum((scores * num_bins).astype(int), num_bins - 1)
-    counts = np.bincount(index, minlength=num_bins)
+    if len(scores) and not (0 <= scores.min() and scores.max() <= 1):
+        raise ValueError("a reliability diagram needs scores in [0, 1]")
+    index = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+    counts = np.bincount(index, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):
-        confidence = np.bincount(index, weights=scores, minlength=num_bins) / counts
-        accuracy = np.bincount(index, weights=hits, minlength=num_bins) / counts
+        confidence = np.bincount(index, weights=scores, minlength=NUM_BINS) / counts
+        accuracy = np.bincount(index, weights=hits, minlength=NUM_BINS) / counts
     gaps = np.abs(np.nan_to_num(accuracy - confidence))
     error = float((gaps * counts).sum() / len(scores)) if len(scores) else float("nan")
-    return Reliability(np.linspace(0, 1, num_bins + 1), counts, confidence, accuracy, error)
+    lists = {"edges": np.linspace(0, 1, NUM_BINS + 1), "counts": counts, "confidence": confidence, "accuracy": accuracy}
+    return finite_or_none({**{key: values.tolist() for key, values in lists.items()}, "error": error})
 
 
 def calibrated(scores: np.ndarray | float, temperature: float) -> np.ndarray:
@@ -163,12 +155,6 @@ POOLED = "all"
 """Name of the entry of all classes together."""
 
 
-def reliability_dict(one: Reliability) -> dict[str, Any]:
-    """Return the JSON form of a reliability diagram."""
-    lists = {key: getattr(one, key).tolist() for key in ("edges", "counts", "confidence", "accuracy")}
-    return finite_or_none({**lists, "error": one.error})
-
-
 def calibration_of(found: FrocDetections, class_names: Sequence[str], criterion: str) -> dict[str, Any]:
     """Measure the calibration of each class's scores, and of all together.
 
@@ -184,7 +170,7 @@ def calibration_of(found: FrocDetections, class_names: Sequence[str], criterion:
     classes = {name: found.category == k for k, name in enumerate(class_names)}
     chosen = {**classes, POOLED: slice(None)}
     diagrams = {name: reliability(found.scores[c], found.true_positive[c]) for name, c in chosen.items()}
-    return {"criterion": criterion, "classes": {name: reliability_dict(one) for name, one in diagrams.items()}}
+    return {"criterion": criterion, "classes": diagrams}
 
 
 def stored_choices(
@@ -211,7 +197,7 @@ def stored_choices(
         out["operating_point"] = {"source": operating_point["source"], "classes": classes}
     if calibration is not None:
         scores = (found.scores, calibrated(found.scores, calibration["temperature"]))
-        errors = [reliability(one, found.true_positive).error for one in scores]
+        errors = [reliability(one, found.true_positive)["error"] for one in scores]
         kept = {key: calibration[key] for key in ("source", "temperature")}
         out["calibration"] = {**kept, "error": errors[0], "error_after": errors[1]}
     return finite_or_none(out)

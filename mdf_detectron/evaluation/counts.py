@@ -9,21 +9,22 @@ import numpy as np
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, greedy, match, paired_box_overlaps, same_group_pairs
+from mdf_detectron.evaluation.metrics import COUNT_THRESHOLD
 
 BACKGROUND = "background"
 
 
-def counts_per_image(matches: Matches, score_threshold: float, overlap_threshold: float = 0.5) -> np.ndarray:
+def counts_per_image(matches: Matches, score_threshold: float) -> np.ndarray:
     """Count TP, FP and FN of each class on each image (their sums are the paper's figure 2b).
 
     Args:
-        matches: matched at ``overlap_threshold``, among others.
+        matches: at :data:`COUNT_THRESHOLD`, among others.
         score_threshold: a detection counts from this score on (score ≥ threshold).
 
     Returns:
         (3, K, I) int64. TP + FN is the number of ground-truth boxes; detections on crowds count as neither.
     """
-    row = matches.threshold_index(overlap_threshold)
+    row = matches.threshold_index(COUNT_THRESHOLD)
     scored = matches.scores >= score_threshold
     tp = matches.true_positive[row] & scored
     fp = matches.false_positive[row] & scored
@@ -41,11 +42,9 @@ def confusion_matrix(
     detections: Detections,
     *,
     score_threshold: float,
-    overlap: str = "iobb",
-    overlap_threshold: float = 0.5,
     max_dets: int = MAX_DETS,
 ) -> np.ndarray:
-    """Compute the confusion matrix of detections and ground-truth boxes.
+    """Compute the confusion matrix of detections and ground-truth boxes, by IoBB.
 
     Two findings often overlap on a chest radiograph, so pairs of the same class are matched first (the diagonal is
     TP of :func:`counts_per_image`); detections and boxes that are left are then matched across classes, by falling
@@ -56,7 +55,7 @@ def confusion_matrix(
         Each ground-truth box and each detection from ``score_threshold`` on counts once; the last entry is 0.
         Crowds, and detections on them, are left out.
     """
-    matches = match(ground_truth, detections, overlap=overlap, thresholds=[overlap_threshold], max_dets=max_dets)
+    matches = match(ground_truth, detections, thresholds=[COUNT_THRESHOLD], max_dets=max_dets)
     background = ground_truth.num_classes
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     scored = matches.scores >= score_threshold
@@ -67,7 +66,7 @@ def confusion_matrix(
     left_gt = ~matches.gt_ignored
     left_gt[matches.matched_box[0][tp]] = False
     left_gt = np.flatnonzero(left_gt)
-    taken = _match_across_classes(ground_truth, detections, left_det, left_gt, overlap, overlap_threshold)
+    taken = _match_across_classes(ground_truth, detections, left_det, left_gt)
     truth = np.append(ground_truth.category[left_gt], background)[taken]
     np.add.at(matrix, (truth, detections.category[left_det]), 1)
     alone = np.setdiff1d(np.arange(len(left_gt)), taken)
@@ -75,17 +74,15 @@ def confusion_matrix(
     return matrix
 
 
-def _match_across_classes(ground_truth, detections, left_det, left_gt, overlap, overlap_threshold) -> np.ndarray:
+def _match_across_classes(ground_truth, detections, left_det, left_gt) -> np.ndarray:
     """Find, for each left-over detection, the position in ``left_gt`` of the box it takes, or -1."""
     order = np.lexsort((-detections.scores[left_det], detections.image[left_det]))
     image = detections.image[left_det][order]
     rank = np.arange(len(order)) - np.searchsorted(image, image, side="left")
     pair_det, pair_gt = same_group_pairs(image, ground_truth.image[left_gt])
-    overlaps = paired_box_overlaps(
-        detections.boxes[left_det][order][pair_det], ground_truth.boxes[left_gt][pair_gt], overlap
-    )
+    overlaps = paired_box_overlaps(detections.boxes[left_det][order][pair_det], ground_truth.boxes[left_gt][pair_gt])
     no_crowd = np.zeros(len(left_gt), dtype=bool)
-    matched = greedy(pair_det, pair_gt, overlaps, rank, np.array([overlap_threshold]), no_crowd, no_crowd)
+    matched = greedy(pair_det, pair_gt, overlaps, rank, np.array([COUNT_THRESHOLD]), no_crowd, no_crowd)
     taken = np.empty(len(order), dtype=np.int64)
     taken[order] = matched[0]
     return taken

@@ -77,30 +77,23 @@ class CXREvaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         output_dir: str | Path | None = None,
-        distributed: bool = True,
         *,
         max_dets: int = MAX_DETS,
-        tasks: Iterable[str] | None = None,
         image_ids: Iterable[Any] | None = None,
     ) -> None:
         """
         Args:
             dataset_name: registered name whose metadata has ``json_file``.
             output_dir: folder for ``coco_instances_results.json``; nothing is written when None.
-            distributed: gather the predictions of all processes; the main one evaluates.
             max_dets: detections of one image and class that count.
-            tasks: of ``"bbox"`` and ``"segm"``; by default masks too where the model predicts them and every
-                annotation has one.
-            image_ids: score these images only (by default the whole dataset).
+            image_ids: score these images only; by default the whole dataset.
 
         Raises:
             DatasetError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
         """
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None
-        self._distributed = distributed
         self._max_dets = max_dets
-        self._tasks = tuple(tasks) if tasks else None
         self._image_ids = list(image_ids) if image_ids is not None else None
         self._ground_truth = ground_truth_of(dataset_name)
         to_contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
@@ -133,32 +126,29 @@ class CXREvaluator(DatasetEvaluator):
                 result["category_id"] = self._category(result["category_id"])
             self._predictions[one["image_id"]] = results
 
-    def evaluate(self, img_ids: Iterable[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Score the collected predictions.
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Score the predictions of all processes; masks too where the model predicts them and every annotation has one.
 
         Returns:
             ``{"bbox_iobb": {...}, "bbox": {...}, ...}`` times 100, see
             :mod:`~mdf_detectron.evaluation.metrics`; an empty dict except in the main process.
         """
-        predictions, has_masks = self._predictions, self._has_masks
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((predictions, has_masks), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            predictions = {image_id: results for part, _ in gathered for image_id, results in part.items()}
-            has_masks = any(masks for _, masks in gathered)
-        wanted = list(img_ids) if img_ids is not None else self._image_ids
-        self._warn_of_unseen(predictions, wanted)
+        comm.synchronize()
+        gathered = comm.gather((self._predictions, self._has_masks), dst=0)
+        if not comm.is_main_process():
+            return OrderedDict()
+        predictions = {image_id: results for part, _ in gathered for image_id, results in part.items()}
+        masks = any(has_masks for _, has_masks in gathered) and self._ground_truth.segmentations is not None
+        self._warn_of_unseen(predictions)
         results = list(itertools.chain.from_iterable(predictions.values()))
         if self._output_dir is not None:
             write_json(self._output_dir / PREDICTIONS_FILE_NAME, results, indent=None)
         return evaluate_coco(
             self._ground_truth,
             results,
-            tasks=self._tasks or self._default_tasks(has_masks),
+            tasks=("bbox", "segm") if masks else ("bbox",),
             max_dets=self._max_dets,
-            image_ids=wanted,
+            image_ids=self._image_ids,
         )
 
     def _category(self, contiguous: int) -> Any:
@@ -169,11 +159,8 @@ class CXREvaluator(DatasetEvaluator):
             )
         return self._category_of[contiguous]
 
-    def _default_tasks(self, has_masks: bool) -> tuple[str, ...]:
-        return ("bbox", "segm") if has_masks and self._ground_truth.segmentations is not None else ("bbox",)
-
-    def _warn_of_unseen(self, predictions: dict[Any, list], wanted: list[Any] | None) -> None:
-        unseen = set(self._ground_truth.image_ids if wanted is None else wanted) - set(predictions)
+    def _warn_of_unseen(self, predictions: dict[Any, list]) -> None:
+        unseen = set(self._ground_truth.image_ids if self._image_ids is None else self._image_ids) - set(predictions)
         if unseen:
             logger.warning(
                 "%d of the images of '%s' were not given to the model; their ground-truth boxes are false negatives",

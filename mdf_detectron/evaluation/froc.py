@@ -44,24 +44,16 @@ class FrocDetections:
     num_images: int
 
 
-def froc_detections(
-    ground_truth: GroundTruth,
-    detections: Detections,
-    *,
-    criterion: str = "iobb",
-    threshold: float = 0.5,
-    max_dets: int | None = None,
-) -> FrocDetections:
+def froc_detections(ground_truth: GroundTruth, detections: Detections, *, criterion: str = "iobb") -> FrocDetections:
     """Divide detections into true and false positives.
 
     Args:
-        criterion: ``"iobb"``, ``"iou"`` or ``"center"`` (of the detection, edges of the ground-truth box included).
-        threshold: overlap that a true positive needs; without meaning for ``"center"``.
-        max_dets: detections of one image and class that count; all when None.
+        criterion: ``"iobb"`` or ``"iou"`` (at least 0.5), or ``"center"`` (of the detection, edges of the ground-truth
+            box included).
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion '{criterion}' is not one of {CRITERIA}")
-    kept, rank = keep_best(detections, max_dets or max(len(detections), 1))
+    kept, rank = keep_best(detections, max(len(detections), 1))
     groups = ground_truth.num_classes
     pair_det, pair_gt = same_group_pairs(
         detections.image[kept] * groups + detections.category[kept],
@@ -71,7 +63,7 @@ def froc_detections(
     if criterion == "center":
         near, threshold = _center_in(boxes, gt_boxes).astype(float), 1.0
     else:
-        near = paired_box_overlaps(boxes, gt_boxes, criterion, ground_truth.crowd[pair_gt])
+        near, threshold = paired_box_overlaps(boxes, gt_boxes, criterion, ground_truth.crowd[pair_gt]), 0.5
     crowd = ground_truth.crowd
     matched = greedy(pair_det, pair_gt, near, rank, np.array([threshold]), crowd, crowd)[0]
     true_positive = (matched >= 0) & ~np.append(crowd, False)[matched]
@@ -105,12 +97,9 @@ def froc_curve(detections: FrocDetections, class_index: int | None = None) -> tu
 
 
 def sensitivity_at(
-    detections: FrocDetections,
-    rates: tuple[float, ...] = FALSE_POSITIVE_RATES,
-    class_index: int | None = None,
-    weights: np.ndarray | None = None,
+    detections: FrocDetections, class_index: int | None = None, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Find the best sensitivity among the operating points with at most the given false positives an image.
+    """Find the best sensitivity among the operating points with at most each of :data:`FALSE_POSITIVE_RATES`.
 
     No interpolation: only what a score threshold can attain counts. Where all detections together make fewer false
     positives than the rate, it is the sensitivity of all detections.
@@ -124,8 +113,8 @@ def sensitivity_at(
     """
     batch = np.ones((1, detections.num_images)) if weights is None else np.asarray(weights, dtype=float)
     false_positives, sensitivity, _ = _curves(detections, class_index, batch)
-    out = np.empty((len(batch), len(rates)))
-    for r, rate in enumerate(rates):
+    out = np.empty((len(batch), len(FALSE_POSITIVE_RATES)))
+    for r, rate in enumerate(FALSE_POSITIVE_RATES):
         last = (false_positives <= rate + 1e-12).sum(axis=1) - 1
         out[:, r] = sensitivity[np.arange(len(batch)), last]
     return out[0] if weights is None else out

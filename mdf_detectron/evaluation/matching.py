@@ -85,6 +85,16 @@ def paired_box_overlaps(
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=touching & (union > 0))
 
 
+def to_corners(boxes: np.ndarray) -> np.ndarray:
+    """Convert (N, 4) XYWH boxes to XYXY."""
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+def to_sizes(corners: np.ndarray) -> np.ndarray:
+    """Convert (N, 4) XYXY boxes to XYWH."""
+    return np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+
+
 def _crowd_flags(crowd: Sequence[bool] | None, length: int) -> list[int]:
     return [0] * length if crowd is None else [int(c) for c in crowd]
 

@@ -27,7 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from mdf_detectron.errors import find_doubled
 from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, Matches
+from mdf_detectron.evaluation.statistics import mean_of_defined
 
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 
@@ -73,14 +75,6 @@ def precision_recall_curve(matches: Matches, class_index: int, threshold: float)
     positives = int(((matches.gt_category == class_index) & ~matches.gt_ignored).sum())
     recall = hits / positives if positives else np.full(len(hits), np.nan)
     return recall, hits / np.arange(1, len(hits) + 1), matches.scores[counted]
-
-
-def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Average the defined classes over the last axis; NaN where none is defined."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def _positives(matches: Matches, class_index: int, weights: np.ndarray) -> np.ndarray:
@@ -233,9 +227,8 @@ def metric_names(class_names: Sequence[str], metrics: Sequence[Metric] | None = 
     metrics = METRICS if metrics is None else metrics
     names = [metric.name for metric in metrics]
     names += [f"{metric.name}-{name}" for name in class_names for metric in metrics if metric.per_class]
-    doubled = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if doubled is not None:
-        raise ValueError(f"two metrics are named '{doubled}'; names in METRICS and of classes must differ")
+    if doubled := find_doubled(names):
+        raise ValueError(f"two metrics are named '{doubled[0]}'; names in METRICS and of classes must differ")
     return names
 
 
@@ -268,7 +261,7 @@ def metric_values(
         shape = (len(weights), len(rows), len(matches.class_names))
         if np.shape(values) != shape:
             raise ValueError(f"metric '{metric.name}' gives values of shape {np.shape(values)}, expected {shape}")
-        overall.append(mean_over_classes(values).mean(axis=-1))
+        overall.append(mean_of_defined(values, -1).mean(axis=-1))
         if metric.per_class:
             for k, columns in enumerate(of_class):
                 columns.append(values[..., k].mean(axis=-1))

@@ -66,7 +66,6 @@ def evaluate_coco(
     *,
     tasks: Iterable[str] | None = None,
     max_dets: int = MAX_DETS,
-    area: str | tuple[float, float] = "all",
     image_ids: Iterable[Any] | None = None,
 ) -> OrderedDict[str, dict[str, float]]:
     """Score predictions against annotations.
@@ -76,7 +75,6 @@ def evaluate_coco(
         predictions: COCO results file or list; ``[]`` scores 0.
         tasks: of ``"bbox"`` and ``"segm"``; by default masks where both sides have them.
         max_dets: detections of one image and class that count.
-        area: area range, see :func:`~mdf_detectron.evaluation.matching.match`.
         image_ids: score these images only.
 
     Returns:
@@ -90,8 +88,6 @@ def evaluate_coco(
     weights = None if image_ids is None else ground_truth.image_weights(image_ids)
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
     for table in task_settings(tasks or default_tasks(ground_truth, detections)):
-        names, values = metric_values(
-            match_table(ground_truth, detections, table, max_dets=max_dets, area=area), weights
-        )
+        names, values = metric_values(match_table(ground_truth, detections, table, max_dets=max_dets), weights)
         results[table] = dict(zip(names, values.tolist(), strict=True))
     return results

@@ -104,7 +104,7 @@ def small_sample_bias(
     if count_patients(patients) < 2:
         return np.zeros(len(values))
     halves = statistic(half_weights(patients, num_splits, np.random.default_rng([seed, 1])).astype(np.float64))
-    return np.nan_to_num(BIAS_PER_HALVING * (_mean(halves) - values))
+    return np.nan_to_num(BIAS_PER_HALVING * (mean_of_defined(halves, 0) - values))
 
 
 def interval(
@@ -114,12 +114,11 @@ def interval(
     *,
     bias: np.ndarray | None = None,
     widening: float = 1.0,
-    level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, np.inf),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the percentile interval of the samples, or around value - bias; it always contains the value.
 
-    The percentiles lie further out than the level says, by as much as Student's t is wider than the normal
+    The percentiles lie further out than :data:`LEVEL` says, by as much as Student's t is wider than the normal
     distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
 
     Args:
@@ -136,11 +135,11 @@ def interval(
     values = np.asarray(values, dtype=np.float64)
     low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
     if bias is not None:
-        samples = widening * (samples - _mean(samples)) + values - bias
+        samples = widening * (samples - mean_of_defined(samples, 0)) + values - bias
     for m, (column, count) in enumerate(zip(samples.T, np.broadcast_to(num_patients, len(values)), strict=True)):
         defined = column[np.isfinite(column)]
         if len(defined) and np.isfinite(values[m]) and count >= 2:
-            tail = tail_share(1 - level, count)
+            tail = tail_share(1 - LEVEL, count)
             ends = np.clip(np.quantile(defined, [tail, 1 - tail]), *bounds)
             low[m], high[m] = min(ends[0], values[m]), max(ends[1], values[m])
     return low, high
@@ -189,12 +188,12 @@ def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float
     return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
 
 
-def _mean(samples: np.ndarray) -> np.ndarray:
-    """Average the defined values over the first axis; NaN where none is."""
-    defined = np.isfinite(samples)
-    count = defined.sum(axis=0)
-    total = np.where(defined, samples, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Average the defined values over an axis; NaN where none is."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from mdf_detectron.data.record_changes import clinical_column_names
+from mdf_detectron.data.schema import is_missing
 from mdf_detectron.evaluation.coco import GroundTruth
 from mdf_detectron.evaluation.estimates import FoldedImages
 
@@ -55,7 +56,7 @@ def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -
     Args:
         columns: names; all clinical columns and :data:`RECORD` when None.
     """
-    wanted = [*clinical_columns(images.whole), RECORD] if columns is None else columns
+    wanted = [*clinical_column_names(images.whole.images), RECORD] if columns is None else columns
     return [
         Subgroup(column, name, members, int(members.sum()), len(np.unique(images.patients[members])),
                  int(images.boxes[members].sum()))
@@ -64,16 +65,11 @@ def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -
     ]  # fmt: skip
 
 
-def clinical_columns(ground_truth: GroundTruth) -> list[str]:
-    """List the names of the images' clinical columns, in order of appearance."""
-    return list(dict.fromkeys(name for image in ground_truth.images for name in image.get("clinical") or {}))
-
-
-def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+def groups_of(ground_truth: GroundTruth, column: str) -> dict[str, np.ndarray]:
     """Divide the images by a clinical column.
 
     Categories, and numbers of at most :data:`MAX_VALUES` distinct values, make a group each; other numbers are cut at
-    ``edges`` (by default :data:`AGE_BANDS` for ``age``, tertiles else).  Images without a value are the group
+    :data:`AGE_BANDS` for ``age``, else at tertiles. Images without a value are the group
     ``"missing"``. The column :data:`RECORD` divides into records with any value, and those without.
 
     Returns:
@@ -84,28 +80,24 @@ def groups_of(ground_truth: GroundTruth, column: str, edges: Sequence[float] | N
     """
     records = [image.get("clinical") or {} for image in ground_truth.images]
     if column == RECORD:
-        present = np.array([any(not _missing(v) for v in record.values()) for record in records], dtype=bool)
+        present = np.array([any(not is_missing(v) for v in record.values()) for record in records], dtype=bool)
         return _not_empty({"present": present, MISSING: ~present})
-    if column not in clinical_columns(ground_truth):
-        raise ValueError(f"no image has a clinical column '{column}'; there are {clinical_columns(ground_truth)}")
+    if column not in (known := clinical_column_names(ground_truth.images)):
+        raise ValueError(f"no image has a clinical column '{column}'; there are {known}")
     values = [record.get(column) for record in records]
-    missing = np.array([_missing(v) for v in values], dtype=bool)
-    known = [v for v in values if not _missing(v)]
-    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
-    distinct = sorted(set(known) if numeric else {str(v) for v in known})
+    missing = np.array([is_missing(v) for v in values], dtype=bool)
+    present = [v for v in values if not is_missing(v)]
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
+    distinct = sorted(set(present) if numeric else {str(v) for v in present})
     if not numeric:
         groups = {v: np.array([not m and str(x) == v for x, m in zip(values, missing, strict=True)]) for v in distinct}
     else:
         numbers = np.array([math.nan if m else float(v) for v, m in zip(values, missing, strict=True)])
-        if edges is None and len(distinct) <= MAX_VALUES:
+        if len(distinct) <= MAX_VALUES:
             groups = {f"{v:g}": numbers == v for v in distinct}
         else:
-            groups = _bands(numbers, edges or (AGE_BANDS if column == "age" else _tertiles(numbers)))
+            groups = _bands(numbers, AGE_BANDS if column == "age" else _tertiles(numbers))
     return _not_empty({**groups, MISSING: missing})
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _tertiles(numbers: np.ndarray) -> tuple[float, ...]:

@@ -32,7 +32,6 @@ from mdf_detectron.evaluation.metrics import (
     Metric,
     average_precision,
     describe_metrics,
-    mean_over_classes,
     metric_names,
     metric_support,
     metric_values,
@@ -40,12 +39,9 @@ from mdf_detectron.evaluation.metrics import (
     subgroup_metrics,
 )
 from mdf_detectron.evaluation.scoring import default_tasks, match_table, task_settings
-from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, mean_of_defined
 from mdf_detectron.evaluation.subgroups import list_subgroups
 from mdf_detectron.fileio import finite_or_none, read_json
-
-FORMAT_VERSION = 2
-"""Of evaluation.json; raised when its keys change."""
 
 FILE_NAME = "evaluation.json"
 
@@ -169,7 +165,7 @@ def evaluate_models(
         models: name → detections, of one or two models.
     """
     summaries = {name: summarize(ground_truth, found, protocol) for name, found in models.items()}
-    evaluation = {"format_version": FORMAT_VERSION, "title": title, "models": summaries}
+    evaluation = {"title": title, "models": summaries}
     if len(models) == 2:
         evaluation["comparison"] = compare(ground_truth, *models.values(), protocol)
     return evaluation
@@ -179,18 +175,12 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
     """Read the :data:`FILE_NAME` of a folder that ``mdf evaluate`` wrote.
 
     Raises:
-        ResultsError: an absent file, one of another kind, or one of another version; the message says how to make it.
+        ResultsError: an absent file, or one of another kind.
     """
     path = Path(folder) / FILE_NAME
     evaluation = read_json(path, ResultsError)
     if not isinstance(evaluation, dict) or not {"title", "models"} <= evaluation.keys():
         raise ResultsError(f"{path}: not written by `mdf evaluate`")
-    version = evaluation.get("format_version", 1)
-    if version != FORMAT_VERSION:
-        raise ResultsError(
-            f"{path}: has format {version}, this version reads {FORMAT_VERSION}; make it again: mdf evaluate "
-            f"--annotations FILE --predictions FILE --out {folder}"
-        )
     return evaluation
 
 
@@ -248,7 +238,7 @@ def mean_ap_and_ar(matches: Matches) -> Statistic:
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ap, ar = average_precision(matches, weights)
-        return 100 * np.concatenate([mean_over_classes(ap), mean_over_classes(ar)], axis=1)
+        return 100 * np.concatenate([mean_of_defined(ap, -1), mean_of_defined(ar, -1)], axis=1)
 
     return statistic
 

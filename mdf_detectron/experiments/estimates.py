@@ -16,7 +16,7 @@ import numpy as np
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import ByFold, Estimator, Row, Sampled, Verdict
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, to_corners, to_sizes
 from mdf_detectron.evaluation.metrics import metric_names, metric_support, metric_values
 from mdf_detectron.evaluation.scoring import match_table
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, holm, pooled_spread
@@ -239,7 +239,7 @@ def _of_mean(spread: TrainingSpread | None, count: float) -> TrainingSpread | No
     return None if spread is None else spread.of_mean(count)
 
 
-def fuse_detections(truth: GroundTruth, detections: Sequence[Detections], iou: float = FUSION_IOU) -> Detections:
+def fuse_detections(truth: GroundTruth, detections: Sequence[Detections]) -> Detections:
     """Fuse the boxes of several models by weighted box fusion, class by class (Solovyev et al., 2021).
 
     A box's score is the mean of those that joined it, times the share of the models that it came from; an image keeps
@@ -256,23 +256,19 @@ def fuse_detections(truth: GroundTruth, detections: Sequence[Detections], iou: f
         own = [np.flatnonzero(one.image == image) for one in detections]
         if not sum(map(len, own)):
             continue
-        corners = [_corners(one.boxes[index]) for one, index in zip(detections, own, strict=True)]
+        corners = [to_corners(one.boxes[index]) for one, index in zip(detections, own, strict=True)]
         every = np.concatenate(corners)
         low, side = every.min(), max(float(np.ptp(every)), 1.0)  # the package wants 0 to 1; no overlap changes
         fused, score, label = weighted_boxes_fusion(
             [((one - low) / side).tolist() for one in corners],
             [one.scores[index].tolist() for one, index in zip(detections, own, strict=True)],
             [one.category[index].tolist() for one, index in zip(detections, own, strict=True)],
-            iou_thr=iou,
+            iou_thr=FUSION_IOU,
         )
         best = np.argsort(-score, kind="stable")[:MAX_DETS]
         fused = fused[best] * side + low
         images.append(np.full(len(best), image))
         categories.append(label[best].astype(np.int64))
-        boxes.append(np.column_stack([fused[:, :2], fused[:, 2:] - fused[:, :2]]))
+        boxes.append(to_sizes(fused))
         scores.append(score[best])
     return Detections(*map(np.concatenate, (images, categories, boxes, scores)), None) if images else NO_DETECTIONS
-
-
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    return np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from mdf_detectron.data.record_changes import EXCHANGED, hide_values, permute_records, remove_records
-from mdf_detectron.errors import ConfigError, shorten
+from mdf_detectron.errors import ConfigError, find_doubled, shorten
 from mdf_detectron.fileio import read_yaml, shorten_path
 from mdf_detectron.validation import Strict, validated
 
@@ -295,11 +295,11 @@ def _completed(plan: Plan) -> Plan:
             f"variant '{without[0]}' has no config, and neither has the plan; write config: mimic_eye/mdf_net.yaml"
         )
     names = [variant.name for variant in variants]
-    if doubled := first_doubled(names):
-        raise ConfigError(f"two variants are named '{doubled}'; every variant needs a name of its own")
+    if doubled := find_doubled(names):
+        raise ConfigError(f"two variants are named '{doubled[0]}'; every variant needs a name of its own")
     sets = [variant.name for variant in variants if variant.columns == COLUMN_SETS]
-    if doubled := first_doubled([variant.title for variant in variants if variant.name not in sets]):
-        raise ConfigError(f"two variants have the title '{doubled}'; the report could not tell them apart")
+    if doubled := find_doubled(variant.title for variant in variants if variant.name not in sets):
+        raise ConfigError(f"two variants have the title '{doubled[0]}'; the report could not tell them apart")
     figures = []
     for figure in plan.figures:
         shown = figure.variants or ([] if figure.show == "correlation" else names)
@@ -319,11 +319,6 @@ def _completed(plan: Plan) -> Plan:
         if name in sets:
             raise ConfigError(f"{where}: '{name}' stands for several variants, one a set of columns; name a single one")
     return plan.model_copy(update={"variants": variants, "figures": figures})
-
-
-def first_doubled(names: Sequence[str]) -> str | None:
-    """Return the first of the names that occurs twice, if one does."""
-    return next((name for name in names if names.count(name) > 1), None)
 
 
 def column_sets(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -369,8 +364,8 @@ def with_columns(plan: Plan, names: Sequence[str]) -> Plan:
         for figure in plan.figures
     ]
     variants = [new for several in made.values() for new in several]
-    if doubled := first_doubled([variant.name for variant in variants]):
-        raise ConfigError(f"two variants are named '{doubled}', one for a set of columns; rename the other")
+    if doubled := find_doubled(variant.name for variant in variants):
+        raise ConfigError(f"two variants are named '{doubled[0]}', one for a set of columns; rename the other")
     states: list[str] = []
     for state in plan.records:
         column, change = split_state(state)

@@ -25,7 +25,7 @@ from torch import nn
 
 from mdf_detectron.checkpoint.contents import PROBABILITIES
 from mdf_detectron.errors import DatasetError, UserError
-from mdf_detectron.evaluation.matching import overlap_matrix
+from mdf_detectron.evaluation.matching import overlap_matrix, to_sizes
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 
@@ -109,8 +109,7 @@ def match_findings(before: Sequence[DetectedFinding], after: Sequence[DetectedFi
 
 def _iou(first: Sequence[DetectedFinding], second: Sequence[DetectedFinding]) -> np.ndarray:
     boxes = [np.array([one.box for one in side], dtype=np.float64).reshape(-1, 4) for side in (first, second)]
-    xywh = [np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in boxes]
-    return overlap_matrix(*xywh, overlap="iou")
+    return overlap_matrix(*map(to_sizes, boxes), overlap="iou")
 
 
 def scores_of(

@@ -21,13 +21,10 @@ from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
 from mdf_detectron.evaluation.calibration import (
-    OperatingPoint,
     calibrated,
+    choose_threshold,
     fit_temperature,
     reliability,
-    reliability_dict,
-    threshold_for_false_positives,
-    threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
@@ -81,10 +78,7 @@ def operating_point(
         chosen = found.category == k
         boxes = int((found.gt_category == k).sum())
         data = (found.scores[chosen], found.true_positive[chosen], boxes, found.num_images)
-        if false_positives is not None:
-            point: OperatingPoint | None = threshold_for_false_positives(*data, false_positives)
-        else:
-            point = threshold_for_sensitivity(*data, sensitivity)
+        point = choose_threshold(*data, false_positives=false_positives, sensitivity=sensitivity)
         if point is None:
             raise UserError(
                 f"no threshold gives class '{name}' a sensitivity of {sensitivity:g} on {source}; ask for less"
@@ -112,15 +106,13 @@ def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str,
     temperature = fit_temperature(found.scores, found.true_positive)
     if temperature is None:
         return None
-    before = reliability(found.scores, found.true_positive)
-    after = reliability(calibrated(found.scores, temperature), found.true_positive)
     return {
         "source": source,
         "criterion": criterion,
         "temperature": temperature,
         "detections": len(found.scores),
-        "before": reliability_dict(before),
-        "after": reliability_dict(after),
+        "before": reliability(found.scores, found.true_positive),
+        "after": reliability(calibrated(found.scores, temperature), found.true_positive),
     }
 
 

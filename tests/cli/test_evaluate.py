@@ -6,6 +6,9 @@ import pytest
 from simulated import simulate
 
 from mdf_detectron.evaluation import evaluate_coco
+from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.metrics import metric_values
+from mdf_detectron.evaluation.scoring import match_table
 
 FILES = ["metrics", "precision_recall", "froc", "threshold_sweep", "counts", "subgroups", "calibration"]
 
@@ -79,8 +82,11 @@ def test_area_and_sweep(run, files, tmp_path):
     run("evaluate", "--annotations", truth, "--predictions", a, "--out", out, "--resamples", 20, "--no-report",
         "--area", 0, 6000, "--sweep", 0.5, 0.7, 0.1)  # fmt: skip
     metrics = json.loads((out / "metrics.json").read_text())
-    for table, values in evaluate_coco(annotations, weak, area=(0, 6000)).items():
-        assert {k: metrics[table][k] for k in values} == pytest.approx(values)
+    ground_truth = GroundTruth.load(annotations)
+    detections = Detections.load(weak, ground_truth)
+    for table in ("bbox_iobb", "bbox", "segm_iobb", "segm"):
+        names, values = metric_values(match_table(ground_truth, detections, table, area=(0, 6000)))
+        assert [metrics[table][name] for name in names] == pytest.approx(values.tolist())
     assert metrics["bbox_iobb"]["AP50"] != evaluate_coco(annotations, weak)["bbox_iobb"]["AP50"]
     sweep = json.loads((out / "evaluation.json").read_text())["models"]["weak"]["sweep"]
     assert sweep["thresholds"] == [0.5, 0.6, 0.7]

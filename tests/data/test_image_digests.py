@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.data.catalog import load_records, register_prepared_folder
+from mdf_detectron.data.catalog import dataset_dicts, read_prepared, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_train_loader, make_caches
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
 from mdf_detectron.data.readers import read_record_image
@@ -48,7 +48,9 @@ def prepared(sources, privacy=None, **options):
 
 
 def records(folder, split="train"):
-    return load_records(folder / f"annotations/{split}.json", folder / "images", folder / "clinical_schema.yaml")
+    return dataset_dicts(
+        read_prepared(folder / f"annotations/{split}.json", folder / "clinical_schema.yaml"), folder / "images"
+    )
 
 
 def config_of(small_config, folder, *more):

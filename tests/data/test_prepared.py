@@ -239,16 +239,18 @@ def test_every_known_collection_has_its_schema_before_it_is_prepared():
     assert dataset_schema("rsna_train").names == ["age", "sex", "view"] and dataset_schema("vindr_val").numeric
 
 
-def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_path):
+def test_every_prepared_folder_below_the_root_is_registered(tiny_folder, tmp_path, monkeypatch):
     (tmp_path / "our_hospital").symlink_to(tiny_folder)
     (tmp_path / "notes").mkdir()
-    register_all(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_all()
     assert {"our_hospital_train", "our_hospital_test", "mimic_eye_val"} <= set(DatasetCatalog.list())
     assert "notes_train" not in DatasetCatalog.list()
     assert len(DatasetCatalog.get("our_hospital_val")) == 2
     for split in ("train", "val", "test"):
         DatasetCatalog.remove(f"our_hospital_{split}")
         MetadataCatalog.remove(f"our_hospital_{split}")
+    monkeypatch.undo()
     register_all()
 
 

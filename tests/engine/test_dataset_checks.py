@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import training_contents
-from mdf_detectron.data.catalog import load_records, register_prepared_folder
+from mdf_detectron.data.catalog import dataset_dicts, read_prepared, register_prepared_folder
 from mdf_detectron.data.loaders import build_loss_mapper, build_test_loader
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets
 from mdf_detectron.errors import CheckpointError, DatasetError, ImageReadError, UserError
@@ -77,11 +77,11 @@ def test_masks_that_are_absent_are_named_before_training(config, folder):
 
 def test_run_length_masks_are_the_same_masks(config, folder):
     mapper = build_loss_mapper(config(), "own_cxr_train")
-    paths = (folder / "annotations/train.json", folder / "images", folder / "clinical_schema.yaml")
-    of_polygons = [mapper(r)["instances"] for r in load_records(*paths)]
+    files = (folder / "annotations/train.json", folder / "clinical_schema.yaml")
+    of_polygons = [mapper(r)["instances"] for r in dataset_dicts(read_prepared(*files), folder / "images")]
     edit(folder, to_rle)
     check(config())
-    of_runs = [mapper(r)["instances"] for r in load_records(*paths)]
+    of_runs = [mapper(r)["instances"] for r in dataset_dicts(read_prepared(*files), folder / "images")]
     for one, other in zip(of_polygons, of_runs, strict=True):
         if not len(one):
             continue

@@ -10,13 +10,12 @@ from mdf_detectron.evaluation.calibration import (
     POOLED,
     calibrated,
     calibration_of,
+    choose_threshold,
     fit_temperature,
     log_loss,
     operating_points,
     reliability,
     stored_choices,
-    threshold_for_false_positives,
-    threshold_for_sensitivity,
 )
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import FrocDetections
@@ -46,11 +45,11 @@ def test_points_by_hand():
         (0.4, 1.0, 0.6),
         (0.3, 1.0, 0.8),
     ]
-    at = threshold_for_false_positives(SCORES, HITS, 5, 2, 0.5)
+    at = choose_threshold(SCORES, HITS, 5, 2, false_positives=0.5)
     assert (at.threshold, at.sensitivity) == (0.7, 0.6)
-    assert threshold_for_false_positives(SCORES, HITS, 5, 2, 0.0).threshold == 0.9
-    assert threshold_for_sensitivity(SCORES, HITS, 5, 2, 0.6).threshold == 0.7
-    assert threshold_for_sensitivity(SCORES, HITS, 5, 2, 0.9) is None
+    assert choose_threshold(SCORES, HITS, 5, 2, false_positives=0.0).threshold == 0.9
+    assert choose_threshold(SCORES, HITS, 5, 2, sensitivity=0.6).threshold == 0.7
+    assert choose_threshold(SCORES, HITS, 5, 2, sensitivity=0.9) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -65,18 +64,18 @@ def test_thresholds_equal_a_search_over_every_score(seed):
         allowed = [t for t in candidates if slow_counts(scores, hits, t)[1] / images <= rate]
         best = max(slow_counts(scores, hits, t)[0] for t in allowed)
         expected = next(t for t in allowed if slow_counts(scores, hits, t)[0] == best) if boxes else math.inf
-        assert threshold_for_false_positives(scores, hits, boxes, images, rate).threshold == expected
+        assert choose_threshold(scores, hits, boxes, images, false_positives=rate).threshold == expected
     for wanted in (0.1, 0.5, 1.0):
         reached = [t for t in candidates if boxes and slow_counts(scores, hits, t)[0] / boxes >= wanted]
-        point = threshold_for_sensitivity(scores, hits, boxes, images, wanted)
+        point = choose_threshold(scores, hits, boxes, images, sensitivity=wanted)
         assert (point and point.threshold) == (reached[0] if reached else None)
 
 
 def test_no_detections_and_no_boxes():
-    assert threshold_for_false_positives([], [], 3, 4, 1.0).threshold == math.inf
-    point = threshold_for_false_positives([0.5], [False], 0, 4, 1.0)
+    assert choose_threshold([], [], 3, 4, false_positives=1.0).threshold == math.inf
+    point = choose_threshold([0.5], [False], 0, 4, false_positives=1.0)
     assert point.threshold == math.inf and math.isnan(point.sensitivity)
-    assert math.isnan(reliability([], []).error) and fit_temperature([], []) is None
+    assert reliability([], [])["error"] is None and fit_temperature([], []) is None
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,8 @@ def test_no_detections_and_no_boxes():
         lambda: operating_points([0.1], [True, False], 1, 1),
         lambda: operating_points([math.nan], [True], 1, 1),
         lambda: operating_points([0.1], [True], 1, 0),
-        lambda: threshold_for_false_positives([0.1], [True], 1, 1, -1),
-        lambda: threshold_for_sensitivity([0.1], [True], 1, 1, 1.5),
+        lambda: choose_threshold([0.1], [True], 1, 1, false_positives=-1),
+        lambda: choose_threshold([0.1], [True], 1, 1, sensitivity=1.5),
         lambda: reliability([1.5], [True]),
     ],
 )
@@ -99,17 +98,17 @@ def test_reliability_equals_a_loop_over_bins():
     rng = np.random.default_rng(3)
     scores = np.append(rng.random(200), [0.0, 1.0, 0.1, 0.2])
     hits = rng.random(204) < scores**2
-    found = reliability(scores, hits, 7)
+    found = reliability(scores, hits)
     error = 0.0
-    for b in range(7):
-        inside = [i for i, s in enumerate(scores) if b / 7 <= s < (b + 1) / 7 or (b == 6 and s == 1)]
-        assert found.counts[b] == len(inside)
+    for b in range(10):
+        inside = [i for i, s in enumerate(scores) if b / 10 <= s < (b + 1) / 10 or (b == 9 and s == 1)]
+        assert found["counts"][b] == len(inside)
         confidence = sum(scores[i] for i in inside) / len(inside)
         accuracy = sum(bool(hits[i]) for i in inside) / len(inside)
-        assert found.confidence[b] == pytest.approx(confidence) and found.accuracy[b] == pytest.approx(accuracy)
+        assert found["confidence"][b] == pytest.approx(confidence) and found["accuracy"][b] == pytest.approx(accuracy)
         error += len(inside) / 204 * abs(confidence - accuracy)
-    assert found.error == pytest.approx(error) and error > 0.05
-    assert np.isnan(reliability([0.95], [True]).accuracy[:9]).all()
+    assert found["error"] == pytest.approx(error) and error > 0.05
+    assert reliability([0.95], [True])["accuracy"][:9] == [None] * 9
 
 
 def test_temperature_is_recovered_and_beats_a_grid():
@@ -123,7 +122,7 @@ def test_temperature_is_recovered_and_beats_a_grid():
         assert found == pytest.approx(temperature, rel=0.05)
         grid = [log_loss(calibrated(scores, t), hits) for t in np.linspace(0.1, 5, 200)]
         assert log_loss(calibrated(scores, found), hits) <= min(grid) + 1e-9
-        assert reliability(calibrated(scores, found), hits).error < reliability(scores, hits).error / 3
+        assert reliability(calibrated(scores, found), hits)["error"] < reliability(scores, hits)["error"] / 3
     assert fit_temperature([0.3, 0.9], [True, True]) is None
 
 

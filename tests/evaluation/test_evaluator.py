@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from evaluation_cases import dataset
 
 from mdf_detectron.errors import UserError
-from mdf_detectron.evaluation import CXREvaluator
+from mdf_detectron.evaluation.evaluator import CXREvaluator
 
 
 def instances(boxes, scores, classes, masks=False):
@@ -54,7 +54,7 @@ NOTHING = instances([], [], [])
 
 
 def test_scores_and_saves(registered, tmp_path):
-    evaluator = CXREvaluator(registered, tmp_path / "out", distributed=False)
+    evaluator = CXREvaluator(registered, tmp_path / "out")
     found = instances([[0, 0, 10, 10], [40, 40, 50, 50]], [0.9, 0.8], [0, 1])
     table = run(evaluator, found, NOTHING)
     assert list(table) == ["bbox_iobb", "bbox"]
@@ -71,18 +71,16 @@ def test_scores_and_saves(registered, tmp_path):
 
 def test_masks(registered):
     found = instances([[0, 0, 10, 10], [40, 40, 50, 60]], [0.9, 0.8], [0, 1], masks=True)
-    table = run(CXREvaluator(registered, distributed=False), found, instances([], [], [], masks=True))
+    table = run(CXREvaluator(registered), found, instances([], [], [], masks=True))
     assert list(table) == ["bbox_iobb", "bbox", "segm_iobb", "segm"]
     assert table["segm_iobb"]["AP"] == pytest.approx(100)
     assert table["segm"]["AP50-mass"] == pytest.approx(100) and table["segm"]["AP75"] == pytest.approx(50)
-    only_boxes = run(CXREvaluator(registered, distributed=False, tasks=["bbox"]), found, NOTHING)
-    assert list(only_boxes) == ["bbox_iobb", "bbox"]
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_no_predictions_at_all(registered, tmp_path, masks):
     nothing = instances([], [], [], masks)
-    table = run(CXREvaluator(registered, tmp_path, distributed=False), nothing, nothing)
+    table = run(CXREvaluator(registered, tmp_path), nothing, nothing)
     assert list(table) == (["bbox_iobb", "bbox", "segm_iobb", "segm"] if masks else ["bbox_iobb", "bbox"])
     assert all(value == 0 for metrics in table.values() for value in metrics.values())
     assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
@@ -90,15 +88,15 @@ def test_no_predictions_at_all(registered, tmp_path, masks):
 
 def test_max_dets_and_reset(registered):
     found = instances([[70, 70, 80, 80], [0, 0, 10, 10]], [0.9, 0.8], [0, 0])
-    evaluator = CXREvaluator(registered, distributed=False, max_dets=1)
+    evaluator = CXREvaluator(registered, max_dets=1)
     assert run(evaluator, found, NOTHING)["bbox"]["AR50-effusion"] == 0
     assert run(evaluator, instances([[0, 0, 10, 10]], [0.5], [0]), NOTHING)["bbox"]["AR50-effusion"] == 100
 
 
 def test_part_of_the_dataset(registered, caplog):
-    evaluator = CXREvaluator(registered, distributed=False, image_ids=[2])
+    evaluator = CXREvaluator(registered, image_ids=[2])
     assert np.isnan(run(evaluator, NOTHING, instances([[0, 0, 9, 9]], [0.5], [0]))["bbox"]["AP"])
-    evaluator = CXREvaluator(registered, distributed=False)
+    evaluator = CXREvaluator(registered)
     evaluator.process([{"image_id": 2}], [NOTHING])
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate()["bbox"]["AP"] == 0
@@ -120,7 +118,7 @@ def test_other_processes_are_gathered(registered, monkeypatch):
 
 
 def test_errors(registered):
-    evaluator = CXREvaluator(registered, distributed=False)
+    evaluator = CXREvaluator(registered)
     with pytest.raises(ValueError, match=r"class 5, .* has 2 classes"):
         evaluator.process([{"image_id": 1}], [instances([[0, 0, 10, 10]], [0.9], [5])])
     with pytest.raises(UserError, match="is not registered; registered are"):

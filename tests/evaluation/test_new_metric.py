@@ -6,7 +6,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from simulated import simulate
 
-from mdf_detectron.evaluation import CXREvaluator, evaluate_coco
+from mdf_detectron.evaluation import evaluate_coco
+from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.evaluation.metrics import METRICS, Metric, ap
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.charts import all_charts
@@ -33,7 +34,7 @@ def test_evaluator_of_training(data):
     DatasetCatalog.register("new_metric", lambda: [])
     MetadataCatalog.get("new_metric").set(json_file=str(file))
     try:
-        evaluator = CXREvaluator("new_metric", distributed=False)
+        evaluator = CXREvaluator("new_metric")
         evaluator._predictions = {
             image["id"]: [p for p in found if p["image_id"] == image["id"]] for image in annotations["images"]
         }

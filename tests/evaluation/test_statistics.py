@@ -96,25 +96,27 @@ def test_equals_matching_again():
         np.testing.assert_allclose(sample, statistic_of(resampled, found)[1](None), atol=1e-9)
 
 
-def test_undefined_samples():
+def test_undefined_samples(monkeypatch):
+    monkeypatch.setattr("mdf_detectron.evaluation.statistics.LEVEL", 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         samples = np.array([[np.nan, 1.0], [np.nan, np.nan], [np.nan, 3.0]])
-        low, high = interval(samples, np.array([np.nan, 2.0]), 30, level=1.0)
+        low, high = interval(samples, np.array([np.nan, 2.0]), 30)
         assert np.isnan(low[0]) and np.isnan(high[0]) and (low[1], high[1]) == (1.0, 3.0)
         assert resample_weights(np.zeros(0, dtype=int), 3, np.random.default_rng(0)).shape == (3, 0)
 
 
-def test_interval_by_hand():
+def test_interval_by_hand(monkeypatch):
     """Samples 2 to 6 with mean 4; value 3, bias 1: they are moved to 0 to 4, around 2."""
+    monkeypatch.setattr("mdf_detectron.evaluation.statistics.LEVEL", 1.0)
     samples = np.linspace(2, 6, 5)[:, None]
-    low, high = interval(samples, np.array([3.0]), 30, bias=np.array([1.0]), level=1.0)
+    low, high = interval(samples, np.array([3.0]), 30, bias=np.array([1.0]))
     assert (low[0], high[0]) == (0.0, 4.0)
-    low, high = interval(samples, np.array([3.0]), 30, bias=np.zeros(1), widening=1.5, level=1.0)
+    low, high = interval(samples, np.array([3.0]), 30, bias=np.zeros(1), widening=1.5)
     assert (low[0], high[0]) == (0.0, 6.0)
-    assert interval(samples, np.array([3.0]), 30, level=1.0)[1][0] == 6.0
-    assert interval(samples, np.array([3.0]), 30, level=1.0, bounds=(2.5, 4.5)) == (2.5, 4.5)
-    assert interval(samples, np.array([3.0]), 30, bias=np.array([9.0]), level=1.0)[1][0] == 3.0  # never without it
+    assert interval(samples, np.array([3.0]), 30)[1][0] == 6.0
+    assert interval(samples, np.array([3.0]), 30, bounds=(2.5, 4.5)) == (2.5, 4.5)
+    assert interval(samples, np.array([3.0]), 30, bias=np.array([9.0]))[1][0] == 3.0  # never without it
     assert np.isnan(interval(samples, np.array([3.0]), 1)).all()
 
 

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from evaluation_cases import dataset, random_case
 
+from mdf_detectron.data.record_changes import clinical_column_names
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import Estimator, concatenate_folds
 from mdf_detectron.evaluation.matching import match
-from mdf_detectron.evaluation.subgroups import RECORD, clinical_columns, groups_of, list_subgroups
+from mdf_detectron.evaluation.subgroups import RECORD, groups_of, list_subgroups
 from mdf_detectron.evaluation.summary import metric_statistic
 
 RECORDS = [
@@ -30,29 +31,26 @@ def as_lists(groups):
 
 def test_groups_by_hand():
     truth = truth_of(RECORDS)
-    assert clinical_columns(truth) == ["age", "gender", "acuity", "heart_rate"]
+    assert clinical_column_names(truth.images) == ["age", "gender", "acuity", "heart_rate"]
     assert as_lists(groups_of(truth, "gender")) == {"F": [0], "M": [1], "missing": [2, 3]}
     assert as_lists(groups_of(truth, "acuity")) == {"2": [0, 2], "3": [1], "missing": [3]}
-    assert as_lists(groups_of(truth, "age", edges=[40, 80])) == {
-        "< 40": [0],
-        "40 – < 80": [1],
-        "≥ 80": [2],
-        "missing": [3],
-    }
+    assert as_lists(groups_of(truth, "age")) == {"39": [0], "40": [1], "80": [2], "missing": [3]}
     assert as_lists(groups_of(truth, RECORD)) == {"present": [0, 1, 2], "missing": [3]}
     assert as_lists(groups_of(truth_of([None, {"age": 1}]), RECORD)) == {"present": [1], "missing": [0]}
 
 
 def test_many_values_make_bands():
     truth = truth_of([{"age": a, "heart_rate": 50 + a} for a in range(30, 90, 5)])
-    assert list(groups_of(truth, "age")) == ["< 40", "40 – < 65", "65 – < 80", "≥ 80"]
+    assert as_lists(groups_of(truth, "age")) == {
+        "< 40": [0, 1], "40 – < 65": [2, 3, 4, 5, 6], "65 – < 80": [7, 8, 9], "≥ 80": [10, 11],
+    }  # fmt: skip
     thirds = groups_of(truth, "heart_rate")
     assert [int(members.sum()) for members in thirds.values()] == [4, 4, 4]
 
 
 def test_every_image_is_in_one_group():
     truth = truth_of(RECORDS)
-    for column in [*clinical_columns(truth), RECORD]:
+    for column in [*clinical_column_names(truth.images), RECORD]:
         assert (sum(m.astype(int) for m in groups_of(truth, column).values()) == 1).all()
 
 

@@ -34,7 +34,7 @@ detections = coco.Detections.load(found, loaded)
 assert summary.summarize(loaded, detections, summary.Protocol(num_resamples=2))["counts"]["bbox"]["a"]["tp"] == 1
 assert not {"detectron2", "torch"} & {name.partition(".")[0] for name in sys.modules}
 try:
-    from mdf_detectron.evaluation import CXREvaluator
+    from mdf_detectron.evaluation.evaluator import CXREvaluator
 except ImportError as error:
     print(error)
 """

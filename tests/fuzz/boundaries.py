@@ -47,7 +47,7 @@ from mdf_detectron.checkpoint.contents import FORMAT, column_statistics
 from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, read_annotations
-from mdf_detectron.data.catalog import load_records
+from mdf_detectron.data.catalog import dataset_dicts, read_prepared
 from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.kit.collection import WriteOptions
@@ -231,7 +231,7 @@ def check_schema(folder: Path, given: None) -> None:
 def check_annotations(folder: Path, given: None) -> None:
     SCHEMA.save(folder / "schema.yaml")
     images = folder / "images"
-    records = load_records(folder / "a.json", images, folder / "schema.yaml")
+    records = dataset_dicts(read_prepared(folder / "a.json", folder / "schema.yaml"), images)
     for record in records:
         inside = os.path.realpath(record["file_name"]).startswith(os.path.realpath(images) + os.sep)
         expect(inside, f"file_name {record['file_name']} leads out of images/")

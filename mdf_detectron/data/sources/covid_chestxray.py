@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +22,7 @@ from mdf_detectron.data.sources.kit.preparation import ABSENT, NO_PATIENT
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import Row, Table, find_file, read_table
 from mdf_detectron.data.splits import patient_key
-from mdf_detectron.errors import ImageReadError, SourceDataError
+from mdf_detectron.errors import ImageReadError, SourceDataError, find_doubled
 from mdf_detectron.fileio import read_json
 
 METADATA_FILE = "metadata.csv"
@@ -98,7 +97,7 @@ def read_lung_boxes(path: Path) -> dict[str, Any]:
         [annotation["image_id"] for annotation in coco["annotations"]]
     except (KeyError, TypeError) as error:
         raise SourceDataError(f"{path}: not COCO detection JSON ({error!r}); download it again") from None
-    if doubled := [i for i, n in Counter(i for i, _ in files).items() if n > 1]:
+    if doubled := find_doubled(i for i, _ in files):
         raise SourceDataError(f"{path}: image id {doubled[0]!r} occurs twice; ids must be unique")
     for _, name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

@@ -1,8 +1,7 @@
 """The best that any detector can do on the synthetic cohort, with and without the table.
 
 The generating process is known, so the posterior of every finding's class is: P(y | look) without the table,
-P(y | look, vitals) with it.  :func:`oracle_predictions` scores the drawn findings by it, for the real evaluator;
-:func:`ap_image` and :func:`ap_both` are the closed forms for one archetype of two classes and perfect boxes.
+P(y | look, vitals) with it.  :func:`oracle_predictions` scores the drawn findings by it, for the real evaluator.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.stats import norm
 
 from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CLASS_PRIORS, CLASS_SHIFTS, vital_correlation
 from mdf_detectron.errors import DatasetError
@@ -39,38 +36,6 @@ class Reading:
 
 
 RIGHT_READING = Reading()
-
-
-def mahalanobis_distance(archetype: str, first: str, second: str, signal: float) -> float:
-    """Return d between the vitals of two classes of an archetype, in units of their common spread."""
-    shifts = CLASS_SHIFTS[archetype]
-    difference = signal * (np.array(shifts[first]) - np.array(shifts[second]))
-    return float(np.sqrt(difference @ np.linalg.solve(vital_correlation(), difference)))
-
-
-def ap_image(ambiguity: float, prior: float) -> float:
-    """Return the AP of a class of prior π from the look alone: a share 1 − α is certain, the rest is ranked by chance.
-
-    (1−α) + πα + (1−α)π(1−π)·ln(1 + α/((1−α)π)), and π at α = 1.
-    """
-    if ambiguity == 1:
-        return prior
-    certain = 1 - ambiguity
-    return certain + prior * ambiguity + certain * prior * (1 - prior) * math.log(1 + ambiguity / (certain * prior))
-
-
-def ap_both(ambiguity: float, prior: float, distance: float) -> float:
-    """Return the AP of a class of prior π from the look and the vitals, ``distance`` (d) apart.
-
-    (1−α) + α·∫₀¹ π(1−α+αr) / [π(1−α+αr) + α(1−π)·Φ(Φ⁻¹(r) − d)] dr.
-    """
-
-    def precision(recall: float) -> float:
-        right = prior * (1 - ambiguity + ambiguity * recall)
-        wrong = ambiguity * (1 - prior) * norm.cdf(norm.ppf(recall) - distance)
-        return right / (right + wrong)
-
-    return (1 - ambiguity) + ambiguity * quad(precision, 0, 1, limit=200)[0]
 
 
 def posteriors(

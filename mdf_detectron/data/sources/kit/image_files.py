@@ -26,8 +26,6 @@ from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import read_json, sha256_of
 from mdf_detectron.workers import parallel_map
 
-BIT_DEPTHS = (8, 16)
-
 _PROVENANCE_KEY = "mdf_detectron:provenance"
 
 

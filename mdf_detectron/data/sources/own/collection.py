@@ -33,7 +33,7 @@ from mdf_detectron.data.sources.own.joining import (
     set_splits,
 )
 from mdf_detectron.data.sources.own.proposal import Proposal, propose
-from mdf_detectron.errors import SourceDataError, shorten
+from mdf_detectron.errors import SourceDataError, find_doubled, shorten
 
 DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
 """Tags that become columns where there is no table and none is named."""
@@ -63,8 +63,7 @@ def parse_columns(words: str | Sequence[str]) -> tuple[ColumnSpec, ...]:
         source = match["source"].strip('"')
         specs.append(ColumnSpec(source, match["name"] or source, _mapping(match["mapping"], source)))
         at = match.end()
-    names = [spec.name for spec in specs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
+    if doubled := find_doubled(spec.name for spec in specs):
         raise SourceDataError(f"columns: {', '.join(doubled)} occurs twice; rename one, as in Source:other_name")
     return tuple(specs)
 
@@ -114,8 +113,7 @@ class OwnOptions:
             raise SourceDataError(f"--box-columns {' '.join(self.box_columns)}: write ROLE=COLUMN, as x1=xmin")
         if self.record_time and not self.time:
             raise SourceDataError("--record-time is compared with the image's: add --time COLUMN, or --time dicom")
-        names = [spec.name for spec, _ in self.specs]
-        if doubled := sorted({n for n in names if names.count(n) > 1}):
+        if doubled := find_doubled(spec.name for spec, _ in self.specs):
             raise SourceDataError(f"columns: {', '.join(doubled)} comes from the table and from DICOM; rename one")
 
     @cached_property
