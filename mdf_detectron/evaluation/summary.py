@@ -179,7 +179,7 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / FILE_NAME
     evaluation = read_json(path, ResultsError)
-    if not isinstance(evaluation, dict) or not {"title", "models"} <= evaluation.keys():
+    if not isinstance(evaluation, dict) or not (evaluation.get("title") and evaluation.get("models")):
         raise ResultsError(f"{path}: not written by `mdf evaluate`")
     return evaluation
 

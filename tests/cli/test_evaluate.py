@@ -151,10 +151,8 @@ def test_mistakes_are_told_in_one_line(run, files, tmp_path, options, message):
 def test_folder_without_an_evaluation(run, tmp_path):
     with pytest.raises(SystemExit, match=r"evaluation.json: cannot be read"):
         run("plot", "--evaluation", tmp_path)
-    (tmp_path / "evaluation.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"not written by `mdf evaluate`"):
-        run("plot", "--evaluation", tmp_path)
-    (tmp_path / "evaluation.json").write_text('{"title": "old", "models": {}}')
-    with pytest.raises(SystemExit, match=r"has format 1, this version reads 2; make it again: mdf evaluate --ann"):
-        run("plot", "--evaluation", tmp_path)
+    for text in ("{}", '{"title": "none", "models": {}}'):
+        (tmp_path / "evaluation.json").write_text(text)
+        with pytest.raises(SystemExit, match=r"not written by `mdf evaluate`"):
+            run("plot", "--evaluation", tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}
