@@ -11,7 +11,8 @@ from slow_reference import pycocotools_ap_ar, slow_ap_ar, slow_matches
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
-from mdf_detectron.evaluation.metrics import average_precision, mean_over_classes, precision_recall_curve
+from mdf_detectron.evaluation.metrics import average_precision, precision_recall_curve
+from mdf_detectron.evaluation.statistics import mean_of_defined
 
 SWEEP = np.linspace(0, 1, 21)
 
@@ -58,7 +59,7 @@ def test_class_without_ground_truth_is_left_out_of_the_mean():
     truth = dataset([(1, 1, (0, 0, 10, 10), 0)])
     found = results([(1, 1, (0, 0, 10, 10), 0.5), (1, 3, (0, 0, 10, 10), 0.9)])
     assert evaluate_coco(truth, found)["bbox"]["AP50"] == pytest.approx(100)
-    assert mean_over_classes(np.array([[1.0, np.nan, 0.0], [np.nan] * 3]))[0] == 0.5
+    assert mean_of_defined(np.array([[1.0, np.nan, 0.0], [np.nan] * 3]), -1)[0] == 0.5
 
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
