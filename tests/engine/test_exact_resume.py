@@ -110,8 +110,12 @@ def log(folder):
 def test_interrupted_run_ends_like_the_whole_one(whole, run, tmp_path, interrupt):
     folder, results = whole
     assert run("parts", interrupt=interrupt) is None
+    shutil.rmtree(tmp_path / "parts" / "inference")
     assert run("parts", resume=True) == results
     assert_same(folder, tmp_path / "parts")
+    best = [Checkpoint.open(path / "model_best.pth").data for path in (folder, tmp_path / "parts")]
+    assert best[0]["iteration"] == best[1]["iteration"]
+    assert all(torch.equal(v, best[1]["model"][n]) for n, v in best[0]["model"].items())
     assert log(tmp_path / "parts") == log(folder)
     lines = [line["iteration"] for line in log(folder)[0]]
     assert lines == sorted(set(lines)) and len(lines) > 2
@@ -146,12 +150,3 @@ def test_retinanet_keeps_its_loss_normalizer(run, tmp_path):
     start("parts", interrupt=Interrupt(4))
     start("parts", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_best_checkpoint_of_an_interrupted_run_is_the_whole_runs(whole, run, tmp_path):
-    run("parts", interrupt=Interrupt(3))
-    shutil.rmtree(tmp_path / "parts" / "inference")
-    run("parts", resume=True)
-    best = [Checkpoint.open(folder / "model_best.pth").data for folder in (whole[0], tmp_path / "parts")]
-    assert best[0]["iteration"] == best[1]["iteration"]
-    assert all(torch.equal(v, best[1]["model"][n]) for n, v in best[0]["model"].items())
