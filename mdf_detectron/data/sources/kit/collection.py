@@ -88,7 +88,7 @@ class Content:
         decimal_comma: numbers are written "38,1".
         has_times: the studies have the times of image and record, which are written too.
         split_patients: False deals the images to splits regardless of their patients, which leaks.
-        details: called with the folder and the splits; writes further files, and returns further entries of the report.
+        details: called with the splits; returns further entries of the report.
     """
 
     title: str
@@ -104,7 +104,7 @@ class Content:
     decimal_comma: bool = False
     has_times: bool = False
     split_patients: bool = True
-    details: Callable[[Path, Mapping[str, Sequence[PreparedImage]]], dict[str, Any]] | None = None
+    details: Callable[[Mapping[str, Sequence[PreparedImage]]], dict[str, Any]] | None = None
 
     def column_specs(self) -> dict[str, tuple[ColumnSpec, bool]]:
         """Return where each column of the schema comes from, and whether that is a DICOM header."""

@@ -57,7 +57,7 @@ def write_folder(
     _write(folder, splits, content, title)
     body = _report_body(account, splits, content)
     if content.details:
-        details = content.details(folder, splits)
+        details = content.details(splits)
         body |= {**details, "tables": [*details.get("tables", ()), *body["tables"]]}
     write_report(folder, title, arguments, account.flow, body)
     for number in range(options.folds):

@@ -40,7 +40,7 @@ from mdf_detectron.data.sources.mimic.readings import (
     read_readings,
     to_box,
 )
-from mdf_detectron.data.sources.mimic.report import write_details
+from mdf_detectron.data.sources.mimic.report import list_details
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import (
     MATCHED,
@@ -248,7 +248,7 @@ def read_mimic(
                               "of the same releases, or widen --stay-window-days")  # fmt: skip
     studies = _studies(cohort, files, options, job)
     source = SourceAnnotations(list(options.classes), len(cohort.boxes), len(studies))
-    details = partial(write_details, cohort=cohort, synthetic=bool(files.synthetic))
+    details = partial(list_details, cohort=cohort, synthetic=bool(files.synthetic))
     return Content("MIMIC chest radiographs with triage values", source, studies, mimic_clinical_schema(), tables,
                    has_times=True, split_patients=options.split_by == "patient", details=details)  # fmt: skip
 

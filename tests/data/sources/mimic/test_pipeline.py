@@ -262,7 +262,7 @@ def test_command_line_end_to_end(tmp_path, capsys):
     source, out = Tree([Case(f"c{k}") for k in range(5)]).write_mimic_eye(tmp_path / "eye"), tmp_path / "out"
     words = ["mimic-eye", "--mimic-eye", str(source), "--out", str(out), "--num-workers", "1"]
     main(words)
-    assert "written" in capsys.readouterr().out and (out / "correlations.png").is_file()
+    assert "written" in capsys.readouterr().out and (out / "report.md").is_file()
     main(words)
     assert "already up to date" in capsys.readouterr().out
     with pytest.raises(SourceDataError, match="--triage goes with --physionet"):
