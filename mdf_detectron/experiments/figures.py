@@ -149,7 +149,7 @@ class FigureMaker:
         test, names = self.results.test, self.results.data.class_names
         per_image = np.zeros((len(OUTCOMES), len(names), len(test.patients)))
         for fold, of_fold in self.estimator.matches(variant).items():
-            counts = [counts_per_image(one, SCORE_THRESHOLD, COUNT_THRESHOLD) for one in of_fold]
+            counts = [counts_per_image(one, SCORE_THRESHOLD) for one in of_fold]
             per_image[:, :, test.places[fold]] = np.mean(counts, axis=0)
         return count_rows(self.estimator, per_image, names)
 
