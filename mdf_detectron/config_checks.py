@@ -174,8 +174,8 @@ def _check_training(cfg: CfgNode) -> None:
         raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but {name} draws no images in training: set it 0")
     if cfg.SOLVER.AMP.ENABLED and (cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
-            "SOLVER.AMP.ENABLED needs a GPU: a CPU without bfloat16 arithmetic takes 12 times as long for a step "
-            "(measured), one that has it is hardly faster; set it False"
+            "SOLVER.AMP.ENABLED needs a GPU: a CPU without bfloat16 arithmetic takes 12 times as long for a step, one "
+            "that has it gets wrong gradients for convolutions of the smallest maps (torch 2.14); set it False"
         )
 
 
