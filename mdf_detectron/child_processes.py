@@ -54,12 +54,16 @@ def stop_in_one_line() -> Iterator[None]:
         sys.exit(128 + (received[0][0] if received else signal.SIGINT))
 
 
-def _stop_message(error: BaseException | None) -> str:
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) and error.args:
-            return str(error)
+def _stop_message(error: BaseException) -> str:
+    stop = _interrupt_under(error)
+    return str(stop) if stop is not None and stop.args else "stopped; run the same command again"
+
+
+def _interrupt_under(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Find the interrupt that an error is, or that was being handled when the error came up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    return "stopped; run the same command again"
+    return error
 
 
 @contextmanager
@@ -71,8 +75,9 @@ def when_stopped(tell: Callable[[str], str]) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt as stop:
-        stop.args = (tell(str(stop) or "stopped"),)
+    except BaseException as error:  # a signal to a worker can end the unwinding with another error
+        if stop := _interrupt_under(error):
+            stop.args = (tell(str(stop) or "stopped"),)
         raise
 
 

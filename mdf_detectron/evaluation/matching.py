@@ -324,3 +324,11 @@ def _paired_mask_overlaps(det_masks, gt_masks, pair_det, pair_gt, overlap, crowd
         matrix = overlap_matrix([det_masks[pair_det[begin]]], [gt_masks[g] for g in boxes], overlap, crowd[boxes])
         overlaps[begin:end] = matrix[0]
     return overlaps
+
+
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Average the defined values over an axis; NaN where none is."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)

@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.errors import find_doubled
-from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, Matches
-from mdf_detectron.evaluation.statistics import mean_of_defined
+from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, Matches, mean_of_defined
 
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 

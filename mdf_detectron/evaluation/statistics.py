@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from mdf_detectron.evaluation.coco import GroundTruth
+from mdf_detectron.evaluation.matching import mean_of_defined
 
 LEVEL = 0.95
 
@@ -186,14 +187,6 @@ def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> f
 def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float | np.ndarray:
     """Quantile of Student's t; ``scipy.stats`` has it too, but takes a second to import."""
     return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
-
-
-def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
-    """Average the defined values over an axis; NaN where none is."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=axis)
-    total = np.where(defined, values, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 @dataclass(frozen=True)

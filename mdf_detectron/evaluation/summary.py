@@ -25,7 +25,7 @@ from mdf_detectron.evaluation.froc import (
     froc_detections,
     sensitivity_at,
 )
-from mdf_detectron.evaluation.matching import MAX_DETS, Matches
+from mdf_detectron.evaluation.matching import MAX_DETS, Matches, mean_of_defined
 from mdf_detectron.evaluation.metrics import (
     COUNT_THRESHOLD,
     HEADLINE,
@@ -39,7 +39,7 @@ from mdf_detectron.evaluation.metrics import (
     subgroup_metrics,
 )
 from mdf_detectron.evaluation.scoring import default_tasks, match_table, task_settings
-from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, mean_of_defined
+from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
 from mdf_detectron.evaluation.subgroups import list_subgroups
 from mdf_detectron.fileio import finite_or_none, read_json
 

@@ -10,9 +10,8 @@ from slow_reference import pycocotools_ap_ar, slow_ap_ar, slow_matches
 
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match
+from mdf_detectron.evaluation.matching import COCO_THRESHOLDS, match, mean_of_defined
 from mdf_detectron.evaluation.metrics import average_precision, precision_recall_curve
-from mdf_detectron.evaluation.statistics import mean_of_defined
 
 SWEEP = np.linspace(0, 1, 21)
 
