@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     from mdf_detectron.fileio import markdown_table, write_figure, write_json
     from mdf_detectron.inference import what_if
     from mdf_detectron.inference.predictor import Predictor
-    from mdf_detectron.report.what_if import change_table, contribution_chart, sweep_chart
+    from mdf_detectron.report.panels import change_table, contribution_chart, sweep_chart
 
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold)
     record = dict(parse_pairs(args.record, "--record"))

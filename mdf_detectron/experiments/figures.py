@@ -18,11 +18,11 @@ from mdf_detectron.fileio import finite_or_none
 from mdf_detectron.report.charts import counts as counts_chart
 from mdf_detectron.report.charts import threshold_sweep as sweep_chart
 from mdf_detectron.report.html import Section
-from mdf_detectron.report.study_charts import (
-    correlation_matrix,
+from mdf_detectron.report.panels import (
     differences_chart,
+    draw_matrix,
+    metric_panels,
     metrics_by_state,
-    metrics_by_variant,
     train_against_test,
 )
 from mdf_detectron.report.tables import Table, difference_table
@@ -84,10 +84,12 @@ class FigureMaker:
     def _comparison(self, figure: PlannedFigure, shown: list[str]):
         rows = {name: self.estimator.estimates(name) for name in shown}
         overall = [metric.name for metric in METRICS if metric.charted and metric.name != "AP"]
-        chart = metrics_by_variant(
-            {self._title(name): {metric: rows[name][metric] for metric in overall} for name in shown},
-            {self._title(name): self.published(name) for name in shown},
+        published = {metric: [self.published(name).get(metric) for name in shown] for metric in overall}
+        chart = metric_panels(
+            [self._title(name) for name in shown],
+            {metric: {"this study": [rows[name][metric] for name in shown]} for metric in overall},
             self.intervals,
+            published if any(map(self.published, shown)) else None,
         )
         classes = self.results.data.class_names
         keys, values = [*(f"AP50-{name}" for name in classes), *overall], []
@@ -202,7 +204,7 @@ class FigureMaker:
         header = ["column", "images", *found.classes]
         table = Table(f"{figure.name}_correlation", "Columns and classes", header, values, note)
         clear = (found.low > 0) | (found.high < 0)
-        return correlation_matrix(found.columns, found.classes, found.values, clear), [table]
+        return draw_matrix(found.values, found.columns, found.classes, bold=clear), [table]
 
 
 def comparison_table(name: str, comparisons: Sequence[Comparison], titles: Callable[[str], str], metric: str) -> Table:

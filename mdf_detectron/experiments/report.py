@@ -21,7 +21,7 @@ from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.experiments.trainings import STUDY_FILE_NAME
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.html import Section, write_report
-from mdf_detectron.report.study_charts import differences_chart
+from mdf_detectron.report.panels import differences_chart
 from mdf_detectron.report.tables import Table
 
 SubgroupTest = tuple[Subgroup, Comparison]

@@ -7,14 +7,11 @@ returns a figure; nothing is written and pyplot's state is not used.
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mdf_detectron.errors import ResultsError
@@ -23,16 +20,25 @@ from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.metrics import HEADLINE
 from mdf_detectron.evaluation.summary import ALL
 from mdf_detectron.fileio import read_text
+from mdf_detectron.report.panels import (
+    COLORS,
+    colored,
+    draw_matrix,
+    draw_points,
+    legend_below,
+    make_panels,
+    metric_panels,
+    shift_of,
+    style_axes,
+    wrap_text,
+    write_empty,
+)
 from mdf_detectron.report.tables import CRITERION_TEXTS, has_intervals
 
 OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b9b9")}
 
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
-WIDTH = 8.0
-
-COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a")
-"""Of models, in order; a fifth has the first again."""
 
 PLOTTED_LOSSES = ("total_loss", "validation_loss", "val_loss")
 
@@ -64,21 +70,14 @@ def metric_intervals(models: Models) -> Figure:
     """Draw every charted metric by IoBB, of each class and overall, with intervals; one panel a metric."""
     summary = next(iter(models.values()))
     boxes = summary["dataset"]["boxes"]
-    listed = [one for one in summary["metric_list"] if one["charted"]]
     labels = [f"{wrap_text(name, 24)} ({count})" for name, count in boxes.items()] + [f"{ALL} ({sum(boxes.values())})"]
-    height = 1.1 + 0.42 * len(labels) * (0.7 + 0.3 * len(models))
-    figure, panels = make_panels(len(listed), columns=min(2, len(listed)), height=height)
-    for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
+    metrics = {}
+    for metric in (one for one in summary["metric_list"] if one["charted"]):
         keys = [f"{metric['name']}-{name}" if metric["per_class"] else None for name in boxes] + [metric["name"]]
-        for m, (name, one) in enumerate(models.items()):
-            rows = one["metrics"]["bbox_iobb"]
-            shown = [(i + shift_of(m, len(models)), rows[key]) for i, key in enumerate(keys) if key]
-            draw_points(axes, *zip(*shown, strict=True), COLORS[m % 4], name)
-        axes.set(xlim=(-3, 122), xlabel=f"{metric['heading']} (× 100)", title=metric["heading"])
-        name_rows(axes, labels if p % 2 == 0 else [""] * len(keys))
-        axes.set_xticks(np.arange(0, 101, 20))
-    legend_below(figure, panels[0], title=f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
-    return figure
+        metrics[metric["heading"]] = {
+            name: [one["metrics"]["bbox_iobb"][key] if key else None for key in keys] for name, one in models.items()
+        }
+    return metric_panels(labels, metrics, f"by IoBB, {_intervals(summary)}; in brackets: ground-truth boxes")
 
 
 def precision_recall(models: Models) -> Figure:
@@ -86,18 +85,18 @@ def precision_recall(models: Models) -> Figure:
     boxes = next(iter(models.values()))["dataset"]["boxes"]
     figure, panels = make_panels(len(boxes))
     for axes, (class_name, count) in zip(panels, boxes.items(), strict=True):
-        for m, (name, summary) in enumerate(models.items()):
+        for m, color, name, summary in colored(models):
             curve = summary["precision_recall"]["bbox_iobb"][class_name]
             if count and curve["recall"]:
-                axes.plot([0, *curve["recall"]], [curve["precision"][0], *curve["precision"]], color=COLORS[m % 4],
+                axes.plot([0, *curve["recall"]], [curve["precision"][0], *curve["precision"]], color=color,
                           label=name, drawstyle="steps-post")  # fmt: skip
             else:
-                axes.plot([], [], color=COLORS[m % 4], label=name)
+                axes.plot([], [], color=color, label=name)
             one = summary["metrics"]["bbox_iobb"][f"{HEADLINE[1]}-{class_name}"]
-            axes.text(0.98, 1.0 - 0.09 * m, f"{HEADLINE[1]} {estimate(one)}", color=COLORS[m % 4], ha="right", va="top",
+            axes.text(0.98, 1.0 - 0.09 * m, f"{HEADLINE[1]} {estimate(one)}", color=color, ha="right", va="top",
                       fontsize=8, transform=axes.transAxes, bbox=WHITE)  # fmt: skip
         if not count:
-            _empty(axes, "no ground-truth boxes")
+            write_empty(axes, "no ground-truth boxes")
         # room for a line of text a model above precision 1, where no curve can be
         axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
         axes.set_yticks(np.linspace(0, 1, 6))
@@ -113,19 +112,19 @@ def froc(models: Models) -> Figure:
     figure, panels = make_panels(len(boxes) + 1)
     for axes, class_name in zip(panels, [ALL, *boxes], strict=True):
         count = sum(boxes.values()) if class_name == ALL else boxes[class_name]
-        for m, (name, summary) in enumerate(models.items()):
+        for m, color, name, summary in colored(models):
             curve = summary["froc"]["curves"][class_name]
             drawn = count > 0
             x = np.array(curve["false_positives"] if drawn else [], dtype=float)
             y = np.array(curve["sensitivity"] if drawn else [], dtype=float)
             x, y = np.append(np.maximum(x, rates[0] / 4), rates[-1] * 2 if drawn else []), np.append(y, y[-1:])
-            axes.plot(x, y, color=COLORS[m % 4], label=name, drawstyle="steps-post")
+            axes.plot(x, y, color=color, label=name, drawstyle="steps-post")
             for rate, one in zip(rates, curve["at"].values(), strict=True):
                 if one["low"] is not None:
                     at = rate * 2 ** (shift_of(m, len(models)) / 2)
-                    axes.plot([at, at], [one["low"], one["high"]], color=COLORS[m % 4], linewidth=1, alpha=0.6)
+                    axes.plot([at, at], [one["low"], one["high"]], color=color, linewidth=1, alpha=0.6)
         if not count:
-            _empty(axes, "no ground-truth boxes")
+            write_empty(axes, "no ground-truth boxes")
         axes.set_xscale("log", base=2)
         axes.set_xticks(rates, [f"{r:g}" if r >= 1 else f"1/{round(1 / r)}" for r in rates])
         axes.minorticks_off()
@@ -148,13 +147,13 @@ def threshold_sweep(models: Models) -> Figure:
     figure, panels = make_panels(2)
     styles = {"bbox_iobb": ("IoBB", "-"), "bbox": ("IoU", "--")}
     for axes, metric in zip(panels, ("AP", "AR"), strict=True):
-        for m, (name, summary) in enumerate(models.items()):
+        for _, color, name, summary in colored(models):
             for table, (overlap, style) in styles.items():
                 curve = {k: np.array(v, dtype=float) for k, v in summary["sweep"][table][metric].items()}
                 x, label = summary["sweep"]["thresholds"], f"{name}, {overlap}"
-                axes.plot(x, curve["value"], style, color=COLORS[m % 4], label=label)
+                axes.plot(x, curve["value"], style, color=color, label=label)
                 if table == "bbox_iobb":
-                    axes.fill_between(x, curve["low"], curve["high"], color=COLORS[m % 4], alpha=0.15, linewidth=0)
+                    axes.fill_between(x, curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 105), xlabel="overlap threshold", ylabel=f"{metric} (× 100)")
     first = next(iter(models.values()))
     boxes = sum(first["dataset"]["boxes"].values())
@@ -197,18 +196,10 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
     """Draw the confusion matrix; the shade is the share of the row (of the true class)."""
     labels, matrix = summary["confusion"]["labels"], np.array(summary["confusion"]["matrix"])
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(4.0, 1.9 + 0.62 * len(labels))
-    figure = Figure(figsize=(side + 0.3, side), layout="constrained", dpi=120)
-    axes = figure.subplots()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), value in np.ndenumerate(matrix):
-        nothing = i == j == len(labels) - 1
-        color = "white" if share[i, j] > 0.6 else "#222222"
-        axes.text(j, i, "" if nothing else f"{value}", ha="center", va="center", fontsize=9, color=color)
-    wrapped = [wrap_text(label, 14) for label in labels]
-    axes.set_xticks(range(len(labels)), wrapped, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(labels)), wrapped, fontsize=8)
-    threshold = summary["protocol"]["score_threshold"]
+    texts = matrix.astype(str).astype(object)
+    texts[-1, -1] = ""
+    figure = draw_matrix(share, labels, labels, texts=texts, colors="Blues", limits=(0, 1), row_height=0.62)
+    axes, threshold = figure.axes[0], summary["protocol"]["score_threshold"]
     axes.set(xlabel="predicted", ylabel="truth")
     axes.set_title(f"{wrap_text(name, 34)}\nIoBB 0.5, score ≥ {threshold:g}", fontsize=9)
     return figure
@@ -223,8 +214,8 @@ def subgroup_forest(models: Models) -> Figure:
     figure, panels = make_panels(len(listed), columns=min(2, len(listed)), height=height)
     starts = [i for i in range(1, len(rows)) if rows[i]["column"] != rows[i - 1]["column"]]
     for p, (axes, metric) in enumerate(zip(panels, listed, strict=True)):
-        for m, (name, summary) in enumerate(models.items()):
-            color, own = COLORS[m % 4], summary["subgroups"]
+        for m, color, name, summary in colored(models):
+            own = summary["subgroups"]
             small = [bool(r["warning"]) for r in own]
             estimates = [r["metrics"][metric["name"]] for r in own]
             draw_points(
@@ -272,7 +263,7 @@ def _reliability(diagrams: Mapping[str, Mapping[str, Any]], counted: Sequence[Ma
     figure = Figure(figsize=(5.2, 5.6), layout="constrained", dpi=120)
     axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect")
-    for (name, one), color in zip(diagrams.items(), cycle(COLORS), strict=False):
+    for _, color, name, one in colored(diagrams):
         points = [(c, a) for c, a in zip(one["confidence"], one["accuracy"], strict=True) if c is not None]
         label = f"{name}: ECE {number(one['error'], 3)}"
         axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o-", color=color, label=label)
@@ -335,82 +326,11 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
         if curves:
             axes.legend(frameon=False, fontsize=7)
         else:
-            _empty(axes, f"no {what} in the log")
+            write_empty(axes, f"no {what} in the log")
         axes.set(xlabel="iteration", ylabel=label)
     return figure
-
-
-def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Make a figure with this many panels, ``height`` inches each."""
-    lines = -(-number_ // columns)
-    figure = Figure(figsize=(WIDTH, height * lines + 0.5), layout="constrained", dpi=120)
-    panels = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
-    for axes in panels[number_:]:
-        axes.set_axis_off()
-    for axes in panels[:number_]:
-        style_axes(axes)
-        axes.title.set_fontsize(9)
-    return figure, panels[:number_]
-
-
-def style_axes(axes: Axes) -> None:
-    """Draw a light grid below the curves, and no frame at the top and the right."""
-    axes.grid(color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-
-
-def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:
-    """Draw each estimate as a point and its interval; a text where it is not defined."""
-    axes.plot([], [], "o-", color=color, label=label)
-    for i, (height, one) in enumerate(zip(heights, estimates, strict=True)):
-        if one["value"] is None:
-            axes.text(0, height, "not defined", va="center", fontsize=7, color="#888888")
-            continue
-        if one["low"] is not None:
-            axes.plot([one["low"], one["high"]], [height, height], color=color, linewidth=1.4)
-        face = "white" if hollow is not None and hollow[i] else color
-        axes.plot(one["value"], height, "o", color=color, markerfacecolor=face, markersize=5)
-        if text:
-            axes.text(104, height, number(one["value"]), va="center", fontsize=8, color=color)
-
-
-def name_rows(axes: Axes, names: Iterable[str], width: int = 80) -> None:
-    """Write the names of rows at the left, the first row on top."""
-    wrapped = [wrap_text(name, width) if "\n" not in name else name for name in names]
-    axes.set_yticks(range(len(wrapped)), wrapped, fontsize=8)
-    axes.set_ylim(len(wrapped) - 0.5, -0.5)
-
-
-def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
-    """Put the legend of a panel below the figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        [wrap_text(label, 40) for label in labels],
-        title=title,
-        loc="outside lower center",
-        ncols=2 if len(labels) in (2, 4) else 3,
-        frameon=False,
-        fontsize=8,
-        title_fontsize=8,
-    )
 
 
 def _intervals(summary: dict[str, Any]) -> str:
     """Say what the intervals of a chart are; resampling needs two patients with a ground-truth box."""
     return "95 % intervals" if has_intervals(summary) else "no intervals (fewer than two patients)"
-
-
-def shift_of(index: int, count: int) -> float:
-    """Return how far to move one of ``count`` models off a row's middle."""
-    return 0.0 if count == 1 else 0.3 * (index / (count - 1) - 0.5) * 1.3
-
-
-def _empty(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", color="#888888", transform=axes.transAxes)
-
-
-def wrap_text(text: str, width: int = 22, lines: int = 3) -> str:
-    """Break a text into at most this many lines."""
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -20,51 +18,43 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.description import ALIKE_BITS, HASH_SIDE, AlikePair, Description
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.errors import ImageReadError
-from mdf_detectron.fileio import png_of, write_text
-from mdf_detectron.report.html import load_template
+from mdf_detectron.report import CLASS_COLORS
+from mdf_detectron.report.html import Section, draw_charts, write_page
+from mdf_detectron.report.panels import draw_matrix, make_panels
 from mdf_detectron.report.tables import Table
 
 SPLIT_COLORS = {"train": "#1f6f8b", "val": "#8a6bbf", "test": "#d1495b"}
-CLASS_COLORS = ("#ffd54f", "#4fc3f7", "#aed581", "#ff8a65", "#ce93d8", "#f06292", "#90a4ae", "#fff176")
 SAMPLES_A_CLASS, MOST_SAMPLES, PICTURED_PAIRS, LISTED_PAIRS = 2, 12, 6, 30
 GRID = 32
 """Cells a side of the maps of where boxes lie."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; ``picture`` is a PNG in base64."""
-
-    title: str
-    note: str = ""
-    picture: str = ""
-    table: Table | None = None
 
 
 def write_dataset_page(path: str | Path, description: Description) -> Path:
     """Write the page."""
     name = description.root.resolve().name
     sections = [
-        Section("Splits", table=_split_table(description)),
-        Section("Sample images", "Ground-truth boxes in the color of their class; train split.", _samples(description)),
-        Section("Boxes", "Side: square root of the area, as a share of the image's.", _boxes(description)),
-        Section("Where the boxes lie", "Share of a class' train boxes that cover a place.", _places(description)),
-        Section("Image sizes", table=_size_table(description)),
+        Section("Splits", tables=[_split_table(description)]),
+        _drawn("Sample images", "Ground-truth boxes in the color of their class; train split.", _samples(description)),
+        _drawn("Boxes", "Side: square root of the area, as a share of the image's.", _boxes(description)),
+        _drawn("Where the boxes lie", "Share of a class' train boxes that cover a place.", _places(description)),
+        Section("Image sizes", tables=[_size_table(description)]),
         *(_column_sections(description) if description.schema.columns else ()),
-        *_alike_sections(description),
+        _alike_section(description),
     ]
-    page = load_template("dataset.html").render(
-        title=f"Data set {name}", warnings=_warnings(description), sections=sections
-    )
-    return write_text(path, page)
+    images = draw_charts(sections)
+    return write_page(Path(path), f"Data set {name}", _warnings(description), [], sections, images)
+
+
+def _drawn(title: str, note: str, figure: Figure) -> Section:
+    return Section(title, [note], {title: figure})
 
 
 def _column_sections(d: Description) -> list[Section]:
     return [
-        Section("Clinical columns", "Shares of the known values of each split.", _columns(d)),
-        Section("Missing values", "Percent of the images of a split.", table=_missing_table(d)),
-        Section("Columns against findings", _ASSOCIATION_NOTE, _association_map(d)),
-        Section("Columns against findings, in numbers", "Sorted by strength.", table=_association_table(d)),
+        _drawn("Clinical columns", "Shares of the known values of each split.", _columns(d)),
+        Section("Missing values", ["Percent of the images of a split."], tables=[_missing_table(d)]),
+        _drawn("Columns against findings", _ASSOCIATION_NOTE, _association_map(d)),
+        Section("Columns against findings, in numbers", ["Sorted by strength."], tables=[_association_table(d)]),
     ]
 
 
@@ -74,22 +64,11 @@ _ASSOCIATION_NOTE = (
 )
 
 
-def _encode(figure: Figure, colors: dict[str, str] | None = None) -> str:
-    """Render a figure, with a legend of the colors if some are given."""
-    if colors:
-        handles = [Patch(color=color, label=label) for label, color in colors.items()]
-        columns = min(5, len(handles))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-    return base64.b64encode(png_of(figure)).decode()
-
-
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    lines = max(1, -(-count // columns))
-    figure = Figure(figsize=(width * columns, height * lines + 0.4), layout="constrained", dpi=100)
-    axes = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
-    for one in axes[count:]:
-        one.set_axis_off()
-    return figure, axes[:count]
+def _add_legend(figure: Figure, colors: dict[str, str]) -> Figure:
+    handles = [Patch(color=color, label=label) for label, color in colors.items()]
+    columns = min(5, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
 
 
 def _warnings(d: Description) -> list[str]:
@@ -151,21 +130,21 @@ def _relative(d: Description, split: str) -> dict[str, np.ndarray]:
     return {name: np.array(boxes).reshape(-1, 4) for name, boxes in found.items()}
 
 
-def _boxes(d: Description) -> str:
+def _boxes(d: Description) -> Figure:
     names = d.splits["train"].class_names
-    figure, panels = _panels(len(names), min(3, len(names)), 3.0, 2.2)
+    figure, panels = make_panels(len(names), min(3, len(names)), 2.2)
     edges = np.linspace(0, 1, 26)
     for axes, name in zip(panels, names, strict=True):
         sides = [np.sqrt(_relative(d, s)[name][:, 2:].prod(axis=1)) for s in d.splits]
         axes.hist(sides, edges, stacked=True, color=list(SPLIT_COLORS.values()))
         axes.set_title(f"{name} ({sum(map(len, sides))})", fontsize=9)
         axes.tick_params(labelsize=7)
-    return _encode(figure, SPLIT_COLORS)
+    return _add_legend(figure, SPLIT_COLORS)
 
 
-def _places(d: Description) -> str:
+def _places(d: Description) -> Figure:
     names = d.splits["train"].class_names
-    figure, panels = _panels(len(names), min(4, len(names)), 2.2, 2.3)
+    figure, panels = make_panels(len(names), min(4, len(names)), 2.3)
     centers = (np.arange(GRID) + 0.5) / GRID
     for axes, name in zip(panels, names, strict=True):
         boxes = _relative(d, "train")[name]
@@ -176,7 +155,7 @@ def _places(d: Description) -> str:
         axes.set_title(f"{name} (up to {100 * share.max():.0f} %)", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    return _encode(figure)
+    return figure
 
 
 def _size_table(d: Description) -> Table:
@@ -190,9 +169,9 @@ def _size_table(d: Description) -> Table:
     return Table("sizes", "Image sizes", ["width × height", *d.splits], rows)
 
 
-def _columns(d: Description) -> str:
+def _columns(d: Description) -> Figure:
     columns = d.schema.columns
-    figure, panels = _panels(len(columns), min(3, len(columns)), 3.0, 2.2)
+    figure, panels = make_panels(len(columns), min(3, len(columns)), 2.2)
     for axes, column in zip(panels, columns, strict=True):
         values = {s: [v for i in one.images if (v := i["clinical"][column.name]) is not None]
                   for s, one in d.splits.items()}  # fmt: skip
@@ -210,7 +189,7 @@ def _columns(d: Description) -> str:
                               color=SPLIT_COLORS[split])  # fmt: skip
         else:
             _category_bars(axes, column.vocabulary, values)
-    return _encode(figure, SPLIT_COLORS)
+    return _add_legend(figure, SPLIT_COLORS)
 
 
 def _category_bars(axes: Axes, words: Sequence[str], values: dict[str, list]) -> None:
@@ -229,22 +208,14 @@ def _missing_table(d: Description) -> Table:
     return _by_split(d, "missing", "Missing values", {c: partial(percent, column=c) for c in d.schema.names})
 
 
-def _association_map(d: Description) -> str:
+def _association_map(d: Description) -> Figure:
     columns = list(dict.fromkeys(a.column for a in d.associations))
     findings = list(dict.fromkeys(a.finding for a in d.associations))
     values = np.full((len(columns), len(findings)), np.nan)
     for a in d.associations:
         if a.value is not None:
             values[columns.index(a.column), findings.index(a.finding)] = a.value
-    figure = Figure(figsize=(1.6 + 0.9 * len(findings), 1.4 + 0.34 * len(columns)), layout="constrained", dpi=100)
-    axes = figure.subplots()
-    axes.imshow(values, cmap="RdBu_r", vmin=-0.6, vmax=0.6, aspect="auto")
-    axes.set_xticks(range(len(findings)), [f[:18] for f in findings], rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(columns)), [c[:24] for c in columns], fontsize=8)
-    for (row, at), value in np.ndenumerate(values):
-        axes.text(at, row, "–" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7,
-                  color="white" if abs(value) > 0.4 else "black")  # fmt: skip
-    return _encode(figure)
+    return draw_matrix(values, columns, findings, limits=(-0.6, 0.6))
 
 
 def _association_table(d: Description) -> Table:
@@ -257,10 +228,10 @@ def _association_table(d: Description) -> Table:
         for a in ordered
     ]  # fmt: skip
     header = ["column", "finding", "measure", "value", "p", "images", "missing with it", "missing without"]
-    return Table("associations", "Columns against findings", header, rows)
+    return Table("associations", "Columns against findings, in numbers", header, rows)
 
 
-def _samples(d: Description) -> str:
+def _samples(d: Description) -> Figure:
     train = d.splits["train"]
     names, colors = train.class_of, dict(zip(train.class_names, cycle(CLASS_COLORS), strict=False))
     boxes: dict[Any, list[tuple[str, list[float]]]] = {i["id"]: [] for i in train.images}
@@ -272,13 +243,13 @@ def _samples(d: Description) -> str:
         for image in fits[:SAMPLES_A_CLASS]:
             chosen.setdefault(image["id"], image)
     images = list(chosen.values())[:MOST_SAMPLES]
-    figure, panels = _panels(len(images), min(4, max(1, len(images))), 2.3, 2.5)
+    figure, panels = make_panels(len(images), min(4, max(1, len(images))), 2.5)
     for axes, image in zip(panels, images, strict=True):
         _show(axes, d, image)
         for name, (x, y, w, h) in boxes[image["id"]]:
             axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=colors[name], lw=1.5))
         axes.set_title(", ".join(sorted({n for n, _ in boxes[image["id"]]}))[:40] or "no box", fontsize=8)
-    return _encode(figure, colors)
+    return _add_legend(figure, colors)
 
 
 def _show(axes: Axes, d: Description, image: dict[str, Any]) -> None:
@@ -293,7 +264,7 @@ def _show(axes: Axes, d: Description, image: dict[str, Any]) -> None:
     axes.imshow(pixels[::step, ::step], cmap="gray", vmin=0, vmax=255, extent=extent)
 
 
-def _alike_sections(d: Description) -> list[Section]:
+def _alike_section(d: Description) -> Section:
     note = (
         f"Perceptual hashes of {HASH_SIDE**2} bits (DCT) that differ in at most {ALIKE_BITS}: copies of other size, "
         "brightness or compression do, and some different images of one patient. "
@@ -306,16 +277,17 @@ def _alike_sections(d: Description) -> list[Section]:
         for p in d.alike.pairs[:LISTED_PAIRS]
     ]  # fmt: skip
     header = ["image", "split", "looks like", "split", "patients", "bits"]
-    table = Table("alike", "Images that look alike", header, rows) if rows else None
-    return [Section("Images that look alike", note, _pair_pictures(d, d.alike.pairs[:PICTURED_PAIRS]), table)]
+    title = "Images that look alike"
+    if not rows:
+        return Section(title, [note])
+    pictures = _pair_pictures(d, d.alike.pairs[:PICTURED_PAIRS])
+    return Section(title, [note], {title: pictures}, [Table("alike", title, header, rows)])
 
 
-def _pair_pictures(d: Description, pairs: Sequence[AlikePair]) -> str:
-    if not pairs:
-        return ""
-    figure, panels = _panels(2 * len(pairs), 4, 2.3, 2.4)
+def _pair_pictures(d: Description, pairs: Sequence[AlikePair]) -> Figure:
+    figure, panels = make_panels(2 * len(pairs), 4, 2.4)
     for number, pair in enumerate(pairs):
         for axes, (split, image) in zip(panels[2 * number : 2 * number + 2], (pair.first, pair.second), strict=True):
             _show(axes, d, image)
             axes.set_title(f"{number + 1}: {image['file_name'][-24:]} ({split})", fontsize=7)
-    return _encode(figure)
+    return figure

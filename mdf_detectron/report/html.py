@@ -68,30 +68,46 @@ def write_report(
     Returns:
         The files written.
     """
-    out, written, pages, blocks = Path(out), [], [], []
+    out, written, blocks = Path(out), [], []
+    images = draw_charts(sections)
+    written += [write_bytes(out / "figures" / f"{name}.png", image) for name, image in images.items()]
     for section in sections:
-        images = {name: png_of(figure) for name, figure in section.charts.items()}
-        written += [write_bytes(out / "figures" / f"{name}.png", image) for name, image in images.items()]
         written += [write_text(out / "tables" / f"{table.name}.csv", table.to_csv()) for table in section.tables]
-        pages.append((section, [base64.b64encode(image).decode() for image in images.values()]))
         blocks += [f"## {section.title}", *section.paragraphs]
-        blocks += [f"![{section.title}](figures/{name}.png)" for name in images]
+        blocks += [f"![{section.title}](figures/{name}.png)" for name in section.charts]
         for table in section.tables:
             heading = [] if table.title == section.title else [f"### {table.title}"]
             blocks += [part for part in (*heading, table.to_markdown(), table.note) if part]
     head = [f"# {title}", *(f"**{line}**" for line in verdicts), *facts]
-    page = load_template("sections.html").render(title=title, verdicts=verdicts, facts=facts, sections=pages)
     return [
         *written,
         write_text(out / "report.md", "\n\n".join([*head, *blocks]) + "\n"),
-        write_text(out / "report.html", page),
+        write_page(out / "report.html", title, verdicts, facts, sections, images),
     ]
 
 
-def load_template(name: str) -> jinja2.Template:
-    """Load a template of this package; a value that is missing is an error, and values are escaped."""
-    loader = jinja2.PackageLoader("mdf_detectron.report")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+def draw_charts(sections: Sequence[Section]) -> dict[str, bytes]:
+    """Draw the charts of the sections: name → PNG."""
+    return {name: png_of(figure) for section in sections for name, figure in section.charts.items()}
+
+
+def write_page(
+    path: Path,
+    title: str,
+    verdicts: Sequence[str],
+    facts: Sequence[str],
+    sections: Sequence[Section],
+    images: Mapping[str, bytes],
+) -> Path:
+    """Write one HTML file that holds all tables and images (of :func:`draw_charts`)."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mdf_detectron.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    sources = {name: base64.b64encode(image).decode() for name, image in images.items()}
+    page = environment.get_template("sections.html").render(
+        title=title, verdicts=verdicts, facts=facts, sections=sections, images=sources
+    )
+    return write_text(path, page)
 
 
 def chart_title(name: str, evaluation: dict[str, Any]) -> str:

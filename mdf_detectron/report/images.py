@@ -15,8 +15,7 @@ from matplotlib.transforms import Bbox
 
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.fileio import write_figure
-
-COLORS = ("#ffd54f", "#4fc3f7", "#aed581", "#ff8a65", "#ce93d8", "#f06292", "#90a4ae", "#fff176")
+from mdf_detectron.report import CLASS_COLORS
 
 
 @dataclass
@@ -69,7 +68,7 @@ def save_panels(
     axes[-1].set_title("clinical record", fontsize=11)
     axes[-1].text(0, 0.98, record, family="monospace", fontsize=8, va="top", transform=axes[-1].transAxes)
     shown = sorted({c for panel in panels for c in panel.classes})
-    handles = [Rectangle((0, 0), 1, 1, color=COLORS[c % len(COLORS)], label=class_names[c]) for c in shown]
+    handles = [Rectangle((0, 0), 1, 1, color=CLASS_COLORS[c % len(CLASS_COLORS)], label=class_names[c]) for c in shown]
     if handles:
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
@@ -85,11 +84,11 @@ def _draw(axis, image: np.ndarray, panel: Panel) -> None:
     for polygons, class_index in zip(panel.polygons, panel.classes, strict=False):
         for polygon in polygons:
             points = np.asarray(polygon).reshape(-1, 2)
-            axis.add_patch(Polygon(points, color=COLORS[class_index % len(COLORS)], alpha=0.18, lw=0))
+            axis.add_patch(Polygon(points, color=CLASS_COLORS[class_index % len(CLASS_COLORS)], alpha=0.18, lw=0))
     scores = panel.scores if panel.scores is not None else [None] * len(panel.boxes)
     drawn = list(zip(panel.boxes, panel.classes, scores, strict=True))
     for (x0, y0, x1, y1), class_index, score in sorted(drawn, key=lambda d: d[2] or 0):  # the highest score on top
-        color = COLORS[class_index % len(COLORS)]
+        color = CLASS_COLORS[class_index % len(CLASS_COLORS)]
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=1.6))
         if score is not None:
             axis.text(x0, y0 - 2, f"{score:.2f}", color="black", fontsize=7, va="bottom",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 from mdf_detectron.inference.what_if import MatchedFinding
-from mdf_detectron.report.images import COLORS
+from mdf_detectron.report import CLASS_COLORS
 
 LONGEST_SIDE = 1024
 """Pixels of the image that a browser gets."""
@@ -74,7 +74,7 @@ def _view(findings: StudyFindings, title: str, url: str, scale: float) -> str:
 
 def _mark(finding: DetectedFinding, unit: float) -> str:
     x0, y0, x1, y1 = finding.box
-    color = COLORS[finding.class_index % len(COLORS)]
+    color = CLASS_COLORS[finding.class_index % len(CLASS_COLORS)]
     top = max(y0 - 3 * unit, 12 * unit)
     return (
         f'<g class="mdf-box"><rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" fill="none" '
@@ -96,7 +96,9 @@ def change_table(matched: Sequence[MatchedFinding], thresholds: dict[str, float]
 
 def _row(matched: MatchedFinding, thresholds: dict[str, float]) -> str:
     either = matched.after or matched.before
-    swatch = f'<span class="mdf-swatch" style="background:{COLORS[either.class_index % len(COLORS)]}"></span>'
+    swatch = (
+        f'<span class="mdf-swatch" style="background:{CLASS_COLORS[either.class_index % len(CLASS_COLORS)]}"></span>'
+    )
     cells = "".join(f'<td class="num">{_score(one)}</td>' for one in (matched.after, matched.before))
     name = escape(either.class_name)
     return f'<tr><td>{swatch}{name}</td>{cells}<td class="num">{thresholds[either.class_name]:.2f}</td></tr>'
