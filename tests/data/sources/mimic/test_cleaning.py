@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdf_detectron.data.sources.mimic.cleaning import clean_triage, parse_pain
+from mdf_detectron.data.sources.mimic.cleaning import clean_triage
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS, study_times
 
@@ -70,20 +70,6 @@ def test_pain_column_of_numbers_only():
     clean, log = clean_triage(frame)
     assert clean["pain"].tolist()[0] == 3 and clean["pain"].isna().tolist() == [False, True, True]
     assert log.as_dict()["removed"]["pain"] == {"empty": 1, "outside 0 to 10 0-10": 1}
-
-
-def test_a_cell_is_changed_or_removed_never_both():
-    _, log = clean_one(temperature=25.0, pain="15/10", o2sat=101.0)
-    assert log.as_dict() == {
-        "changed": {"o2sat": {"101 to 105 read as 100": 1}},
-        "removed": {"temperature": {"outside 80 to 113 °F": 1}, "pain": {"outside 0 to 10 0-10": 1}},
-    }
-
-
-def test_parse_pain_gives_the_reason():
-    assert parse_pain("5-6") == (5.5, "'a-b' read as its mean")
-    assert parse_pain("8/10") == (8.0, "'n/10' read as n")
-    assert parse_pain("unable") == (None, None)
 
 
 cell = st.none() | st.floats(-50, 1200) | st.sampled_from(["", "unable", "5-6", "8/10", "37.2", "x"])

@@ -1,6 +1,5 @@
 """The hand-written tree through the whole pipeline, in every layout, and the options."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -184,58 +183,6 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     assert status == 1 and all(f"image {name}.jpg is in " in text for name in shared)
     prepare(tmp_path / "patient", tree)
     assert audit(tmp_path / "patient" / "out", monkeypatch, capsys)[0] == 0
-
-
-def test_cached_radiographs_are_resized_once_with_their_boxes(tmp_path):
-    tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(4)])
-    source = tree.write_physionet(tmp_path / "source")
-    prepare_mimic(source, tmp_path / "out", image_size=200)
-    images, _, _ = read_folder(tmp_path / "out")
-    image = images["P301R000000"]
-    assert (image["width"], image["height"]) == (200, 250)
-    assert image["annotations"][0]["bbox"] == [50, 60, 50, 70]
-    radiograph = tmp_path / "out/images" / image["file_name"]
-    written = radiograph.stat().st_ino
-    prepare_mimic(source, tmp_path / "out", image_size=200, min_certainty=4)
-    assert radiograph.stat().st_ino == written  # other options, the same images: not decoded again
-    assert not (tmp_path / "out.image_cache").exists()
-
-
-def test_resizing_goes_on_where_it_stopped(tmp_path):
-    source = Tree([Case(f"c{k}") for k in range(6)]).write_physionet(tmp_path / "source")
-    last = next(source.glob(f"**/{dicom(5)}.jpg"))
-    content = last.read_bytes()
-    last.write_bytes(content[:400])
-    with pytest.raises(SourceDataError, match=f"cannot read image .*{dicom(5)}.jpg"):
-        prepare_mimic(source, tmp_path / "out", image_size=100)
-    done = {path.name: path.stat().st_ino for path in (tmp_path / "out.image_cache/100_8bit").glob("*.png")}
-    assert set(done) == {f"{dicom(k)}.png" for k in range(5)}
-    last.write_bytes(content)
-    changed = next(source.glob(f"**/{dicom(0)}.jpg"))
-    os.utime(changed, ns=(1, 1))  # another original than the one that was resized
-    prepare_mimic(source, tmp_path / "out", image_size=100)
-    now = {radiograph.name: radiograph.stat().st_ino for radiograph in (tmp_path / "out/images").iterdir()}
-    assert len(now) == 6
-    assert {name for name in done if now[name] == done[name]} == {f"{dicom(k)}.png" for k in range(1, 5)}
-
-
-def test_interrupted_run_leaves_the_old_folder_and_its_radiographs(tmp_path, monkeypatch):
-    source = Tree([Case(f"c{k}") for k in range(4)]).write_physionet(tmp_path / "source")
-    prepare_mimic(source, tmp_path / "out", image_size=100)
-    before = (tmp_path / "out/report.json").read_text()
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mdf_detectron.data.sources.kit.output.write_annotations", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_mimic(source, tmp_path / "out", image_size=80)
-    assert (tmp_path / "out/report.json").read_text() == before
-    assert len(list((tmp_path / "out.image_cache/80_8bit").glob("*.png"))) == 4
-    assert not (tmp_path / "out.partial").exists()
-    assert prepare_mimic(source, tmp_path / "out", image_size=80)
-    assert not prepare_mimic(source, tmp_path / "out", image_size=80)
 
 
 @pytest.mark.parametrize("layout", ["physionet, gz", "mimic-eye", "mimic-eye, older"])

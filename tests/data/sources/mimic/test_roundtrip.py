@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from raw_mimic.history import RawSettings
 from raw_mimic.tree import write_raw_tree
 
@@ -139,37 +137,6 @@ def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
 
 def test_default_protocol_passes_the_audit(prepared):
     assert audit_folder(prepared[1]).problems == []
-
-
-@settings(
-    max_examples=6,
-    deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a shrunk tree says no more, and takes minutes
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(seed=st.integers(0, 10_000), patients=st.integers(40, 70), data=st.data())
-def test_random_trees_are_accounted_for_and_split_by_patient(tmp_path_factory, seed, patients, data):
-    root = tmp_path_factory.mktemp("random")
-    cohort = CohortSettings(num_patients=patients, seed=seed, image_size=64)
-    write_raw_tree(root / "raw", RawSettings(cohort, dirt=data.draw(st.sampled_from([0.0, 1.0, 8.0]))), num_workers=1)
-    options = dict(
-        records=data.draw(st.sampled_from(["reading", "image"])),
-        min_certainty=data.draw(st.integers(1, 5)),
-        stay_window_days=data.draw(st.sampled_from([0.0, 7.0])),
-        keep_unmatched=data.draw(st.booleans()),
-    )
-    prepare_mimic(root / "raw/physionet", root / "out", **options)
-    images, _, report = read_folder(root / "out")
-    for stage in report["flow"]:
-        assert stage["in"] == stage["kept"] + sum(stage["dropped"].values())
-    splits = {}
-    for image in images.values():
-        splits.setdefault(image["patient_id"], set()).add(image["split"])
-        assert image["row_time"] is None or image["row_time"] < image["study_time"]
-    assert all(len(names) == 1 for names in splits.values())
-    stages = {s["stage"]: s["kept"] for s in report["flow"]}
-    assert stages["records"] == len(images)
-    assert stages["boxes"] == sum(len(i["annotations"]) for i in images.values())
 
 
 def test_clean_settings_leave_nothing_to_clean(tmp_path):
