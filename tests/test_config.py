@@ -71,8 +71,30 @@ def test_bad_files(tmp_path, text, message):
         (["MODEL.CLINICAL.AUXILIARY_WEIGHT", "-0.5"], "AUXILIARY_WEIGHT is -0.5"),
         (["MODEL.CLINICAL.MISSING", "zero"], "MISSING is 'zero'; use one of"),
         (["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"], "AMP.ENABLED needs a GPU"),
+        (["VALIDATION.PATIENCE", "2"], "set TEST.EVAL_PERIOD"),
+        (["DATASETS.VAL", "()", "VALIDATION.PATIENCE", "2"], "need a validation split"),
+        (["VALIDATION.TRAIN_IMAGES", "-1"], "must not be negative"),
+        # what the fuzzer has found
+        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None: expected a value as"),
+        (["SOLVER.BASE_LR", "1e999"], "BASE_LR is inf: expected finite numbers"),
+        (["SOLVER.MAX_ITER", "9" * 400], "too large"),
+        (["SOLVER.MAX_ITER", "0"], "expected more than 0"),
+        (["MODEL.PIXEL_MEAN", "['a']"], "expected a list of numbers"),
+        (["MODEL.PIXEL_MEAN", "[...]"], "ellipsis is neither a number"),
+        (["MODEL.CLINICAL.CATEGORICAL", "[['a']]"], "expected a list of names"),
+        (["TRACKERS", "[['csv']]"], "expected a list of names"),
+        (["OUTPUT_DIR", "a\0b"], "legal characters"),
+        (["MODEL.DEVICE.x", "1"], "config override"),
+        (["SOLVER.STEPS", "-" * 50_000 + "1"], "config override"),
+        *(([key, value], f"{key} is .*, which is not supported: ") for key, value in (
+            ("INPUT.MIN_SIZE_TRAIN", "(640,)"), ("INPUT.CROP.ENABLED", "True"), ("INPUT.MASK_FORMAT", "rle"),
+            ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"), ("TEST.AUG.ENABLED", "True"),
+            ("MODEL.KEYPOINT_ON", "True"), ("DATALOADER.ASPECT_RATIO_GROUPING", "True"), ("INPUT.RANDOM_FLIP", "both"),
+            ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"), ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+            ("DATASETS.PROPOSAL_FILES_TRAIN", "('p.pkl',)"), ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True"),
+            ("TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"), ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 38.5, 0.2]]"))),
     ],
-)
+)  # fmt: skip
 def test_values_that_do_not_fit(opts, message):
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS / "mimic_eye" / "mdf_net.yaml", opts)
@@ -83,6 +105,13 @@ def test_1d_fusion_needs_roi_heads_and_a_config_must_exist():
         load_config("absent.yaml")
     with pytest.raises(ConfigError, match="MultimodalRetinaNet has no RoI head"):
         load_config(CONFIGS / "mimic_eye" / "retinanet_mdf_net.yaml", ["MODEL.CLINICAL.FUSION_1D", "True"])
+
+
+def test_layers_that_cannot_be_frozen_and_pictures_that_are_not_drawn_are_refused(small_config):
+    resnet = small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.BACKBONE.FREEZE_AT", 2)
+    assert resnet.MODEL.BACKBONE.FREEZE_AT == 2 and small_config("mimic_eye/mdf_net.yaml", "VIS_PERIOD", 5)
+    with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but MultimodalRetinaNet draws no images"):
+        small_config("mimic_eye/retinanet.yaml", "VIS_PERIOD", 5)
 
 
 def test_without_columns_no_fusion_is_left():

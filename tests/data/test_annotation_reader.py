@@ -74,6 +74,7 @@ BROKEN = [
     ("images", 1, {"file_name": "../x.png"}, "file_name '../x.png' leads out of the folder"),
     ("images", 1, {"file_name": "/x.png"}, "leads out of the folder"),
     ("images", 1, {"file_name": "C:\\x.png"}, "leads out of the folder"),
+    ("images", 1, {"file_name": "."}, "names the folder"),
     ("images", 1, {"file_name": 7}, "file_name 7; expected a path below images/"),
     ("images", 1, {"file_name": "a\0b"}, "expected a path below images/"),
     ("images", 1, {"width": 64.5}, "width 64.5; expected a whole number of pixels from 1 to 100000"),
@@ -118,6 +119,8 @@ BROKEN = [
     ("annotations", 1, {"area": -1}, "area -1; expected"),
     ("annotations", 1, {"area": "4"}, "area '4'; expected"),
     ("annotations", 1, {"segmentation": [[8, 6, 32, 32]]}, "polygon 0 .* has 4 numbers"),
+    ("annotations", 1, {"segmentation": [[10**400] * 6]}, "not finite, or beyond 1,000,000 pixels"),
+    ("annotations", 1, {"segmentation": {"size": [10**9, 10**9], "counts": "0"}}, "whole pixels from 1 to 100,000"),
     ("annotations", 1, {"segmentation": SQUARE}, "is a flat list of numbers"),
     ("annotations", 1, {"segmentation": {"size": [48, 64], "counts": "garbage"}}, "no run-length encoding"),
 ]

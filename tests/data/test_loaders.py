@@ -10,7 +10,6 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 from detectron2.structures import BitMasks, PolygonMasks
-from PIL import Image
 
 from mdf_detectron.cli import train
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -28,8 +27,8 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
 )
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import read_radiograph, write_png
-from mdf_detectron.errors import ConfigError, DatasetError, ImageReadError
+from mdf_detectron.data.readers import write_png
+from mdf_detectron.errors import ConfigError, DatasetError
 
 TINY = ["MODEL.CLINICAL.NUMERIC", ["temperature", "age"], "MODEL.ROI_HEADS.NUM_CLASSES", 2,
         "DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",)]  # fmt: skip
@@ -114,25 +113,6 @@ def test_an_illegal_value_names_file_and_column(mapper, column, value, message):
         mapper().clinical_tensors({"file_name": "x.png", "clinical": {column: value}})
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16", "LA"])
-def test_every_common_file_type_reads_as_gray(mode, tmp_path):
-    gray = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
-    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
-    image.save(tmp_path / "x.png")
-    out = read_radiograph(tmp_path / "x.png")
-    assert out.shape == (6, 8, 1) and out.dtype == np.uint8
-    assert np.abs(out[:, :, 0].astype(int) - gray).max() <= 1
-    assert read_radiograph(tmp_path / "x.png", "BGR").shape == (6, 8, 3)
-
-
-def test_unreadable_images_name_the_file(tmp_path):
-    with pytest.raises(ImageReadError, match="no image file at .*absent.png"):
-        read_radiograph(tmp_path / "absent.png")
-    (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(ImageReadError, match="cannot read image .*text.png"):
-        read_radiograph(tmp_path / "text.png")
-
-
 def triangle_resize(values, length):
     """Antialiased bilinear resize of the first axis, one output at a time."""
     scale, rows = len(values) / length, []
@@ -173,30 +153,6 @@ def test_masks_are_polygons_or_bitmaps(tiny_config):
     for value, kind in (("polygon", PolygonMasks), ("bitmask", BitMasks)):
         found = [x["instances"] for x in batches(tiny_config("INPUT.MASK_FORMAT", value), 2) if len(x["instances"])]
         assert found and all(isinstance(one.gt_masks, kind) for one in found)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("INPUT.MIN_SIZE_TRAIN", (640,)), ("INPUT.CROP.ENABLED", True), ("INPUT.MASK_FORMAT", "rle"),
-     ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"), ("TEST.AUG.ENABLED", True),
-     ("MODEL.KEYPOINT_ON", True), ("DATALOADER.ASPECT_RATIO_GROUPING", True), ("INPUT.RANDOM_FLIP", "both"),
-     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"), ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
-     ("DATASETS.PROPOSAL_FILES_TRAIN", ("p.pkl",)), ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True),
-     ("TEST.KEYPOINT_OKS_SIGMAS", [0.1]), ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 38.5, 0.2]])],
-)  # fmt: skip
-def test_what_would_be_ignored_is_refused(tiny_config, key, value):
-    with pytest.raises(ConfigError, match=f"{key} is .*, which is not supported: "):
-        tiny_config(key, value)
-
-
-def test_layers_that_cannot_be_frozen_and_pictures_that_are_not_drawn_are_refused(small_config, tiny_config):
-    with pytest.raises(ConfigError, match="FREEZE_AT is 2, but build_timm_backbone freezes no layer"):
-        tiny_config("MODEL.BACKBONE.FREEZE_AT", 2)
-    resnet = small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.BACKBONE.FREEZE_AT", 2)
-    assert resnet.MODEL.BACKBONE.FREEZE_AT == 2
-    with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but MultimodalRetinaNet draws no images"):
-        small_config("mimic_eye/retinanet.yaml", "VIS_PERIOD", 5)
-    assert tiny_config("VIS_PERIOD", 5).VIS_PERIOD == 5
 
 
 def test_vocabularies_come_from_the_data_set(small_config, tiny_config):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-
 import cv2
 import numpy as np
 import pytest
@@ -108,6 +105,17 @@ def test_of_several_pages_the_first_is_read_and_said(tmp_path):
     assert (pixels == 50).all() and done.notes == ("3 pages: the first is read",)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16", "LA"])
+def test_every_common_file_type_reads_as_gray(mode, tmp_path):
+    gray = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
+    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
+    image.save(tmp_path / "x.png")
+    out = read_radiograph(tmp_path / "x.png")
+    assert out.shape == (6, 8, 1) and out.dtype == np.uint8
+    assert np.abs(out[:, :, 0].astype(int) - gray).max() <= 1
+    assert read_radiograph(tmp_path / "x.png", "BGR").shape == (6, 8, 3)
+
+
 def test_cmyk_and_palette(tmp_path):
     gray = np.linspace(40, 220, 64 * 48).reshape(48, 64).astype(np.uint8)
     Image.fromarray(gray).convert("RGB").convert("CMYK").save(tmp_path / "x.jpg", quality=95)
@@ -162,21 +170,6 @@ def test_depths_convert_both_ways():
     assert change_depth(change_depth(np.arange(256, dtype=np.uint8), 16), 8).tolist() == list(range(256))
     assert quantize(np.array([-5, 0, 25, 100, 200]), 0, 100, 8).tolist() == [0, 0, 64, 255, 255]
     assert quantize(np.array([0, 100]), 0, 100, 16, invert=True).tolist() == [65535, 0]
-
-
-def test_an_image_larger_than_the_memory_is_refused_before_decoding(tmp_path):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 300_000, 300_000, 8, 0, 0, 0, 0)
-    (tmp_path / "bomb.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
-    with pytest.raises(ImageReadError, match="bomb.png: its header says 300000 × 300000 pixels"):
-        read_radiograph(tmp_path / "bomb.png")
 
 
 def test_an_image_beyond_pillows_own_limit_is_read_and_the_limit_restored(tmp_path, monkeypatch):

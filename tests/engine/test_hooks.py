@@ -194,19 +194,6 @@ def test_a_later_nan_stops_at_its_own_iteration_and_before_its_step(tiny_config)
     assert all(map(torch.equal, trainer.model.parameters(), seen[2]))
 
 
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        (["DATASETS.VAL", (), "VALIDATION.PATIENCE", 2], "PATIENCE needs a validation split"),
-        (["VALIDATION.PATIENCE", 2], "set TEST.EVAL_PERIOD"),
-        (["VALIDATION.PATIENCE", -1], "VALIDATION.PATIENCE is -1; expected 0 or more"),
-    ],
-)
-def test_contradicting_options_are_refused(tiny_config, opts, message):
-    with pytest.raises(ConfigError, match=message):
-        tiny_config(*opts)
-
-
 def test_unknown_metric_names_the_known_ones(tiny_config):
     with pytest.raises(ConfigError, match=r"'AP51' is not among \['bbox/AP', "):
         run(tiny_config("SOLVER.MAX_ITER", 1, "VALIDATION.METRIC", "AP51"))

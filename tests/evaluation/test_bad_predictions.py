@@ -23,6 +23,7 @@ GOOD = results([(1, 1, BOX, 0.5)])[0]
         ({"category_id": 9}, r"predictions\[1\]: category_id 9 is not among the categories of the annotations"),
         ({"category_id": [1]}, r"predictions\[1\]: category_id \[1\]"),
         ({"score": float("nan")}, r"predictions\[1\] \(image_id 1\): score nan"),
+        ({"score": 10**400}, "score 10+.* is not a finite number"),
         ({"score": "high"}, r"predictions\[1\] \(image_id 1\): score 'high'"),
         ({"score": None}, r"predictions\[1\] \(image_id 1\): score None"),
         ({"bbox": [0, 0, -1, 5]}, r"predictions\[1\] \(image_id 1\): bbox .* negative size"),
@@ -41,6 +42,10 @@ def test_bad_prediction(change, message):
     [
         ([GOOD, {k: v for k, v in GOOD.items() if k != "score"}], r"predictions\[1\]: has no score"),
         ([GOOD, {k: v for k, v in GOOD.items() if k != "bbox"}], r"predictions\[1\]: has no bbox"),
+        *(
+            ([GOOD, {**{k: v for k, v in GOOD.items() if k != "bbox"}, "segmentation": mask}], "has no bbox")
+            for mask in (0.5, 0.0, [], None)
+        ),
         ([GOOD, "box"], r"predictions\[1\]: expected an object"),
         ({"results": []}, "expected a list"),
         (

@@ -71,6 +71,8 @@ BAD_PLANS = [
     ({"variants": []}, "variants: there are none"),
     ({"question": {"baseline": "image_only", "model": "mdf"}}, "there is no variant 'mdf'; there are"),
     ({"figures": [{"name": "f", "show": "counts", "variants": ["x"]}]}, "figure 'f'"),
+    ({"figures": [{"name": "f", "show": "counts", "variants": 3.5}]}, "variants: 3.5: input should be a valid list"),
+    ({"figures": [{"name": "../f", "show": "counts"}]}, "becomes a folder or file"),
     ({"figures": [{"name": "f", "show": "pie"}]}, "figures[0].show: 'pie': input should be 'counts'"),
     ({"config": None}, "variant 'image_only' has no config"),
     ({"seeds": [1, 1]}, "list of different whole numbers"),
