@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Write a synthetic cohort as files of PhysioNet and MIMIC-Eye, with realistic errors, for ``mdf prepare mimic-eye``.
+"""Write a synthetic cohort as files of PhysioNet, with realistic errors, for ``mdf prepare mimic-eye``.
 
 python tools/write_raw_mimic.py --out output/raw --num-patients 200 --seed 1
-python tools/write_raw_mimic.py --out output/tables --num-images 377110 --tables-only --seed 1  # the real size
+python tools/write_raw_mimic.py --out output/tables --num-patients 300000 --tables-only --seed 1  # the real size
 """
 
 from __future__ import annotations
 
 import argparse
 
-from raw_mimic.history import RADIOGRAPHS_PER_PATIENT, RawSettings
+from raw_mimic.history import RawSettings
 from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.cli import run_main
@@ -19,8 +19,7 @@ from mdf_detectron.data.synthetic.cohort import CohortSettings
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="the folder to write")
-    parser.add_argument("--num-patients", type=int, help="default: as many as --num-images need")
-    parser.add_argument("--num-images", type=int, help="rows of the image table (default: 1.26 a patient)")
+    parser.add_argument("--num-patients", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True, help="everything follows from it")
     parser.add_argument("--signal", type=float, default=1.0, help="lambda: 0 makes the record useless (default 1)")
     parser.add_argument("--ambiguity", type=float, default=0.8, help="share of findings without a visual cue")
@@ -31,11 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dirt", type=float, default=1.0, help="factor on the errors of the triage table")
     parser.add_argument("--reader-noise", type=float, default=1.0, help="factor on the readers' mistakes")
     args = parser.parse_args(argv)
-    patients = args.num_patients or (args.num_images and max(16, round(args.num_images / RADIOGRAPHS_PER_PATIENT)))
-    if not patients:
-        parser.error("--num-patients or --num-images is needed")
-    cohort = CohortSettings(patients, args.seed, args.signal, args.ambiguity, args.image_size, args.missing)
-    settings = RawSettings(cohort, args.num_images, args.dirt, args.reader_noise, args.tables_only)
+    cohort = CohortSettings(args.num_patients, args.seed, args.signal, args.ambiguity, args.image_size, args.missing)
+    settings = RawSettings(cohort, args.dirt, args.reader_noise, args.tables_only)
     made = write_raw_tree(args.out, settings, args.num_workers)
     print(f"{args.out}: {'written' if made else 'already up to date'} (see report.md there)")
 

@@ -12,7 +12,7 @@ from raw_mimic.tree import write_raw_tree
 from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.mimic.collection import COLLECTION
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CLASS_SHIFTS, CohortSettings, vital_correlation
-from mdf_detectron.data.synthetic.oracle import Reading, posteriors
+from mdf_detectron.data.synthetic.oracle import posteriors
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.evaluation import evaluate_coco
 
@@ -58,15 +58,6 @@ def test_the_record_lifts_the_ceiling_and_a_useless_one_does_not(noisy, make):
 
 def test_with_records_of_others_the_lift_is_gone(noisy):
     assert ap50(*noisy, True, exchange=0) < ap50(*noisy, False) + 3 < ap50(*noisy, True) - 5
-
-
-def test_a_detector_that_doubts_the_look_loses_more_with_records_of_others_and_is_no_better_with_its_own(noisy):
-    right, doubting = (
-        [ap50(*noisy, True, exchange=exchange, reading=reading) for exchange in (None, 0)]
-        for reading in (Reading(), Reading(look_doubt=0.3, record_weight=2.0))
-    )
-    assert doubting[0] < right[0]
-    assert doubting[0] - doubting[1] > right[0] - right[1] + 3
 
 
 def test_chances_are_calibrated_against_what_readers_named(noisy):

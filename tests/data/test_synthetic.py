@@ -13,7 +13,6 @@ from mdf_detectron.data.synthetic.cohort import (
     vital_correlation,
 )
 from mdf_detectron.data.synthetic.oracle import (
-    Reading,
     oracle_predictions,
     posteriors,
 )
@@ -40,20 +39,6 @@ def test_posteriors():
     assert chances["Consolidation"] / chances["Atelectasis"] == pytest.approx(
         weight("Consolidation") / weight("Atelectasis")
     )
-
-
-def test_posteriors_of_a_detector_that_weighs_look_and_vitals_otherwise():
-    vitals, clear = [1.0, 0.5, 0.2, -0.3, 0.1, 0.0], {"A": "Consolidation", "B": "none"}
-    assert posteriors(clear, vitals, 1.0, Reading()) == posteriors(clear, vitals, 1.0)
-    ambiguous = {"A": "ambiguous", "B": "ambiguous"}
-    assert posteriors(ambiguous, vitals, 1.0, Reading(record_weight=0.0)) == posteriors(ambiguous, None, 1.0)
-    # Bayes' rule by hand: a look of one class, seen of the other one a fifth as often, and the vitals' odds squared
-    doubting = posteriors(clear, vitals, 1.0, Reading(look_doubt=0.2, record_weight=2.0))
-    odds = posteriors({"A": "ambiguous", "B": "none"}, vitals, 1.0)["A"]
-    prior = CLASS_PRIORS["A"]["Consolidation"] / CLASS_PRIORS["A"]["Atelectasis"]
-    vital_odds = odds["Consolidation"] / odds["Atelectasis"] / prior
-    assert doubting["A"]["Consolidation"] / doubting["A"]["Atelectasis"] == pytest.approx(prior * vital_odds**2 / 0.2)
-    assert doubting["A"][None] == 0 and doubting["B"][None] == 1, "a visibly harmless region stays one, a finding too"
 
 
 def test_cohort_keeps_its_promises():

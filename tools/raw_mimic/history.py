@@ -32,22 +32,18 @@ class RawSettings:
 
     Attributes:
         cohort: seed, patients, signal, ambiguity and image size; its ``missing`` is the share of visits without vitals.
-        num_images: rows of the image table, lateral images too; None is :data:`RADIOGRAPHS_PER_PATIENT` a patient.
         dirt: factor on the shares of celsius, decimal slips, saturations above 100 and odd pain; 0 is a clean table.
         reader_noise: factor on everything that readers do wrong; 0 gives clean readers.
-        tables_only: no image and no MIMIC-Eye view, and few read images (:data:`READ_SHARE`).
+        tables_only: no image, and few read images (:data:`READ_SHARE`).
     """
 
     cohort: CohortSettings
-    num_images: int | None = None
     dirt: float = 1.0
     reader_noise: float = 1.0
     tables_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_images is not None and self.num_images < 20:
-            raise SourceDataError(f"num_images must be at least 20, got {self.num_images}")
-        if self.num_images is None and self.radiographs < 20:
+        if self.radiographs < 20:
             raise SourceDataError(f"num_patients must be at least 16 for a raw tree, got {self.cohort.num_patients}")
         for name, top in (("dirt", 1 / ODD_PAIN), ("reader_noise", 1 / MISS)):
             value = getattr(self, name)
@@ -56,8 +52,8 @@ class RawSettings:
 
     @property
     def radiographs(self) -> int:
-        """Rows of the image table."""
-        return self.num_images or round(RADIOGRAPHS_PER_PATIENT * self.cohort.num_patients)
+        """Rows of the image table, lateral images too."""
+        return round(RADIOGRAPHS_PER_PATIENT * self.cohort.num_patients)
 
     @property
     def read_share(self) -> float:

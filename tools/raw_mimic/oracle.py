@@ -25,7 +25,7 @@ from mdf_detectron.data.synthetic.cohort import (
     CohortSettings,
     Radiograph,
 )
-from mdf_detectron.data.synthetic.oracle import RIGHT_READING, Reading, posteriors
+from mdf_detectron.data.synthetic.oracle import posteriors
 from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_json
@@ -62,7 +62,6 @@ def raw_oracle_predictions(
     split: str,
     use_record: bool,
     exchange: int | None = None,
-    reading: Reading = RIGHT_READING,
 ) -> list[dict[str, Any]]:
     """Make predictions in COCO results format: the drawn findings, distractors too, scored by their posterior.
 
@@ -73,7 +72,6 @@ def raw_oracle_predictions(
         use_record: whether the vitals of the image's record are known.
         exchange: seed by which every patient gets another's record (:func:`permute_records`); the oracle trusts it as
             if it were the patient's own.  None: own records.
-        reading: the weights that it gives to look and vitals.
 
     Raises:
         SourceDataError: an image that the tree does not have.
@@ -90,7 +88,7 @@ def raw_oracle_predictions(
         vitals = vitals_in_sd(image["clinical"]) if use_record else None
         results += [
             {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chance}
-            for label, box, chance in _scored_regions(scene, vitals, settings, reading, image["width"], image["height"])
+            for label, box, chance in _scored_regions(scene, vitals, settings, image["width"], image["height"])
             if label in category and chance > 0
         ]
     return results
@@ -111,12 +109,10 @@ def read_as(chances: Mapping[str | None, float], swap: float) -> dict[str, float
     }
 
 
-def _scored_regions(
-    scene: Radiograph, vitals: list[float] | None, settings: RawSettings, reading: Reading, width: int, height: int
-):
+def _scored_regions(scene: Radiograph, vitals: list[float] | None, settings: RawSettings, width: int, height: int):
     """Return (class, box in pixels, chance) of every finding and both classes of its archetype."""
     looks = {f.archetype: f.appearance for f in scene.findings}
-    found = posteriors(looks, vitals, settings.cohort.signal, reading)
+    found = posteriors(looks, vitals, settings.cohort.signal)
     named = {archetype: read_as(chances, SWAP * settings.reader_noise) for archetype, chances in found.items()}
     regions = [
         (label, ellipse_box(f.center, f.radii, width, height), chance)

@@ -3,14 +3,12 @@
 ::
 
     <out>/physionet/   mimiciv, mimic-iv-ed, mimic-cxr-jpg, reflacx-xray-localization
-    <out>/mimic_eye/   patient_<subject_id>/…, spreadsheets/cxr_meta.csv (the images are links)
     <out>/truth/       images.csv, rows.csv, boxes.csv, dirt.json: what no source table shows
     <out>/report.json  what it was made with
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +75,6 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
         _write_readings(folder / "physionet" / _MAIN_DATA, history, readings)
         if not settings.tables_only:
             _draw(folder / "physionet", history.radiographs.iloc[rows], scenes, num_workers)
-            _write_mimic_eye(folder, history, tables, readings)
         _write_truth(folder / "truth", history, triage, readings)
         flow = Flow()
         flow.add("images", len(history.radiographs), len(rows), {"not read": len(history.radiographs) - len(rows)})
@@ -124,39 +121,6 @@ def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_w
         for (_, radiograph), scene in zip(radiographs.iterrows(), scenes, strict=True)
     ]
     deque(parallel_map(_draw_one, items, num_workers, "drawing"), maxlen=0)
-
-
-def _write_mimic_eye(folder: Path, history: History, tables: dict[str, pd.DataFrame], readings: list[Reading]) -> None:
-    """Write folders of the patients whose images were read; files of the other tree are linked, not copied."""
-    root, radiographs = folder / "mimic_eye", history.radiographs
-    subjects = radiographs.iloc[[r.radiograph for r in readings]]["subject_id"].to_numpy()
-    phases = {phase: readings_table(history, readings, phase) for phase in (1, 2, 3)}
-    metadata = pd.concat([t for t in phases.values() if len(t)], ignore_index=True)
-    by_subject = {name: dict(tuple(tables[name].groupby("subject_id"))) for name in ("patients", "edstays", "triage")}
-    for subject in tqdm(np.unique(subjects), desc="writing patients", unit="patient"):
-        patient = root / f"patient_{subject}"
-        for name, where in (("patients", "Hosp"), ("edstays", "ED"), ("triage", "ED")):
-            table = by_subject[name].get(subject, tables[name].iloc[:0])
-            (patient / where).mkdir(parents=True, exist_ok=True)
-            table.to_csv(patient / where / f"{name}.csv", index=False)
-        (patient / "REFLACX" / "main_data").mkdir(parents=True)
-        metadata[metadata["subject_id"] == subject].to_csv(patient / "REFLACX" / "metadata.csv", index=False)
-    for reading, subject in zip(readings, subjects, strict=True):
-        radiograph, patient = radiographs.iloc[reading.radiograph], root / f"patient_{subject}"
-        _link(
-            folder / "physionet" / _MAIN_DATA / reading.reading_id, patient / "REFLACX/main_data" / reading.reading_id
-        )
-        target = patient / "CXR-JPG" / f"s{radiograph['study_id']}" / f"{radiograph['dicom_id']}.jpg"
-        if not target.is_symlink():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(folder / "physionet" / Path(RELEASES["metadata"]).parent / image_name(radiograph), target)
-    (root / "spreadsheets").mkdir()
-    meta = tables["metadata"][radiographs["subject_id"].isin(subjects).to_numpy()]
-    meta.assign(in_reflacx=True).to_csv(root / "spreadsheets" / "cxr_meta.csv", index=False)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.symlink_to(os.path.relpath(source, target.parent))
 
 
 def _write_truth(folder: Path, history: History, triage: Triage, readings: list[Reading]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,8 @@ from mdf_detectron.fileio import read_json
 TRUTH_FILE_NAME = "oracle_truth.json"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a detector weighs look and vitals: by default as the process that made them does, which is best.
-
-    Attributes:
-        look_doubt: P(a clear look | another class of the archetype) over P(the look | its own class), in [0, 1]; the
-            process has 0, and 1 ignores which class a look tells.
-        record_weight: power of the vitals' likelihood, at least 0; 1 is right, 0 ignores the vitals.
-    """
-
-    look_doubt: float = 0.0
-    record_weight: float = 1.0
-
-
-RIGHT_READING = Reading()
-
-
 def posteriors(
-    appearances: dict[str, str], vitals: list[float] | None, signal: float, reading: Reading = RIGHT_READING
+    appearances: dict[str, str], vitals: list[float] | None, signal: float
 ) -> dict[str, dict[str | None, float]]:
     """Return P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
 
@@ -47,7 +29,6 @@ def posteriors(
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
         vitals: (6,) in SD units, NaN where one is missing, or None where all are missing or not to be used.
         signal: λ.
-        reading: the weights of look and vitals.
     """
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
     precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing ones are integrated out
@@ -55,13 +36,13 @@ def posteriors(
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
         weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
-        weight *= math.prod(_look_likelihood(look, labels[a], reading) for a, look in appearances.items())
+        weight *= all(_is_possible(look, labels[a]) for a, look in appearances.items())
         if not weight:
             continue
         if observed.any():
             mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
             offset = (np.array(vitals, dtype=float) - mean)[observed]
-            weight *= math.exp(-0.5 * reading.record_weight * offset @ precision @ offset)
+            weight *= math.exp(-0.5 * offset @ precision @ offset)
         joint[label_a, label_b] = weight
     total = sum(joint.values())
     return {
@@ -74,11 +55,9 @@ def posteriors(
     }
 
 
-def _look_likelihood(look: str, label: str | None, reading: Reading) -> float:
-    """Return P(look | label), up to a factor that all labels share."""
-    if look in ("ambiguous", label or "none"):
-        return 1.0
-    return reading.look_doubt if label is not None and look != "none" else 0.0
+def _is_possible(look: str, label: str | None) -> bool:
+    """Tell whether a finding of this class can have the look."""
+    return look in ("ambiguous", label or "none")
 
 
 def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:

@@ -37,22 +37,22 @@ def tree(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", params=["physionet", "mimic_eye"])
-def prepared(request, tree):
-    out = tree.parent / f"prepared_{request.param}"
-    prepare_mimic(tree / request.param, out, keep_unmatched=True, min_certainty=1)
-    return request.param, out, *read_folder(out)
+@pytest.fixture(scope="module")
+def prepared(tree):
+    out = tree.parent / "prepared"
+    prepare_mimic(tree / "physionet", out, keep_unmatched=True, min_certainty=1)
+    return out, *read_folder(out)
 
 
 def test_synthetic_files_stay_synthetic_when_they_are_prepared(prepared):
-    report = json.loads((prepared[1] / "report.json").read_text())
+    report = json.loads((prepared[0] / "report.json").read_text())
     assert report["synthetic"] is True and report["notes"][0].startswith("This data set is synthetic.")
-    assert "This data set is synthetic." in (prepared[1] / "report.md").read_text()
+    assert "This data set is synthetic." in (prepared[0] / "report.md").read_text()
 
 
 def test_every_radiograph_finds_the_generators_visit(prepared, tree):
     truth = pd.read_csv(tree / "truth/images.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
-    for image in prepared[2].values():
+    for image in prepared[1].values():
         radiograph = truth.loc[image["dicom_id"]]
         assert RELATION_OF_MATCH[image["match"]] == radiograph["relation"]
         assert image["stay_id"] == (None if pd.isna(radiograph["stay_id"]) else radiograph["stay_id"])
@@ -63,7 +63,7 @@ def test_every_radiograph_finds_the_generators_visit(prepared, tree):
 def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
     truth = pd.read_csv(tree / "truth/rows.csv").set_index("stay_id")
     compared = 0
-    for image in prepared[2].values():
+    for image in prepared[1].values():
         if image["stay_id"] is None:
             assert all(image["clinical"][c] is None for c in VITAL_COLUMNS)
             continue
@@ -78,7 +78,7 @@ def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
 
 
 def test_boxes_are_the_generators(prepared, tree):
-    _, _, images, names, _ = prepared
+    _, images, names, _ = prepared
     truth = pd.read_csv(tree / "truth/boxes.csv")
     truth = truth[truth["label"].isin(MIMIC_CLASSES)]
     for reading_id, image in images.items():
@@ -92,7 +92,7 @@ def test_boxes_are_the_generators(prepared, tree):
 
 
 def test_report_counts_the_injected_dirt(prepared, tree):
-    layout, _, images, _, report = prepared
+    _, images, _, report = prepared
     dirt = json.loads((tree / "truth/dirt.json").read_text())
     assert len(images) == dirt["readings"]
     assert report["changed"] == {"boxes clamped to their image": dirt["ellipses with a corner off the image"]}
@@ -101,8 +101,6 @@ def test_report_counts_the_injected_dirt(prepared, tree):
     assert pairs["dropped"] == {"label not among the classes": dirt["ellipses with a second label"]}
     assert pairs["kept"] == stages["rows of the ellipse files"]["in"] == dirt["ellipses"]
     assert min(dirt["ellipses with a corner off the image"], dirt["ellipses with a second label"]) > 0
-    if layout == "mimic_eye":  # it has the patients with readings only
-        return
     triage = dirt["triage"]
     changed, removed = report["cleaning"]["changed"], report["cleaning"]["removed"]
     assert changed["temperature"] == {"°C converted to °F": triage["temperatures in °C"]}
@@ -136,7 +134,7 @@ def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
 
 
 def test_default_protocol_passes_the_audit(prepared):
-    assert audit_folder(prepared[1]).problems == []
+    assert audit_folder(prepared[0]).problems == []
 
 
 def test_clean_settings_leave_nothing_to_clean(tmp_path):
