@@ -53,19 +53,13 @@ def test_json_round_trip_without_nan(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "the file is empty"),
-        (b" \n", "the file is empty"),
-        (b"{", "not JSON .*line 1"),
-        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' appears twice in the object"),
-        (b'[{"a": NaN}]', "it holds NaN, which JSON does not have; write null"),
-        (b"[-Infinity]", "it holds -Infinity"),
-        (b'["\\ud800"]', "half of a character"),
-        (b"\xff\xfe{\x00", "not a text file in UTF-8"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b"1" * 10_000, "not readable as JSON .*4300"),
-    ],
-)
+    [(b"", "the file is empty"), (b" \n", "the file is empty"), (b"{", "not JSON .*line 1"),
+     (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' appears twice in the object"),
+     (b'[{"a": NaN}]', "it holds NaN, which JSON does not have; write null"),
+     (b"[-Infinity]", "it holds -Infinity"), (b'["\\ud800"]', "half of a character"),
+     (b"\xff\xfe{\x00", "not a text file in UTF-8"), (b"[" * 200_000, "nested too deeply"),
+     (b"1" * 10_000, "not readable as JSON .*4300")],
+)  # fmt: skip
 def test_json_that_cannot_be_read(tmp_path, content, message):
     path = tmp_path / "a.json"
     path.write_bytes(content)

@@ -96,14 +96,10 @@ def pages() -> dict[Path, str]:
     speeds = read_json(RESULTS / "config_speeds.json", ConfigError)
     studies = read_json(RESULTS / "record_studies.json", ConfigError)["studies"]
     tables = {
-        "MODEL_ZOO.md": {
-            "models": models_table(),
-            "trained": trained_table(read_zoo()),
-            "studies": studies_table(studies),
-            "costs": costs_table(speeds, short=True),
-        },
+        "MODEL_ZOO.md": {"models": models_table(), "trained": trained_table(read_zoo()),
+                         "studies": studies_table(studies), "costs": costs_table(speeds, short=True)},
         "docs/speed.md": {"costs": costs_table(speeds)},
-    }
+    }  # fmt: skip
     made = {}
     for name, wanted in tables.items():
         text = (REPOSITORY / name).read_text(encoding="utf-8")

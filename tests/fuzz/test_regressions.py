@@ -132,35 +132,20 @@ CALIBRATION = {"source": "x", "criterion": "iobb", "temperature": 1, "detections
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [
-        ("class_names", ["a", "a"], "class_names is .* expected distinct names"),
-        ("class_names", [" ", "a"], r"class_names\[0\]: ' ': "),
-        ("columns", ["height"], "columns are .*, the schema has"),
-        ("category_ids", [1], "1 category_ids of 2 class_names"),
-        (
-            "training",
-            {"datasets": [], "images": 1, "patients": 1, "columns": {}},
-            "training statistics of column 'age'",
-        ),
-        ("operating_point", {"source": "x", "criterion": "iobb", "classes": {}}, "no threshold for each"),
-        ("operating_point", {"source": "x", "criterion": "iobb", "classes": {"mass": POINT}}, "no threshold for each"),
-        (
-            "operating_point",
-            {"source": "x", "criterion": "iobb", "classes": {"a": {**POINT, "threshold": True}}},
-            r"operating_point.classes.a.threshold: True",
-        ),
-        ("calibration", {**CALIBRATION, "temperature": -1.0}, r"temperature: -1.0: input should be greater"),
-        ("missing_records", None, "missing_records: None: "),
-        (
-            "missing_records",
-            {"missing": "token", "dropout_record": 10**400, "dropout_value": 0.0},
-            "dropout_record: 10",
-        ),
-        ("schema", {"columns": 3}, "no 'columns'"),
-        ("results", {1: 2}, "results"),
-        ("more", 1, "unknown key 'more'"),
-    ],
-)
+    [("class_names", ["a", "a"], "class_names is .* expected distinct names"),
+     ("class_names", [" ", "a"], r"class_names\[0\]: ' ': "),
+     ("columns", ["height"], "columns are .*, the schema has"),
+     ("category_ids", [1], "1 category_ids of 2 class_names"),
+     ("training", {"datasets": [], "images": 1, "patients": 1, "columns": {}}, "training statistics of column 'age'"),
+     ("operating_point", {"source": "x", "criterion": "iobb", "classes": {}}, "no threshold for each"),
+     ("operating_point", {"source": "x", "criterion": "iobb", "classes": {"mass": POINT}}, "no threshold for each"),
+     ("operating_point", {"source": "x", "criterion": "iobb", "classes": {"a": {**POINT, "threshold": True}}},
+      r"operating_point.classes.a.threshold: True"),
+     ("calibration", {**CALIBRATION, "temperature": -1.0}, r"temperature: -1.0: input should be greater"),
+     ("missing_records", None, "missing_records: None: "),
+     ("missing_records", {"missing": "token", "dropout_record": 10**400, "dropout_value": 0.0}, "dropout_record: 10"),
+     ("schema", {"columns": 3}, "no 'columns'"), ("results", {1: 2}, "results"), ("more", 1, "unknown key 'more'")],
+)  # fmt: skip
 def test_contents(checkpoint, key, value, message):
     edited = {**checkpoint, "contents": {**checkpoint["contents"], key: value}}
     with pytest.raises(CheckpointError, match=message) as error:

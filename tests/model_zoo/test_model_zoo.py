@@ -63,19 +63,14 @@ def test_weights_are_found_and_verified(published, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("models: 3\n", "zoo.yaml: models: 3: input should be a valid list"),
-        ("models:\n - {config: a, command: c, data: d, nope: 1}\n", r"zoo.yaml: unknown key 'models\[0\].nope'"),
-        ("models:\n - {config: a, command: c, data: d, weights: w.pth}\n", "weights and sha256 go together"),
-        (
-            "models:\n - {config: a, command: c, data: d, seeds: [1, 2], results: {m: [3]}}\n",
-            "m needs one value for",
-        ),
-        ("models:\n - {config: a, command: c, data: d, seeds: [1], results: {m: 3.0}}\n", "results.m: 3.0: "),
-        ("models:\n - {config: a, command: c, data: d}\n - {config: a, command: c, data: d}\n", "two entries"),
-        ("models: !!python/name:os.system\n", "not safe YAML"),
-    ],
-)
+    [("models: 3\n", "zoo.yaml: models: 3: input should be a valid list"),
+     ("models:\n - {config: a, command: c, data: d, nope: 1}\n", r"zoo.yaml: unknown key 'models\[0\].nope'"),
+     ("models:\n - {config: a, command: c, data: d, weights: w.pth}\n", "weights and sha256 go together"),
+     ("models:\n - {config: a, command: c, data: d, seeds: [1, 2], results: {m: [3]}}\n", "m needs one value for"),
+     ("models:\n - {config: a, command: c, data: d, seeds: [1], results: {m: 3.0}}\n", "results.m: 3.0: "),
+     ("models:\n - {config: a, command: c, data: d}\n - {config: a, command: c, data: d}\n", "two entries"),
+     ("models: !!python/name:os.system\n", "not safe YAML")],
+)  # fmt: skip
 def test_bad_zoo_files(tmp_path, text, message):
     (tmp_path / "zoo.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):

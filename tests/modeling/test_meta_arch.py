@@ -136,15 +136,11 @@ def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
         return hook
 
     parts = {
-        "Z^C": backbone.clinical_encoder,
-        "I": backbone.image_backbone,
-        "S": backbone.clinical_branch.spatializer,
-        "C": backbone.clinical_branch.backbone,
-        "Z": backbone.fusions["p5"],
-        "regions": model.roi_heads.box_pooler,
+        "Z^C": backbone.clinical_encoder, "I": backbone.image_backbone, "S": backbone.clinical_branch.spatializer,
+        "C": backbone.clinical_branch.backbone, "Z": backbone.fusions["p5"], "regions": model.roi_heads.box_pooler,
         "fc6": model.roi_heads.box_head.fc1,
         "fc6 of the record": model.roi_heads.box_head.fc1_record,
-    }
+    }  # fmt: skip
     for name, part in parts.items():
         part.register_forward_hook(record(name))
     with torch.no_grad():

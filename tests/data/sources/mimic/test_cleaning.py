@@ -21,39 +21,15 @@ def clean_one(**values):
 
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
-    [
-        ("temperature", 25.0, None),  # 77 °F
-        ("temperature", 26.7, 80.06),
-        ("temperature", 45.0, 113.0),
-        ("temperature", 45.1, None),
-        ("temperature", 79.9, None),
-        ("temperature", 80.0, 80.0),
-        ("temperature", 113.1, None),
-        ("heartrate", 19.0, None),
-        ("heartrate", 250.0, 250.0),
-        ("resprate", 61.0, None),
-        ("resprate", 4.0, 4.0),
-        ("o2sat", 49.0, None),
-        ("o2sat", 105.0, 100.0),
-        ("o2sat", 105.5, None),
-        ("sbp", 301.0, None),
-        ("dbp", 9.0, None),
-        ("acuity", 2.5, None),
-        ("acuity", 0.0, None),
-        ("acuity", 5.0, 5.0),
-        ("heartrate", "eighty", None),
-        ("heartrate", " 82 ", 82.0),
-        ("pain", "10", 10.0),
-        ("pain", "11", None),
-        ("pain", "4.5", 4.5),
-        ("pain", " 7 / 10 ", 7.0),
-        ("pain", "7 out of 10", 7.0),
-        ("pain", "5 - 7", 6.0),
-        ("pain", "15/10", None),
-        ("pain", "-1", None),
-        ("pain", "", None),
-    ],
-)
+    [("temperature", 25.0, None), ("temperature", 26.7, 80.06), ("temperature", 45.0, 113.0),
+     ("temperature", 45.1, None), ("temperature", 79.9, None), ("temperature", 80.0, 80.0),
+     ("temperature", 113.1, None), ("heartrate", 19.0, None), ("heartrate", 250.0, 250.0), ("resprate", 61.0, None),
+     ("resprate", 4.0, 4.0), ("o2sat", 49.0, None), ("o2sat", 105.0, 100.0), ("o2sat", 105.5, None),
+     ("sbp", 301.0, None), ("dbp", 9.0, None), ("acuity", 2.5, None), ("acuity", 0.0, None), ("acuity", 5.0, 5.0),
+     ("heartrate", "eighty", None), ("heartrate", " 82 ", 82.0), ("pain", "10", 10.0), ("pain", "11", None),
+     ("pain", "4.5", 4.5), ("pain", " 7 / 10 ", 7.0), ("pain", "7 out of 10", 7.0), ("pain", "5 - 7", 6.0),
+     ("pain", "15/10", None), ("pain", "-1", None), ("pain", "", None)],
+)  # fmt: skip
 def test_rule(column, value, expected):
     row, _ = clean_one(**{column: value})
     assert row[column] == expected
