@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import detectron2
@@ -19,7 +20,7 @@ from pydantic import Field, model_validator
 
 import mdf_detectron
 from mdf_detectron.config import columns_read
-from mdf_detectron.data.catalog import load_schema
+from mdf_detectron.data.catalog import load_schema, read_report
 from mdf_detectron.data.intensity import HIGHEST, LOWEST
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, DatasetError, shorten
@@ -45,6 +46,7 @@ class _Statistics(Strict):
 
 class _Training(Strict):
     datasets: list[str]
+    synthetic: bool
     images: _Count
     patients: _Count
     columns: dict[str, _Statistics]
@@ -183,6 +185,7 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
         "columns": columns_read(cfg),
         "training": {
             "datasets": names,
+            "synthetic": any(read_report(Path(MetadataCatalog.get(n).dataset_root)).get("synthetic") for n in names),
             "images": len(records),
             "patients": len({record["patient_id"] for record in records}),
             "columns": column_statistics(schema, [record.get("clinical") for record in records]),

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -44,11 +44,13 @@ class Annotations:
         images: in the file's order; ``clinical`` is parsed where a schema was given.
         annotations: in the file's order; ``segmentation`` is absent or sound, ``iscrowd`` absent, 0 or 1.
         categories: by id, which is the order of a model's classes.
+        digest: SHA-256 of the file; empty where there was none.
     """
 
     images: list[Entry]
     annotations: list[Entry]
     categories: list[Entry]
+    digest: str = ""
 
     @property
     def class_names(self) -> list[str]:
@@ -66,11 +68,12 @@ def read_annotations(
     prepared: bool,
     schema: ClinicalSchema | None = None,
     report: Report | None = None,
-    digest: hashlib._Hash | None = None,
 ) -> Annotations:
-    """Read an annotation file, see :func:`check_annotations`; ``digest`` is updated with its content."""
+    """Read an annotation file, see :func:`check_annotations`."""
+    digest = hashlib.sha256()
     data = read_json(path, DatasetError, nan=True, digest=digest)
-    return check_annotations(data, str(path), prepared=prepared, schema=schema, report=report)
+    found = check_annotations(data, str(path), prepared=prepared, schema=schema, report=report)
+    return replace(found, digest=digest.hexdigest())
 
 
 def check_annotations(

@@ -7,7 +7,6 @@ dataset is read before it is asked for; its classes are in its metadata once it 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -147,9 +146,8 @@ def load_schema(file: Path) -> ClinicalSchema:
 @_once
 def read_prepared(json_file: Path, schema_file: Path) -> Annotations:
     """Read a split's annotation file, once."""
-    digest = hashlib.sha256()
-    annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file), digest=digest)
-    _warn_if_changed(json_file.parents[1], json_file, digest.hexdigest())
+    annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file))
+    _warn_if_changed(json_file.parents[1], json_file, annotations.digest)
     return annotations
 
 
@@ -242,11 +240,16 @@ def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
     return f"dataset '{name}': no {json_file}; to prepare it, run: {command} --out {root}"
 
 
+def read_report(root: Path) -> dict[str, Any]:
+    """Read the report of a prepared folder; empty where it has none."""
+    path = root / REPORT_FILE_NAME
+    report = read_json(path, DatasetError) if path.is_file() else {}
+    return report if isinstance(report, dict) else {}
+
+
 def _warn_if_changed(root: Path, path: Path, digest: str) -> None:
     """Log a file whose SHA-256 is not the one in the report of its folder; a folder without a report passes."""
-    report = root / REPORT_FILE_NAME
-    made = read_json(report, DatasetError) if report.is_file() else {}
-    digests = made.get("sha256") if isinstance(made, dict) else None
+    digests = read_report(root).get("sha256")
     if (digests or {}).get(path.relative_to(root).as_posix(), digest) != digest:
         logging.getLogger(__name__).warning(
             "%s has been changed since its folder was prepared: if nobody did so, prepare it again", path

@@ -11,11 +11,11 @@ from typing import Any
 
 from mdf_detectron.config_file import read_config_file
 from mdf_detectron.data.annotations import Annotations
-from mdf_detectron.data.catalog import load_schema, read_prepared, register_prepared_folder
-from mdf_detectron.data.prepared import REPORT_FILE_NAME, SPLITS
+from mdf_detectron.data.catalog import load_schema, read_prepared, read_report, register_prepared_folder
+from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.fileio import find_config_file, read_json
+from mdf_detectron.fileio import find_config_file, sha256_of
 
 OWN_SPLITS = -1
 """Fold number of the folder's own splits."""
@@ -30,7 +30,7 @@ class StudyData:
         name: its name, first part of the registered names.
         schema: of the clinical columns.
         splits: fold (or :data:`OWN_SPLITS`) → split → annotations.
-        fingerprint: SHA-256 of the annotation files and the schema.
+        fingerprint: SHA-256 of those of the schema and the annotation files.
         synthetic: whether the folder's report says that its data are.
     """
 
@@ -74,7 +74,7 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
         has = f"it has {present}" if present else "it has none"
         raise DatasetError(f"{root}: fold(s) {list(wanted) or 'all'} are asked for, {has}; prepare it with --folds N")
     schema = load_schema(root / SCHEMA_FILE_NAME)
-    digest, splits = hashlib.sha256((root / SCHEMA_FILE_NAME).read_bytes()), {}
+    digests, splits = [sha256_of(root / SCHEMA_FILE_NAME)], {}
     for fold in wanted or (OWN_SPLITS,):
         folder = root if fold == OWN_SPLITS else root / f"fold_{fold}"
         splits[fold] = {}
@@ -83,12 +83,11 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
             if not file.is_file():
                 raise DatasetError(f"{folder} has no {split} split ({file} is absent); a study needs all three")
             splits[fold][split] = read_prepared(file, folder / SCHEMA_FILE_NAME)
-            digest.update(file.read_bytes())
+            digests.append(splits[fold][split].digest)
         _check_splits(folder, splits[fold])
         register_prepared_folder(folder, root.name if fold == OWN_SPLITS else f"{root.name}_fold_{fold}")
-    report = read_json(root / REPORT_FILE_NAME, DatasetError) if (root / REPORT_FILE_NAME).is_file() else {}
-    synthetic = bool(report.get("synthetic")) or root.name.startswith("synthetic")
-    return StudyData(root, root.name, schema, splits, digest.hexdigest(), synthetic)
+    fingerprint = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return StudyData(root, root.name, schema, splits, fingerprint, bool(read_report(root).get("synthetic")))
 
 
 def _find(dataset: str) -> Path:

@@ -144,6 +144,6 @@ def _unknown(contents: Mapping[str, Any]) -> list[str]:
         lines.append("How often its findings are right at the threshold in use.")
     else:
         lines.append("Whether its thresholds and probabilities hold on data other than the validation split.")
-    if any(name.startswith("synthetic") for name in contents["training"]["datasets"]):
+    if contents["training"]["synthetic"]:
         lines.append("Anything about patients: it was trained on synthetic data.")
     return lines

@@ -41,7 +41,7 @@ def test_a_trained_checkpoint_says_what_it_was_trained_on(saved):
     temperature = next(c for c in contents["schema"]["columns"] if c["name"] == "temperature")
     assert (temperature["unit"], temperature["minimum"], temperature["maximum"]) == ("°F", 80, 113)
     training = contents["training"]
-    assert training["images"] == 8 and training["patients"] == 8
+    assert training["images"] == 8 and training["patients"] == 8 and training["synthetic"] is False
     ages = np.arange(40, 48)
     assert training["columns"]["age"]["quantiles"] == pytest.approx(np.quantile(ages, PROBABILITIES))
     assert training["columns"]["temperature"]["count"] == 7  # one is missing

@@ -604,7 +604,7 @@ def small_checkpoint(folder: Path) -> Path:
     contents = {
         "format": FORMAT, "software": {"torch": str(torch.__version__)}, "class_names": ["effusion", "mass"],
         "category_ids": [1, 2], "schema": SCHEMA.to_dict(), "columns": ["age", "temperature", "gender"],
-        "training": {"datasets": ["x_train"], "images": 6, "patients": 6, "columns": columns},
+        "training": {"datasets": ["x_train"], "synthetic": False, "images": 6, "patients": 6, "columns": columns},
         "image": {"format": "L", "size": 64, "resize": "square", "mean": [0.0], "std": [1.0],
                   "black_and_white_percentiles": [0.5, 99.5]},
         "missing_records": {"missing": "indicator", "dropout_record": 0.0, "dropout_value": 0.0},

@@ -68,8 +68,9 @@ def write_folder(
         fold.mkdir()
         (fold / "images").symlink_to("../images")
         _write(fold, splits, content, title)
-        body = _notes(account) | {"splits": summarize_splits(splits, names, content.schema)}
-        write_report(fold, title, arguments, account.flow, body)
+        of_fold = _notes(account) | {"splits": summarize_splits(splits, names, content.schema)}
+        of_fold |= {"synthetic": True} if body.get("synthetic") else {}
+        write_report(fold, title, arguments, account.flow, of_fold)
 
 
 def _write(folder: Path, splits: Splits, content: Content, title: str) -> None:
