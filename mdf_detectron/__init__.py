@@ -32,7 +32,7 @@ def _runs_command() -> bool:
 wait_briefly()
 # Registration imports torch and Detectron2, which takes seconds. A program that imports this package may build a model
 # at once, so it registers here. The command answers --help, a typo or a missing file without them; it registers when it
-# first reads a config, as `mdf_detectron.config_file` and every module of `mdf_detectron.modeling` import the same.
+# first reads a config, or imports a module of `mdf_detectron.modeling`.
 if find_spec("detectron2") is not None:
     if _runs_command():
         registration.ignore_deprecations()

@@ -9,12 +9,12 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from mdf_detectron import modeling  # noqa: F401 (checks of a config ask the registered classes)
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.fileio import find_config_file, read_yaml
+from mdf_detectron.registration import register
 
 BASE_KEY = "_BASE_"
 
@@ -29,7 +29,8 @@ LONGEST_VALUE = 100_000
 
 
 def get_mdf_cfg() -> CfgNode:
-    """Return Detectron2's defaults with this project's keys."""
+    """Return Detectron2's defaults with this project's keys; what a config names is registered by then."""
+    register()
     cfg = get_cfg()
     add_mdf_config(cfg)
     return cfg

@@ -124,6 +124,36 @@ def test_without_any_extra_everything_but_the_extras_can_be_imported():
     assert not of_an_extra.stdout
 
 
+ROOMS = {
+    "data": "",
+    "modeling": "data",
+    "evaluation": "data",
+    "config_file": "data",
+    "report": "data evaluation",
+    "checkpoint": "data modeling config_file",
+    "engine": "data modeling evaluation config_file checkpoint",
+    "inference": "data modeling evaluation checkpoint report",
+    "export": "modeling inference",
+    "model_zoo": "data modeling evaluation config_file checkpoint",
+    "serving": "data inference report",
+    "experiments": "data evaluation report config_file checkpoint engine",
+}
+"""Which rooms a room of the package imports; cli imports all, and all import the files at the top of the package."""
+
+
+def test_imports_go_one_way():
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = [start + a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            reached = {name.split(".")[1] for name in names if name.startswith("mdf_detectron.")} & {*ROOMS, "cli"}
+            allowed = {"cli", *ROOMS} if room in ("cli", "__main__") else {room, *ROOMS.get(room, "").split()}
+            assert reached <= allowed, f"{path.name}, line {node.lineno}: {room} imports {reached - allowed}"
+    order = list(ROOMS)
+    assert all(order.index(other) < order.index(room) for room, others in ROOMS.items() for other in others.split())
+
+
 def test_all_that_is_imported_is_declared():
     """Each third-party module that the package imports belongs to a distribution named in setup.py."""
     distribution = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",

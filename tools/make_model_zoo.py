@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.checkpoint.published import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.cli import run_main
 from mdf_detectron.config_file import load_config
@@ -33,7 +34,6 @@ from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
 from mdf_detectron.fileio import CONFIGS, markdown_table, read_json, sha256_of, write_text
-from mdf_detectron.model_zoo.model_zoo import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[1]

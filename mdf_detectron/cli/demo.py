@@ -14,6 +14,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides of both trainings, KEY VALUE")
     args = parser.parse_args(argv)
-    from mdf_detectron.report.demo import run_demo
+    from mdf_detectron.experiments.demo import run_demo
 
     run_demo(args.out, num_patients=args.num_patients, signal=args.signal, seed=args.seed, opts=args.opts)

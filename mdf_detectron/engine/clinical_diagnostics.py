@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -33,9 +32,9 @@ class ClinicalDiagnostics(HookBase):
     Everything is computed on fixed batches with the network as at inference, with their own records and with those
     of other patients.  ``clinical/class_loss``, ``class_loss_shuffled`` and ``class_loss_gain`` are
     :func:`mean_class_loss` and what the own records save of it (nats a ground-truth box): the scalar to watch.  A
-    detector without box head has none.  ``clinical/loss``, ``loss_shuffled`` and ``loss_gain`` are the same of the
-    total loss, in which background regions and box coordinates, which the record does not change, outweigh the
-    classes, and a trained loss weighting rescales every part.  The rest are :func:`recorded_norms`.
+    detector without ``roi_heads.box_predictor`` has none.  ``clinical/loss``, ``loss_shuffled`` and ``loss_gain`` are
+    the same of the total loss, in which background regions and box coordinates, which the record does not change,
+    outweigh the classes, and a trained loss weighting rescales every part.  The rest are :func:`recorded_norms`.
 
     Args:
         period: iterations.
@@ -83,7 +82,8 @@ def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[
         loss = mean_losses(model, own)["total_loss"]
     exchanged = mean_losses(model, shuffled)["total_loss"]
     losses = {"loss": loss, "loss_shuffled": exchanged, "loss_gain": exchanged - loss}
-    if isinstance(getattr(unwrapped(model), "roi_heads", None), StandardROIHeads):
+    bare = unwrapped(model)
+    if bare.has_roi_heads and hasattr(bare.roi_heads, "box_predictor"):
         loss, exchanged = mean_class_loss(model, own), mean_class_loss(model, shuffled)
         losses |= {"class_loss": loss, "class_loss_shuffled": exchanged, "class_loss_gain": exchanged - loss}
     return {f"clinical/{name}": value for name, value in {**losses, **norms}.items()}

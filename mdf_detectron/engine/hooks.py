@@ -152,6 +152,7 @@ class AverageRunningStatistics(HookBase):
         self._plain = [name for name in RUNNING_STATE if name in vars(self._model)]
 
     def after_step(self) -> None:
-        numbers = torch.tensor([float(vars(self._model)[n]) for n in self._plain], device=self._model.device)
+        device = next(self._model.parameters()).device
+        numbers = torch.tensor([float(vars(self._model)[n]) for n in self._plain], device=device)
         average([*self._statistics, numbers])
         vars(self._model).update(zip(self._plain, numbers.tolist(), strict=True))

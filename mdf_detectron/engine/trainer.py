@@ -272,10 +272,9 @@ class MultimodalTrainer(DefaultTrainer):
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
     """Set the clinical encoder's statistics from the train split; a checkpoint loaded later replaces them."""
-    model = unwrapped(model)
-    encoder = model.backbone.clinical_encoder
+    encoder = unwrapped(model).backbone.clinical_encoder
     if encoder is not None:
-        encoder.fit(*(rows.to(model.device) for rows in train_clinical_records(cfg)))
+        encoder.fit(*(rows.to(encoder.mean.device) for rows in train_clinical_records(cfg)))
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:

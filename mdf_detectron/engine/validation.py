@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import ROIHeads
-from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.engine.hooks import RUNNING_STATE
@@ -183,8 +182,8 @@ def flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
 
 
-_GIVE_LOSSES = (RPN, ROIHeads, BaseMaskRCNNHead)
-"""Parts whose ``training`` flag decides between losses and predictions, as the meta-architecture's does."""
+_CHANGED_BY_TRAINING = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+"""Layers that compute something else in training: normalization by the batch, and dropout."""
 
 
 @contextmanager
@@ -201,12 +200,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def losses_in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Let a model give losses, while batch norm, dropout and everything else behave as at inference."""
+    """Let a model give losses, while its backbone, batch norm and dropout behave as at inference.
+
+    Which part decides between losses and predictions differs between detectors, so every other part is in training
+    mode. The backbone (trunk, clinical encoder and branch) gives none.
+    """
     state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
     with eval_mode(model):
+        of_backbone = set(model.backbone.modules())
         for module in model.modules():
-            if module is model or isinstance(module, _GIVE_LOSSES):
-                module.training = True
+            module.training = module not in of_backbone and not isinstance(module, _CHANGED_BY_TRAINING)
         try:
             yield
         finally:

@@ -181,7 +181,8 @@ def _plain_model(predictor: Predictor) -> nn.Module:
 
 def _parts(predictor: Predictor) -> str:
     model = predictor.cfg.MODEL
-    backbone = model.TIMM.NAME if "timm" in model.IMAGE_BACKBONE.NAME else model.IMAGE_BACKBONE.NAME
+    trunks = [part.model_name for part in predictor.model.modules() if isinstance(part, TimmTrunk)]
+    backbone = trunks[0] if trunks else model.IMAGE_BACKBONE.NAME
     fusion = f", fusion {model.FUSION.NAME}, branch {model.CLINICAL.BRANCH}" if fuses_3d(predictor.cfg) else ""
     return f"{model.META_ARCHITECTURE}, {model.ROI_HEADS.NAME}, backbone {backbone}{fusion}"
 
@@ -207,7 +208,7 @@ def _detect(model: nn.Module, number: Tensor, image: Tensor, *record: Tensor, na
     """
     given = {"clinical_numeric": image.new_zeros(0), "clinical_categorical": image.new_zeros(0, dtype=torch.long)}
     given |= {name: values[number] for name, values in zip(names, (image, *record), strict=True)}
-    if hasattr(model, "roi_heads"):
+    if getattr(model, "has_roi_heads", False):
         (found,) = model.inference([given], do_postprocess=False)  # which would paste masks into the image
     else:
         found = model([given])[0]["instances"]

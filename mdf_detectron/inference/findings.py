@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.calibration import calibrated
+from mdf_detectron.report.images import Panel, record_text, save_panels
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,6 @@ class StudyFindings:
             other: findings of the same image to show next to these, such as those without the record.
             titles: one for each.
         """
-        from mdf_detectron.report.images import Panel, record_text, save_panels  # matplotlib is slow to import
-
         shown = [self] if other is None else [self, other]
         if other is not None and other.pixels.shape != self.pixels.shape:
             raise UserError("only findings of the same image can be drawn side by side")

@@ -24,13 +24,13 @@ from PIL import Image
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import load_model
+from mdf_detectron.checkpoint.published import open_weights
 from mdf_detectron.config import columns_read, num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import OpenImage, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
-from mdf_detectron.model_zoo.model_zoo import open_weights
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold where the checkpoint holds none and none is given."""

@@ -150,14 +150,9 @@ def _scores_at(targets: Sequence[DetectedFinding], found: StudyFindings) -> np.n
 @contextmanager
 def _tracking(model: nn.Module) -> Iterator[None]:
     """Let the model report detections of any score, without masks, while the block runs."""
-    changes: list[tuple[Any, str, Any]] = []
-    heads, limit = [model], "max_detections_per_image"
-    if hasattr(model, "roi_heads"):
-        changes.append((model.roi_heads, "mask_on", False))
-        found, limit = model.roi_heads.box_predictor, "test_topk_per_image"
-        heads = list(found) if isinstance(found, nn.ModuleList) else [found]
-    for head in heads:
-        changes += [(head, "test_score_thresh", TRACKED_SCORE), (head, limit, TRACKED_DETECTIONS)]
+    wanted = {"mask_on": False, "test_score_thresh": TRACKED_SCORE}
+    wanted |= dict.fromkeys(("test_topk_per_image", "max_detections_per_image"), TRACKED_DETECTIONS)
+    changes = [(m, name, value) for m in model.modules() for name, value in wanted.items() if name in vars(m)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
         for owner, name, value in changes:

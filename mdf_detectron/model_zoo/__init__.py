@@ -1,10 +1,34 @@
-"""The model zoo: names of configs, and trained weights that are verified (Detectron2's function names)."""
+"""The model zoo: names of configs → configs and models, with the function names of ``detectron2.model_zoo``."""
 
 # ruff: noqa: E402  (the check comes before the imports that need detectron2)
 from mdf_detectron.dependencies import require_detectron2
 
 require_detectron2()
 
-from mdf_detectron.model_zoo.model_zoo import ZooEntry, get, get_checkpoint, get_config, get_config_file, read_zoo
+import torch
+from detectron2.config import CfgNode
+from torch import nn
 
-__all__ = ["ZooEntry", "get", "get_checkpoint", "get_config", "get_config_file", "read_zoo"]
+from mdf_detectron.checkpoint.checkpointer import load_model
+from mdf_detectron.checkpoint.published import open_published
+from mdf_detectron.config_file import load_config
+from mdf_detectron.modeling.meta_arch import build_model
+
+__all__ = ["get", "get_config"]
+
+
+def get_config(config_path: str) -> CfgNode:
+    """Return the config of a zoo model, by its name: "mimic_eye/mdf_net.yaml", for example."""
+    return load_config(config_path)
+
+
+def get(config_path: str, trained: bool = False) -> nn.Module:
+    """Build a zoo model in evaluation mode, on its config's device, or on the CPU where there is no GPU.
+
+    Args:
+        trained: load its verified weights; else it is randomly initialized, and its clinical statistics are not set.
+    """
+    cfg = get_config(config_path)
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return load_model(cfg, open_published(config_path)) if trained else build_model(cfg).eval()

@@ -30,6 +30,7 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.froc import FrocDetections, froc_detections
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
+from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
 
 OWN = "model"
 """Name of the model in its own evaluation."""
@@ -222,5 +223,6 @@ def _without_paths(saved: CfgNode) -> str:
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:
-    statistics = ("clinical_encoder.mean", "clinical_encoder.std", "clinical_encoder.median")
-    return value.half() if value.is_floating_point() and not name.endswith(statistics) else value
+    owner, _, entry = name.rpartition(".")
+    statistics = owner.endswith("clinical_encoder") and entry in ClinicalEncoder.STATISTICS
+    return value.half() if value.is_floating_point() and not statistics else value

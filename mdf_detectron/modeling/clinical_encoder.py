@@ -114,6 +114,9 @@ class ClinicalEncoder(nn.Module):
         layout: of the output; its width is D = A + B·E (+ A with indicators).
     """
 
+    STATISTICS = {"mean": 0.0, "std": 1.0, "median": 0.0}
+    """Buffers of the numeric columns, and their values until :meth:`fit`."""
+
     @configurable
     def __init__(self, *, num_numeric: int, vocabulary_sizes: list[int], embedding_dim: int, missing: str = "token"):
         super().__init__()
@@ -125,7 +128,7 @@ class ClinicalEncoder(nn.Module):
         self.missing = missing
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
         self.layout = RecordLayout.of_columns(num_numeric, len(vocabulary_sizes), embedding_dim, missing)
-        for name, value in (("mean", 0.0), ("std", 1.0), ("median", 0.0)):
+        for name, value in self.STATISTICS.items():
             self.register_buffer(name, torch.full((num_numeric,), value))
         self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
         self.register_buffer("fitted", torch.tensor(False))

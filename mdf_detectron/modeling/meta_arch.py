@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.layers import move_device_like
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
 from detectron2.modeling import build_model as build_by_registry
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -23,7 +24,6 @@ from mdf_detectron.config import num_classes
 from mdf_detectron.errors import ConfigError, UserError, short_text
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
 from mdf_detectron.modeling.losses import FindingsFromRecord, build_loss_weighting
-from mdf_detectron.modeling.roi_heads import box_loss_names
 
 Inputs = list[dict[str, Any]]
 
@@ -36,7 +36,8 @@ class MultimodalMixin:
     Attributes:
         num_classes_key: config key of its number of classes.
         in_features_keys: config keys of the feature maps that its parts read.
-        has_roi_heads: whether 1-D fusion has RoI heads to join the record to, and ``VIS_PERIOD`` proposals to draw.
+        has_roi_heads: whether it is made as :class:`MultimodalRCNN` is: with RoI heads for 1-D fusion to join the
+            record to, and proposals for ``VIS_PERIOD`` to draw.
     """
 
     num_classes_key: str
@@ -91,7 +92,7 @@ class MultimodalMixin:
         if encoder is None:
             return None
         encoder.check_records(*tensors, [str(x.get("file_name", f"input {i}")) for i, x in enumerate(batched_inputs)])
-        return self.backbone.encode(*map(self._move_to_current_device, tensors))
+        return self.backbone.encode(*(move_device_like(x, encoder.mean) for x in tensors))
 
     def auxiliary_losses(self, maps: dict[str, Tensor], targets: list[Instances]) -> dict[str, Tensor]:
         """Return the losses in addition to the detector's, which no loss weighting changes."""
@@ -124,9 +125,11 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Name the losses of the proposals, of the boxes (of every stage of a cascade) and of the masks, if any."""
+        """Name the losses of proposals, boxes (of their heads, by ``loss_names(cfg)``) and masks, if there are any."""
+        heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+        names = heads.loss_names(cfg) if hasattr(heads, "loss_names") else ["loss_cls", "loss_box_reg"]
         masks = ["loss_mask"] if cfg.MODEL.MASK_ON else []
-        return ["loss_rpn_cls", "loss_rpn_loc", *box_loss_names(cfg), *masks]
+        return ["loss_rpn_cls", "loss_rpn_loc", *names, *masks]
 
     def forward(self, batched_inputs: Inputs):
         """As the parent's, with the record read by backbone and heads; in training the losses are weighted."""

@@ -110,6 +110,11 @@ class ClinicalBoxBranchMixin:
 
     reads_record = True
 
+    @classmethod
+    def loss_names(cls, cfg: CfgNode) -> list[str]:
+        """Name the losses of the box branch."""
+        return ["loss_cls", "loss_box_reg"]
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         use_separable_roi_align(self)
@@ -173,6 +178,12 @@ class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
 class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with 1-D clinical fusion before the box head of every stage."""
 
+    @classmethod
+    def loss_names(cls, cfg: CfgNode) -> list[str]:
+        """Name the losses of the box branch, of every stage."""
+        names, stages = super().loss_names(cfg), range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))
+        return [f"{name}_stage{k}" for k in stages for name in names]
+
     def _forward_box(
         self,
         features: Features,
@@ -211,13 +222,3 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
         if self.training:
             regions = _ScaleGradient.apply(regions, 1.0 / self.num_cascade_stages)
         return self.box_predictor[stage](self._box_features(self.box_head[stage], regions, proposals, record))
-
-
-def box_loss_names(cfg: CfgNode) -> list[str]:
-    """Name the losses of the box branch of ``MODEL.ROI_HEADS.NAME``; a class with others has ``loss_names(cfg)``."""
-    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
-    if hasattr(heads, "loss_names"):
-        return list(heads.loss_names(cfg))
-    cascade = issubclass(heads, CascadeROIHeads)
-    stages = [f"_stage{k}" for k in range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))] if cascade else [""]
-    return [f"{name}{stage}" for stage in stages for name in ("loss_cls", "loss_box_reg")]

@@ -1,6 +1,5 @@
 """A checkpoint is enough by itself, is verified on load, and refuses what means something else."""
 
-import ast
 import copy
 import os
 import shutil
@@ -12,7 +11,6 @@ import pytest
 import torch
 from dicom_files import radiograph, save
 
-import mdf_detectron
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, DIGEST_KEY, Checkpoint, digest, signed
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.checkpoint.contents import PROBABILITIES, check_schema, column_statistics
@@ -175,25 +173,3 @@ def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path,
     opened.clear()
     Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
     assert sum(name.endswith(".pth") for name in opened) == 1
-
-
-def test_training_imports_no_inference():
-    """Of all that training imports, directly or not."""
-    package = Path(mdf_detectron.__file__).parent
-    todo, seen = sorted((package / "engine").rglob("*.py")), set()
-    while todo:
-        path = todo.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            named = isinstance(node, ast.ImportFrom) and node.module
-            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)] if named else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                if name.split(".")[0] == "mdf_detectron":
-                    at = package.joinpath(*name.split(".")[1:])
-                    todo += [file for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()]
-    reached = {path.relative_to(package).parts[0] for path in seen}
-    assert {"engine", "checkpoint", "modeling"} <= reached
-    assert not reached & {"inference", "export", "model_zoo", "serving", "experiments"}

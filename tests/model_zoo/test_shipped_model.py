@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mdf_detectron import Predictor, model_zoo
+from mdf_detectron.checkpoint.published import ZOO_FOLDER, open_weights, read_zoo
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
@@ -13,7 +14,6 @@ from mdf_detectron.data.synthetic import prepare
 from mdf_detectron.data.synthetic.cohort import CohortSettings, make_cohort
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import evaluate_records
-from mdf_detectron.model_zoo.model_zoo import ZOO_FOLDER, open_weights, read_zoo
 
 NAME = "synthetic_cxr/mdf_net_compact"
 
@@ -54,7 +54,7 @@ def test_a_first_prediction_needs_no_training_and_no_network(test_split, monkeyp
 def test_its_ap_is_what_its_entry_says_and_comes_from_the_record(test_split):
     """In 16 bits, on the entry's test split."""
     entry = read_zoo()[f"{NAME}.yaml"]
-    cfg, model = model_zoo.get_config(f"{NAME}.yaml"), model_zoo.get(f"{NAME}.yaml", trained=True, device="cpu")
+    cfg, model = model_zoo.get_config(f"{NAME}.yaml"), model_zoo.get(f"{NAME}.yaml", trained=True).to("cpu")
 
     def ap50(records):
         return evaluate_records(cfg, model, "zoo_cxr_test", records)["bbox_iobb"]["AP50"]
