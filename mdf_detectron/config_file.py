@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
-from mdf_detectron.errors import ConfigError, shorten
+from mdf_detectron.errors import ConfigError, cut, shorten
 from mdf_detectron.fileio import find_config_file, read_yaml
 from mdf_detectron.registration import register
 
@@ -93,8 +93,7 @@ def fill_vocabularies(cfg: CfgNode) -> None:
 
 def _text(error: Exception) -> str:
     """Return the text of an error of yacs, whose ``str`` is the repr of its message for some."""
-    text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
-    return text if len(text) <= 240 else f"{text[:140]} … {text[-95:]}"
+    return cut(" ".join(str(error.args[0] if error.args else type(error).__name__).split()), 240)
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 
 _LONG_WORD = re.compile(r"[^\s/]{120,}")
 _LINE_END = re.compile(r"[\r\n]+(?!  )")
-_LONGEST_LINE = 600
+_LONGEST_WORD, _LONGEST_LINE = 101, 600
 
 
-def _readable(line: str) -> str:
-    """Shorten words over 120 and lines over 600 characters by cutting out their middle."""
-    line = _LONG_WORD.sub(lambda word: f"{word[0][:60]}…{word[0][-40:]}", line)
-    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 251]}…{line[-250:]}"
+def cut(text: str, longest: int) -> str:
+    """Return a text of at most ``longest`` characters, the middle of a longer one replaced by an ellipsis."""
+    head = (longest - 1) * 2 // 3
+    return text if len(text) <= longest else f"{text[:head]}…{text[head + 1 - longest :]}"
 
 
 class UserError(Exception):
@@ -30,7 +30,8 @@ class UserError(Exception):
         if text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]:
             text = text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
         text = _LINE_END.sub(" ", text)  # of a name or value in it; the lines of a list are indented
-        super().__init__("\n".join(map(_readable, text.split("\n"))))
+        text = _LONG_WORD.sub(lambda word: cut(word[0], _LONGEST_WORD), text)
+        super().__init__("\n".join(cut(line, _LONGEST_LINE) for line in text.split("\n")))
 
 
 class ConfigError(UserError, ValueError):
@@ -84,8 +85,7 @@ def exchange_cause(error: BaseException) -> str:
     """Return the first line of an error of torch.distributed and NCCL's last error, on one line."""
     text = str(error).strip() or type(error).__name__
     first, (_, _, last) = text.splitlines()[0], text.partition("Last error:")
-    said = [" ".join(line.split()) for line in (first, *last.strip().splitlines()[:1])]
-    return "; ".join(line if len(line) <= 200 else f"{line[:199]}…" for line in said)
+    return "; ".join(cut(" ".join(line.split()), 200) for line in (first, *last.strip().splitlines()[:1]))
 
 
 class TrainingDivergedError(UserError, FloatingPointError):
@@ -107,14 +107,9 @@ def shorten(value: Any, longest: int = LONGEST) -> str:
         value = value[:longest] + value[-longest:]
     elif isinstance(value, (list, tuple)) and len(value) > longest:
         value = [*value[:longest], *value[-longest:]]
-    text = " ".join(repr(value).split())
-    if len(text) <= longest:
-        return text
-    head = (longest - 1) * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - longest :]}"
+    return cut(" ".join(repr(value).split()), longest)
 
 
 def short_text(error: BaseException, longest: int = 160) -> str:
     """Return an error's text, or its class where it has none, on one line of at most ``longest`` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return cut(" ".join(str(error).split()) or type(error).__name__, longest)

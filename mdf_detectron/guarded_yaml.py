@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.errors import UserError, short_text, shorten
 
 LONGEST_TEXT = 1_000_000
 """Characters; the pure Python parser reads about 100,000 a second."""
@@ -46,10 +46,7 @@ def parse_yaml(text: str, where: str, error: type[UserError]) -> Any:
     try:
         return yaml.load(text, Loader=_GuardedLoader)
     except _PARSE_ERRORS as cause:
-        message = " ".join((str(cause) or type(cause).__name__).split())
-        if len(message) > 200:
-            message = f"{message[:120]} … {message[-75:]}"
-        raise error(f"{where}: not safe YAML: {message}") from None
+        raise error(f"{where}: not safe YAML: {short_text(cause, 200)}") from None
 
 
 def _refuse(text: str, at: yaml.Event | yaml.Node) -> NoReturn:

@@ -10,14 +10,14 @@ import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from mdf_detectron import __version__
 from mdf_detectron.child_processes import end_with_caller, stop_in_one_line
+from mdf_detectron.cli.arguments import check_name, listing
 from mdf_detectron.cli.quiet import suppress_known_messages
 from mdf_detectron.dependencies import INSTALL_HINTS
-from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import shorten_path
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -67,18 +67,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[0] in ("-V", "--version"):
         print(f"mdf_detectron {__version__}")
         return
-    if words[0] in COMMANDS:
-        run(words[0], words[1:])
-        return
-    near = get_close_matches(words[0], COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
-    sys.exit(f"error: mdf has no command {shorten(words[0])}; {hint}")
+    try:
+        check_name(words[0], COMMANDS, "mdf has no command")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    run(words[0], words[1:])
 
 
 def usage() -> str:
     """Text of ``mdf --help``."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    lines = listing({name: command.help for name, command in COMMANDS.items()})
     return "\n".join(["usage: mdf COMMAND ...", "", *lines, "", "mdf COMMAND --help explains a command."])
 
 

@@ -29,6 +29,6 @@ def main(argv: list[str] | None = None) -> None:
     for file in args.config_file:
         parts = analyze(load_config(file, ["MODEL.DEVICE", "cpu", *args.opts]), args.depth)
         wholes.append(replace(parts[0], name=Path(file).stem))
-        print(f"{file}\n\n{complexity_table(parts)}\n")
+        print(f"{file}\n\n{complexity_table(parts)}")
     if len(wholes) > 1:
         print(complexity_table(wholes))

@@ -1,12 +1,44 @@
-"""Types of arguments that commands share: a missing file or folder is one line, before anything heavy is imported."""
+"""Names and arguments that commands share: a missing file or folder is one line, before anything heavy is imported."""
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
-from mdf_detectron.errors import CheckpointError, ConfigError, UserError
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, UserError, shorten
 from mdf_detectron.fileio import check_regular, find_config_file, shorten_path
+
+
+def check_name(name: str, names: Collection[str], what: str) -> None:
+    """Check that a word of the command line is one of several.
+
+    Raises:
+        UserError: it is not; the message begins with ``what`` and names the nearest, or all.
+    """
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+        raise UserError(f"{what} {shorten(name)}; {hint}")
+
+
+def listing(helps: Mapping[str, str]) -> list[str]:
+    """Format names and their help as indented lines."""
+    width = max(map(len, helps))
+    return [f"  {name:<{width}}  {text}" for name, text in helps.items()]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, force: bool = False) -> None:
+    """Add --threshold and --device, and with ``force`` --force and --half: arguments of a ``Predictor``."""
+    add = parser.add_argument
+    add("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
+    add("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    if force:
+        add("--force", action="store_true", help="predict from DICOM files of another modality too")
+        add("--half", action=argparse.BooleanOptionalAction,
+            help="on a GPU: run the model in float16 (default: as it was trained)")  # fmt: skip
 
 
 def existing_file(text: str) -> str:
@@ -64,8 +96,9 @@ def prepared_folder(text: str) -> str:
     Raises:
         UserError: there is none.
     """
-    if not Path(text).is_dir():
-        raise UserError(f"{shorten_path(text)}: there is no such folder")
-    if not (Path(text) / "annotations").is_dir():
-        raise UserError(f"{shorten_path(text)} has no folder 'annotations'; `mdf prepare` makes a prepared folder")
-    return text
+    from mdf_detectron.data.prepared import check_prepared
+
+    try:
+        return str(check_prepared(text))
+    except DatasetError as error:  # as above
+        raise UserError(error) from None

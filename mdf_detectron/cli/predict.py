@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.cli.arguments import checkpoint_file, existing_file, existing_path
+from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file, existing_path
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files
 from mdf_detectron.locks import FolderLock
@@ -53,11 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="columns of --records that are not clinical")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["json"], help="(default: json)")
-    parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
-    parser.add_argument("--force", action="store_true", help="predict from DICOM files of another modality too")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
-    parser.add_argument("--half", action=argparse.BooleanOptionalAction,
-                        help="on a GPU: run the model in float16 (default: as it was trained)")  # fmt: skip
+    add_model_arguments(parser, force=True)
     parser.add_argument(
         "--batch-size",
         type=int,

@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdf_detectron.cli.arguments import check_name, listing
 from mdf_detectron.data.sources import COLLECTIONS
-from mdf_detectron.errors import DatasetError, UserError, shorten
+from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         print(usage())
         sys.exit(0)
     name = words[0]
-    if name not in COLLECTIONS:
-        near = get_close_matches(name, COLLECTIONS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COLLECTIONS)}"
-        raise UserError(f"mdf prepare has no collection {shorten(name)}; {hint}")
+    check_name(name, COLLECTIONS, "mdf prepare has no collection")
     collection = COLLECTIONS[name]
     args = vars(build_parser(collection).parse_args(words[1:]))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -41,8 +38,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def usage() -> str:
     """Return the text of ``mdf prepare --help``."""
-    width = max(map(len, COLLECTIONS))
-    lines = [f"  {name:<{width}}  {COLLECTIONS.help(name)}" for name in COLLECTIONS]
+    lines = listing({name: COLLECTIONS.help(name) for name in COLLECTIONS})
     head = ["usage: mdf prepare NAME --out FOLDER ...", "", __doc__, ""]
     return "\n".join([*head, *lines, "", "mdf prepare NAME --help explains one."])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.cli.arguments import checkpoint_file
+from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,8 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("weights", metavar="model.pth", type=checkpoint_file)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
-    parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    add_model_arguments(parser)
     args = parser.parse_args(argv)
     from mdf_detectron.inference.predictor import Predictor
     from mdf_detectron.serving.page import serve

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.cli.arguments import checkpoint_file, existing_file
+from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -34,9 +34,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--findings", type=int, default=4, metavar="N", help="findings to follow (default: %(default)s)"
     )
-    parser.add_argument("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
+    add_model_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of --explain (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     args = parser.parse_args(argv)
     if not (args.set or args.hide or args.sweep or args.explain):

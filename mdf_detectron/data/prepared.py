@@ -197,8 +197,10 @@ def write_annotations(
 
 def check_prepared(root: str | Path) -> Path:
     """Return the path of a prepared folder; raises ``DatasetError`` for any other folder."""
+    if not Path(root).is_dir():
+        raise DatasetError(f"{shorten_path(root)}: there is no such folder")
     if not (Path(root) / "annotations").is_dir():
-        raise DatasetError(f"{root} has no folder 'annotations'; `mdf prepare` makes a prepared folder")
+        raise DatasetError(f"{shorten_path(root)} has no folder 'annotations'; `mdf prepare` makes a prepared folder")
     return Path(root)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,15 +51,12 @@ class ScalarHistory(HookBase):
     """Keep the last scalars in the checkpoint, so that the logs of a resumed run continue as if it had never stopped.
 
     A log smooths its lines over a window, and holds back what was put between two of its writes.
-
-    Args:
-        window: iterations over which the writers smooth.
     """
 
+    _WINDOW = 20  # iterations over which the writers smooth
     _TIMES = ("time", "data_time", "rank_data_time", "eta_seconds")  # of the process that measured them
 
-    def __init__(self, window: int = 20) -> None:
-        self.window = window
+    def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,7 +79,7 @@ class ScalarHistory(HookBase):
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=entry["smooth"], cur_iter=iteration)
 
     def _recent(self, values: list[tuple[float, int]], smooth: bool) -> list[list[float]]:
-        since = values[-1][1] - self.window if smooth else values[-1][1] - 1
+        since = values[-1][1] - self._WINDOW if smooth else values[-1][1] - 1
         recent = [list(value) for value in itertools.takewhile(lambda value: value[1] > since, reversed(values))]
         return recent[::-1]
 
@@ -102,7 +98,8 @@ class FiniteLosses(HookBase):
     def before_train(self) -> None:
         loop = self.trainer._trainer
         self._handle = loop.model.register_forward_hook(self._keep)
-        self._after_backward = _AfterBackward(self._check)
+        self._after_backward = HookBase()
+        self._after_backward.after_backward = self._check
         loop.register_hooks([self._after_backward])  # Detectron2 calls after_backward of the loop's own hooks only
 
     def after_train(self) -> None:
@@ -124,16 +121,6 @@ class FiniteLosses(HookBase):
             "records (mdf visualize); if they are sound, lower SOLVER.BASE_LR or switch on "
             "SOLVER.CLIP_GRADIENTS, and continue from the last checkpoint with --resume"
         )
-
-
-class _AfterBackward(HookBase):
-    """Call a function between the backward pass and the optimizer's step."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-
-    def after_backward(self) -> None:
-        self._call()
 
 
 class AverageRunningStatistics(HookBase):

@@ -216,10 +216,10 @@ def losses_in_eval_mode(model: nn.Module) -> Iterator[None]:
             vars(model).update(state)
 
 
-def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -> dict[str, float]:
+def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
     """Compute the mean of each loss over the images of a loader, without gradients, on all processes.
 
-    The sampling of proposals follows ``seed``, so that two calls with the same weights agree, and training's own
+    The sampling of proposals is seeded, so that two calls with the same weights agree, and training's own
     random numbers stay as they are.
 
     Returns:
@@ -230,7 +230,7 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]], seed: int = 0) -
     sums: dict[str, float] = {}
     images = 0
     with torch.random.fork_rng(), torch.no_grad(), losses_in_eval_mode(model):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         for batch in loader:
             with EventStorage() as storage:
                 losses = {name: float(value) for name, value in model(batch).items()}

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from mdf_detectron.errors import ConfigError, UserError
+
+
+@contextmanager
+def _in_one_line(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 class CheckedJSONWriter(JSONWriter):
@@ -23,16 +33,12 @@ class CheckedJSONWriter(JSONWriter):
         self._last_write = iteration
 
     def write(self) -> None:
-        try:
+        with _in_one_line(self._path):
             super().write()
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be written ({error.strerror or error})") from None
 
     def close(self) -> None:
-        try:
+        with _in_one_line(self._path):  # what a failed write has left in the buffer fails again
             super().close()
-        except OSError as error:  # of what the failed write has left in the buffer
-            raise UserError(f"{self._path}: cannot be written ({error.strerror or error})") from None
 
 
 class ResumableTensorBoardWriter(TensorboardXWriter):
@@ -44,11 +50,9 @@ class ResumableTensorBoardWriter(TensorboardXWriter):
         self._writer_args["purge_step"] = iteration + 1
 
     def write(self) -> None:
-        try:
+        with _in_one_line(self._writer_args["log_dir"]):
             super().write()
             self._writer.flush()
-        except OSError as error:
-            raise UserError(f"{self._writer_args['log_dir']}: cannot be written ({error.strerror or error})") from None
 
 
 def check_trackers(cfg: CfgNode) -> None:

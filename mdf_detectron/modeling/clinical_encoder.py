@@ -139,11 +139,6 @@ class ClinicalEncoder(nn.Module):
             means = [embedding.weight.detach().mean(dim=0) for embedding in self.embeddings]
             self.categorical_token = nn.Parameter(torch.stack(means))
 
-    @property
-    def output_dim(self) -> int:
-        """D."""
-        return self.layout.dim
-
     def lr_groups(self) -> dict[str, str]:
         """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")

@@ -12,6 +12,7 @@ from detectron2.export.flatten import TracingAdapter
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 
+from mdf_detectron.fileio import markdown_table
 from mdf_detectron.modeling.meta_arch import build_model
 
 
@@ -75,9 +76,9 @@ def _one_image(cfg: CfgNode) -> dict:
 
 def complexity_table(parts: list[Part]) -> str:
     """Format the counts as Markdown."""
-    lines = ["| part | parameters | GFLOP | activations, MiB |", "|---|---:|---:|---:|"]
+    header = ("part", "parameters", "GFLOP", "activations, MiB")
+    rows = []
     for p in parts:
-        indent = "&nbsp;&nbsp;" * p.name.count(".")
-        name = "whole model" if not p.name else indent + p.name
-        lines.append(f"| {name} | {p.parameters:,} | {p.operations / 1e9:.3f} | {p.activations * 4 / 2**20:.1f} |")
-    return "\n".join(lines)
+        name = "&nbsp;&nbsp;" * p.name.count(".") + p.name if p.name else "whole model"
+        rows.append((name, f"{p.parameters:,}", f"{p.operations / 1e9:.3f}", f"{p.activations * 4 / 2**20:.1f}"))
+    return markdown_table(header, rows)

@@ -56,10 +56,6 @@ class HomoscedasticLossWeighting(nn.Module):
     def _s(self) -> Tensor:
         return self.alpha.square().log() if self.trains_alpha else self.log_alpha_squared
 
-    def alpha_squared(self) -> dict[str, float]:
-        """α² of each loss."""
-        return dict(zip(self.names, self._s().detach().exp().tolist(), strict=True))
-
 
 def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLossWeighting | None:
     """Build the weighting that ``MODEL.LOSS_WEIGHTING.NAME`` asks for; None for "none"."""

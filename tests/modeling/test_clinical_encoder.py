@@ -33,7 +33,7 @@ def test_output_by_hand_and_paper_width():
     assert out.shape == (1, 5)
     assert out[0, :2].tolist() == pytest.approx([4 / math.sqrt(13), 2.0])
     paper = ClinicalEncoder(num_numeric=9, vocabulary_sizes=[2], embedding_dim=55)
-    assert paper.output_dim == 64
+    assert paper.layout.dim == 64
     assert paper.embeddings[0].weight.numel() == 110
 
 

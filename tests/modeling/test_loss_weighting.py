@@ -36,7 +36,6 @@ def test_the_released_form_trains_alpha_itself():
     sum(released(losses).values()).backward()
     by_hand = [-loss / a**3 + 2 * a / (1 + a * a) for loss, a in ((0.3, 0.5), (2.5, -1.5))]
     assert released.alpha.grad.tolist() == pytest.approx(by_hand)
-    assert released.alpha_squared() == pytest.approx({"a": 0.25, "b": 2.25})
 
 
 @pytest.mark.parametrize("loss", [0.05, 0.7, 3.0])
@@ -47,7 +46,7 @@ def test_training_reaches_the_optimum(loss):
         optimizer.zero_grad()
         weighting({"a": torch.tensor(loss)})["a"].backward()
         optimizer.step()
-    assert weighting.alpha_squared()["a"] == pytest.approx(loss / 2, rel=1e-3)
+    assert weighting.log_alpha_squared.exp().item() == pytest.approx(loss / 2, rel=1e-3)
 
 
 def test_other_losses_are_refused():

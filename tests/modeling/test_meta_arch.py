@@ -170,7 +170,7 @@ def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, 
             "MODEL.CLINICAL.VOCABULARIES", [["F", "M"]] * len(categorical)]  # fmt: skip
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
     model = fit_encoder(build_model(cfg)).train()
-    assert model.backbone.clinical_encoder.output_dim == len(numeric) + 55 * len(categorical)
+    assert model.backbone.clinical_encoder.layout.dim == len(numeric) + 55 * len(categorical)
     losses = model(make_batch(cfg, 4))
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
