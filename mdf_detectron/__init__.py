@@ -11,8 +11,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from mdf_detectron import registration
-from mdf_detectron.dependencies import require_detectron2
+from mdf_detectron.dependencies import ignore_deprecations, register, require_detectron2
 from mdf_detectron.threads import wait_briefly
 
 __version__ = "0.1.0"
@@ -35,9 +34,9 @@ wait_briefly()
 # first reads a config, or imports a module of `mdf_detectron.modeling`.
 if find_spec("detectron2") is not None:
     if _runs_command():
-        registration.ignore_deprecations()
+        ignore_deprecations()
     else:
-        registration.register()
+        register()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
+from mdf_detectron.dependencies import register
 from mdf_detectron.errors import ConfigError, cut, shorten
 from mdf_detectron.fileio import find_config_file, read_yaml
-from mdf_detectron.registration import register
 
 BASE_KEY = "_BASE_"
 

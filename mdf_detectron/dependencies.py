@@ -1,7 +1,9 @@
-"""Say how to install what pip does not bring along: detectron2, and a matching pair of torch and torchvision."""
+"""Torch and Detectron2, which pip does not bring along: how they are installed, and what is registered with them."""
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from importlib.util import find_spec
 
 INSTALL_HINTS = {
@@ -22,3 +24,15 @@ def require_detectron2() -> None:
     for name in ("torch", "detectron2"):
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"mdf_detectron needs {name}: {INSTALL_HINTS[name]}", name=name, path=__file__)
+
+
+def ignore_deprecations() -> None:
+    """Suppress what newer releases of torch say of functions that fvcore and detectron2 script at import."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+
+
+def register() -> None:
+    """Register every component, without changing the filters of warnings."""
+    with warnings.catch_warnings():
+        ignore_deprecations()
+        importlib.import_module("mdf_detectron.modeling")

@@ -60,8 +60,8 @@ def build_step(measure: str, config: str, opts: list[str]) -> Callable[[], objec
     from mdf_detectron.config_file import load_config
     from mdf_detectron.data.catalog import register_all
     from mdf_detectron.data.loaders import build_train_loader
-    from mdf_detectron.engine.defaults import keep_freed_memory
     from mdf_detectron.engine.optimizer import build_optimizer
+    from mdf_detectron.threads import keep_freed_memory
 
     register_all()
     cfg = load_config(config, opts)

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args(argv)
     from mdf_detectron.data.loaders import make_caches
-    from mdf_detectron.engine.defaults import setup_cfg
+    from mdf_detectron.engine.run import setup_cfg
 
     cfg = setup_cfg(args)
     if not cfg.DATALOADER.DECODED_CACHE:

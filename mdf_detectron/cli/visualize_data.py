@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     from mdf_detectron.data.loaders import build_loss_mapper, dataset_classes, model_schema, records_of
     from mdf_detectron.data.mapper import MultimodalDatasetMapper
     from mdf_detectron.data.readers import to_eight_bits
-    from mdf_detectron.engine.defaults import setup_cfg
+    from mdf_detectron.engine.run import setup_cfg
     from mdf_detectron.report.images import Panel, record_text, save_panels
 
     cfg = setup_cfg(args)

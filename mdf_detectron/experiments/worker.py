@@ -21,8 +21,8 @@ from torch import nn
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import end_with_caller, stop_in_one_line
 from mdf_detectron.data.loaders import records_of, train_part
-from mdf_detectron.engine.defaults import setup
 from mdf_detectron.engine.resume import METRICS_FILE_NAME
+from mdf_detectron.engine.run import setup
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
