@@ -170,8 +170,8 @@ def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
         trainer: built from the config that is resumed with; its checkpointer knows the training data.
 
     Raises:
-        CheckpointError: another config or other training data, no state of optimizer or schedule, or one that does
-            not fit the parameters or is not finite.
+        CheckpointError: another config or other training data, no state of a training, or an optimizer's that
+            does not fit the parameters or is not finite.
     """
     where = shorten_path(checkpoint.path)
     differ = differing_keys(checkpoint.saved_cfg, trainer.cfg)
@@ -187,7 +187,6 @@ def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
         raise CheckpointError(
             f"{where} holds weights only, no state of a training; start one from it: MODEL.WEIGHTS and no --resume"
         )
-    _check_schedule(state, where)
     _check_optimizer(state["_trainer"].get("optimizer"), trainer._trainer.optimizer, where)
 
 
@@ -201,17 +200,6 @@ def _check_data(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
                 f"{where} was trained on other data: {name} {shorten(there)} → {shorten(here)}; prepare the same data "
                 "again, or start another training from its weights (MODEL.WEIGHTS, another OUTPUT_DIR)"
             )
-
-
-def _check_schedule(state: Mapping[str, Any], where: str) -> None:
-    schedule = (state.get("hooks") or {}).get("LRScheduler")
-    wanted = state["iteration"] + 1
-    if not isinstance(schedule, Mapping) or schedule.get("last_epoch") != wanted:
-        found = schedule.get("last_epoch") if isinstance(schedule, Mapping) else None
-        raise CheckpointError(
-            f"{where}: its learning-rate schedule is at step {shorten(found)}, its training at {wanted}; the file is "
-            "damaged, continue from an earlier one (last_checkpoint names it)"
-        )
 
 
 def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str) -> None:

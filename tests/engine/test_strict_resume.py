@@ -117,8 +117,6 @@ OPTIMIZER = ("trainer", "_trainer", "optimizer")
         (lambda d: _without(d, "trainer"), "weights only, no state of a training"),
         (lambda d: _without(d, TRAINING_DIGEST_KEY), "weights only, no state of a training"),
         (lambda d: _without(d, "trainer", "_trainer"), "weights only, no state of a training"),
-        (lambda d: _without(d, "trainer", "hooks", "LRScheduler"), "schedule is at step None, its training at 2"),
-        (lambda d: _set(1, d, "trainer", "hooks", "LRScheduler", "last_epoch"), "schedule is at step 1"),
         (lambda d: _without(d, *OPTIMIZER, "param_groups", 0), "other parameters than the model"),
         (lambda d: _set(torch.zeros(3, 7), d, *OPTIMIZER, "state", 0, "exp_avg"), r"exp_avg .* the shape \(3, 7\)"),
         (lambda d: d["trainer"]["_trainer"]["optimizer"]["state"][0]["exp_avg"].fill_(float("nan")),
