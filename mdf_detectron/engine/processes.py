@@ -292,7 +292,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """
     if comm.get_world_size() == 1:
         return model
-    devices = None if model.device.type == "cpu" else [comm.get_local_rank()]
+    devices = None if next(model.parameters()).device.type == "cpu" else [comm.get_local_rank()]
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
