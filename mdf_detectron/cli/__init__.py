@@ -81,10 +81,9 @@ def usage() -> str:
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run a command; a mistake of the user's ends it with one line and exit status 1.
+    """Run one of :data:`COMMANDS`; a mistake of the user's ends it with one line and exit status 1.
 
     Args:
-        name: of :data:`COMMANDS`.
         argv: arguments after the command; the program's own when None.
     """
     if argv is not None:

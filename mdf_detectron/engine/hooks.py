@@ -23,9 +23,6 @@ class SeedIterations(HookBase):
     """Seed all generators before each step from the training's seed, the iteration and the process.
 
     What happens between two steps (validation, a restart) then cannot change what is sampled in the next one.
-
-    Args:
-        seed: of the training.
     """
 
     def __init__(self, seed: int) -> None:

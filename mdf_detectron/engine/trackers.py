@@ -39,10 +39,9 @@ logger = logging.getLogger(__name__)
 class TrackerWriter(EventWriter):
     """Write scalars to a run of its own in a tracker; a base class.
 
-    Args:
-        name: of the run.
-        folder: of the run's files.
-        config: flat, of :func:`shared_config`.
+    A tracker has ``open_run(run_id)``, which opens the run of that id, or a new one, and returns its id;
+    ``send(iteration, scalars)``; and ``end_run(failed)``, which sends what is left. ``config`` is that of
+    :func:`shared_config`.
     """
 
     key = ""
@@ -79,18 +78,6 @@ class TrackerWriter(EventWriter):
     def close(self) -> None:
         """End the run; it has failed where an exception ends the training (early stopping is none)."""
         self.end_run(failed=sys.exc_info()[0] not in (None, EarlyStop))
-
-    def open_run(self, run_id: str | None) -> str:
-        """Open the run of that id, or a new one, and return its id."""
-        raise NotImplementedError
-
-    def send(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Send the scalars of one iteration."""
-        raise NotImplementedError
-
-    def end_run(self, failed: bool) -> None:
-        """Send what is left."""
-        raise NotImplementedError
 
 
 class WandbWriter(TrackerWriter):
