@@ -68,7 +68,8 @@ for words in ([], ["--version"], *helps, ["trian"], *{ABSENT}):
         print(words, end.code, file=sys.stderr)
     found = {HEAVY} & set(sys.modules)
     assert not found, (words, found)
-import mdf_detectron.config_file
+from mdf_detectron.config_file import get_mdf_cfg
+get_mdf_cfg()
 from detectron2.modeling import META_ARCH_REGISTRY
 assert "MultimodalRCNN" in META_ARCH_REGISTRY
 """

@@ -22,7 +22,7 @@ from mdf_detectron.cli import train
 from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
-from mdf_detectron.engine import defaults
+from mdf_detectron.engine import run as running
 from mdf_detectron.engine.resume import (
     FREE_KEYS,
     archive_previous_run,
@@ -231,13 +231,13 @@ def test_set_up_of_a_process(tmp_path, tiny_folder, monkeypatch):
     """Deterministic operators where they are asked for, and threads next to the loader's workers."""
     register_prepared_folder(tiny_folder, "strict_cxr")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(defaults, "default_setup", lambda cfg, args: None)
-    monkeypatch.setattr(defaults, "use_free_cores", lambda *counts: threads.append(counts))
+    monkeypatch.setattr(running, "default_setup", lambda cfg, args: None)
+    monkeypatch.setattr(running, "use_free_cores", lambda *counts: threads.append(counts))
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     threads = []
     try:
         for wanted in (False, True):
-            defaults.setup(Namespace(config_file=str(CONFIG), opts=[*TINY, "DETERMINISTIC", wanted]))
+            running.setup(Namespace(config_file=str(CONFIG), opts=[*TINY, "DETERMINISTIC", wanted]))
             assert torch.are_deterministic_algorithms_enabled() == wanted
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
         assert torch.is_deterministic_algorithms_warn_only_enabled() and threads == [(0, 1)] * 2
