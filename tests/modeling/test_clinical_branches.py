@@ -42,7 +42,7 @@ def test_compact_pools_its_finest_map_for_coarser_ones():
 
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
-def test_whole_model_trains_and_reads_the_row(branch, small_config, make_batch, fit_encoder, event_storage):
+def test_whole_model_trains_and_reads_the_record(branch, small_config, make_batch, fit_encoder, event_storage):
     torch.manual_seed(0)  # about one seed in sixty starts a squeeze-excite layer whose few units are all dead
     opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.CLINICAL.FUSION_1D", False]
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
@@ -73,22 +73,22 @@ def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, smal
     assert 0 < (fused - alone).norm() < 0.4 * alone.norm()
 
 
-def test_the_untrained_deconvolution_branch_carries_the_row(small_config):
+def test_the_untrained_deconvolution_branch_carries_the_record(small_config):
     """A linear map of one cell of C gives back most of nine columns, and less with plain rectifiers in the trunk."""
     torch.manual_seed(0)
     model = build_model(small_config("synthetic_cxr/msf_net_3d.yaml"))
     branch, columns = model.backbone.clinical_branch.train(), torch.randn(500, 9)
-    rows = torch.cat([columns, torch.randn(1, 55).expand(500, -1)], dim=1)
-    linear = _explained_by_a_cell(branch, rows, columns)
+    records = torch.cat([columns, torch.randn(1, 55).expand(500, -1)], dim=1)
+    linear = _explained_by_a_cell(branch, records, columns)
     for module in branch.backbone.modules():
         if isinstance(module, BatchNormAct2d):
             torch.nn.init.zeros_(module.bias)
-    assert linear > 0.55 and _explained_by_a_cell(branch, rows, columns) < linear - 0.1
+    assert linear > 0.55 and _explained_by_a_cell(branch, records, columns) < linear - 0.1
 
 
-def _explained_by_a_cell(branch, rows, columns):
+def _explained_by_a_cell(branch, records, columns):
     with torch.no_grad():
-        cells = branch(rows, (128, 128), {})["p4"][:, :, 3, 3]
+        cells = branch(records, (128, 128), {})["p4"][:, :, 3, 3]
     fit, held = slice(0, 400), slice(400, None)
     features = torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
     weights = torch.linalg.lstsq(features[fit], columns[fit]).solution

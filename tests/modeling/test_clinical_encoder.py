@@ -1,11 +1,11 @@
-"""ClinicalEncoder: statistics by hand, the three ways of missing values, gradients, refusals."""
+"""Encoder: statistics by hand, missing values, gradients, refusals. Clinical dropout: rates, what hides together."""
 
 import math
 
 import pytest
 import torch
 
-from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
+from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder
 
 NAN = math.nan
 
@@ -13,9 +13,9 @@ NAN = math.nan
 def encoder(missing="token", numeric=2, vocabularies=(2,)):
     torch.manual_seed(0)
     module = ClinicalEncoder(num_numeric=numeric, vocabulary_sizes=list(vocabularies), embedding_dim=3, missing=missing)
-    rows = torch.tensor([[1.0, 10.0], [3.0, NAN], [8.0, 10.0]])[:, :numeric]
+    records = torch.tensor([[1.0, 10.0], [3.0, NAN], [8.0, 10.0]])[:, :numeric]
     codes = torch.tensor([[1], [1], [-1]])[:, : len(vocabularies)]
-    module.fit(rows, codes)
+    module.fit(records, codes)
     return module
 
 
@@ -79,3 +79,27 @@ def test_only_numeric_or_only_categorical_columns_and_an_empty_batch():
         ClinicalEncoder(num_numeric=0, vocabulary_sizes=[], embedding_dim=3)
     with pytest.raises(ValueError, match="missing="):
         ClinicalEncoder(num_numeric=1, vocabulary_sizes=[], embedding_dim=3, missing="zero")
+
+
+@pytest.mark.parametrize(("record", "value", "hidden"), [(0.3, 0.0, 0.3), (0.0, 0.25, 0.25), (0.2, 0.5, 0.6)])
+def test_dropout_hides_records_whole_and_values_each_on_its_own(record, value, hidden):
+    """Together: 1 − (1 − 0.2)(1 − 0.5)."""
+    torch.manual_seed(0)
+    numeric, categorical = torch.ones(20_000, 3), torch.zeros(20_000, 2, dtype=torch.long)
+    out = ClinicalDropout(record, value).train()(numeric, categorical)
+    assert not torch.isnan(numeric).any() and not categorical.any(), "the inputs stay as they are"
+    found = torch.cat([torch.isnan(out[0]), out[1] == -1], dim=1)
+    assert found.float().mean(dim=0).tolist() == pytest.approx([hidden] * 5, abs=0.015)
+    if not value:
+        assert (found.all(dim=1) | ~found.any(dim=1)).all()
+    if not record:
+        assert torch.corrcoef(found.float().T).fill_diagonal_(0).abs().max() < 0.03
+
+
+def test_dropout_in_evaluation_and_of_zero_hides_nothing():
+    values = torch.ones(50, 3), torch.zeros(50, 1, dtype=torch.long)
+    assert ClinicalDropout(0.9, 0.9).eval()(*values) == values
+    assert ClinicalDropout().train()(*values) == values
+    for probabilities, name in (((1.0, 0.0), "record_probability"), ((0.0, -0.1), "value_probability")):
+        with pytest.raises(ValueError, match=name):
+            ClinicalDropout(*probabilities)

@@ -16,14 +16,14 @@ IMAGE = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]])
 CLINICAL = torch.tensor([[[[1.0, 0.0], [-1.0, 2.0]], [[0.5, 0.5], [0.5, 0.5]]]])
 LAYOUT = RecordLayout(dim=6, column_widths=(1, 1, 3))  # the last entry belongs to no column
 NAMES = sorted(key for key, _ in FUSION_REGISTRY)
-OF_ROWS = ["CrossAttention", "FiLM"]
+OF_RECORDS = ["CrossAttention", "FiLM"]
 
 
 def fusion_of(name, channels=2):
     return FUSION_REGISTRY.get(name)(channels, LAYOUT)
 
 
-def rows(count=2):
+def records(count=2):
     generator = torch.Generator().manual_seed(3)
     present = torch.ones(count, 3, dtype=torch.bool)
     present[-1, 1] = False
@@ -38,8 +38,10 @@ def randomize(fusion):
     return fusion
 
 
-def test_the_seven():
-    assert NAMES == sorted(["ElementwiseSum", "HadamardProduct", "ConcatenationLinear", "ConcatenationConv", *OF_ROWS])
+def test_the_six():
+    assert NAMES == sorted(
+        ["ElementwiseSum", "HadamardProduct", "ConcatenationLinear", "ConcatenationConv", *OF_RECORDS]
+    )
 
 
 def test_sum_and_hadamard_by_hand():
@@ -80,22 +82,22 @@ def set_by_hand(fusion, entry):
 
 def test_film_by_hand():
     fusion = set_by_hand(fusion_of("FiLM"), 1)
-    row = EncodedRecord(torch.tensor([[0.0, 0.5, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
-    assert fusion(IMAGE, row).tolist() == [[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]]
-    below_zero = row._replace(vector=-row.vector)  # the hidden feature is rectified
+    record = EncodedRecord(torch.tensor([[0.0, 0.5, 0, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert fusion(IMAGE, record).tolist() == [[[[2.0, 4.0], [6.0, 8.0]], [[6.5, 7.5], [8.5, 9.5]]]]
+    below_zero = record._replace(vector=-record.vector)  # the hidden feature is rectified
     assert torch.equal(fusion(IMAGE, below_zero), IMAGE)
 
 
-def slow_cross_attention(fusion, image, row):
+def slow_cross_attention(fusion, image, record):
     """The formula cell by cell, head by head, over the columns that are there."""
     channels, heads = image.shape[1], 4
     width = channels // heads
     out = image.clone()
     for n in range(len(image)):
-        vector, tokens, at = row.vector[n], [], 0
+        vector, tokens, at = record.vector[n], [], 0
         for column, projection in enumerate(fusion.tokens.projections):
             size = projection.in_features
-            if row.present[n, column]:
+            if record.present[n, column]:
                 tokens.append(projection.weight @ vector[at : at + size] + projection.bias)
             at += size
         tokens = torch.stack([*tokens, fusion.no_column[0, 0]])
@@ -118,27 +120,27 @@ def slow_cross_attention(fusion, image, row):
 def test_cross_attention_equals_its_formula():
     fusion = randomize(fusion_of("CrossAttention", channels=8))
     image = torch.randn(2, 8, 2, 3)
-    torch.testing.assert_close(fusion(image, rows()), slow_cross_attention(fusion, image, rows()))
+    torch.testing.assert_close(fusion(image, records()), slow_cross_attention(fusion, image, records()))
 
 
 def test_attention_does_not_see_a_missing_column():
-    fusion, image, row = randomize(fusion_of("CrossAttention", channels=8)), torch.randn(2, 8, 2, 2), rows()
-    other = row.vector.clone()
-    other[-1, 1] += 5.0  # the column that this row lacks
-    torch.testing.assert_close(fusion(image, row), fusion(image, row._replace(vector=other)))
+    fusion, image, record = randomize(fusion_of("CrossAttention", channels=8)), torch.randn(2, 8, 2, 2), records()
+    other = record.vector.clone()
+    other[-1, 1] += 5.0  # the column that this record lacks
+    torch.testing.assert_close(fusion(image, record), fusion(image, record._replace(vector=other)))
     other[0, 1] += 5.0
-    assert not torch.allclose(fusion(image, row), fusion(image, row._replace(vector=other)))
-    none = row._replace(present=torch.zeros_like(row.present))
+    assert not torch.allclose(fusion(image, record), fusion(image, record._replace(vector=other)))
+    none = record._replace(present=torch.zeros_like(record.present))
     assert torch.isfinite(fusion(image, none)).all()
     torch.testing.assert_close(fusion(image, none), fusion(image, none._replace(vector=torch.randn(2, 6))))
 
 
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("name", OF_RECORDS)
 @pytest.mark.parametrize("conv", [True, False])
-def test_fusions_of_rows_start_as_the_identity(name, conv):
+def test_fusions_of_records_start_as_the_identity(name, conv):
     image = torch.randn(2, 8, 3, 5)
     fusion = FusedConvolution(fusion_of(name, channels=8), 8, use_conv=conv)
-    torch.testing.assert_close(fusion(image, None, rows()), image)
+    torch.testing.assert_close(fusion(image, None, records()), image)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,21 +149,21 @@ def test_gradients_reach_everything(name, size):
     fusion = randomize(FusedConvolution(fusion_of(name, channels=32), 32))
     image = torch.randn(2, 32, *size, requires_grad=True)
     clinical = torch.randn(2, 32, *size, requires_grad=True)
-    row = rows()._replace(vector=torch.randn(2, 6, requires_grad=True))
-    out = fusion(image, clinical, row)
+    record = records()._replace(vector=torch.randn(2, 6, requires_grad=True))
+    out = fusion(image, clinical, record)
     assert out.shape == (2, 32, *size)
     out.square().sum().backward()
     assert image.grad.abs().sum() > 0
-    assert (row.vector if name in OF_ROWS else clinical).grad.abs().sum() > 0
+    assert (record.vector if name in OF_RECORDS else clinical).grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fusion.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_batch(name):
     fusion = FusedConvolution(fusion_of(name, channels=4), 4)
-    row = EncodedRecord(torch.zeros(0, 6), torch.zeros(0, 3, dtype=torch.bool))
+    record = EncodedRecord(torch.zeros(0, 6), torch.zeros(0, 3, dtype=torch.bool))
     empty = torch.zeros(0, 4, 3, 3)
-    assert fusion(empty, empty, row).shape == (0, 4, 3, 3)
+    assert fusion(empty, empty, record).shape == (0, 4, 3, 3)
 
 
 @pytest.mark.parametrize("name", ["ConcatenationConv", "CrossAttention"])
@@ -187,11 +189,11 @@ def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_e
 def test_refusals(small_config):
     fusion = FusedConvolution(fusion_of("ElementwiseSum"), 2, use_conv=False)
     with pytest.raises(ValueError, match="cannot fuse maps"):
-        fusion(IMAGE, CLINICAL[:, :1], rows(1))
+        fusion(IMAGE, CLINICAL[:, :1], records(1))
     with pytest.raises(ValueError, match="cannot fuse maps .* and None"):
-        fusion(IMAGE, None, rows(1))
+        fusion(IMAGE, None, records(1))
     with pytest.raises(ValueError, match=r"cannot fuse 1 image\(s\) with 2 record\(s\)"):
-        FusedConvolution(fusion_of("FiLM"), 2)(IMAGE, None, rows())
+        FusedConvolution(fusion_of("FiLM"), 2)(IMAGE, None, records())
     with pytest.raises(ConfigError, match="MODEL.FUSION.NAME is 'Average'"):
         build_fusion(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.FUSION.NAME", "Average"), 2, LAYOUT)
     with pytest.raises(ConfigError, match="6 channels must divide"):
@@ -237,4 +239,4 @@ def test_fusion_of_a_newcomer_by_hand():
     torch.nn.init.zeros_(fusion.gate.weight)
     torch.nn.init.zeros_(fusion.gate.bias)  # a gate of one half
     whole = FusedConvolution(fusion, 2, use_conv=False)
-    torch.testing.assert_close(whole(IMAGE, CLINICAL, rows(1)), IMAGE + 0.5 * CLINICAL)
+    torch.testing.assert_close(whole(IMAGE, CLINICAL, records(1)), IMAGE + 0.5 * CLINICAL)

@@ -50,7 +50,7 @@ def test_parameter_counts_of_the_three_channel_model(small_config):
         "fc6": (model.roi_heads.box_head.fc1, 64 * 64 * 7 * 7 + 64),
         "fc6 of the record": (model.roi_heads.box_head.fc1_record, 64 * 64),
         "fc7": (model.roi_heads.box_head.fc2, 4_160),
-        # Detectron2 has no regression rows for the background: 5 classes × 4 less 4 × (64 + 1)
+        # Detectron2 has no regression outputs for the background: 5 classes × 4 less 4 × (64 + 1)
         "box_predictor": (model.roi_heads.box_predictor, 1_690),
         "fusions": (model.backbone.fusions, 0),
     }
@@ -113,17 +113,17 @@ def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, 
     assert all(key.startswith(clinical) for key in incompatible.unexpected_keys)
 
     with torch.no_grad():
-        with_row = fused.eval()(batch)[0]["instances"]
+        with_record = fused.eval()(batch)[0]["instances"]
         for parameter in fused.backbone.clinical_branch.backbone.conv.parameters():
             parameter.zero_()
         fused.roi_heads.box_head.fc1_record.weight.zero_()
         zeroed, expected = fused(batch)[0]["instances"], alone.eval()(batch)[0]["instances"]
     assert_same_predictions(zeroed, expected)
-    assert not torch.allclose(with_row.scores, zeroed.scores), "before, the row did play a part"
+    assert not torch.allclose(with_record.scores, zeroed.scores), "before, the record did play a part"
 
 
 def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
-    """The path of a study, paper sizes: Z^C, I, S, C, Z, the regions with the row behind them."""
+    """The path of a study, paper sizes: Z^C, I, S, C, Z, the regions."""
     cfg = small_config("mimic_eye/mdf_net_deconv.yaml", *PAPER)
     model = fit_encoder(build_model(cfg)).eval()
     backbone, shapes = model.backbone, {}
@@ -177,7 +177,7 @@ def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, 
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() < 1e4 for p in model.parameters())
 
 
-def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, fit_encoder, event_storage):
+def test_clinical_dropout_hides_records_in_training_only(small_config, make_batch, fit_encoder, event_storage):
     cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_RECORD", 0.999)
     model, seen = fit_encoder(build_model(cfg)), []
     model.backbone.clinical_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
@@ -189,7 +189,7 @@ def test_clinical_dropout_hides_rows_in_training_only(small_config, make_batch, 
     assert torch.isnan(full).sum() == 1 and (codes == -1).sum() == 1  # as the batch has it
 
 
-def test_rows_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder):
+def test_records_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder):
     cfg = small_config("synthetic_cxr/mdf_net.yaml")
     model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
 
@@ -206,7 +206,7 @@ def test_rows_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder)
         model(narrow)
 
 
-def test_an_input_without_a_row_is_refused(small_config, make_batch, fit_encoder):
+def test_an_input_without_a_record_is_refused(small_config, make_batch, fit_encoder):
     cfg = small_config("synthetic_cxr/mdf_net.yaml")
     model = fit_encoder(build_model(cfg)).eval()
     batch = [{k: v for k, v in x.items() if k != "clinical_numeric"} for x in make_batch(cfg)]
@@ -214,7 +214,7 @@ def test_an_input_without_a_row_is_refused(small_config, make_batch, fit_encoder
         model(batch)
 
 
-def test_the_row_reaches_proposals_and_classes(small_config, make_batch, fit_encoder):
+def test_the_record_reaches_proposals_and_classes(small_config, make_batch, fit_encoder):
     torch.manual_seed(0)
     cfg = small_config("synthetic_cxr/mdf_net.yaml")
     model = fit_encoder(build_model(cfg)).eval()
