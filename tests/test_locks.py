@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import wait_for
 
 from mdf_detectron.child_processes import child_environment
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
@@ -21,15 +22,6 @@ from mdf_detectron.locks import FolderInUseError, FolderLock
 from mdf_detectron.workers import parallel_map
 
 FORK = multiprocessing.get_context("fork") if os.name == "posix" else None
-
-
-def wait_for(ready, seconds=60):
-    """What ``ready`` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := ready()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert found
-    return found
 
 
 def hold(out, pipe):
@@ -111,13 +103,13 @@ def test_workers_of_a_killed_preparation_end_with_it(tmp_path):
     process = FORK.Process(target=prepare_synthetic, args=(tmp_path / "out", settings))
     process.start()
     try:
-        wait_for(lambda: list(tmp_path.glob("out.*.partial/images/*.png")))
+        assert wait_for(lambda: list(tmp_path.glob("out.*.partial/images/*.png")))
         workers = children(process.pid)
     finally:
         process.kill()
         process.join()
     assert len(workers) == 2
-    wait_for(lambda: not any(map(alive, workers)))
+    assert wait_for(lambda: not any(map(alive, workers)))
     (staging,) = tmp_path.glob("out.*.partial")
     assert len(list((staging / "images").iterdir())) < 300
     write_folder(tmp_path / "out", "second")  # neither refused by the dead run's lock nor mixed with its files
@@ -138,12 +130,12 @@ def test_program_of_a_killed_command_ends_with_it(tmp_path):
     process = FORK.Process(target=command)
     process.start()
     try:
-        wait_for(lambda: note.is_file() and note.read_text())
+        assert wait_for(lambda: note.is_file() and note.read_text())
         assert alive(int(note.read_text()))
     finally:
         process.kill()
         process.join()
-    wait_for(lambda: not alive(int(note.read_text())))
+    assert wait_for(lambda: not alive(int(note.read_text())))
 
 
 def children(pid):

@@ -4,10 +4,9 @@ import os
 import shlex
 import signal
 import sys
-import time
 
 import pytest
-from killed_runs import Run
+from forked import Forked, wait_for
 
 from mdf_detectron.child_processes import run_program, stop_in_one_line, when_stopped
 from mdf_detectron.cli import run_main, train
@@ -24,14 +23,12 @@ OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL
 
 def stop(run, number, group, ready):
     """Send a signal once ``ready``; returns the exit status and the lines of standard output and error."""
-    deadline = time.monotonic() + 60
-    while not ready() and run.process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert run.process.is_alive(), run.log.read_text()
-    (os.killpg if group else os.kill)(run.process.pid, number)
+    wait_for(lambda: ready() or run.poll() is not None)
+    assert run.poll() is None, run.stdout
+    (os.killpg if group else os.kill)(run.pid, number)
     status = run.wait(60)
     assert run.processes_left(10) == 0
-    return status, run.log.read_text().splitlines()
+    return status, run.stdout.splitlines()
 
 
 @pytest.mark.parametrize(("number", "group", "status"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)])
@@ -40,7 +37,7 @@ def test_a_training(tiny_folder, tmp_path, monkeypatch, number, group, status):
     (tiny_folder.parent / "tiny_cxr").exists() or (tiny_folder.parent / "tiny_cxr").symlink_to(tiny_folder)
     out = tmp_path / "a run"
     argv = ["--config-file", "synthetic_cxr/mdf_net.yaml", "SOLVER.MAX_ITER", "9999", "OUTPUT_DIR", str(out), *OPTIONS]
-    run = Run(lambda words: run_main(lambda _: train.main(argv)), [], tmp_path / "log.txt")
+    run = Forked(lambda: run_main(lambda _: train.main(argv)), log=tmp_path / "log.txt")
     found, lines = stop(run, number, group, lambda: (out / "model_0000003.pth").exists())
     assert found == status, lines[-9:]
     kept = int(checkpoint_to_resume(out).stem.split("_")[1])
@@ -57,7 +54,7 @@ def test_a_training(tiny_folder, tmp_path, monkeypatch, number, group, status):
 def test_a_preparation_with_workers(tmp_path, number, group, status):
     out = tmp_path / "out"
     settings = CohortSettings(3000, 1, image_size=256)
-    run = Run(lambda words: run_main(lambda _: prepare_synthetic(out, settings)), [], tmp_path / "log.txt")
+    run = Forked(lambda: run_main(lambda _: prepare_synthetic(out, settings)), log=tmp_path / "log.txt")
     found, lines = stop(run, number, group, lambda: list(tmp_path.glob("out.*.partial/images/*.png")))
     assert found == status
     assert lines[-1] == f"stopped; {out} is as it was before: run the same command again"
@@ -70,11 +67,11 @@ def test_a_program_that_another_one_runs_and_what_they_say(tmp_path):
     program += "with stop_in_one_line(), when_stopped(lambda text: f'{text} inside'):\n"
     program += "    pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
 
-    def outer(argv):
+    def outer():
         with stop_in_one_line(), when_stopped(lambda text: f"{text}; outside"):
             run_program([sys.executable, "-c", program, str(tmp_path / "ready")])
 
-    run = Run(outer, [], tmp_path / "log.txt")
+    run = Forked(outer, log=tmp_path / "log.txt")
     status, lines = stop(run, signal.SIGTERM, False, (tmp_path / "ready").exists)
     assert (status, lines) == (143, ["stopped inside", "stopped; outside"])
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import SimpleTrainer, hooks
-from killed_runs import Place, Run
+from forked import Forked, Place
 from small_sources import SYNTHETIC, Preparation, make_preparations
 from tqdm import tqdm
 
@@ -107,11 +107,11 @@ class CrashTest:
         assert self.start(SYNTHETIC, 1, out, "log.txt").wait() == 0
         self.preparations = make_preparations(self.folder, out)
 
-    def start(self, preparation: Preparation, seed: int, out: Path, log: str) -> Run:
-        return Run(preparation.main, preparation.argv(seed, out), self.folder / log)
+    def start(self, preparation: Preparation, seed: int, out: Path, log: str) -> Forked:
+        return Forked(preparation.main, preparation.argv(seed, out), log=self.folder / log)
 
     def kill(self, main: Callable, argv: list[str], out: Path, calls: dict[Place, int], seconds: float
-             ) -> tuple[str, Run]:  # fmt: skip
+             ) -> tuple[str, Forked]:  # fmt: skip
         """Start a run and kill it somewhere; returns where, and the run.
 
         Args:
@@ -121,13 +121,13 @@ class CrashTest:
         while True:
             place = self.random.choice((None, *(place for place, count in calls.items() if count)))
             if place is None:
-                run = Run(main, argv, log)
+                run = Forked(main, argv, log=log)
                 if run.wait(self.random.uniform(0, seconds)) is None:
                     run.kill()
                     return "any moment", run
             else:
                 where = self.random.choice(("before", "after", *["within"] * place.cuts))
-                run = Run(main, argv, log, [(place, self.random.randint(1, calls[place]), where)])
+                run = Forked(main, argv, log=log, faults=[(place, self.random.randint(1, calls[place]), where)])
                 if run.wait() == -signal.SIGKILL:
                     return place.name, run
             shutil.rmtree(out)  # it came to its end: another place
@@ -138,7 +138,7 @@ class CrashTest:
         for file in files.values():
             file.write_bytes(b"")
         start, log = time.monotonic(), self.folder / "whole.txt"
-        run = Run(main, argv, log, [(place, 0, "", file) for place, file in files.items()])
+        run = Forked(main, argv, log=log, faults=[(place, 0, "", file) for place, file in files.items()])
         if run.wait() != 0:
             sys.exit(f"an undisturbed run failed:\n{log.read_text()[-3000:]}")
         return {place: file.stat().st_size for place, file in files.items()}, time.monotonic() - start
@@ -151,7 +151,7 @@ class CrashTest:
             for _ in tqdm(range(kills // 2 + (kills % 2 if workers else 0)), f"trainings, {workers} workers"):
                 out = self.folder / "killed"
                 where, run = self.kill(_train, self.training(workers, out), out, *counted)
-                again = Run(_train, self.training(workers, out, resume=True), self.folder / "again.txt")
+                again = Forked(_train, self.training(workers, out, resume=True), log=self.folder / "again.txt")
                 problems = [] if again.wait() == 0 else ["the resumed run failed"]
                 problems += differences(expected, training_state(out))
                 problems += ["a process was left"] * bool(run.processes_left(self.patience))
@@ -198,9 +198,7 @@ class CrashTest:
                 first = codes.index(0) if 0 in codes else 0
                 refusal = logs[1 - first].read_text()
                 problems = [] if sorted(codes) == [0, 1] else [f"exit codes {codes}"]
-                problems += ["the other is not named"] * (
-                    f"in use by process {runs[first].process.pid} " not in refusal
-                )
+                problems += ["the other is not named"] * (f"in use by process {runs[first].pid} " not in refusal)
                 problems += differences(expected[first + 1], folder_state(out))
                 self.note("two preparations at once", "start", problems)
                 done += 1

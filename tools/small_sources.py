@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from dicom_files import radiograph, save
 from raw_mimic.history import RawSettings
 from raw_mimic.tree import write_raw_tree
 
@@ -79,25 +77,12 @@ def _write_rsna(root: Path) -> Path:
     rng, rows, mapping = np.random.default_rng(0), [], []
     (root / "stage_2_train_images").mkdir(parents=True)
     for number in range(RSNA_IMAGES):
-        _write_dicom(root / "stage_2_train_images" / f"a{number}.dcm", rng.integers(0, 256, (64, 64)), number)
+        tags = {"PatientID": f"a{number}", "PatientAge": f"{20 + number:03d}Y", "PatientSex": "FM"[number % 2]}
+        image = radiograph(rng.integers(0, 256, (64, 64), dtype=np.uint8), 8, ViewPosition="PA", **tags)
+        save(image, root / "stage_2_train_images" / f"a{number}.dcm")
         rows.append((f"a{number}", *((256, 512, 128, 256, 1) if number % 3 else ("", "", "", "", 0))))
         mapping.append({"subset_img_id": f"a{number}", "img_id": f"{number // 2:08d}_{number:03d}.png"})
     header = ("patientId", "x", "y", "width", "height", "Target")
     write_text(root / "stage_2_train_labels.csv", csv_table(header, rows))
     write_json(root / "pneumonia-challenge-dataset-mappings_2018.json", mapping)
     return root
-
-
-def _write_dicom(path: Path, pixels: np.ndarray, number: int) -> None:
-    data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = ComputedRadiographyImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.3.{number}"
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.PatientID, data.PatientAge, data.PatientSex = f"a{number}", f"{20 + number:03d}Y", "FM"[number % 2]
-    data.ViewPosition, data.PhotometricInterpretation = "PA", "MONOCHROME2"
-    data.Rows, data.Columns = pixels.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
-    data.PixelData = pixels.astype(np.uint8).tobytes()
-    data.save_as(path, enforce_file_format=True)

@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
-from forked import Forked
+from forked import Forked, wait_for
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -79,13 +78,11 @@ def killed_training(start, tmp_path, port):
     out = tmp_path / "run"
     meeting = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{port}"]
     first, second = (start(f"{rank}.txt", *meeting, "--machine-rank", str(rank), steps=1000) for rank in range(2))
-    deadline = time.monotonic() + 600
-    while not (out / f"model_{STEPS - 1:07}.pth").exists() and time.monotonic() < deadline:
-        assert first.poll() is None and second.poll() is None, (tmp_path / "0.txt").read_text()[-3000:]
-        time.sleep(0.01)
+    there = (out / f"model_{STEPS - 1:07}.pth").exists
+    assert wait_for(lambda: there() or first.poll() or second.poll(), 600) is True, (tmp_path / "0.txt").read_text()
     second.kill()
     assert second.wait() == -signal.SIGKILL
-    assert first.wait(timeout=600) == 1
+    assert first.wait() == 1
     lines = (tmp_path / "0.txt").read_text().splitlines()
     assert lines[-1].startswith("error: process 0 of 2 has lost another one") and lines[-1].endswith("--resume")
     assert "Connection closed by peer" in lines[-1] or "reset by peer" in lines[-1], "the cause"
@@ -94,9 +91,8 @@ def killed_training(start, tmp_path, port):
 
 
 def test_two_processes_train_like_one_and_resume_exactly(start, small_config, tiny_folder, free_ports, tmp_path):
-    through = killed_training(
-        start, tmp_path, *free_ports()
-    )  # its step STEPS is the end of a training that nothing interrupted
+    # its step STEPS is the end of a training that nothing interrupted
+    through = killed_training(start, tmp_path, *free_ports())
     out = tmp_path / "run"
     for path in out.glob("model_*.pth"):
         if int(path.stem.split("_")[1]) >= STEPS // 2:
@@ -104,7 +100,7 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
     (out / "last_checkpoint").write_text(f"model_{STEPS // 2 - 1:07}.pth")
     resumed = start("resumed.txt", "--num-gpus", "2", "--resume", steps=STEPS)
     before, alone = train_alone(small_config, tiny_folder, tmp_path / "alone")
-    assert resumed.wait(timeout=600) == 0, (tmp_path / "resumed.txt").read_text()[-3000:]
+    assert resumed.wait() == 0, (tmp_path / "resumed.txt").read_text()[-3000:]
 
     together = Checkpoint.open(out / "model_final.pth").weights
     assert [name for name in through if not torch.equal(through[name], together[name])] == []

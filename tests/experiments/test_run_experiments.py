@@ -2,10 +2,9 @@
 
 import os
 import signal
-import time
 
 import pytest
-from forked import Forked
+from forked import Forked, wait_for
 
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
@@ -43,9 +42,7 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "15"]
     process = Forked("experiments", *words)
     training = out / "image_only" / "seed1"
-    deadline = time.monotonic() + 400
-    while not list(training.glob("model_0*.pth")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list(training.glob("model_0*.pth")) or process.poll() is not None, 400)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stdout + process.stderr
     assert not (training / SCORES_FILE_NAME).is_file()

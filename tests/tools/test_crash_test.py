@@ -16,7 +16,7 @@ from mdf_detectron.fileio import write_text
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import crash_test
-from killed_runs import Place, Run
+from forked import Forked, Place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -30,8 +30,9 @@ def write_three(argv):
 def test_a_run_dies_at_the_wanted_call(tmp_path, where, there):
     log, counts, out = tmp_path / "log", tmp_path / "counts", tmp_path / "out"
     place = Place("renaming", os, "replace")
-    assert Run(write_three, [str(out)], log, [(place, 0, "", counts)]).wait() == 0 and counts.read_bytes() == b"..."
-    run = Run(write_three, [str(tmp_path / "killed")], log, [(place, 2, where)])
+    counting = Forked(write_three, [str(out)], log=log, faults=[(place, 0, "", counts)])
+    assert counting.wait() == 0 and counts.read_bytes() == b"..."
+    run = Forked(write_three, [str(tmp_path / "killed")], log=log, faults=[(place, 2, where)])
     assert run.wait() == -signal.SIGKILL and run.processes_left(0) == 0
     assert sorted(p.name for p in (tmp_path / "killed").glob("*.txt")) == there
 
@@ -42,22 +43,23 @@ def test_a_file_is_cut_in_the_middle(tmp_path):
             torch.save(torch.zeros(1000), file)
 
     whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
-    assert Run(save, [str(whole)], log).wait() == 0
-    assert Run(save, [str(cut)], log, [(Place("saving", torch, "save", cuts=True), 1, "within")]).wait() == -9
+    assert Forked(save, [str(whole)], log=log).wait() == 0
+    place = Place("saving", torch, "save", cuts=True)
+    assert Forked(save, [str(cut)], log=log, faults=[(place, 1, "within")]).wait() == -9
     assert cut.stat().st_size == whole.stat().st_size // 2
 
 
 def test_a_process_that_is_left_is_counted(tmp_path):
-    def leave(argv):
+    def leave():
         if not os.fork():
             time.sleep(60)
 
-    run = Run(leave, [], tmp_path / "log")
+    run = Forked(leave, log=tmp_path / "log")
     assert run.wait() == 0
     try:
         assert run.processes_left(0.1) == 1
     finally:
-        os.killpg(run.process.pid, signal.SIGKILL)
+        os.killpg(run.pid, signal.SIGKILL)
     assert run.processes_left(10) == 0
 
 
@@ -88,16 +90,16 @@ def test_preparations_of_every_kind_are_killed_in_turn(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_killed_while_it_prints_its_progress_blocks_no_other(tmp_path):
-    def die_with_the_lock(argv):
+    def die_with_the_lock():
         tqdm.get_lock().acquire()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def print_progress(argv):
+    def print_progress():
         list(tqdm(range(3)))
 
     list(tqdm(range(1), disable=False))  # this process has tqdm's lock too
-    assert Run(die_with_the_lock, [], tmp_path / "log").wait() == -signal.SIGKILL
-    run = Run(print_progress, [], tmp_path / "log")
+    assert Forked(die_with_the_lock).wait() == -signal.SIGKILL
+    run = Forked(print_progress)
     status = run.wait(20)
     run.kill()
     assert status == 0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
-sys.path.append(str(Path(__file__).parents[1]))  # for the DICOM files of tests/data
 from dicom_files import radiograph, save
+from PIL import Image
 
 from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.prepared import SPLITS

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the DICOM files of tests/data
-
 from own_files import CLASSES, write_all, write_coco, write_images
+from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_pixels

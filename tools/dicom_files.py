@@ -1,4 +1,4 @@
-"""DICOM radiographs of any kind, written for tests."""
+"""DICOM radiographs of any kind, written for tests and the crash test."""
 
 from __future__ import annotations
 
