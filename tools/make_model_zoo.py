@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Write the tables of MODEL_ZOO.md and docs/speed.md from the results that are kept; with --runs, train the zoo first.
+"""Write the tables of MODEL_ZOO.md and docs/speed.md from the results that are kept; with --runs, fill the zoo first.
 
 python tools/make_model_zoo.py                       # the tables
-python tools/make_model_zoo.py --runs output/zoo     # train what is absent, publish it, fill zoo.yaml, then the tables
+python tools/make_model_zoo.py --runs output/zoo     # publish the trainings there, fill zoo.yaml, then the tables
 
 Results: mdf_detectron/model_zoo/zoo.yaml, docs/results/*.json (config_speeds.json is written by
-tools/benchmark.py --costs). --runs continues where it stopped: RUNS/<config>/seed_<n>/ holds each training,
-RUNS/published/ the published files with their cards. A model without a training there keeps its entry.
+tools/benchmark.py --costs). The trainings are made in the folder RUNS by, for each model and seed:
+
+    mdf prepare synthetic --out data/synthetic_cxr --num-patients 700 --seed 1 --image-size 160
+    DETECTRON2_DATASETS=data mdf train --config-file synthetic_cxr/MODEL.yaml OUTPUT_DIR MODEL/seed_N SEED N
+
+RUNS/published/ holds the published files with their cards. A model without a training there keeps its entry.
 """
 
 from __future__ import annotations
@@ -16,8 +20,6 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,11 @@ import yaml
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.published import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
-from mdf_detectron.child_processes import child_environment
-from mdf_detectron.cli import run_main
+from mdf_detectron.cli import publish, run_main
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
-from mdf_detectron.errors import ConfigError, ResultsError, UserError
+from mdf_detectron.errors import ConfigError, ResultsError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
 from mdf_detectron.fileio import CONFIGS, markdown_table, read_json, sha256_of, write_text
 from mdf_detectron.report.model_card import DIAGRAM_SUFFIX
@@ -77,13 +77,12 @@ def replace_marked(page: str, begin: str, end: str, content: str, name: str = "t
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="trainings of the synthetic set's models")
-    parser.add_argument("--no-training", action="store_true", help="use the trainings that are there")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="fill these (default: all)")
     args = parser.parse_args(argv)
     if args.runs:
         entries = dict(read_zoo())
         for model in args.models:
-            filled = fill(model, args.runs.resolve(), training=not args.no_training)
+            filled = fill(model, args.runs.resolve())
             entries |= {filled.config: filled} if filled else {}
         write_zoo(entries)
     for page, text in pages().items():
@@ -185,14 +184,11 @@ def costs_table(speeds: dict[str, Any], short: bool = False) -> str:
     return f"{about}\n\n{markdown_table(('config', *columns), rows)}"
 
 
-def fill(model: str, runs: Path, training: bool) -> ZooEntry | None:
-    """Train and publish every seed of a model; returns its entry, None where there is no training."""
+def fill(model: str, runs: Path) -> ZooEntry | None:
+    """Publish every seed of a model; returns its entry, None where there is no training."""
     name, found = f"{DATASET}/{model}.yaml", {}
     for seed in SEEDS:
         run = runs / model / f"seed_{seed}"
-        if training and not (run / RESULTS_FILE_NAME).is_file():
-            prepare_synthetic(runs / "data" / DATASET, SETTINGS)
-            mdf(runs, "train", "--config-file", name, "--resume", "OUTPUT_DIR", f"{model}/seed_{seed}", "SEED", seed)
         if (run / RESULTS_FILE_NAME).is_file():
             check_config(run, name)
             found[seed] = published_file(runs, model, seed)
@@ -232,18 +228,11 @@ def published_file(runs: Path, model: str, seed: int) -> Path:
     name = f"{DATASET}_{model}" + ("" if half else f"_seed_{seed}")
     path = runs / "published" / f"{name}.pth"
     if not path.is_file():
-        weights = f"{model}/seed_{seed}/model_final.pth"
-        mdf(runs, "publish", "--weights", weights, "--out", f"published/{name}.pth", *(["--half"] if half else []))
+        words = ["--weights", f"{model}/seed_{seed}/model_final.pth", "--out", f"published/{name}.pth"]
+        os.environ["DETECTRON2_DATASETS"] = "data"
+        os.chdir(runs)  # every path that a file may keep is relative
+        publish.main([*words, *["--half"] * half])
     return path
-
-
-def mdf(runs: Path, *arguments: object) -> None:
-    """Run a command in the folder of the trainings, so that every path that a file may keep is relative."""
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = child_environment(DETECTRON2_DATASETS="data", PYTHONPATH=os.pathsep.join(paths))
-    command = [sys.executable, "-m", "mdf_detectron", *map(str, arguments)]
-    if subprocess.run(command, cwd=runs, env=environment).returncode:
-        raise UserError(f"failed in {runs}: mdf {' '.join(command[3:])}")
 
 
 def results_of(published: Path) -> dict[str, float]:
