@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_training
 import torch
 from detectron2.utils.events import EventStorage
 from filelock import FileLock
@@ -147,20 +148,10 @@ def fit_encoder():
     return fit
 
 
-TINY_SCHEMA = ClinicalSchema(
-    (
-        ClinicalColumn("age", "numeric", "years", 0, 120),
-        ClinicalColumn("temperature", "numeric", "°F", 80, 113),
-        ClinicalColumn("gender", "categorical", vocabulary=("F", "M")),
-    )
-)
-TINY_CLASSES = ("bright", "dark")
-
-
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A prepared folder of 8 train, 2 val and 4 test images of 96×80 pixels; one image of each split is healthy."""
-    return _make_tiny_folder(tmp_path_factory.mktemp("data") / "tiny_cxr", TINY_CLASSES, TINY_SCHEMA)
+    return _make_tiny_folder(tmp_path_factory.mktemp("data") / "tiny_cxr", tiny_training.CLASSES, tiny_training.SCHEMA)
 
 
 @pytest.fixture(scope="session")
@@ -281,8 +272,7 @@ def _train_tiny(out: Path, name: str) -> None:
         CONFIGS / f"synthetic_cxr/{name}.yaml",
         ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *columns, "MODEL.CLINICAL.BRANCH", "compact",
          "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.01, "SOLVER.MAX_ITER", 12, "SOLVER.WARMUP_ITERS", 2,
-         "CLINICAL_DIAGNOSTICS.PERIOD", 0, "DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.VAL", ("tiny_cxr_val",),
-         "DATASETS.TEST", ("tiny_cxr_test",), "OUTPUT_DIR", str(out)],
+         "CLINICAL_DIAGNOSTICS.PERIOD", 0, *tiny_training.datasets("tiny_cxr"), "OUTPUT_DIR", str(out)],
     )  # fmt: skip
     torch.manual_seed(0)
     trainer = MultimodalTrainer(cfg)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from forked import Forked, wait_for
+from tiny_training import SMALL, datasets, words
 
 from mdf_detectron.child_processes import run_program, stop_in_one_line, when_stopped
 from mdf_detectron.cli import run_main, train
@@ -15,10 +16,9 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.resume import checkpoint_to_resume
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
-    MODEL.CLINICAL.BRANCH compact MODEL.MASK_ON False INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS ()
-    DATASETS.TRAIN ('tiny_cxr_train',) DATASETS.VAL ('tiny_cxr_val',) DATASETS.TEST ('tiny_cxr_test',)
-    DATALOADER.NUM_WORKERS 1 SOLVER.CHECKPOINT_PERIOD 2 CLINICAL_DIAGNOSTICS.PERIOD 0""".split()
+OPTIONS = words(*SMALL, "MODEL.CLINICAL.BRANCH", "compact", "MODEL.MASK_ON", False, "SOLVER.IMS_PER_BATCH", 2,
+                *datasets("tiny_cxr"), "DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 2,
+                "CLINICAL_DIAGNOSTICS.PERIOD", 0)  # fmt: skip
 
 
 def stop(run, number, group, ready):

@@ -1,9 +1,7 @@
 """A checkpoint is enough by itself, is verified on load, and refuses what means something else."""
 
 import copy
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from dicom_files import radiograph, save
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, DIGEST_KEY, Checkpoint, digest, signed
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.checkpoint.contents import PROBABILITIES, check_schema, column_statistics
+from mdf_detectron.checkpoint.published import ZOO_FOLDER
 from mdf_detectron.cli import predict, publish
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
@@ -129,47 +128,29 @@ def test_a_schema_that_means_something_else_is_refused(saved, changed, key):
         check_schema(saved[CONTENTS_KEY], ClinicalSchema(tuple(columns)), "other", "x.pth")
 
 
-OPENED: list[str] | None = None
-
-
-def _note_opening(event, arguments):
-    if event == "open" and OPENED is not None and isinstance(arguments[0], (str, bytes, Path)):
-        OPENED.append(os.path.basename(os.fsdecode(arguments[0])))
-
-
-sys.addaudithook(_note_opening)  # a hook stays as long as the process; it notes nothing between the tests
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """Names of the files that have been opened since."""
-    names: list[str] = []
-    monkeypatch.setattr(sys.modules[__name__], "OPENED", names)
-    return names
-
-
-def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path, opened):
+def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path, openings):
     weights = tmp_path / "trained.pth"
-    shutil.copy(tiny_run / "model_final.pth", weights)
-    assert opened.count("trained.pth") == 1, "the hook counts"
-    opened.clear()
-    Predictor(weights, device="cpu")
-    assert opened.count("trained.pth") == 1
+    with openings(tmp_path) as counts:
+        shutil.copy(tiny_run / "model_final.pth", weights)
+    assert counts == {"trained.pth": 1}, "the hook counts"
     register_prepared_folder(tiny_folder, "tiny_cxr")
-    publish.main(["--weights", str(weights), "--out", str(tmp_path / "published.pth"), "--resamples", "2"])
-    assert opened.count("trained.pth") == 2
-    assert opened.count("published.pth") == 1, "read back after it was written under another name"
+    with openings(tmp_path) as counts:
+        Predictor(weights, device="cpu")
+    assert counts == {"trained.pth": 1}
+    with openings(tmp_path) as counts:
+        publish.main(["--weights", str(weights), "--out", str(tmp_path / "published.pth"), "--resamples", "2"])
+    assert counts["trained.pth"] == 1
+    assert counts["published.pth"] == 1, "read back after it was written under another name"
     (tmp_path / "images").mkdir()
     shutil.copy(tiny_folder / "images" / "test_2.png", tmp_path / "images" / "a.png")
-    save(
-        radiograph(np.full((64, 64), 99, np.uint8), 8, PatientAge="043Y", Modality="DX"), tmp_path / "images" / "b.dcm"
-    )
+    dicom = radiograph(np.full((64, 64), 99, np.uint8), 8, PatientAge="043Y", Modality="DX")
+    save(dicom, tmp_path / "images" / "b.dcm")
     for images, options in (("images", []), ("images/b.dcm", ["--dicom-record", "age=PatientAge"])):
-        opened.clear()
-        predict.main(["--weights", str(tmp_path / "published.pth"), "--images", str(tmp_path / images), *options,
-                      "--out", str(tmp_path / "out"), "--device", "cpu"])  # fmt: skip
-        counts = {name: opened.count(name) for name in ("published.pth", "a.png", "b.dcm")}
-        assert counts == {"published.pth": 1, "a.png": images == "images", "b.dcm": 1}
-    opened.clear()
-    Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
-    assert sum(name.endswith(".pth") for name in opened) == 1
+        with openings(tmp_path) as counts:
+            predict.main(["--weights", str(tmp_path / "published.pth"), "--images", str(tmp_path / images), *options,
+                          "--out", str(tmp_path / "out"), "--device", "cpu"])  # fmt: skip
+        found = {name: counts[name] for name in ("published.pth", "images/a.png", "images/b.dcm")}
+        assert found == {"published.pth": 1, "images/a.png": images == "images", "images/b.dcm": 1}
+    with openings(ZOO_FOLDER) as counts:
+        Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
+    assert sum(count for name, count in counts.items() if name.endswith(".pth")) == 1

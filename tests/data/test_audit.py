@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+from tiny_training import edit
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.synthetic.cohort import CohortSettings
@@ -22,13 +23,6 @@ def sound(tmp_path_factory):
 def folder(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "folder")
     return tmp_path / "folder"
-
-
-def edit(folder, split, change):
-    path = folder / "annotations" / f"{split}.json"
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
 
 
 def names(folder, split):

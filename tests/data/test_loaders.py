@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 from detectron2.structures import BitMasks, PolygonMasks
+from tiny_training import DATA, SMALL, datasets, words
 
 from mdf_detectron.cli import train
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -30,8 +31,7 @@ from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import write_png
 from mdf_detectron.errors import ConfigError, DatasetError
 
-TINY = ["MODEL.CLINICAL.NUMERIC", ["temperature", "age"], "MODEL.ROI_HEADS.NUM_CLASSES", 2,
-        "DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",)]  # fmt: skip
+TINY = [*DATA, "MODEL.CLINICAL.NUMERIC", ["temperature", "age"], *datasets("tiny_cxr", "train", "test")]
 
 
 @pytest.fixture
@@ -168,10 +168,7 @@ def test_a_training_opens_each_annotation_file_once(tiny_folder, tmp_path, monke
     """Checks, statistics, contents, loaders, losses, two validations and the test read what was parsed at the start."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = shutil.copytree(tiny_folder, tmp_path / "once_cxr")
-    names = [v for s in ("train", "val", "test") for v in (f"DATASETS.{s.upper()}", f"('once_cxr_{s}',)")]
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.CLINICAL.NUMERIC", "['age']", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
-            "INPUT.IMAGE_SIZE", "64", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.STEPS", "()",
-            "SOLVER.MAX_ITER", "10", "TEST.EVAL_PERIOD", "5", *names]  # fmt: skip
+    opts = words(*SMALL, "SOLVER.IMS_PER_BATCH", 1, "SOLVER.MAX_ITER", 10, "TEST.EVAL_PERIOD", 5, *datasets("once_cxr"))
     with openings(folder) as counts:
         train.main(["--config-file", "synthetic_cxr/mdf_net_compact.yaml", *opts, "OUTPUT_DIR", str(tmp_path / "out")])
     assert (tmp_path / "out" / "results.json").is_file()

@@ -2,23 +2,22 @@
 
 import pytest
 import torch
+from tiny_training import SMALL, datasets
 
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
 # Four images: of fewer rows the clinical branch gets gradients that are rounding alone, and no two runs are alike.
-TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
-        "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", ()]  # fmt: skip
+TINY = [*SMALL, "SOLVER.IMS_PER_BATCH", 4, *datasets("tiny_cxr", "train", "test")]
 
 
 @pytest.fixture
 def tiny_config(small_config, tiny_folder, tmp_path):
     """``tiny_config(*opts, config=…)``: train on ``tiny_folder`` and test, into ``tmp_path``."""
     register_prepared_folder(tiny_folder, "tiny_cxr")
-    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",)]
 
     def load(*opts, config="synthetic_cxr/mdf_net.yaml"):
-        return small_config(config, *TINY, *datasets, "OUTPUT_DIR", str(tmp_path), *opts)
+        return small_config(config, *TINY, "OUTPUT_DIR", str(tmp_path), *opts)
 
     return load
 

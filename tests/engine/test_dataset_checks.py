@@ -1,6 +1,5 @@
 """What is checked before training: masks, classes, empty splits; and what data loader workers say."""
 
-import json
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, PolygonMasks
+from tiny_training import DATA, datasets, edit
 
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
 from mdf_detectron.checkpoint.contents import training_contents
@@ -17,7 +17,6 @@ from mdf_detectron.data.loaders import build_loss_mapper, build_test_loader
 from mdf_detectron.engine.trainer import MultimodalTrainer, check_datasets
 from mdf_detectron.errors import CheckpointError, DatasetError, ImageReadError, UserError
 
-TINY = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64]
 SPLITS = ("train", "val", "test")
 
 
@@ -34,18 +33,10 @@ def config(small_config, folder, tmp_path):
 
     def make(*opts):
         register_prepared_folder(folder, "own_cxr")
-        names = [v for s in SPLITS for v in (f"DATASETS.{s.upper()}", (f"own_cxr_{s}",))]
-        return small_config("synthetic_cxr/mdf_net.yaml", *TINY, *names, "OUTPUT_DIR", str(tmp_path / "out"), *opts)
+        return small_config("synthetic_cxr/mdf_net.yaml", *DATA, "INPUT.IMAGE_SIZE", 64, *datasets("own_cxr"),
+                            "OUTPUT_DIR", str(tmp_path / "out"), *opts)  # fmt: skip
 
     return make
-
-
-def edit(folder, change, splits=SPLITS):
-    for split in splits:
-        path = folder / "annotations" / f"{split}.json"
-        data = json.loads(path.read_text())
-        change(data)
-        path.write_text(json.dumps(data))
 
 
 def check(cfg):
@@ -69,7 +60,7 @@ def to_rle(data):
 
 def test_masks_that_are_absent_are_named_before_training(config, folder):
     check(config())
-    edit(folder, lambda d: d["annotations"][1].pop("segmentation"), ("train",))
+    edit(folder, "train", lambda d: d["annotations"][1].pop("segmentation"))
     with pytest.raises(DatasetError, match="_train': 1 of 7 annotations have no mask .* set MODEL.MASK_ON False"):
         check(config())
     check(config("MODEL.MASK_ON", False))
@@ -79,7 +70,7 @@ def test_run_length_masks_are_the_same_masks(config, folder):
     mapper = build_loss_mapper(config(), "own_cxr_train")
     files = (folder / "annotations/train.json", folder / "clinical_schema.yaml")
     of_polygons = [mapper(r)["instances"] for r in dataset_dicts(read_prepared(*files), folder / "images")]
-    edit(folder, to_rle)
+    edit(folder, SPLITS, to_rle)
     check(config())
     of_runs = [mapper(r)["instances"] for r in dataset_dicts(read_prepared(*files), folder / "images")]
     for one, other in zip(of_polygons, of_runs, strict=True):
@@ -94,7 +85,7 @@ def test_run_length_masks_are_the_same_masks(config, folder):
 
 
 def test_run_length_masks_train_and_are_scored(config, folder):
-    edit(folder, to_rle)
+    edit(folder, SPLITS, to_rle)
     cfg = config("SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 4)
     trainer = MultimodalTrainer(cfg)
     trainer.resume_or_load(resume=False)
@@ -113,11 +104,11 @@ def test_classes_in_another_order_are_refused_with_both_lists(config, folder, tm
         for category in data["categories"]:
             category["name"] = {"bright": "dark", "dark": "bright"}[category["name"]]
 
-    edit(folder, swap, ("test",))
+    edit(folder, "test", swap)
     lists = r"\['bright', 'dark'\].*\['dark', 'bright'\]"
     with pytest.raises(DatasetError, match=f"own_cxr_train' has the classes {lists}: .* same ids in all files"):
         check(config())
-    edit(folder, swap, ("train", "val"))
+    edit(folder, ("train", "val"), swap)
     cfg = config()
     check(cfg)
     with pytest.raises(CheckpointError, match=f"model.pth predicts the classes {lists}"):
@@ -125,10 +116,10 @@ def test_classes_in_another_order_are_refused_with_both_lists(config, folder, tm
 
 
 def test_empty_splits(config, folder, caplog):
-    edit(folder, lambda d: d["annotations"].clear(), ("val",))
+    edit(folder, "val", lambda d: d["annotations"].clear())
     check(config())
     assert "own_cxr_val has no annotation: its metrics are undefined" in caplog.text
-    edit(folder, lambda d: (d["images"].clear(), d["annotations"].clear()), ("test",))
+    edit(folder, "test", lambda d: (d["images"].clear(), d["annotations"].clear()))
     with pytest.raises(DatasetError, match="dataset 'own_cxr_test' has no image; .* leave it out"):
         check(config())
 
@@ -137,7 +128,7 @@ def test_patients_that_splits_share_are_told(config, folder, caplog):
     check(config())
     assert "shares" not in caplog.text
     for split, spelling in (("train", 1001), ("val", "1001.0"), ("test", "1001 ")):
-        edit(folder, lambda d, spelling=spelling: d["images"][0].update(patient_id=spelling), (split,))
+        edit(folder, split, lambda d, spelling=spelling: d["images"][0].update(patient_id=spelling))
     check(config())
     for split in ("val", "test"):
         assert f"own_cxr_{split} shares 1 patient(s) with own_cxr_train" in caplog.text
@@ -158,7 +149,7 @@ def test_an_unreadable_image_is_one_line_from_a_worker_too(config, folder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_size_that_the_image_does_not_have_is_one_line(config, folder, workers):
     """Of all images: before training. Of one among many: when it is read, by a loader's worker too."""
-    edit(folder, lambda d: d["images"][2].update(width=80, height=96), ("test",))
+    edit(folder, "test", lambda d: d["images"][2].update(width=80, height=96))
     message = r"test_2.png has 96 × 80 pixels, its annotation file says 80 × 96 \(width × height\): .* prepare the data"
     with pytest.raises(DatasetError, match=message):
         check(config())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 from forked import Forked, wait_for
+from tiny_training import SMALL, datasets, words
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.data.catalog import register_prepared_folder
@@ -21,15 +22,15 @@ TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
 # No statistics of a batch (layer norm in the trunk, group norm in the clinical branch), every anchor and as many
 # regions of each image: the mean over two processes is then the mean over the batch. The diagnostics' images fit one
 # process' share, as the sizes of their paths are those of the last forward.
-OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES 2
-    INPUT.IMAGE_SIZE 64 MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
+OPTIONS = """MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
     MODEL.RPN.BATCH_SIZE_PER_IMAGE 100000 MODEL.RPN.POSITIVE_FRACTION 1.0 MODEL.RPN.NMS_THRESH 1.0
     MODEL.RPN.POST_NMS_TOPK_TRAIN 20 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.ROI_HEADS.PROPOSAL_APPEND_GT False
     MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 20 MODEL.ROI_HEADS.POSITIVE_FRACTION 1.0 SOLVER.OPTIMIZER SGD
-    SOLVER.BASE_LR 0.1 SOLVER.WARMUP_ITERS 2 SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR SOLVER.STEPS ()
-    MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0001 DATALOADER.NUM_WORKERS 0
-    SOLVER.IMS_PER_BATCH 4 SEED 1 SOLVER.CHECKPOINT_PERIOD 2 TEST.EVAL_PERIOD 100
-    VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100 CLINICAL_DIAGNOSTICS.NUM_IMAGES 2""".split()
+    SOLVER.BASE_LR 0.1 SOLVER.WARMUP_ITERS 2 SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR
+    MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0001 SOLVER.IMS_PER_BATCH 4 SEED 1 SOLVER.CHECKPOINT_PERIOD 2
+    TEST.EVAL_PERIOD 100 VALIDATION.METRIC total_loss CLINICAL_DIAGNOSTICS.PERIOD 100
+    CLINICAL_DIAGNOSTICS.NUM_IMAGES 2""".split()  # fmt: skip
+OPTIONS += words(*SMALL, *datasets("tiny_cxr"))
 STEPS = 4
 
 
@@ -39,10 +40,8 @@ def start(tiny_folder, tmp_path):
     running = []
 
     def begin(log, *arguments, steps, launcher=()):
-        data = [word for split in ("train", "val", "test")
-                for word in (f"DATASETS.{split.upper()}", f"('tiny_cxr_{split}',)")]  # fmt: skip
         words = ["--config-file", "synthetic_cxr/mdf_net.yaml", *arguments,
-                 "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *data, *OPTIONS]  # fmt: skip
+                 "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", str(steps), *OPTIONS]  # fmt: skip
         environment = {"DETECTRON2_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
         if launcher:
             with (tmp_path / log).open("w") as file:
@@ -59,9 +58,8 @@ def start(tiny_folder, tmp_path):
 
 def train_alone(small_config, folder, out):
     register_prepared_folder(folder, "tiny_cxr")
-    data = [w for s in ("train", "val", "test") for w in (f"DATASETS.{s.upper()}", (f"tiny_cxr_{s}",))]
     seed_all_rng(1)
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *OPTIONS, *data, "SOLVER.MAX_ITER", STEPS, "OUTPUT_DIR", str(out))
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *OPTIONS, "SOLVER.MAX_ITER", STEPS, "OUTPUT_DIR", str(out))
     trainer = MultimodalTrainer(cfg)
     before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
     trainer.train()

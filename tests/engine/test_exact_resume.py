@@ -8,17 +8,16 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import SMALL, datasets
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
-TINY = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0,
-        "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64,
-        "SOLVER.IMS_PER_BATCH", 4, "SOLVER.STEPS", (), "SOLVER.MAX_ITER", 6,
-        "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_VALUE", 0.2,
-        "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "VALIDATION.METRIC", "total_loss"]  # fmt: skip
+TINY = [*SMALL, *datasets("tiny_cxr"), "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2,
+        "TEST.EVAL_PERIOD", 2, "MODEL.CLINICAL.DROPOUT_VALUE", 0.2, "MODEL.RPN.POST_NMS_TOPK_TEST", 20,
+        "VALIDATION.METRIC", "total_loss"]  # fmt: skip
 
 
 class Interrupt(HookBase):
@@ -56,11 +55,9 @@ def run(tiny_folder, tmp_path):
 
 def starter(tiny_folder, folder):
     register_prepared_folder(tiny_folder, "tiny_cxr")
-    datasets = ["DATASETS.TRAIN", ("tiny_cxr_train",), "DATASETS.TEST", ("tiny_cxr_test",),
-                "DATASETS.VAL", ("tiny_cxr_val",)]  # fmt: skip
 
     def start(name, *opts, resume=False, interrupt=None, config="synthetic_cxr/mdf_net.yaml"):
-        cfg = load_config(config, [*TINY, *datasets, "OUTPUT_DIR", str(folder / name), *opts])
+        cfg = load_config(config, [*TINY, "OUTPUT_DIR", str(folder / name), *opts])
         torch.manual_seed(0)
         trainer = MultimodalTrainer(cfg)
         trainer.resume_or_load(resume=resume)

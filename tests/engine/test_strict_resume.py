@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import SMALL, datasets
 
 from mdf_detectron.checkpoint.checkpoint import (
     DIGEST_KEY,
@@ -38,11 +39,9 @@ from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.locks import FolderInUseError, FolderLock
 
 CONFIG = Path(__file__).parents[2] / "configs" / "synthetic_cxr" / "mdf_net.yaml"
-TINY = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "MODEL.CLINICAL.NUMERIC", ["age", "temperature"],
-        "MODEL.ROI_HEADS.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8,
-        "MODEL.MASK_ON", False, "SOLVER.STEPS", (), "SOLVER.MAX_ITER", 2,
+TINY = [*SMALL, "MODEL.SPATIALIZER.CHANNELS", 8, "MODEL.MASK_ON", False, "SOLVER.MAX_ITER", 2,
         "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "SOLVER.OPTIMIZER", "AdamW", "CLINICAL_DIAGNOSTICS.PERIOD", 0,
-        "DATASETS.TRAIN", ("strict_cxr_train",), "DATASETS.TEST", ()]  # fmt: skip
+        *datasets("strict_cxr", "train"), "DATASETS.TEST", ()]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

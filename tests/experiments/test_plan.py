@@ -1,8 +1,7 @@
 """Plans: the package's, and what is wrong with others; data and results folders that do not fit."""
 
-import json
-
 import pytest
+from tiny_training import edit
 
 from mdf_detectron.config import reads_record
 from mdf_detectron.config_file import load_config
@@ -137,13 +136,6 @@ BAD_CONFIGS = [
 def test_bad_configs(changes, error, message, make_study, tiny_folder):
     with pytest.raises(error, match=message):
         make_study(tiny_folder, **changes)
-
-
-def edit(folder, split, change):
-    path = folder / "annotations" / f"{split}.json"
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
 
 
 def test_folds_without_a_class_or_a_split(make_folds):
