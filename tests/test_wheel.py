@@ -1,7 +1,8 @@
-"""The installable product: a wheel, installed outside of the checkout, works from an empty folder."""
+"""The installable product: a wheel, installed outside of the checkout, leads a newcomer from files to a model."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import mdf_detectron
+from tests.data.sources.own_files import write_all
 
 REPOSITORY = Path(__file__).parents[1]
-SMALL = ("SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "INPUT.IMAGE_SIZE", "64",
-         "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
-
-
+RAW_PATIENT = "MRN-KRT-"
+SHORT = ["SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
 PROGRAM = """
 import json, sys
 import mdf_detectron
@@ -70,23 +71,71 @@ def installed(wheels, tmp_path_factory):
     return environment / "bin"
 
 
+def _plant_patients(table):
+    """Give the patients ids that cannot be taken for another number."""
+    header, *lines = table.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(";") for line in lines]
+    for row in rows:
+        row[1] = f"{RAW_PATIENT}{row[1].strip().removesuffix('.0')}"
+    table.write_text("\n".join([header, *map(";".join, rows)]) + "\n", encoding="utf-8")
+
+
+def _nothing_is_told_about_patients(root):
+    """Scan all that was written for patients' ids, a raw value that was removed, and the source's folder."""
+    source = str(root / "mine").encode()
+    ids = [f"{RAW_PATIENT}{number}".encode() for number in range(100, 120)]
+    removed = re.compile(rb"(?<![\w.+/])999(?![\w.+/])")  # not within a number or an encoded picture
+    annotations, prepared = root / "datasets" / "mine_cxr" / "annotations", root / "datasets" / "mine_cxr"
+    scanned = {".json": 0, ".html": 0, ".txt": 0, ".md": 0, ".pth": 0, ".png": 0}
+    for path in root.rglob("*"):
+        if not path.is_file() or path.is_relative_to(root / "mine"):
+            continue
+        content = path.read_bytes()
+        assert source not in content, path
+        if annotations not in path.parents:  # which need ids, see --pseudonymize
+            assert not [one for one in ids if one in content], path
+            if path.suffix in (".json", ".html", ".txt", ".md", ".csv", ".yaml"):
+                assert not removed.search(content), path
+        scanned[path.suffix] = scanned.get(path.suffix, 0) + 1
+    assert min(scanned.values()) > 0, scanned
+    for path in [prepared, *prepared.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    config = torch.load(root / "model" / "mine.pth", weights_only=True)["mdf_config"]
+    assert "OUTPUT_DIR: output/mdf_net" in config and str(root) not in config
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")
-def test_installed_wheel_works_from_an_empty_folder(installed, tmp_path):
+def test_installed_wheel_leads_from_files_to_an_evaluated_model(installed, tmp_path):
+    """A folder of images, a COCO export and a messy table, and nothing else: nothing is written by hand."""
     version = call(installed / "mdf", "--version", cwd=tmp_path)
     assert version == f"mdf_detectron {mdf_detectron.__version__}\n"
-    options = ["--num-patients", 40, "--seed", 1, "--image-size", 96, "--num-workers", 1]
-    predictions = "output/run/inference/synthetic_cxr_test/coco_instances_results.json"
+    files = write_all(tmp_path / "mine")
+    _plant_patients(files["table"])
+    trained = "output/mine_cxr/mdf_net"
     commands = [
-        ["prepare", "synthetic", "--out", "datasets/synthetic_cxr", *options],
-        ["train", "--config-file", "synthetic_cxr/mdf_net.yaml", *SMALL, "OUTPUT_DIR", "output/run"],
-        ["evaluate", "--dataset", "synthetic_cxr_test", "--predictions", predictions, "--resamples", 20,
-         "--out", "output/evaluation"],
+        ["prepare", "own", "--annotations", files["annotations"], "--images", files["images"], "--table",
+         files["table"], "--key", "File", "--patient", "MRN", "--decimal-comma", "--time", "Taken",
+         "--record-time", "Drawn", "--columns", "Age:age Sex:sex Lactate:lactate Smoker:smoker",
+         "--image-size", 64, "--out", "datasets/mine_cxr"],
+        ["audit", "datasets/mine_cxr"],
+        ["describe", "datasets/mine_cxr", "--out", "page.html"],
+        ["init", "datasets/mine_cxr", "--out", "cfg"],
+        ["train", "--config-file", "cfg/mdf_net.yaml", *SHORT],
+        ["evaluate", "--annotations", "datasets/mine_cxr/annotations/test.json", "--predictions",
+         f"{trained}/inference/mine_cxr_test/coco_instances_results.json", "--out", "report", "--resamples", 20],
+        ["publish", "--weights", f"{trained}/model_final.pth", "--out", "model/mine.pth", "--no-data"],
+        ["predict", "--weights", "model/mine.pth", "--out", "found", "--images",
+         "datasets/mine_cxr/images/scan_01.png"],
     ]  # fmt: skip
     printed = call(installed / "python", "-c", PROGRAM, json.dumps(commands, default=str), cwd=tmp_path)
     where, built, *lines = printed.splitlines()
     assert str(installed.parent) in where and str(REPOSITORY) not in where and built == "MultimodalRCNN"
-    assert (tmp_path / "output/run/model_final.pth").is_file()
-    assert (tmp_path / "output/evaluation/report.html").is_file() and any("report.html" in line for line in lines)
+    assert (tmp_path / trained / "model_final.pth").is_file()
+    for text in ("datasets/mine_cxr: written", "passes", "page.html: written", "report.html"):
+        assert any(text in line for line in lines), text
+    assert "Patients: 3. Images: 6" in (tmp_path / "report" / "report.md").read_text()
+    assert json.loads((tmp_path / "datasets/mine_cxr/report.json").read_text())["flow"]
+    _nothing_is_told_about_patients(tmp_path)
 
 
 def test_the_wheel_declares_its_command_and_holds_its_data(installed):

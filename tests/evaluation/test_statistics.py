@@ -30,18 +30,8 @@ from mdf_detectron.evaluation.statistics import (
 
 
 def test_patients_come_whole():
-    truth = GroundTruth.load(
-        {
-            "images": [
-                {"id": 1, "patient_id": "a"},
-                {"id": 2, "patient_id": "b"},
-                {"id": 3, "patient_id": "a"},
-                {"id": 4},
-            ],
-            "annotations": [],
-            "categories": [],
-        }
-    )
+    images = [{"id": n, "patient_id": patient} for n, patient in enumerate("aba", start=1)]
+    truth = GroundTruth.load({"images": [*images, {"id": 4}], "annotations": [], "categories": []})
     patients = patients_of(truth)
     assert patients.tolist() == [0, 1, 0, 2]
     weights = resample_weights(patients, 500, np.random.default_rng(0))
