@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from dicom_files import radiograph, save
 from PIL import Image
 
 from mdf_detectron.cli.prepare import main
-from mdf_detectron.data.prepared import SPLITS
 from tests.data.sources.mimic.golden import CASES, HEIGHT, WIDTH, Tree, dicom
+from tests.data.sources.reading_back import read_prepared
 
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 RSNA_ROWS = [
@@ -241,13 +240,8 @@ class Prepared:
 def prepare(name: str, root: Path, out: Path, *options: str) -> Prepared:
     """Run ``mdf prepare`` and read the folder back, without the package's own loader."""
     main([name, "--root", str(root), "--out", str(out), "--num-workers", "1", *options])
-    images = {}
-    for split in SPLITS:
-        data = json.loads((out / "annotations" / f"{split}.json").read_text())
-        names = {c["id"]: c["name"] for c in data["categories"]}
-        for image in data["images"]:
-            assert image["sha256"] == hashlib.sha256((out / "images" / image["file_name"]).read_bytes()).hexdigest()
-            boxes = [(names[a["category_id"]], a["bbox"]) for a in data["annotations"] if a["image_id"] == image["id"]]
-            images[Path(image["file_name"]).stem] = {**image, "split": split, "boxes": boxes}
-    report = json.loads((out / "report.json").read_text())
+    found, report = read_prepared(out)
+    for image in found.values():
+        image["boxes"] = [(box["class"], box["bbox"]) for box in image["boxes"]]
+    images = {Path(image["file_name"]).stem: image for image in found.values()}
     return Prepared(images, {stage["stage"]: stage for stage in report["flow"]}, report)

@@ -19,6 +19,7 @@ from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
 from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions, parse_columns
 from mdf_detectron.errors import SourceDataError
+from tests.data.sources.reading_back import read_prepared
 
 COLUMNS = "Age:age Sex:sex Lactate:lactate Smoker:smoker"
 MESSY = {"key": "File", "patient": "MRN", "columns": [COLUMNS], "decimal_comma": True}
@@ -34,17 +35,8 @@ def prepare(files, out, on_error="stop", schema=None, **options):
     writing = WriteOptions(**{name: options.pop(name) for name in ("image_size", "bit_depth") if name in options})
     given = {"annotations": [files["annotations"]], "images": files["images"], "table": table, "schema": schema}
     prepare_collection(COLLECTION, out, writing, on_error=on_error, num_workers=1, **given, **options)
-    images, boxes = {}, Counter()
-    for split in ("train", "val", "test"):
-        data = json.loads((out / "annotations" / f"{split}.json").read_text())
-        names = {c["id"]: c["name"] for c in data["categories"]}
-        images.update({i["file_name"]: {**i, "split": split} for i in data["images"]})
-        for image in data["images"]:
-            images[image["file_name"]]["boxes"] = [
-                {**a, "class": names[a["category_id"]]} for a in data["annotations"] if a["image_id"] == image["id"]
-            ]
-        boxes.update(names[a["category_id"]] for a in data["annotations"])
-    return images, boxes, json.loads((out / "report.json").read_text())
+    images, report = read_prepared(out)
+    return images, Counter(box["class"] for image in images.values() for box in image["boxes"]), report
 
 
 def stage(report, name):

@@ -9,7 +9,7 @@ from mdf_detectron.data.pseudonyms import Privacy
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.mimic.golden import Case, Tree, dicom, stay, subject
-from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
+from tests.data.sources.reading_back import prepare_mimic, read_prepared
 
 PATHS = {
     "patients": "mimiciv/2.2/hosp/patients.csv.gz",
@@ -137,7 +137,7 @@ def both_ways(tree, tmp_path, message):
         prepare_mimic(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     prepare_mimic(source, tmp_path / "out", on_error="skip", privacy=Privacy(show_values=True))
-    return read_folder(tmp_path / "out")
+    return read_prepared(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -146,7 +146,7 @@ def test_broken_row(tmp_path, name):
     tree = make_tree()
     damage(tree)
     path = f"{FIRST}/anomaly_location_ellipses.csv" if table == "ellipses" else PATHS[table]
-    _, _, report = both_ways(tree, tmp_path, f"{re.escape(path)} {message}")
+    _, report = both_ways(tree, tmp_path, f"{re.escape(path)} {message}")
     assert report["problems"][kind]["count"] == 1
     assert path in report["problems"][kind]["first"][0]
     assert kind in (tmp_path / "out/report.md").read_text()
@@ -170,7 +170,7 @@ def test_visit_that_ends_before_it_begins_has_no_departure(tmp_path):
     tree = make_tree()
     replaced("edstays", "2150-01-10 12:00:00", "2150-01-10 07:00:00")(tree)
     message = "line 2: outtime 2150-01-10 07:00:00 lies before intime 2150-01-10 08:00:00"
-    images, _, report = both_ways(tree, tmp_path, message)
+    images, report = both_ways(tree, tmp_path, message)
     assert report["problems"]["visit that ends before it begins"]["count"] == 1
     assert images[FIRST]["match"] == "within the window"
 
@@ -179,7 +179,7 @@ def test_reading_whose_ellipses_are_unknown_is_no_healthy_radiograph(tmp_path):
     tree = make_tree()
     del tree.ellipses[FIRST]
     message = f"no .*{FIRST}/anomaly_location_ellipses.csv; the metadata names reading {FIRST}, download"
-    images, _, report = both_ways(tree, tmp_path, message)
+    images, report = both_ways(tree, tmp_path, message)
     assert FIRST not in images and len(images) == 5
     readings = next(s for s in report["flow"] if s["stage"] == "readings")
     assert readings["dropped"] == {"ellipse file absent or unusable": 1}
@@ -193,7 +193,7 @@ def test_reading_whose_ellipses_are_unknown_is_no_healthy_radiograph(tmp_path):
 def test_ellipse_file_without_its_columns(tmp_path, old, new, message):
     tree = make_tree()
     ellipse_text(old, new)(tree)
-    images, _, report = both_ways(tree, tmp_path, f"{FIRST}/anomaly_location_ellipses.csv: {message}")
+    images, report = both_ways(tree, tmp_path, f"{FIRST}/anomaly_location_ellipses.csv: {message}")
     assert FIRST not in images and report["problems"]["unusable file"]["count"] == 1
 
 
@@ -227,7 +227,7 @@ def test_missing_columns_and_files_name_their_place(tmp_path, table, origin):
         prepare_mimic(source, tmp_path / "out")
     if table == "readings":
         prepare_mimic(source, tmp_path / "out", on_error="skip")
-        assert read_folder(tmp_path / "out")[2]["problems"]["readers' metadata file absent"]["count"] == 1
+        assert read_prepared(tmp_path / "out")[1]["problems"]["readers' metadata file absent"]["count"] == 1
 
 
 @pytest.mark.parametrize("image_size", [None, 100])
@@ -251,7 +251,7 @@ def test_absent_truncated_and_turned_radiographs(tmp_path, image_size):
             prepare_mimic(source, tmp_path / "out", **options)
         if radiograph == radiographs[0]:
             prepare_mimic(source, tmp_path / "out", **options, on_error="skip")
-            images, _, report = read_folder(tmp_path / "out")
+            images, report = read_prepared(tmp_path / "out")
         Image.new("L", (400, 500), 9).save(radiograph)
     assert {i["dicom_id"] for i in images.values()} == {dicom(k) for k in range(4, 8)}
     counts = {kind: problem["count"] for kind, problem in report["problems"].items()}
@@ -266,7 +266,7 @@ def test_mimic_eye_folder_with_a_broken_patient(tmp_path):
     with pytest.raises(SourceDataError, match=f"patient_{subject(0)}/ED/triage.csv: no column 'subject_id'"):
         prepare_mimic(source, tmp_path / "out")
     prepare_mimic(source, tmp_path / "out", on_error="skip")
-    images, _, report = read_folder(tmp_path / "out")
+    images, report = read_prepared(tmp_path / "out")
     assert report["problems"]["unusable file"]["count"] == 1
     assert images[FIRST]["clinical"]["heartrate"] is None and images["P301R000001"]["clinical"]["heartrate"] == 80
 
@@ -290,7 +290,7 @@ def test_a_patient_row_that_repeats_another_is_counted_and_no_problem(tmp_path):
     tree = make_tree()
     doubled("patients")(tree)
     prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
-    images, _, report = read_folder(tmp_path / "out")
+    images, report = read_prepared(tmp_path / "out")
     stage = next(s for s in report["flow"] if s["stage"] == ROWS_OF["patients"])
     assert stage["dropped"] == {"repeats another row": 1} and stage["kept"] == 6
     assert images[FIRST]["clinical"]["age"] == 60
@@ -302,7 +302,7 @@ def test_times_with_a_fraction_or_a_zone_are_read_as_written(tmp_path, arrival):
     tree = make_tree()
     replaced("edstays", "2150-01-10 08:00:00", arrival)(tree)
     prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
-    images, _, report = read_folder(tmp_path / "out")
+    images, report = read_prepared(tmp_path / "out")
     assert images[FIRST]["match"] == "inside a visit" and images[FIRST]["row_time"].startswith("2150-01-10T08:00:00")
     assert next(s for s in report["flow"] if s["stage"] == ROWS_OF["edstays"])["dropped"] == {}
 
@@ -311,7 +311,7 @@ def test_booleans_are_no_numbers(tmp_path):
     tree = make_tree()
     tree.triage[1:] = [line.replace(",2,", ",True,").replace(",3,True", ",,True") for line in tree.triage[1:]]
     prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out")
-    images, _, _ = read_folder(tmp_path / "out")
+    images, _ = read_prepared(tmp_path / "out")
     assert {image["clinical"]["acuity"] for image in images.values()} == {None}
     tree = make_tree()
     tree.patients[1:] = [line.replace(",60,", ",True,") for line in tree.patients[1:]]

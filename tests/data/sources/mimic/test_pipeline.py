@@ -21,7 +21,7 @@ from tests.data.sources.mimic.golden import (
     stay,
     subject,
 )
-from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
+from tests.data.sources.reading_back import prepare_mimic, read_prepared
 
 LAYOUTS = {
     "physionet, gz": lambda tree, root: tree.write_physionet(root, zipped=True),
@@ -37,26 +37,26 @@ def prepared(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden")
     source = LAYOUTS[request.param](Tree(), folder / "source")
     assert prepare_mimic(source, folder / "out", keep_unmatched=True)
-    return read_folder(folder / "out")
+    return read_prepared(folder / "out")
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[c.name for c in CASES])
 def test_golden_case(prepared, index):
-    images, names, _ = prepared
+    images, _ = prepared
     case = CASES[index]
     image = images[reading(index, case)]
     assert image["match"] == case.match
     assert image["stay_id"] == (None if case.stay is None else stay(index, case.stay))
     row = case.expected_row if case.stay is not None else {**dict.fromkeys(CLEAN), "age": case.age, "gender": "F"}
     assert image["clinical"] == row
-    boxes = [(names[a["category_id"] - 1], *a["bbox"]) for a in image["annotations"]]
+    boxes = [(a["class"], *a["bbox"]) for a in image["boxes"]]
     assert sorted(boxes) == sorted(case.boxes)
     assert image["patient_id"] == str(subject(index)) and image["dicom_id"] == dicom(index)
     assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
 
 
 def test_report_counts(prepared):
-    _, _, report = prepared
+    _, report = prepared
     flow = {s["stage"]: s for s in report["flow"]}
     assert flow["readings"] == {"stage": "readings", "in": len(CASES), "kept": len(CASES), "dropped": {}}
     assert flow["boxes (ellipse and label)"]["dropped"] == {
@@ -102,11 +102,11 @@ def stage(report, name):
 
 def prepare(tmp_path, tree, **choices):
     prepare_mimic(tree.write_physionet(tmp_path / "source"), tmp_path / "out", **choices)
-    return read_folder(tmp_path / "out")
+    return read_prepared(tmp_path / "out")
 
 
 def test_unmatched_radiographs_are_dropped_by_reason_and_the_window_can_be_closed(tmp_path):
-    images, _, report = prepare(tmp_path, Tree(), stay_window_days=0)
+    images, report = prepare(tmp_path, Tree(), stay_window_days=0)
     dropped = next(s["dropped"] for s in report["flow"] if s["stage"] == "readings")
     unmatched = [c for c in CASES if c.match not in ("inside a visit", "inside several visits, the latest taken")]
     assert sum(dropped.values()) == len(unmatched)
@@ -123,13 +123,13 @@ def two_readers():
 
 
 def test_two_readers_are_two_records_or_one(tmp_path):
-    by_reading, _, _ = prepare(tmp_path / "a", two_readers())
+    by_reading, _ = prepare(tmp_path / "a", two_readers())
     assert len(by_reading) == 8
     assert by_reading["P301R000000"]["split"] == by_reading["P302R000000"]["split"]
-    by_image, names, report = prepare(tmp_path / "b", two_readers(), records="image")
+    by_image, report = prepare(tmp_path / "b", two_readers(), records="image")
     assert len(by_image) == 6
     joined = by_image["P301R000000 P302R000000"]
-    assert [names[a["category_id"] - 1] for a in joined["annotations"]] == ["Atelectasis", "Consolidation"]
+    assert [a["class"] for a in joined["boxes"]] == ["Atelectasis", "Consolidation"]
     assert stage(report, "records")["dropped"] == {"joined with the image's first": 2}
 
 
@@ -143,7 +143,7 @@ def test_patient_with_several_radiographs_is_in_one_split(tmp_path):
         old = source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(k)}/s{5000 + k}"
         old.rename(source / f"mimic-cxr-jpg/2.0.0/files/p90/p{subject(0)}/s{5000 + k}")
     prepare_mimic(source, tmp_path / "out")
-    images, _, _ = read_folder(tmp_path / "out")
+    images, _ = read_prepared(tmp_path / "out")
     own = [image for image in images.values() if image["patient_id"] == str(subject(0))]
     assert len(own) == 4 and len({image["split"] for image in own}) == 1
 
@@ -151,7 +151,7 @@ def test_patient_with_several_radiographs_is_in_one_split(tmp_path):
 def test_discarded_and_lateral_readings(tmp_path):
     tree = Tree([Case("d", discarded="True"), Case("l", view="LATERAL"), Case("u", view=""),
                  *(Case(f"c{k}") for k in range(4))])  # fmt: skip
-    images, _, report = prepare(tmp_path / "a", tree, drop_discarded=True)
+    images, report = prepare(tmp_path / "a", tree, drop_discarded=True)
     assert len(images) == 4
     assert stage(report, "readings")["dropped"] == {"eye tracking discarded": 1, "view LATERAL": 1, "view unknown": 1}
     assert len(prepare(tmp_path / "b", tree, view="all")[0]) == 7
@@ -167,8 +167,8 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     tree = Tree(cases)
     for index, case in enumerate(cases):
         tree.add_reading(index, case, reader=1)
-    images, _, report = prepare(tmp_path, tree, protocol="paper")
-    assert all(len(i["annotations"]) == 1 for i in images.values())  # certainty above 0
+    images, report = prepare(tmp_path, tree, protocol="paper")
+    assert all(len(i["boxes"]) == 1 for i in images.values())  # certainty above 0
     assert "leaks" in report["notes"][0]
     assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several images"))
     sides = {}
@@ -192,7 +192,7 @@ def test_eye_tracking_files_change_nothing(tmp_path, layout):
     prepare_mimic(without, tmp_path / "without")
     assert add_eye_tracking(tmp_path / "source") >= 8
     prepare_mimic(tmp_path / "source", tmp_path / "with")
-    assert read_folder(tmp_path / "with")[0] == read_folder(tmp_path / "without")[0]
+    assert read_prepared(tmp_path / "with")[0] == read_prepared(tmp_path / "without")[0]
     assert (tmp_path / "with/report.md").read_text() == (tmp_path / "without/report.md").read_text()
 
 
@@ -200,7 +200,7 @@ def test_folds_are_prepared_folders_and_cover_every_patient_once(tmp_path):
     tree = Tree([Case(f"c{k}", ellipses=["100,120,200,260,5:Consolidation"]) for k in range(9)])
     prepare(tmp_path, tree, folds=3)
     tested = [i["patient_id"] for k in range(3)
-              for i in read_folder(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
+              for i in read_prepared(tmp_path / f"out/fold_{k}")[0].values() if i["split"] == "test"]  # fmt: skip
     assert sorted(tested) == sorted(str(subject(k)) for k in range(9))
     assert audit_folder(tmp_path / "out").problems == []
 

@@ -16,7 +16,7 @@ from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
 from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
-from tests.data.sources.mimic.reading_back import prepare_mimic, read_folder
+from tests.data.sources.reading_back import prepare_mimic, read_prepared
 
 SETTINGS = RawSettings(CohortSettings(num_patients=90, seed=3, image_size=96), dirt=5.0)
 RELATION_OF_MATCH = {
@@ -41,7 +41,7 @@ def tree(tmp_path_factory):
 def prepared(tree):
     out = tree.parent / "prepared"
     prepare_mimic(tree / "physionet", out, keep_unmatched=True, min_certainty=1)
-    return out, *read_folder(out)
+    return out, *read_prepared(out)
 
 
 def test_synthetic_files_stay_synthetic_when_they_are_prepared(prepared):
@@ -78,7 +78,7 @@ def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
 
 
 def test_boxes_are_the_generators(prepared, tree):
-    _, images, names, _ = prepared
+    _, images, _ = prepared
     truth = pd.read_csv(tree / "truth/boxes.csv")
     truth = truth[truth["label"].isin(MIMIC_CLASSES)]
     for reading_id, image in images.items():
@@ -87,12 +87,12 @@ def test_boxes_are_the_generators(prepared, tree):
             x0, x1 = (min(max(v, 0), box.width) for v in (box.xmin, box.xmax))
             y0, y1 = (min(max(v, 0), box.height) for v in (box.ymin, box.ymax))
             expected.append((box.label, x0, y0, x1 - x0, y1 - y0, box.certainty))
-        found = [(names[a["category_id"] - 1], *a["bbox"], a["certainty"]) for a in image["annotations"]]
+        found = [(a["class"], *a["bbox"], a["certainty"]) for a in image["boxes"]]
         assert sorted(found) == sorted(expected)
 
 
 def test_report_counts_the_injected_dirt(prepared, tree):
-    _, images, _, report = prepared
+    _, images, report = prepared
     dirt = json.loads((tree / "truth/dirt.json").read_text())
     assert len(images) == dirt["readings"]
     assert report["changed"] == {"boxes clamped to their image": dirt["ellipses with a corner off the image"]}
@@ -127,7 +127,7 @@ def test_report_counts_the_injected_dirt(prepared, tree):
 def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
     dirt = json.loads((tree / "truth/dirt.json").read_text())
     prepare_mimic(tree / "physionet", tmp_path / "out", keep_unmatched=True, drop_discarded=True)
-    report = read_folder(tmp_path / "out")[2]
+    report = read_prepared(tmp_path / "out")[1]
     readings = next(s for s in report["flow"] if s["stage"] == "readings")
     assert readings["dropped"] == {"eye tracking discarded": dirt["readings discarded"]}
     assert dirt["readings discarded"] > 0
