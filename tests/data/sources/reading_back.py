@@ -11,7 +11,7 @@ from mdf_detectron.data.sources.mimic.collection import COLLECTION
 
 
 def read_prepared(out: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Read entries by file name (MIMIC's by reading), with ``split`` and ``boxes``, which have ``class``; the report."""
+    """Read entries by file name (MIMIC's by reading), with ``split`` and ``boxes``, with ``class``; the report."""
     images = {}
     for split in ("train", "val", "test"):
         data = json.loads((out / "annotations" / f"{split}.json").read_text())
