@@ -118,7 +118,7 @@ class Forked:
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Wait for the end, without ``seconds`` for ten minutes; returns the exit status, or None if it still runs."""
-        self._process.join(600 if seconds is None else seconds)
+        wait_for(lambda: self.poll() is not None, 600 if seconds is None else seconds)
         if seconds is None and self.poll() is None:
             self.kill()
             raise TimeoutError(f"it still ran after ten minutes:\n{self.stdout}\n{self.stderr}")

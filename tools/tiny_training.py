@@ -19,7 +19,7 @@ SCHEMA = ClinicalSchema(
 )
 DATA = ["MODEL.CLINICAL.NUMERIC", ["age", "temperature"], "MODEL.ROI_HEADS.NUM_CLASSES", 2]
 SMALL = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *DATA, "INPUT.IMAGE_SIZE", 64,
-         "MODEL.SPATIALIZER.NUM_STAGES", 6, "SOLVER.STEPS", ()]  # fmt: skip
+         "SOLVER.STEPS", ()]  # fmt: skip
 
 
 def datasets(name: str, *splits: str) -> list[Any]:
