@@ -20,26 +20,14 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
 
 def content():
-    images = [
-        {
-            "id": i,
-            "file_name": f"{i}.png",
-            "width": 64,
-            "height": 48,
-            "patient_id": f"p{i}",
-            "clinical": {"age": 40 + i},
-        }
-        for i in (1, 2, 3)
-    ]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48, "patient_id": f"p{i}",
+               "clinical": {"age": 40 + i}} for i in (1, 2, 3)]  # fmt: skip
     boxes = [
         {"id": n, "image_id": i, "category_id": c, "bbox": [10, 10, 20, 20], "segmentation": [SQUARE], "iscrowd": 0}
         for n, (i, c) in enumerate([(1, 1), (1, 2), (3, 1)], start=1)
     ]
-    return {
-        "images": images,
-        "annotations": boxes,
-        "categories": [{"id": 2, "name": "mass"}, {"id": 1, "name": "effusion"}],
-    }
+    categories = [{"id": 2, "name": "mass"}, {"id": 1, "name": "effusion"}]
+    return {"images": images, "annotations": boxes, "categories": categories}
 
 
 def check(data, **options):
