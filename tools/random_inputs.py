@@ -19,16 +19,10 @@ def random_batch(cfg: CfgNode, count: int) -> list[dict]:
         instances.gt_boxes = Boxes(torch.tensor(corners, dtype=torch.float32))
         instances.gt_classes = torch.tensor([0, 1])
         instances.gt_masks = PolygonMasks([[np.array([x0, y0, x1, y0, x1, y1, x0, y1])] for x0, y0, x1, y1 in corners])
-        batch.append(
-            {
-                "image": torch.tensor(
-                    rng.uniform(0, 255, (len(cfg.MODEL.PIXEL_MEAN), side, side)), dtype=torch.float32
-                ),
-                "instances": instances,
-                "height": side,
-                "width": side,
-                "clinical_numeric": torch.tensor(rng.normal(size=len(cfg.MODEL.CLINICAL.NUMERIC)), dtype=torch.float32),
-                "clinical_categorical": torch.zeros(len(cfg.MODEL.CLINICAL.CATEGORICAL), dtype=torch.long),
-            }
-        )
+        batch.append({
+            "image": torch.tensor(rng.uniform(0, 255, (len(cfg.MODEL.PIXEL_MEAN), side, side)), dtype=torch.float32),
+            "instances": instances, "height": side, "width": side,
+            "clinical_numeric": torch.tensor(rng.normal(size=len(cfg.MODEL.CLINICAL.NUMERIC)), dtype=torch.float32),
+            "clinical_categorical": torch.zeros(len(cfg.MODEL.CLINICAL.CATEGORICAL), dtype=torch.long),
+        })  # fmt: skip
     return batch

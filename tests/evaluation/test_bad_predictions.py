@@ -39,17 +39,13 @@ def test_bad_prediction(change, message):
 
 @pytest.mark.parametrize(
     ("predictions", "message"),
-    [
-        ([GOOD, {k: v for k, v in GOOD.items() if k != "score"}], r"predictions\[1\]: has no score"),
-        ([GOOD, {k: v for k, v in GOOD.items() if k != "bbox"}], r"predictions\[1\]: has no bbox"),
-        ([GOOD, "box"], r"predictions\[1\]: expected an object"),
-        ({"results": []}, "expected a list"),
-        (
-            [{**GOOD, "image_id": i} for i in (501, 502)],
-            r"predictions\[0\]: image_id 501 is not among the images .*so for every entry: .* another dataset",
-        ),
-    ],
-)
+    [([GOOD, {k: v for k, v in GOOD.items() if k != "score"}], r"predictions\[1\]: has no score"),
+     ([GOOD, {k: v for k, v in GOOD.items() if k != "bbox"}], r"predictions\[1\]: has no bbox"),
+     ([GOOD, "box"], r"predictions\[1\]: expected an object"),
+     ({"results": []}, "expected a list"),
+     ([{**GOOD, "image_id": i} for i in (501, 502)],
+      r"predictions\[0\]: image_id 501 is not among the images .*so for every entry: .* another dataset")],
+)  # fmt: skip
 def test_not_results_of_this_dataset(predictions, message):
     with pytest.raises(UserError, match=message):
         evaluate_coco(TRUTH, predictions)

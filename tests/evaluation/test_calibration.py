@@ -38,13 +38,8 @@ def test_points_by_hand():
     points = operating_points(SCORES, HITS, num_boxes=5, num_images=2)
     found = [(p.threshold, p.false_positives, p.sensitivity) for p in points]
     assert found == [
-        (math.inf, 0, 0),
-        (0.9, 0, 0.2),
-        (0.8, 0.5, 0.4),
-        (0.7, 0.5, 0.6),
-        (0.4, 1.0, 0.6),
-        (0.3, 1.0, 0.8),
-    ]
+        (math.inf, 0, 0), (0.9, 0, 0.2), (0.8, 0.5, 0.4), (0.7, 0.5, 0.6), (0.4, 1.0, 0.6), (0.3, 1.0, 0.8),
+    ]  # fmt: skip
     at = choose_threshold(SCORES, HITS, 5, 2, false_positives=0.5)
     assert (at.threshold, at.sensitivity) == (0.7, 0.6)
     assert choose_threshold(SCORES, HITS, 5, 2, false_positives=0.0).threshold == 0.9

@@ -118,15 +118,12 @@ def choose_labels(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]
 
 
 def _make_patients(rng: np.random.Generator, count: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "subject_id": FIRST_SUBJECT_ID + np.arange(count),
-            "gender": rng.choice(["F", "M"], size=count),
-            "anchor_age": rng.integers(18, 96, size=count),
-            "anchor_year": rng.integers(2110, 2190, size=count),
-            "visits": _visit_counts(rng, count),
-        }
-    )
+    return pd.DataFrame({
+        "subject_id": FIRST_SUBJECT_ID + np.arange(count),
+        "gender": rng.choice(["F", "M"], size=count), "anchor_age": rng.integers(18, 96, size=count),
+        "anchor_year": rng.integers(2110, 2190, size=count),
+        "visits": _visit_counts(rng, count),
+    })  # fmt: skip
 
 
 def _visit_counts(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -147,16 +144,11 @@ def _make_visits(rng: np.random.Generator, patients: pd.DataFrame) -> pd.DataFra
     # days since the anchor year began: the first visit's own draw, then pauses added up within a patient
     days = pd.Series(np.where(number == 0, first, pause)).groupby(owner).cumsum().to_numpy()
     intime = _new_year(patients["anchor_year"].to_numpy()[owner]) + _seconds(days * 86400)
-    return pd.DataFrame(
-        {
-            "subject_id": patients["subject_id"].to_numpy()[owner],
-            "patient": owner,
-            "number": number,
-            "intime": intime,
-            "outtime": intime + _seconds(hours * 3600),
-            **choose_labels(rng, len(owner)),
-        }
-    )
+    return pd.DataFrame({
+        "subject_id": patients["subject_id"].to_numpy()[owner],
+        "patient": owner, "number": number, "intime": intime, "outtime": intime + _seconds(hours * 3600),
+        **choose_labels(rng, len(owner)),
+    })  # fmt: skip
 
 
 def _make_studies(
@@ -188,14 +180,10 @@ def _make_studies(
         ],
         np.datetime64("NaT", "ms"),
     )
-    studies = pd.DataFrame(
-        {
-            "patient": patient,
-            "relation": np.take(RELATIONS, relation),
-            "time": time,
-            "images": np.diff(np.append(np.flatnonzero(opens), radiographs)),
-        }
-    )
+    studies = pd.DataFrame({
+        "patient": patient, "relation": np.take(RELATIONS, relation), "time": time,
+        "images": np.diff(np.append(np.flatnonzero(opens), radiographs)),
+    })  # fmt: skip
     matched = np.isin(relation, (0, 1))
     studies["near_visit"] = np.where(relation == RELATIONS.index("no_visit"), -1, visit)
     studies["visit"] = np.where(matched, visit, -1)

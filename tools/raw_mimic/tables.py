@@ -106,34 +106,23 @@ READING_COLUMNS = (
 
 def patients_table(history: History) -> pd.DataFrame:
     patients = history.patients
-    return pd.DataFrame(
-        {
-            "subject_id": patients["subject_id"],
-            "gender": patients["gender"],
-            "anchor_age": written_anchor_age(patients["anchor_age"].to_numpy()),
-            "anchor_year": patients["anchor_year"],
-            "anchor_year_group": "2011 - 2013",
-            "dod": "",
-        }
-    )
+    return pd.DataFrame({
+        "subject_id": patients["subject_id"], "gender": patients["gender"],
+        "anchor_age": written_anchor_age(patients["anchor_age"].to_numpy()),
+        "anchor_year": patients["anchor_year"], "anchor_year_group": "2011 - 2013", "dod": "",
+    })  # fmt: skip
 
 
 def stays_table(history: History) -> pd.DataFrame:
     visits = history.visits.sort_values("stay_id")
     layout = "%Y-%m-%d %H:%M:%S"
-    return pd.DataFrame(
-        {
-            "subject_id": visits["subject_id"],
-            "hadm_id": "",
-            "stay_id": visits["stay_id"],
-            "intime": visits["intime"].dt.strftime(layout),
-            "outtime": visits["outtime"].dt.strftime(layout),
-            "gender": visits["subject_id"].map(history.patients.set_index("subject_id")["gender"]),
-            "race": "UNKNOWN",
-            "arrival_transport": "WALK IN",
-            "disposition": "HOME",
-        }
-    )
+    return pd.DataFrame({
+        "subject_id": visits["subject_id"], "hadm_id": "", "stay_id": visits["stay_id"],
+        "intime": visits["intime"].dt.strftime(layout),
+        "outtime": visits["outtime"].dt.strftime(layout),
+        "gender": visits["subject_id"].map(history.patients.set_index("subject_id")["gender"]),
+        "race": "UNKNOWN", "arrival_transport": "WALK IN", "disposition": "HOME",
+    })  # fmt: skip
 
 
 def triage_table(history: History, triage: Triage) -> pd.DataFrame:
@@ -146,19 +135,14 @@ def radiographs_table(history: History) -> pd.DataFrame:
     """Make the metadata table; clock times are numbers, so that leading zeros vanish."""
     radiographs, time = history.radiographs, history.radiographs["time"].dt
     clock = time.hour * 10_000 + time.minute * 100 + time.second + time.microsecond / 1e6
-    return pd.DataFrame(
-        {
-            "dicom_id": radiographs["dicom_id"],
-            "subject_id": radiographs["subject_id"],
-            "study_id": radiographs["study_id"],
-            "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)",
-            "ViewPosition": radiographs["view"],
-            "Rows": radiographs["height"],
-            "Columns": radiographs["width"],
-            "StudyDate": time.year * 10_000 + time.month * 100 + time.day,
-            "StudyTime": clock.round(3),
-        }
-    )
+    return pd.DataFrame({
+        "dicom_id": radiographs["dicom_id"], "subject_id": radiographs["subject_id"],
+        "study_id": radiographs["study_id"],
+        "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)",
+        "ViewPosition": radiographs["view"], "Rows": radiographs["height"], "Columns": radiographs["width"],
+        "StudyDate": time.year * 10_000 + time.month * 100 + time.day,
+        "StudyTime": clock.round(3),
+    })  # fmt: skip
 
 
 def readings_table(history: History, readings: list[Reading], phase: int) -> pd.DataFrame:

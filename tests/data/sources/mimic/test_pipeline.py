@@ -60,11 +60,8 @@ def test_report_counts(prepared):
     flow = {s["stage"]: s for s in report["flow"]}
     assert flow["readings"] == {"stage": "readings", "in": len(CASES), "kept": len(CASES), "dropped": {}}
     assert flow["boxes (ellipse and label)"]["dropped"] == {
-        "label not among the classes": 2,
-        "certainty below 3": 1,
-        "without area": 1,
-        "outside the image": 1,
-    }
+        "label not among the classes": 2, "certainty below 3": 1, "without area": 1, "outside the image": 1,
+    }  # fmt: skip
     assert flow["ellipses with a label"] == {
         "stage": "ellipses with a label", "in": 11, "kept": 7, "dropped": {"none of its labels became a box": 4}
     }  # fmt: skip
