@@ -70,9 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     from mdf_detectron.experiments.cost import plan_cost
     from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
     from mdf_detectron.experiments.report import write_study_report
-    from mdf_detectron.experiments.results import read_results
     from mdf_detectron.experiments.study_data import open_study_data
-    from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
+    from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, read_results
 
     register_all()
     data = open_study_data(plan.dataset, plan.folds)

@@ -10,11 +10,11 @@ from typing import Any
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.values import parse_age
 from mdf_detectron.errors import DatasetError, find_doubled, shorten
 from mdf_detectron.fileio import read_csv
 
-_DICOM_AGE = re.compile(r"(\d{1,3})([DWMY])")
-_DAYS = {"D": 1.0, "W": 7.0, "M": 30.436875, "Y": 365.2425}
+_DICOM_AGE = re.compile(r"\d{1,3}[DWMY]")
 
 
 @dataclass
@@ -116,8 +116,7 @@ def dicom_record(image: OpenImage, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _value(text: str | None) -> Any:
-    age = _DICOM_AGE.fullmatch(text or "")
-    return int(age[1]) * _DAYS[age[2]] / _DAYS["Y"] if age else text
+    return parse_age(text)[0] if _DICOM_AGE.fullmatch(text or "") else text
 
 
 def parse_pairs(words: Iterable[str], option: str) -> list[tuple[str, str]]:

@@ -43,12 +43,6 @@ class OperatingPoint:
 def operating_points(scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int) -> list[OperatingPoint]:
     """List every point that a threshold can reach, by falling threshold; the first reports nothing.
 
-    Args:
-        scores: (D,) finite.
-        hits: (D,) bool.
-        num_boxes: G, ground-truth boxes.
-        num_images: I, healthy images among them.
-
     Raises:
         ValueError: no image, arrays of different lengths, or a score that is not finite.
     """

@@ -15,11 +15,7 @@ BACKGROUND = "background"
 
 
 def counts_per_image(matches: Matches, score_threshold: float) -> np.ndarray:
-    """Count TP, FP and FN of each class on each image (their sums are the paper's figure 2b).
-
-    Args:
-        matches: at :data:`COUNT_THRESHOLD`, among others.
-        score_threshold: a detection counts from this score on (score ≥ threshold).
+    """Count TP, FP and FN by detections of score ≥ threshold, at :data:`COUNT_THRESHOLD` (the paper's figure 2b).
 
     Returns:
         (3, K, I) int64. TP + FN is the number of ground-truth boxes; detections on crowds count as neither.

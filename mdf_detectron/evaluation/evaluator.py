@@ -71,6 +71,14 @@ class CXREvaluator(DatasetEvaluator):
 
     Detectron2's ``COCOEvaluator`` chooses its COCOeval class by ``maxDets``, so a custom overlap can be lost silently;
     this one does its own matching (:mod:`~mdf_detectron.evaluation.matching`).
+
+    Args:
+        output_dir: folder for :data:`PREDICTIONS_FILE_NAME`; nothing is written when None.
+        max_dets: detections of one image and class that count.
+        image_ids: score these images only; by default the whole dataset.
+
+    Raises:
+        DatasetError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
     """
 
     def __init__(
@@ -81,16 +89,6 @@ class CXREvaluator(DatasetEvaluator):
         max_dets: int = MAX_DETS,
         image_ids: Iterable[Any] | None = None,
     ) -> None:
-        """
-        Args:
-            dataset_name: registered name whose metadata has ``json_file``.
-            output_dir: folder for ``coco_instances_results.json``; nothing is written when None.
-            max_dets: detections of one image and class that count.
-            image_ids: score these images only; by default the whole dataset.
-
-        Raises:
-            DatasetError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
-        """
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None
         self._max_dets = max_dets

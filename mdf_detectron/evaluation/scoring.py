@@ -49,11 +49,7 @@ def match_table(
     max_dets: int = MAX_DETS,
     area: str | tuple[float, float] = "all",
 ) -> Matches:
-    """Match detections as a table does.
-
-    Args:
-        thresholds: overlaps; those of the metrics when None.
-    """
+    """Match detections as a table does, by default at the thresholds of the metrics."""
     iou_type, overlap = task_settings([table.split("_")[0]])[table]
     wanted = overlap_thresholds() if thresholds is None else thresholds
     options = {"thresholds": wanted, "max_dets": max_dets, "area": area}
@@ -74,8 +70,6 @@ def evaluate_coco(
         annotations: COCO JSON file, its content, or a ``COCO`` object.
         predictions: COCO results file or list; ``[]`` scores 0.
         tasks: of ``"bbox"`` and ``"segm"``; by default masks where both sides have them.
-        max_dets: detections of one image and class that count.
-        image_ids: score these images only.
 
     Returns:
         table → metric → value times 100, see :mod:`~mdf_detectron.evaluation.metrics`; NaN where undefined.

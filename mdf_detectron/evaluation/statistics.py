@@ -123,7 +123,7 @@ def interval(
     distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
 
     Args:
-        samples: (R, M) of :func:`bootstrap`; undefined ones are left out.
+        samples: (R, M); undefined ones are left out.
         values: (M,) of the whole dataset.
         num_patients: patients that a metric rests on, one number or (M,); fewer than 2 have no interval.
         bias: (M,) of :func:`small_sample_bias`; the samples' mean is moved to value - bias.

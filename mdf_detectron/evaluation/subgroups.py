@@ -25,13 +25,7 @@ MIN_BOXES = 10
 
 @dataclass(frozen=True)
 class Subgroup:
-    """The images of a subgroup.
-
-    Attributes:
-        column, group: clinical column, and the group's name.
-        members: (I,) bool.
-        images, patients, boxes: how many there are (ground-truth boxes without crowds).
-    """
+    """The images of a subgroup, (I,) bool, and its numbers of images, patients and boxes (crowds left out)."""
 
     column: str
     group: str
@@ -51,11 +45,7 @@ class Subgroup:
 
 
 def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -> list[Subgroup]:
-    """Divide the images by every column.
-
-    Args:
-        columns: names; all clinical columns and :data:`RECORD` when None.
-    """
+    """Divide the images by every column, by default all clinical columns and :data:`RECORD`."""
     wanted = [*clinical_column_names(images.whole.images), RECORD] if columns is None else columns
     return [
         Subgroup(column, name, members, int(members.sum()), len(np.unique(images.patients[members])),

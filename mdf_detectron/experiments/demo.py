@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import run_program, when_stopped
 from mdf_detectron.config_file import load_config
-from mdf_detectron.data.catalog import register_prepared_folder
+from mdf_detectron.data.catalog import dataset_annotations, load_schema, register_prepared_folder
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.record_changes import EXCHANGED, permute_records
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
@@ -28,8 +26,10 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import Verdict
 from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.summary import Protocol, compare, headline_row
-from mdf_detectron.fileio import markdown_table, read_json, write_figure, write_json, write_text
+from mdf_detectron.fileio import finite_or_none, markdown_table, read_json, write_figure, write_json, write_text
+from mdf_detectron.report.charts import Series, read_series, training_curves
 from mdf_detectron.report.images import Panel, record_text, save_panels
+from mdf_detectron.report.panels import metric_panels
 
 DATASET = "synthetic_cxr"
 TEST = f"{DATASET}_test"
@@ -38,6 +38,7 @@ CONFIGS = {"mask_rcnn": f"{DATASET}/mask_rcnn.yaml", "mdf_net": f"{DATASET}/mdf_
 
 MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image-only)", "mdf_net": "MDF-Net (image and record)"}
 SHUFFLED_TITLE = "MDF-Net, records shuffled across patients"
+PICTURED = 6
 SHOWN_SCORE = 0.3
 """Predictions below this score are left out of the pictures."""
 
@@ -72,9 +73,9 @@ def run_demo(out: Path, *, num_patients: int, signal: float, seed: int, opts: li
     metrics["differences"] = _differences(truth, *predictions.values(), _shuffled_folder(out) / PREDICTIONS_FILE_NAME)
     write_json(out / "metrics.json", metrics)
     images = draw_images(dataset, predictions, out / "images")
-    draw_loss_curves({model: out / model for model in CONFIGS}, out / "loss.png")
+    write_figure(out / "loss.png", training_curves(_series(out)))
     splits = read_json(dataset / "report.json", DatasetError)["splits"]
-    draw_ap_bars(metrics, list(splits["test"]["boxes"]), out / "ap50.png")
+    write_figure(out / "ap50.png", _ap_chart(metrics, list(splits["test"]["boxes"])))
     sizes = {split: splits[split]["images"] for split in ("train", "test")}
     path = write_demo_report(out, metrics, images, sizes, signal=signal, seed=seed)
     for name in (*CONFIGS, "mdf_net_shuffled"):
@@ -111,22 +112,20 @@ def _differences(truth: GroundTruth, image_only: list, own: list, shuffled: Path
     }
 
 
-def draw_images(dataset: Path, predictions: dict[str, list[dict]], out: Path, count: int = 6) -> list[Path]:
+def draw_images(dataset: Path, predictions: dict[str, list[dict]], out: Path) -> list[Path]:
     """Draw test images with ground truth and the predictions of each model side by side, the record at the right."""
-    data = read_json(dataset / "annotations" / "test.json", DatasetError)
-    schema = ClinicalSchema.load(dataset / SCHEMA_FILE_NAME)
-    names = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
-    number_of = {c["id"]: i for i, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}
-    annotated = [im for im in data["images"] if any(a["image_id"] == im["id"] for a in data["annotations"])]
+    data, schema = dataset_annotations(TEST), load_schema(dataset / SCHEMA_FILE_NAME)
+    number_of = {category["id"]: i for i, category in enumerate(data.categories)}
+    annotated = [im for im in data.images if any(a["image_id"] == im["id"] for a in data.annotations)]
     paths = []
-    for number, image in enumerate(annotated[:count]):
-        panels = [_panel("Ground truth", data["annotations"], image["id"], number_of, scored=False)]
+    for number, image in enumerate(annotated[:PICTURED]):
+        panels = [_panel("Ground truth", data.annotations, image["id"], number_of, scored=False)]
         for model, results in predictions.items():
             shown = [r for r in results if r["score"] >= SHOWN_SCORE]
             panels.append(_panel(MODEL_TITLES[model], shown, image["id"], number_of, scored=True))
         pixels = read_radiograph(dataset / "images" / image["file_name"])
         path = out / f"image_{number + 1}.png"
-        paths.append(save_panels(path, pixels, panels, names, record_text(schema, image["clinical"])))
+        paths.append(save_panels(path, pixels, panels, data.class_names, record_text(schema, image["clinical"])))
     return paths
 
 
@@ -143,49 +142,31 @@ def _panel(title: str, entries: list[dict], image_id: int, number_of: dict[int, 
     )
 
 
-def draw_loss_curves(runs: dict[str, Path], out: Path) -> Path:
-    """Draw the total of the unweighted losses over the iterations of each run."""
-    figure = Figure(figsize=(6.4, 3.6), dpi=110)
-    axis = figure.subplots()
-    for model, folder in runs.items():
-        lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-        points = [
-            (line["iteration"], sum(v for k, v in line.items() if k.startswith("raw/loss")))
-            for line in lines
-            if "raw/loss_cls" in line
-        ]
-        axis.plot(*np.array(points).T, label=MODEL_TITLES[model])
-    axis.set(xlabel="training iteration", ylabel="sum of the five losses, unweighted", ylim=(0, None))
-    axis.legend(frameon=False)
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
-    return write_figure(out, figure)
+def _series(out: Path) -> Series:
+    """Read the training curves of both models."""
+    logs = {MODEL_TITLES[model]: read_series(out / model / "metrics.json") for model in CONFIGS}
+    return {f"{title}/{name}": points for title, series in logs.items() for name, points in series.items()}
 
 
-def draw_ap_bars(metrics: dict[str, Any], class_names: list[str], out: Path) -> Path:
-    """Draw AP50 by IoBB of each class and the mean: both models, shuffled records, and the oracle upper bounds."""
-    series = {
-        MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"]["bbox_iobb"],
-        SHUFFLED_TITLE: metrics["mdf_net_shuffled"]["bbox_iobb"],
-        MODEL_TITLES["mdf_net"]: metrics["mdf_net"]["bbox_iobb"],
+def _titled(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics of both models, of shuffled records and of the oracle, by title."""
+    return {
+        MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"],
+        MODEL_TITLES["mdf_net"]: metrics["mdf_net"],
+        SHUFFLED_TITLE: metrics["mdf_net_shuffled"],
+        "Oracle, image-only": metrics["oracle"]["image"],
+        "Oracle, image and record": metrics["oracle"]["both"],
     }
-    keys = ["AP50", *(f"AP50-{name}" for name in class_names)]
-    figure = Figure(figsize=(9.5, 4.4), dpi=110)
-    axis = figure.subplots()
-    places = np.arange(len(keys))
-    for number, (title, values) in enumerate(series.items()):
-        heights = [values[k] if values[k] is not None else 0 for k in keys]
-        axis.bar(places + (number - 1) * 0.26, heights, width=0.25, label=title, zorder=2)
-    for kind, style in (("image", ":"), ("both", "-")):
-        ceilings = [metrics["oracle"][kind]["bbox_iobb"][k] for k in keys]
-        axis.hlines(ceilings, places - 0.4, places + 0.4, colors="black", linestyles=style, zorder=3,
-                    label=f"oracle, {'image-only' if kind == 'image' else 'image and record'}")  # fmt: skip
-    axis.set_xticks(places, ["mean of classes", *(n.replace(" ", "\n", 1) for n in class_names)], fontsize=9)
-    axis.set(ylabel="AP at IoBB 0.5 (×100), test split", ylim=(0, 105))
-    axis.grid(axis="y", alpha=0.3, zorder=0)
-    axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
-    figure.tight_layout()
-    return write_figure(out, figure)
+
+
+def _ap_chart(metrics: dict[str, Any], class_names: list[str]) -> Figure:
+    """Draw AP50 by IoBB of each class and the mean: both models, shuffled records, and the oracle upper bounds."""
+    keys = [*(f"AP50-{name}" for name in class_names), "AP50"]
+    series = {
+        title: [{"value": finite_or_none(one["bbox_iobb"][key]), "low": None, "high": None} for key in keys]
+        for title, one in _titled(metrics).items()
+    }
+    return metric_panels([*class_names, "mean of classes"], {"AP50": series}, "by IoBB, test split, one training each")
 
 
 def write_demo_report(
@@ -193,14 +174,7 @@ def write_demo_report(
 ) -> Path:
     """Write ``report.md``: the table, its interpretation, and the pictures."""
     rows = []
-    entries = {
-        MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"],
-        MODEL_TITLES["mdf_net"]: metrics["mdf_net"],
-        SHUFFLED_TITLE: metrics["mdf_net_shuffled"],
-        "Oracle, image-only": metrics["oracle"]["image"],
-        "Oracle, image and record": metrics["oracle"]["both"],
-    }
-    for title, values in entries.items():
+    for title, values in _titled(metrics).items():
         cells = [values[task][key] for task in ("bbox_iobb", "bbox") for key in ("AP50", "AR50", "AP")]
         rows.append((title, *(f"{v:.1f}" for v in cells)))
     header = ("", "AP50 IoBB", "AR50 IoBB", "AP IoBB", "AP50 IoU", "AR50 IoU", "AP IoU")

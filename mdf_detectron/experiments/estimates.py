@@ -22,8 +22,7 @@ from mdf_detectron.evaluation.scoring import match_table
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, holm, pooled_spread
 from mdf_detectron.evaluation.summary import SWEEP, mean_ap_and_ar, metric_statistic, sweep_rows
 from mdf_detectron.experiments.plan import FULL
-from mdf_detectron.experiments.results import StudyResults
-from mdf_detectron.experiments.trainings import TRAIN_PART
+from mdf_detectron.experiments.trainings import TRAIN_PART, StudyResults
 
 Side = tuple[str, str]
 """A variant, and a state of its records."""
@@ -58,7 +57,7 @@ class StudyEstimator(Estimator):
     """Computes the estimates of a study's results; what has been matched and resampled is kept.
 
     Args:
-        results: of :func:`~mdf_detectron.experiments.results.read_results`.
+        results: of :func:`~mdf_detectron.experiments.trainings.read_results`.
         num_resamples, seed: of the bootstrap.
         state: name of the predictions that all variants have: on the test images, or on those of the train split.
     """

@@ -16,9 +16,8 @@ from mdf_detectron.evaluation.subgroups import RECORD, Subgroup, list_subgroups
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator, corrected
 from mdf_detectron.experiments.figures import FigureMaker, Tests, comparison_table
 from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, state_words
-from mdf_detectron.experiments.results import StudyResults
 from mdf_detectron.experiments.study_data import OWN_SPLITS
-from mdf_detectron.experiments.trainings import STUDY_FILE_NAME
+from mdf_detectron.experiments.trainings import STUDY_FILE_NAME, StudyResults
 from mdf_detectron.fileio import write_json
 from mdf_detectron.report.html import Section, write_report
 from mdf_detectron.report.panels import differences_chart

@@ -9,8 +9,7 @@ from forked import Forked, wait_for
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster
-from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, SCORES_FILE_NAME
+from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, SCORES_FILE_NAME, read_results
 from mdf_detectron.experiments.worker import work
 from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.locks import FolderLock

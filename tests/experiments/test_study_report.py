@@ -17,8 +17,7 @@ from mdf_detectron.experiments.figures import FigureMaker
 from mdf_detectron.experiments.launch import note_failure
 from mdf_detectron.experiments.plan import PlannedFigure
 from mdf_detectron.experiments.report import answer, not_tested, planned_comparisons, write_study_report
-from mdf_detectron.experiments.results import read_results
-from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, predictions_file
+from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, predictions_file, read_results
 from mdf_detectron.fileio import read_json
 
 

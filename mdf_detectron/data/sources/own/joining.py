@@ -64,18 +64,16 @@ def find_files(
         lambda p: p.name,
         lambda p: stem(p.name),
     ]
-    indexes: list[dict[str, list[Path]]] = []
-    for key in keys:
-        index: dict[str, list[Path]] = {}
+    found: dict[tuple[int, str], list[Path]] = {}
+    for number, key in enumerate(keys):
         for path in files:
-            index.setdefault(key(path), []).append(path)
-        indexes.append(index)
+            found.setdefault((number, key(path)), []).append(path)
     studies, owner = [], {}
     for image in images:
         name = image.name.replace("\\", "/")
-        candidates = indexes[0].get(name) or indexes[1].get(name.rsplit("/", 1)[-1])
+        candidates = found.get((0, name)) or found.get((1, name.rsplit("/", 1)[-1]))
         for one in original_stems(name):
-            candidates = candidates or indexes[2].get(one)
+            candidates = candidates or found.get((2, one))
         if not candidates:
             reason, text = "no file of that name", f"no file of that name below {folder}; --images is its folder"
         elif len(candidates) > 1:
