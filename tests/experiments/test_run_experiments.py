@@ -19,8 +19,10 @@ ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
-    """Trainings of three steps gain nothing from threads."""
+    """Trainings of three steps gain nothing from threads, and a plan's cost is as printable from one round."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("WARMUP", "LEAST_ROUNDS", "MOST_ROUNDS"):
+        monkeypatch.setattr(f"mdf_detectron.experiments.cost.{name}", 1)
 
 
 def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
