@@ -94,21 +94,21 @@ def test_the_test_split_is_scored_with_the_best_weights(tiny_config, tmp_path, m
 def test_killed_and_resumed_run_keeps_best_and_count(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(ValidationHistory, "is_better", first_is_best)
     options = ["TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "VALIDATION.METRIC", "total_loss",
-               "VALIDATION.PATIENCE", 6, "SOLVER.MAX_ITER", 30]  # fmt: skip
-    run(tiny_config(*options), kill_at=5)  # only the first validation is an improvement
+               "VALIDATION.PATIENCE", 3, "SOLVER.MAX_ITER", 30]  # fmt: skip
+    run(tiny_config(*options), kill_at=3)  # only the first validation is an improvement
     before = history(tmp_path)
-    assert len(before["entries"]) == 5 and before["best"]["iteration"] == 1
+    assert len(before["entries"]) == 3 and before["best"]["iteration"] == 1
     best = (tmp_path / "model_best.pth").read_bytes()
     trainer, results = run(tiny_config(*options), resume=True)
-    assert trainer.start_iter == 4
+    assert trainer.start_iter == 2
     after = history(tmp_path)
     assert after["best"] == before["best"] and (tmp_path / "model_best.pth").read_bytes() == best
-    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4, 5, 6, 7]  # the sixth after the best ends it
-    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 6
+    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4]  # the third after the best ends it
+    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 3
     assert "bbox_iobb" in results
     stopped, _ = run(tiny_config(*options), resume=True)  # and it stays ended
-    assert stopped.start_iter == 7 and history(tmp_path) == after
-    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 6
+    assert stopped.start_iter == 4 and history(tmp_path) == after
+    assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 3
 
 
 def test_history_counts_by_hand(tmp_path):
