@@ -1,1 +1,1 @@
-"""Many trainings at one budget, compared in one table."""
+"""Studies: train many models at one budget and compare them in one report."""

@@ -1,4 +1,4 @@
-"""Correlation of every clinical column with every class (the paper's figure 5b), with intervals over patients.
+"""Correlate every clinical column with every class (the paper's figure 5b), with intervals over patients.
 
 Shapes: I images, B weightings, Q columns, K classes.
 """
@@ -19,13 +19,12 @@ from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, bootstrap, interv
 
 @dataclass(frozen=True)
 class Correlations:
-    """Pearson's r of columns and classes.
+    """Pearson's r of Q columns and K classes.
 
     Attributes:
-        columns, classes: Q and K names.
-        values, low, high: (Q, K), NaN where undefined.
-        images: (Q,) images with a value.
-        certainty: whether a class is the readers' certainty; else its presence, 0 or 1.
+        values, low, high: (Q, K), in -1 to 1, with 95 % interval; NaN where undefined.
+        images: (Q,), number of images with a value of the column.
+        certainty: True if a class is measured by the readers' certainty, False if by its presence (0 or 1).
     """
 
     columns: Sequence[str]
@@ -42,8 +41,8 @@ def correlations(
 ) -> Correlations:
     """Correlate the records of all splits with the classes on their images.
 
-    A class is the largest certainty of its boxes on an image, 0 without one; where boxes have no certainty, 1 or 0. A
-    categorical column of two values is 0 and 1; of more, each value is a row of its own.
+    A class is the largest certainty of its boxes on an image, 0 without a box; if the data have no certainties, 1 or 0.
+    A categorical column with two values is coded 0 and 1; with more, each value gets its own row.
     """
     images = [image for split in SPLITS for image in splits[split].images]
     names, columns = _columns(images, schema)
@@ -65,7 +64,7 @@ def correlations(
 
 
 def weighted_correlation(column: np.ndarray, findings: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute Pearson's r of a column with each class on weighted images, those without a value left out.
+    """Compute Pearson's r of a column with each class on weighted images, without images that lack a value.
 
     Args:
         column: (I,) float, NaN where missing.
@@ -73,13 +72,13 @@ def weighted_correlation(column: np.ndarray, findings: np.ndarray, weights: np.n
         weights: (B, I).
 
     Returns:
-        (B, K); NaN where one side does not vary.
+        (B, K); NaN where the column or the class does not vary.
     """
     known = np.isfinite(column)
     x, y, weights = column[known], findings[known], weights[:, known]
     if not known.any():
         return np.full((len(weights), findings.shape[1]), np.nan)
-    x, y = x - x.mean(), y - y.mean(axis=0)  # for the rounding
+    x, y = x - x.mean(), y - y.mean(axis=0)  # centering reduces rounding errors
     total = weights.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_x, mean_y = weights @ x[:, None] / total, weights @ y / total

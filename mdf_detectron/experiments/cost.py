@@ -1,4 +1,4 @@
-"""What a study will cost: hours from measured steps, and disk, of trainings that are left to do."""
+"""Estimate the hours and disk space of the trainings that are left to do, from measured steps."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from mdf_detectron.experiments.trainings import Training
 from mdf_detectron.report.tables import Table
 
 WARMUP, LEAST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 3, 9, 10.0
-"""Calls before a measurement (the first ones choose kernels and take up to twice the time), and of a measurement, which
-makes as many as :data:`MOST_SECONDS` allow."""
+"""Warm-up calls (the first ones choose kernels and take up to twice the time), the least and most measured calls, and
+the seconds after which no further call is measured."""
 
 PREDICTION_BYTES = 2_000
-"""Size of an image's predictions in a results file, roughly, with masks."""
+"""Approximate size of the predictions of an image with masks in a results file."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of a variant.
+    """Measured speed and size of a variant.
 
     Attributes:
-        step_seconds: median of a training step, with the reading of its images.
-        image_seconds: median of the prediction of one image.
-        checkpoint_bytes: of a training checkpoint: weights, and the optimizer's state.
-        parameters: of the model.
+        step_seconds: median time of a training step, including reading the images.
+        image_seconds: median time to predict one image.
+        checkpoint_bytes: size of the weights and the optimizer state.
     """
 
     step_seconds: float
@@ -46,7 +45,7 @@ class Speed:
 
 
 def measure_speed(cfg: CfgNode) -> Speed:
-    """Take a few training steps and predictions with the config's own data."""
+    """Measure a few training steps and predictions on the config's data."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0
@@ -91,11 +90,7 @@ def _timed(call: Callable[[], Any], cfg: CfgNode) -> float:
 
 
 def cost_of(training: Training, speed: Speed, data: StudyData) -> tuple[float, int, int]:
-    """Estimate what a training costs: steps, validations, predictions; early stopping would make it less.
-
-    Returns:
-        seconds, bytes that it leaves, and further bytes that it needs while it runs.
-    """
+    """Estimate the seconds of a training without early stopping, the bytes it keeps, and further temporary bytes."""
     cfg = training.cfg
     sizes = {split: len(found.images) for split, found in data.splits[training.fold].items()}
     steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
@@ -108,16 +103,7 @@ def cost_of(training: Training, speed: Speed, data: StudyData) -> tuple[float, i
 
 
 def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: StudyData, jobs: int) -> tuple[Table, str]:
-    """Measure every variant once, and list what its trainings cost.
-
-    Args:
-        trainings: of the plan.
-        left: those that are not finished.
-        jobs: trainings at a time.
-
-    Returns:
-        a table, one row a variant, and a line with the sums.
-    """
+    """Measure every variant once; return a table of what its trainings in ``left`` cost, and a line with the sums."""
     rows, hours, kept, peaks = [], 0.0, 0, []
     for name in tqdm(list(dict.fromkeys(t.variant for t in trainings)), desc="measuring", unit="variant"):
         planned = [training for training in trainings if training.variant == name]

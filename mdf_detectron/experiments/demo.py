@@ -1,4 +1,4 @@
-"""``mdf demo``: two models on synthetic data, trained, compared with an oracle and drawn into a report."""
+"""Run ``mdf demo``: train two models on synthetic data, compare them with an oracle, and write a report."""
 
 from __future__ import annotations
 
@@ -35,25 +35,17 @@ from mdf_detectron.report.panels import metric_panels
 DATASET = "synthetic_cxr"
 TEST = f"{DATASET}_test"
 CONFIGS = {"mask_rcnn": f"{DATASET}/mask_rcnn.yaml", "mdf_net": f"{DATASET}/mdf_net_compact.yaml"}
-"""Model → config: MDF-Net has the recommended clinical branch, with which a step takes half the time."""
+"""Model → config; MDF-Net uses the recommended clinical branch, which halves the time per step."""
 
 MODEL_TITLES = {"mask_rcnn": "Mask R-CNN (image-only)", "mdf_net": "MDF-Net (image and record)"}
 SHUFFLED_TITLE = "MDF-Net, records shuffled across patients"
 PICTURED = 6
 SHOWN_SCORE = 0.3
-"""Predictions below this score are left out of the pictures."""
+"""Lowest score of a prediction that is drawn in the pictures."""
 
 
 def run_demo(out: Path, *, num_patients: int, signal: float, seed: int, opts: list[str]) -> None:
-    """Prepare the data, train and test both models, and write ``report.md``.
-
-    Args:
-        signal: how much the synthetic records tell; 0: nothing.
-        opts: config overrides of both trainings.
-
-    Raises:
-        UserError: a training failed.
-    """
+    """Prepare the data, train and test both models, and write ``report.md``; with ``signal`` 0 records tell nothing."""
     dataset = out / DATASET
     made = prepare_synthetic(dataset, CohortSettings(num_patients, seed, signal=signal, image_size=160))
     print(f"{dataset}: {'written' if made else 'already up to date'}")
@@ -85,14 +77,13 @@ def run_demo(out: Path, *, num_patients: int, signal: float, seed: int, opts: li
 
 
 def _train(model: str, out: Path, opts: list[str]) -> None:
-    """Run ``mdf train``, as a user would."""
     command = [sys.executable, "-m", "mdf_detectron", "train", "--config-file", CONFIGS[model]]
     if run_program([*command, "OUTPUT_DIR", str(out / model), *opts], DETECTRON2_DATASETS=str(out)):
         raise UserError(f"training of {model} failed; its log is {out / model / 'log.txt'}")
 
 
 def _shuffled_metrics(out: Path, opts: list[str]) -> dict:
-    """Evaluate MDF-Net on the test split with every record moved to another patient."""
+    """Evaluate MDF-Net on the test split with records permuted across patients."""
     cfg = load_config(CONFIGS["mdf_net"], ["MODEL.DEVICE", "cpu", *opts])
     model = load_model(cfg, out / "mdf_net" / "model_final.pth")
     return evaluate_records(cfg, model, TEST, permute_records(records_of([TEST])), _shuffled_folder(out))
@@ -103,7 +94,7 @@ def _shuffled_folder(out: Path) -> Path:
 
 
 def _differences(truth: GroundTruth, image_only: list, own: list, shuffled: Path) -> dict[str, Any]:
-    """Test MDF-Net against the image-only model, and against itself with shuffled records."""
+    """Test MDF-Net against the image-only model and against itself with shuffled records."""
     found = {"image_only": image_only, "shuffled": shuffled, "own": own}
     loaded = {name: Detections.load(results, truth) for name, results in found.items()}
     protocol = Protocol(tasks=("bbox",))
@@ -114,7 +105,7 @@ def _differences(truth: GroundTruth, image_only: list, own: list, shuffled: Path
 
 
 def draw_images(dataset: Path, predictions: dict[str, list[dict]], out: Path) -> list[Path]:
-    """Draw test images with ground truth and the predictions of each model side by side, the record at the right."""
+    """Draw test images: ground truth and the predictions of each model side by side, with the record at the right."""
     data, schema = dataset_annotations(TEST), load_schema(dataset / SCHEMA_FILE_NAME)
     number_of = {category["id"]: i for i, category in enumerate(data.categories)}
     annotated = [im for im in data.images if any(a["image_id"] == im["id"] for a in data.annotations)]
@@ -144,7 +135,7 @@ def _panel(title: str, entries: list[dict], image_id: int, number_of: dict[int, 
 
 
 def _series(out: Path) -> Series:
-    """Read the training curves of both models; the total loss is the sum of the unweighted ones."""
+    """Read the training curves of both models; the total loss is the sum of the unweighted losses."""
     found: Series = {}
     for model, title in MODEL_TITLES.items():
         series = read_series(out / model / "metrics.json")
@@ -155,7 +146,7 @@ def _series(out: Path) -> Series:
 
 
 def _titled(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of both models, of shuffled records and of the oracle, by title."""
+    """Map the titles of both models, of shuffled records, and of the oracle to their metrics."""
     return {
         MODEL_TITLES["mask_rcnn"]: metrics["mask_rcnn"],
         MODEL_TITLES["mdf_net"]: metrics["mdf_net"],
@@ -166,7 +157,7 @@ def _titled(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ap_chart(metrics: dict[str, Any], class_names: list[str]) -> Figure:
-    """Draw AP50 by IoBB of each class and the mean: both models, shuffled records, and the oracle upper bounds."""
+    """Draw AP50 by IoBB per class and its mean for both models, shuffled records, and the oracle upper bounds."""
     keys = [*(f"AP50-{name}" for name in class_names), "AP50"]
     series = {
         title: [{"value": finite_or_none(one["bbox_iobb"][key]), "low": None, "high": None} for key in keys]
@@ -178,7 +169,7 @@ def _ap_chart(metrics: dict[str, Any], class_names: list[str]) -> Figure:
 def write_demo_report(
     out: Path, metrics: dict[str, Any], images: list[Path], sizes: dict[str, int], *, signal: float, seed: int
 ) -> Path:
-    """Write ``report.md``: the table, its interpretation, and the pictures."""
+    """Write ``report.md``: results table, interpretation, and pictures."""
     rows = []
     for title, values in _titled(metrics).items():
         cells = [values[task][key] for task in ("bbox_iobb", "bbox") for key in ("AP50", "AR50", "AP")]

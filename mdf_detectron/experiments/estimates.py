@@ -1,6 +1,6 @@
-"""Estimates of a study's variants: means over folds and seeds, paired tests, ensembles.
+"""Estimate the variants of a study: means over folds and seeds, paired tests, ensembles.
 
-The chance of training is the spread of trainings that differ in the seed alone, pooled over variants and folds.
+The training spread is the spread between trainings that differ only in the seed, pooled over variants and folds.
 
 Shapes: I test images of all folds, M metrics.
 """
@@ -25,22 +25,21 @@ from mdf_detectron.experiments.plan import FULL
 from mdf_detectron.experiments.trainings import TRAIN_PART, StudyResults
 
 Side = tuple[str, str]
-"""A variant, and a state of its records."""
+"""A variant and a state of the test records."""
 
 NO_DETECTIONS = Detections(*np.zeros((2, 0), np.int64), np.zeros((0, 4)), np.zeros(0), None)
 
 FUSION_IOU = 0.5
-"""Intersection over union with the running mean from which a box joins it, in an ensemble."""
+"""Smallest IoU with a running mean box at which another box is fused into it, in an ensemble."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A test of two models, or of one model with two states of its records, by the plan's metric.
+    """A test of the plan's metric between two models, or two states of the records of one model.
 
     Attributes:
         first, second: the difference is second minus first.
-        verdict: with the estimate.
-        trainings: on each side.
+        trainings: number of trainings on each side.
     """
 
     first: Side
@@ -54,12 +53,10 @@ class Comparison:
 
 
 class StudyEstimator(Estimator):
-    """Computes the estimates of a study's results; what has been matched and resampled is kept.
+    """Compute estimates of a study's results; matches and resamples are cached.
 
     Args:
-        results: of :func:`~mdf_detectron.experiments.trainings.read_results`.
-        num_resamples, seed: of the bootstrap.
-        state: name of the predictions that all variants have: on the test images, or on those of the train split.
+        state: default state of the records; :data:`~.trainings.TRAIN_PART` estimates on the train images instead.
     """
 
     def __init__(
@@ -77,7 +74,7 @@ class StudyEstimator(Estimator):
         return self._kept[key]
 
     def detections(self, variant: str, state: str | None = None) -> dict[int, list[Detections]]:
-        """List the detections of a variant's finished trainings: fold → one for each seed."""
+        """Map each fold to the detections of a variant's finished trainings, one per seed."""
         state, found = state or self.state, {}
         for run in self.results.finished(variant):
             if state in run.detections:
@@ -85,7 +82,7 @@ class StudyEstimator(Estimator):
         return found
 
     def matches(self, variant: str, state: str | None = None) -> dict[int, list[Matches]]:
-        """Match them by the plan's table."""
+        """Match :meth:`detections` to the ground truth by the plan's table."""
         return self._once(
             ("matches", variant, state or self.state), lambda: self._match(self.detections(variant, state), self.table)
         )
@@ -96,18 +93,18 @@ class StudyEstimator(Estimator):
 
     @cached_property
     def support(self) -> np.ndarray:
-        """(M, I) images that each metric rests on."""
+        """(M, I), the images that each metric is based on."""
         truths = self.images.truths.values()
         return np.hstack([metric_support(match_table(truth, NO_DETECTIONS, "bbox_iobb")) for truth in truths])
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """(M,) patients that each metric rests on."""
+        """(M,), the number of patients that each metric is based on."""
         return self.images.count_patients(self.support)
 
     @cached_property
     def spread(self) -> TrainingSpread | None:
-        """Chance of one training in every metric, pooled over variants and folds; None without repeated seeds."""
+        """Spread of a single training in every metric; None without repeated seeds."""
         return pooled_spread(
             [
                 np.array([metric_values(one)[1] for one in of_fold])
@@ -117,20 +114,20 @@ class StudyEstimator(Estimator):
         )
 
     def estimates(self, variant: str, state: str | None = None, folds: Collection[int] | None = None) -> dict[str, Row]:
-        """Estimate every metric of a variant, over all its folds or some."""
+        """Estimate every metric of a variant, over all its folds or only ``folds``."""
         matches = {f: found for f, found in self.matches(variant, state).items() if folds is None or f in folds}
         return self.rows(self.names, _by_fold(matches), self.sizes, training=_of_mean(self.spread, _count(matches)))
 
     def ensemble(self, variant: str) -> tuple[dict[int, int], dict[str, Row]]:
-        """Estimate the ensemble of each fold's seeds, of the folds with several: fold → seeds, and metric → row."""
+        """Estimate the ensemble of seeds in folds with several; return fold → number of seeds, and metric → row."""
         several = {fold: found for fold, found in self.detections(variant).items() if len(found) > 1}
-        table = self.table if self.table.startswith("bbox") else "bbox_iobb"  # boxes are fused, not masks
+        table = self.table if self.table.startswith("bbox") else "bbox_iobb"  # fusion yields boxes without masks
         fused = {fold: [fuse_detections(self.images.truths[fold], found)] for fold, found in several.items()}
         rows = self.rows(self.names, _by_fold(self._match(fused, table)), self.sizes) if several else {}
         return {fold: len(found) for fold, found in several.items()}, rows
 
     def sweep(self, variants: Sequence[str], table: str) -> dict[str, dict[str, dict[str, list[float | None]]]]:
-        """Estimate AP and AR at every threshold of :data:`SWEEP`: variant → as :func:`sweep_rows`."""
+        """Estimate AP and AR at every threshold of :data:`SWEEP`; return variant → rows of :func:`sweep_rows`."""
         by_fold = {
             name: {
                 fold: [mean_ap_and_ar(one) for one in own]
@@ -153,8 +150,8 @@ class StudyEstimator(Estimator):
         """Test the plan's metric of one side against the other, on the folds that both have.
 
         Args:
-            members: (I,) bool, the images to test on; all when None.
-            num_resamples: those of the estimator when None.
+            members: (I,) bool, the images to test on; None for all.
+            num_resamples: bootstrap resamples; None for those of the estimator.
         """
         sides = [self.matches(*first), self.matches(*second)]
         shared = tuple(fold for fold in sides[0] if fold in sides[1])
@@ -173,7 +170,7 @@ class StudyEstimator(Estimator):
     def _sampled(
         self, side: Side, folds: Sequence[int], members: np.ndarray, num_resamples: int | None, at: int
     ) -> Sampled:
-        """Resample a side's metric; the same resamples of the images for all sides."""
+        """Resample the metric of a side; all sides share the same resamples of images."""
 
         def make() -> Sampled:
             matches = self.matches(*side)
@@ -185,11 +182,11 @@ class StudyEstimator(Estimator):
     def _spread_of_difference(
         self, first: Side, second: Side, counts: tuple[int, int], members: np.ndarray
     ) -> TrainingSpread | None:
-        """Find the chance of training in a difference, on some images; None where it is not known.
+        """Estimate the training spread of a difference on some images; None if it is unknown.
 
-        Two models are trained apart. A model with another state of its records is the same training: what its full
-        records gain varies less, and that spread is pooled over models and states. Differences of one training from
-        several states share a side, so they correlate by about a half and count for less than as many trainings.
+        Two models are independent trainings, so their variances add up. One model with two states of its records is the
+        same training, whose difference varies less: that spread is pooled over models and states. Differences of one
+        training from several states share a side and correlate by about 1/2, so they have fewer degrees of freedom.
         """
         if first[0] != second[0]:
             by_fold = [self._values((name, self.state), fold, members) for name in self.results.variants
@@ -208,7 +205,7 @@ class StudyEstimator(Estimator):
         return TrainingSpread(spread.std, spread.freedom / (1 + (len(states) - 1) / 4)).of_mean(counts[0])
 
     def _values(self, side: Side, fold: int, members: np.ndarray) -> np.ndarray:
-        """Compute the plan's metric of each training of a fold on some images, (S, 1)."""
+        """Compute the plan's metric of each of the S trainings of a fold on some images, (S, 1)."""
 
         def make() -> np.ndarray:
             at, own = self.names.index(self.metric), members[self.images.places[fold]].astype(float)
@@ -218,7 +215,7 @@ class StudyEstimator(Estimator):
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Correct the p values of all comparisons together, by Holm's method."""
+    """Correct the p values of all comparisons together by Holm's method."""
     p_values = holm([np.nan if one.row["p_value"] is None else one.row["p_value"] for one in comparisons])
     return [
         replace(one, verdict=Verdict.of({**one.row, "corrected": None if np.isnan(p) else float(p)}))
@@ -239,16 +236,12 @@ def _of_mean(spread: TrainingSpread | None, count: float) -> TrainingSpread | No
 
 
 def fuse_detections(truth: GroundTruth, detections: Sequence[Detections]) -> Detections:
-    """Fuse the boxes of several models by weighted box fusion, class by class (Solovyev et al., 2021).
+    """Fuse the boxes of several models on the images of ``truth`` by weighted box fusion (Solovyev et al., 2021).
 
-    A box's score is the mean of those that joined it, times the share of the models that it came from; an image keeps
-    the ten best.
-
-    Args:
-        truth: whose images they are of.
-        detections: of each model.
+    Boxes are fused per class. The score of a fused box is the mean score of its boxes times the fraction of models that
+    contributed one; each image keeps the ten best boxes.
     """
-    from ensemble_boxes import weighted_boxes_fusion  # of the extra "experiments"
+    from ensemble_boxes import weighted_boxes_fusion  # in the extra "experiments"
 
     images, categories, boxes, scores = [], [], [], []
     for image in range(truth.num_images):
@@ -257,7 +250,7 @@ def fuse_detections(truth: GroundTruth, detections: Sequence[Detections]) -> Det
             continue
         corners = [to_corners(one.boxes[index]) for one, index in zip(detections, own, strict=True)]
         every = np.concatenate(corners)
-        low, side = every.min(), max(float(np.ptp(every)), 1.0)  # the package wants 0 to 1; no overlap changes
+        low, side = every.min(), max(float(np.ptp(every)), 1.0)  # ensemble_boxes needs 0 to 1; scaling keeps the IoU
         fused, score, label = weighted_boxes_fusion(
             [((one - low) / side).tolist() for one in corners],
             [one.scores[index].tolist() for one, index in zip(detections, own, strict=True)],

@@ -1,4 +1,4 @@
-"""The figures of a plan → sections of the report: what the paper shows, for these data, with intervals."""
+"""Make report sections from the figures of a plan: what the paper shows, for these data, with intervals."""
 
 from __future__ import annotations
 
@@ -28,25 +28,20 @@ from mdf_detectron.report.panels import (
 from mdf_detectron.report.tables import Table, difference_table
 
 SCORE_THRESHOLD = 0.1
-"""Of counts, as in the paper's figure 2b."""
+"""Lowest score of a counted detection, as in the paper's figure 2b."""
 
 Tests = Mapping[tuple[Side, Side], Comparison]
 
 
 class FigureMaker:
-    """Makes the sections of a plan's figures.
-
-    Args:
-        estimator: of the study's results.
-        comparisons: of the plan, p values corrected for their number.
-    """
+    """Make the report sections of a plan's figures; ``comparisons`` are all tests of the plan, corrected together."""
 
     def __init__(self, estimator: StudyEstimator, comparisons: Tests) -> None:
         self.estimator, self.comparisons = estimator, comparisons
         self.results, self.metric = estimator.results, estimator.metric
 
     def section(self, figure: PlannedFigure) -> Section:
-        """Make the section of a figure; it says which variants have no finished training."""
+        """Make the section of a figure; a note names the variants and folds without a finished training."""
         results = self.results
         shown = [name for name in figure.variants if name in results.variants]
         absent = [results.title(name) for name in figure.variants if name not in shown]
@@ -66,12 +61,12 @@ class FigureMaker:
 
     @property
     def intervals(self) -> str:
-        """Say what the intervals cover."""
+        """Sources of variation that the intervals cover, as text."""
         chance = "patients and trainings" if self.estimator.spread else "patients (the chance of training not)"
         return f"95 % intervals over {chance}"
 
     def published(self, variant: str) -> Mapping[str, float]:
-        """Return the published values of a variant, where these are the data that they are of."""
+        """Return the published values of a variant; empty with other data than the published ones."""
         return self.results.plan.variant(variant).published if self.results.with_published else {}
 
     def _title(self, name: str) -> str:
@@ -147,7 +142,7 @@ class FigureMaker:
         return dict(zip(names, counts.tolist(), strict=True))
 
     def _count(self, variant: str) -> dict:
-        """Count TP, FP and FN of each class, mean over seeds and sum over folds, with intervals over patients."""
+        """Count TP, FP and FN per class: mean over seeds, sum over folds, intervals over patients."""
         test, names = self.results.test, self.results.data.class_names
         per_image = np.zeros((len(OUTCOMES), len(names), len(test.patients)))
         for fold, of_fold in self.estimator.matches(variant).items():
@@ -208,7 +203,7 @@ class FigureMaker:
 
 
 def comparison_table(name: str, comparisons: Sequence[Comparison], titles: Callable[[str], str], metric: str) -> Table:
-    """List tests of the plan's metric."""
+    """Make the table of tests of the plan's metric."""
 
     def side(one: Side) -> str:
         return titles(one[0]) if one[1] == FULL else f"{titles(one[0])} ({state_words(one[1])})"

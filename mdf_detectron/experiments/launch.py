@@ -1,4 +1,4 @@
-"""Run the trainings of a study: as processes of this machine, or as jobs of a cluster through submitit."""
+"""Run the trainings of a study as processes on this machine, or as jobs on a cluster through submitit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.2
 
 
 def left_to_do(trainings: Sequence[Training]) -> list[Training]:
-    """Select the trainings that are not finished, and write what they are asked to be to their folders."""
+    """Select the unfinished trainings and write their entry files."""
     left = [training for training in trainings if training.scores() is None]
     for training in left:
         training.write_entry()
@@ -37,9 +37,9 @@ def left_to_do(trainings: Sequence[Training]) -> list[Training]:
 
 
 def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> None:
-    """Run trainings as processes of this machine, ``jobs`` at a time; one that fails does not stop the others.
+    """Run trainings as child processes, ``jobs`` at a time; a failed one does not stop the others.
 
-    The processes end when this one does, however it ends.
+    The child processes end when this process ends, for whatever reason.
     """
     loader_workers = max((training.cfg.DATALOADER.NUM_WORKERS for training in trainings), default=0)
     environment = child_environment(DETECTRON2_DATASETS=str(data.root.parent))
@@ -76,14 +76,14 @@ def _ending(code: int) -> str:
 
 
 def note_failure(training: Training, ending: str, log: Path) -> None:
-    """Say in the training's folder how it ended, unless it said why itself."""
+    """Write how a training ended to its folder, unless the worker wrote a reason or scores."""
     path = training.folder / FAILURE_FILE_NAME
     if not path.is_file() and training.scores() is None:
         write_json(path, {"reason": f"{ending}; see {log}"})
 
 
 class ClusterTraining:
-    """What a job of the cluster calls; it is queued again, to continue, when its time is up or it is preempted."""
+    """The callable of a cluster job; submitit queues it again to continue after a timeout or preemption."""
 
     def __init__(self, folder: Path, datasets: Path) -> None:
         self.folder, self.datasets = str(folder), str(datasets)
@@ -101,14 +101,11 @@ class ClusterTraining:
 def run_cluster(
     trainings: Sequence[Training], data: StudyData, out: Path, cluster: str, options: Mapping[str, Any]
 ) -> None:
-    """Run trainings as jobs through submitit, and wait for them.
+    """Run trainings as cluster jobs through submitit and wait for them.
 
     Args:
         cluster: "slurm", or "local" for submitit's own processes.
         options: of ``AutoExecutor.update_parameters`` (``timeout_min``, ``gpus_per_node``, ``slurm_partition`` …).
-
-    Raises:
-        ConfigError: an option that submitit or the cluster does not know, or no such cluster here.
     """
     import submitit
 
@@ -135,11 +132,7 @@ def run_cluster(
 
 
 def parse_cluster_options(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Read ``--slurm KEY=VALUE ...``: the cluster ("slurm" unless ``cluster=`` says so) and submitit's options.
-
-    Raises:
-        UserError: a word without "=".
-    """
+    """Parse ``--slurm KEY=VALUE ...`` into the cluster ("slurm" without ``cluster=``) and submitit's options."""
     found: dict[str, Any] = {}
     for word in words:
         key, sign, value = word.partition("=")

@@ -1,13 +1,13 @@
-"""A plan: which models are trained, with which seeds, on which folds of which data set, and what the report shows.
+"""Read the plan of a study: which models to train, on which data and folds, with which seeds, and what to report.
 
 A plan is a YAML file, one of the package's (``paper``, ``does_it_help``, ``fusions``) or your own::
 
     name: does_it_help
     dataset: mimic_eye                      # a prepared folder, by name or path
-    config: mimic_eye/mdf_net.yaml          # of every variant that names none
+    config: mimic_eye/mdf_net.yaml          # default of the variants
     seeds: [1, 2, 3]
-    folds: available                        # or all, or [0, 1]; left out: the folder's own splits
-    overrides: {SOLVER.MAX_ITER: 9000}      # of every training
+    folds: available                        # or all, or [0, 1]; default: the folder's own splits
+    overrides: {SOLVER.MAX_ITER: 9000}      # apply to every training
     variants:
       - {name: image_only, title: Image-only, overrides: {MODEL.CLINICAL.FUSION_3D: false}}
       - {name: fused, columns: [age, gender]}
@@ -32,40 +32,40 @@ from mdf_detectron.fileio import read_yaml, shorten_path
 from mdf_detectron.validation import Strict, validated
 
 PLANS = Path(__file__).parent / "plans"
-"""Plans that ship with the package."""
+"""Folder of the plans that ship with the package."""
 
 FULL = "full"
 
 CHANGES = {"half": "with half of its values hidden", "removed": "without any record",
            "shuffled": EXCHANGED}  # fmt: skip
-"""States of the test records besides :data:`FULL`. "<column> removed" and "<column> shuffled" change one column, with
-"each" for the column every column in turn."""
+"""States of the test records besides :data:`FULL`, and their descriptions. "<column> removed" and "<column> shuffled"
+change a single column; "each" instead of a column name means every column in turn."""
 
 EACH = "each"
 
 MOST_IN_A_CHART = 4
-"""Variants that a chart of curves or counts tells apart by color."""
+"""Most variants that a chart of curves or counts distinguishes by color."""
 
 COLUMN_SETS = "sets"
 
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
-"""Of names that become folders and files."""
+"""Characters allowed in names that become folders and files."""
 
 FOLD_WORDS = ("all", "available")
-"""All folds of the folder, which must have some; or all where it has some, else its own splits."""
+"""All folds (an error without any), or all folds if there are any and the folder's own splits otherwise."""
 
 RESERVED = ("SEED", "OUTPUT_DIR")
-"""Config keys that follow from the plan."""
+"""Config keys that the plan sets itself."""
 
 
 def split_state(state: str) -> tuple[str, str]:
-    """Split a state of the records into its column, empty for the whole record, and the change."""
+    """Split a state of the records into column (empty for the whole record) and change."""
     column, _, change = state.rpartition(" ")
     return column.strip(), change
 
 
 def change_records(state: str, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records in a state."""
+    """Change the records to a state."""
     column, change = split_state(state)
     columns = [column] if column else None
     if change == "removed":
@@ -76,7 +76,7 @@ def change_records(state: str, records: Sequence[Mapping[str, Any]]) -> list[dic
 
 
 def state_words(state: str) -> str:
-    """Describe a state of the records: "with another patient's age"."""
+    """Describe a state of the records, for example "with another patient's age"."""
     column, change = split_state(state)
     return CHANGES[state] if not column else {"removed": "without {}", "shuffled": "with another patient's {}"}[
         change
@@ -99,21 +99,20 @@ def _config_keys(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _titled(data: Any) -> Any:
-    """Let the name be the title where there is none."""
+    """Use the name as the title if there is none."""
     return {**data, "title": data.get("title") or data.get("name")} if isinstance(data, Mapping) else data
 
 
 class Variant(Strict):
-    """A model: a config and what is changed in it.
+    """A model of a study: a config with overrides.
 
     Attributes:
-        name: of its folder, and in figures.
-        title: in the report.
+        name: folder name, and the reference in figures.
+        title: name in the report; the name by default.
         config: name or path of the config file; the plan's by default.
-        overrides: config keys and values.
-        columns: clinical columns that it reads; None: those of the config, where the data have them, else all;
-            "sets" makes several variants, one for each set of :func:`column_sets`.
-        published: {"AP50", "AR50", "AP50-<class>", ..., "TP", "FP", "FN": value} as published; of "sets" by set.
+        columns: clinical columns to read. None: those of the config if the data have them, otherwise all. "sets": one
+            variant for each set of :func:`column_sets`.
+        published: published values by "AP50", "AR50", "AP50-<class>", ..., "TP", "FP", "FN"; with "sets", by set first.
     """
 
     name: str
@@ -145,15 +144,14 @@ class Variant(Strict):
 
 
 class PlannedFigure(Strict):
-    """A part of the report.
+    """A section of the report.
 
     Attributes:
-        name: in the report's file names.
-        show: what it shows.
-        variants: names, in order; all by default, none of what needs no model.
-        reference: the variant that the others of a comparison are tested against; the first by default.
-        title: heading.
-        note: a paragraph below, on what was published.
+        name: used in the report's file names.
+        variants: names, in order; all by default, none for a figure that needs no model.
+        reference: variant that the others of a comparison are tested against; the first by default.
+        title: heading; the name by default.
+        note: paragraph on what was published.
     """
 
     name: str
@@ -168,20 +166,20 @@ class PlannedFigure(Strict):
 
 
 class Question(Strict):
-    """Does the record help: the variants without and with it."""
+    """The variants without and with the record that answer whether the record helps."""
 
     baseline: str
     model: str
 
 
 class Plan(Strict):
-    """See the module.
+    """A validated plan; the module's docstring has an example.
 
     Attributes:
-        metric: "<table>/<metric>" that is tested.
-        question: whether the record helps; None: it is not asked.
-        subgroups: clinical columns by which the answer is divided; None: age and those of two or more categories.
-        published_on: data set that the published values are of; with another they are left out.
+        metric: "<table>/<metric>" to test.
+        question: None does not ask whether the record helps.
+        subgroups: clinical columns of the subgroup analysis; None for age and all categorical columns.
+        published_on: name of the data set of the published values; with other data they are omitted.
         description: first paragraph of the report.
     """
 
@@ -245,16 +243,11 @@ class Plan(Strict):
         return self.question.model if self.question else ""
 
     def variant(self, name: str) -> Variant:
-        """Return the variant of a name."""
         return next(variant for variant in self.variants if variant.name == name)
 
 
 def find_plan(name: str | Path) -> Path:
-    """Find a plan by its path, or by its name among the package's.
-
-    Raises:
-        ConfigError: there is no such plan.
-    """
+    """Find a plan by its path, or by name among those of the package."""
     for path in (Path(name), PLANS / f"{name}.yaml"):
         if os.path.isfile(path):
             return path
@@ -265,15 +258,7 @@ def find_plan(name: str | Path) -> Path:
 
 
 def read_plan(name: str | Path, changes: Mapping[str, Any] | None = None) -> Plan:
-    """Read a plan and check it as far as that needs no data.
-
-    Args:
-        name: path, or name of one of the package's.
-        changes: keys of the file and the values to take instead.
-
-    Raises:
-        ConfigError: the file is absent, no YAML, or has a key or value that does not fit.
-    """
+    """Read a plan by path or name, with ``changes`` of its keys, and check what can be checked without data."""
     path = find_plan(name)
     data = read_yaml(path, ConfigError)
     if isinstance(data, Mapping):
@@ -286,7 +271,7 @@ def read_plan(name: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
 
 
 def _completed(plan: Plan) -> Plan:
-    """Fill in what follows from other keys, and check what refers to other keys."""
+    """Fill in defaults that depend on other keys, and check references between keys."""
     if not plan.variants:
         raise ConfigError("variants: there are none; write [{name: ..., config: ..., overrides: ...}]")
     variants = [variant.model_copy(update={"config": variant.config or plan.config}) for variant in plan.variants]
@@ -322,14 +307,7 @@ def _completed(plan: Plan) -> Plan:
 
 
 def column_sets(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Choose sets of clinical columns to compare with all of them: the paper's where the data have its columns.
-
-    Args:
-        names: of the data's columns.
-
-    Returns:
-        set's name → columns; with other columns than the paper's each one alone.
-    """
+    """Map names to sets of clinical columns: the paper's sets if the data have its columns, else single columns."""
     if set(_PAPER_LETTERS.values()) <= set(names):
         return {letters: tuple(_PAPER_LETTERS[letter] for letter in letters) for letters in _PAPER_SETS}
     return {name: (name,) for name in names}
@@ -340,11 +318,7 @@ _PAPER_SETS = ("ATHRO", "G", "GA", "GT", "GH", "GR", "GAT", "GAH", "GAR")
 
 
 def with_columns(plan: Plan, names: Sequence[str]) -> Plan:
-    """Put in what the columns of the data decide: a variant for each set of "sets", a state for each column of "each".
-
-    Raises:
-        ConfigError: two variants would have one name, or a state is of a column that the data do not have.
-    """
+    """Expand "sets" to one variant per set of columns, and "each" to one state per column of the data."""
     made: dict[str, list[Variant]] = {variant.name: [variant] for variant in plan.variants}
     for variant in plan.variants:
         if variant.columns == COLUMN_SETS:

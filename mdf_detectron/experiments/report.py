@@ -1,4 +1,4 @@
-"""The report of a study: the answer, every figure of the plan, tests, ensemble, speed and what each training gave."""
+"""Write the report of a study: answer, figures of the plan, tests, ensembles, speed, and the score of each training."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from mdf_detectron.report.panels import differences_chart
 from mdf_detectron.report.tables import Table
 
 SubgroupTest = tuple[Subgroup, Comparison]
-"""The model minus the baseline on the images of a subgroup; p corrected for the number of groups."""
+"""Model minus baseline on the images of a subgroup; the p value is corrected for the number of subgroups."""
 
 RESAMPLES_A_TEST = 100
-"""With this many for each test of a report, the least p value stays small when it is corrected for their number."""
+"""Bootstrap resamples per test of a report, so that the smallest possible p value stays small after correction."""
 
 SHOWN = ("AP50", "AR50")
-"""Metrics of the tables of ensembles."""
+"""Metrics in the table of ensembles."""
 
 
 def write_study_report(out: str | Path, results: StudyResults, num_resamples: int = NUM_RESAMPLES) -> Path:
-    """Write ``report.html``, ``report.md``, ``figures/``, ``tables/`` and ``study.json``; returns the page's path."""
+    """Write ``report.html``, ``report.md``, ``figures/``, ``tables/`` and ``study.json``; return the page's path."""
     out, plan = Path(out), results.plan
     estimator = StudyEstimator(results, num_resamples)
     tests = compare_all(estimator)
@@ -59,7 +59,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
 
 
 def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, Side]]:
-    """List what is tested, each pair once: the question, the figures' comparisons, and states of the records."""
+    """List the pairs to test, each once: the question, comparisons of figures, and states of the records."""
     wanted: list[tuple[Side, Side]] = []
     if plan.question:
         wanted.append(((plan.baseline, FULL), (plan.model, FULL)))
@@ -75,7 +75,7 @@ def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, S
 
 
 def compare_all(estimator: StudyEstimator) -> dict[tuple[Side, Side], Comparison]:
-    """Make every planned test, and correct all of them together."""
+    """Run every planned test and correct all p values together."""
     pairs = planned_comparisons(estimator.results.plan, estimator.results)
     resamples = max(estimator.num_resamples, RESAMPLES_A_TEST * len(pairs))
     tests = corrected([estimator.compare(*pair, num_resamples=resamples) for pair in tqdm(pairs, "tests", unit="test")])
@@ -83,7 +83,7 @@ def compare_all(estimator: StudyEstimator) -> dict[tuple[Side, Side], Comparison
 
 
 def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
-    """Compare the model with the baseline in every subgroup that the plan, or the schema, names."""
+    """Compare the model with the baseline in every subgroup of the plan's columns, or by default of the schema's."""
     plan, schema = estimator.results.plan, estimator.results.data.schema
     columns = plan.subgroups
     if columns is None:
@@ -95,15 +95,7 @@ def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
 
 
 def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupTest], metric: str) -> list[str]:
-    """Write the paragraph; the first sentence is the answer.
-
-    Args:
-        comparisons: of the whole report, corrected together.
-        groups: of :func:`compare_subgroups`.
-
-    Returns:
-        the sentences that answer, then the one that says what was not tested.
-    """
+    """Return two paragraphs: the answer, whose first sentence is the verdict, and what was not tested."""
     plan = results.plan
     verdict = comparisons[(plan.baseline, FULL), (plan.model, FULL)].verdict
     text = [verdict.of_record()]
@@ -128,7 +120,7 @@ def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupT
 
 
 def not_tested(results: StudyResults) -> list[str]:
-    """List what the study leaves open."""
+    """List the questions that the study leaves open."""
     plan, data = results.plan, results.data
     failed = sum(run.scores is None for run in results.runs)
     found = {
@@ -252,6 +244,6 @@ def _as_json(
 
 
 def _test_json(one: Comparison) -> dict[str, Any]:
-    """Write a comparison; "first" and "second" are its sides, not the row's values."""
+    """Return a comparison as JSON; "first" and "second" are its sides and replace the values of the row."""
     sides = {"first": one.first, "second": one.second, "trainings": one.trainings}
     return {**one.row, **sides, "verdict": one.verdict.word}

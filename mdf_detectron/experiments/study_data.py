@@ -1,4 +1,4 @@
-"""The prepared folder of a study: its splits or folds, what a config must follow of it, and what is wrong with it."""
+"""Read and check the prepared folder of a study, and choose the config keys that follow from it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import find_config_file, sha256_of
 
 OWN_SPLITS = -1
-"""Fold number of the folder's own splits."""
+"""Fold number that means the folder's own splits."""
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """A prepared folder, read.
+    """The contents of a prepared folder.
 
     Attributes:
-        root: the folder, absolute.
-        name: its name, first part of the registered names.
-        schema: of the clinical columns.
+        root: absolute path.
+        name: folder name; the registered data set names begin with it.
         splits: fold (or :data:`OWN_SPLITS`) → split → annotations.
-        fingerprint: SHA-256 of those of the schema and the annotation files.
-        synthetic: whether the folder's report says that its data are.
+        fingerprint: SHA-256 over the digests of the schema and the annotation files.
+        synthetic: whether the folder's report says that the data are synthetic.
     """
 
     root: Path
@@ -42,7 +41,7 @@ class StudyData:
     synthetic: bool = False
 
     def dataset_names(self, fold: int) -> dict[str, str]:
-        """Return the registered name of each split."""
+        """Map each split to its registered data set name."""
         prefix = self.name if fold == OWN_SPLITS else f"{self.name}_fold_{fold}"
         return {split: f"{prefix}_{split}" for split in SPLITS}
 
@@ -52,20 +51,20 @@ class StudyData:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every box that is trained on has a mask."""
+        """Whether every box of the train and validation splits, except crowd boxes, has a mask."""
         boxes = [a for splits in self.splits.values() for s in ("train", "val") for a in splits[s].annotations]
         return all("segmentation" in box for box in boxes if not box.get("iscrowd"))
 
 
 def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
-    """Read, check and register the folder of a plan.
+    """Read, check and register the prepared folder of a plan.
 
     Args:
-        dataset: path of a prepared folder, or its name below ``$DETECTRON2_DATASETS`` (default ``datasets``).
-        folds: numbers, "all", "available", or none for the folder's own splits.
+        dataset: path of the folder, or its name in ``$DETECTRON2_DATASETS`` (default ``datasets``).
+        folds: fold numbers, "all", or "available"; empty for the folder's own splits.
 
     Raises:
-        DatasetError: no such folder or fold, no validation or test image, or a class that a split has no image of.
+        DatasetError: a fold is missing, a split has no image, validation has no box, or train or test lacks a class.
     """
     root = _find(dataset)
     present = sorted(int(p.name[5:]) for p in root.glob("fold_*") if p.name[5:].isdigit())
@@ -120,18 +119,11 @@ def _check_splits(folder: Path, splits: Mapping[str, Annotations]) -> None:
 
 
 def overrides_of_data(data: StudyData, config: str, columns: Sequence[str] | None) -> dict[str, Any]:
-    """Choose the config keys that follow from the data: classes, masks, and the clinical columns.
+    """Return the config keys and values that follow from the data: number of classes, masks, clinical columns.
 
     Args:
-        config: name or path of the config file.
-        columns: names; None keeps the config's where the data have them all, else takes all of the data.
-
-    Returns:
-        config key → value.
-
-    Raises:
-        ConfigError: no such config.
-        DatasetError: a column that the data do not have.
+        columns: clinical columns to read; None keeps those of the config if the data have all of them, otherwise takes
+            all columns of the data.
     """
     count = len(data.class_names)
     found: dict[str, Any] = {"MODEL.ROI_HEADS.NUM_CLASSES": count, "MODEL.RETINANET.NUM_CLASSES": count}
@@ -153,6 +145,6 @@ def overrides_of_data(data: StudyData, config: str, columns: Sequence[str] | Non
 
 
 def _columns_of(config: str) -> list[str]:
-    """List the columns that a config file names; its vocabularies need no data set for that."""
+    """List the columns that a config file names, without loading a data set for its vocabularies."""
     clinical = (read_config_file(find_config_file(config)).get("MODEL") or {}).get("CLINICAL") or {}
     return [*(clinical.get("NUMERIC") or []), *(clinical.get("CATEGORICAL") or [])]

@@ -1,4 +1,4 @@
-"""A plan and its data → the trainings, each with its folder, its config, what it is scored on, and its results."""
+"""Derive the trainings of a plan, each with folder, config and states to score, and read their results."""
 
 from __future__ import annotations
 
@@ -25,34 +25,33 @@ from mdf_detectron.fileio import read_json, write_json
 
 STUDY_FILE_NAME = "study.json"
 ENTRY_FILE_NAME = "training.json"
-"""What a folder's training was asked to be."""
+"""Request of the training in a folder: config, data, and states to score."""
 
 SCORES_FILE_NAME = "scores.json"
 FAILURE_FILE_NAME = "failure.json"
 
 TRAIN_PART = "train"
-"""Name, next to those of the record states, of the predictions on images of the train split."""
+"""Name of the predictions on images of the train split, used like the name of a record state."""
 
 
 def predictions_file(folder: Path, state: str) -> Path:
-    """Path of the predictions with a state of the records, or of :data:`TRAIN_PART`."""
+    """Return the path of the predictions with a state of the records, or of :data:`TRAIN_PART`."""
     return folder / "predictions" / quote(state, safe=" ") / PREDICTIONS_FILE_NAME
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training.
+    """A training of a plan.
 
     Attributes:
-        variant, seed, fold: its place in the plan; the fold may be :data:`~.study_data.OWN_SPLITS`.
+        fold: may be :data:`~.study_data.OWN_SPLITS`.
         folder: ``<out>/<variant>/seed<k>[_fold<j>]``.
         config: name or path of the config file.
-        opts: config keys and values, alternating.
-        cfg: the whole config.
-        datasets: registered name of each split.
-        states: of the test records that it is scored with.
-        train_images: this many of the train split are scored too.
-        data_fingerprint: of the folder that it is trained on.
+        opts: alternating config keys and values.
+        datasets: split → registered data set name.
+        states: states of the test records to score.
+        train_images: number of images of the train split to score too.
+        data_fingerprint: :attr:`StudyData.fingerprint`.
     """
 
     variant: str
@@ -69,27 +68,27 @@ class Training:
 
     @property
     def label(self) -> str:
-        """Name for people: its folder below the study's."""
+        """Short name for messages: the folder, relative to that of the study."""
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def wanted_states(self) -> set[str]:
-        """Names of the predictions that a finished training has."""
+        """States that a finished training has scores for, including :data:`TRAIN_PART` where it is requested."""
         return {*self.states, *([TRAIN_PART] if self.train_images else [])}
 
     def scores(self) -> dict[str, Any] | None:
-        """Read its scores; None unless it has them for everything that the plan asks for."""
+        """Read the scores; None unless they cover every state that the plan asks for."""
         path = self.folder / SCORES_FILE_NAME
         scores = read_json(path, ResultsError) if path.is_file() else {"states": ()}
         return scores if self.wanted_states <= set(scores["states"]) else None
 
     def failure(self) -> str:
-        """Read why it is not finished."""
+        """Read why the training is not finished."""
         path = self.folder / FAILURE_FILE_NAME
         return f"failed: {read_json(path, ResultsError)['reason']}" if path.is_file() else "not finished"
 
     def entry(self) -> dict[str, Any]:
-        """Describe the training as JSON; what is in it decides whether a folder is its own."""
+        """Describe the training as JSON; a folder belongs to the training if its settings and data are the same."""
         return {
             "config": self.config,
             "opts": list(self.opts),
@@ -99,21 +98,20 @@ class Training:
         }
 
     def write_entry(self) -> None:
-        """Write what it is asked to be to its folder."""
+        """Write :data:`ENTRY_FILE_NAME`, which the worker reads."""
         extra = {"states": list(self.states), "train_images": self.train_images}
         write_json(self.folder / ENTRY_FILE_NAME, {**self.entry(), **extra})
 
 
 def make_trainings(plan: Plan, data: StudyData, out: Path, opts: Sequence[str] = ()) -> list[Training]:
-    """List the trainings of a plan: seed by seed, each with every fold and variant.
+    """List the trainings of a plan, in the order seed, fold, variant.
 
     Args:
-        plan: with its columns filled in.
-        out: folder of the study.
+        plan: result of :func:`~.plan.with_columns`.
         opts: config overrides of every training, as on a command line.
 
     Raises:
-        ConfigError: a config that is absent, or a key or value that does not fit; the message names the variant.
+        ConfigError: a config is missing, or a key or value is invalid; the message names the variant.
     """
     overrides = {variant.name: _overrides(plan, variant, data) for variant in plan.variants}
     _check_metric(plan.metric, data.class_names)
@@ -179,11 +177,7 @@ def _check_metric(metric: str, class_names: Sequence[str]) -> None:
 
 
 def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
-    """Refuse a folder in which one of the trainings was made by another plan, or that holds something else.
-
-    Raises:
-        ResultsError: the message names the training and the first key that differs, or the unknown variant.
-    """
+    """Refuse a folder with other files or trainings of another plan; the error names the first key that differs."""
     out = Path(out)
     variants = {training.variant for training in trainings}
     for path in out.glob(f"*/*/{ENTRY_FILE_NAME}"):
@@ -209,7 +203,7 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say which of two flat configs' keys differs first; empty where none does."""
+    """Describe the first key in which two flat configs differ; empty if they are equal."""
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             return f"{key} was {shorten(before.get(key))}, it is {shorten(now.get(key))} now"
@@ -217,7 +211,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def flat_settings(cfg: CfgNode) -> dict[str, Any]:
-    """Flatten a config to JSON, without the folder that it writes to."""
+    """Flatten a config to a JSON dict, without OUTPUT_DIR."""
     flat = flat_config(cfg)
     flat.pop("OUTPUT_DIR")
     return flat
@@ -228,10 +222,9 @@ class Run:
     """A training and its results.
 
     Attributes:
-        training: as planned.
-        scores: of ``scores.json``; None where it is not finished.
-        failure: why it is not, one line; empty where it is finished.
-        detections: state of the records → detections on the test split; "train" → on a part of the train split.
+        scores: contents of ``scores.json``; None if the training is not finished.
+        failure: one line that says why it is not finished; empty if it is.
+        detections: state of the records → detections on the test split; :data:`TRAIN_PART` → on the train split.
     """
 
     training: Training
@@ -242,13 +235,12 @@ class Run:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """Everything that the report is made of.
+    """The plan, data and runs of a study.
 
     Attributes:
-        plan, data: of the study.
         runs: in the order of the trainings.
         test: images of the test splits.
-        train: the images of the train splits that were predicted, or None.
+        train: predicted images of the train splits; None without any.
     """
 
     plan: Plan
@@ -258,44 +250,38 @@ class StudyResults:
     train: FoldedImages | None
 
     def finished(self, variant: str) -> list[Run]:
-        """Return the finished runs of a variant."""
         return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
 
     @property
     def with_published(self) -> bool:
-        """Whether these are the data that the plan's published values are of."""
+        """Whether the plan's published values were measured on this data set."""
         return self.plan.published_on == self.data.name and not self.data.synthetic
 
     def absent_folds(self, variant: str) -> list[int]:
-        """List the folds of which no training of a variant is finished."""
+        """List the folds without a finished training of a variant."""
         finished = {run.training.fold for run in self.finished(variant)}
         return [fold for fold in self.data.splits if fold not in finished]
 
     def states(self, variant: str) -> tuple[str, ...]:
-        """List the states of the records that a variant was scored with; none where no training is finished."""
+        """List the states of the records that a variant was scored with; empty without a finished training."""
         return next((run.training.states for run in self.finished(variant)), ())
 
     @property
     def variants(self) -> list[str]:
-        """Names of the variants with a finished training, in the order of the plan."""
+        """Names of the variants with a finished training, in plan order."""
         return [variant.name for variant in self.plan.variants if self.finished(variant.name)]
 
     def title(self, variant: str) -> str:
-        """Return a variant's title."""
         return self.plan.variant(variant).title
 
 
 def read_results(plan: Plan, data: StudyData, trainings: Sequence[Training]) -> StudyResults:
-    """Read the results of the trainings.
-
-    Raises:
-        ResultsError: no training is finished, or a file is broken.
-    """
+    """Read the results of all trainings; raise :class:`ResultsError` if none is finished."""
     test = {fold: GroundTruth.load(splits["test"]) for fold, splits in data.splits.items()}
     train: dict[int, GroundTruth] = {}
     runs = []
     for training in trainings:
-        scores = training.scores()  # which count, whatever failure another process that came too late has noted
+        scores = training.scores()  # scores win over a failure that a late second process wrote
         if scores is None:
             runs.append(Run(training, None, training.failure()))
             continue

@@ -1,7 +1,7 @@
-"""One training of a study, in a process of its own: train or resume, then predict with every state of the records.
+"""Run one training of a study in its own process: train or resume, then predict with every state of the records.
 
-``python -m mdf_detectron.experiments.worker FOLDER`` reads ``training.json`` of the folder. What is done is not done
-again, so a killed process continues where it was. At the end the folder holds ``scores.json``, or ``failure.json``.
+``python -m mdf_detectron.experiments.worker FOLDER`` reads ``training.json`` in the folder and skips finished steps, so
+a killed process can be run again. At the end the folder holds ``scores.json`` or ``failure.json``.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ TRAINED_FILE_NAME = "trained.json"
 
 
 def work(folder: str | Path) -> None:
-    """Finish a folder's training and its predictions.
+    """Finish the training and the predictions of a folder; write any error to ``failure.json`` and raise it again.
 
     Raises:
-        FolderInUseError: another process does.
-        Exception: what went wrong, also written to ``failure.json``.
+        FolderInUseError: another process works in the folder.
     """
     folder = Path(folder)
     with FolderLock(folder, in_parent=True):
@@ -83,7 +82,7 @@ def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
     return finite_or_none(
         {
             "checkpoint": BEST_CHECKPOINT if best else "model_final",
-            "iterations": min(trainer.iter + 1, trainer.max_iter),  # early: at its last step, else after it
+            "iterations": min(trainer.iter + 1, trainer.max_iter),  # if stopped early, iter is the last step
             "step_seconds": seconds,
             "images_per_second": cfg.SOLVER.IMS_PER_BATCH / seconds if seconds else None,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -93,7 +92,7 @@ def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
 
 
 def step_seconds(folder: Path) -> float | None:
-    """Return the median time of a training step, from the log of a training; None where it is not logged."""
+    """Return the median time of a logged training step, in seconds; None if the log has no times."""
     path = folder / METRICS_FILE_NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     times = [entry["time"] for entry in map(json.loads, lines) if entry.get("time")]
@@ -101,13 +100,13 @@ def step_seconds(folder: Path) -> float | None:
 
 
 def _remove_unused_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints that a finished training would have resumed from; its best and its last one stay."""
+    """Remove the intermediate checkpoints of a finished training; keep the best and the last one."""
     for path in folder.glob("model_[0-9]*.pth"):
         path.unlink()
 
 
 def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Predict the test split with every state of its records, and a part of the train split where that is asked for.
+    """Predict and score the test split with every state of its records, and part of the train split if requested.
 
     Returns:
         state → {"metrics": {table: {metric: value}}, "seconds_per_image", "image_ids"}.
