@@ -1,7 +1,7 @@
-"""The command line: ``mdf COMMAND``.
+"""Run ``mdf COMMAND``.
 
-Each command is a module of this package with ``main(argv)``, imported when it runs. It imports torch, Detectron2 and
-whatever needs them within ``main``, after reading its arguments: --help, typos and missing files are answered at once.
+Each command is a module of this package with ``main(argv)``, imported when it runs. ``main`` imports torch, Detectron2
+and modules that need them only after parsing its arguments, so --help, typos and missing files are answered at once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Command(NamedTuple):
-    """A command.
-
-    Attributes:
-        module: file of this package with ``main(argv)``.
-        help: one line.
-    """
+    """Module of this package with ``main(argv)``, and one line of help."""
 
     module: str
     help: str
@@ -55,11 +50,10 @@ COMMANDS = {
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
     "prepare": Command("prepare", "prepare a data set: your own, the synthetic one or a public collection"),
 }
-"""Every command, by what is typed after ``mdf``; a new one is one line here and one module."""
+"""Command name → command; a new command is one line here and one module."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run ``mdf``."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -75,24 +69,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    """Text of ``mdf --help``."""
+    """Return the text of ``mdf --help``."""
     lines = listing({name: command.help for name, command in COMMANDS.items()})
     return "\n".join(["usage: mdf COMMAND ...", "", *lines, "", "mdf COMMAND --help explains a command."])
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run one of :data:`COMMANDS`; a mistake of the user's ends it with one line and exit status 1.
-
-    Args:
-        argv: arguments after the command; the program's own when None.
-    """
+    """Run a command with ``argv``, or the program's own arguments; a user error ends it with one line and status 1."""
     if argv is not None:
         sys.argv = [f"mdf {name}", *argv]
     run_main(lambda words: importlib.import_module(f"mdf_detectron.cli.{COMMANDS[name].module}").main(words))
 
 
 def run_main(main: Callable[[list[str]], int | None]) -> None:
-    """Run a program's ``main`` with the command line's arguments and the guard of :func:`run`."""
+    """Run ``main`` with the program's arguments; errors are handled as in :func:`run`."""
     suppress_known_messages()
     end_with_caller()
     with stop_in_one_line():
@@ -104,7 +94,7 @@ def _run_guarded(main: Callable[[list[str]], int | None]) -> None:
         status = main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:  # of the machine: no permission, a full disk, a file that vanished
+    except OSError as error:  # no permission, full disk, file removed meanwhile
         where = f"{shorten_path(str(error.filename))}: " if error.filename else ""
         if error.errno in _DISK_ERRORS:
             sys.exit(f"error: {where}cannot be written ({error.strerror}); make room, then run the same command again")

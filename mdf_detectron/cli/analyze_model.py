@@ -15,7 +15,6 @@ from mdf_detectron.cli.arguments import config_file
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True, nargs="+", type=config_file, metavar="FILE")
     parser.add_argument("--depth", type=int, default=2, help="how many dots a part's name may have, plus one")

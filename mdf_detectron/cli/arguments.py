@@ -1,4 +1,4 @@
-"""Names and arguments that commands share: a missing file or folder is one line, before anything heavy is imported."""
+"""Check names, files and folders of the command line before heavy imports; an error is one line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from mdf_detectron.fileio import check_regular, find_config_file, shorten_path
 
 
 def check_name(name: str, names: Collection[str], what: str) -> None:
-    """Check that a word of the command line is one of several.
-
-    Raises:
-        UserError: it is not; the message begins with ``what`` and names the nearest, or all.
-    """
+    """Check that a word is one of ``names``; the error begins with ``what`` and suggests the nearest name or all."""
     if name not in names:
         near = get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
@@ -25,13 +21,13 @@ def check_name(name: str, names: Collection[str], what: str) -> None:
 
 
 def listing(helps: Mapping[str, str]) -> list[str]:
-    """Format names and their help as indented lines."""
+    """Format names and their help texts as indented lines."""
     width = max(map(len, helps))
     return [f"  {name:<{width}}  {text}" for name, text in helps.items()]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, force: bool = False) -> None:
-    """Add --threshold and --device, and with ``force`` --force and --half: arguments of a ``Predictor``."""
+    """Add the arguments of a ``Predictor``: --threshold, --device, and with ``force`` also --force and --half."""
     add = parser.add_argument
     add("--threshold", type=float, help="operating threshold (default: the checkpoint's, else 0.5)")
     add("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
@@ -42,30 +38,18 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, force: bool = False)
 
 
 def existing_file(text: str) -> str:
-    """Accept the path of a regular file, as the ``type`` of an argument.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Accept the path of a regular file, as an argument's ``type``."""
     check_regular(text, UserError)
     return text
 
 
 def existing_path(text: str) -> Path:
-    """Accept the path of a file or folder, as the ``type`` of an argument.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Accept the path of a file or folder, as an argument's ``type``."""
     return Path(text) if os.path.isdir(text) else Path(existing_file(text))
 
 
 def checkpoint_file(text: str) -> str:
-    """Accept the path of a checkpoint, or the name of a zoo model, as the ``type`` of an argument.
-
-    Raises:
-        CheckpointError: there is neither.
-    """
+    """Accept the path of a checkpoint or the name of a zoo model, as an argument's ``type``."""
     if os.path.isfile(text):
         return text
     try:
@@ -79,26 +63,18 @@ def checkpoint_file(text: str) -> str:
 
 
 def config_file(text: str) -> str:
-    """Accept the path of a config file, or the name of one that ships with the package, as an argument's ``type``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Accept the path of a config file or the name of a config of the package, as an argument's ``type``."""
     try:
         return str(find_config_file(text))
-    except ConfigError as error:  # argparse takes a ValueError for one of its own
+    except ConfigError as error:  # a ValueError, which argparse would replace by its own message
         raise UserError(error) from None
 
 
 def prepared_folder(text: str) -> str:
-    """Accept the path of a prepared folder, as the ``type`` of an argument.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Accept the path of a prepared folder, as an argument's ``type``."""
     from mdf_detectron.data.prepared import check_prepared
 
     try:
         return str(check_prepared(text))
-    except DatasetError as error:  # as above
+    except DatasetError as error:  # a ValueError too
         raise UserError(error) from None

@@ -12,7 +12,7 @@ from mdf_detectron.cli.arguments import prepared_folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns 1 if there is a problem."""
+    """Run the command line; return 1 if the folder has a problem."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
     parser.add_argument("--num-workers", type=int, default=2, help="threads that read the images (%(default)s)")

@@ -12,7 +12,6 @@ from mdf_detectron.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name of the "
                         "model zoo")  # fmt: skip

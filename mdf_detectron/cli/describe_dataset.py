@@ -12,7 +12,6 @@ from mdf_detectron.cli.arguments import prepared_folder
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: output/NAME/dataset.html)")

@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
-    """Choose the models' names: those given, else file names, with their folders where these are the same."""
+    """Return --names, or else the file names, with folders where file names are equal."""
     files = [args.predictions, *([args.compare] if args.compare else [])]
     names = args.names or [f.stem for f in files]
     if not args.names and len(set(names)) < len(names):
@@ -68,7 +68,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
 
 
 def area_of(words: list[str]) -> str | tuple[float, float]:
-    """Read the --area option."""
+    """Parse --area: a name, or the limits in pixels²."""
     if len(words) == 1 and words[0] in AREAS:
         return words[0]
     try:
@@ -81,7 +81,7 @@ def area_of(words: list[str]) -> str | tuple[float, float]:
 
 
 def sweep_of(first: float, last: float, step: float) -> tuple[float, ...]:
-    """Read the --sweep option."""
+    """Parse --sweep: the overlap thresholds."""
     if not 0 <= first < last <= 1 or not 0.001 <= step <= last - first:
         raise UserError(f"--sweep {first:g} {last:g} {step:g}: give 0 ≤ FROM < TO ≤ 1 and a STEP of 0.001 to TO - FROM")
     return tuple(round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1))
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     if absent := [path for path in args.weights if not path.is_file()]:
         raise CheckpointError(f"no checkpoint at {absent[0]}")
 
-    # the evaluation needs neither torch nor Detectron2, but for the name of a data set and for a checkpoint
+    # evaluation needs torch and Detectron2 only for --dataset and --weights
     from mdf_detectron.evaluation.summary import FILE_NAME, Protocol, evaluate_models
     from mdf_detectron.report.charts import all_charts
     from mdf_detectron.report.html import write_evaluation_report
@@ -139,11 +139,7 @@ def registered(dataset: str) -> GroundTruth:
 
 
 def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> dict[str, Any]:
-    """Evaluate the thresholds and the temperature of a checkpoint on these predictions.
-
-    Raises:
-        CheckpointError: a model of other classes, or one without thresholds and calibration.
-    """
+    """Evaluate the stored thresholds and temperature of a checkpoint on these predictions."""
     from mdf_detectron.checkpoint.checkpoint import Checkpoint
     from mdf_detectron.evaluation.calibration import stored_choices
 
@@ -161,5 +157,5 @@ def choices_of(weights: Path, ground_truth: GroundTruth, found: Detections) -> d
 
 
 def values_of(metrics: dict[str, dict[str, dict]]) -> dict[str, Any]:
-    """Take the estimates without their intervals: the same keys as ``mdf train`` writes."""
+    """Return the estimates without intervals, with the same keys as ``mdf train`` writes."""
     return {table: {name: one["value"] for name, one in rows.items()} for table, rows in metrics.items()}

@@ -16,7 +16,6 @@ from mdf_detectron.cli.arguments import checkpoint_file, existing_file
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", metavar="model.pth", type=checkpoint_file, required=True)
     parser.add_argument(

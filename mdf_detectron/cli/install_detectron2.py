@@ -55,7 +55,7 @@ DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 
 def download_source(folder: Path) -> Path:
-    """Fetch the pinned wheel with pip and check its sha256."""
+    """Download the pinned wheel with pip and return its path; the checksum is not verified here."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
     command += ["--dest", str(folder), f"{SOURCE_NAME}=={SOURCE_VERSION}"]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -70,7 +70,7 @@ def download_source(folder: Path) -> Path:
 
 
 def check_sha256(wheel: Path) -> None:
-    """Raise :class:`UserError` unless the wheel is the very file that was reviewed."""
+    """Raise :class:`UserError` unless the wheel is exactly the reviewed file."""
     if (digest := sha256_of(wheel)) != SOURCE_SHA256:
         raise UserError(
             f"{wheel.name} has sha256 {digest}, expected {SOURCE_SHA256}; nothing was installed. "
@@ -79,7 +79,7 @@ def check_sha256(wheel: Path) -> None:
 
 
 def reroot(name: str, content: bytes) -> bytes:
-    """Give ``LabGym.detectron2`` and ``LabGym/detectron2`` in a file's content their own name back."""
+    """Rename ``LabGym.detectron2`` and ``LabGym/detectron2`` in a file's content to ``detectron2``."""
     if not name.endswith((".py", ".yaml", ".md")):
         return content
     text = content.decode("utf-8")
@@ -109,7 +109,7 @@ def build_wheel(source: Path, folder: Path) -> Path:
 
 
 def install(wheel: Path, with_dependencies: bool) -> None:
-    """Install the rebuilt wheel into the running Python by pip."""
+    """Install the rebuilt wheel into the running Python with pip."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", str(wheel)]
     if not with_dependencies:
         command.insert(-1, "--no-deps")
@@ -119,7 +119,6 @@ def install(wheel: Path, with_dependencies: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", type=existing_file, help=f"a downloaded {SOURCE_NAME} {SOURCE_VERSION} wheel")
     parser.add_argument("--no-deps", action="store_true", help="do not install what detectron2 requires")

@@ -26,7 +26,6 @@ OUTPUT_DIR: output/{name}/image_only
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=prepared_folder, help="a prepared folder")
     parser.add_argument("--out", metavar="DIR", help="folder of the config files (default: configs/NAME)")

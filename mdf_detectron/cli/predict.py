@@ -72,7 +72,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     args = parse_args(argv)
     from mdf_detectron.data.study_records import RecordTable
     from mdf_detectron.inference.folders import run_predictions
@@ -94,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def listed_studies(args: argparse.Namespace, predictor: Predictor, table: RecordTable | None) -> list[Study]:
-    """List the studies of --images with the way to their records."""
+    """List the studies of --images, each with a function that finds its record."""
     from mdf_detectron.data.study_records import dicom_record, keys_of, parse_pairs
     from mdf_detectron.inference.folders import Study
 
@@ -116,7 +115,7 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor, table: Record
 
 
 def find_images(given: list[Path]) -> tuple[list[Path], int]:
-    """Resolve files, folders and lists; returns the images, and the number of other files in the folders."""
+    """Resolve files, folders and .txt lists; return the images and the number of other files in the folders."""
     from mdf_detectron.data.readers import is_dicom
 
     found: list[Path] = []
@@ -137,7 +136,7 @@ def find_images(given: list[Path]) -> tuple[list[Path], int]:
 
 
 def annotated_studies(args: argparse.Namespace) -> list[Study]:
-    """List the images of a COCO file."""
+    """List the studies of a COCO file, with their records."""
     from mdf_detectron.inference.folders import Study
 
     data = read_json(args.annotations, DatasetError)
@@ -154,7 +153,7 @@ def annotated_studies(args: argparse.Namespace) -> list[Study]:
 
 
 def report(result: RunResult, table: RecordTable | None, args: argparse.Namespace, predictor: Predictor) -> None:
-    """Print the counts; images that failed end the program with status 1."""
+    """Print the counts; raise :class:`UserError` if any image failed."""
     print(f"{result.predicted} image(s) predicted, {result.resumed} were there already: {args.out / 'findings.json'}")
     if predictor.columns and result.without_record:
         print(f"{result.without_record} of them had no clinical record; all of its values were missing to the model")

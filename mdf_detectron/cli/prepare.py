@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.collection import Collection
 
 WRITING = ("fractions", "seed", "folds", "image_size", "bit_depth", "copy_images")
-"""Shared arguments that say how a folder is split and written."""
+"""Arguments, shared by all collections, that control splits and image files."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``mdf prepare``."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -44,7 +43,7 @@ def usage() -> str:
 
 
 def build_parser(collection: Collection) -> argparse.ArgumentParser:
-    """Build the parser of a collection: its own arguments, and those that all share."""
+    """Build the parser of a collection from its own arguments and the shared ones."""
     parser = argparse.ArgumentParser(
         f"mdf prepare {collection.name}",
         description=collection.about,
@@ -79,7 +78,7 @@ def build_parser(collection: Collection) -> argparse.ArgumentParser:
 
 
 def run(collection: Collection, out: str, args: Mapping[str, Any]) -> bool:
-    """Prepare a collection by parsed arguments; returns whether the folder was written."""
+    """Prepare a collection from parsed arguments; return False if the folder was already up to date."""
     from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms
     from mdf_detectron.data.sources.kit.collection import WriteOptions
     from mdf_detectron.data.sources.kit.preparation import prepare
@@ -94,7 +93,7 @@ def run(collection: Collection, out: str, args: Mapping[str, Any]) -> bool:
 
 
 def announce(out: str, made: bool) -> None:
-    """Say what a prepared folder holds, what a reader of its numbers must know, and what to do next."""
+    """Print the contents of a prepared folder, the notes of its report, and the next commands."""
     report = read_json(Path(out) / "report.json", DatasetError)
     print(f"{out}: {'written' if made else 'already up to date'} (see report.md there)")
     for split, summary in report["splits"].items():

@@ -43,7 +43,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     args = parse_args(argv)
     from mdf_detectron.checkpoint.checkpoint import Checkpoint
     from mdf_detectron.data.catalog import register_all, register_prepared_folder

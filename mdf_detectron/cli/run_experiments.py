@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def changes_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Collect the keys of the plan that the command line changes."""
+    """Return the plan keys that the command line overrides."""
     changes = {key: getattr(args, key) for key in ("dataset", "config", "seeds") if getattr(args, key)}
     if args.folds:
         numbers = all(word.isdigit() for word in args.folds)

@@ -15,7 +15,6 @@ from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="model.pth", type=checkpoint_file)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

@@ -22,7 +22,7 @@ from mdf_detectron.cli.quiet import suppress_known_messages
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Build Detectron2's arguments (``detectron2.engine.default_argument_parser``), which torch is not needed for."""
+    """Build the parser of Detectron2's ``default_argument_parser`` without importing torch."""
     parser = argparse.ArgumentParser(epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name in the model zoo")

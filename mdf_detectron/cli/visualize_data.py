@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def polygons_of(instances: Instances) -> list[list[list[float]]]:
-    """Return the polygons of each ground-truth mask, of bitmaps their outlines; nothing without masks."""
+    """Return the polygons of each ground-truth mask (outlines of bitmap masks); empty without masks."""
     from detectron2.structures import PolygonMasks
     from detectron2.utils.visualizer import GenericMask
 
@@ -29,7 +29,6 @@ def polygons_of(instances: Instances) -> list[list[list[float]]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, type=config_file, metavar="FILE")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures")

@@ -46,7 +46,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
     args = parse_args(argv)
     from mdf_detectron.data.study_records import parse_pairs
     from mdf_detectron.fileio import markdown_table, write_figure, write_json
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(changes: Sequence[str], hidden: Sequence[str]) -> str:
-    """Name the changes in a few words."""
+    """Summarize the changed and hidden columns in a few words."""
     parts = [*changes, *(f"{name} hidden" for name in hidden)]
     return ", ".join(parts) if len(parts) <= 2 else f"{parts[0]} and {len(parts) - 1} more changes"
 
