@@ -1,4 +1,4 @@
-"""From a checkpoint to findings."""
+"""Predict findings from a checkpoint."""
 
 from mdf_detectron.dependencies import require_detectron2
 

@@ -1,4 +1,4 @@
-"""Hold the answer for one study: findings, what the model read, and what was missing or unusual."""
+"""The answer for one study: its findings, the record that the model read, and what was missing or unusual."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class DetectedFinding:
     """One detection.
 
     Attributes:
-        class_index, class_name: of the model's classes.
-        score: of the model, in [0, 1].
-        probability: the score after temperature scaling; None where the checkpoint holds no calibration.
+        score: in [0, 1].
+        probability: the score after temperature scaling; None if the checkpoint holds no calibration.
         box: x0, y0, x1, y1 in pixels of the original image.
-        above_threshold: whether the score reaches the operating threshold of the class.
+        above_threshold: whether the score reaches the class's operating threshold.
         mask: (H, W) bool in the original image, or None.
     """
 
@@ -40,7 +39,7 @@ class DetectedFinding:
     mask: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form; the mask is in :meth:`StudyFindings.to_coco` only."""
+        """Return the JSON form, without the mask (:meth:`StudyFindings.to_coco` has it)."""
         out = {"class": self.class_name, "score": self.score, "box": list(self.box)}
         if self.probability is not None:
             out["probability"] = self.probability
@@ -49,20 +48,19 @@ class DetectedFinding:
 
 @dataclass(frozen=True)
 class StudyFindings:
-    """Hold all that a model says about one study.
+    """A model's answer for one study.
 
     Attributes:
-        image: name of the image.
-        pixels: (H, W, C) uint8, the image as it was read, for :meth:`draw`.
-        record: the values that the model read, by column; None where missing.
-        missing: columns that the model reads and that had no value.
-        notes: what is unusual about the input (a value outside the training range, columns that are not read).
-        thresholds: operating threshold of each class.
-        threshold_source: where the thresholds come from.
-        instances: Detectron2's, on the CPU, boxes in pixels of the original image, sorted by falling score.
-        class_names, category_ids: of the model's classes; ids are those of COCO files.
-        columns: those that the model reads.
-        temperature: of the calibration, or None.
+        pixels: (H, W, C) uint8, the image as read.
+        record: value of each column that the model read; None if missing.
+        missing: columns that the model reads but that had no value.
+        notes: unusual input, such as a value outside the training range or a column that the model does not read.
+        thresholds: operating threshold of each class, by name; infinity reports nothing of that class.
+        threshold_source: where the thresholds come from, as text.
+        instances: Detectron2's, on the CPU, in descending order of score; boxes in pixels of the original image.
+        category_ids: id of each class in COCO files.
+        columns: columns that the model reads.
+        temperature: of the stored calibration; None if there is none.
     """
 
     image: str
@@ -88,12 +86,12 @@ class StudyFindings:
 
     @property
     def above_threshold(self) -> list[DetectedFinding]:
-        """The detections whose score reaches the operating threshold of their class."""
+        """Detections whose score reaches the operating threshold of their class."""
         return [finding for finding in self.findings if finding.above_threshold]
 
     @cached_property
     def findings(self) -> list[DetectedFinding]:
-        """Every detection, by falling score."""
+        """All detections, in descending order of score."""
         scores = self.instances.scores.tolist()
         boxes = self.instances.pred_boxes.tensor.tolist()
         masks = self.instances.pred_masks.numpy() if self.instances.has("pred_masks") else [None] * len(scores)
@@ -106,7 +104,6 @@ class StudyFindings:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: image, width, height, record, missing, notes, thresholds and findings."""
         return {
             "image": self.image,
             "width": self.width,
@@ -119,24 +116,26 @@ class StudyFindings:
         }
 
     def to_coco(self, image_id: Any = None) -> list[dict[str, Any]]:
-        """Return COCO results, every detection at any score, as the evaluator of a training run writes them.
+        """Return all detections as COCO results, as the evaluator of a training run writes them.
 
         Args:
-            image_id: id of the image in the annotation file; its name when None.
+            image_id: id of the image in the annotation file; None uses its name.
         """
         instances = Instances(self.instances.image_size, **self.instances.get_fields())
         if instances.has("pred_masks"):
-            instances.pred_masks = instances.pred_masks.numpy()  # numpy 2 warns where Detectron2 converts tensors
+            instances.pred_masks = instances.pred_masks.numpy()  # numpy 2 warns if Detectron2 converts tensors
         results = instances_to_coco_json(instances, self.image if image_id is None else image_id)
         return [{**result, "category_id": self.category_ids[result["category_id"]]} for result in results]
 
     def draw(self, path: str | Path, other: StudyFindings | None = None, titles: Sequence[str] = ()) -> Path:
-        """Write a PNG: the image with the detections above their threshold, and the clinical record next to it.
+        """Write a PNG of the image with the detections above their threshold, next to the clinical record.
 
         Args:
-            path: file to write.
             other: findings of the same image to show next to these, such as those without the record.
-            titles: one for each.
+            titles: one per panel; by default the number of findings.
+
+        Raises:
+            UserError: ``other`` is of an image of another size.
         """
         shown = [self] if other is None else [self, other]
         if other is not None and other.pixels.shape != self.pixels.shape:

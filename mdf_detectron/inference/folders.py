@@ -1,7 +1,7 @@
-"""Many studies → files: with progress, resumable, and without losing the others where one fails.
+"""Predict many studies into files, resumably; a study that fails does not stop the others.
 
-Every finished study is a line of ``<out>/progress.jsonl``; a run that was killed, or a later one with the same model
-and options, predicts only what is not there yet (an image or a record that has changed since counts as new).
+Each finished study is a line of ``<out>/progress.jsonl``. A later run with the same model and options predicts only
+studies that are not in it; a changed image or record counts as new.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLDERS = {"png": ("pictures", ".png"), "dicom-sr": ("reports", ".dcm")}
 _READ_AHEAD = 4
 
 ReportWriter = Callable[[Path, StudyFindings, Path], Any]
-"""Writes a structured report of findings on a source image to a file."""
+"""(file to write, findings, source image): writes a structured report."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Study:
     """One study to predict.
 
     Attributes:
-        path, name: of the image; the name is what the answer calls it.
-        image_id: in COCO results.
-        record: gives its clinical record by its opened image, or raises a :class:`~mdf_detectron.errors.UserError`.
+        path: of the image.
+        name: of the image in the results.
+        image_id: of the image in COCO results.
+        record: returns the clinical record for the opened image, or raises :class:`~mdf_detectron.errors.UserError`.
     """
 
     path: Path
@@ -52,9 +53,10 @@ class RunResult:
     """Counts of a run.
 
     Attributes:
-        predicted, resumed: studies of this run, and of an earlier one.
-        without_record: of these, those that had no record at all.
-        errors: (name, message) of the studies that failed.
+        predicted: studies that this run predicted.
+        resumed: studies taken from an earlier run.
+        without_record: studies of both kinds whose record has no value.
+        errors: (name, message) of each study that failed.
     """
 
     predicted: int
@@ -72,13 +74,13 @@ def run_predictions(
     batch_size: int = 1,
     write_report: ReportWriter | None = None,
 ) -> RunResult:
-    """Predict studies and write ``out``.
+    """Predict studies and write the results to the folder ``out``.
 
     Args:
-        formats: of "json", "csv", "coco", "png" and "dicom-sr"; ``findings.json`` is always written.
-        write_report: of "dicom-sr".
-        batch_size: studies of one forward pass. Floating-point sums depend on it: with 1 the scores of float32 are
-            those of ``--eval-only``, to the last digit.
+        formats: any of "json", "csv", "coco", "png" and "dicom-sr"; ``findings.json`` is always written.
+        batch_size: studies per forward pass. Scores depend on it in their last digits; with 1, float32 scores equal
+            those of ``--eval-only`` exactly.
+        write_report: required for "dicom-sr".
     """
     made_by = {"model": predictor.digest, "thresholds": predictor.thresholds}
     if predictor.half:
@@ -89,7 +91,7 @@ def run_predictions(
     resumed = 0
 
     def read(number: int, study: Study) -> tuple[str, PreparedStudy | None]:
-        """Read a study; None in the place of one that is done."""
+        """Return a study's fingerprint and its prepared form, or None if it is already done."""
         with OpenImage(study.path) as image:
             record = study.record(image)
             key = _fingerprint(study, record)
@@ -103,7 +105,7 @@ def run_predictions(
             for number, (study, future) in enumerate(zip(studies, _ahead(read, studies), strict=True)):
                 try:
                     key, ready = future.result()
-                except Exception as error:  # decoders of damaged files raise anything; no image may end the run
+                except Exception as error:  # decoders raise anything on damaged files; no image may end the run
                     errors.append((study.name, _reason(error)))
                     bar.update()
                     continue
@@ -119,7 +121,7 @@ def run_predictions(
             for (number, study, key, _), findings in zip(batch, answers, strict=True):
                 try:
                     _write_side_files(out, formats, number, study, findings, write_report)
-                except Exception as error:  # a report of an image whose tags break DICOM's rules raises anything
+                except Exception as error:  # highdicom raises anything if the image's tags break DICOM's rules
                     errors.append((study.name, _reason(error)))
                 else:
                     entries[number] = {"findings": findings.to_dict(), "coco": findings.to_coco(study.image_id)}
@@ -144,7 +146,7 @@ def _fingerprint(study: Study, record: Mapping[str, Any] | None) -> str:
 
 
 def _ahead(read: Callable[[int, Study], Any], studies: Sequence[Study]) -> Iterator[Future]:
-    """Read studies a few ahead of the model, in other threads."""
+    """Read a few studies ahead of the model, in other threads."""
     with ThreadPoolExecutor(2) as pool:
         waiting = (pool.submit(read, number, study) for number, study in enumerate(studies))
         ahead = list(islice(waiting, _READ_AHEAD))
@@ -159,7 +161,7 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _side_file(out: Path, kind: str, number: int, study: Study) -> Path:
-    """Return the path of an image's own file of a format; of one whose file is for all images, the folder."""
+    """Return the path of an image's own file, or ``out`` for a format with one file for all images."""
     if kind not in _FOLDERS:
         return out
     folder, suffix = _FOLDERS[kind]
@@ -209,7 +211,7 @@ def _csv_rows(studies: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]
 
 
 class _Progress:
-    """The file of finished studies; its first line says of which model and options they are."""
+    """The file of finished studies; its first line names their model and options."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]):
         self.path, self.header = path, json.dumps(finite_or_none(dict(header)), sort_keys=True)
@@ -219,7 +221,7 @@ class _Progress:
         kept = self._kept_lines()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, "\n".join([self.header, *kept]) + "\n")  # without a line that was cut
+            write_text(self.path, "\n".join([self.header, *kept]) + "\n")  # drops a truncated line
             self._file = open(self.path, "a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror or error})") from None
@@ -240,18 +242,17 @@ class _Progress:
                 entry = json.loads(line)
                 self.done[entry["key"]] = {"findings": entry["findings"], "coco": entry["coco"]}
             except (ValueError, KeyError, TypeError):
-                continue  # the last line of a run that was killed
+                continue  # the last line of a killed run may be truncated
             kept.append(line)
         return kept
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Append a study."""
         line = json.dumps(finite_or_none({"key": key, **entry}), allow_nan=False)
         self._file.write(line + "\n")
         self._file.flush()
 
 
 def first_error(errors: Sequence[tuple[str, str]]) -> str:
-    """Describe failed studies in one line."""
+    """Return one line on the failed studies: how many, and the first one's message."""
     name, message = errors[0]
     return f"{len(errors)} image(s) failed; the first, {shorten(name)}: {message}"

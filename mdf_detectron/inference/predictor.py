@@ -1,12 +1,12 @@
-"""One study in, findings out, from a checkpoint alone.
+"""Predict the findings of a study with a checkpoint.
 
     predictor = Predictor("model.pth")
     findings = predictor("image.dcm", {"age": 71, "gender": "F"})
     findings.draw("findings.png"); findings.to_dict(); findings.to_coco(image_id=1)
 
-A record may be full, partial or absent. What is absent is missing to the model, as a missing value was in training.
-A model that was trained without clinical dropout (``MODEL.CLINICAL.DROPOUT_RECORD`` 0) has seen only as many missing
-values as its training data held; where they held none, its answer to a missing value is untrained, and a note says so.
+A record may be full, partial or absent; absent values are missing to the model, as in training. A model trained without
+clinical dropout (``MODEL.CLINICAL.DROPOUT_RECORD`` 0) saw missing values only where its training data had them. For a
+column that was never missing, its response to a missing value is untrained, and a note says so.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, Ima
 from mdf_detectron.inference.findings import StudyFindings
 
 DEFAULT_THRESHOLD = 0.5
-"""Operating threshold where the checkpoint holds none and none is given."""
+"""Operating threshold if none is given and the checkpoint holds none."""
 
 MODALITIES = ("CR", "DX", "RG", "XA", "RF")
-"""DICOM modalities of a projection radiograph."""
+"""DICOM modalities of projection radiographs."""
 
 ImageLike = str | Path | OpenImage | np.ndarray | Image.Image
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study as the model reads it.
+    """A study, ready for the model.
 
     Attributes:
         model_input: Detectron2's input dict with the clinical tensors.
-        image, pixels, record, missing, notes: as of :class:`~mdf_detectron.inference.findings.StudyFindings`.
-        image_notes: those of the notes that do not depend on the record.
+        image, pixels, record, missing, notes: as in :class:`~mdf_detectron.inference.findings.StudyFindings`.
+        image_notes: notes that do not depend on the record.
     """
 
     model_input: dict[str, Any]
@@ -61,27 +61,27 @@ class PreparedStudy:
 
 
 class Predictor:
-    """Predict single studies with the model of a checkpoint.
+    """Predict studies with the model of a checkpoint.
 
     Args:
-        weights: a ``.pth`` file of this project, or the name of a zoo model with published weights
+        weights: a ``.pth`` file of this project, the name of a zoo model with published weights
             ("synthetic_cxr/mdf_net_compact" ships with the package), or an opened checkpoint.
-        device: "cpu" or "cuda"; by default the GPU where there is one.
-        threshold: operating threshold of every class, or one by class name; by default the checkpoint's, else 0.5.
-        force: predict from DICOM files of another modality than a radiograph's too (a note says so).
-        half: run the model in float16 (torch's autocast), on a GPU; by default there as ``SOLVER.AMP.ENABLED`` says.
+        device: "cpu" or "cuda"; by default the GPU if there is one.
+        threshold: one operating threshold for all classes, or one by class name; by default the checkpoint's, else 0.5.
+        force: accept DICOM files of other modalities than :data:`MODALITIES`, with a note.
+        half: run the model in float16 (torch's autocast), on a GPU only; by default ``SOLVER.AMP.ENABLED`` there.
 
     Attributes:
         cfg, contents, digest: of the checkpoint.
-        model, mapper: the model in evaluation mode, and what makes its inputs.
-        schema: of the training data.
-        columns, read_columns: names and columns of the schema that the model reads, in input order.
-        thresholds, threshold_source: operating threshold of each class, and where they come from.
-        temperature: of the stored calibration, or None.
+        model: in evaluation mode.
+        mapper: makes the model's inputs.
+        schema: of the training data, including columns that the model does not read.
+        columns, read_columns: names and schema columns that the model reads, in input order.
+        thresholds, threshold_source, temperature: as in :class:`~mdf_detectron.inference.findings.StudyFindings`.
 
     Raises:
-        ConfigError: float16 on a CPU.
-        CheckpointError: no such file, a damaged one, or one that does not hold what a predictor needs.
+        ConfigError: float16 on a CPU, or a threshold for an unknown class.
+        CheckpointError: the file is absent or damaged, or lacks what a predictor needs.
     """
 
     def __init__(
@@ -131,17 +131,17 @@ class Predictor:
             record: column → value in the schema's unit; an absent column, None or an empty text is missing.
 
         Raises:
-            ImageReadError: no image, or a DICOM of another modality.
-            DatasetError: a column that the schema does not have, or a value that it does not allow.
+            ImageReadError: the input is no image, or a DICOM file of another modality.
+            DatasetError: the schema lacks a column of the record, or does not allow a value.
         """
         return self.predict([self.prepare(image, record)])[0]
 
     def predict_batch(
         self, images: Sequence[ImageLike], records: Sequence[Mapping[str, Any] | None] | None = None
     ) -> list[StudyFindings]:
-        """Predict several studies in one forward pass; one broken study raises as it would alone.
+        """Predict several studies in one forward pass; raises as a single call does if one study is invalid.
 
-        Floating-point sums depend on the size of a batch: scores can differ from single calls in their last digits.
+        Scores can differ from those of single calls in their last digits.
         """
         records = [None] * len(images) if records is None else list(records)
         if len(records) != len(images):
@@ -153,10 +153,10 @@ class Predictor:
     def prepare(
         self, image: ImageLike, record: Mapping[str, Any] | None = None, name: str | None = None
     ) -> PreparedStudy:
-        """Read, check and map one study; the part of the work that may run in another thread.
+        """Read, check and map one study; may run in another thread.
 
         Args:
-            name: of the image in the answer; by default its path.
+            name: of the image in the findings; by default its path.
         """
         name = name or (str(image) if isinstance(image, (str, Path)) else "image")
         pixels, notes = self._read(image)
@@ -167,17 +167,13 @@ class Predictor:
         return self.with_record(study, record)
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
-        """Run the model on prepared studies, all in one batch."""
+        """Predict prepared studies in one batch."""
         with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=self.half):
             outputs = self.model([study.model_input for study in studies])
         return [self._findings(s, o["instances"].to("cpu")) for s, o in zip(studies, outputs, strict=True)]
 
     def with_record(self, study: PreparedStudy, record: Mapping[str, Any] | None) -> PreparedStudy:
-        """Return the same image with another record.
-
-        Raises:
-            DatasetError: an unknown column, or a value that the schema does not allow.
-        """
+        """Return the same image with another record; raises DatasetError for an unknown column or an illegal value."""
         parsed = self.schema.parse_record(record, where=study.image)
         tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": parsed})
         read = {name: parsed[name] for name in self.columns}
@@ -233,7 +229,7 @@ class Predictor:
         return [message]
 
     def _read(self, image: ImageLike) -> tuple[np.ndarray, list[str]]:
-        """Return (H, W, C) uint8, or float32 (0–255) of a file with more than eight bits, and notes about the file."""
+        """Return pixels (H, W, C), uint8 or (of more than eight bits) float32 in 0–255, and notes about the file."""
         image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, (str, Path)):
             with OpenImage(image) as file:
@@ -268,7 +264,7 @@ class Predictor:
         return {name: math.inf if t is None else t for name, t in limits.items()}, stored["source"]
 
     def _findings(self, study: PreparedStudy, instances: Instances) -> StudyFindings:
-        instances.scores = instances.scores.float()  # of float16, perhaps
+        instances.scores = instances.scores.float()  # may be float16
         return StudyFindings(
             image=study.image,
             pixels=study.pixels,

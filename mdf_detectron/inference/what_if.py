@@ -1,13 +1,13 @@
-"""Read the same image with another record: which findings come, go or change their score, and by which columns.
+"""Compare findings of one image under different records, and attribute scores to columns.
 
-What changes is the model's answer. It shows an association that the model learned, and no cause: a patient whose value
-is changed by treatment does not get the findings of another record.
+A changed answer shows an association that the model learned, not a cause: changing a patient's value by treatment does
+not give the patient the findings of another record.
 
-Contributions compare a study's record with a background, drawn from the training quantiles and frequencies in the
-checkpoint, each column by itself: a checkpoint holds no records, so dependence between columns is not part of it.
+Contributions compare a study's record with background records. Each column of these is drawn independently from the
+training quantiles or frequencies in the checkpoint, which holds no records and so no dependence between columns.
 
 ablation: score − mean score with that column's value drawn from the background (exact, one column at a time).
-shapley:  Shapley values (captum's permutation sampling): they add up to score − mean score of the background.
+shapley:  Shapley values (captum's permutation sampling); they sum to score − mean score of the background.
 
 Shape letters: F findings, R records, L columns that the model reads.
 """
@@ -35,10 +35,10 @@ DISCLAIMER = (
 )
 
 LEAST_OVERLAP = 0.5
-"""IoU of two boxes of one class that are the same finding."""
+"""Two boxes of one class with at least this IoU are the same finding."""
 
 TRACKED_SCORE, TRACKED_DETECTIONS = 0.001, 100
-"""While a finding is tracked the model reports detections from this score on, at most this many an image."""
+"""While findings are tracked the model reports detections of at least this score, at most this many per image."""
 
 METHODS = ("shapley", "ablation")
 
@@ -47,13 +47,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class MatchedFinding:
-    """A finding before and after a change of the record; None where it is not reported."""
+    """A finding before and after a change of the record; None if it is not reported."""
 
     before: DetectedFinding | None
     after: DetectedFinding | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         either = self.after or self.before
         scores = [one.score if one else None for one in (self.before, self.after)]
         return {
@@ -72,10 +71,10 @@ def changed_record(
     changes: Mapping[str, Any] | None = None,
     hidden: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return a record with values set, and columns hidden (made missing).
+    """Return a copy of a record with values set and columns hidden (made missing).
 
     Raises:
-        DatasetError: a column that the model does not read, or one that is both set and hidden.
+        DatasetError: the model does not read a column, or a column is both set and hidden.
     """
     names = [*(changes or {}), *hidden]
     if unread := sorted(set(names) - set(predictor.columns)):
@@ -86,10 +85,10 @@ def changed_record(
 
 
 def match_findings(before: Sequence[DetectedFinding], after: Sequence[DetectedFinding]) -> list[MatchedFinding]:
-    """Pair findings of one class by falling IoU, at least :data:`LEAST_OVERLAP`; the rest stays single.
+    """Pair findings of one class greedily by IoU, at least :data:`LEAST_OVERLAP`; the rest stay unpaired.
 
     Returns:
-        by falling score, the higher one of the two.
+        pairs in descending order of their higher score.
     """
     overlaps = _iou(before, after)
     pairs = [
@@ -118,16 +117,15 @@ def scores_of(
     targets: Sequence[DetectedFinding],
     records: Sequence[Mapping[str, Any]],
 ) -> np.ndarray:
-    """Follow findings through other records.
+    """Return the scores of findings, (R, F), under other records.
+
+    A finding's score is the highest of its class's detections with an IoU of at least :data:`LEAST_OVERLAP`; 0 if none
+    reaches :data:`TRACKED_SCORE`.
 
     Args:
-        study: the image.
-        targets: findings to follow; the score of one is the highest of a detection of its class at its place.
-        records: R.
-
-    Returns:
-        (R, len(targets)): 0 where the model reports nothing there, not even with a score of
-        :data:`TRACKED_SCORE`.
+        study: only its image is used.
+        targets: F findings.
+        records: R records.
     """
     out = np.zeros((len(records), len(targets)))
     with _tracking(predictor.model):
@@ -149,7 +147,7 @@ def _scores_at(targets: Sequence[DetectedFinding], found: StudyFindings) -> np.n
 
 @contextmanager
 def _tracking(model: nn.Module) -> Iterator[None]:
-    """Let the model report detections of any score, without masks, while the block runs."""
+    """Temporarily let the model report detections from :data:`TRACKED_SCORE`, without masks."""
     wanted = {"mask_on": False, "test_score_thresh": TRACKED_SCORE}
     wanted |= dict.fromkeys(("test_topk_per_image", "max_detections_per_image"), TRACKED_DETECTIONS)
     changes = [(m, name, value) for m in model.modules() for name, value in wanted.items() if name in vars(m)]
@@ -171,16 +169,16 @@ def sweep(
     column: str,
     values: Sequence[Any],
 ) -> np.ndarray:
-    """Follow findings while one column takes several values; returns (len(values), len(targets)) scores."""
+    """Return the scores of findings, (len(values), F), while one column takes several values."""
     records = [changed_record(predictor, record, {column: value}) for value in values]
     return scores_of(predictor, study, targets, records)
 
 
 def sweep_values(predictor: Predictor, words: Sequence[str]) -> tuple[str, list[Any]]:
-    """Read the words of a sweep: COLUMN FROM TO COUNT, or of a categorical column COLUMN and values (none: all).
+    """Parse a sweep: COLUMN FROM TO COUNT or, for a categorical column, COLUMN and values (none means all).
 
     Raises:
-        DatasetError: a column that the model does not read, or a value that its schema does not allow.
+        DatasetError: the model does not read the column, or its schema does not allow a value.
     """
     column = next((column for column in predictor.read_columns if column.name == words[0]), None)
     if column is None:
@@ -201,7 +199,7 @@ def sweep_values(predictor: Predictor, words: Sequence[str]) -> tuple[str, list[
 
 
 Scores = Callable[[np.ndarray, int], np.ndarray]
-"""(R, L) bool, background number → (R, F) scores, columns that are True with the study's own value."""
+"""(mask (R, L) bool, background number) → scores (R, F); the study's own value where True, else the background's."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +209,9 @@ class Contributions:
     Attributes:
         columns: L names.
         values: (F, L).
-        scores, background: (F,) score with the study's record, and mean score with the background's.
-        method: of :data:`METHODS`.
+        scores: (F,), with the study's record.
+        background: (F,), mean over the background records.
+        method: one of :data:`METHODS`.
     """
 
     columns: list[str]
@@ -222,7 +221,6 @@ class Contributions:
     method: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         return {
             "method": self.method,
             "columns": self.columns,
@@ -233,7 +231,7 @@ class Contributions:
 
 
 def background_records(predictor: Predictor, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Draw records from the training distribution, each column by itself, missing as often as in training."""
+    """Draw records, each column independently from its training distribution, missing as often as in training."""
     rng = np.random.default_rng(seed)
     training = predictor.contents["training"]
     records: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -263,15 +261,15 @@ def contributions(
     num_permutations: int = 32,
     seed: int = 0,
 ) -> Contributions:
-    """Explain the scores of findings by the columns of the record.
+    """Attribute the scores of findings to the columns of the record.
 
     Args:
         targets: F findings of the study with this record.
-        num_background: records that are drawn.
-        num_permutations: of "shapley", in all; more are more exact.
+        num_background: number of background records.
+        num_permutations: total for "shapley"; more are more exact.
 
     Raises:
-        DatasetError: an image-only model, which reads no column.
+        DatasetError: the model reads no column, or the method is unknown.
         UserError: "shapley" without captum installed.
     """
     columns = predictor.columns
@@ -299,7 +297,7 @@ def contributions(
 
 
 def ablation_values(scores: Scores, num_columns: int, num_background: int) -> np.ndarray:
-    """Replace one column at a time; returns (F, L)."""
+    """Return (F, L): the mean drop of each score when one column takes the background's value."""
     present = np.vstack([np.ones((1, num_columns), dtype=bool), ~np.eye(num_columns, dtype=bool)])
     mean = np.mean([scores(present, number) for number in range(num_background)], axis=0)
     return (mean[:1] - mean[1:]).T
@@ -308,7 +306,7 @@ def ablation_values(scores: Scores, num_columns: int, num_background: int) -> np
 def shapley_values(
     scores: Scores, num_columns: int, num_targets: int, num_background: int, num_permutations: int, seed: int
 ) -> np.ndarray:
-    """Sample Shapley values with captum, the permutations divided among the background records; returns (F, L)."""
+    """Sample Shapley values (F, L) with captum, dividing the permutations among the background records."""
     try:
         from captum.attr import ShapleyValueSampling
     except ImportError:
@@ -330,7 +328,7 @@ def shapley_values(
 
         for target in range(num_targets):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + number)  # the same permutations for every finding: known scores are used
+                torch.manual_seed(seed + number)  # same permutations for every finding, so that known scores are reused
                 values = ShapleyValueSampling(forward).attribute(
                     ones, baselines=zeros, additional_forward_args=(target,), n_samples=each, perturbations_per_eval=16
                 )
