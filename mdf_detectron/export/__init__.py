@@ -1,4 +1,4 @@
-"""Models for programs without Detectron2."""
+"""Export models for programs without Detectron2."""
 
 from mdf_detectron.dependencies import require_detectron2
 

@@ -1,13 +1,12 @@
-"""A checkpoint → one TorchScript or ONNX file that needs neither Detectron2 nor this package.
+"""Export a checkpoint to one TorchScript or ONNX file that needs neither Detectron2 nor this package.
 
-The model itself is traced, by Detectron2's adapter. Detectron2 walks over the images of a batch in Python, which a
-trace would fix, so that the trace is of one study; the file loops over the studies of its input. It takes any number
-of images of one size, and their records, as named inputs, and carries a description (classes, columns with units and
-vocabularies, thresholds, how an image is made) under the name :data:`DESCRIPTION`. Every file is compared with the
-model on images that its trace has not seen before it gets its name.
+Detectron2 iterates over the images of a batch in Python, which tracing would unroll. So its adapter traces the model on
+one study, and the file loops over the studies of its input: any number of images of one size, and their records, as
+named inputs. The file holds a description (classes, columns with units and vocabularies, thresholds, image format)
+named :data:`DESCRIPTION`. Before a file gets its name it is compared with the model on images that were not traced.
 
-Shape letters: N images, C channels, H×W pixels, A numeric columns, B categorical columns, R detections, P cells a side
-of a mask.
+Shape letters: N images, C channels, H×W pixels, A numeric columns, B categorical columns, R detections, P×P
+cells of a mask.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ from mdf_detectron.modeling.backbones import TimmTrunk
 from mdf_detectron.modeling.meta_arch import build_model
 
 DESCRIPTION = "mdf_detectron.json"
-"""Name of the description within a file: an extra file of TorchScript, an entry of ONNX's metadata."""
+"""Name of the description in a file: an extra file of TorchScript, an entry of ONNX's metadata."""
 
 KINDS = {".onnx": "ONNX", ".ts": "TorchScript"}
-"""By the ending of a file's name."""
+"""File format by file name extension."""
 
 INPUTS = {
     "image": "float32 (images, channels, height, width), 0 to 255",
     "clinical_numeric": "float32 (images, numeric columns), in the columns' units, NaN where missing",
     "clinical_categorical": "int64 (images, categorical columns), place in the vocabulary, -1 where missing",
 }
-"""A model without numeric or categorical columns lacks that input."""
+"""A file lacks the input of a kind of column that the model does not read."""
 
 OUTPUTS = {
     "boxes": "float32 (detections, 4), x0, y0, x1, y1 in pixels of the input",
@@ -57,11 +56,11 @@ OUTPUTS = {
     "image_index": "int64 (detections), which image of the input",
     "masks": "float32 (detections, P, P), probability of the mask within its box",
 }
-"""A model without masks lacks that output."""
+"""A file of a model without masks lacks that output."""
 
 OPSET = 17
 BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE = 1e-2, 1e-4, 1e-2
-"""Largest differences from the model: pixels, probability, and share of a mask's pixels."""
+"""Largest differences from the model: in pixels, in score, and as a fraction of a mask's pixels."""
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Sequence[np.ndarray]]
@@ -71,12 +70,11 @@ class ExportedModel:
     """Run an exported file on the CPU.
 
     Args:
-        path: of the file.
-        kind: of :data:`KINDS`' values; by default its ending's.
-        threads: of ONNX Runtime; 0 leaves the choice to it. TorchScript takes torch's.
+        kind: "ONNX" or "TorchScript"; by default what the file name extension says.
+        threads: of ONNX Runtime; 0 lets it choose. TorchScript uses torch's.
 
     Raises:
-        UserError: no file of that kind that this project wrote, or ONNX Runtime is not installed.
+        UserError: :func:`export_model` did not write the file, or ONNX Runtime is not installed.
     """
 
     def __init__(self, path: str | Path, *, kind: str | None = None, threads: int = 0):
@@ -85,14 +83,14 @@ class ExportedModel:
         try:
             self._run, text = _open_onnx(runtime, path, threads) if runtime else _open_script(path)
             self.description: dict[str, Any] = json.loads(text)
-        except Exception as cause:  # both readers raise anything
+        except Exception as cause:  # both readers can raise anything
             raise UserError(f"{path}: no {kind} file of `mdf export` ({shorten(str(cause))})") from None
         self.input_names: list[str] = [one["name"] for one in self.description["inputs"]]
         self.output_names: list[str] = [one["name"] for one in self.description["outputs"]]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        """Run; inputs and outputs are arrays by name, as the description says."""
-        answers = self._run({name: np.ascontiguousarray(inputs[name]) for name in self.input_names})  # in this order
+        """Run the file; inputs and outputs are arrays by name, see :data:`INPUTS` and :data:`OUTPUTS`."""
+        answers = self._run({name: np.ascontiguousarray(inputs[name]) for name in self.input_names})  # in order
         return dict(zip(self.output_names, map(np.asarray, answers), strict=True))
 
 
@@ -106,7 +104,7 @@ def _open_onnx(runtime: Any, path: str | Path, threads: int) -> tuple[Run, str]:
 def _open_script(path: str | Path) -> tuple[Run, str]:
     extra = {DESCRIPTION: ""}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what programs in C++ load
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, but C++ programs load it
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
 
     def run(inputs: Arrays) -> list[np.ndarray]:
@@ -117,7 +115,7 @@ def _open_script(path: str | Path) -> tuple[Run, str]:
 
 
 def kind_of(path: str | Path) -> str:
-    """Find the kind of file that a name asks for."""
+    """Return the file format, "ONNX" or "TorchScript", that a file name's extension asks for."""
     kind = KINDS.get(Path(path).suffix)
     if kind is None:
         raise ConfigError(
@@ -136,30 +134,28 @@ def _import(name: str) -> Any:
 def export_model(
     predictor: Predictor, path: str | Path, batches: Sequence[Sequence[Mapping[str, Any]]] = ()
 ) -> dict[str, Any]:
-    """Write a file and compare it with the model.
+    """Write a file that computes in float32, and compare it with the model.
 
     Args:
-        predictor: the model; the file computes in 32 bits.
         path: ends with ".onnx" or ".ts".
-        batches: inputs of the model (as the mapper makes them, one size within a batch) to compare on, next to random
-            ones.
+        batches: further inputs to compare on, as the mapper makes them, of one size within a batch.
 
     Returns:
-        what the comparison found: images, detections, and the largest difference of boxes, scores and masks.
+        result of :func:`compare`.
 
     Raises:
-        ConfigError: a model that cannot be exported, by name of its part; or a file that disagrees with the model.
+        ConfigError: the model cannot be exported (the message names its parts), or the file disagrees with the model.
     """
     kind, path = kind_of(path), Path(path)
     model, side = _plain_model(predictor), predictor.cfg.INPUT.IMAGE_SIZE
-    # of another size than the model's own, so that the trace records how maps are brought to the size of others
+    # not the model's own size, so that the trace records how feature maps are resized to match each other
     (example,) = random_inputs(predictor, 1, (side + 64, side + 32), seed=0)
     with atomic_path(path) as partial_path:
         try:
             _write(kind, model, example, predictor, partial_path)
         except UserError:
             raise
-        except Exception as cause:  # tracers raise anything; the message says what in the model it was
+        except Exception as cause:  # tracers can raise anything; the message names the model's parts
             reason = shorten(str(cause), 300)
             raise ConfigError(f"this model cannot be exported to {kind} ({_parts(predictor)}): {reason}") from None
         exported = ExportedModel(partial_path, kind=kind)
@@ -175,7 +171,7 @@ def _plain_model(predictor: Predictor) -> nn.Module:
     model.load_state_dict(predictor.model.state_dict())
     for part in model.modules():
         if isinstance(part, TimmTrunk):
-            part.channels_last = False  # a memory format that ONNX does not have
+            part.channels_last = False  # ONNX lacks this memory format
     return model.eval()
 
 
@@ -188,28 +184,27 @@ def _parts(predictor: Predictor) -> str:
 
 
 def input_names(predictor: Predictor) -> list[str]:
-    """Name the inputs of a model's file, in order."""
+    """Return the names of a model's inputs in a file, in order."""
     kinds = {column.kind for column in predictor.read_columns}
     return [name for name in INPUTS if name == "image" or name.removeprefix("clinical_") in kinds]
 
 
 def _detect(model: nn.Module, number: Tensor, image: Tensor, *record: Tensor, names: Sequence[str]) -> list[Tensor]:
-    """Detect in one study of a batch: Detectron2's inference, in tensors.
+    """Run Detectron2's inference on study ``number`` of a batch, with tensors only.
 
     Args:
-        number: of the study, () long.
+        number: () long.
         image: (N, C, H, W) float32, 0–255.
-        record: (N, A) float32 and (N, B) long, as far as ``names`` has them.
+        record: (N, A) float32 and (N, B) long, those that ``names`` has.
         names: of all inputs.
 
     Returns:
-        boxes (R, 4), scores (R,), classes (R,), ``number`` (R,) and, with masks, probabilities within the box
-        (R, P, P).
+        boxes (R, 4), scores (R,), classes (R,), ``number`` (R,) and, with masks, probabilities in the box (R, P, P).
     """
     given = {"clinical_numeric": image.new_zeros(0), "clinical_categorical": image.new_zeros(0, dtype=torch.long)}
     given |= {name: values[number] for name, values in zip(names, (image, *record), strict=True)}
     if getattr(model, "has_roi_heads", False):
-        (found,) = model.inference([given], do_postprocess=False)  # which would paste masks into the image
+        (found,) = model.inference([given], do_postprocess=False)  # postprocessing would paste masks into the image
     else:
         found = model([given])[0]["instances"]
     boxes, classes = found.pred_boxes.tensor, found.pred_classes
@@ -220,7 +215,7 @@ def _detect(model: nn.Module, number: Tensor, image: Tensor, *record: Tensor, na
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """Replace what ONNX has no operator for while a model is traced: means over a map to a size that is known late."""
+    """Temporarily replace adaptive pooling to a size that is known only at run time; ONNX has no operator for it."""
     original = F.adaptive_avg_pool2d
 
     def pooled(x: Tensor, size: Any) -> Tensor:
@@ -228,18 +223,18 @@ def _traceable() -> Iterator[None]:
         return average_pooled(x, size) if late else original(x, size)
 
     with mock.patch.object(F, "adaptive_avg_pool2d", pooled), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tensors read by checks of shapes, and that both exporters are old
+        warnings.simplefilter("ignore")  # shape checks read tensors; both exporters are deprecated
         yield
 
 
 def average_pooled(x: Tensor, size: Sequence[int | Tensor]) -> Tensor:
-    """(N, D, h, w) → (N, D, *size): ``F.adaptive_avg_pool2d`` as two matrix products."""
+    """Compute ``F.adaptive_avg_pool2d`` by two matrix products: (N, D, h, w) → (N, D, *size)."""
     rows, columns = (_means(x.shape[axis], size[axis - 2], x) for axis in (2, 3))
     return rows @ x @ columns.transpose(0, 1)
 
 
 def _means(cells: int | Tensor, bins: int | Tensor, like: Tensor) -> Tensor:
-    """(bins, cells): bin i is the mean of the cells from floor(i·cells/bins) up to ceil((i+1)·cells/bins)."""
+    """Return (bins, cells): bin i averages cells floor(i·cells/bins) to ceil((i+1)·cells/bins), exclusive."""
     count, wanted = shapes_to_tensor([cells, bins]).to(like.device).unbind()
     number, cell = torch.arange(bins, device=like.device)[:, None], torch.arange(cells, device=like.device)
     first = torch.div(number * count, wanted, rounding_mode="floor")
@@ -254,7 +249,7 @@ def _write(kind: str, model: nn.Module, example: Mapping[str, Tensor], predictor
     text = json.dumps(finite_or_none(description(predictor, names, outputs)), ensure_ascii=False)
     given = (torch.tensor(0), *(example[name][None] for name in names))
     with _traceable():
-        one = TracingAdapter(model, given, partial(_detect, names=names)).eval()  # a mode that the exporter restores
+        one = TracingAdapter(model, given, partial(_detect, names=names)).eval()  # the exporter restores this mode
         if kind == "TorchScript":
             one = torch.jit.trace(one, given, check_trace=False, strict=False)
             torch.jit.save(_Loop(one, names, len(outputs)), str(path), _extra_files={DESCRIPTION: text})
@@ -272,13 +267,7 @@ def _write(kind: str, model: nn.Module, example: Mapping[str, Tensor], predictor
 
 
 class _Loop(torch.jit.ScriptModule):
-    """A TorchScript loop over the studies of a batch.
-
-    Args:
-        one: trace of :func:`_detect`.
-        names: of the inputs, which are the arguments.
-        num_outputs: of ``one``.
-    """
+    """Loop over the studies of a batch in TorchScript; ``one`` is a trace of :func:`_detect`."""
 
     def __init__(self, one: torch.jit.ScriptModule, names: Sequence[str], num_outputs: int):
         super().__init__()
@@ -293,7 +282,7 @@ class _Loop(torch.jit.ScriptModule):
 
 
 def _over_studies(onnx: Any, one: Any) -> Any:
-    """Put the graph of one study into a loop over all: its input "number" counts, its outputs "study_…" are joined."""
+    """Wrap the graph of one study in a loop: its input "number" counts; its outputs "study_…" are concatenated."""
     make, graph, boolean = onnx.helper, one.graph, onnx.TensorProto.BOOL
     number, *inputs = graph.input
     kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
@@ -325,7 +314,7 @@ def _over_studies(onnx: Any, one: Any) -> Any:
 
 
 def description(predictor: Predictor, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
-    """Describe an exported file: all that is needed to use it."""
+    """Return all that is needed to use an exported file, JSON-ready except for infinite thresholds."""
     cfg, columns = predictor.cfg, predictor.read_columns
     return {
         "format": 1,
@@ -347,7 +336,7 @@ def description(predictor: Predictor, inputs: Sequence[str], outputs: Sequence[s
 
 
 def random_inputs(predictor: Predictor, count: int, size: tuple[int, int], seed: int) -> list[dict[str, Any]]:
-    """Make images of random blobs, and records of random training values, the last of several without any."""
+    """Make model inputs of random blobs and random records; the last of several has an empty record."""
     rng = np.random.default_rng(seed)
     records = background_records(predictor, max(1, count - 1), seed) + [{}] * (count > 1)
     y, x = np.mgrid[: size[0], : size[1]] / max(size)
@@ -366,17 +355,17 @@ def random_inputs(predictor: Predictor, count: int, size: tuple[int, int], seed:
 def compare(
     model: nn.Module, exported: ExportedModel, batches: Sequence[Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Compare a file with the model that it was made of.
+    """Compare a file with its model on batches of the model's inputs.
 
-    Args:
-        batches: of inputs, as of the model.
+    Returns:
+        number of images and detections, and the largest difference of boxes, scores and masks.
 
     Raises:
-        ConfigError: another number of detections, or a larger difference than the tolerances.
+        ConfigError: the number of detections differs, or a difference exceeds its tolerance.
     """
     total = {"images": 0, "detections": 0, "boxes": 0.0, "scores": 0.0, "masks": 0.0}
     for given in batches:
-        # sizes of the input, so that answers are in its pixels
+        # the size of the input, so that answers are in its pixels
         batch = [{**x, "height": x["image"].shape[1], "width": x["image"].shape[2]} for x in given]
         with torch.inference_mode():
             wanted = [one["instances"] for one in model(batch)]
@@ -400,12 +389,12 @@ def compare(
 
 
 def _differences(instances: Any, own: Arrays, size: tuple[int, int]) -> dict[str, float]:
-    """Largest differences between the model's detections of one image and the file's nearest of the same class."""
+    """Return the largest differences between the model's detections and the file's nearest ones of the same class."""
     boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
     out = {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
     for k, label in enumerate(instances.pred_classes.tolist()):
         off = np.abs(own["boxes"] - boxes[k]).max(axis=1) + np.where(own["classes"] == label, 0.0, np.inf)
-        off = off + np.abs(own["scores"] - scores[k])  # of two boxes at one place, the one of this score
+        off = off + np.abs(own["scores"] - scores[k])  # breaks ties between boxes at one place
         nearest = int(off.argmin())
         out["boxes"] = max(out["boxes"], float(off[nearest]))
         out["scores"] = max(out["scores"], abs(float(own["scores"][nearest] - scores[k])))
