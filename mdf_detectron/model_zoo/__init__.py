@@ -1,4 +1,4 @@
-"""The model zoo: names of configs → configs and models, with the function names of ``detectron2.model_zoo``."""
+"""Get configs and models of the zoo by name, with the function names of ``detectron2.model_zoo``."""
 
 # ruff: noqa: E402  (the check comes before the imports that need detectron2)
 from mdf_detectron.dependencies import require_detectron2
@@ -18,15 +18,15 @@ __all__ = ["get", "get_config"]
 
 
 def get_config(config_path: str) -> CfgNode:
-    """Return the config of a zoo model, by its name: "mimic_eye/mdf_net.yaml", for example."""
+    """Return the config of a zoo model by name, such as "mimic_eye/mdf_net.yaml"."""
     return load_config(config_path)
 
 
 def get(config_path: str, trained: bool = False) -> nn.Module:
-    """Build a zoo model in evaluation mode, on its config's device, or on the CPU where there is no GPU.
+    """Build a zoo model in evaluation mode, on its config's device or, if there is no GPU, on the CPU.
 
     Args:
-        trained: load its verified weights; else it is randomly initialized, and its clinical statistics are not set.
+        trained: load its verified weights; otherwise weights are random and clinical statistics are not set.
     """
     cfg = get_config(config_path)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Propose a config for a prepared folder; a comment in the file gives the reason for each choice."""
+"""Propose a config for a prepared folder, with a comment on the reason for each choice."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RECORD_REASONS = {
     "MODEL.CLINICAL.BRANCH": "Reads the record best on synthetic data; deconv is the paper's.",
     "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from memorizing the training patients' records.",
 }
-"""Reasons for keys of the recipes."""
+"""Reasons for keys that the recipes set."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
 MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4
 SMALL_BOX = 16
-"""Pixels that the side of a small box (10th percentile) should have in the model's input."""
+"""Wanted side of a small box (10th percentile) in the model's input, in pixels."""
 EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 600, 20_000
 
 _SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)", re.IGNORECASE)
@@ -39,12 +39,11 @@ _SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)
 
 @dataclass
 class FolderFacts:
-    """Hold what a config depends on.
+    """What a proposed config depends on.
 
     Attributes:
-        name: of the folder; the first part of its registered names.
-        splits: the annotation files.
-        schema: the clinical columns.
+        name: of the folder; its data sets are registered as "<name>_<split>".
+        splits: annotations by split.
         pixel_mean, pixel_std: of a sample of the training split, 0–255.
     """
 
@@ -63,7 +62,6 @@ class Choices:
     reasons: dict[str, str] = field(default_factory=lambda: dict(RECORD_REASONS))
 
     def choose(self, key: str, value: Any, reason: str = "") -> None:
-        """Set a key, with its reason where it needs one."""
         self.values[key] = value
         if reason:
             self.reasons[key] = reason
@@ -76,8 +74,7 @@ def read_folder(root: str | Path) -> FolderFacts:
     """Read a prepared folder.
 
     Raises:
-        DatasetError: this is no prepared folder, or its training split has no boxes.
-        ImageReadError: an image of the sample cannot be read.
+        DatasetError: not a prepared folder, or its training split has no boxes.
     """
     root = Path(root)
     schema, splits = prepared.read_folder(root)
@@ -91,11 +88,11 @@ def read_folder(root: str | Path) -> FolderFacts:
 
 
 def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: bool = True) -> Choices:
-    """Choose what depends on the data; the package's base config and recipes set the rest.
+    """Choose the keys that depend on the data; the package's base config and recipes set the rest.
 
     Args:
-        image_size: side of the model's square input; None to choose it.
-        flip: allow the horizontal flip (off anyway where class names say left or right).
+        image_size: side of the model's square input; None chooses it.
+        flip: allow the horizontal flip, which is off in any case if class names say left or right.
     """
     choices, train = Choices(), facts.splits["train"]
     choose = choices.choose
@@ -176,7 +173,7 @@ def _anchors(choose: Choose, boxes: np.ndarray, side: int) -> None:
     lengths = np.log(np.sqrt(boxes.prod(axis=1)))[:, None]
     count = min(MOST_ANCHOR_SIZES, len(np.unique(lengths.round(2))))
     centers = np.exp(KMeans(count, n_init=5, random_state=0).fit(lengths).cluster_centers_.ravel())
-    if count < 3:  # boxes of nearly one size: allow others
+    if count < 3:  # boxes of nearly one size: allow for others
         centers = np.outer(centers, (0.7, 1.0, 1.4)).ravel()
     sizes = sorted({max(8, int(4 * round(c / 4))) for c in centers})
     ratios = sorted({round(float(r), 1) for r in np.percentile(boxes[:, 1] / boxes[:, 0], (10, 50, 90))})
@@ -223,12 +220,12 @@ def _schedule(choose: Choose, facts: FolderFacts) -> None:
 
 
 def config_text(choices: Choices, output_dir: str, title: str) -> str:
-    """Return the text of a self-contained config file: the keys of the bases, then the choices with their reasons."""
+    """Return the text of a self-contained config file: the keys of the bases and the choices with their reasons."""
     keys: dict[str, Any] = {}
     for base in BASES:
         keys |= flat_config(read_config_file(CONFIGS / base))
     keys |= choices.values | {"OUTPUT_DIR": output_dir}
-    get_mdf_cfg().merge_from_list([part for pair in keys.items() for part in pair])  # an error if one does not fit
+    get_mdf_cfg().merge_from_list([part for pair in keys.items() for part in pair])  # raises if a key or value is invalid
     lines = [f"# {title}", "# Comments give the reason for each choice; the package's base config sets the rest."]
     within: list[str] = []
     for key, value in sorted(keys.items()):

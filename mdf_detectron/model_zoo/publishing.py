@@ -1,4 +1,4 @@
-"""A training checkpoint → one file to hand on, with its operating points, calibration and test results."""
+"""Publish a training checkpoint as one file with operating points, calibration and test results."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder
 
 OWN = "model"
-"""Name of the model in its own evaluation."""
+"""Key of the model in its own evaluation."""
 
 
 def predictions_on(
     cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, shuffled: bool = False
 ) -> tuple[GroundTruth, Detections]:
-    """Predict a registered data set, its records exchanged between patients if ``shuffled``."""
+    """Predict a registered data set; ``shuffled`` exchanges the records between patients."""
     records = records_of([dataset_name])
     if shuffled:
         records = permute_records(records, seed=0)
@@ -60,17 +60,16 @@ def operating_point(
     """Choose the threshold of each class on validation predictions.
 
     Args:
-        found: the predictions.
         source: name of the data, for people.
-        criterion: what a hit is, see :mod:`~mdf_detectron.evaluation.froc`.
-        false_positives: wanted at most, an image and class; or
-        sensitivity: wanted at least, of each class.
+        criterion: what counts as a hit, see :mod:`~mdf_detectron.evaluation.froc`.
+        false_positives: at most this many per image and class; or
+        sensitivity: at least this of each class. Give exactly one of the two.
 
     Returns:
         JSON-ready; a threshold of None reports nothing of that class.
 
     Raises:
-        UserError: a class that reaches the sensitivity at no threshold.
+        UserError: no threshold gives a class the sensitivity.
     """
     if (false_positives is None) == (sensitivity is None):
         raise ConfigError("give a number of false positives an image, or a sensitivity, to choose thresholds by")
@@ -99,10 +98,10 @@ def operating_point(
 
 
 def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str, Any] | None:
-    """Measure the calibration of scores on validation predictions, all classes pooled, and fit a temperature.
+    """Fit a temperature to the scores of validation predictions, all classes pooled, and measure its calibration.
 
     Returns:
-        JSON-ready, or None where there are not both true and false positives to fit on.
+        JSON-ready; None without both true and false positives.
     """
     temperature = fit_temperature(found.scores, found.true_positive)
     if temperature is None:
@@ -118,7 +117,7 @@ def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str,
 
 
 def splits_of(checkpoint: Checkpoint, val: str | None, test: str | None) -> tuple[str, str]:
-    """Find the names of the validation and the test split: given ones, or those of the training's data.
+    """Return the names of the validation and test split; by default those of the training's data.
 
     Raises:
         ConfigError: one of them is not registered, or both are the same.
@@ -126,7 +125,7 @@ def splits_of(checkpoint: Checkpoint, val: str | None, test: str | None) -> tupl
     datasets = checkpoint.saved_cfg.DATASETS
     folder = datasets.TRAIN[0].removesuffix("_train")
     val = val or next(iter(datasets.VAL), f"{folder}_val")
-    test = test or next(iter(datasets.TEST), f"{folder}_test")  # trainings of a study name none
+    test = test or next(iter(datasets.TEST), f"{folder}_test")  # trainings of an experiment name none
     for option, name in (("--val", val), ("--test", test)):
         if name not in DatasetCatalog.list():
             raise ConfigError(
@@ -148,14 +147,14 @@ def measure(
     criterion: str,
     resamples: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Predict both splits: the first for thresholds and calibration, the second for results.
+    """Choose thresholds and calibration on ``val`` and evaluate on ``test``.
 
     Args:
-        false_positives, sensitivity, criterion: of :func:`operating_point`.
+        false_positives, sensitivity, criterion: as in :func:`operating_point`.
         resamples: of the bootstrap.
 
     Returns:
-        the entries of the published file, and the evaluation on the test split.
+        the entries of the published file, and the result of :func:`evaluate_on_test`.
     """
     cfg = checkpoint.cfg
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,11 +172,11 @@ def measure(
 
 
 def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: Path, resamples: int) -> dict[str, Any]:
-    """Evaluate the model on its test split, with intervals and subgroups, and against exchanged records.
+    """Evaluate the model on its test split, with intervals, subgroups and exchanged records.
 
     Returns:
-        an evaluation as of ``mdf evaluate``: ``models`` and, where the model reads records, ``comparison`` of
-        predictions from every patient's own record with those from another patient's.
+        ``models`` and ``comparison`` as ``mdf evaluate`` writes them. The comparison is of predictions from own records
+        with those from another patient's; absent if the model reads no record.
     """
     protocol = Protocol(num_resamples=resamples, max_dets=cfg.TEST.DETECTIONS_PER_IMAGE)
     ground_truth, own = predictions_on(cfg, model, dataset_name, folder / "own")
@@ -189,7 +188,7 @@ def evaluate_on_test(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: 
 
 
 def stored_results(evaluation: Mapping[str, Any], dataset_name: str) -> dict[str, Any]:
-    """Select what a checkpoint keeps of its evaluation."""
+    """Return the part of an evaluation that a checkpoint keeps."""
     summary = evaluation["models"][OWN]
     kept = {key: summary[key] for key in ("dataset", "metrics", "subgroups")}
     return {"name": dataset_name, **kept, "against_exchanged_records": evaluation.get("comparison")}
@@ -198,14 +197,14 @@ def stored_results(evaluation: Mapping[str, Any], dataset_name: str) -> dict[str
 def write_published(
     checkpoint: Checkpoint, path: Path, *, half: bool = False, **entries: dict[str, Any] | None
 ) -> Checkpoint:
-    """Write the file to hand on: without the states of the training and the paths of its machine.
+    """Write the file to publish, without training state and without paths of the training machine.
 
     Args:
         half: store floating-point weights in 16 bits; statistics of clinical columns stay in 32.
         entries: operating_point, calibration and results of the contents.
 
     Returns:
-        the file as it was read back from the disk.
+        the checkpoint, read back from the file.
     """
     weights = {name: _half(name, value) for name, value in checkpoint.weights.items()} if half else checkpoint.weights
     contents = {**checkpoint.contents, **entries}
@@ -215,7 +214,7 @@ def write_published(
 
 
 def _without_paths(saved: CfgNode) -> str:
-    """Return a config as YAML, without the paths of the machine that it was trained on."""
+    """Return a config as YAML, without paths of the training machine."""
     cfg = saved.clone()
     cfg.OUTPUT_DIR = f"output/{Path(cfg.OUTPUT_DIR or 'output').name}"
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE = "", ""
