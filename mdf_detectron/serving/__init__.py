@@ -1,1 +1,1 @@
-"""Models at work elsewhere: a web page."""
+"""Present findings on a web page and as DICOM structured reports."""

@@ -1,7 +1,7 @@
-"""A web page for a colleague: an image, a form made from the schema, findings with and without the record.
+"""Serve a web page: an image, a form made from the schema, and findings with and without the record.
 
-Images stay in the memory of the session. Gradio stores an upload in a temporary file; it is in memory where there is
-``/dev/shm``, deleted as soon as it is read, and its folder is deleted at the end.
+Images stay in the session's memory. Gradio stores an upload in a temporary file, in ``/dev/shm`` if there is one; it is
+deleted as soon as it is read, and its folder at the end.
 """
 
 from __future__ import annotations
@@ -27,21 +27,16 @@ MAX_UPLOAD_MEGABYTES = 64
 
 
 class StudyPage:
-    """Answer the requests of the page of one model.
-
-    Args:
-        predictor: the model.
-        max_megapixels: larger images are refused before they are decoded.
-    """
+    """Answer the requests of one model's page; refuses images over ``max_megapixels`` before decoding them."""
 
     def __init__(self, predictor: Predictor, *, max_megapixels: float = MAX_MEGAPIXELS):
         self.predictor = predictor
         self.max_megapixels = max_megapixels
         self.columns: list[ClinicalColumn] = predictor.read_columns
-        self._lock = threading.Lock()  # one model, many sessions
+        self._lock = threading.Lock()  # sessions share one model
 
     def load(self, upload: str | None) -> tuple[PreparedStudy | None, str]:
-        """Read an upload and delete its file; returns the study and an error to show."""
+        """Read an upload and delete its file; return the study, or None and an error to show."""
         if upload is None:
             return None, ""
         path = Path(upload)
@@ -57,18 +52,18 @@ class StudyPage:
                 return self.predictor.prepare(image, None, name=name), ""
         except UserError as cause:
             return None, study_view.error(str(cause).replace(str(path), name))
-        except Exception as cause:  # a decoder of a broken file may raise anything; the page stays alive
+        except Exception as cause:  # decoders raise anything on broken files; the page stays up
             return None, study_view.error(f"{name}: cannot be read as an image ({type(cause).__name__})")
         finally:
             path.unlink(missing_ok=True)
 
     def record(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """Make a record of the form's values."""
+        """Return the record of the form's values."""
         pairs = zip(self.columns, values, strict=True)
         return {c.name: None if v in (None, UNKNOWN) else str(v).strip() for c, v in pairs}
 
     def answer(self, study: PreparedStudy | None, *values: Any) -> tuple[str, str, str]:
-        """Predict with the form's record and without; returns the views, the table, and messages."""
+        """Predict with and without the form's record; return HTML of the views, the table and the messages."""
         if study is None:
             return "", "", study_view.error("Choose an image first.")
         try:
@@ -92,12 +87,12 @@ class StudyPage:
         )
 
     def load_and_answer(self, upload: str | None, *values: Any) -> tuple[PreparedStudy | None, str, str, str]:
-        """Do :meth:`load`, then :meth:`answer`."""
+        """Call :meth:`load`, then :meth:`answer`."""
         study, problem = self.load(upload)
         return (None, "", "", problem) if study is None else (study, *self.answer(study, *values))
 
     def slider_range(self, name: str) -> tuple[float, float, float]:
-        """Find the range of a column's slider (training values, within the legal ones) and its start, the median."""
+        """Return the ends of a column's slider (training range, within the legal one) and its start, the median."""
         column = next(c for c in self.columns if c.name == name)
         quantiles = self.predictor.contents["training"]["columns"][name]["quantiles"] or [0.0, 1.0]
         low, high = max(quantiles[0], column.minimum), min(quantiles[-1], column.maximum)
@@ -105,7 +100,7 @@ class StudyPage:
 
 
 def build_page(page: StudyPage, title: str) -> Any:
-    """Lay the page out; returns Gradio's ``Blocks``."""
+    """Build the page as Gradio's ``Blocks``."""
     gr = _gradio()
     numeric = [column.name for column in page.columns if column.kind == "numeric"]
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 60)) as blocks:
@@ -158,8 +153,8 @@ def serve(predictor: Predictor, *, host: str, port: int, title: str, block: bool
     """Start the page.
 
     Args:
-        host: address that it listens on; "127.0.0.1" is this machine alone.
-        block: wait until it is interrupted; False returns its address, Gradio's blocks and the folder of uploads.
+        host: address to listen on; "127.0.0.1" is this machine alone.
+        block: serve until interrupted; False returns the URL, Gradio's blocks and the folder of uploads.
 
     Raises:
         UserError: Gradio is not installed, or the port is taken.

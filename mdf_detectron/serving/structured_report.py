@@ -12,7 +12,7 @@ from mdf_detectron.fileio import atomic_path
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 
 SCHEME = "99MDF"
-"""Private coding scheme: the classes of a model are named by its data set, not by a standard."""
+"""Private coding scheme: a model's class names come from its data set, not from a standard."""
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -21,10 +21,10 @@ def write_structured_report(path: Path, findings: StudyFindings, source: Path) -
     """Write the findings above their threshold as a Comprehensive SR document.
 
     Args:
-        source: the DICOM file that was predicted; the report names its patient, study and image.
+        source: the DICOM file of the image; the report names its patient, study and image.
 
     Raises:
-        ImageReadError: the source is no DICOM file, or lacks the identifiers that a report refers to.
+        ImageReadError: the source is not a DICOM file, or lacks identifiers that a report needs.
         UserError: highdicom is not installed.
     """
     try:
@@ -42,7 +42,7 @@ def write_structured_report(path: Path, findings: StudyFindings, source: Path) -
         if keyword not in image:
             setattr(image, keyword, "")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names and values of the source that break DICOM's rules
+        warnings.simplefilter("ignore")  # names and values of the source may break DICOM's rules
         report = hd.sr.ComprehensiveSR(
             evidence=[image],
             content=_content(hd, findings, image),
@@ -98,7 +98,7 @@ def _group(hd, finding: DetectedFinding, number: int, image):
 
 
 def _no_finding(hd, image):
-    """Say of the whole image that nothing reached a threshold: a report needs an entry, and the image was read."""
+    """Return an entry for the whole image that no finding reaches its threshold; a report needs an entry."""
     code = hd.sr.coding.CodedConcept
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(hd.UID(), "image"),

@@ -1,4 +1,4 @@
-"""The answers of the web page as HTML: boxes over the image, and tables of findings. Nothing is written to a file."""
+"""Render the web page's answers as HTML, without writing files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdf_detectron.inference.what_if import MatchedFinding
 from mdf_detectron.report import CLASS_COLORS
 
 LONGEST_SIDE = 1024
-"""Pixels of the image that a browser gets."""
+"""Maximum side of the image sent to the browser, in pixels."""
 
 CSS = """
 .mdf-views {display: flex; flex-wrap: wrap; gap: 12px}
@@ -42,7 +42,7 @@ CSS = """
 
 
 def views(findings: Sequence[StudyFindings], titles: Sequence[str]) -> str:
-    """Draw findings of one image side by side; on a narrow screen below each other."""
+    """Draw findings of one image side by side or, on a narrow screen, below each other."""
     if not findings:
         return ""
     url, scale = _data_url(findings[0].pixels)
@@ -62,7 +62,7 @@ def _data_url(pixels: np.ndarray) -> tuple[str, float]:
 
 def _view(findings: StudyFindings, title: str, url: str, scale: float) -> str:
     width, height = findings.width, findings.height
-    unit = max(width, height) / 400  # so that lines and letters look alike at every image size
+    unit = max(width, height) / 400  # lines and letters look the same at every image size
     marks = [_mark(one, unit) for one in reversed(findings.above_threshold)]
     return (
         f'<figure class="mdf-view"><figcaption>{escape(title)}</figcaption>'
@@ -84,7 +84,7 @@ def _mark(finding: DetectedFinding, unit: float) -> str:
 
 
 def change_table(matched: Sequence[MatchedFinding], thresholds: dict[str, float]) -> str:
-    """Make the table of findings without and with the record; bold from the operating threshold on."""
+    """Return a table of findings with and without the record; scores above the threshold are bold."""
     shown = [m for m in matched if any(one and one.above_threshold for one in (m.before, m.after))]
     if not shown:
         return "<p>No finding reaches its operating threshold.</p>"
@@ -111,10 +111,8 @@ def _score(finding: DetectedFinding | None) -> str:
 
 
 def error(message: str) -> str:
-    """Show what was wrong with the input."""
     return f'<p class="mdf-error" role="alert">{escape(message)}</p>'
 
 
 def notes(lines: Sequence[str]) -> str:
-    """Show what is unusual about the input."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
