@@ -1,4 +1,4 @@
-"""A tiny training: its config, and what runs it."""
+"""Fixtures of a tiny training: its config and its run."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from tiny_training import SMALL, datasets
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
-# Four images: of fewer rows the clinical branch gets gradients that are rounding alone, and no two runs are alike.
+# Four images: with fewer rows the clinical branch's gradients are rounding error, and runs differ.
 TINY = [*SMALL, "SOLVER.IMS_PER_BATCH", 4, *datasets("tiny_cxr", "train", "test")]
 
 
 @pytest.fixture
 def tiny_config(small_config, tiny_folder, tmp_path):
-    """``tiny_config(*opts, config=…)``: train on ``tiny_folder`` and test, into ``tmp_path``."""
+    """``tiny_config(*opts, config=…)``: return a config that trains and tests on ``tiny_folder``, into ``tmp_path``."""
     register_prepared_folder(tiny_folder, "tiny_cxr")
 
     def load(*opts, config="synthetic_cxr/mdf_net.yaml"):
@@ -24,7 +24,7 @@ def tiny_config(small_config, tiny_folder, tmp_path):
 
 @pytest.fixture
 def train():
-    """``train(cfg, resume=False)``: the trainer and the results of a training."""
+    """``train(cfg, resume=False)``: return the trainer and the results."""
 
     def run(cfg, resume=False):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Scalars of the clinical path: norms by hand, the loss with exchanged rows, and the whole training."""
+"""Scalars of the clinical path: norms by hand, the loss with exchanged records, and a whole training."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_class_loss_against_one_box_at_a_time(small_config, make_batch, fit_enco
 
 
 def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch, fit_encoder):
-    """Logits that only the record sets: right with the own record, wrong with the exchanged one."""
+    """The record alone sets the logits: right with the own record, wrong with the exchanged one."""
     cfg = small_config("synthetic_cxr/msf_net_1d.yaml")
     batch = make_batch(cfg)
     model = fit_encoder(build_model(cfg)).eval()
@@ -93,7 +93,7 @@ def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch
         x["clinical_numeric"] = torch.full_like(x["clinical_numeric"], float(number))
     shuffled = [{**x, "clinical_numeric": y["clinical_numeric"]} for x, y in zip(batch, batch[::-1], strict=True)]
 
-    def logits(predictor, inputs, output):  # a predictor that knows the image's number from its record
+    def logits(predictor, inputs, output):  # gets the image's number from its record
         per_image = [len(x["instances"]) for x in now]
         numbers = torch.cat([x["clinical_numeric"][:1] for x in now]).long().repeat_interleave(torch.tensor(per_image))
         scores = torch.zeros_like(output[0])

@@ -1,4 +1,4 @@
-"""What is checked before training: masks, classes, empty splits; and what data loader workers say."""
+"""Checks before training (masks, classes, empty splits) and errors in data loader workers."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def folder(tiny_folder, tmp_path):
 
 @pytest.fixture
 def config(small_config, folder, tmp_path):
-    """``config(*opts)``: train, validate and test on the folder."""
+    """``config(*opts)``: return a config that trains, validates and tests on the folder."""
 
     def make(*opts):
         register_prepared_folder(folder, "own_cxr")
@@ -44,7 +44,7 @@ def check(cfg):
 
 
 def to_rle(data):
-    """Every other mask compressed, the others as a list of runs."""
+    """Encode every other mask as compressed RLE, the others as a list of runs."""
     sizes = {i["id"]: (i["height"], i["width"]) for i in data["images"]}
     for n, annotation in enumerate(data["annotations"]):
         size = sizes[annotation["image_id"]]
@@ -148,7 +148,7 @@ def test_an_unreadable_image_is_one_line_from_a_worker_too(config, folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_size_that_the_image_does_not_have_is_one_line(config, folder, workers):
-    """Of all images: before training. Of one among many: when it is read, by a loader's worker too."""
+    """Before training if all images are wrong; if one of many is, when it is read, by a loader's worker too."""
     edit(folder, "test", lambda d: d["images"][2].update(width=80, height=96))
     message = r"test_2.png has 96 × 80 pixels, its annotation file says 80 × 96 \(width × height\): .* prepare the data"
     with pytest.raises(DatasetError, match=message):

@@ -19,9 +19,9 @@ from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.engine.trainer import MultimodalTrainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
-# No statistics of a batch (layer norm in the trunk, group norm in the clinical branch), every anchor and as many
-# regions of each image: the mean over two processes is then the mean over the batch. The diagnostics' images fit one
-# process' share, as the sizes of their paths are those of the last forward.
+# No batch statistics (layer norm in the trunk, group norm in the clinical branch), all anchors and equally many regions
+# of each image, so that the mean over two processes is the mean over the batch. The diagnostics' images fit one
+# process's share, because the sizes of their paths are those of the last forward.
 OPTIONS = """MODEL.CLINICAL.BRANCH compact MODEL.TIMM.NAME convnext_atto MODEL.MASK_ON False
     MODEL.RPN.BATCH_SIZE_PER_IMAGE 100000 MODEL.RPN.POSITIVE_FRACTION 1.0 MODEL.RPN.NMS_THRESH 1.0
     MODEL.RPN.POST_NMS_TOPK_TRAIN 20 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.ROI_HEADS.PROPOSAL_APPEND_GT False
@@ -72,7 +72,7 @@ def last_scalars(folder):
 
 
 def killed_training(start, tmp_path, port):
-    """Two commands, as on two machines, of which one is killed after some steps."""
+    """Run two commands, as on two machines, and kill one after some steps; return the last checkpoint's weights."""
     out = tmp_path / "run"
     meeting = ["--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{port}"]
     first, second = (start(f"{rank}.txt", *meeting, "--machine-rank", str(rank), steps=1000) for rank in range(2))
@@ -89,7 +89,7 @@ def killed_training(start, tmp_path, port):
 
 
 def test_two_processes_train_like_one_and_resume_exactly(start, small_config, tiny_folder, free_ports, tmp_path):
-    # its step STEPS is the end of a training that nothing interrupted
+    # step STEPS is the end of the uninterrupted training
     through = killed_training(start, tmp_path, *free_ports())
     out = tmp_path / "run"
     for path in out.glob("model_*.pth"):

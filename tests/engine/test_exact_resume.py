@@ -1,4 +1,4 @@
-"""A training that is interrupted and resumed ends with the weights, results and history of one that was not."""
+"""A resumed training ends with the weights, results and history of an uninterrupted one."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ TINY = [*SMALL, *datasets("tiny_cxr"), "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_IT
 
 
 class Interrupt(HookBase):
-    """Stop like a killed process: before a step, or (``after``) after its checkpoint, before its logs are written."""
+    """Stop like a killed process: before a step or, with ``after``, between its checkpoint and its logs."""
 
     def __init__(self, at, after=False):
         self.at, self.after = at, after
@@ -43,7 +43,7 @@ class Interrupt(HookBase):
 
 @pytest.fixture(scope="module")
 def whole(tiny_folder, tmp_path_factory):
-    """The folder and the results of a run that was not interrupted."""
+    """The folder and results of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs")
     return folder / "whole", starter(tiny_folder, folder)("whole")
 
@@ -62,11 +62,11 @@ def starter(tiny_folder, folder):
         trainer = MultimodalTrainer(cfg)
         trainer.resume_or_load(resume=resume)
         writer = next(h for h in trainer._hooks if isinstance(h, PeriodicWriter))
-        writer._period = 2  # several lines in so few iterations
+        writer._period = 2  # several lines in this few iterations
         if interrupt:
             trainer._hooks.insert(trainer._hooks.index(writer), interrupt)
             interrupt.trainer = trainer
-        torch.manual_seed(hash(name) % 2**31)  # whatever state the generator is left in
+        torch.manual_seed(hash(name) % 2**31)  # the result must not depend on the generator's state
         try:
             return trainer.train()
         except KeyboardInterrupt:
@@ -89,7 +89,7 @@ def assert_same(first, second):
 
 
 def log(folder):
-    """Lines of metrics.json without the times, and the events of TensorBoard that it shows."""
+    """Return the lines of metrics.json without times, and the events that TensorBoard shows."""
     times = {"time", "data_time", "rank_data_time", "eta_seconds"}
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in times} for line in lines]

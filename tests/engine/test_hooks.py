@@ -1,4 +1,4 @@
-"""Validation in training: what is logged, the best checkpoint, early stopping, resuming, and the stop at NaN."""
+"""Validation in training: logs, the best checkpoint, early stopping, resuming, and the stop at NaN."""
 
 import json
 
@@ -20,7 +20,7 @@ def tiny_config(tiny_config):
 
 
 class Kill(HookBase):
-    """Ends the run before a step, as a killed process does."""
+    """End the run before a step, as a killed process does."""
 
     def __init__(self, at):
         self.at = at
@@ -60,17 +60,17 @@ def test_validation_is_logged_and_the_last_one_counts(tiny_config, tmp_path):
     assert [e["iteration"] for e in history(tmp_path)["entries"]] == [2, 3]
     best = Checkpoint.open(tmp_path / "model_best.pth").data
     assert best["iteration"] + 1 == history(tmp_path)["best"]["iteration"]
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"  # a resumed run does not go back to the best
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"  # not the best: a resumed run starts here
     assert {"bbox_iobb", "bbox"} <= set(results)  # of the test split
 
 
 def first_is_best(history, value):
-    """Stands for ``ValidationHistory.is_better``: no later validation is an improvement."""
+    """Replace ``ValidationHistory.is_better``: no later validation is an improvement."""
     return history.best is None
 
 
 def test_the_test_split_is_scored_with_the_best_weights(tiny_config, tmp_path, monkeypatch):
-    """The first of six validations is the best: its weights are tested, whether the run ends early or not."""
+    """The first validation is the best; its weights are tested whether the run ends early or not."""
     tested = []
 
     def test(cfg, model):
@@ -87,7 +87,7 @@ def test_the_test_split_is_scored_with_the_best_weights(tiny_config, tmp_path, m
         assert all(torch.equal(tested[-1][name], x) for name, x in best["model"].items())
         last = Checkpoint.open(tmp_path / "model_final.pth").weights
         assert any(not torch.equal(last[name], x) for name, x in best["model"].items())
-        assert all(torch.equal(trainer.model.state_dict()[name], x) for name, x in last.items())  # theirs again
+        assert all(torch.equal(trainer.model.state_dict()[name], x) for name, x in last.items())  # restored
     assert len(tested) == 2
 
 
@@ -103,10 +103,10 @@ def test_killed_and_resumed_run_keeps_best_and_count(tiny_config, tmp_path, monk
     assert trainer.start_iter == 2
     after = history(tmp_path)
     assert after["best"] == before["best"] and (tmp_path / "model_best.pth").read_bytes() == best
-    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4]  # the third after the best ends it
+    assert [e["iteration"] for e in after["entries"]] == [1, 2, 3, 4]  # stops at the third after the best
     assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 3
     assert "bbox_iobb" in results
-    stopped, _ = run(tiny_config(*options), resume=True)  # and it stays ended
+    stopped, _ = run(tiny_config(*options), resume=True)  # it stays stopped
     assert stopped.start_iter == 4 and history(tmp_path) == after
     assert Checkpoint.open(tmp_path / "model_final.pth").data["iteration"] == 3
 
@@ -121,7 +121,7 @@ def test_history_counts_by_hand(tmp_path):
     again = ValidationHistory(path, "AP")
     again.resume(5)
     assert again.best == h.best and again.since_best == 0 and len(again.entries) == 5
-    again.resume(2)  # the best came later: its file is there, and nothing has come after it
+    again.resume(2)  # the best came later: its file is kept, and the count restarts
     assert again.best == h.best and again.since_best == 0
     fresh = ValidationHistory(path, "AP")
     fresh.resume(0)
@@ -151,7 +151,7 @@ def test_mean_losses_change_nothing_and_repeat(tiny_config):
     assert all(p.grad is None for p in model.parameters())
     names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
     weighted = model.loss_weighting({n: torch.tensor(first[f"raw/{n}"]) for n in names})
-    expected = sum(v.item() for v in weighted.values()) + first["loss_findings_from_record"]  # which none weights
+    expected = sum(v.item() for v in weighted.values()) + first["loss_findings_from_record"]  # not weighted
     assert first["total_loss"] == pytest.approx(expected, rel=1e-4)
 
 

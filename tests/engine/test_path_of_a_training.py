@@ -1,4 +1,4 @@
-"""How much of the package is loaded between ``mdf train`` and ``results.json``.
+"""How much of the package a training loads between ``mdf train`` and ``results.json``.
 
 ``python tests/engine/test_path_of_a_training.py PREPARED_FOLDER`` prints the modules and their lines.
 """
@@ -27,7 +27,7 @@ for name, module in sorted(sys.modules.items()):
 
 
 def modules_of_a_training(folder: Path, out: Path) -> dict[str, int]:
-    """Train, validate and test in a new process; returns the package's modules that it has loaded and their lines."""
+    """Train, validate and test in a new process; return the package's loaded modules and their lines."""
     classes = len(json.loads((folder / "annotations" / "train.json").read_text())["categories"])
     words = OPTIONS.format(name=folder.name, out=out, classes=classes).split()
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder.parent)}

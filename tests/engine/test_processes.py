@@ -1,4 +1,4 @@
-"""What is asked of processes is checked before any is started, and a peer that never comes is waited for in vain."""
+"""Launch options are checked before any process starts; waiting for a peer that never comes ends."""
 
 import os
 import socket
@@ -42,7 +42,7 @@ def test_processes_of_several_machines_are_counted_through(plan):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_peer_of_torchrun_that_never_comes(rank, monkeypatch):
     port = free_port()
-    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False)  # of torchrun itself
+    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False)  # torchrun's own
     for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": 2,
                        "TORCHELASTIC_USE_AGENT_STORE": True}.items():  # fmt: skip
         monkeypatch.setenv(key, str(value))

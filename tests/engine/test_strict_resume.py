@@ -1,4 +1,4 @@
-"""A training continues only from a whole checkpoint of the same config and data, and never mixes with another run."""
+"""A training resumes only from a whole checkpoint of the same config and data, and never mixes with another run."""
 
 import copy
 import json
@@ -46,7 +46,6 @@ TINY = [*SMALL, "MODEL.SPATIALIZER.CHANNELS", 8, "MODEL.MASK_ON", False, "SOLVER
 
 @pytest.fixture(scope="module")
 def trained(tiny_folder, tmp_path_factory):
-    """A config, its trained trainer and the checkpoint."""
     register_prepared_folder(tiny_folder, "strict_cxr")
     out = tmp_path_factory.mktemp("trained")
     trainer = MultimodalTrainer(load_config(CONFIG, [*TINY, "OUTPUT_DIR", str(out)]))
@@ -158,9 +157,9 @@ def test_finished_training_says_so(trained, capsys, tmp_path):
     assert "the training is finished (2 iterations); nothing to resume. To continue, raise" in capsys.readouterr().out
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = 4
-    assert not is_finished(cfg, "results.json")  # more is asked for
+    assert not is_finished(cfg, "results.json")  # more iterations are wanted
     cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST = 2, ("strict_cxr_test",)
-    assert not is_finished(cfg, "results.json")  # killed before it evaluated
+    assert not is_finished(cfg, "results.json")  # killed before evaluation
     cfg.OUTPUT_DIR = str(tmp_path)
     assert not is_finished(cfg, "results.json") and capsys.readouterr().out == ""
 
@@ -169,7 +168,7 @@ def test_which_checkpoint_is_resumed(tmp_path):
     assert checkpoint_to_resume(tmp_path) is None
     for name in ("model_best.pth", "model_0000009.pth", "model_0000019.pth", "model_final.pth"):
         (tmp_path / name).touch()
-    assert checkpoint_to_resume(tmp_path).name == "model_0000019.pth"  # it was killed before the name was written
+    assert checkpoint_to_resume(tmp_path).name == "model_0000019.pth"  # killed before the name was written
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     assert checkpoint_to_resume(tmp_path).name == "model_0000009.pth"
     (tmp_path / "last_checkpoint").write_text("gone.pth")
@@ -188,7 +187,7 @@ def fake_run(folder):
 def test_new_run_moves_the_earlier_one_aside(tmp_path, small_config):
     cfg = small_config("synthetic_cxr/mdf_net.yaml", "OUTPUT_DIR", str(tmp_path))
     (tmp_path / "log.txt").touch()
-    assert archive_previous_run(tmp_path) is None  # of an evaluation
+    assert archive_previous_run(tmp_path) is None  # the folder is an evaluation's
     for number in ("1", "2"):
         fake_run(tmp_path)
         with lock_output_dir(cfg, fresh=False), pytest.raises(FolderInUseError):
@@ -227,7 +226,7 @@ def test_lines_after_the_checkpoint_are_cut(tmp_path):
 
 
 def test_set_up_of_a_process(tmp_path, tiny_folder, monkeypatch):
-    """Deterministic operators where they are asked for, and threads next to the loader's workers."""
+    """Deterministic operators if asked for, and threads for the cores that the loader's workers leave."""
     register_prepared_folder(tiny_folder, "strict_cxr")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr(running, "default_setup", lambda cfg, args: None)

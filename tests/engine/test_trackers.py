@@ -1,4 +1,4 @@
-"""Trackers in their local modes: the scalars and the config of a run, and nothing of the machine it runs on."""
+"""Trackers in their local modes log a run's scalars and config, and nothing about the machine."""
 
 import getpass
 import json
@@ -24,7 +24,7 @@ from mdf_detectron.errors import ConfigError, UserError
 
 @pytest.fixture
 def local(monkeypatch, tmp_path):
-    """Both trackers write below ``tmp_path`` only."""
+    """Make both trackers write below ``tmp_path`` only."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlruns'}")
@@ -33,7 +33,7 @@ def local(monkeypatch, tmp_path):
 
 
 def wandb_records(folder):
-    """Read the records of W&B's files in the order of writing: a LevelDB log of protobuf messages."""
+    """Read the records of W&B's files, a LevelDB log of protobuf messages, in order of writing."""
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         data, place, message = path.read_bytes(), 7, b""
         while place + 7 <= len(data):
@@ -49,7 +49,7 @@ def wandb_records(folder):
 
 
 def wandb_scalars(folder):
-    """(iteration, name) → value."""
+    """Return (iteration, name) → value."""
     found = {}
     for record in wandb_records(folder):
         row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
@@ -88,14 +88,14 @@ def test_a_training_and_its_resumption_are_one_run_with_the_scalars_of_the_log(t
     assert stored.keys() == logged.keys()
     assert all(stored[k] == pytest.approx(v, nan_ok=True) for k, v in logged.items())
 
-    # nothing of the machine in what W&B would send
+    # W&B would send nothing about the machine
     content = b"".join(path.read_bytes() for path in out.glob("wandb/offline-run-*/*.wandb"))
     for private in (b"secret_place", socket.gethostname().encode() + b"\n", sys.executable.encode(), b"pytest"):
         assert private not in content
     fields = {r.WhichOneof("record_type") for r in records}
     assert not fields & {"files", "artifact", "output", "output_raw", "stats", "environment"}, fields
     assert not any(r.run.host or r.run.git.remote_url or r.run.git.commit for r in records)
-    if len(user := getpass.getuser()) > 4:  # a short one may be part of a word
+    if len(user := getpass.getuser()) > 4:  # a short name may be part of a word
         assert user.encode() not in content
 
 

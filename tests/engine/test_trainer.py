@@ -1,4 +1,4 @@
-"""Training end to end on a tiny folder: what is logged and saved, resuming, safe loading, refusals."""
+"""Training end to end on a tiny folder: logs, saved files, resuming, safe loading, refusals."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_training_may_start_from_the_image_only_model(tiny_config, tmp_path):
 
 
 class Malicious:
-    """Unpickling this would write a file."""
+    """Write a file when unpickled."""
 
     def __init__(self, target):
         self.target = target

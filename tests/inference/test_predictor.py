@@ -1,4 +1,4 @@
-"""One study in, findings out: equal to the evaluator's predictions; records and images are checked."""
+"""A predictor's findings equal the evaluator's predictions; records and images are checked."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_mixed_precision_of_the_training_changes_nothing_on_a_cpu(tiny_predictor
 
 @pytest.mark.parametrize("half", [False, True])
 def test_the_model_runs_in_the_precision_of_the_predictor(tiny_run, image, half, monkeypatch):
-    """On a CPU the same switch turns on the CPU's autocast, whose float16 has as few digits."""
+    """On a CPU the switch turns on the CPU's autocast, which has the precision of float16, too."""
     found = Predictor(tiny_run / "model_final.pth", device="cpu")
     whole = found(image, RECORD)
     found.half, autocast, types = half, torch.autocast, set()
@@ -65,7 +65,7 @@ def test_half_precision_on_a_gpu_finds_nearly_the_same(tiny_run, image):
 
 
 def assert_nearly_equal(one, other):
-    """The best findings agree; where scores are this near, the order and the last ones may differ."""
+    """The best findings agree; if scores are nearly equal, order and the last findings may differ."""
     best, same = one.instances[one.instances.scores.argsort(descending=True)[:3]], other.instances
     overlaps = pairwise_iou(best.pred_boxes, same.pred_boxes) * (best.pred_classes[:, None] == same.pred_classes)
     assert len(best) and overlaps.max(dim=1).values.min() > 0.9
@@ -90,7 +90,7 @@ def test_the_record_matters_and_its_absence_is_told(tiny_predictor, image):
     whole, none = tiny_predictor(image, RECORD), tiny_predictor(image)
     assert whole.to_coco() != none.to_coco()
     assert none.missing == ["age", "temperature", "gender"]
-    assert any("age, gender: never missing in training" in note for note in none.notes)  # temperature was, once
+    assert any("age, gender: never missing in training" in note for note in none.notes)  # temperature was missing once
     partial = tiny_predictor(image, {"age": "43", "temperature": None, "gender": ""})
     assert partial.record == {"age": 43.0, "temperature": None, "gender": None}
 
@@ -98,7 +98,7 @@ def test_the_record_matters_and_its_absence_is_told(tiny_predictor, image):
 def test_what_is_illegal_is_refused_and_what_is_unusual_is_told(tiny_predictor, image):
     for record, message in (
         ({"Age": 43}, "unknown clinical column"),
-        ({"temperature": 37}, "outside its legal range"),  # °C where the model was trained in °F
+        ({"temperature": 37}, "outside its legal range"),  # °C; the model was trained in °F
         ({"gender": "X"}, "the schema allows"),
         ({"age": "old"}, "not a number"),
     ):

@@ -1,4 +1,4 @@
-"""Findings under other records: matching, tracking, and contributions against slow references."""
+"""Findings under changed records: matching, tracking, and contributions against slow references."""
 
 import itertools
 import math
@@ -74,7 +74,7 @@ def test_changes_are_checked(tiny_predictor, tiny_image_only_predictor):
 
 
 def interacting(present, number):
-    """Two findings' scores of three columns, with interactions, against two background records."""
+    """Scores of two findings: three interacting columns, two background records."""
     a, b, c = present.T.astype(float)
     return np.stack(
         [0.1 * number + 0.3 * a + 0.2 * b * c + 0.1 * a * c, 0.5 - 0.4 * b * (1 + number) + a * b * c], axis=1
@@ -82,7 +82,7 @@ def interacting(present, number):
 
 
 def slow_shapley(target):
-    """Average over every permutation and background record."""
+    """Average over all permutations and background records."""
     out = np.zeros(3)
     for number in (0, 1):
         for order in itertools.permutations(range(3)):
