@@ -73,8 +73,7 @@ def changed_record(
 ) -> dict[str, Any]:
     """Return a copy of a record with values set and columns hidden (made missing).
 
-    Raises:
-        DatasetError: the model does not read a column, or a column is both set and hidden.
+    Raises DatasetError if the model does not read a column, or if a column is both set and hidden.
     """
     names = [*(changes or {}), *hidden]
     if unread := sorted(set(names) - set(predictor.columns)):
@@ -87,8 +86,7 @@ def changed_record(
 def match_findings(before: Sequence[DetectedFinding], after: Sequence[DetectedFinding]) -> list[MatchedFinding]:
     """Pair findings of one class greedily by IoU, at least :data:`LEAST_OVERLAP`; the rest stay unpaired.
 
-    Returns:
-        pairs in descending order of their higher score.
+    Pairs are in descending order of their higher score.
     """
     overlaps = _iou(before, after)
     pairs = [
@@ -177,8 +175,7 @@ def sweep(
 def sweep_values(predictor: Predictor, words: Sequence[str]) -> tuple[str, list[Any]]:
     """Parse a sweep: COLUMN FROM TO COUNT or, for a categorical column, COLUMN and values (none means all).
 
-    Raises:
-        DatasetError: the model does not read the column, or its schema does not allow a value.
+    Raises DatasetError if the model does not read the column, or if its schema does not allow a value.
     """
     column = next((column for column in predictor.read_columns if column.name == words[0]), None)
     if column is None:
