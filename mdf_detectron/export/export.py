@@ -134,14 +134,10 @@ def _import(name: str) -> Any:
 def export_model(
     predictor: Predictor, path: str | Path, batches: Sequence[Sequence[Mapping[str, Any]]] = ()
 ) -> dict[str, Any]:
-    """Write a file that computes in float32, and compare it with the model.
+    """Write a ".onnx" or ".ts" file that computes in float32; return what :func:`compare` finds.
 
     Args:
-        path: ends with ".onnx" or ".ts".
         batches: further inputs to compare on, as the mapper makes them, of one size within a batch.
-
-    Returns:
-        result of :func:`compare`.
 
     Raises:
         ConfigError: the model cannot be exported (the message names its parts), or the file disagrees with the model.
@@ -355,10 +351,7 @@ def random_inputs(predictor: Predictor, count: int, size: tuple[int, int], seed:
 def compare(
     model: nn.Module, exported: ExportedModel, batches: Sequence[Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Compare a file with its model on batches of the model's inputs.
-
-    Returns:
-        number of images and detections, and the largest difference of boxes, scores and masks.
+    """Count images and detections, and measure the largest differences between a file and its model.
 
     Raises:
         ConfigError: the number of detections differs, or a difference exceeds its tolerance.
