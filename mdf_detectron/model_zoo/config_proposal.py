@@ -71,11 +71,7 @@ Choose = Callable[..., None]
 
 
 def read_folder(root: str | Path) -> FolderFacts:
-    """Read a prepared folder.
-
-    Raises:
-        DatasetError: not a prepared folder, or its training split has no boxes.
-    """
+    """Read a prepared folder; raises DatasetError if its training split has no boxes."""
     root = Path(root)
     schema, splits = prepared.read_folder(root)
     train = splits["train"]
@@ -225,7 +221,7 @@ def config_text(choices: Choices, output_dir: str, title: str) -> str:
     for base in BASES:
         keys |= flat_config(read_config_file(CONFIGS / base))
     keys |= choices.values | {"OUTPUT_DIR": output_dir}
-    get_mdf_cfg().merge_from_list([part for pair in keys.items() for part in pair])  # raises if a key or value is invalid
+    get_mdf_cfg().merge_from_list([part for pair in keys.items() for part in pair])  # raises if one does not fit
     lines = [f"# {title}", "# Comments give the reason for each choice; the package's base config sets the rest."]
     within: list[str] = []
     for key, value in sorted(keys.items()):

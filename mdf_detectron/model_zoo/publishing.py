@@ -119,8 +119,7 @@ def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str,
 def splits_of(checkpoint: Checkpoint, val: str | None, test: str | None) -> tuple[str, str]:
     """Return the names of the validation and test split; by default those of the training's data.
 
-    Raises:
-        ConfigError: one of them is not registered, or both are the same.
+    Raises ConfigError if one is not registered, or if both are the same.
     """
     datasets = checkpoint.saved_cfg.DATASETS
     folder = datasets.TRAIN[0].removesuffix("_train")
@@ -149,12 +148,8 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Choose thresholds and calibration on ``val`` and evaluate on ``test``.
 
-    Args:
-        false_positives, sensitivity, criterion: as in :func:`operating_point`.
-        resamples: of the bootstrap.
-
-    Returns:
-        the entries of the published file, and the result of :func:`evaluate_on_test`.
+    ``false_positives``, ``sensitivity`` and ``criterion`` are as in :func:`operating_point`; ``resamples`` is of the
+    bootstrap. Returns the entries of the published file, and the result of :func:`evaluate_on_test`.
     """
     cfg = checkpoint.cfg
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,14 +192,11 @@ def stored_results(evaluation: Mapping[str, Any], dataset_name: str) -> dict[str
 def write_published(
     checkpoint: Checkpoint, path: Path, *, half: bool = False, **entries: dict[str, Any] | None
 ) -> Checkpoint:
-    """Write the file to publish, without training state and without paths of the training machine.
+    """Write the file to publish, without training state and machine paths; return it reopened.
 
     Args:
         half: store floating-point weights in 16 bits; statistics of clinical columns stay in 32.
         entries: operating_point, calibration and results of the contents.
-
-    Returns:
-        the checkpoint, read back from the file.
     """
     weights = {name: _half(name, value) for name, value in checkpoint.weights.items()} if half else checkpoint.weights
     contents = {**checkpoint.contents, **entries}
