@@ -1,11 +1,11 @@
-"""A synthetic cohort in which the clinical record decides between classes that look alike.
+"""Generate a synthetic cohort in which the clinical record distinguishes classes that look alike.
 
-Every image shows two archetypes of finding: A, a focal opacity (Consolidation, Atelectasis or nothing), and B, a
-hazy opacity (Pulmonary edema, Pleural abnormality or nothing).  With probability 1 − α a visual cue tells which;
-otherwise all three look the same, and only the vitals, shifted by λ·(Δ_A + Δ_B) standard deviations, can tell.
-"Nothing" is drawn too, as a distractor without annotation.  The cardiac silhouette is decided by the image-only.
+Every image shows two archetypes of findings: A, a focal opacity (Consolidation, Atelectasis or nothing), and B, a
+hazy opacity (Pulmonary edema, Pleural abnormality or nothing). With probability 1 − α a visual cue shows the class;
+otherwise all three look the same, and only the vitals, shifted by λ·(Δ_A + Δ_B) standard deviations, distinguish
+them. "Nothing" is drawn too, as a distractor without annotation. The image alone determines the cardiac silhouette.
 
-Nothing here is sampled from a real table.
+No value is sampled from a real table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VITAL_MEANS = np.array([98.1, 85.7, 18.5, 97.6, 132.3, 72.4])
 VITAL_SDS = np.array([1.0, 16.0, 2.5, 1.2, 20.0, 12.0])
 """°F, /min, /min, %, mmHg, mmHg."""
 
-# Shift of the vitals in SD units, in the order of VITALS, by the class of each archetype; None is "nothing".
+# Shift of the vitals in SD units, in the order of VITALS, for each archetype and class; None is "nothing".
 CLASS_SHIFTS: dict[str, dict[str | None, tuple[float, ...]]] = {
     "A": {
         "Consolidation": (1.4, 0.8, 0.9, -0.7, -0.2, -0.1),
@@ -42,7 +42,7 @@ CLASS_PRIORS: dict[str, dict[str | None, float]] = {
 }
 CARDIAC_CLASS = "Enlarged cardiac silhouette"
 FIRST_SUBJECT_ID = 90_000_000
-"""Far above the ids of any real release."""
+"""Larger than the ids of any real release."""
 
 _CORRELATIONS = {
     ("sbp", "dbp"): 0.44,
@@ -69,12 +69,12 @@ def vital_correlation() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Finding:
-    """One drawn finding.
+    """A drawn finding.
 
     Attributes:
         archetype: "A" or "B".
-        label: its class, or None for a distractor.
-        appearance: the class that its look tells ("none" for a visibly harmless one), or "ambiguous".
+        label: class, or None for a distractor.
+        appearance: the class that it looks like ("none": visibly harmless), or "ambiguous".
         center, radii: of its ellipse, as fractions of the image's width and height (x, y).
     """
 
@@ -87,13 +87,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Radiograph:
-    """What is drawn.
+    """What is drawn on an image, distractors included; ``seed`` determines noise and anatomy.
 
-    Attributes:
-        width, height: pixels of the image.
-        cardiothoracic_ratio: heart width over thorax width; above 0.5 the silhouette is enlarged.
-        findings: all that is drawn, distractors too.
-        seed: of the image's noise and anatomy.
+    ``cardiothoracic_ratio`` is heart width over thorax width; above 0.5 the silhouette is enlarged.
     """
 
     width: int
@@ -105,12 +101,11 @@ class Radiograph:
 
 @dataclass(frozen=True, kw_only=True)
 class Visit(Radiograph):
-    """One visit, seen on its one image.
+    """A visit and its one image.
 
     Attributes:
-        latent_vitals: (6,) SD units, before rounding; the oracle reads them.
-        row: the clinical record as a cleaned table has it (None where missing).
-        vitals_missing: the vitals of this visit were not recorded.
+        latent_vitals: (6,) SD units, before rounding; only the oracle reads them.
+        row: the clinical record as in a cleaned table (None where missing).
     """
 
     visit_id: int
@@ -129,13 +124,12 @@ class Patient:
 
 @dataclass(frozen=True)
 class CohortSettings:
-    """What the generator is told.
+    """Parameters of the generator.
 
     Attributes:
-        num_patients: patients; each has one or more visits.
-        seed: everything follows from it.
-        signal: λ ≥ 0, how far the vitals of the classes are apart; 0 makes the table useless.
-        ambiguity: α in [0, 1], the share of findings whose look does not tell the class.
+        seed: determines everything.
+        signal: λ ≥ 0, distance of the classes' vitals; 0 makes the record useless.
+        ambiguity: α in [0, 1], share of findings without a visual cue.
         image_size: longer side of an image in pixels.
         missing: share of visits without vitals.
     """
@@ -159,7 +153,7 @@ class CohortSettings:
 
 
 def make_cohort(settings: CohortSettings) -> list[Patient]:
-    """Draw all patients, each from a random stream of its own (patient k is the same in every larger cohort)."""
+    """Draw all patients, each from its own random stream (patient k is the same in every larger cohort)."""
     return [_make_patient(settings, number) for number in range(settings.num_patients)]
 
 
@@ -199,7 +193,7 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
 
 
 def enlarged_heart_probability(age: float) -> float:
-    """Return P of an enlarged silhouette at an age in years: logit P = −3.2 + 0.03·age."""
+    """Return P(enlarged silhouette) at an age in years: logit P = −3.2 + 0.03·age."""
     return 1 / (1 + math.exp(3.2 - 0.03 * age))
 
 
@@ -209,7 +203,7 @@ def _choose(rng: np.random.Generator, priors: dict[str | None, float]) -> str | 
 
 
 def make_findings(rng: np.random.Generator, archetype: str, label: str | None, ambiguity: float) -> Iterator[Finding]:
-    """Draw one or two findings (one per lung) of an archetype; they share the class and the look."""
+    """Draw one or two findings (one per lung) of an archetype, with the same class and appearance."""
     appearance = "ambiguous" if rng.random() < ambiguity else (label or "none")
     sides = [0.30, 0.70] if rng.random() < 0.35 else [float(rng.choice([0.30, 0.70]))]
     for x in sides:

@@ -1,7 +1,7 @@
-"""The best that any detector can do on the synthetic cohort, with and without the table.
+"""Compute the best possible detections on the synthetic cohort, with and without the clinical record.
 
-The generating process is known, so the posterior of every finding's class is: P(y | look) without the table,
-P(y | look, vitals) with it.  :func:`oracle_predictions` scores the drawn findings by it, for the real evaluator.
+The generating process is known, so the class posterior of each finding is P(y | look) without the record and
+P(y | look, vitals) with it. :func:`oracle_predictions` scores the drawn findings by it, for the usual evaluator.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ TRUTH_FILE_NAME = "oracle_truth.json"
 def posteriors(
     appearances: dict[str, str], vitals: list[float] | None, signal: float
 ) -> dict[str, dict[str | None, float]]:
-    """Return P(class | everything known) of both archetypes of an image, by enumerating their joint classes.
+    """Return P(class | everything known) for both archetypes of an image by enumerating their joint classes.
 
     Args:
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
-        vitals: (6,) in SD units, NaN where one is missing, or None where all are missing or not to be used.
+        vitals: (6,) in SD units, NaN where missing; None if all are missing or unused.
         signal: λ.
     """
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
-    precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing ones are integrated out
+    precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing vitals are integrated out
     joint = {}
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
@@ -47,7 +47,7 @@ def posteriors(
     total = sum(joint.values())
     return {
         archetype: {
-            # rounded: chances that are equal must tie, and not be ranked by the last digits of their computation
+            # rounded so that equal probabilities tie despite floating-point error
             label: round(sum(w for labels, w in joint.items() if labels[position] == label) / total, 12)
             for label in CLASS_PRIORS[archetype]
         }
@@ -56,17 +56,14 @@ def posteriors(
 
 
 def _is_possible(look: str, label: str | None) -> bool:
-    """Tell whether a finding of this class can have the look."""
+    """Tell whether a finding of this class can look like this."""
     return look in ("ambiguous", label or "none")
 
 
 def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:
-    """Make predictions in COCO results format: the drawn findings, distractors too, scored by their posterior.
+    """Return COCO results: the drawn findings, including distractors, scored by their posterior.
 
-    Args:
-        root: a folder made by ``mdf prepare synthetic``.
-        split: "train", "val" or "test".
-        use_table: whether the vitals are known.
+    ``root`` is a folder made by ``mdf prepare synthetic``; ``use_table`` conditions on the vitals.
     """
     root = Path(root)
     truth = read_json(root / TRUTH_FILE_NAME, DatasetError)

@@ -38,7 +38,7 @@ NOTE = (
 
 
 def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: int = 2) -> bool:
-    """Draw the cohort into ``out``; returns False if the very same folder is there already."""
+    """Draw the cohort into ``out``; return False if an identical folder exists."""
     arguments = asdict(settings)
     if is_up_to_date(out, arguments):
         return False
@@ -64,7 +64,7 @@ def file_name(visit: Visit) -> str:
 
 
 def _draw(visit: Visit, folder: Path) -> str:
-    """Draw the image of a visit; returns the SHA-256 of its file."""
+    """Draw a visit's image and return the SHA-256 of its file."""
     path = folder / file_name(visit)
     write_image(path, draw_radiograph(visit))
     return sha256_of(path)
@@ -95,7 +95,7 @@ def _stratum(record: PreparedImage) -> tuple[int, ...]:
 
 
 def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: float) -> None:
-    """Write what the oracle knows; kept apart from the records, so that no model can see it."""
+    """Write what the oracle knows, apart from the records, so that no model can see it."""
     radiographs: dict[str, Any] = {}
     for _, visit in visits:
         size = visit.width, visit.height
@@ -123,12 +123,10 @@ def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) 
 
 
 def write_synthetic(out: str | Path, *, num_workers: int = 2, **settings: Any) -> bool:
-    """Write the prepared folder of the given :class:`CohortSettings`."""
     return prepare_synthetic(out, CohortSettings(**settings), num_workers)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's arguments."""
     parser.add_argument("--num-patients", type=int, required=True, help="patients (about 1.5 images each)")
     parser.add_argument("--seed", type=int, required=True, help="everything follows from it")
     parser.add_argument("--signal", type=float, default=1.0, help="lambda: 0 makes the record useless (default 1)")

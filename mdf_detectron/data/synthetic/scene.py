@@ -1,4 +1,4 @@
-"""Draws a schematic frontal radiograph: thorax, lungs, ribs, spine, heart, and the findings."""
+"""Draw a schematic frontal radiograph: thorax, lungs, ribs, spine, heart and findings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from mdf_detectron.data.synthetic.cohort import Finding, Radiograph
 
 THORAX_CENTER, THORAX_HALF_WIDTH = (0.5, 0.52), 0.42
-"""Fractions of the image: the heart's width is measured against twice this half width."""
+"""Fractions of the image; the cardiothoracic ratio refers to twice the half width."""
 _HEART_HALF_HEIGHT = 0.15
 _HEART_CENTER = (0.53, 0.60)
 
 
 def draw_radiograph(radiograph: Radiograph) -> np.ndarray:
-    """Draw (height, width) uint8, bright where tissue is dense; the same image always gives the same pixels."""
+    """Draw a (height, width) uint8 image, bright where tissue is dense; deterministic by its seed."""
     rng = np.random.default_rng(radiograph.seed)
     y, x = np.mgrid[0 : radiograph.height, 0 : radiograph.width].astype(np.float32)
     x, y = (x + 0.5) / radiograph.width, (y + 0.5) / radiograph.height
@@ -26,18 +26,18 @@ def draw_radiograph(radiograph: Radiograph) -> np.ndarray:
 
 
 def heart_ellipse(cardiothoracic_ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return center and radii of the heart, as fractions of the image."""
+    """Return center and radii of the heart as fractions of the image."""
     return _HEART_CENTER, (cardiothoracic_ratio * THORAX_HALF_WIDTH, _HEART_HALF_HEIGHT)
 
 
 def ellipse_box(center, radii, width: int, height: int) -> list[float]:
-    """Return [x, y, w, h] in pixels of the box around an ellipse given in fractions of the image."""
+    """Return the box [x, y, w, h] in pixels around an ellipse given in fractions of the image."""
     (cx, cy), (rx, ry) = center, radii
     return [(cx - rx) * width, (cy - ry) * height, 2 * rx * width, 2 * ry * height]
 
 
 def ellipse_polygon(center, radii, width: int, height: int, points: int = 32) -> list[float]:
-    """Return the flat [x1, y1, x2, y2…] polygon of the ellipse in pixels."""
+    """Return the ellipse as a flat polygon [x1, y1, x2, y2…] in pixels."""
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     xs = (center[0] + radii[0] * np.cos(angles)) * width
     ys = (center[1] + radii[1] * np.sin(angles)) * height
@@ -45,12 +45,12 @@ def ellipse_polygon(center, radii, width: int, height: int, points: int = 32) ->
 
 
 def _distance(x, y, center, radii):
-    """Return 1 on the ellipse, 0 in its center."""
+    """Return the normalized distance: 0 at the center, 1 on the ellipse."""
     return np.sqrt(((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2)
 
 
 def _inside(x, y, center, radii, softness: float):
-    """Return 1 inside the ellipse, 0 outside, with an edge of the given softness."""
+    """Return 1 inside the ellipse, 0 outside, with a smooth edge."""
     return 1 / (1 + np.exp(np.clip((_distance(x, y, center, radii) - 1) / softness, -30, 30)))
 
 
@@ -72,7 +72,7 @@ def _anatomy(x, y, ratio: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _opacity(x, y, finding: Finding) -> np.ndarray:
-    """Return the brightness that a finding adds: compact for archetype A, hazy for B, with the cue of its look."""
+    """Return the brightness that a finding adds: compact for archetype A, hazy for B, with the cue of its class."""
     (cx, cy), (rx, ry) = finding.center, finding.radii
     r = _distance(x, y, finding.center, finding.radii)
     u, v = (x - cx) / rx, (y - cy) / ry
