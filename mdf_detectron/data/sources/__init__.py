@@ -1,4 +1,4 @@
-"""The collections that ``mdf prepare`` knows; each is one module that ends in ``COLLECTION``."""
+"""List the collections of ``mdf prepare``; each is a module that ends in ``COLLECTION``."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A line of the list.
-
-    Attributes:
-        module: ends in the collection.
-        folder: name of the prepared folder in the configs; None where the user chooses it.
-    """
+    """Module that ends in the collection, and its prepared folder's name in the configs (None: the user names it)."""
 
     module: str
     folder: str | None = None
 
 
 class CollectionList(Mapping[str, "Collection"]):
-    """Collections by name. A module is imported when its collection is asked for, not before.
-
-    Args:
-        entries: name → entry; a new collection is one line more.
-    """
+    """Collections by name; each module is imported on first access."""
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self.entries = entries
@@ -44,13 +35,13 @@ class CollectionList(Mapping[str, "Collection"]):
         return len(self.entries)
 
     def help(self, name: str) -> str:
-        """Return the one-line help, the first line of the module's docstring, without importing the module."""
+        """Return the one-line help (first line of the module's docstring) without importing the module."""
         spec = find_spec(self.entries[name].module)
         text = ast.get_docstring(ast.parse(spec.loader.get_source(spec.name)))
         return (text or "").partition("\n")[0].rstrip(".")
 
     def folders(self) -> dict[str, str]:
-        """Return folder → name of the collections that the configs know."""
+        """Return folder → name of the collections that configs refer to."""
         return {entry.folder: name for name, entry in self.entries.items() if entry.folder}
 
 

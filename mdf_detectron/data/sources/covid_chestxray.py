@@ -46,12 +46,7 @@ SCHEMA = ClinicalSchema(
 
 
 def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -> Content:
-    """Read the metadata and the boxes, and of each image the size in its header.
-
-    Args:
-        root: folder of :data:`METADATA_FILE`, ``images/`` and ``annotations/``.
-        decimal_comma: numbers are written "38,1".
-    """
+    """Read metadata, boxes and, from the headers, image sizes; ``root`` also holds ``images/`` and ``annotations/``."""
     root = Path(root).resolve()
     needed = ("patientid", "filename", "view", "modality", *SCHEMA.names)
     table = read_table(find_file(root, [METADATA_FILE], ORIGIN), job.problems, needed, origin=ORIGIN)
@@ -73,7 +68,7 @@ def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -
             image = _image(entry, f"{annotation_file.name} images[{number}]", boxes[entry["id"]], coco["names"], source)
             if image.boxes:
                 studies.append(Study(image, path, row=row, patient=row["patientid"]))
-            else:  # every image shows lungs: without a box it is not healthy, but unlabeled
+            else:  # every image shows lungs: one without a box is unlabeled, not healthy
                 reason = "no usable box"
         if reason:
             job.image_drops[reason] += 1
@@ -85,11 +80,7 @@ def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -
 
 
 def read_lung_boxes(path: Path) -> dict[str, Any]:
-    """Read ``images`` and ``annotations`` of the COCO file, and ``names`` (category id → name).
-
-    Raises:
-        SourceDataError: not COCO JSON, an id twice, or a file name that leads out of the images folder.
-    """
+    """Read ``images`` and ``annotations`` of the COCO file, and ``names`` (category id → name)."""
     try:
         coco = read_json(path, SourceDataError, nan=True)
         names = {c["id"]: c["name"] for c in coco["categories"]}
@@ -106,7 +97,6 @@ def read_lung_boxes(path: Path) -> dict[str, Any]:
 
 
 def _first_rows(table: Table, job: Account) -> dict[str, Row]:
-    """Return the first row of each file, by its name."""
     rows: dict[str, Row] = {}
     for row in table.rows:
         rows.setdefault(row["filename"].strip(), row)
@@ -117,7 +107,7 @@ def _first_rows(table: Table, job: Account) -> dict[str, Row]:
 
 
 def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
-    """Tell why an image is left out; None if it is not."""
+    """Return why an image is left out, or None."""
     if not all(_is_number(entry.get(k)) and entry[k] > 0 for k in ("width", "height")):
         return "entry without the size its boxes are given in"
     if row is None:
@@ -131,14 +121,14 @@ def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
     try:
         size = read_size(path)
     except ImageReadError:
-        return None  # decoding it names the problem
+        return None  # reported when it is decoded
     return OTHER_SHAPE if differs_in_shape((entry["width"], entry["height"]), size) else None
 
 
 def _image(
     entry: dict[str, Any], where: str, annotations: list[dict], names: dict[Any, str], source: SourceAnnotations
 ) -> SourceImage:
-    """Return an entry with its usable boxes, in the pixels of the copy that was annotated; masks are the boxes."""
+    """Return an entry's usable boxes in pixels of the annotated copy; each mask is the box."""
     width, height = entry["width"], entry["height"]
     image = SourceImage(entry["file_name"], str(entry["id"]), where, (width, height))
     for annotation in annotations:
@@ -163,7 +153,6 @@ def _is_number(value: Any) -> bool:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
     root_option(parser, f"copy of {ORIGIN}")
     parser.add_argument("--decimal-comma", action="store_true", help="numbers are written 38,1")
 
@@ -175,5 +164,5 @@ COLLECTION = Collection(
     SCHEMA,
     add_options,
     "--root COVID_CHESTXRAY_ROOT",
-    defaults={"fractions": (0.65, 0.10, 0.25)},  # it is small, and fewer test patients would say little
+    defaults={"fractions": (0.65, 0.10, 0.25)},  # a small collection: fewer test patients would say little
 )

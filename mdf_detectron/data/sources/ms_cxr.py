@@ -52,10 +52,9 @@ def read_ms_cxr(
 
     Args:
         root: parent of ``ms-cxr/``, ``mimiciv/``, ``mimic-iv-ed/`` and ``mimic-cxr-jpg/``.
-        boxes: the table of boxes, if it is elsewhere.
-        stay_window_days: an image may be this many days later than the departure of its visit.
-        keep_unmatched: keep images without a visit; of them only age and gender are known.
-        overrides: of :func:`~mdf_detectron.data.sources.mimic.layout.physionet_files`.
+        boxes: table of boxes, if not at its default place.
+        stay_window_days, keep_unmatched: see :class:`~mdf_detectron.data.sources.mimic.collection.MimicOptions`.
+        overrides: see :func:`~mdf_detectron.data.sources.mimic.layout.physionet_files`.
     """
     files = physionet_files(root, overrides, with_readings=False)
     columns = ("dicom_id", "category_name", *BOX_COLUMNS, *SIZE_COLUMNS)
@@ -107,7 +106,7 @@ def _read_boxes(table: Table, job: Account) -> SourceAnnotations:
         if box is None:
             source.dropped[UNUSABLE_BOX] += 1
         elif any((other["bbox"], other["class"]) == (box, label) for other in image.boxes):
-            source.dropped[REPEATED_BOX] += 1  # one place of two phrases
+            source.dropped[REPEATED_BOX] += 1  # two phrases about one place
         else:
             image.boxes.append({"bbox": box, "class": label})
     source.images_in = len(images)
@@ -133,7 +132,7 @@ def _size(values: list[str], place: str, job: Account) -> tuple[int, int] | None
 def _clinical_records(
     names: list[str], files: SourceFiles, window_days: float, job: Account
 ) -> dict[str, dict[str, Any]]:
-    """Join MIMIC's tables for each image that they know: its visit, times, patient and clean values."""
+    """Join MIMIC's tables for each known image: visit, times, patient and clean values."""
     patients = read_patients(files.tables["patients"], job.problems, job.flow)
     stays = read_stays(files.tables["edstays"], job.problems, job.flow)
     triage = read_triage(files.tables["triage"], stays, job.problems, job.flow)
@@ -153,7 +152,6 @@ def _clinical_records(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
     root_option(parser, "folder with ms-cxr/, mimiciv/, mimic-iv-ed/ and mimic-cxr-jpg/")
     parser.add_argument("--boxes", metavar="PATH", help="path of MS-CXR's table of boxes, if it is elsewhere")
     add_path_options(parser, (*TABLES, "images"))

@@ -24,7 +24,7 @@ BOX_FILE = "BBox_List_2017.csv"
 SCHEMA = ClinicalSchema((AGE, SEX, VIEW))
 ORIGIN = "nihcc.app.box.com/v/ChestXray-NIHCC"
 SIDE = 1024
-"""Pixels of each released image's sides, in which the boxes are given."""
+"""Width and height of each released image; boxes are in these pixels."""
 
 HEALTHY, UNLABELED = "No Finding", "a finding, but no box: unlabeled, not healthy"
 UNKNOWN_IMAGE, OTHER_LABEL = "box of an unknown image", "box of a finding its image lacks"
@@ -33,11 +33,7 @@ _RENAMED = {"Infiltrate": "Infiltration"}
 
 
 def read_nih(job: Account, root: str | Path) -> Content:
-    """Read the data entry table and the list of boxes.
-
-    Args:
-        root: folder of one of :data:`ENTRY_FILES`, of :data:`BOX_FILE`, and of ``images/`` or ``images_001/images/`` …
-    """
+    """Read the tables; ``root`` also holds ``images/`` or ``images_001/images/`` …"""
     root = Path(root).resolve()
     needed = ("Image Index", "Finding Labels", "Patient ID", *_COLUMNS.values())
     entries = read_table(find_file(root, ENTRY_FILES, ORIGIN), job.problems, needed, origin=ORIGIN)
@@ -77,7 +73,7 @@ def _image_folders(root: Path) -> list[Path]:
 def _read_boxes(
     table: Table, findings: dict[str, set[str]], source: SourceAnnotations, job: Account
 ) -> dict[str, list[dict]]:
-    """Read the boxes of each image. The header is broken (``Bbox [x,y,w,h],,,``): columns are taken by their place."""
+    """Read the boxes of each image, by column position: the header is broken (``Bbox [x,y,w,h],,,``)."""
     if len(table.columns) < 6:
         raise SourceDataError(f"{table.path}: {len(table.columns)} columns, expected image, finding and x, y, w, h")
     image_column, label_column, *box_columns = table.columns[:6]

@@ -32,12 +32,7 @@ _COLUMNS = ("StudyID", "ImageID", "PatientID", "PatientAge", "PatientSex_DICOM",
 
 
 def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) -> Content:
-    """Read the grounded reports and the master table.
-
-    Args:
-        root: folder of :data:`REPORTS_FILE`, :data:`MASTER_FILE` and one of :data:`IMAGE_FOLDERS`.
-        min_images: labels boxed in fewer images become the class "other".
-    """
+    """Read the reports and the master table; merge labels boxed in fewer than ``min_images`` images into "other"."""
     root = Path(root).resolve()
     reports = find_file(root, [REPORTS_FILE], ORIGIN)
     master = read_table(find_file(root, [MASTER_FILE], ORIGIN), job.problems, _COLUMNS, origin=ORIGIN)
@@ -45,7 +40,8 @@ def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) ->
     if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("findings"), list)
                                                 for e in entries):  # fmt: skip
         raise SourceDataError(f"{reports}: expected a list of studies with 'findings'; download it again from {ORIGIN}")
-    rows = {row["ImageID"].strip(): row for row in reversed(master.rows)}  # the first: the table has one per sentence
+    # keep an image's first row: the table has one per sentence
+    rows = {row["ImageID"].strip(): row for row in reversed(master.rows)}
     folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root / IMAGE_FOLDERS[0])
     source = SourceAnnotations(images_in=len(entries))
     studies, seen = [], set()
@@ -75,11 +71,11 @@ def read_padchest_gr(job: Account, root: str | Path, *, min_images: int = 10) ->
 def _boxes(
     findings: list[Any], where: str, source: SourceAnnotations, job: Account
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Read the boxes of the abnormal findings, one per box and label, and whether an abnormal finding has none."""
+    """Return the boxes of abnormal findings, one per box and label, and whether an abnormal finding has no box."""
     boxes, unboxed = [], False
     for finding in findings:
         if not isinstance(finding, dict) or not finding.get("abnormal"):
-            continue  # "no effusion": such sentences often lack the other keys
+            continue  # negated sentences ("no effusion") often lack the other keys
         labels = finding.get("labels") or []
         drawn = [*(finding.get("boxes") or []), *(finding.get("extra_boxes") or [])]
         unboxed = unboxed or not drawn
@@ -95,7 +91,7 @@ def _boxes(
 
 
 def _classes(studies: list[Study], min_images: int) -> list[str]:
-    """Return the frequent labels in order, then "other" for the rest, which are renamed in place."""
+    """Return the frequent labels in order, then "other"; rename rare labels in place."""
     count: dict[str, int] = {}
     for study in studies:
         for label in {box["class"] for box in study.image.boxes}:
@@ -108,7 +104,6 @@ def _classes(studies: list[Study], min_images: int) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
     root_option(parser, f"folder with {REPORTS_FILE}, {MASTER_FILE} and the images")
     parser.add_argument("--min-images", type=int, default=10, help="rarer labels become 'other' (%(default)s)")
 

@@ -28,7 +28,7 @@ SCHEMA = ClinicalSchema((AGE, SEX, VIEW))
 ORIGIN = "kaggle.com/c/rsna-pneumonia-detection-challenge"
 MAPPING_ORIGIN = "the challenge's page at rsna.org"
 SIDE = 1024
-"""Pixels of each image's sides, in which the boxes are given."""
+"""Width and height of each image; boxes are in these pixels."""
 
 TAGS = {"age": "PatientAge", "sex": "PatientSex", "view": "ViewPosition"}
 BOX_COLUMNS = ("x", "y", "width", "height")
@@ -38,11 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def read_rsna(job: Account, root: str | Path) -> Content:
-    """Read the labels and the mapping.
-
-    Args:
-        root: folder of :data:`LABELS_FILE`, :data:`IMAGE_FOLDER` and, strongly advised, :data:`MAPPING_FILE`.
-    """
+    """Read the labels, and the mapping to patients if ``root`` has it."""
     root = Path(root).resolve()
     needed = ("patientId", *BOX_COLUMNS, "Target")
     labels = read_table(find_file(root, [LABELS_FILE], ORIGIN), job.problems, needed, origin=ORIGIN)
@@ -69,7 +65,6 @@ def read_rsna(job: Account, root: str | Path) -> Content:
 
 
 def _patients(path: Path) -> dict[str, str]:
-    """Read the NIH patient of each image."""
     entries = read_json(path, SourceDataError)
     try:
         return {entry["subset_img_id"]: str(int(entry["img_id"].split("_")[0])) for entry in entries}
@@ -79,7 +74,7 @@ def _patients(path: Path) -> dict[str, str]:
 
 
 def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
-    """Read the rows: one per box, or one for an image without any."""
+    """Read the labels: one row per box, or one for an image without boxes."""
     images: dict[str, SourceImage] = {}
     source = SourceAnnotations(list(CLASSES))
     unusable: set[str] = set()

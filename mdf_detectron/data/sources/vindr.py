@@ -27,22 +27,19 @@ KAGGLE_FILE = "train.csv"
 PHYSIONET_FILE = "annotations/annotations_train.csv"
 KAGGLE_ORIGIN = "kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection"
 PHYSIONET_ORIGIN = "physionet.org/content/vindr-cxr"
-SCHEMA = ClinicalSchema((replace(AGE, minimum=1), SEX))  # 000Y is an unknown age
+SCHEMA = ClinicalSchema((replace(AGE, minimum=1), SEX))  # 000Y means unknown
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 TAGS = {"age": "PatientAge", "sex": "PatientSex"}
 UNLABELED, FUSED = "a finding, but no box: unlabeled, not healthy", "fused with another box"
 
 
 def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_iou: float = 0.5) -> Content:
-    """Read the tables of either layout.
+    """Read the tables of either release.
 
     Args:
         root: folder of ``train.csv`` and ``train/`` (Kaggle), or of ``annotations/``, ``train/`` and ``test/``.
-        readers: "keep" every reader's boxes, or "fuse" those of one class and place by weighted box fusion.
-        fuse_iou: intersection over union from which boxes are fused.
-
-    Raises:
-        SourceDataError: a table is absent or broken, an unknown choice, or ``ensemble-boxes`` is not installed.
+        readers: "keep": all readers' boxes; "fuse": see :func:`fuse_boxes` (needs ``ensemble-boxes``).
+        fuse_iou: least intersection over union of boxes to fuse.
     """
     root = Path(root).resolve()
     if readers not in READERS or not 0 < fuse_iou <= 1:
@@ -80,14 +77,10 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_io
 
 
 def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, Any]]:
-    """Fuse overlapping boxes of a class by weighted box fusion (Solovyev et al., 2021), every box weighing the same.
+    """Fuse overlapping boxes of a class by weighted box fusion (Solovyev et al., 2021) with equal weights.
 
-    Args:
-        boxes: dicts of ``bbox`` (XYWH), ``class`` and ``reader``.
-        iou: intersection over union with the running mean from which a box joins it.
-
-    Returns:
-        dicts of ``bbox`` (the mean of its corners) and ``class``.
+    A box joins a running mean if their intersection over union is above ``iou``. Boxes are dicts of ``bbox`` (XYWH),
+    ``class`` and ``reader``; fused ones have no ``reader``.
     """
     if len(boxes) < 2:
         return [{"bbox": box["bbox"], "class": box["class"]} for box in boxes]
@@ -97,7 +90,7 @@ def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, An
         raise SourceDataError("fusing readers needs ensemble-boxes; run: pip install 'mdf_detectron[fusion]'") from None
     names = sorted({box["class"] for box in boxes})
     corners = [(x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)]
-    side = max(map(max, corners))  # the package wants 0 to 1; scaling both axes alike changes no overlap
+    side = max(map(max, corners))  # the package needs 0 to 1; an equal scale keeps the overlaps
     readers = sorted({box["reader"] for box in boxes})
     per_reader = [[i for i, box in enumerate(boxes) if box["reader"] == reader] for reader in readers]
     fused, _, labels = weighted_boxes_fusion(
@@ -115,7 +108,7 @@ def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, An
 def _read_physionet(
     root: Path, split: str, images: dict[str, Study], source: SourceAnnotations, job: Account
 ) -> list[Path]:
-    """Read the boxes of a split, and the labels of its images, which tell the healthy ones."""
+    """Read the boxes of a split, and the image labels, which mark the healthy images."""
     folder, fixed = root / "annotations", "test" if split == "test" else None
     boxes_path = folder / f"annotations_{split}.csv"
     if split == "test" and not boxes_path.is_file():
@@ -169,7 +162,6 @@ def _read_boxes(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
     root_option(parser, "folder with train.csv and train/ (Kaggle), or annotations/, train/ and test/")
     parser.add_argument("--readers", choices=READERS, default="keep", help="keep all boxes, or fuse (%(default)s)")
     parser.add_argument("--fuse-iou", type=float, default=0.5, help="overlap from which boxes are fused (%(default)s)")

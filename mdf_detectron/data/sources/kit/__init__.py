@@ -1,1 +1,1 @@
-"""What all collections share: tables, values, studies, boxes, images, splits, report."""
+"""Tools that all collections share: tables, values, studies, boxes, images, splits, report."""

@@ -1,4 +1,4 @@
-"""The account of a preparation: broken entries, changed values, what came in and what was kept."""
+"""Keep account of a preparation: broken entries, changed values, images and boxes kept and dropped."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mdf_detectron.data.sources.kit.image_files import ImageFile
 from mdf_detectron.errors import SourceDataError, shorten
 
 LISTED = 20
-"""Messages of one kind that an error or a report lists; further ones are counted only."""
+"""Messages of each kind that an error or a report lists; the rest are only counted."""
 
 
 class ProblemList:
-    """Collects broken input, so that all of it is told at once.
+    """Collect broken input so that one error reports all of it.
 
     Args:
         skip: count broken entries and continue without them (``--on-error skip``); else :meth:`stop_if_any` raises.
-        show_values: put messages and examples of values, which may name patients, into the report too.
+        show_values: report messages and examples of values too, which may name patients.
     """
 
     def __init__(self, skip: bool = False, show_values: bool = False) -> None:
@@ -29,17 +29,14 @@ class ProblemList:
         self.listed: dict[str, list[str]] = {}
 
     def add(self, kind: str, message: str) -> None:
-        """Add one problem of a ``kind`` (a short phrase to count by).
-
-        ``message`` names file, row and value, what was expected and what to do.
-        """
+        """Add a problem of a ``kind`` (a short phrase); the message gives file, row, value, expectation and remedy."""
         self.counts[kind] += 1
         listed = self.listed.setdefault(kind, [])
         if len(listed) < LISTED:
             listed.append(message)
 
     def stop_if_any(self) -> None:
-        """Raise :class:`SourceDataError` with all problems so far, one line each, unless they are skipped."""
+        """Raise :class:`SourceDataError` listing all problems so far, one per line, unless they are skipped."""
         if self.skip or not self.counts:
             return
         if sum(self.counts.values()) == 1:
@@ -53,19 +50,19 @@ class ProblemList:
         raise SourceDataError("\n".join(lines))
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return kind → ``count``, and the ``first`` messages if values are shown, for the report."""
+        """Return kind → ``count``, and the ``first`` messages if values may be shown."""
         shown = {kind: {"first": messages} for kind, messages in self.listed.items() if self.show_values}
         return {kind: {"count": n, **shown.get(kind, {})} for kind, n in self.counts.items()}
 
     def tell(self) -> None:
-        """Log what is skipped, the first messages of each kind."""
+        """Log the first messages of each kind as warnings."""
         for kind, messages in self.listed.items():
             for message in messages[:LISTED]:
                 logging.getLogger(__name__).warning(f"left out, {kind}: {message}")
 
 
 class ValueLog:
-    """Counts the values that were changed (kept, but not as written) and removed (made missing), with examples."""
+    """Counts values changed (kept, but not as written) and removed (made missing), with examples."""
 
     EXAMPLES = 5
 
@@ -75,11 +72,9 @@ class ValueLog:
         self.examples: dict[tuple[str, str], list[str]] = {}
 
     def change(self, column: str, reason: str, example: Any = None, count: int = 1) -> None:
-        """Count values that are kept, but not as they were written."""
         self._count(self.changed, column, reason, example, count)
 
     def remove(self, column: str, reason: str, example: Any = None, count: int = 1) -> None:
-        """Count values that became missing."""
         self._count(self.removed, column, reason, example, count)
 
     def _count(self, counter: Counter, column: str, reason: str, example: Any, count: int) -> None:
@@ -91,11 +86,11 @@ class ValueLog:
             known.append(shorten(example, 30))
 
     def dropped(self) -> dict[str, int]:
-        """Return "<column>: <reason>" → count of the removed values, for the flow."""
+        """Return "<column>: <reason>" → number of removed values."""
         return {f"{column}: {reason}": n for (column, reason), n in sorted(self.removed.items())}
 
     def rows(self) -> list[tuple[str, str, str, int, str]]:
-        """Return (column, "changed" or "removed", reason, count, examples) of every reason."""
+        """Return (column, "changed" or "removed", reason, count, examples) for each column and reason."""
         return [
             (column, what, reason, n, ", ".join(self.examples[column, reason]))
             for what, counter in (("changed", self.changed), ("removed", self.removed))
@@ -112,14 +107,12 @@ class ValueLog:
 
 @dataclass
 class Account:
-    """What happened to the input, for the report.
+    """Account of what happened to the input.
 
     Attributes:
-        problems: broken entries.
-        flow, log: what came in and was kept; values changed and removed.
-        notes: what a reader of the folder must know.
-        image_drops, box_changes: images left out, boxes changed, by reason.
-        patients_known: whether the sources tell whose image it is; else each image counts as a patient.
+        flow, log: what was read and kept, by stage; values changed and removed.
+        image_drops, box_changes: images left out and boxes changed, by reason.
+        patients_known: False if the source has no patient ids; then each image counts as a patient.
         files: name → the image that is kept, as it was read.
     """
 
@@ -133,6 +126,5 @@ class Account:
     files: dict[str, ImageFile] = field(default_factory=dict)
 
     def drop(self, reason: str, message: str) -> None:
-        """Count an image that is left out, and add the problem."""
         self.image_drops[reason] += 1
         self.problems.add(reason, message)

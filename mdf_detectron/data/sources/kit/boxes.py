@@ -1,4 +1,4 @@
-"""Boxes and masks: read from tables, and placed in the pixels of the image that was read."""
+"""Read boxes from tables; scale boxes and masks to the pixels of the image that was read."""
 
 from __future__ import annotations
 
@@ -17,24 +17,17 @@ from mdf_detectron.data.sources.kit.values import parse_number
 from mdf_detectron.errors import shorten
 
 SHAPE_TOLERANCE = 0.02
-"""Relative difference of aspect ratios up to which boxes of another size are scaled."""
+"""Largest relative difference of aspect ratios at which boxes are scaled to an image of another size."""
 
 UNUSABLE_BOX, REPEATED_BOX, BOX_WITHOUT_AREA = "unusable box", "repeats another box", "box without area"
 OTHER_SHAPE = "annotated at another shape"
 NO_AREA, CLIPPED, SCALED = "box without area inside its image", "box clipped to its image", "box scaled to its image"
-"""Reasons for which boxes, or their images, are dropped or changed."""
 
 
 def parse_box(values: Sequence[Any], place: str, job: Account, *, corners: bool = False) -> list[float] | None:
-    """Read a box of four numbers as XYWH.
+    """Parse x, y, width, height (with ``corners`` x1, y1, x2, y2) to XYWH.
 
-    Args:
-        values: x, y, width, height as a table has them; with ``corners`` x1, y1, x2, y2.
-        place: file and line, for the message.
-        job: gets the problem of a box that cannot be read, or of corners out of order.
-
-    Returns:
-        the box, or None where it cannot be used.
+    Return None and add a problem at ``place`` (file and line) if the box cannot be used.
     """
     numbers = [parse_number(value)[0] for value in values]
     if len(numbers) != 4 or None in numbers:
@@ -51,12 +44,12 @@ def parse_box(values: Sequence[Any], place: str, job: Account, *, corners: bool 
 
 
 def differs_in_shape(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Tell whether the aspect ratios of two (width, height) differ, so that boxes of one do not fit the other."""
+    """Tell whether the aspect ratios of two (width, height) differ by more than :data:`SHAPE_TOLERANCE`."""
     return abs(size[0] * other[1] / (size[1] * other[0]) - 1) > SHAPE_TOLERANCE
 
 
 def shape_problem(image: SourceImage, file: ImageFile) -> str:
-    """Say what is wrong if the boxes were drawn on an image of another shape; an empty text if they fit."""
+    """Return a message if the boxes were drawn on an image of another shape, else ""."""
     there = file.source_width, file.source_height
     if image.size in (None, FRACTION) or not differs_in_shape(image.size, there):
         return ""
@@ -72,11 +65,7 @@ def shape_problem(image: SourceImage, file: ImageFile) -> str:
 def place_boxes(
     image: SourceImage, file: ImageFile, class_names: list[str], dropped: Counter[str], changed: Counter[str]
 ) -> list[dict[str, Any]]:
-    """Scale the boxes and masks to ``file``, clip the boxes, and leave out those without area.
-
-    Returns:
-        COCO annotations: ``bbox``, ``category_id`` (from 1), and what else the boxes have.
-    """
+    """Scale boxes and masks to ``file``, clip the boxes, and drop those without area; return COCO annotations."""
     width, height = image.size or (file.source_width, file.source_height)
     scale = np.array([file.width / width, file.height / height])
     scaled_by_tool = image.size not in (None, FRACTION, (file.source_width, file.source_height))
@@ -106,7 +95,7 @@ def place_boxes(
 
 
 def scale_mask(segmentation: Any, scale: np.ndarray, size: tuple[int, int]) -> Any:
-    """Scale polygons (clipped to the image) or a COCO RLE to an image of ``size`` (width, height)."""
+    """Scale polygons (clipped to the image) or a COCO RLE to ``size`` (width, height); ``scale`` is (x, y)."""
     if isinstance(segmentation, list):
         polygons = []
         for polygon in segmentation:

@@ -1,4 +1,4 @@
-"""A collection, as the command line and the catalog know it, and what its reader returns."""
+"""Define a collection, the content that its reader returns, and the options shared by all collections."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collection:
-    """One collection; every source file ends in one.
+    """A collection; every source module ends in one.
 
     Attributes:
-        name: what is typed after ``mdf prepare``.
-        about: what ``mdf prepare NAME --help`` says; its first line is the one-line help.
-        read: ``read(job, **choices)`` reads the tables, without opening an image, into a :class:`Content`. It returns
-            None if ``job.is_done(...)`` says so.
-        schema: the clinical columns; None where only the data tell.
-        options: ``options(parser)`` declares the command line's own arguments; each is passed to ``read`` by its name.
+        name: command name after ``mdf prepare``.
+        about: text of ``mdf prepare NAME --help``; its first line is the one-line help.
+        read: ``read(job, **choices)`` reads the tables, without opening images, into a :class:`Content`; None if
+            ``job.is_done(...)``.
+        schema: clinical columns; None if they depend on the data.
+        options: ``options(parser)`` declares the collection's own arguments; each is passed to ``read`` by name.
         example: these arguments in a typical call, for messages.
-        defaults: of the arguments that all collections share, where they differ.
-        write: instead of ``read`` and the shared arguments: ``write(out, **choices)`` writes the whole folder and
-            tells whether it did, or the same one was there.
+        defaults: shared arguments whose default differs for this collection.
+        write: replaces ``read`` and the shared arguments: ``write(out, **choices)`` writes the whole folder, or
+            returns False if an identical one exists.
     """
 
     name: str
@@ -45,24 +45,21 @@ class Collection:
 
     @property
     def help(self) -> str:
-        """Return the one-line help."""
         return self.about.strip().partition("\n")[0].rstrip(".")
 
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
 SEX = ClinicalColumn("sex", "categorical", vocabulary=("F", "M"))
 VIEW = ClinicalColumn("view", "categorical", vocabulary=("PA", "AP"), description="AP is mostly taken in bed")
-"""Columns that several collections have."""
 
 
 def root_option(parser: argparse.ArgumentParser, text: str) -> None:
-    """Declare ``--root``, the folder of the downloaded files."""
     parser.add_argument("--root", required=True, metavar="DIR", help=text)
 
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """One clinical column: where it comes from, its name in the records, and spellings that are replaced."""
+    """A clinical column: its source column, its name in the records, and a mapping of spellings."""
 
     source: str
     name: str
@@ -74,20 +71,16 @@ class Content:
     """What the tables of a collection say.
 
     Attributes:
-        title: of the report.
-        source: the classes, and the account of images and boxes.
-        studies: the images that are used: boxes, file, patient, raw values, and the split if the collection fixes it.
-        schema: of the clinical columns; each is read from a study's ``row`` by its name unless ``columns`` or ``tags``
-            say otherwise.
-        tables: the files that were read; with the images' files they decide whether a folder is up to date.
-        choices: of the collection itself, for the report.
-        tags: column → DICOM keyword, for values that only the images' headers hold.
-        columns: where columns come from, and whether from a DICOM header.
-        schema_text: the schema as a file with comments, if it is a proposal.
-        schema_questions: (column, question) of a proposal, for the report.
+        source: classes, and counts of images and boxes.
+        schema: clinical columns, read by name from each study's ``row`` unless ``columns`` or ``tags`` say otherwise.
+        tables: files read; they and the image files decide whether a folder is up to date.
+        choices: the collection's own options, for the report.
+        tags: column → DICOM keyword, for values that only image headers hold.
+        columns: source of each column, and whether it is a DICOM header.
+        schema_text, schema_questions: commented file of a proposed schema, and (column, question) about it.
         decimal_comma: numbers are written "38,1".
-        has_times: the studies have the times of image and record, which are written too.
-        split_patients: False deals the images to splits regardless of their patients, which leaks.
+        has_times: write the times of image and record too.
+        split_patients: False splits images regardless of patients, which leaks.
         details: called with the splits; returns further entries of the report.
     """
 
@@ -107,17 +100,18 @@ class Content:
     details: Callable[[Mapping[str, Sequence[PreparedImage]]], dict[str, Any]] | None = None
 
     def column_specs(self) -> dict[str, tuple[ColumnSpec, bool]]:
-        """Return where each column of the schema comes from, and whether that is a DICOM header."""
+        """Return the source of each column of the schema, and whether it is a DICOM header."""
         own = {n: (ColumnSpec(self.tags.get(n, n), n), n in self.tags) for n in self.schema.names}
         return own | {spec.name: (spec, dicom) for spec, dicom in self.columns}
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a prepared folder is split and written, whatever the collection.
+    """How to split and write a prepared folder.
 
     Attributes:
-        fractions, seed, folds: of the splits; folds > 0 also writes that many cross-validation folders.
+        fractions: of train, val and test.
+        folds: if above 0, also write this many cross-validation folders.
         image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """
 

@@ -1,7 +1,7 @@
-"""The images of a prepared folder: links to the originals, or copies decoded, windowed and resized once.
+"""Link a prepared folder's images to the originals, or make copies that are decoded, windowed and resized once.
 
-Copies are resumable: each is written whole, carries its original's time of change and what was done to it, and lies
-in a folder that outlives an interrupted run. The copies of the folder that is replaced are taken up in the same way.
+Copying can be resumed: each copy is written atomically, carries its original's modification time and how it was
+made, and is kept in a cache folder that survives an interrupted run. Copies of a replaced folder are reused.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ _PROVENANCE_KEY = "mdf_detectron:provenance"
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image that was read.
+    """An image that was read: pixels and digest of its file in the prepared folder.
 
     Attributes:
-        width, height: pixels of the file in the prepared folder.
         source_width, source_height: pixels of the original, upright.
-        kind, scaling, inverted, notes: of the reader's :class:`~mdf_detectron.data.intensity.Provenance`.
-        sha256: of the file in the prepared folder.
+        kind, scaling, inverted, notes: see :class:`~mdf_detectron.data.intensity.Provenance`.
     """
 
     width: int
@@ -52,7 +50,7 @@ class ImageFile:
 
 
 def how_images_were_read(files: Iterable[ImageFile]) -> dict[str, Any]:
-    """Count how pixels were scaled and what is unusual, as a table of the report."""
+    """Count how pixels were scaled and what was unusual, as a table of the report."""
     counts: Counter[str] = Counter()
     for file in files:
         counts[f"{file.kind}: scaling {file.scaling}" + (", inverted" if file.inverted else "")] += 1
@@ -70,17 +68,16 @@ def bring_images(
     copy: bool = False,
     num_workers: int = 2,
 ) -> Iterator[ImageFile | str]:
-    """Fill ``folder`` with links to the originals, or with copies; every original is decoded once either way.
+    """Fill ``folder`` with links to the originals or with copies; decode every original once either way.
 
     Args:
-        sources: (original, path below ``folder``) of each image; the names are distinct.
-        out: the prepared folder that is being made; copies are kept next to it until it is whole.
-        image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None links.
-        bit_depth: of the copies, 8 or 16.
+        sources: (original, path below ``folder``) of each image; names are distinct.
+        out: the prepared folder; copies are cached next to it until it is complete.
+        image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None: link.
         copy: without ``image_size``, copy the originals instead of linking to them.
 
     Yields:
-        for each source what was read, or why it could not be.
+        what was read, or why it could not be, for each source.
     """
     sources = [(Path(source).resolve(), name) for source, name in sources]
     if image_size is None:
@@ -102,16 +99,16 @@ def bring_images(
 
 
 def cache_folder(out: Path) -> Path:
-    """Return the folder next to ``out`` that holds the copies of an interrupted run."""
+    """Return the folder next to ``out`` that caches copies until a run is complete."""
     return out.with_name(out.name + IMAGE_CACHE_SUFFIX)
 
 
 def _take_up(out: Path, cache: Path, image_size: int, bit_depth: int) -> None:
-    """Link the copies of the prepared folder that is there into the cache, if they have the same size and depth."""
+    """Link copies of the existing prepared folder into the cache if size and depth are the same."""
     report = out / REPORT_FILE_NAME
     made = read_json(report, DatasetError) if report.is_file() else None
     made = made.get("arguments") if isinstance(made, dict) else None
-    if not isinstance(made, dict) or "pseudonyms" in made:  # whose copies have other names
+    if not isinstance(made, dict) or "pseudonyms" in made:  # pseudonymized copies have other names
         return
     if (made.get("image_size"), made.get("bit_depth", 8)) != (image_size, bit_depth):
         return
@@ -137,7 +134,6 @@ def _check(source: Path) -> ImageFile | str:
 
 
 def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> ImageFile | str:
-    """Make one copy, or take the one that is there."""
     source, name = item
     target = cache / name
     try:
@@ -156,7 +152,7 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes)
     partial_file = _made(target).with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        fields = {key: value for key, value in asdict(made).items() if key != "sha256"}  # of the file that they lie in
+        fields = {key: value for key, value in asdict(made).items() if key != "sha256"}  # no file holds its own digest
         write_png(partial_file, small, {_PROVENANCE_KEY: json.dumps({**fields, "origin": _origin(source)})})
         made = replace(made, sha256=sha256_of(partial_file))
         os.utime(partial_file, ns=(changed, changed))
@@ -167,12 +163,12 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
 
 
 def _origin(source: Path) -> str:
-    """Return the digest of a path: names of folders and files may be a patient's, and stay out of the copies."""
+    """Return a digest of a path; folder and file names may identify a patient, so copies must not hold them."""
     return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
 
 
 def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
-    """Return what an earlier run made of an original that has not changed since; None if it is damaged."""
+    """Return an earlier run's copy if it is intact and its original has not changed."""
     try:
         if target.stat().st_mtime_ns != changed:
             return None
@@ -180,7 +176,7 @@ def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
             fields: dict[str, Any] = json.loads(image.info[_PROVENANCE_KEY])
             if fields.pop("origin") != _origin(source):
                 return None
-            image.verify()  # the checksums of its chunks: what is wrong now would get a digest that says it is right
+            image.verify()  # check the chunk checksums, so that a damaged copy is not hashed as good
         return ImageFile(**{**fields, "notes": tuple(fields["notes"]), "sha256": sha256_of(target)})
     except (OSError, KeyError, ValueError, TypeError, SyntaxError):
         return None

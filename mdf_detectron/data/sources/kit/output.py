@@ -35,12 +35,7 @@ def write_folder(
     arguments: Mapping[str, Any],
     records: Sequence[tuple[PreparedImage, str | None]],
 ) -> None:
-    """Write all but the images.
-
-    Args:
-        folder: holds the images already.
-        arguments: of the report.
-        records: each with its split, or None in all of them.
+    """Write everything but the images, which ``folder`` holds already; each record has a split, or none has.
 
     Raises:
         SourceDataError: nothing is left to write, or too few patients for the splits.
@@ -61,7 +56,7 @@ def write_folder(
         body |= {**details, "tables": [*details.get("tables", ()), *body["tables"]]}
     write_report(folder, title, arguments, account.flow, body)
     for number in range(options.folds):
-        # this fold is the test split, the next one the validation split
+        # this fold is the test split, the next one is the validation split
         part = {number: "test", (number + 1) % options.folds: "val"}
         splits = _split(images, content, (1 / options.folds,) * options.folds, part, options.seed)
         fold, title = folder / f"fold_{number}", f"{content.title}, fold {number} of {options.folds}"
@@ -82,7 +77,7 @@ def _write(folder: Path, splits: Splits, content: Content, title: str) -> None:
 
 
 def _drop_partial_masks(images: Sequence[PreparedImage], notes: list[str]) -> None:
-    """Keep masks only if every box has one: a model with masks cannot train on the others."""
+    """Drop masks unless every box has one: a model with masks cannot train on boxes without."""
     boxes = [a for image in images for a in image.annotations]
     with_mask = sum("segmentation" in a for a in boxes)
     if 0 < with_mask < len(boxes):
@@ -97,7 +92,7 @@ def _drop_partial_masks(images: Sequence[PreparedImage], notes: list[str]) -> No
 def _split(
     images: Sequence[PreparedImage], content: Content, shares: Sequence[float], names: Mapping[int, str], seed: int
 ) -> dict[str, list[PreparedImage]]:
-    """Deal the images to parts of these shares; ``names`` maps parts to splits, any other one is for training."""
+    """Divide images into parts of the given shares; ``names`` maps part → split, all others are for training."""
     counts = np.zeros((len(images), len(content.source.class_names)), dtype=np.int64)
     for row, image in zip(counts, images, strict=True):
         np.add.at(row, [a["category_id"] - 1 for a in image.annotations], 1)
@@ -108,7 +103,7 @@ def _split(
 
 
 def deal(groups: Sequence[Any], counts: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
-    """Call :func:`~mdf_detectron.data.splits.balanced_parts`; too few patients are the sources' error."""
+    """Call :func:`~mdf_detectron.data.splits.balanced_parts`; report too few patients as a SourceDataError."""
     try:
         return balanced_parts(groups, counts, shares, seed)
     except ValueError as error:

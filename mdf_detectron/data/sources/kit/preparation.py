@@ -1,4 +1,4 @@
-"""The steps that all collections share, from the content of their tables to the prepared folder."""
+"""Run the steps from a collection's tables to the prepared folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from mdf_detectron.fileio import check_regular
 
 NO_PATIENT, ABSENT, UNREADABLE = "no patient", "image file absent", "unreadable image"
 TWO_SPLITS, NO_USABLE_BOX = "patient in several splits", "none of its boxes is usable"
-"""Reasons for which images are dropped."""
 
 
 def prepare(
@@ -40,18 +39,12 @@ def prepare(
     privacy: Privacy = OPEN,
     **choices: Any,
 ) -> bool:
-    """Write the prepared folder of a collection.
+    """Write the prepared folder of a collection; return False if an up-to-date one exists.
 
     Args:
-        options: of splits and images; by default the collection's.
-        on_error: "stop" with all problems of the tables, then of the images, or "skip": leave entries out and count
-            them.
-        num_workers: processes that read images.
-        privacy: what the folder may tell about patients.
-        choices: of the collection's reader.
-
-    Returns:
-        False if the same sources and options made the folder that is there.
+        options: splits and images; the collection's defaults if None.
+        on_error: "stop": report all problems of the tables, then of the images; "skip": count and leave out entries.
+        choices: arguments of the collection's reader.
 
     Raises:
         SourceDataError: broken tables or images, or nothing left to write.
@@ -81,14 +74,7 @@ def prepare(
 
 
 class Preparation(Account):
-    """The steps, and the account that they share.
-
-    Args:
-        out: the prepared folder.
-
-    Attributes:
-        arguments: of the report, once :meth:`is_done` was asked.
-    """
+    """The steps of a preparation and their shared account; :meth:`is_done` sets ``arguments``."""
 
     def __init__(
         self, out: Path, options: WriteOptions, on_error: str = "stop", num_workers: int = 2, privacy: Privacy = OPEN
@@ -99,12 +85,9 @@ class Preparation(Account):
         self.arguments: dict[str, Any] = {}
 
     def is_done(self, tables: Sequence[Path], images: Sequence[Path], choices: Mapping[str, Any]) -> bool:
-        """Tell whether the folder that is there was made of the same files (name, size, time) by the same choices.
+        """Tell whether the existing folder was made from the same files (name, size, time) and choices.
 
-        A reader may ask before it reads much; else it is asked once the tables are read.
-
-        Raises:
-            SourceDataError: a file is absent.
+        A reader may call this before slow work; otherwise it is called once the tables are read.
         """
         state = [(str(path), found.st_size, found.st_mtime_ns)
                  for path in (*tables, *images) for found in (check_regular(path, SourceDataError),)]  # fmt: skip
@@ -114,7 +97,7 @@ class Preparation(Account):
         return is_up_to_date(self.out, self.arguments) and all(p.exists() for p in (self.out / "images").rglob("*"))
 
     def usable(self, studies: Sequence[Study]) -> list[Study]:
-        """Drop the studies without a patient or a file; give the others' patients their one spelling."""
+        """Drop studies without a patient or a file; normalize the patient ids of the others."""
         kept = []
         for study in studies:
             study.patient, where = patient_key(study.patient), study.image.where
@@ -128,12 +111,9 @@ class Preparation(Account):
         return kept
 
     def set_open_splits(self, content: Content) -> None:
-        """Deal the studies without a split, by patient, to the splits that the collection does not fix.
+        """Divide studies without a split by patient among the splits that the collection does not define.
 
-        Where it fixes none, all are dealt when the folder is written.
-
-        Raises:
-            SourceDataError: too few patients are left.
+        If it defines none, all studies are divided when the folder is written.
         """
         fixed = {study.split for study in content.studies if study.split}
         if not fixed:
@@ -159,7 +139,7 @@ class Preparation(Account):
         content.studies = kept
 
     def make_records(self, content: Content, folder: Path) -> list[tuple[PreparedImage, str | None]]:
-        """Read the images into ``folder`` and make the records, each with its split if it has one."""
+        """Read the images into ``folder`` and return records, each with its split if it has one."""
         o, source, columns = self.options, content.source, content.column_specs()
         names = _target_names([s.path for s in content.studies], o.image_size is not None)
         copies = {"image_size": o.image_size, "bit_depth": o.bit_depth, "copy": o.copy_images}
@@ -178,7 +158,7 @@ class Preparation(Account):
                 reason = OTHER_SHAPE
             else:
                 boxes = place_boxes(study.image, file, source.class_names, dropped, self.box_changes)
-                if study.image.boxes and not boxes:  # a finding that cannot be drawn makes no healthy image
+                if study.image.boxes and not boxes:  # an image whose findings have no usable box is not healthy
                     reason = NO_USABLE_BOX
             if reason:
                 self.image_drops[reason] += 1
@@ -210,7 +190,7 @@ class Preparation(Account):
 
 
 def _target_names(paths: Sequence[Path], as_png: bool) -> dict[Path, str]:
-    """Name each file below images/: its own name, with a number where another file has it."""
+    """Give each file a unique name below images/; add a number if another file has that name."""
     taken: Counter[str] = Counter()
     names = {}
     for path in dict.fromkeys(paths):

@@ -1,4 +1,4 @@
-"""What the tables of a collection say of its images: boxes, file, patient, raw values, times, split."""
+"""Define a study: one image with its boxes, file, patient, raw clinical values, times and split."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from mdf_detectron.errors import ImageReadError
 from mdf_detectron.workers import parallel_map
 
 FRACTION = (1, 1)
-"""Size of an image whose boxes are given as fractions of its sides."""
+"""Image size that marks boxes given as fractions of the image's sides."""
 
 NO_FINDING = frozenset({"no finding", "no_finding", "nofinding", "normal", "none", "healthy", "no findings"})
-"""Spellings, folded, of the class of an image without a finding."""
+"""Folded spellings of the class of an image without findings."""
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
-"""Spellings, folded, of the splits."""
+"""Folded spellings of the splits."""
 
 
 @dataclass
 class SourceImage:
-    """One annotated image.
+    """An annotated image.
 
     Attributes:
-        name: its file, as the annotations have it.
-        image_id: its id there, as text.
+        name, image_id: file name and id (as text) in the annotations.
         where: file and entry, for messages.
-        size: (width, height) that its boxes are in, :data:`FRACTION`, or None: its own pixels.
-        boxes: dicts of ``bbox`` (XYWH), ``class``, and where given ``segmentation``, ``iscrowd``, ``reader``,
+        size: (width, height) of the boxes' coordinates, :data:`FRACTION`, or None for the image's own pixels.
+        boxes: dicts of ``bbox`` (XYWH), ``class``, and optionally ``segmentation``, ``iscrowd``, ``reader``,
             ``certainty``.
     """
 
@@ -47,14 +46,12 @@ class SourceImage:
 
 @dataclass
 class SourceAnnotations:
-    """The classes in order, and the account of images and boxes.
+    """Classes in order of the categories, and an account of images and boxes.
 
     Attributes:
-        class_names: of the categories.
-        boxes_in, images_in: how many the annotations have.
-        dropped: boxes that cannot be used, by reason.
-        images: the usable ones, while a reader looks for what belongs to them.
-        notes: for the report.
+        boxes_in, images_in: numbers in the annotations.
+        dropped: unusable boxes, by reason.
+        images: usable images, until a reader makes studies of them.
     """
 
     class_names: list[str] = field(default_factory=list)
@@ -67,20 +64,16 @@ class SourceAnnotations:
 
 @dataclass
 class Study:
-    """One annotated image with what belongs to it.
+    """An annotated image and its file, record, patient and split.
 
     Attributes:
-        image: of the annotations.
-        path: of its file; several studies may share one.
-        row: raw clinical values by column; empty where the image has no record.
-        tags: DICOM tags that were asked for.
-        patient: id, in any spelling; None where it is not known.
-        no_patient: why ``patient`` is None, for the message.
+        path: of the image file; several studies may share one.
+        row, no_record: raw clinical values by column; empty if there is no record, and why.
+        patient, no_patient: id in any spelling; None if unknown, and why.
         times: (image, record), ISO 8601 or None.
-        split: where the collection fixes it.
+        split: None unless the collection defines it.
         extra: further keys of the image's entry in the prepared folder.
-        identity: the row of the table that tells patient and split, which may be one whose values are refused.
-        no_record: why ``row`` is empty.
+        identity: table row that gives patient and split, even if its clinical values are not used.
     """
 
     image: SourceImage
@@ -97,7 +90,7 @@ class Study:
 
 
 def read_tags(studies: Sequence[Study], tags: Sequence[str], num_workers: int) -> None:
-    """Set the tags of DICOM files; other files have none."""
+    """Set the requested tags of studies whose file is DICOM."""
     dicom = [s for s in studies if tags and (s.path.suffix.lower() in DICOM_SUFFIXES or is_dicom(s.path))]
     for study in studies:
         study.tags = dict.fromkeys(tags)
@@ -110,5 +103,5 @@ def read_tags(studies: Sequence[Study], tags: Sequence[str], num_workers: int) -
 def _tags_of(path: Path, keywords: list[str]) -> dict[str, str | None]:
     try:
         return read_dicom_tags(path, keywords)
-    except ImageReadError:  # the file is named when its pixels are read
+    except ImageReadError:  # reported when its pixels are read
         return dict.fromkeys(keywords)

@@ -1,4 +1,4 @@
-"""Read tables of any file type, with the line of each row."""
+"""Read tables of any file type and keep the line number of each row."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mdf_detectron.errors import SourceDataError, short_text
 from mdf_detectron.fileio import LONGEST_LINE, check_regular, read_csv
 
 MOST_CHARACTERS = 200_000_000
-"""Of a CSV file, unpacked, 20 more a line: what takes some seconds to look at."""
+"""Most characters of an unpacked CSV file, each line counting 20 more; reading more takes too long."""
 
 MOST_MEMORY = 800_000_000
-"""Bytes of the rows of a table in memory."""
+"""Most bytes of a table's rows in memory."""
 
 MOST_BYTES = {".xlsx": 64 << 20, ".xls": 64 << 20, ".parquet": 1 << 30, ".pq": 1 << 30}
-"""Of a table of another kind, unpacked: XML of a sheet takes many times that in memory, and a second a few MiB."""
+"""Most bytes of other unpacked files: a sheet's XML takes many times that in memory, and a second per few MiB."""
 
 DELIMITERS = ",;\t|"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom", ".dic")
@@ -35,14 +35,9 @@ Row = dict[str, Any]
 
 @dataclass
 class Table:
-    """Rows of a table.
+    """Rows of a table (column → raw value) and the unusable rows by reason.
 
-    Attributes:
-        path: of the file.
-        columns: names, in order.
-        rows: column → raw value.
-        lines: where each row begins in its file (its number in a sheet, the header being 1).
-        dropped: rows that cannot be used, by reason.
+    ``lines`` are the lines at which the rows begin, or their numbers in a sheet; the header is 1.
     """
 
     path: Path
@@ -52,11 +47,9 @@ class Table:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def place(self, number: int) -> str:
-        """Return file and line of a row, for messages."""
         return f"{self.path.name} line {self.lines[number]}"
 
     def require(self, columns: Sequence[str], option: str) -> None:
-        """Raise :class:`SourceDataError` where a column is absent."""
         absent = [c for c in columns if c not in self.columns]
         if absent:
             missing, known = ", ".join(map(repr, absent)), ", ".join(self.columns)
@@ -76,13 +69,10 @@ def read_table(
     """Read a CSV, TSV, XLSX or Parquet file; values of CSV and TSV stay text.
 
     Args:
-        needed: columns that it must have; without any, each column must have a name of its own.
-        origin: where the file comes from, for the messages.
+        needed: required columns; if empty, all column names must be distinct.
+        origin: where to get the file, for messages.
         only: keep only the needed columns in memory.
-        may_be_empty: a header alone is no error.
-
-    Raises:
-        SourceDataError: absent, another type, broken, no rows, or wrong columns.
+        may_be_empty: accept a table without rows.
     """
     path = Path(path)
     if origin and not path.is_file():
@@ -106,11 +96,7 @@ def read_table(
 
 
 def find_file(root: Path, names: Sequence[str], origin: str) -> Path:
-    """Return the first of ``names`` below ``root`` that is there, plain or gzipped.
-
-    Raises:
-        SourceDataError: none is.
-    """
+    """Return the first of ``names`` that exists below ``root``, plain or gzipped, or raise SourceDataError."""
     if not root.is_dir():
         raise SourceDataError(f"no folder {root}; --root is the folder of the downloaded files")
     for name in names:
@@ -125,13 +111,13 @@ def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
     rows = read_csv(path, SourceDataError, delimiter=delimiter, most=MOST_CHARACTERS)
     _, header = next(rows, (1, []))
     header = [name.strip() for name in header]
-    while header and header[-1] == "":  # a delimiter at the end of every line
+    while header and header[-1] == "":  # every line ends with a delimiter
         header.pop()
     if not header:
         raise SourceDataError(f"{path}: the file is empty")
     table = Table(path, header, [], [])
     if not set(only) <= set(header):
-        return table  # whoever asked refuses it
+        return table  # the caller reports missing columns
     kept = [(name, header.index(name)) for name in only]
     held = 0
     for line, values in rows:
@@ -154,7 +140,7 @@ def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
 
 
 def _delimiter(path: Path) -> str:
-    """Return the delimiter that splits the header into most columns."""
+    """Return the delimiter that splits the header into the most columns."""
     if path.suffix.lower() == ".gz":
         return ","
     check_regular(path, SourceDataError)
@@ -171,7 +157,7 @@ def _read_frame(path: Path, suffix: str) -> Table:
     size = check_regular(path, SourceDataError).st_size
     try:
         size = max(size, _unpacked(path, suffix))
-    except Exception as error:  # of the engines, as below
+    except Exception as error:  # engines raise errors of many types
         raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
     if size > MOST_BYTES[suffix]:
         raise SourceDataError(
@@ -181,7 +167,7 @@ def _read_frame(path: Path, suffix: str) -> Table:
         frame = pd.read_parquet(path) if suffix in (".parquet", ".pq") else pd.read_excel(path, dtype=object)
     except ImportError as error:
         raise SourceDataError(f"{path}: {error}; run: pip install 'mdf_detectron[tables]'") from None
-    except Exception as error:  # each engine raises errors of its own
+    except Exception as error:  # engines raise errors of many types
         raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
     columns = [str(c).strip() for c in frame.columns]
     rows = [
@@ -194,7 +180,7 @@ def _read_frame(path: Path, suffix: str) -> Table:
 
 
 def _unpacked(path: Path, suffix: str) -> int:
-    """Count the bytes that a workbook or Parquet file says it unpacks to, without unpacking it."""
+    """Return the unpacked size in bytes that a workbook or Parquet file declares."""
     if suffix == ".xlsx":
         with zipfile.ZipFile(path) as archive:
             return sum(entry.file_size for entry in archive.infolist())
@@ -204,13 +190,13 @@ def _unpacked(path: Path, suffix: str) -> int:
         with ParquetFile(path) as file:
             metadata = file.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            # a run of equal values takes no bytes, but a value of the table
+            # repeated values take no bytes in the file, but do in memory
             return max(sum(g.total_byte_size for g in groups), 64 * metadata.num_rows * metadata.num_columns)
     return 0
 
 
 def stem(name: str) -> str:
-    """Return a file's name without folders and the suffix of an image."""
+    """Return a file name without folders and image suffix."""
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     for suffix in IMAGE_SUFFIXES:
         if name.lower().endswith(suffix):

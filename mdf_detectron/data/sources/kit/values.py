@@ -1,4 +1,4 @@
-"""Read dirty values: numbers, ages, categories; every change and removal is logged with its reason."""
+"""Parse dirty numbers, ages and categories; log every change and removal with its reason."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from mdf_detectron.data.sources.kit.account import ValueLog
 
 EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", ".", "?",
                          "unknown", "unk", "missing"})  # fmt: skip
-"""Spellings, folded, of a value that is missing."""
+"""Folded spellings of a missing value."""
 
 SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "m": "M", "male": "M", "man": "M", "o": "O", "other": "O"}
-"""Spellings, folded, of the sexes."""
 
 YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "no": "no", "n": "no", "false": "no"}
-"""Spellings, folded, of yes and no."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
@@ -34,12 +32,12 @@ NOT_A_CATEGORY = "not in the vocabulary"
 
 
 def fold(value: Any) -> str:
-    """Return text for comparing: in one case, without outer and repeated white space."""
+    """Normalize text for comparison: case-folded, white space stripped and collapsed."""
     return " ".join(str(value).split()).casefold()
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a raw value is missing, in any usual spelling."""
+    """Tell whether a raw value is missing, in any common spelling."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or fold(value) in EMPTY_WORDS
 
 
@@ -48,13 +46,10 @@ def _is_boolean(value: Any) -> bool:
 
 
 def parse_number(value: Any, decimal_comma: bool = False) -> tuple[float | None, str | None]:
-    """Read a number from a raw value that is not empty.
-
-    Args:
-        decimal_comma: "38,1" is 38.1, and "1.234,5" is 1234.5.
+    """Parse a number from a raw value that is not empty; ``decimal_comma`` reads "1.234,5" as 1234.5.
 
     Returns:
-        the number, and how it was read where that is not plain ("the limit of '<0.5'"); or None and why not.
+        (number, None), (number, how it was read) for notations such as "<0.5", or (None, why not).
     """
     if _is_boolean(value):
         return None, BOOLEAN
@@ -74,10 +69,9 @@ def parse_number(value: Any, decimal_comma: bool = False) -> tuple[float | None,
 
 
 def parse_age(value: Any) -> tuple[float | None, str | None]:
-    """Read an age in years from a number or any spelling of a DICOM age: "062Y", "62", "62 years", "018M", "10D".
+    """Parse an age in years from a number or a DICOM age ("062Y", "62", "62 years", "018M", "10D").
 
-    Returns:
-        the years (two decimals where the unit is shorter), and how they were read; or None and why not.
+    Return as :func:`parse_number` does; ages in months, weeks or days have two decimals.
     """
     if _is_boolean(value):
         return None, BOOLEAN
@@ -92,17 +86,17 @@ def parse_age(value: Any) -> tuple[float | None, str | None]:
 
 
 def is_age(*names: str) -> bool:
-    """Tell whether a column is an age by one of its names."""
+    """Tell whether any of a column's names says that it is an age."""
     return any(_AGE_NAME.search(name) for name in names)
 
 
 def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, *, decimal_comma: bool = False,
                 mapping: Mapping[str, str] | None = None, as_age: bool = False) -> Any:  # fmt: skip
-    """Return a raw value as the schema's column allows it, or None; log what is changed or removed.
+    """Return a raw value as the schema's column allows it, or None; log changes and removals.
 
     Args:
-        mapping: raw spelling → value of the vocabulary; compared without case and spaces, before anything else.
-        as_age: a number may carry a unit of time.
+        mapping: raw spelling → value of the vocabulary; applied first, ignoring case and spaces.
+        as_age: accept a unit of time.
     """
     if is_empty(value):
         log.remove(column.name, "empty")
@@ -133,7 +127,7 @@ def _category(value: Any, column: ClinicalColumn, log: ValueLog) -> str | None:
     if text in column.vocabulary:
         return text
     if isinstance(value, float) and value.is_integer() and str(int(value)) in column.vocabulary:
-        return str(int(value))  # a code that a table with empty values holds as a float
+        return str(int(value))  # columns with missing values hold codes as floats
     chosen = {fold(word): word for word in column.vocabulary}.get(fold(value))
     for words in (SEX_WORDS, YES_NO_WORDS):
         word = words.get(fold(value))

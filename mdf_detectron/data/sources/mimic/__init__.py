@@ -1,1 +1,1 @@
-"""MIMIC-IV, MIMIC-IV-ED, MIMIC-CXR-JPG and REFLACX (or MIMIC-Eye) → a prepared folder."""
+"""Prepare MIMIC-IV, MIMIC-IV-ED, MIMIC-CXR-JPG and REFLACX, or MIMIC-Eye."""

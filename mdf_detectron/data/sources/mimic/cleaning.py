@@ -1,7 +1,4 @@
-"""Clean triage values, and make the clinical record of an image of them.
-
-Every change is counted by column and reason; what is missing stays missing.
-"""
+"""Clean triage values and make the clinical record of each image; count every change by column and reason."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 
 CELSIUS = (25.0, 45.0)
-"""Temperatures in this range are degrees Celsius: no living patient has them in degrees Fahrenheit."""
+"""Temperatures in this range are read as °C: no living patient has them in °F."""
 
 EMPTY, NOT_A_NUMBER, NOT_A_LEVEL = "empty", "not a number", "not a whole level"
 FROM_CELSIUS, SATURATION_CUT = "°C converted to °F", "101 to 105 read as 100"
@@ -28,7 +25,6 @@ _OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
 
 
 def outside(column: ClinicalColumn) -> str:
-    """Return the reason for removing a value beyond a column's legal range."""
     return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
 
 
@@ -36,16 +32,12 @@ AGE = next(c for c in mimic_clinical_schema().numeric if c.name == "age")
 
 
 def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, ValueLog]:
-    """Clean triage values to °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed.
+    """Clean triage values to °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed; log changes.
 
-    Args:
-        triage: any columns and :data:`~mdf_detectron.data.sources.mimic.tables.VITAL_COLUMNS`, numbers or text.
-
-    Returns:
-        The same rows with cleaned columns, and what was done to them.
+    The frame has :data:`~mdf_detectron.data.sources.mimic.tables.VITAL_COLUMNS` as numbers or text; others are kept.
     """
     log, clean = ValueLog(), triage.copy()
-    changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, where the value is still there
+    changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, for values that are not removed
     for column in VITAL_COLUMNS:
         values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)
         clean[column] = values
@@ -98,7 +90,7 @@ def _pain(values: pd.Series, log: ValueLog, changes: list) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return _as_numbers(values, log)
     text = values.astype("string").str.strip().str.lower()
-    parsed = {raw: parse_pain(raw) for raw in text.dropna().unique()}  # few distinct spellings in many rows
+    parsed = {raw: parse_pain(raw) for raw in text.dropna().unique()}  # many rows have few distinct spellings
     numbers = text.map({raw: number for raw, (number, _) in parsed.items()}).astype("float64")
     how = text.map({raw: reason for raw, (_, reason) in parsed.items()})
     changes += [("pain", reason, (how == reason).fillna(False).astype(bool)) for reason in (PAIN_MEAN, PAIN_OF_TEN)]
@@ -107,7 +99,7 @@ def _pain(values: pd.Series, log: ValueLog, changes: list) -> pd.Series:
 
 
 def parse_pain(text: str) -> tuple[float | None, str | None]:
-    """Return the number that a pain entry means, and how it was read: "5-6" → (5.5, …), "8/10" → (8, …)."""
+    """Parse a pain score and how it was read: "5-6" → (5.5, …), "8/10" → (8, …); (None, None) if unreadable."""
     if re.fullmatch(_NUMBER, text):
         return float(text), None
     if match := _RANGE.fullmatch(text):
@@ -120,11 +112,7 @@ def parse_pain(text: str) -> tuple[float | None, str | None]:
 def add_clinical_values(
     readings: pd.DataFrame, patients: pd.DataFrame, triage: pd.DataFrame, cleaning: ValueLog
 ) -> pd.DataFrame:
-    """Add the clinical record of each reading or image: triage of its visit, age and gender of its patient.
-
-    Args:
-        readings: ``subject_id``, ``stay_id`` and ``time`` among others.
-    """
+    """Add the clinical record of each reading or image: triage of its ``stay_id``, age and gender of its patient."""
     rows = triage.set_index("stay_id")[list(VITAL_COLUMNS)]
     joined = readings.join(rows, on="stay_id").join(patients.set_index("subject_id"), on="subject_id")
     joined["triaged"] = joined["stay_id"].isin(rows.index)
@@ -136,5 +124,5 @@ def add_clinical_values(
 
 
 def age_at_study(anchor_age: pd.Series, anchor_year: pd.Series, time: pd.Series) -> pd.Series:
-    """Return years: anchor_age + (study year − anchor_year); NaN where any is unknown. 91 is everybody over 89."""
+    """Return age in years, anchor_age + (study year − anchor_year); NaN if any is unknown. 91 means over 89."""
     return anchor_age + (time.dt.year - anchor_year)

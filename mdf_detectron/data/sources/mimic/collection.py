@@ -60,18 +60,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MimicOptions:
-    """Choices, checked.
+    """Validated options.
 
     Attributes:
-        stay_window_days: days after a departure within which an image still belongs to the visit; 0: only inside.
+        stay_window_days: days after a departure within which an image still belongs to the visit; 0: only during it.
         keep_unmatched: keep images without a visit, with age and gender only.
         classes: labels that become boxes, in the order of the categories.
         min_certainty: least certainty (1–5) of a box.
         mask_shape: "ellipse" or "box".
-        records: "reading" (one per reading, as the paper) or "image" (one per image, with all readers' boxes).
+        records: "reading" (one per reading, as in the paper) or "image" (one per image, with all readers' boxes).
         view: "frontal" (AP and PA) or "all".
-        drop_discarded: leave out readings whose eye tracking was discarded; their boxes are sound.
-        split_by: "patient", or "row": readings, patients regardless, which leaks.
+        drop_discarded: drop readings whose eye tracking was discarded, although their boxes are valid.
+        split_by: "patient", or "row": by reading regardless of patient, which leaks.
         protocol: "paper" overrides records, min_certainty, drop_discarded and split_by with the authors' choices.
     """
 
@@ -101,13 +101,13 @@ class MimicOptions:
                                   f"the labels are: {', '.join(KNOWN_LABELS)}")  # fmt: skip
 
     def effective(self) -> MimicOptions:
-        """Return these options with what the protocol decides."""
+        """Return the options after the protocol's overrides."""
         if self.protocol == "patient":
             return self
         return replace(self, records="reading", min_certainty=1, drop_discarded=True, split_by="row")
 
     def notes(self) -> list[str]:
-        """Return notes on the choices that a reader of the numbers must know."""
+        """Return notes that readers of the results must know."""
         if self.protocol == "patient":
             return ["Split by patient: no patient, image or reading is in two splits."]
         return [
@@ -123,18 +123,16 @@ class MimicOptions:
 
 @dataclass
 class Cohort:
-    """What the tables say.
+    """Joined and cleaned content of the tables.
 
     Attributes:
-        readings: one row per kept reading: of ``read_readings``, its image's ``subject_id, study_id, view, time``,
-            ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (its visit has a triage row),
-            ``known_patient`` (the table of patients has its patient), ``age_removed`` (an impossible one).
-        boxes: of :func:`~mdf_detectron.data.sources.mimic.readings.choose_boxes`, of the kept readings.
-        triage: the triage rows as they stood, of the visits that kept readings belong to.
-        radiograph_matches: match → number of images of the whole image table.
-        cleaning: what was cleaned in the whole triage table.
-        changed: what was changed without being dropped, by reason.
-        classes: of the boxes, in order.
+        readings: one row per kept reading: columns of ``read_readings``, its image's ``subject_id, study_id, view,
+            time``, ``stay_id, intime, match``, the clean clinical columns, ``triaged`` (the visit has triage values),
+            ``known_patient`` (in the table of patients), ``age_removed`` (an impossible age).
+        boxes: of the kept readings, see :func:`~mdf_detectron.data.sources.mimic.readings.choose_boxes`.
+        triage: raw triage rows of the kept readings' visits.
+        radiograph_matches: match → number of images in the whole image table.
+        cleaning, changed: changes in the whole triage table; numbers of clamped boxes.
     """
 
     readings: pd.DataFrame
@@ -147,11 +145,7 @@ class Cohort:
 
 
 def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
-    """Read, check, join and clean; every image, reading and box is accounted for in ``flow``.
-
-    Raises:
-        SourceDataError: see :mod:`~mdf_detectron.data.sources.mimic.tables`.
-    """
+    """Read, check, join and clean the tables; account for every image, reading and box in ``flow``."""
     log.info("reading the tables of patients, visits, triage and images")
     patients = read_patients(files.tables["patients"], problems, flow)
     stays = read_stays(files.tables["edstays"], problems, flow)
@@ -179,7 +173,7 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList
 def _choose_readings(
     readings: pd.DataFrame, unknown: set[str], radiographs: pd.DataFrame, options: MimicOptions, flow: Flow
 ) -> pd.DataFrame:
-    """Choose the readings to keep, with their image's columns; ``unknown`` have no usable ellipse file."""
+    """Choose readings to keep and add their image's columns; ``unknown`` readings have no usable ellipse file."""
     radiograph = radiographs.set_index("dicom_id").drop(columns="subject_id")
     subject = radiographs.set_index("dicom_id")["subject_id"].rename("radiograph_subject")
     joined = readings.join(radiograph, on="dicom_id").join(subject, on="dicom_id")
@@ -221,12 +215,10 @@ def read_mimic(
     mimic_eye: str | Path | None = None,
     **choices: Any,
 ) -> Content | None:
-    """Read the tables and readings.
+    """Read the tables and readings below ``physionet`` (parent of its projects) or ``mimic_eye``.
 
-    Args:
-        physionet: parent of PhysioNet's projects; or ``mimic_eye``: the folder of MIMIC-Eye.
-        choices: of :class:`MimicOptions`, and with ``physionet`` :data:`~mdf_detectron.data.sources.mimic.layout.PATHS`
-            that are elsewhere.
+    ``choices`` are fields of :class:`MimicOptions`, and with ``physionet`` overrides of
+    :data:`~mdf_detectron.data.sources.mimic.layout.PATHS`.
     """
     overrides = {name: path for name in PATHS if (path := choices.pop(name, None))}
     if mimic_eye and overrides:
@@ -254,7 +246,7 @@ def read_mimic(
 
 
 def _studies(cohort: Cohort, files: SourceFiles, options: MimicOptions, job: Preparation) -> list[Study]:
-    """Make one study of a reading, or one of an image with the boxes of all its readings."""
+    """Make one study per reading, or per image with the boxes of all its readings."""
     boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
     studies: dict[str, Study] = {}
     joined, dropped = 0, 0
@@ -287,7 +279,7 @@ def _study(reading: Any, files: SourceFiles) -> Study:
 
 
 def study_of(image: SourceImage, record: dict[str, Any], files: SourceFiles, **extra: Any) -> Study:
-    """Make the study of an image from its joined row: columns of the image table, visit, patient and clean values."""
+    """Make an image's study from its joined row: image table, visit, patient and clean values."""
     dicom_id, subject_id, study_id = record["dicom_id"], int(record["subject_id"]), int(record["study_id"])
     stay_id, arrival = (None if pd.isna(record[name]) else record[name] for name in ("stay_id", "intime"))
     return Study(
@@ -302,7 +294,6 @@ def study_of(image: SourceImage, record: dict[str, Any], files: SourceFiles, **e
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
     # fmt: off
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--physionet", metavar="ROOT", help="folder with mimiciv/, mimic-iv-ed/, mimic-cxr-jpg/ …")

@@ -1,8 +1,4 @@
-"""Where the source files lie: a folder of PhysioNet downloads, or MIMIC-Eye's folders of single patients.
-
-Only paths are decided here; :mod:`~mdf_detectron.data.sources.mimic.tables` reads them.
-Eye-tracking files next to them are left alone.
-"""
+"""Locate the source files in PhysioNet downloads or in MIMIC-Eye's folders, one per patient."""
 
 from __future__ import annotations
 
@@ -15,10 +11,9 @@ from pathlib import Path
 from mdf_detectron.errors import SourceDataError
 
 TABLES = ("patients", "edstays", "triage", "metadata")
-"""The four tables; readings are found separately."""
 
 PATHS = (*TABLES, "reflacx", "images")
-"""What may be elsewhere than PhysioNet's layout says."""
+"""Paths that may differ from PhysioNet's layout."""
 
 _ORIGIN = {
     "patients": "physionet.org/content/mimiciv (hosp/, or core/ in release 1.0)",
@@ -36,21 +31,20 @@ _PATTERNS = {
 }
 
 SYNTHETIC_FILE_NAME = "SYNTHETIC.txt"
-"""At the root of a tree of synthetic files: what they are."""
+"""File at the root of a synthetic tree that describes it."""
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of one source tree.
+    """The files of a source tree.
 
     Attributes:
-        tables: name → its files (one of PhysioNet's; one per patient of MIMIC-Eye's).
+        tables: name → files (one for PhysioNet, one per patient for MIMIC-Eye).
         readings: metadata files of the readings.
-        absent_readings: a message for each such file that should be there and is not.
+        absent_readings: a message for each expected file that is missing.
         reading_folders: folders that hold one folder per reading.
-        image_path: (dicom_id, subject_id, study_id) → the image's file.
-        layout: "physionet" or "mimic-eye", for the report.
-        synthetic: what the tree says of itself in :data:`SYNTHETIC_FILE_NAME`; empty for real data.
+        image_path: (dicom_id, subject_id, study_id) → path of the image.
+        synthetic: text of :data:`SYNTHETIC_FILE_NAME`; empty for real data.
     """
 
     tables: Mapping[str, list[Path]]
@@ -65,16 +59,13 @@ class SourceFiles:
 def physionet_files(
     root: str | Path, overrides: Mapping[str, str | Path | None] | None = None, *, with_readings: bool = True
 ) -> SourceFiles:
-    """Find the files below a folder that holds PhysioNet's projects by their names; of several releases the latest.
+    """Find the files below a folder of PhysioNet projects; use the latest release of each.
 
     Args:
         root: parent of ``mimiciv/``, ``mimic-iv-ed/``, ``mimic-cxr-jpg/``, ``reflacx-xray-localization/``.
-        overrides: a path for any of :data:`PATHS`; ``reflacx`` is the ``main_data`` folder, ``images`` the folder that
-            holds ``files/``.
-        with_readings: False looks for no readings of REFLACX.
-
-    Raises:
-        SourceDataError: a file that is absent, with where it comes from and the option that points to it.
+        overrides: a path for any of :data:`PATHS`; ``reflacx`` is the ``main_data`` folder, ``images`` the parent of
+            ``files/``.
+        with_readings: also find the readings of REFLACX.
     """
     root, given = _folder(root, "--physionet"), {k: Path(v) for k, v in (overrides or {}).items() if v}
     tables = {name: [_given_or_found(name, root, given)] for name in TABLES}
@@ -99,11 +90,7 @@ def physionet_files(
 
 
 def mimic_eye_files(root: str | Path) -> SourceFiles:
-    """Find the files of a MIMIC-Eye folder, the older layout (``Core/``, no ``main_data/``) too.
-
-    Raises:
-        SourceDataError: no patient folder, no image table, or no table of a kind in any patient's folder.
-    """
+    """Find the files of a MIMIC-Eye folder, including the older layout (``Core/`` without ``main_data/``)."""
     root = _folder(root, "--mimic-eye")
     patients = sorted(p for p in root.glob("patient_*") if p.is_dir()) or sorted(root.glob("*/patient_*"))
     if not patients:
@@ -158,7 +145,7 @@ def _given_or_found(name: str, root: Path, given: Mapping[str, Path]) -> Path:
 
 
 def _latest(root: Path, patterns: tuple[str, ...], parent: bool = False) -> Path | None:
-    """Return the match of the highest release number; of one release the pattern named first."""
+    """Return the match with the highest release number; within a release, the first pattern wins."""
     found = [(_release(path, root), -rank, path) for rank, p in enumerate(patterns) for path in root.glob(p)]
     if not found:
         return None
@@ -176,7 +163,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def add_path_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Declare where files lie, and the visit of an image."""
+    """Declare options for paths and for matching visits."""
     for name in names:
         parser.add_argument(f"--{name}", metavar="PATH", help=f"path of {name}, if it is elsewhere")
     parser.add_argument("--stay-window-days", type=float, default=7, help="after departure; 0: inside a visit only")

@@ -1,4 +1,4 @@
-"""What readers left: the metadata of each reading and the file of its ellipses → boxes and masks."""
+"""Read the metadata and the ellipses of each reading; make boxes and masks of the ellipses."""
 
 from __future__ import annotations
 
@@ -34,15 +34,12 @@ class _Unusable(Exception):
 
 
 def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
-    """Read all readings of the metadata files, in the files' order.
+    """Read all readings from the metadata files, in file order.
 
     Returns:
         reading_id (str, unique), phase (1–3), dicom_id (str), subject_id, width, height (int, pixels of the
-        full-resolution image), discarded (bool) and certainty of every label after merging (float, columns named
-        ``certainty: <label>``; NaN where the phase does not have the label).
-
-    Raises:
-        SourceDataError: a file without the needed columns, or a broken row unless problems are skipped.
+        full-resolution image), discarded (bool) and the certainty of each merged label (float, columns
+        ``certainty: <label>``; NaN if the phase does not have the label).
     """
     readings: dict[str, dict[str, Any]] = {}
     rows_in, dropped = 0, Counter()
@@ -67,7 +64,7 @@ def read_readings(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> p
 
 
 def _read(path: Path, needed: Sequence[str], problems: ProblemList, alone: bool = False) -> Table:
-    """Read a small table; one that cannot be used is a problem and has no rows, unless there is no other."""
+    """Read a table; an unusable one is a problem and has no rows, or raises if it is ``alone``."""
     try:
         return read_table(path, problems, needed, may_be_empty=True)
     except SourceDataError as error:
@@ -110,17 +107,12 @@ def _reading(row: Row) -> dict[str, Any]:
 def read_ellipses(
     readings: pd.DataFrame, folders: Sequence[Path], problems: ProblemList, flow: Flow
 ) -> tuple[pd.DataFrame, set[str]]:
-    """Read every (ellipse, label) pair of the readings.
-
-    Args:
-        readings: of :func:`read_readings`.
-        folders: where the readings' folders may lie; the first that has one is taken.
-        problems, flow: get the broken rows and the stage "rows of the ellipse files".
+    """Read every (ellipse, label) pair of the readings; the first of ``folders`` that has a reading is used.
 
     Returns:
         Pairs: reading_id, ellipse (number in its file), label (after merging), certainty (1–5), xmin, ymin, xmax, ymax
-        (float pixels, as written); an ellipse that only carries merged twins gives one pair.  And the readings whose
-        file is absent or cannot be used: what they saw is unknown, which is not the same as nothing.
+        (float pixels, as written); labels that merge into one give one pair. And the ids of readings without a usable
+        file: their findings are unknown, which differs from no findings.
     """
     by_name = _index_folders(folders) if len(folders) > 1 else {}
     pairs: list[tuple] = []
@@ -164,7 +156,7 @@ def _index_folders(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _ellipse(row: Row) -> tuple[float, list[float], list[str]]:
-    """Return certainty, corners and labels (after merging, each once)."""
+    """Return certainty, corners and distinct labels after merging."""
     values = {name: _number(row[name]) for name in (*CORNERS, "certainty")}
     absent = next((name for name, value in values.items() if value is None), None)
     if absent:
@@ -194,17 +186,12 @@ def _number(text: str | None) -> float | None:
 def choose_boxes(
     ellipses: pd.DataFrame, readings: pd.DataFrame, classes: Sequence[str], min_certainty: int, flow: Flow
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Choose the (ellipse, label) pairs that become boxes, and clamp them to their image.
+    """Choose the (ellipse, label) pairs of these readings that become boxes, and clamp them to the image.
 
-    Args:
-        ellipses, readings: of the functions above; only pairs of ``readings`` count.
-        classes: labels to keep; the others are counted as dropped.
-        min_certainty: least certainty, 1–5.
-        flow: gets the stage "boxes (ellipse and label)".
+    Other classes and certainties below ``min_certainty`` (1–5) are dropped and counted.
 
     Returns:
-        The chosen rows with ``x0, y0, x1, y1`` (clamped pixels) added, and counts of what was
-        changed without being dropped (clamped boxes).
+        The chosen rows with ``x0, y0, x1, y1`` (clamped pixels), and counts of clamped boxes.
     """
     size = readings.set_index("reading_id")[["width", "height"]]
     pairs = ellipses[ellipses["reading_id"].isin(size.index)]
@@ -226,12 +213,11 @@ def choose_boxes(
 
 
 def to_box(row: Any, mask_shape: str = "ellipse", scale: tuple[float, float] = (1, 1)) -> dict[str, Any]:
-    """Return the box of one row of :func:`choose_boxes`.
+    """Return the box of a row of :func:`choose_boxes`.
 
     Args:
-        row: with ``label``, ``certainty``, the corners as written and clamped.
         mask_shape: "ellipse" (inscribed in the corners as written, cut at the image's edge) or "box".
-        scale: of x and y, from the pixels of the reading to those of the box.
+        scale: (x, y) factors from the reading's pixels to the box's.
     """
     x0, y0, x1, y1 = row.x0, row.y0, row.x1, row.y1
     if mask_shape == "ellipse":

@@ -1,4 +1,4 @@
-"""The cohort's part of the report: what matched, what was cleaned, what each class holds."""
+"""Report matches, cleaning and contents of each class of the cohort."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ Splits = Mapping[str, Sequence[PreparedImage]]
 
 
 def list_details(splits: Splits, *, cohort: Cohort, synthetic: bool) -> dict[str, Any]:
-    """Return entries of the report."""
     readings, classes = cohort.readings, cohort.classes
     holders = {split: {name: _holders(records, number) for number, name in enumerate(classes, start=1)}
                for split, records in splits.items()}  # fmt: skip
@@ -42,14 +41,14 @@ def list_details(splits: Splits, *, cohort: Cohort, synthetic: bool) -> dict[str
 
 
 def _holders(records: Sequence[PreparedImage], category: int) -> dict[str, int]:
-    """Count who has a class: its boxes, and the records and patients with at least one."""
+    """Count the boxes of a class, and the records and patients that have at least one."""
     own = [(r, sum(a["category_id"] == category for a in r.annotations)) for r in records]
     holding = [r for r, n in own if n]
     return {"boxes": sum(n for _, n in own), "records": len(holding), "patients": len({r.patient_id for r in holding})}
 
 
 def _cleaned(cohort: Cohort, records: Sequence[PreparedImage]) -> dict[str, dict[str, dict[str, int]]]:
-    """Count what cleaning did to the triage rows of one split's visits, and to the ages of its readings."""
+    """Count cleaning of one split's triage values and ages."""
     stays = {r.extra["stay_id"] for r in records}
     log = clean_triage(cohort.triage[cohort.triage["stay_id"].isin(stays)])[1]
     ids = {i for r in records for i in r.extra["reading_id"].split()}
@@ -59,7 +58,7 @@ def _cleaned(cohort: Cohort, records: Sequence[PreparedImage]) -> dict[str, dict
 
 
 def _tables(cohort: Cohort, details: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Lay the entries out as tables of ``report.md``."""
+    """Format the entries as tables of ``report.md``."""
     matches, by_split = details["radiographs_by_match"], details["cleaning_by_split"]
     kept = [(name.replace("_", " "), count) for name, count in (*details["kept"].items(), *details["changed"].items())]
     visits = [(m, matches[m], *(details["records_by_match"][s].get(m, 0) for s in names))

@@ -1,4 +1,4 @@
-"""Columns, classes and label vocabulary of the MIMIC source: ten clinical columns, the paper's five classes."""
+"""Define MIMIC's ten clinical columns, the paper's five classes and the label vocabulary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIMIC_CLASSES = (
 
 
 def mimic_clinical_schema() -> ClinicalSchema:
-    """Return age and eight triage values (numeric), and gender."""
+    """Return age and eight triage values (numeric), and gender (categorical)."""
     return ClinicalSchema(
         (
             ClinicalColumn("age", "numeric", "years", 0, 120, description="age at the study"),
@@ -38,7 +38,7 @@ MERGED_LABELS = {
     "Nodule": "Lung nodule or mass",
     "Emphysema": "High lung volume / emphysema",
 }
-"""Label of phase 1 → label of phases 2 and 3; nothing else merges."""
+"""Label of phase 1 → label of phases 2 and 3; no other labels merge."""
 
 
 KNOWN_LABELS = (
@@ -47,4 +47,4 @@ KNOWN_LABELS = (
     "High lung volume / emphysema", "Interstitial lung disease", "Lung nodule or mass", "Pleural abnormality",
     "Pneumothorax", "Pulmonary edema", "Support devices", "Wide mediastinum",
 )  # fmt: skip
-"""Labels after merging that an ellipse may carry (texts and image quality aside)."""
+"""Merged labels that an ellipse may have (texts and image quality aside)."""

@@ -1,8 +1,8 @@
-"""Read the tables of patients, emergency visits, triage values and images, and find the visit of an image.
+"""Read the tables of patients, emergency visits, triage values and images; match images to visits.
 
-Every broken row is named and counted. An image belongs to the visit it was taken in, else to the latest one that ended
-shortly before. A visit that begins after the image is never its visit, because its triage values lie in the image's
-future.
+Every broken row is reported and counted. An image belongs to the visit during which it was taken, else to the
+latest one that ended shortly before. It never belongs to a visit that begins after it: triage values of that visit
+leak the future.
 """
 
 from __future__ import annotations
@@ -34,23 +34,20 @@ NO_VISIT, BEFORE_ARRIVAL, AFTER_WINDOW, NO_DEPARTURE = (
 UNMATCHED = (NO_VISIT, BEFORE_ARRIVAL, AFTER_WINDOW, NO_DEPARTURE)
 
 LINE, FILE = "_line", "_file"
-"""Line of a row in its file (the header is line 1), and number of its file."""
+"""Columns with a row's line in its file (the header is line 1) and the number of its file."""
 
 REPEATED, UNUSABLE_FILE = "repeats another row", "unusable file"
 
 _LARGEST = 2**53
-"""Whole numbers beyond it are not exact as floats."""
+"""Larger whole numbers are not exact in float64."""
 
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)\d*(?:Z|[+-]\d\d:?\d\d)?$")
 
 
 class SourceTable:
-    """Files of one kind as one frame; a broken row stops the preparation or is left out, and is counted.
+    """Files of one kind as one frame; a broken row stops the preparation or is left out and counted.
 
-    Args:
-        name: in the flow ("rows of <name>").
-        paths: one file, or one per patient; of several, a file that cannot be used is a problem of its own.
-        problems: gets the broken rows.
+    If there are several files (one per patient), an unusable file is only a problem. ``name`` is for the flow.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], problems: ProblemList) -> None:
@@ -58,11 +55,7 @@ class SourceTable:
         self.rows_in, self.dropped = 0, Counter()
 
     def read(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Read all rows: the named columns as text (None where empty), :data:`LINE` and :data:`FILE`.
-
-        Raises:
-            SourceDataError: a file that cannot be read or lacks a column.
-        """
+        """Read all rows: the named columns as text (None where empty), :data:`LINE` and :data:`FILE`."""
         frames = []
         for number, path in enumerate(self.paths):
             try:
@@ -84,7 +77,7 @@ class SourceTable:
     def without(
         self, table: pd.DataFrame, bad: pd.Series, columns: str | Sequence[str], expected: str, kind: str | None = None
     ) -> pd.DataFrame:
-        """Return the table without the bad rows, each of which is a problem of ``kind``."""
+        """Drop the bad rows and add a problem of ``kind`` for each."""
         names = [columns] if isinstance(columns, str) else list(columns)
         kind = kind or f"unusable {names[0]}"
         for row in table.index[bad]:
@@ -94,7 +87,7 @@ class SourceTable:
         return table[~bad]
 
     def integers(self, table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-        """Turn the named columns into int64; rows in which one is something else are left out."""
+        """Convert columns to int64; drop rows with anything else."""
         for name in names:
             numbers = pd.to_numeric(table[name], errors="coerce")
             bad = numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > _LARGEST)
@@ -103,13 +96,13 @@ class SourceTable:
         return table
 
     def numbers(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Turn a column into float64, NaN where it is empty."""
+        """Convert a column to float64, NaN where empty; drop rows with anything else."""
         numbers = pd.to_numeric(table[name], errors="coerce")
         bad = numbers.isna() & table[name].notna()
         return self.without(table, bad, name, "a number or nothing").assign(**{name: numbers[~bad].astype("float64")})
 
     def without_repeats(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Leave out rows that repeat another one in every column that is needed; they are counted, no problems."""
+        """Drop and count rows that repeat another row in every needed column."""
         repeated = table.drop(columns=[LINE, FILE]).duplicated()
         self.dropped[REPEATED] += int(repeated.sum())
         return table[~repeated]
@@ -119,14 +112,14 @@ class SourceTable:
         return self.without(table, table[key].duplicated(), key, "each only once", f"duplicated {key}")
 
     def times(self, table: pd.DataFrame, name: str, required: bool) -> pd.DataFrame:
-        """Turn a column into datetime64, NaT where it is empty (a problem if it is required).
+        """Convert a column to datetime64, NaT where empty (a problem if required).
 
-        A fraction of a second is read; a zone is left out, the time being taken as written.
+        Fractions of a second are kept; time zones are ignored.
         """
         times = pd.to_datetime(table[name], format="%Y-%m-%d %H:%M:%S", errors="coerce")
         others = table.loc[times.isna() & table[name].notna(), name].astype(str).str.strip()
         if len(others):
-            parts = others.str.extract(_TIME)  # NaN where the pattern does not match
+            parts = others.str.extract(_TIME)  # NaN if the pattern does not match
             read = pd.to_datetime(parts[0] + " " + parts[1], format="ISO8601", errors="coerce")
             times = times.astype("datetime64[us]")
             times[read.index] = read.astype("datetime64[us]")
@@ -135,22 +128,20 @@ class SourceTable:
         return table.assign(**{name: times[~bad]})
 
     def place(self, table: pd.DataFrame, row: int) -> str:
-        """Return file and line of a row, for messages."""
         return f"{self.paths[table.at[row, FILE]]} line {table.at[row, LINE]}"
 
     def account(self, table: pd.DataFrame, flow: Flow) -> pd.DataFrame:
-        """Add the stage "rows of <name>"; return the table without file and line."""
+        """Add the stage "rows of <name>"; return the table without line and file."""
         flow.add(f"rows of {self.name}", self.rows_in, len(table), self.dropped)
         return table.drop(columns=[LINE, FILE])
 
 
 def _filled(text: str) -> str | None:
-    """Return a value, None if it is empty; what begins with a digit, as nearly all do, is not."""
+    """Return a value, or None if empty; the check of the first digit is a shortcut for most values."""
     return text if text[:1].isdigit() or not is_empty(text) else None
 
 
 def _shown(value: object) -> str:
-    """Write a value as its file has it."""
     return "''" if value is None else repr(value.item() if hasattr(value, "item") else value)
 
 
@@ -169,9 +160,9 @@ def read_patients(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> p
 
 
 def read_stays(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
-    """Read subject_id, stay_id (int64, unique), intime, outtime (datetime64, outtime NaT where unknown).
+    """Read subject_id, stay_id (int64, unique), intime, outtime (datetime64, outtime NaT if unknown).
 
-    A departure before the arrival is a problem; skipped, it counts as unknown.
+    A departure before the arrival is a problem; if skipped, it counts as unknown.
     """
     source = SourceTable("the table of visits", paths, problems)
     table = source.read(["subject_id", "stay_id", "intime", "outtime"])
@@ -186,9 +177,9 @@ def read_stays(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.D
 
 
 def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: ProblemList, flow: Flow) -> pd.DataFrame:
-    """Read stay_id (int64, unique) and :data:`VITAL_COLUMNS` as text, None where empty.
+    """Read stay_id (int64, unique) and :data:`VITAL_COLUMNS` (text, None where empty).
 
-    A row belongs to a visit of ``stays``, and to the same patient.
+    A row must match a visit of ``stays`` and its patient.
     """
     source = SourceTable("the table of triage", paths, problems)
     table = source.read(["subject_id", "stay_id", *VITAL_COLUMNS])
@@ -203,9 +194,9 @@ def read_triage(paths: Sequence[Path], stays: pd.DataFrame, problems: ProblemLis
 
 
 def read_radiographs(paths: Sequence[Path], problems: ProblemList, flow: Flow) -> pd.DataFrame:
-    """Read dicom_id (str, unique), subject_id, study_id (int64), view (str, "" where unknown), time (datetime64).
+    """Read dicom_id (str, unique), subject_id, study_id (int64), view (str, "" if unknown), time (datetime64).
 
-    ``StudyTime`` is HHMMSS.fff that lost its leading zeros as a number; 0.0 is midnight.
+    ``StudyTime`` is HHMMSS.fff stored as a number without leading zeros; 0.0 is midnight.
     """
     source = SourceTable("the table of images", paths, problems)
     table = source.read(["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"])
@@ -220,9 +211,9 @@ def read_radiographs(paths: Sequence[Path], problems: ProblemList, flow: Flow) -
 
 
 def study_times(dates: pd.Series, times: pd.Series) -> pd.Series:
-    """Join dates (yyyymmdd) and clock times (hhmmss.fff) to datetime64, NaT where either is impossible."""
+    """Combine dates (yyyymmdd) and clock times (hhmmss.fff) to datetime64, NaT if either is invalid."""
     date = pd.to_numeric(dates, errors="coerce")
-    date = date.where((date % 1 == 0) & (date.abs() < 1e9))  # neither a fraction nor an infinite one is a day
+    date = date.where((date % 1 == 0) & (date.abs() < 1e9))  # fractions and infinite values are not dates
     clock = pd.to_numeric(times, errors="coerce")
     day = pd.to_datetime(date.astype("Int64").astype("string"), format="%Y%m%d", errors="coerce") if len(date) else date
     milliseconds = np.rint(clock * 1000)
@@ -236,21 +227,18 @@ def study_times(dates: pd.Series, times: pd.Series) -> pd.Series:
 def match_visits(radiographs: pd.DataFrame, stays: pd.DataFrame, window_days: float) -> pd.DataFrame:
     """Find the visit of each image.
 
-    ``inside``: intime < time < outtime; of several, the latest intime.  Otherwise, with a window above 0:
-    outtime ≤ time ≤ outtime + window, the latest outtime (then the latest intime).  A visit whose departure is
-    unknown can only match by the window, counted from its arrival: it cannot have ended earlier.
+    ``inside``: intime < time < outtime; of several, the latest intime. Otherwise, with a window above 0:
+    outtime ≤ time ≤ outtime + window, the latest outtime (then the latest intime). A visit with unknown departure
+    matches only by the window, counted from its arrival: it cannot have ended earlier.
 
     Args:
-        radiographs: frame with ``subject_id`` and ``time`` (datetime64); its index is kept.
-        stays: ``subject_id``, ``stay_id``, ``intime``, ``outtime`` (NaT where unknown).
-        window_days: days after the departure; 0 takes only images inside a visit.
+        radiographs: frame with ``subject_id`` and ``time`` (datetime64).
+        stays: ``subject_id``, ``stay_id``, ``intime``, ``outtime`` (NaT if unknown).
+        window_days: days after the departure, ≥ 0; 0: only images inside a visit.
 
     Returns:
-        Frame with the index of ``radiographs``: ``stay_id`` (Int64, NA unmatched), ``intime`` (NaT unmatched) and
-        ``match`` (one of :data:`MATCHED` or :data:`UNMATCHED`).
-
-    Raises:
-        ValueError: a negative window.
+        Frame with the index of ``radiographs``: ``stay_id`` (Int64, NA if unmatched), ``intime`` (NaT if unmatched)
+        and ``match`` (one of :data:`MATCHED` or :data:`UNMATCHED`).
     """
     if not window_days >= 0:
         raise ValueError(f"the window must be at least 0 days, got {window_days}")
@@ -292,7 +280,7 @@ def _after(pairs: pd.DataFrame, window_days: float) -> pd.DataFrame:
 
 
 def _why_not(radiographs: pd.DataFrame, stays: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Give each image the reason it would have if it were unmatched."""
+    """Return the reason for each image as if it were unmatched."""
     begun = pairs.groupby("image")["outtime"].count()
     visited = radiographs["subject_id"].isin(stays["subject_id"])
     departures = begun.reindex(range(len(radiographs))).to_list()

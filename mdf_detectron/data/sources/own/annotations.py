@@ -1,4 +1,4 @@
-"""Read annotations as people have them: COCO JSON of any labeling tool, or a table of boxes."""
+"""Read annotations: COCO JSON of any labeling tool, or a table of boxes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "x": ("x", "bbox_x"), "y": ("y", "bbox_y"), "w": ("w", "width", "bbox_w", "box_width"),
     "h": ("h", "height", "bbox_h", "box_height"),
 }  # fmt: skip
-"""Columns of a table of boxes, and the names they are known by: corners, or a corner and a size."""
+"""Roles of the columns of a table of boxes, and names by which they are recognized."""
 
 CORNERS, SIZE = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")
 
@@ -35,7 +35,7 @@ _LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?P<stem>.+)$")
 
 
 def original_stems(name: str) -> list[str]:
-    """Return the stems that a file may have had before a labeling tool renamed it, the given one first."""
+    """Return stems that a file may have had before a labeling tool renamed it, starting with the given one."""
     stems = [stem(name)]
     for pattern in (_ROBOFLOW, _LABEL_STUDIO):
         if match := pattern.match(stems[0]):
@@ -52,14 +52,9 @@ def read_annotation_files(
     class_name: str,
     decimal_comma: bool = False,
 ) -> SourceAnnotations:
-    """Read COCO JSON files, whose classes are matched by name, or one table of boxes.
+    """Read COCO JSON files, merging classes by name, or one table of boxes.
 
-    Args:
-        box_columns, box_units, class_name, decimal_comma: of a table of boxes, see
-            :class:`~mdf_detectron.data.sources.own.collection.OwnOptions`.
-
-    Raises:
-        SourceDataError: mixed types, a file that cannot be read, or no image in it.
+    The other arguments are for a table, see :class:`~mdf_detectron.data.sources.own.collection.OwnOptions`.
     """
     json_files = [p for p in paths if p.suffix.lower() == ".json"]
     if json_files and len(json_files) < len(paths) or not json_files and len(paths) > 1:
@@ -115,7 +110,7 @@ def _read_box_table(
 ) -> SourceAnnotations:
     roles = _roles(table, given)
     form = CORNERS if "x1" in roles else SIZE
-    sized = form == CORNERS and {"w", "h"} <= roles.keys()  # the image's own size, as some tools write it
+    sized = form == CORNERS and {"w", "h"} <= roles.keys()  # some tools write the image's size in these columns
     images: dict[str, SourceImage] = {}
     read = SourceAnnotations()
     classes: dict[str, str] = {}
@@ -132,7 +127,7 @@ def _read_box_table(
         empty = [is_empty(row[roles[r]]) for r in form]
         numbers = [None if is_empty(row[roles[r]]) else parse_number(row[roles[r]], decimal_comma)[0] for r in form]
         if all(empty):
-            continue  # an image without a finding
+            continue  # an image without findings
         read.boxes_in += 1
         bbox, wrong = _bbox(numbers, form)
         label = str(row[roles["class"]]).strip() if "class" in roles else class_name
@@ -153,7 +148,7 @@ def _read_box_table(
 
 
 def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Map roles to columns: those given, and for the others known names."""
+    """Map roles to columns: the given ones, then recognized names."""
     unknown = [role for role in given if role not in ROLES]
     if unknown:
         raise SourceDataError(f"box columns: no role {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
@@ -174,7 +169,7 @@ def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _bbox(numbers: Sequence[float | None], form: tuple[str, ...]) -> tuple[list[float], str]:
-    """Return the XYWH of a row, and what is wrong with it."""
+    """Return XYWH, and what is wrong with it ("" if nothing)."""
     if any(n is None or not math.isfinite(n) for n in numbers):
         return [], "expected four numbers, or none for an image without a finding"
     x, y, third, fourth = numbers

@@ -36,21 +36,17 @@ from mdf_detectron.data.sources.own.proposal import Proposal, propose
 from mdf_detectron.errors import SourceDataError, find_doubled, shorten
 
 DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
-"""Tags that become columns where there is no table and none is named."""
+"""Tags that become columns if there is no table and none are named."""
 
 BOX_UNITS = ("pixels", "fraction")
 KEY_KINDS = ("stem", "name", "id")
-"""What a table's key is compared with, besides a DICOM tag: the file's name without or with suffix, the image id."""
+"""What a table's key can match, besides a DICOM tag: file name without or with suffix, or image id."""
 
 _SPEC = re.compile(r'\s*(?P<source>"[^"]+"|[^\s:{}"]+)(?::(?P<name>[^\s:{}"]+))?(?:\{(?P<mapping>[^{}]*)\})?(?=\s|$)')
 
 
 def parse_columns(words: str | Sequence[str]) -> tuple[ColumnSpec, ...]:
-    """Parse ``Age:age Lactate Sex:sex{male=M,female=F} "White cells":wbc``.
-
-    Raises:
-        SourceDataError: something else, or a name that occurs twice.
-    """
+    """Parse ``Age:age Lactate Sex:sex{male=M,female=F} "White cells":wbc``."""
     text = words if isinstance(words, str) else " ".join(words)
     specs, at = [], 0
     while text[at:].strip():
@@ -77,19 +73,19 @@ def _mapping(text: str | None, source: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class OwnOptions:
-    """Choices, checked.
+    """Validated options.
 
     Attributes:
-        key: "COLUMN" or "COLUMN=KIND", KIND of :data:`KEY_KINDS` or a DICOM tag: which row belongs to an image.
-        patient: a column of the table, "dicom:TAG", "stem=REGEX" (its first group), or None: each image a patient.
-        columns, dicom_columns: clinical columns of the table and of DICOM tags, as :func:`parse_columns` reads them;
-            no columns: all of the table.
-        box_columns: of a table of boxes, "ROLE=COLUMN", see :mod:`.annotations`; others are guessed.
-        box_units: of its coordinates.
+        key: "COLUMN" or "COLUMN=KIND", KIND of :data:`KEY_KINDS` or a DICOM tag: matches rows to images.
+        patient: a table column, "dicom:TAG", "stem=REGEX" (its first group), or None: each image is a patient.
+        columns, dicom_columns: clinical columns from the table and from DICOM tags, see :func:`parse_columns`; empty
+            ``columns`` take all of the table.
+        box_columns: "ROLE=COLUMN" for a table of boxes, see :mod:`.annotations`; others are guessed.
+        box_units: of the box coordinates.
         class_name: of boxes in a table without a class column.
-        split_column: a column of the table that says train, val or test.
-        time, record_time: columns with the time of the image and of the record; time may be "dicom".
-        time_format: of both, as strptime has it; None: ISO 8601.
+        split_column: table column that says train, val or test.
+        time, record_time: columns with the time of the image and of the record; ``time`` may be "dicom".
+        time_format: strptime format of both; None: ISO 8601.
         decimal_comma: numbers are written "38,1".
     """
 
@@ -118,7 +114,7 @@ class OwnOptions:
 
     @cached_property
     def specs(self) -> list[tuple[ColumnSpec, bool]]:
-        """The named clinical columns, and whether each comes from DICOM."""
+        """Return the named clinical columns, and whether each comes from DICOM."""
         return [(c, dicom) for dicom, words in enumerate((self.columns, self.dicom_columns))
                 for c in parse_columns(words)]  # fmt: skip
 
@@ -131,7 +127,7 @@ class OwnOptions:
         return (self.key or "").partition("=")[2] or "stem"
 
     def table_columns(self) -> dict[str, list[str]]:
-        """Return the options, as they are written, that name columns of the table, with the columns."""
+        """Map each command-line option that names table columns to these columns."""
         of_table = self.patient and not self.patient.startswith(("dicom:", "stem="))
         named = {"--key": self.key_column, "--patient": self.patient if of_table else None,
                  "--split-column": self.split_column, "--time": None if self.time == DICOM_TIME else self.time,
@@ -140,7 +136,6 @@ class OwnOptions:
         return {option: [c] for option, c in named.items() if c} | ({"--columns": columns} if columns else {})
 
     def dicom_tags(self) -> list[str]:
-        """Return the tags that must be read from the files."""
         tags = [spec.source for spec, dicom in self.specs if dicom]
         if self.key and self.key_kind not in KEY_KINDS:
             tags.append(self.key_kind)
@@ -161,15 +156,13 @@ def read_own(
     title: str | None = None,
     **choices: Any,
 ) -> Content | None:
-    """Read annotations and table, and bring together what belongs together.
+    """Read annotations (COCO JSON files or one table) and the clinical table, and join them.
 
     Args:
-        annotations: COCO JSON files, or one table of boxes.
-        images: the folder in which the files that the annotations name are found.
-        table: of clinical values.
-        schema: of the columns; None proposes one, as the folder's commented schema file.
-        title: of the report; the folder's name by default.
-        choices: of :class:`OwnOptions`.
+        images: folder that is searched for the annotated files.
+        schema: schema file; None proposes one and writes it, commented, as the folder's schema.
+        title: of the report; by default the folder's name.
+        choices: fields of :class:`OwnOptions`.
     """
     o, folder = OwnOptions(**choices), Path(images)
     if o.split_column and job.options.folds:
@@ -226,7 +219,7 @@ def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
 
 
 def _join(studies: list[Study], table: Table, o: OwnOptions, job: Preparation) -> None:
-    """Join the table; count its rows, the images without a record by reason, and the records without a time."""
+    """Join the table; count its rows, images without a record by reason, and records without a time."""
     rest = join_table(studies, table, o, job.problems, job.image_drops)
     used = rest.pop("used")
     total = used + sum(rest.values()) + sum(table.dropped.values())
@@ -276,7 +269,6 @@ def _propose_schema(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line's own arguments."""
 
     def add(group: argparse._ArgumentGroup, *names: str, **settings: Any) -> None:
         group.add_argument(*names, **settings)

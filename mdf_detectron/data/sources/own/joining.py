@@ -1,4 +1,4 @@
-"""Find the file, row, patient, times and split that belong to each annotated image."""
+"""Find the file, table row, patient, times and split of each annotated image."""
 
 from __future__ import annotations
 
@@ -25,20 +25,15 @@ if TYPE_CHECKING:
     from mdf_detectron.data.sources.own.collection import OwnOptions
 
 DICOM_TIME = "dicom"
-"""``--time dicom``: the times come from the files."""
+"""``--time dicom``: read times from the image files."""
 
 NO_SPLIT = "no split"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
 NO_ROW, LATE = "no row of the table", "record later than its image"
-"""Why an image has no record."""
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files below a folder, in order: those with a known suffix, and DICOM files without one.
-
-    Raises:
-        SourceDataError: no such folder, or no image in it.
-    """
+    """List the image files below a folder, sorted: those with a known suffix, and DICOM files without one."""
     if not folder.is_dir():
         raise SourceDataError(f"{folder}: no such folder of images")
     found = []
@@ -58,7 +53,7 @@ def list_images(folder: Path) -> list[Path]:
 def find_files(
     images: Sequence[SourceImage], files: Sequence[Path], folder: Path, problems: ProblemList, drops: Counter[str]
 ) -> list[Study]:
-    """Find the file of each image: of the same path, name or stem, in this order, if it is the only one."""
+    """Find the file of each image by path, then name, then stem; the match must be unique."""
     keys: list[Callable[[Path], str]] = [
         lambda p: p.relative_to(folder).as_posix(),
         lambda p: p.name,
@@ -96,17 +91,11 @@ def find_files(
 def join_table(
     studies: list[Study], table: Table, options: OwnOptions, problems: ProblemList, drops: Counter[str]
 ) -> Counter[str]:
-    """Set the row and the times of each study.
+    """Set the row and the times of each study; return counts of used and unused table rows, by reason.
 
-    A study whose rows are all later than its image stays, without a record: when it was taken, nothing was known. One
-    with several rows that differ, or whose times cannot be read, leaves ``studies``, counted in ``drops``: its record
-    is not known, and without it it would pass for one whose values are missing.
-
-    Returns:
-        rows of the table that are used, and those that are not, by reason.
-
-    Raises:
-        SourceDataError: no row belongs to any image.
+    A study whose rows are all later than its image stays, without a record: at its time, nothing was known. A study
+    with several different rows, or unreadable times, is removed and counted in ``drops``: its record is unknown, and
+    keeping it without one would suggest that its values are missing.
     """
     column, kind = options.key_column, options.key_kind
     assert column is not None
@@ -173,7 +162,7 @@ def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOpti
 
 
 def dicom_time(tags: dict[str, str | None]):
-    """Return the time of acquisition, or else of the study, and whether it has a clock; None where there is none."""
+    """Return the time of acquisition, or else of the study, and whether it has a clock time; None if unknown."""
     for kind in ("Acquisition", "Study"):
         day, clock = tags.get(f"{kind}Date"), tags.get(f"{kind}Time")
         if day and re.fullmatch(r"\d{8}", day):
@@ -186,9 +175,9 @@ def dicom_time(tags: dict[str, str | None]):
 
 
 def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
-    """Return (row, its time) of the rows that are not later than the image, and why each other one is not used.
+    """Return (row, its time) of rows not later than the image, and why each other row is not used.
 
-    A later row knows the future; of one whose time, or whose image's, cannot be read, nobody knows whether it does.
+    A later row leaks the future; if either time is unreadable, the row may be later and is refused too.
     """
     if options.record_time is None:
         return [(number, None) for number in numbers], {}
@@ -222,7 +211,7 @@ def _iso(moment) -> str | None:
 
 
 def set_patients(studies: list[Study], options: OwnOptions) -> None:
-    """Set the patient of each study, or why there is none; without an option for it each image is a patient."""
+    """Set each study's patient, or why it has none; if no option is given, each image is a patient."""
     kind, _, pattern = (options.patient or "").partition("=")
     for study in studies:
         if options.patient is None:
@@ -240,7 +229,7 @@ def set_patients(studies: list[Study], options: OwnOptions) -> None:
 
 
 def set_splits(studies: list[Study], column: str, problems: ProblemList, drops: Counter[str]) -> None:
-    """Set the split of each study by a column of the table; one without a split leaves ``studies``, counted."""
+    """Set splits from a table column; remove and count studies without a split."""
     for study in studies:
         raw = study.identity.get(column)
         study.split = None if raw is None else SPLIT_WORDS.get(fold(raw))
@@ -251,7 +240,7 @@ def set_splits(studies: list[Study], column: str, problems: ProblemList, drops: 
 
 
 def normal_key(value: Any, kind: str) -> str | None:
-    """Return one spelling of a key: "200.0" and " 200" are "200"; folders, and for "stem" the suffix, are left out."""
+    """Normalize a key: "200.0" and " 200" become "200"; drop folders, and the suffix for "stem"."""
     try:
         key = patient_key(value)
     except TypeError:
@@ -263,7 +252,7 @@ def normal_key(value: Any, kind: str) -> str | None:
 
 
 def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> dict[str, list[int]]:
-    """Index the rows by key; those that repeat another row identically are left out and counted."""
+    """Index rows by key; leave out and count identical repeats."""
     found: dict[str, list[int]] = {}
     for number, row in enumerate(table.rows):
         key = normal_key(row[column], kind)
@@ -281,7 +270,7 @@ def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> 
 
 
 def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | None:
-    """Read a time, and whether it has a clock; None where it cannot be read. Zones are taken as written."""
+    """Parse a time, and whether it has a clock time; None if unreadable. Time zones are ignored."""
     if isinstance(value, datetime):
         moment = pd.Timestamp(value).to_pydatetime().replace(tzinfo=None)
         return moment, bool(moment.time() != datetime.min.time())
@@ -295,14 +284,14 @@ def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | N
 
 
 def is_later(record: tuple[datetime, bool], image: tuple[datetime, bool]) -> bool:
-    """Tell whether a record is later than its image; by days where either has no clock."""
+    """Tell whether a record is later than its image; compare dates if either has no clock time."""
     if record[1] and image[1]:
         return record[0] > image[0]
     return record[0].date() > image[0].date()
 
 
 def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):
-    """Return the time in a row; None where it is empty or, a problem, cannot be read."""
+    """Return a row's time; None if empty, or unreadable (which adds a problem)."""
     if is_empty(row[column]):
         return None
     moment = parse_time(row[column], time_format)

@@ -1,6 +1,6 @@
-"""Propose a schema for columns that nobody has described: kinds, vocabularies, ranges, and what stays undecided.
+"""Propose a schema for undescribed columns: kinds, vocabularies, ranges, and questions for the user.
 
-The proposal is a schema file with comments; whoever knows the data edits it and prepares again with ``--schema``.
+The proposal is a commented schema file; the user edits it and prepares again with ``--schema``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mdf_detectron.data.sources.kit.values import (
 
 MOST_CATEGORIES = 12
 MOSTLY = 0.8
-"""Share of the values that must be numbers in a numeric column."""
+"""Least share of numbers among the values of a numeric column."""
 FENCE = 6.0
-"""A value this many interquartile ranges beyond the quartiles is taken for an error."""
+"""Values this many interquartile ranges outside the quartiles count as errors."""
 FEW_CODES = 6
 
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?$")
@@ -39,14 +39,7 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?$")
 
 @dataclass
 class Proposal:
-    """A schema and its reasons.
-
-    Attributes:
-        columns: what was decided.
-        reasons: column → why, one sentence each.
-        questions: column → what a person should decide.
-        left_out: column → why it is not in the schema.
-    """
+    """A proposed schema, and by column: reasons, questions for the user, and why a column is left out."""
 
     columns: list[ClinicalColumn] = field(default_factory=list)
     reasons: dict[str, list[str]] = field(default_factory=dict)
@@ -58,7 +51,6 @@ class Proposal:
         return ClinicalSchema(tuple(self.columns))
 
     def to_yaml(self) -> str:
-        """Return the schema as a file with comments."""
         lines = [
             "# Proposed from the data. Edit it where you know better, then prepare again with --schema THIS_FILE.",
             "# kind: numeric (minimum, maximum: a value outside becomes missing) or categorical (vocabulary).",
@@ -79,13 +71,7 @@ class Proposal:
 
 
 def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], decimal_comma: bool) -> Proposal:
-    """Propose a schema.
-
-    Args:
-        specs: the columns, in order.
-        values: name → raw values, one per image, as the table and the DICOM tags have them.
-        decimal_comma: numbers are written "38,1".
-    """
+    """Propose a schema for ``specs`` from name → raw values of the table or the DICOM tags, one per image."""
     proposal = Proposal()
     for spec in specs:
         filled = [v for v in values[spec.name] if not is_empty(v)]
@@ -160,7 +146,7 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unreadable: int, proposal: P
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """Return the range with room for new patients, not across zero, to two significant digits outward."""
+    """Widen a range for new patients, rounded outward to two significant digits; it does not cross zero."""
     room = 0.25 * (high - low)
     step = 10 ** np.floor(np.log10(max(room, 1e-12)))
     minimum = float(np.floor(round((low - room) / step, 9)) * step)
