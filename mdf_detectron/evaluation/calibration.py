@@ -1,8 +1,7 @@
-"""Choose score thresholds on validation data, measure and correct the calibration of scores, and apply both elsewhere.
+"""Choose score thresholds on validation data, measure and correct score calibration, and apply both to other data.
 
-The functions on arrays are about one class (or all classes pooled): D detections with a score and a flag that says
-whether it hit a ground-truth box, on I images with G ground-truth boxes in all. A threshold t keeps the detections with
-score ≥ t; detections of equal score are kept or dropped together. Dictionaries are JSON-ready.
+Functions on arrays cover one class, or all classes pooled: (D,) scores, and (D,) flags of the detections that hit a
+ground-truth box. A threshold t keeps the detections with score ≥ t. Dictionaries are JSON-ready.
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ NUM_BINS = 10
 LOWEST_SCORE = 1e-6
 """Scores are clipped to [this, 1 - this] before their logit is taken."""
 
-TEMPERATURES = (0.05, 20.0)
-"""Range of the temperatures that are tried."""
+TEMPERATURES = (0.05, 20.0)  # search range
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, and what it does on the data that it was chosen on.
+    """A score threshold and its results on the data on which it was chosen.
 
     Attributes:
-        threshold: detections from this score on are reported; infinity reports none.
-        false_positives: an image.
-        sensitivity: NaN without ground-truth boxes.
+        threshold: lowest score that is reported; infinity reports none.
+        false_positives: per image.
+        sensitivity: in [0, 1]; NaN without ground-truth boxes.
     """
 
     threshold: float
@@ -41,10 +39,9 @@ class OperatingPoint:
 
 
 def operating_points(scores: np.ndarray, hits: np.ndarray, num_boxes: int, num_images: int) -> list[OperatingPoint]:
-    """List every point that a threshold can reach, by falling threshold; the first reports nothing.
+    """List all operating points by falling threshold; the first reports nothing.
 
-    Raises:
-        ValueError: no image, arrays of different lengths, or a score that is not finite.
+    ``ValueError``: no image, arrays of different lengths, or a non-finite score.
     """
     scores, hits = _checked(scores, hits)
     if num_images < 1:
@@ -69,11 +66,14 @@ def choose_threshold(
     false_positives: float | None = None,
     sensitivity: float | None = None,
 ) -> OperatingPoint | None:
-    """Choose an operating point by one of two wishes; of equal points the one with the highest threshold.
+    """Choose an operating point by one of two limits; the highest threshold wins a tie.
 
     Args:
-        false_positives: at most, an image: the most sensitive such point; or
-        sensitivity: at least: the highest such threshold, None where no threshold reaches it.
+        false_positives: most false positives per image; gives the most sensitive point within it.
+        sensitivity: least sensitivity; gives the highest threshold that reaches it, or None.
+
+    Raises:
+        ValueError: as :func:`operating_points`, or a limit out of range.
     """
     points = operating_points(scores, hits, num_boxes, num_images)
     if false_positives is None:
@@ -87,11 +87,11 @@ def choose_threshold(
 
 
 def reliability(scores: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
-    """Compare scores with the share of hits; bin b of B holds scores in [b/B, (b+1)/B), the last one also 1.
+    """Compare scores with the share of hits in B bins; bin b holds [b/B, (b+1)/B), the last one also 1.
 
     Returns:
-        "edges" (B + 1); "counts" of detections, "confidence" (mean score) and "accuracy" (share of hits), B each, None
-        in an empty bin; "error": expected calibration error, the mean |accuracy - confidence| over detections.
+        "edges" (B + 1); B "counts" of detections, "confidence" (mean score) and "accuracy" (share of hits), None in
+        an empty bin; "error": expected calibration error, the mean |accuracy - confidence| over detections.
     """
     scores, hits = _checked(scores, hits)
     if len(scores) and not (0 <= scores.min() and scores.max() <= 1):
@@ -120,11 +120,7 @@ def log_loss(scores: np.ndarray, hits: np.ndarray) -> float:
 
 
 def fit_temperature(scores: np.ndarray, hits: np.ndarray) -> float | None:
-    """Find the temperature of the least log loss (Guo et al. 2017), within :data:`TEMPERATURES`.
-
-    Returns:
-        None where there are not both hits and misses: any temperature is then as good as its limit.
-    """
+    """Find the temperature with the least log loss (Guo et al. 2017); None without both hits and misses."""
     scores, hits = _checked(scores, hits)
     if not (hits.any() and (~hits).any()):
         return None
@@ -146,18 +142,17 @@ def _checked(scores: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 POOLED = "all"
-"""Name of the entry of all classes together."""
+"""Key of the entry for all classes together."""
 
 
 def calibration_of(found: FrocDetections, class_names: Sequence[str], criterion: str) -> dict[str, Any]:
-    """Measure the calibration of each class's scores, and of all together.
+    """Measure the calibration of the scores of each class and of all together; empty if a score is outside [0, 1].
 
     Args:
-        criterion: that ``found`` was made by.
+        criterion: by which ``found`` was made.
 
     Returns:
-        ``{"criterion", "classes": {name: reliability diagram}}``; the last name is :data:`POOLED`. Empty where a score
-        is no probability (outside of [0, 1]).
+        ``{"criterion", "classes": {name: result of reliability}}``, :data:`POOLED` last.
     """
     if len(found.scores) and not (0 <= found.scores.min() and found.scores.max() <= 1):
         return {}
@@ -173,16 +168,16 @@ def stored_choices(
     operating_point: Mapping[str, Any] | None,
     calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Apply the thresholds and the temperature that a checkpoint holds to these data.
+    """Apply a checkpoint's thresholds and temperature to these data.
 
     Args:
-        found: by the criterion that they were chosen with.
+        found: by the criterion with which they were chosen.
         operating_point, calibration: of the checkpoint, see :mod:`~mdf_detectron.model_zoo.publishing`.
 
     Returns:
         ``{"operating_point": {"source", "classes": {name: {"threshold", "boxes", "chosen", "here"}}}, "calibration":
-        {"source", "temperature", "error", "error_after"}}``, each None where the checkpoint holds none; "chosen" and
-        "here" are ``{"false_positives", "sensitivity"}``, an image and of the ground-truth boxes.
+        {"source", "temperature", "error", "error_after"}}``, each None if the checkpoint holds none; "chosen" and
+        "here" are ``{"false_positives" per image, "sensitivity"}``.
     """
     out: dict[str, Any] = {"operating_point": None, "calibration": None}
     if operating_point is not None:
@@ -198,7 +193,6 @@ def stored_choices(
 
 
 def _at(found: FrocDetections, class_index: int, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Count what a class's stored threshold does here."""
     threshold, boxes = point["threshold"], int((found.gt_category == class_index).sum())
     kept = found.category == class_index
     kept = kept & (found.scores >= threshold) if threshold is not None else kept & False

@@ -1,10 +1,10 @@
-"""COCO annotations and COCO results as arrays, checked once.
+"""COCO annotations and results as arrays, checked once.
 
-A results file is a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, each optionally with
-``"segmentation"`` (run-length encoding or polygons). ``[]`` is valid: a model without any detection.
+A results file is a JSON list, possibly empty, of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, each
+optionally with ``"segmentation"`` (run-length encoding or polygons).
 
-Shapes: I images (sorted by id, as COCO does), K classes (sorted by category id), G ground-truth boxes, D detections in
-the order of the list.
+Shapes: I images (sorted by id), K classes (sorted by category id), G ground-truth boxes, D detections (in the order of
+the list).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from mdf_detectron.fileio import read_json
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What detections are compared with.
+    """The ground truth of a dataset.
 
     Attributes:
-        images: I image dicts of the file (``id``, ``file_name``, ``patient_id``, ``clinical``, ...); clinical columns
-            whose values are all numbers hold numbers, also where the file has them as text.
+        images: I image dicts of the file (``id``, ``file_name``, ``patient_id``, ``clinical``, ...); in clinical
+            columns that hold only numbers, numeric text is converted to numbers.
         image_ids: I ids, in the order of ``images``.
         category_ids, class_names: K of each.
         image, category: (G,) int64, index of a ground-truth box's image and class.
@@ -70,10 +70,10 @@ class GroundTruth:
 
     @classmethod
     def load(cls, annotations: str | Path | Mapping[str, Any] | Annotations | Any) -> GroundTruth:
-        """Read a COCO JSON file, its content as a dict or as it was read, or a ``pycocotools.coco.COCO`` object.
+        """Read a COCO JSON file, its content, checked annotations or a ``pycocotools.coco.COCO`` object.
 
         Raises:
-            DatasetError: a file or entry that :mod:`~mdf_detectron.data.annotations` refuses.
+            DatasetError: invalid file or entry.
         """
         if isinstance(annotations, GroundTruth):
             return annotations
@@ -86,11 +86,7 @@ class GroundTruth:
         return _ground_truth(check_annotations(annotations, "annotations", prepared=False))
 
     def image_weights(self, image_ids) -> np.ndarray:
-        """Weight the images: (I,) float64, 1 for those named and 0 for the others.
-
-        Raises:
-            DatasetError: an id that no image has.
-        """
+        """Return (I,) float64 weights, 1 for the given images, else 0; raise ``DatasetError`` for an unknown id."""
         index = {image_id: i for i, image_id in enumerate(self.image_ids)}
         weights = np.zeros(self.num_images)
         for image_id in image_ids:
@@ -122,7 +118,7 @@ def _ground_truth(annotations: Annotations) -> GroundTruth:
 
 
 def _with_numbers(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Read the numeric texts of clinical columns that hold nothing else, as training does with the schema."""
+    """Convert numeric text in clinical columns that hold only numbers, as training does with the schema."""
     texts, words = set(), set()
     for image in images:
         for name, value in (image.get("clinical") or {}).items():
@@ -175,8 +171,8 @@ class Detections:
         """Read a results file or its content.
 
         Raises:
-            ResultsError: unreadable or empty file, no list, a missing key, an unknown image or category,
-                a score or box that is not finite, a negative size, a mask that does not decode or fit.
+            ResultsError: unreadable file, not a list, or an entry with a missing key, unknown image or category,
+                non-finite score or box, negative size, or invalid mask.
         """
         if isinstance(predictions, Detections):
             return predictions
@@ -196,7 +192,7 @@ def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, wher
     images = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     classes = {category_id: i for i, category_id in enumerate(ground_truth.category_ids)}
     columns = _plain_columns(results, images, classes)
-    if columns is None:  # something is odd: find the entry and say what
+    if columns is None:  # find the invalid entry and raise
         _check_entries(results, images, classes, where)
         columns = _columns(results, images, classes)
     image, category, scores = columns
@@ -205,14 +201,13 @@ def _from_list(results: list[Mapping[str, Any]], ground_truth: GroundTruth, wher
 
 
 def _columns(results: list, images: dict, classes: dict) -> tuple[np.ndarray, ...]:
-    """Return image and class indices and scores."""
     image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
     category = np.array([classes[r["category_id"]] for r in results], dtype=np.int64)
     return image, category, np.array([r["score"] for r in results], dtype=np.float64)
 
 
 def _plain_columns(results: list, images: dict, classes: dict) -> tuple[np.ndarray, ...] | None:
-    """Return the columns where every entry is plain, without a look at each; else None."""
+    """Return the columns if a fast check finds nothing unusual, else None."""
     try:
         plain = {type(r["score"]) for r in results} <= {int, float}
         plain = plain and all("bbox" in r or r.get("segmentation") for r in results)
@@ -279,7 +274,7 @@ def _entry(results: list[Mapping[str, Any]], number: int, where: str) -> str:
 def _masks(
     results: list[Mapping[str, Any]], image: np.ndarray, ground_truth: GroundTruth, where: str
 ) -> list[Segmentation] | None:
-    """Return the masks, if every detection has one; whatever masks there are must be sound and of a known size."""
+    """Check all masks; return them if every detection has one, else None."""
     with_mask = [i for i, r in enumerate(results) if r.get("segmentation")]
     sizes = [(one.get("height"), one.get("width")) for one in ground_truth.images]
     masks = [(results[i]["segmentation"], *sizes[image[i]]) for i in with_mask]
@@ -293,7 +288,6 @@ def _masks(
 
 
 def _mask_box(segmentation: Any) -> list[float]:
-    """Compute the box of a mask that comes without one."""
     import pycocotools.mask as mask_utils
 
     if isinstance(segmentation, list):

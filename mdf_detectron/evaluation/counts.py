@@ -1,4 +1,4 @@
-"""TP, FP and FN at a fixed score threshold, and the confusion matrix.
+"""Count TP, FP and FN at a fixed score threshold, and compute the confusion matrix.
 
 Shapes: K classes, D detections, G ground-truth boxes, I images.
 """
@@ -15,7 +15,7 @@ BACKGROUND = "background"
 
 
 def counts_per_image(matches: Matches, score_threshold: float) -> np.ndarray:
-    """Count TP, FP and FN by detections of score ≥ threshold, at :data:`COUNT_THRESHOLD` (the paper's figure 2b).
+    """Count TP, FP and FN of detections with score ≥ threshold, at :data:`COUNT_THRESHOLD` (the paper's figure 2b).
 
     Returns:
         (3, K, I) int64. TP + FN is the number of ground-truth boxes; detections on crowds count as neither.
@@ -42,14 +42,14 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Compute the confusion matrix of detections and ground-truth boxes, by IoBB.
 
-    Two findings often overlap on a chest radiograph, so pairs of the same class are matched first (the diagonal is
-    TP of :func:`counts_per_image`); detections and boxes that are left are then matched across classes, by falling
-    score. What still has no partner is paired with the background.
+    Findings often overlap on a chest radiograph, so pairs of the same class are matched first (the diagonal is TP of
+    :func:`counts_per_image`); the remaining detections and boxes are matched across classes, by falling score. Those
+    without a match are paired with the background.
 
     Returns:
-        (K + 1, K + 1) int64; rows are the truth, columns the predictions, the last of each is the background.
-        Each ground-truth box and each detection from ``score_threshold`` on counts once; the last entry is 0.
-        Crowds, and detections on them, are left out.
+        (K + 1, K + 1) int64: rows are the truth, columns the predictions, the last of each is the background. Each
+        ground-truth box and each detection with score ≥ ``score_threshold`` counts once; the last entry is 0. Crowds
+        and detections on them are left out.
     """
     matches = match(ground_truth, detections, thresholds=[COUNT_THRESHOLD], max_dets=max_dets)
     background = ground_truth.num_classes
@@ -71,7 +71,7 @@ def confusion_matrix(
 
 
 def _match_across_classes(ground_truth, detections, left_det, left_gt) -> np.ndarray:
-    """Find, for each left-over detection, the position in ``left_gt`` of the box it takes, or -1."""
+    """Match the remaining detections with the remaining boxes: position in ``left_gt``, or -1, for each detection."""
     order = np.lexsort((-detections.scores[left_det], detections.image[left_det]))
     image = detections.image[left_det][order]
     rank = np.arange(len(order)) - np.searchsorted(image, image, side="left")

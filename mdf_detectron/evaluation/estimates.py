@@ -1,10 +1,11 @@
-"""The one estimator of metrics and their differences, and the one verdict, of a single run as of a study of many.
+"""Estimate metrics and their differences, and give a verdict, for a single run or a study of many.
 
 A metric is the mean over folds of the mean over the trainings (seeds) of a fold, each on the fold's images; a single
-run is one fold with one training. Patients are resampled over all folds at once; where several trainings differ in the
-seed alone, their spread widens the intervals (:class:`~mdf_detectron.evaluation.statistics.TrainingSpread`).
+run is one fold with one training. Patients are resampled over all folds at once; the spread between trainings that
+differ only in the seed widens the intervals (:class:`~mdf_detectron.evaluation.statistics.TrainingSpread`).
 
-Shapes: I images of all folds, B weightings, M metrics, R resamples.
+Shapes: I images of all folds, B weightings, M metrics, R resamples. ``members`` are (I,) bool, the images to use, or
+None for all; ``num_patients`` and ``training`` are defined in :mod:`~mdf_detectron.evaluation.statistics`.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from mdf_detectron.evaluation.statistics import (
 from mdf_detectron.fileio import finite_or_none
 
 Row = Mapping[str, float | None]
-"""An estimate: "value", "low", "high"; of a difference also "first", "second", "p_value", "least_p" and, among several,
-"corrected". None where undefined."""
+"""An estimate: "value", "low", "high"; for a difference also "first", "second", "p_value", "least_p" and, among
+several, "corrected". None where undefined."""
 
 ByFold = Mapping[int, Sequence[Statistic]]
-"""Fold → a statistic (B, images of the fold) → (B, M) for each training."""
+"""Fold → for each training a statistic, (B, images of the fold) → (B, M)."""
 
 ALPHA = 0.05
-"""Largest corrected p value of a difference that counts as certain."""
+"""A difference is certain up to this corrected p value."""
 
 UNSURE = ", not sure after correction"
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Format a number; a dash where it is not defined."""
+    """Format a number, or a dash if it is None."""
     return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 turns -0.0 into 0.0
 
 
 def estimate(row: Row, digits: int = 1) -> str:
-    """Format an estimate: value and interval."""
+    """Format an estimate with its interval."""
     if row["value"] is None:
         return "–"
     if row["low"] is None:
@@ -57,7 +58,7 @@ def estimate(row: Row, digits: int = 1) -> str:
 
 
 def p_text(row: Row) -> str:
-    """Format a bootstrap p value, which cannot be smaller than the least one that this many resamples can give."""
+    """Format a bootstrap p value, as "≤ least" if it is the smallest that this many resamples can give."""
     value, least = row["p_value"], row["least_p"]
     if value is None or least is None:
         return "–"
@@ -66,12 +67,12 @@ def p_text(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the estimate of a difference says.
+    """The verdict on a difference.
 
     Attributes:
-        direction: 1 better, -1 worse, 0 no difference shown; None where nothing could be tested.
-        certain: False where the interval leaves out 0, but the p value corrected for the number of tests does not.
-        row: the estimate; second minus first.
+        direction: 1 better, -1 worse, 0 no difference shown; None if it could not be tested.
+        certain: False if the interval excludes 0 but the corrected p value exceeds :data:`ALPHA`.
+        row: the estimate, second minus first.
     """
 
     direction: int | None
@@ -97,13 +98,13 @@ class Verdict:
 
     @property
     def numbers(self) -> str:
-        """Write the difference with its interval, its p value and, among several tests, the corrected one."""
+        """Format the difference with its interval, p value and, among several tests, corrected p value."""
         corrected = self.row.get("corrected")
         text = f"{estimate(self.row)} points, p {p_text(self.row)}"
         return text if corrected is None else f"{text}, {number(corrected, 3)} corrected for the number of comparisons"
 
     def of_record(self) -> str:
-        """Answer, where the second model reads the record and the first does not, whether the record helps."""
+        """Say whether the record helps, if only the second model reads it."""
         if self.direction is None:
             return "Whether the record helps was not tested."
         if self.direction == 0:
@@ -114,11 +115,7 @@ class Verdict:
         return f"The record {word}."
 
     def of_change(self, change: str) -> str:
-        """Say what one model loses with another state of its records (the first) against its own (the second).
-
-        Args:
-            change: the state in words, as "with another patient's record".
-        """
+        """Say what the second loses by a change to the first, such as "with another patient's record"."""
         if self.direction is None:
             return f"The loss {change} was not tested."
         gained = {"value": _minus(self.row["value"]), "low": _minus(self.row["high"]), "high": _minus(self.row["low"])}
@@ -139,10 +136,9 @@ class FoldedImages:
     """The images of all folds, one after the other.
 
     Attributes:
-        truths: fold → ground truth.
-        places: fold → its images' places.
+        truths, places: fold → ground truth, positions of its images.
         patients: (I,) number of each image's patient, the same in all folds.
-        whole: I images, without boxes.
+        whole: all I images, without boxes.
     """
 
     truths: Mapping[int, GroundTruth]
@@ -152,12 +148,12 @@ class FoldedImages:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """Count the ground-truth boxes of each image, crowds left out: (I,)."""
+        """Count the ground-truth boxes of each image without crowds: (I,)."""
         counts = [np.bincount(one.image[~one.crowd], minlength=one.num_images) for one in self.truths.values()]
         return np.concatenate(counts)
 
     def count_patients(self, images: np.ndarray) -> np.ndarray:
-        """Count the patients of (M, I) bool images: (M,) int64."""
+        """Count the patients in each row of (M, I) bool: (M,) int64."""
         return np.array([len(np.unique(self.patients[row])) for row in images], dtype=np.int64)
 
 
@@ -180,20 +176,13 @@ class Sampled:
 
 
 class Estimator:
-    """Estimate means over folds and trainings on some images, with intervals and tests over patients."""
+    """Estimate means over folds and trainings, with intervals and tests that resample patients."""
 
     def __init__(self, images: FoldedImages, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
         self.images, self.num_resamples, self.seed = images, num_resamples, seed
 
     def statistic(self, by_fold: ByFold, members: np.ndarray | None = None) -> tuple[Statistic, np.ndarray]:
-        """Make the statistic of the mean over folds of the mean over a fold's trainings.
-
-        Args:
-            members: (I,) bool, the images that it is about; all when None.
-
-        Returns:
-            (B, members) weights → (B, M), and the members' patients.
-        """
+        """Make the statistic (B, members) → (B, M) that averages trainings, then folds; also the members' patients."""
         total, places = len(self.images.patients), self.images.places
         index = np.arange(total) if members is None else np.flatnonzero(members)
 
@@ -215,21 +204,14 @@ class Estimator:
         members: np.ndarray | None = None,
         highest: float = 100.0,
     ) -> dict[str, dict[str, float | None]]:
-        """Estimate averages, shares or areas: name → row.
-
-        Args:
-            num_patients: patients that each rests on, one number or (M,).
-            training: chance of training in the means; None: the intervals leave it out.
-            members: (I,) bool, the images that they are about; all when None.
-            highest: the greatest possible value.
-        """
+        """Estimate averages, shares or areas from 0 to ``highest``: name → row."""
         statistic, patients = self.statistic(by_fold, members)
         columns = metric_intervals(statistic, patients, num_patients, self.num_resamples, self.seed,
                                    bounds=(0.0, highest), training=training)  # fmt: skip
         return _rows(names, ("value", "low", "high"), columns)
 
     def sampled(self, by_fold: ByFold, members: np.ndarray | None = None, num_resamples: int | None = None) -> Sampled:
-        """Compute a statistic and its bootstrap samples; the same members give the same resamples of the patients."""
+        """Compute a statistic and its bootstrap samples; the same members give the same resamples."""
         statistic, patients = self.statistic(by_fold, members)
         samples = bootstrap(statistic, patients, num_resamples or self.num_resamples, self.seed)
         return Sampled(statistic(np.ones((1, len(patients))))[0], samples)
@@ -242,7 +224,7 @@ class Estimator:
         num_patients: int | np.ndarray,
         training: TrainingSpread | None = None,
     ) -> dict[str, dict[str, float | None]]:
-        """Test the second against the first, paired over the same resamples: name → row."""
+        """Test second minus first, paired over the same resamples: name → row."""
         test = difference_test(second.values - first.values, second.samples - first.samples, num_patients,
                                training=training, seed=self.seed)  # fmt: skip
         keys = ("first", "second", "value", "low", "high", "p_value", "least_p")
@@ -250,7 +232,7 @@ class Estimator:
         return _rows(names, keys, columns)
 
     def totals(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sum (I, M) counts over the images: (M,) values, low and high ends."""
+        """Sum (I, M) counts over the images: (M,) totals, low and high ends."""
         patients = self.images.patients
         samples = bootstrap(lambda weights: weights @ counts, patients, self.num_resamples, self.seed)
         values = counts.sum(axis=0)

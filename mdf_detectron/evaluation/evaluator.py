@@ -1,4 +1,4 @@
-"""The Detectron2 evaluator of this project: all metrics by IoBB and by IoU, healthy images included."""
+"""Detectron2 evaluator: all metrics by IoBB and by IoU, healthy images included."""
 
 from __future__ import annotations
 
@@ -27,12 +27,7 @@ from mdf_detectron.fileio import write_json
 
 
 def annotation_file(dataset_name: str) -> Path:
-    """Return the COCO JSON file of a registered dataset.
-
-    Raises:
-        DatasetError: a dataset that is not registered, not from a COCO JSON file, or not prepared yet; the message
-            says what to do.
-    """
+    """Return the COCO JSON file of a dataset; raise ``DatasetError`` if it has none or is not prepared."""
     known = dataset_name in DatasetCatalog.list()
     if not known and dataset_name not in MetadataCatalog.list():
         raise DatasetError(f"dataset '{dataset_name}' is not registered; registered are {_some_names()}")
@@ -47,16 +42,11 @@ def annotation_file(dataset_name: str) -> Path:
 
 
 def ground_truth_of(dataset_name: str) -> GroundTruth:
-    """Return what a registered dataset is scored against; a prepared split that was read before is not read again.
-
-    Raises:
-        DatasetError: as :func:`annotation_file`, or an annotation file that cannot be scored against.
-    """
+    """Return the ground truth of a registered dataset; a prepared split is read only once."""
     return GroundTruth.load(dataset_annotations(dataset_name) or annotation_file(dataset_name))
 
 
 def _some_names() -> str:
-    """List the datasets of this project, or else the first of Detectron2's own."""
     names = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("evaluator_type") == "cxr"]
     return ", ".join(names or DatasetCatalog.list()[:5])
 
@@ -67,18 +57,18 @@ logger = logging.getLogger(__name__)
 
 
 class CXREvaluator(DatasetEvaluator):
-    """Score the instances that a model predicts on a registered COCO-format dataset.
+    """Score a model's predictions on a registered COCO-format dataset.
 
-    Detectron2's ``COCOEvaluator`` chooses its COCOeval class by ``maxDets``, so a custom overlap can be lost silently;
-    this one does its own matching (:mod:`~mdf_detectron.evaluation.matching`).
+    It does its own matching (:mod:`~mdf_detectron.evaluation.matching`): Detectron2's ``COCOEvaluator`` chooses its
+    COCOeval class by ``maxDets`` and can silently ignore a custom overlap.
 
     Args:
-        output_dir: folder for :data:`PREDICTIONS_FILE_NAME`; nothing is written when None.
-        max_dets: detections of one image and class that count.
-        image_ids: score these images only; by default the whole dataset.
+        output_dir: folder for :data:`PREDICTIONS_FILE_NAME`; None writes nothing.
+        max_dets: highest-scoring detections to keep for each image and class.
+        image_ids: images to score; by default the whole dataset.
 
     Raises:
-        DatasetError: a dataset without ``json_file``, or an annotation file that cannot be scored against.
+        DatasetError: the dataset has no ``json_file``, or its annotations are invalid.
     """
 
     def __init__(
@@ -106,12 +96,10 @@ class CXREvaluator(DatasetEvaluator):
         self._has_masks = False
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Collect the outputs of a batch.
+        """Collect the predictions of a batch.
 
-        Args:
-            inputs: dicts with ``"image_id"``.
-            outputs: dicts with ``"instances"``: ``pred_boxes`` (XYXY, pixels of the original image), ``scores``,
-                ``pred_classes`` and, for mask models, ``pred_masks``.
+        Inputs have ``"image_id"``; outputs have ``"instances"`` with ``pred_boxes`` (XYXY, pixels of the original
+        image), ``scores``, ``pred_classes`` and, for mask models, ``pred_masks``.
         """
         cpu = torch.device("cpu")
         for one, output in zip(inputs, outputs, strict=True):
@@ -125,11 +113,10 @@ class CXREvaluator(DatasetEvaluator):
             self._predictions[one["image_id"]] = results
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Score the predictions of all processes; masks too where the model predicts them and every annotation has one.
+        """Score the predictions of all processes; also masks if the model predicts them and every annotation has one.
 
         Returns:
-            ``{"bbox_iobb": {...}, "bbox": {...}, ...}`` times 100, see
-            :mod:`~mdf_detectron.evaluation.metrics`; an empty dict except in the main process.
+            table → metric → value times 100 (:func:`evaluate_coco`); empty except in the main process.
         """
         comm.synchronize()
         gathered = comm.gather((self._predictions, self._has_masks), dst=0)

@@ -1,10 +1,9 @@
-"""Free-response ROC (FROC): sensitivity against false positives an image.
+"""Free-response ROC (FROC): sensitivity against false positives per image, healthy images included.
 
-A detection is a true positive when it overlaps a ground-truth box of its class enough (IoU or IoBB), or when its
-center lies in that box; detections go by falling score and every box is detected once. A further detection of a box
-that is detected already is neither a true nor a false positive (as in LUNA16); nor is a detection on a crowd. Every
-other detection is a false positive. The number of images includes the healthy ones. Detections of equal score enter
-together, so that no order among them is assumed.
+A detection is a true positive if it overlaps a ground-truth box of its class enough (IoU or IoBB), or if its center
+lies in that box. Detections are matched by falling score and each box at most once; a further detection of a matched
+box (as in LUNA16) or a detection on a crowd is ignored. Every other detection is a false positive. Detections of equal
+score enter the curve together.
 
 Shapes: D detections, G ground-truth boxes, K classes, I images, B weightings of the images, R false-positive rates.
 """
@@ -19,21 +18,14 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.matching import OVERLAPS, greedy, keep_best, paired_box_overlaps, same_group_pairs
 
 FALSE_POSITIVE_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False positives an image at which sensitivity is read; their mean is the usual single number."""
+"""False positives per image at which sensitivity is read; the mean over them is the usual summary."""
 
 CRITERIA = (*OVERLAPS, "center")
 
 
 @dataclass(frozen=True)
 class FrocDetections:
-    """Detections that count, by falling score, and the ground-truth boxes.
-
-    Attributes:
-        scores, image, category: (D,).
-        true_positive: (D,) bool; all others are false positives.
-        gt_image, gt_category: (G,).
-        num_images: I.
-    """
+    """True and false positives by falling score, (D,) each, and ground-truth boxes without crowds, (G,) each."""
 
     scores: np.ndarray
     image: np.ndarray
@@ -47,9 +39,7 @@ class FrocDetections:
 def froc_detections(ground_truth: GroundTruth, detections: Detections, *, criterion: str = "iobb") -> FrocDetections:
     """Divide detections into true and false positives.
 
-    Args:
-        criterion: ``"iobb"`` or ``"iou"`` (at least 0.5), or ``"center"`` (of the detection, edges of the ground-truth
-            box included).
+    ``criterion`` is ``"iobb"`` or ``"iou"`` (at least 0.5), or ``"center"`` (in the ground-truth box, edges included).
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion '{criterion}' is not one of {CRITERIA}")
@@ -83,14 +73,11 @@ def froc_detections(ground_truth: GroundTruth, detections: Detections, *, criter
 
 
 def froc_curve(detections: FrocDetections, class_index: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute the operating points.
-
-    Args:
-        class_index: one class, or None for all classes pooled.
+    """Compute the FROC curve of one class, or of all classes pooled (None).
 
     Returns:
-        false positives an image, sensitivity (NaN without ground-truth boxes), score threshold; each (n + 1,) for the
-        n distinct scores, starting at no detections: 0, 0, infinity.
+        False positives per image, sensitivity (NaN without ground-truth boxes) and score threshold, (n + 1,) each for
+        n distinct scores; the first point (0, 0, infinity) has no detections.
     """
     false_positives, sensitivity, scores = _curves(detections, class_index, np.ones((1, detections.num_images)))
     return false_positives[0], sensitivity[0], scores
@@ -99,14 +86,13 @@ def froc_curve(detections: FrocDetections, class_index: int | None = None) -> tu
 def sensitivity_at(
     detections: FrocDetections, class_index: int | None = None, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Find the best sensitivity among the operating points with at most each of :data:`FALSE_POSITIVE_RATES`.
+    """Find the best sensitivity that a score threshold attains within each of :data:`FALSE_POSITIVE_RATES`.
 
-    No interpolation: only what a score threshold can attain counts. Where all detections together make fewer false
-    positives than the rate, it is the sensitivity of all detections.
+    Nothing is interpolated; if all detections have fewer false positives than the rate, all are used.
 
     Args:
-        weights: (B, I) weights of the images, see
-            :func:`~mdf_detectron.evaluation.metrics.average_precision`; all ones when None.
+        class_index: None: all classes pooled.
+        weights: (B, I), see :func:`~mdf_detectron.evaluation.metrics.average_precision`; None: all ones.
 
     Returns:
         (R,), or (B, R) with ``weights``; NaN without ground-truth boxes.
@@ -121,7 +107,7 @@ def sensitivity_at(
 
 
 def _curves(detections: FrocDetections, class_index: int | None, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Compute (B, n + 1) false positives an image and sensitivities, and their (n + 1,) scores."""
+    """Compute (B, n + 1) false positives per image and sensitivities, and (n + 1,) score thresholds."""
     chosen, gt_image = slice(None), detections.gt_image
     if class_index is not None:
         chosen, gt_image = detections.category == class_index, gt_image[detections.gt_category == class_index]

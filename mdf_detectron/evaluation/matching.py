@@ -3,10 +3,9 @@
 Shapes: D detections, G ground-truth boxes, P pairs of one detection and one ground-truth box, I images, K classes,
 T overlap thresholds. Boxes are XYWH in pixels, float64.
 
-IoU is intersection / union.  IoBB is intersection / area of the *prediction* (ChestX-ray8, Wang et al. 2017,
-and the MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it together with IoU. COCO's IoU
-against a crowd box is intersection / area(detection), i.e. IoBB exactly; that is how it is computed here, for boxes
-and for masks, by pycocotools.
+IoU is intersection / union. IoBB is intersection / area of the *prediction* (ChestX-ray8, Wang et al. 2017, and the
+MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it together with IoU. COCO's IoU against a
+crowd box is the same formula, so pycocotools computes IoBB of boxes and masks here.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ def overlap_matrix(
 
     Args:
         detections: (D, 4) boxes, or D masks as COCO run-length encodings.
-        ground_truth: (G, 4) boxes, or G masks, of the same kind.
-        overlap: ``"iobb"`` or ``"iou"``.
+        ground_truth: (G, 4) boxes or G masks, like ``detections``.
         crowd: G flags; against a crowd both overlaps are intersection / area(detection), as in COCO.
 
     Returns:
@@ -59,17 +57,13 @@ def overlap_matrix(
 def paired_box_overlaps(
     detections: np.ndarray, ground_truth: np.ndarray, overlap: str = "iobb", crowd: np.ndarray | None = None
 ) -> np.ndarray:
-    """Compute the overlap of the p-th detection with the p-th ground-truth box, for all pairs of a dataset at once.
+    """Compute the overlap of each detection with the ground-truth box at the same index: (P,) float64 in [0, 1].
 
-    The operations and their order are those of pycocotools' ``bbIou``, so the values are the same to the last bit.
+    The order of operations is that of pycocotools' ``bbIou``, so the values are the same to the last bit.
 
     Args:
         detections, ground_truth: (P, 4) boxes.
-        overlap: ``"iobb"`` or ``"iou"``.
         crowd: (P,) flags of the ground truth, see :func:`overlap_matrix`.
-
-    Returns:
-        (P,) float64 in [0, 1].
     """
     check_overlap(overlap)
     dx, dy, dw, dh = np.asarray(detections, dtype=np.float64).T
@@ -111,20 +105,20 @@ AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**
 
 @dataclass(frozen=True)
 class Matches:
-    """The outcome of matching, from which every metric is computed without matching again.
+    """The matches of one dataset, from which every metric is computed.
 
     Detections are sorted by class, then by falling score; equal scores by image, then by their order in the file.
 
     Attributes:
-        thresholds: (T,) overlap thresholds.
-        class_names: K names.
+        thresholds: (T,).
+        class_names: K.
         num_images: I.
         scores, image, category: (D,) of the detections.
-        source: (D,) index of each detection in the :class:`Detections` it comes from.
+        source: (D,) index of each detection in its :class:`Detections`.
         matched_box: (T, D) index of the ground-truth box that the detection matched, or -1.
         ignored: (T, D) True where the detection is neither a true nor a false positive.
         gt_image, gt_category: (G,) of the ground-truth boxes.
-        gt_ignored: (G,) True for boxes that cannot be false negatives (crowds, and areas out of range).
+        gt_ignored: (G,) True for boxes that cannot be false negatives (crowds and areas out of range).
     """
 
     thresholds: np.ndarray
@@ -151,7 +145,7 @@ class Matches:
         return (self.matched_box < 0) & ~self.ignored
 
     def threshold_index(self, threshold: float) -> int:
-        """Return the index of a threshold; ``ValueError`` when it was not matched at."""
+        """Return the index of a threshold; raise ``ValueError`` if it is absent."""
         near = np.flatnonzero(np.isclose(self.thresholds, threshold, atol=1e-9))
         if len(near) == 0:
             raise ValueError(f"no matches at overlap {threshold:g}; there are {np.round(self.thresholds, 4).tolist()}")
@@ -168,17 +162,17 @@ def match(
     max_dets: int = MAX_DETS,
     area: str | tuple[float, float] = "all",
 ) -> Matches:
-    """Match detections with the ground truth, per image and class, greedily by score.
+    """Match detections with the ground truth of their image and class, greedily by score.
 
     Args:
         overlap: ``"iobb"`` or ``"iou"``.
         iou_type: ``"bbox"`` or ``"segm"`` (masks on both sides).
-        thresholds: T overlaps that a match needs at least.
-        max_dets: detections of one image and class that count, those with the highest scores.
+        thresholds: T least overlaps of a match.
+        max_dets: highest-scoring detections to keep for each image and class.
         area: a name of :data:`AREAS` or (low, high) in pixels²; boxes outside it are ignored.
 
     Raises:
-        ValueError: an unknown overlap, type or area, or masks that are absent.
+        ValueError: an unknown overlap, type or area, or absent masks.
     """
     check_overlap(overlap)
     low, high = _area_range(area)
@@ -221,7 +215,7 @@ def match(
 
 
 def same_group_pairs(det_group: np.ndarray, gt_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List all pairs (P,), (P,) of a detection and a box of one group number, by detection, then by box."""
+    """List all pairs of a detection and a box with the same group number, by detection, then by box: (P,) and (P,)."""
     order = np.argsort(gt_group, kind="stable")
     first = np.searchsorted(gt_group[order], det_group, side="left")
     count = np.searchsorted(gt_group[order], det_group, side="right") - first
@@ -241,12 +235,12 @@ def greedy(
 ) -> np.ndarray:
     """Assign detections to ground-truth boxes greedily, as COCO does.
 
-    Of the free boxes that a detection overlaps enough, it takes the one with the largest overlap; one that counts
-    before an ignored one; of equals the last in the file. A crowd matches any number of detections.
+    A detection takes the free box with the largest sufficient overlap; ignored boxes come last, and the last box in
+    the file wins a tie. A crowd matches any number of detections.
 
     Args:
         pair_det, pair_gt, overlaps: (P,) candidate pairs.
-        rank: (D,) position of a detection among those that compete with it; ranks go in turn.
+        rank: (D,) position of a detection among its competitors; lower ranks choose first.
         thresholds: (T,).
         gt_ignored, gt_crowd: (G,) bool.
 
@@ -284,7 +278,7 @@ def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
 
 
 def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Select the detections that count: indices sorted by image, class and falling score, and their ranks from 0."""
+    """Select the best detections of each image and class: sorted indices, and their ranks by score from 0."""
     group = detections.image * (detections.category.max(initial=0) + 1) + detections.category
     order = np.lexsort((-detections.scores, group))
     new = np.diff(group[order], prepend=-1) != 0
@@ -294,7 +288,7 @@ def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.nda
 
 
 def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """``values[index]`` with False where the index is -1 (also for no values at all)."""
+    """Return ``values[index]``, False where the index is -1."""
     return np.append(values, False)[index]
 
 
@@ -316,7 +310,7 @@ def _run_length(segmentation, height: int, width: int) -> dict:
 
 
 def _paired_mask_overlaps(det_masks, gt_masks, pair_det, pair_gt, overlap, crowd) -> np.ndarray:
-    """Compute the (P,) overlaps of masks; one call of pycocotools for each detection."""
+    """Compute (P,) overlaps of masks, with one call of pycocotools per detection."""
     overlaps = np.zeros(len(pair_det))
     edges = np.append(np.flatnonzero(np.diff(pair_det, prepend=-1)), len(pair_det))
     for begin, end in zip(edges[:-1], edges[1:], strict=True):
@@ -327,7 +321,7 @@ def _paired_mask_overlaps(det_masks, gt_masks, pair_det, pair_gt, overlap, crowd
 
 
 def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
-    """Average the defined values over an axis; NaN where none is."""
+    """Average the finite values over an axis; NaN where there is none."""
     defined = np.isfinite(values)
     count = defined.sum(axis=axis)
     total = np.where(defined, values, 0.0).sum(axis=axis)

@@ -1,21 +1,19 @@
-"""The metrics: one object each, in one list. To add one, append it to :data:`METRICS`.
+"""The metrics: one object each, in one list that logs, tables, charts, tests and reports iterate over.
 
-Training's ``metrics.json``, ``mdf evaluate``, tables, charts, bootstrap intervals, the paired test, the subgroup
-analysis and the reports all iterate over the list. For example, AP at an overlap of 0.25::
+To add one, append it to :data:`METRICS`; for example, AP at an overlap of 0.25::
 
     METRICS.append(Metric("AP25", values=ap, thresholds=(0.25,)))
 
-Every metric is a share in [0, 1], larger is better, and is reported times 100. Matching is done once for a table, at
-the union of all thresholds; a metric is computed from the matches for any weighting of the images. Average precision
-and recall follow COCO's 101-point rule, and are defined where COCO leaves a hole:
+Every metric is a share in [0, 1], larger is better, and is reported times 100. Each table is matched once, at the
+union of all thresholds; metrics are computed from the matches for any weighting of the images. Average precision and
+recall follow COCO's 101-point rule, with these edge cases:
 
 * a class without ground-truth boxes: NaN for the class, left out of the mean over classes;
 * no class with ground-truth boxes at all: NaN everywhere;
-* a class with ground-truth boxes and no detections, or no detections at all: AP = AR = 0;
-* an image without ground-truth boxes (healthy): its detections are false positives, no detections cost nothing;
-* an image without either: no effect.
+* a class with ground-truth boxes and no detections: AP = AR = 0;
+* an image without ground-truth boxes (healthy): its detections are false positives; without detections, no effect.
 
-Shapes: B weightings of the images (1 for the plain metric; one for each resample in a bootstrap), I images, T overlap
+Shapes: B weightings of the images (1 for the plain metric, one per resample in a bootstrap), I images, T overlap
 thresholds, K classes, M reported values.
 """
 
@@ -36,12 +34,11 @@ RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Compute AP and AR of each class at each threshold.
 
-    A weight of 2 counts an image twice, exactly as if it were in the dataset twice (each detection's copies next to
-    each other, where scores are equal); a weight of 0 leaves it out.
+    A weight of 2 counts an image as if it were in the dataset twice (copies of a detection are adjacent among equal
+    scores); a weight of 0 leaves it out.
 
     Args:
-        matches: see :func:`~mdf_detectron.evaluation.matching.match`.
-        weights: (I,) or (B, I) non-negative; all ones when None.
+        weights: (I,) or (B, I), non-negative; None: all ones.
 
     Returns:
         ap, ar: (B, T, K) float64 in [0, 1], NaN where undefined; (T, K) unless ``weights`` is (B, I).
@@ -62,10 +59,10 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tu
 
 
 def precision_recall_curve(matches: Matches, class_index: int, threshold: float) -> tuple[np.ndarray, ...]:
-    """Compute the precision-recall curve of one class, for drawing.
+    """Compute the precision-recall curve of one class.
 
     Returns:
-        recall, precision, score: (n,) after each of the class's n detections that count, highest score first;
+        recall, precision, score: (n,) after each of the class's n detections that are not ignored, by falling score;
         recall is NaN for a class without ground truth.
     """
     row = matches.threshold_index(threshold)
@@ -77,15 +74,14 @@ def precision_recall_curve(matches: Matches, class_index: int, threshold: float)
 
 
 def _positives(matches: Matches, class_index: int, weights: np.ndarray) -> np.ndarray:
-    """Sum the weights of the class's ground-truth boxes that are not ignored, (B,)."""
     to_find = (matches.gt_category == class_index) & ~matches.gt_ignored
     return weights[:, matches.gt_image[to_find]].sum(axis=1)
 
 
 def _class_metrics(true_positive, ignored, weights, positives) -> tuple[np.ndarray, np.ndarray]:
-    """Compute AP and AR of one class, (B, T) each, from (T, n) outcomes of its n detections and (B, n) weights.
+    """Compute (B, T) AP and AR of one class, from (T, n) outcomes of its n detections and (B, n) weights.
 
-    Precision has its local maxima at true positives only, so the curve is computed only there.
+    Precision has local maxima only at true positives, so the curve is computed only there.
     """
     num_thresholds = len(true_positive)
     ap, ar = np.full((len(weights), num_thresholds), np.nan), np.full((len(weights), num_thresholds), np.nan)
@@ -107,12 +103,12 @@ def _class_metrics(true_positive, ignored, weights, positives) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric is computed from, at the metric's own thresholds.
+    """The input of a metric, at its own thresholds.
 
     Attributes:
-        matches: of one table, at all thresholds of the list.
+        matches: of one table, at the thresholds of all metrics.
         rows: T indices of the metric's thresholds in ``matches.thresholds``.
-        weights: (B, I) weights of the images.
+        weights: (B, I).
         ap, ar: (B, T, K) of :func:`average_precision`.
     """
 
@@ -129,12 +125,12 @@ def ap(scores: Scores) -> np.ndarray:
 
 
 def ar(scores: Scores) -> np.ndarray:
-    """Return recall of all detections that count, (B, T, K)."""
+    """Return the recall of all detections that are not ignored, (B, T, K)."""
     return scores.ar
 
 
 def images_with_boxes(matches: Matches) -> np.ndarray:
-    """Find the images with a ground-truth box: of any class, and of each class, (1 + K, I) bool."""
+    """Find the images with a ground-truth box of any class, then of each class: (1 + K, I) bool."""
     to_find = ~matches.gt_ignored
     image, category = matches.gt_image[to_find], matches.gt_category[to_find]
     found = np.zeros((1 + len(matches.class_names), matches.num_images), dtype=bool)
@@ -150,14 +146,17 @@ class Metric:
     Attributes:
         name: key in ``metrics.json``; the value of a class is ``"<name>-<class>"``.
         values: :class:`Scores` → (B, T, K) in [0, 1], NaN where undefined. A class's value is the mean over T, the
-            overall value the mean over the classes that are defined and over T.
-        thresholds: T overlaps that a true positive needs at least.
-        support: matches → (1 + K, I) bool, the images that the overall value and each class's value rest on; fewer
-            than two patients among them have no interval.
+            overall value the mean over T and the defined classes.
+        thresholds: T least overlaps of a true positive.
+        support: matches → (1 + K, I) bool: images on which the overall value and each class's value depend; there is
+            no interval with fewer than two patients among them.
         title: heading in tables and charts; the name by default.
-        per_class: report it of each class too.
+        per_class: also report it for each class.
         charted: draw it in the chart of metrics.
         in_subgroups: compute it in the subgroup analysis.
+
+    Raises:
+        ValueError: no threshold, or one outside [0, 1].
     """
 
     name: str
@@ -187,18 +186,18 @@ METRICS: list[Metric] = [
     Metric("AR", ar, _COCO, title="AR 50:95", charted=False, in_subgroups=False),
     Metric("AR50", ar, (0.5,)),
 ]
-"""All metrics, in the order in which they are reported."""
+"""All metrics, in the order of the report."""
 
 HEADLINE = ("bbox_iobb", "AP50")
-"""Table and metric of the verdict of a comparison."""
+"""Table and metric that decide the verdict of a comparison."""
 
 
 COUNT_THRESHOLD = 0.5
-"""Overlap of a true positive in counts and precision-recall curves."""
+"""Least overlap of a true positive in counts and precision-recall curves."""
 
 
 def overlap_thresholds() -> np.ndarray:
-    """Collect the thresholds of all metrics and of the counts for one matching, sorted, each once."""
+    """Collect the distinct thresholds of all metrics and counts, sorted, to match only once."""
     found = [COUNT_THRESHOLD]
     for threshold in (t for metric in METRICS for t in metric.thresholds):
         if not any(abs(threshold - other) < 1e-9 for other in found):
@@ -207,22 +206,18 @@ def overlap_thresholds() -> np.ndarray:
 
 
 def subgroup_metrics() -> list[Metric]:
-    """Select the metrics of the subgroup analysis; only their overall values are reported."""
+    """Select the metrics of the subgroup analysis, without values per class."""
     return [replace(metric, per_class=False) for metric in METRICS if metric.in_subgroups]
 
 
 def describe_metrics() -> list[dict[str, Any]]:
-    """Describe the list as JSON, so that a report of saved results needs no list of its own."""
+    """Describe the metrics as JSON, so that reports of saved results do not depend on :data:`METRICS`."""
     keys = ("name", "heading", "per_class", "charted", "in_subgroups")
     return [{key: getattr(metric, key) for key in keys} for metric in METRICS]
 
 
 def metric_names(class_names: Sequence[str], metrics: Sequence[Metric] | None = None) -> list[str]:
-    """Name the M reported values: overall ones in the order of the list, then those of each class.
-
-    Raises:
-        ValueError: two values of one name.
-    """
+    """Name the M reported values, first overall, then of each class; raise ``ValueError`` if two names are equal."""
     metrics = METRICS if metrics is None else metrics
     names = [metric.name for metric in metrics]
     names += [f"{metric.name}-{name}" for name in class_names for metric in metrics if metric.per_class]
@@ -237,16 +232,15 @@ def metric_values(
     """Compute the metrics of one table.
 
     Args:
-        matches: at :func:`overlap_thresholds`, or more.
-        weights: (I,) or (B, I) weights of the images, see
-            :func:`average_precision`; all ones when None.
-        metrics: those to compute; all of :data:`METRICS` when None.
+        matches: at least at the metrics' thresholds.
+        weights: (I,) or (B, I), see :func:`average_precision`; None: all ones.
+        metrics: None: :data:`METRICS`.
 
     Returns:
         M names; (M,) or (B, M) float64, times 100.
 
     Raises:
-        ValueError: a threshold that was not matched at, or a metric whose values have the wrong shape.
+        ValueError: ``matches`` lacks a threshold, or a metric's values have the wrong shape.
     """
     metrics = METRICS if metrics is None else metrics
     single = weights is None or np.ndim(weights) == 1
@@ -270,7 +264,7 @@ def metric_values(
 
 
 def metric_support(matches: Matches, metrics: Sequence[Metric] | None = None) -> np.ndarray:
-    """Find the images that each value of :func:`metric_values` rests on, (M, I) bool."""
+    """Find the images on which each value of :func:`metric_values` depends: (M, I) bool."""
     metrics = METRICS if metrics is None else metrics
     supports = [(metric, metric.support(matches)) for metric in metrics]
     rows = [support[0] for _, support in supports]

@@ -1,4 +1,4 @@
-"""Score COCO predictions against COCO annotations: load, match once a table, compute the listed metrics.
+"""Score COCO predictions against COCO annotations: load, match once per table, compute the metrics.
 
 A *table* is a task scored by one overlap: ``"bbox_iobb"``, ``"bbox"`` (by IoU), ``"segm_iobb"`` and ``"segm"``.
 """
@@ -20,11 +20,7 @@ TASKS = ("bbox", "segm")
 
 
 def task_settings(tasks: Iterable[str]) -> OrderedDict[str, tuple[str, str]]:
-    """Map the name of each table of the tasks to (iou_type, overlap); ``"bbox_iobb"`` comes before ``"bbox"``.
-
-    Raises:
-        ValueError: a task that is not one of :data:`TASKS`.
-    """
+    """Map each table of the tasks to (iou_type, overlap); raise ``ValueError`` for an unknown task."""
     settings: OrderedDict[str, tuple[str, str]] = OrderedDict()
     for task in tasks:
         if task not in TASKS:
@@ -35,7 +31,7 @@ def task_settings(tasks: Iterable[str]) -> OrderedDict[str, tuple[str, str]]:
 
 
 def default_tasks(ground_truth: GroundTruth, detections: Detections) -> tuple[str, ...]:
-    """Return ``("bbox", "segm")`` where both sides have masks, else ``("bbox",)``."""
+    """Return ``("bbox", "segm")`` if both sides have masks, else ``("bbox",)``."""
     both = ground_truth.segmentations is not None and detections.segmentations is not None
     return ("bbox", "segm") if both else ("bbox",)
 
@@ -49,7 +45,7 @@ def match_table(
     max_dets: int = MAX_DETS,
     area: str | tuple[float, float] = "all",
 ) -> Matches:
-    """Match detections as a table does, by default at the thresholds of the metrics."""
+    """Match detections for one table, by default at the thresholds of all metrics."""
     iou_type, overlap = task_settings([table.split("_")[0]])[table]
     wanted = overlap_thresholds() if thresholds is None else thresholds
     options = {"thresholds": wanted, "max_dets": max_dets, "area": area}
@@ -69,13 +65,15 @@ def evaluate_coco(
     Args:
         annotations: COCO JSON file, its content, or a ``COCO`` object.
         predictions: COCO results file or list; ``[]`` scores 0.
-        tasks: of ``"bbox"`` and ``"segm"``; by default masks where both sides have them.
+        tasks: of ``"bbox"`` and ``"segm"``; by default also masks if both sides have them.
+        max_dets: highest-scoring detections to keep for each image and class.
+        image_ids: images to score; by default all.
 
     Returns:
         table → metric → value times 100, see :mod:`~mdf_detectron.evaluation.metrics`; NaN where undefined.
 
     Raises:
-        DatasetError, ResultsError: input that cannot be scored; the message names the entry.
+        DatasetError, ResultsError: invalid input; the message names the entry.
     """
     ground_truth = GroundTruth.load(annotations)
     detections = Detections.load(predictions, ground_truth)

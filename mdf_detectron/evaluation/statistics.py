@@ -1,9 +1,11 @@
 """Patient-level bootstrap intervals and the paired bootstrap test.
 
-Images of one patient are correlated, so patients are drawn, each with all their images. A resample is a weighting of
-the images; metrics are computed from the matches with these weights, nothing is matched again.
+Images of one patient are correlated, so patients are drawn with all their images. A resample is a weighting of the
+images, for which metrics are computed from the same matches.
 
-Shapes: I images, P patients, R resamples, M metrics, B weightings.
+Shapes: I images, P patients, R resamples, M metrics, B weightings. ``num_patients`` is the number of patients on which
+a metric depends (those with a ground-truth box): one number or (M,). ``training`` is the spread of the metrics, or of
+their difference, between training seeds; None leaves it out, and results then cover only these trainings.
 """
 
 from __future__ import annotations
@@ -22,21 +24,20 @@ LEVEL = 0.95
 NUM_RESAMPLES = 1000
 
 NUM_SPLITS = 50
-"""Random divisions of the patients into halves, for the bias of small test sets."""
+"""Random divisions of the patients into halves, for :func:`small_sample_bias`."""
 
 BIAS_PER_HALVING = 2.0
-"""Bias of a test set over what halving it adds, see :func:`small_sample_bias`."""
+"""Ratio of a test set's bias to the bias that halving it adds, see :func:`small_sample_bias`."""
 
 BIAS_NOISE = 0.25
-"""Standard error of that bias as a share of the metric's own standard error, from simulated
-test sets of 60 and 150 images."""
+"""Standard error of that bias over the metric's, from simulated test sets of 60 and 150 images."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """(B, I) weights of the images → (B, M) metrics."""
 
 
 def patients_of(ground_truth: GroundTruth) -> np.ndarray:
-    """Number each image's patient by ``patient_id``, (I,) int64; an image without one is a patient of its own."""
+    """Number each image's patient by ``patient_id``: (I,) int64; an image without one is a patient of its own."""
     keys = [("patient", str(i["patient_id"])) if i.get("patient_id") is not None else ("image", str(i["id"]))
             for i in ground_truth.images]  # fmt: skip
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
@@ -44,7 +45,7 @@ def patients_of(ground_truth: GroundTruth) -> np.ndarray:
 
 
 def resample_weights(patients: np.ndarray, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw P patients with replacement, R times: (R, I) weights, how often each image's patient was drawn."""
+    """Draw P patients with replacement, R times: (R, I) weights count how often each image's patient was drawn."""
     num_patients = count_patients(patients)
     if num_patients == 0:
         return np.zeros((num_resamples, 0))
@@ -52,7 +53,7 @@ def resample_weights(patients: np.ndarray, num_resamples: int, rng: np.random.Ge
 
 
 def half_weights(patients: np.ndarray, num_splits: int, rng: np.random.Generator) -> np.ndarray:
-    """Divide the patients into halves at random, S times: (2 S, I) weights 0 and 1 of both halves."""
+    """Divide the patients into halves at random, S times: (2 S, I) weights 0 or 1, first halves first."""
     num_patients = count_patients(patients)
     second = np.array([rng.permutation(num_patients) % 2 for _ in range(num_splits)]).reshape(num_splits, -1)
     return np.concatenate([1 - second, second])[:, patients]
@@ -68,11 +69,8 @@ def bootstrap(
 ) -> np.ndarray:
     """Compute the metrics of resampled datasets.
 
-    The same ``patients``, ``num_resamples`` and ``seed`` give the same resamples, whatever the statistic and the chunk.
-
-    Args:
-        patients: (I,) as of :func:`patients_of`.
-        chunk: resamples computed at a time; only memory depends on it.
+    The same ``patients``, ``num_resamples`` and ``seed`` give the same resamples for any statistic; ``chunk`` of them
+    are computed at a time.
 
     Returns:
         (R, M); NaN where a resample has no ground truth for a metric.
@@ -88,19 +86,16 @@ def bootstrap(
 def small_sample_bias(
     statistic: Statistic, patients: np.ndarray, values: np.ndarray, num_splits: int = NUM_SPLITS, seed: int = 0
 ) -> np.ndarray:
-    """Estimate each metric's upward small-sample bias, shape (M,).
+    """Estimate each metric's upward small-sample bias, (M,).
 
-    AP takes, at every recall, the best precision at that recall or a higher one.  With few ground-truth boxes it picks
-    lucky points: halves of a test set have, on average, a higher AP than the whole, and the whole a higher one than the
-    population.  This bias falls with the size n as 1/√n where precision is flat and as 1/n where it is steep, so
-    halving multiplies it by 1.4 to 2; by 1.5 is taken, and then the bias is twice what halving adds.  Resamples with
-    replacement see less than half of it, because they repeat the points that were picked.
+    At every recall, AP takes the best precision at that recall or above. With few ground-truth boxes it picks lucky
+    points: on average, AP of half a test set exceeds AP of the whole, which exceeds AP of the population. This bias
+    falls with the size n as 1/√n where precision is flat and as 1/n where it is steep, so halving multiplies it by 1.4
+    to 2. With a factor of 1.5, the bias is twice what halving adds. Resamples with replacement show less than half of
+    it, because they repeat the picked points.
 
-    Args:
-        values: (M,) of the whole dataset.
-
-    Returns:
-        0, up to chance, for recalls and other plain means; 0 also where it cannot be estimated.
+    The result is 0, up to chance, for recalls and other plain means, and 0 where it cannot be estimated. ``values`` are
+    the (M,) metrics of the whole dataset.
     """
     if count_patients(patients) < 2:
         return np.zeros(len(values))
@@ -119,19 +114,19 @@ def interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the percentile interval of the samples, or around value - bias; it always contains the value.
 
-    The percentiles lie further out than :data:`LEVEL` says, by as much as Student's t is wider than the normal
-    distribution with P - 1 degrees of freedom (the expanded percentile interval of Hesterberg 2015).
+    The percentiles lie outside those of :data:`LEVEL` by as much as Student's t with P - 1 degrees of freedom is wider
+    than the normal distribution (the expanded percentile interval of Hesterberg 2015).
 
     Args:
         samples: (R, M); undefined ones are left out.
         values: (M,) of the whole dataset.
-        num_patients: patients that a metric rests on, one number or (M,); fewer than 2 have no interval.
-        bias: (M,) of :func:`small_sample_bias`; the samples' mean is moved to value - bias.
-        widening: of the samples' spread around that.
-        bounds: range that the metrics cannot leave.
+        num_patients: fewer than 2 give no interval.
+        bias: (M,) of :func:`small_sample_bias`; moves the samples' mean to value - bias.
+        widening: factor on the samples' spread around that mean, used only with ``bias``.
+        bounds: possible range of the metrics.
 
     Returns:
-        Low and high end, (M,) each; NaN where the value or every sample is undefined.
+        Low and high ends, (M,) each; NaN where there is no interval.
     """
     values = np.asarray(values, dtype=np.float64)
     low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
@@ -158,11 +153,6 @@ def metric_intervals(
     """Compute the metrics on the whole dataset and the ends of their bias-corrected intervals, (M,) each.
 
     For averages, shares and areas, which have the same meaning on a part of the dataset; not for totals.
-
-    Args:
-        patients: (I,) as of :func:`patients_of`.
-        num_patients: patients that a metric rests on (those with a ground-truth box), one number or (M,).
-        training: chance of training in the statistic, a mean over trainings; None: the interval leaves it out.
     """
     values = statistic(np.ones((1, len(patients))))[0]
     samples = bootstrap(statistic, patients, num_resamples, seed)
@@ -173,7 +163,7 @@ def metric_intervals(
 
 
 def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:
-    """Return the share of resamples to cut off at each end for a two-sided error of ``alpha``; at least 2 patients."""
+    """Return the share of resamples to cut off at each end for a two-sided error; needs 2 or more patients."""
     spread = np.sqrt(num_patients / (num_patients - 1))
     return special.ndtr(spread * _t_quantile(alpha / 2, num_patients - 1))
 
@@ -185,7 +175,7 @@ def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> f
 
 
 def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float | np.ndarray:
-    """Quantile of Student's t; ``scipy.stats`` has it too, but takes a second to import."""
+    """Compute a quantile of Student's t without the slow import of ``scipy.stats``."""
     return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
 
 
@@ -195,8 +185,8 @@ class PairedTest:
 
     Attributes:
         difference, low, high: (M,) difference and its interval.
-        p_value: (M,) two-sided, from the same resamples as the interval: small where the interval excludes 0.
-        least_p: (M,) the smallest p value that this many resamples can give.
+        p_value: (M,) two-sided, from the same resamples as the interval.
+        least_p: (M,) smallest p value that this many resamples can give.
     """
 
     difference: np.ndarray
@@ -215,12 +205,8 @@ def difference_test(
 ) -> PairedTest:
     """Test (M,) differences of two models from their (R, M) bootstrap samples on the same resampled patients.
 
-    What the models share cancels out. The bias of small test sets is much the same in both; it is left in, as its
-    estimate would add more noise to the difference than it takes away.
-
-    Args:
-        num_patients: patients that a metric rests on, one number or (M,).
-        training: chance of training in the difference; None: the test is about these very trainings.
+    The small-sample bias of both models is nearly the same and mostly cancels; correcting the rest would add more noise
+    than it removes.
     """
     counts = np.broadcast_to(num_patients, len(difference))
     samples = samples if training is None else training.add(samples, seed)
@@ -230,7 +216,7 @@ def difference_test(
 
 
 def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Compute (M,) p values from the share of resamples at 0 or beyond; never 0, as one more than seen is assumed."""
+    """Compute (M,) p values from the share of resamples at or beyond 0, plus one so that p is never 0."""
     defined = np.isfinite(samples)
     total = defined.sum(axis=0)
     below = (defined & (samples <= 0)).sum(axis=0)
@@ -240,18 +226,16 @@ def _two_sided_p(samples: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _alpha(tail: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Compute the (M,) two-sided errors of cutting off ``tail`` at each end; NaN for fewer than 2 patients."""
+    """Compute (M,) two-sided errors, NaN for fewer than 2 patients."""
     enough = counts >= 2
     return np.where(enough, alpha_of_tail(tail, np.where(enough, counts, 2)), np.nan)
 
 
 @dataclass(frozen=True)
 class TrainingSpread:
-    """Standard deviation of a metric between trainings that differ in their seed.
+    """Standard deviation (M,) of metrics between training seeds.
 
-    Attributes:
-        std: (M,).
-        freedom: degrees of freedom, Σ (S - 1) over the groups; less where these are not independent.
+    ``freedom`` is its degrees of freedom: Σ (S - 1) over groups of S trainings, fewer if these are not independent.
     """
 
     std: np.ndarray
@@ -262,19 +246,15 @@ class TrainingSpread:
         return TrainingSpread(self.std / np.sqrt(count), self.freedom)
 
     def add(self, samples: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Add to (R, M) bootstrap samples a draw of the chance of training each, Student's t with ``freedom``."""
+        """Add the spread between trainings to (R, M) bootstrap samples, drawn from Student's t."""
         noise = np.random.default_rng([seed, 2]).standard_t(self.freedom, size=samples.shape)
         return samples + noise * self.std
 
 
 def pooled_spread(groups: Sequence[np.ndarray]) -> TrainingSpread | None:
-    """Pool the variance between the trainings of one model on one fold, which differ in their seed alone.
+    """Pool the variance between training seeds over groups; None if no group has two trainings.
 
-    Args:
-        groups: (S, M) metrics of the S trainings of each model and fold; one with an undefined value is left out.
-
-    Returns:
-        None where no group has two trainings: the chance of training is not known.
+    A group is the (S, M) metrics of one model and fold; groups with undefined values are left out.
     """
     several = [np.asarray(group, dtype=np.float64) for group in groups if len(group) >= 2 and np.isfinite(group).all()]
     if not several:
@@ -285,14 +265,7 @@ def pooled_spread(groups: Sequence[np.ndarray]) -> TrainingSpread | None:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Correct several p values by Holm's step-down method (1979), which keeps the family-wise error.
-
-    Args:
-        p_values: NaN for a comparison that was not made, which counts for nothing.
-
-    Returns:
-        corrected p values, at most 1, in the given order.
-    """
+    """Correct p values for the family-wise error by Holm's step-down method (1979); NaN is kept and not counted."""
     p_values = np.asarray(p_values, dtype=np.float64)
     corrected = np.full(len(p_values), np.nan)
     made = np.flatnonzero(np.isfinite(p_values))

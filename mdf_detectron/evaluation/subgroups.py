@@ -1,4 +1,4 @@
-"""Subgroup analysis: the images of each subgroup of a clinical column, (I,) bool."""
+"""Subgroup analysis: find the images of each subgroup of a clinical column, (I,) bool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING = "missing"
 RECORD = "clinical record"
 AGE_BANDS = (40.0, 65.0, 80.0)
 MAX_VALUES = 6
-"""A numeric column with at most this many distinct values (an acuity level) is grouped by value, others by range."""
+"""A numeric column with at most this many distinct values (such as acuity) is grouped by value, others by range."""
 
 MIN_PATIENTS = 30
 MIN_BOXES = 10
@@ -25,7 +25,7 @@ MIN_BOXES = 10
 
 @dataclass(frozen=True)
 class Subgroup:
-    """The images of a subgroup, (I,) bool, and its numbers of images, patients and boxes (crowds left out)."""
+    """A subgroup: its images as (I,) bool, and its counts of images, patients and boxes (without crowds)."""
 
     column: str
     group: str
@@ -36,7 +36,7 @@ class Subgroup:
 
     @property
     def warning(self) -> str:
-        """Empty, or why the group is too small to rely on."""
+        """Say why the group is too small to rely on; empty if it is not."""
         if self.boxes == 0:
             return "no ground-truth box: nothing to find"
         few = [f"{n} {what}" for n, what, least in (
@@ -45,7 +45,7 @@ class Subgroup:
 
 
 def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -> list[Subgroup]:
-    """Divide the images by every column, by default all clinical columns and :data:`RECORD`."""
+    """Divide the images by each column; by default, all clinical columns and :data:`RECORD`."""
     wanted = [*clinical_column_names(images.whole.images), RECORD] if columns is None else columns
     return [
         Subgroup(column, name, members, int(members.sum()), len(np.unique(images.patients[members])),
@@ -58,15 +58,15 @@ def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -
 def groups_of(ground_truth: GroundTruth, column: str) -> dict[str, np.ndarray]:
     """Divide the images by a clinical column.
 
-    Categories, and numbers of at most :data:`MAX_VALUES` distinct values, make a group each; other numbers are cut at
-    :data:`AGE_BANDS` for ``age``, else at tertiles. Images without a value are the group
-    ``"missing"``. The column :data:`RECORD` divides into records with any value, and those without.
+    Each category, and each of at most :data:`MAX_VALUES` distinct numbers, is a group; other numbers are cut at
+    :data:`AGE_BANDS` for ``age``, else at tertiles. Images without a value form the group ``"missing"``. The column
+    :data:`RECORD` separates records with any value from those without.
 
     Returns:
-        group name → (I,) bool; the groups do not overlap, none is empty, and together they are all images.
+        group name → (I,) bool; each image is in exactly one group, and no group is empty.
 
     Raises:
-        ValueError: a column that no image has.
+        ValueError: no image has the column.
     """
     records = [image.get("clinical") or {} for image in ground_truth.images]
     if column == RECORD:
@@ -95,7 +95,7 @@ def _tertiles(numbers: np.ndarray) -> tuple[float, ...]:
 
 
 def _bands(numbers: np.ndarray, edges: Sequence[float]) -> dict[str, np.ndarray]:
-    """Below the first edge, between two edges (the lower included), from the last on."""
+    """Make bands that include their lower edge."""
     bands = {f"< {edges[0]:.4g}": numbers < edges[0]}
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         bands[f"{low:.4g} – < {high:.4g}"] = (numbers >= low) & (numbers < high)

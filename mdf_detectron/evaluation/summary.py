@@ -1,7 +1,7 @@
-"""Everything that a report says of one model's predictions, or of two models', as JSON-ready dicts.
+"""Summarize the predictions of one model, or of two, as JSON-ready dicts for reports.
 
-Numbers that are not defined are None. Metrics are times 100; counts are counts; sensitivities are in [0, 1].
-An *estimate* is ``{"value", "low", "high"}`` with the ends of the 95 % patient-level bootstrap interval.
+Undefined numbers are None. Metrics are times 100; sensitivities are in [0, 1]. An *estimate* is
+``{"value", "low", "high"}`` with the ends of the 95 % patient-level bootstrap interval.
 """
 
 from __future__ import annotations
@@ -56,18 +56,17 @@ MAX_CURVE_POINTS = 400
 
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions are scored.
+    """The scoring protocol.
 
     Attributes:
-        score_threshold: counts and confusion use detections from this score on (0.1 in the paper's figure 2b).
-        max_dets: detections of one image and class that count, except in FROC, which takes all.
-        num_resamples: bootstrap resamples.
-        seed: of the bootstrap.
+        score_threshold: lowest score of detections in counts and confusion (0.1 in the paper's figure 2b).
+        max_dets: highest-scoring detections to keep for each image and class; FROC uses all.
+        num_resamples, seed: of the bootstrap.
         froc_criterion: ``"iobb"``, ``"iou"`` (at 0.5) or ``"center"``.
-        area: range of ground-truth areas that metrics and counts are about, a name of
-            :data:`~mdf_detectron.evaluation.matching.AREAS` or (low, high) in pixels²; FROC and confusion take all.
+        area: range of areas for metrics and counts, a name of :data:`~mdf_detectron.evaluation.matching.AREAS` or
+            (low, high) in pixels²; FROC and confusion use all.
         sweep: overlap thresholds of the threshold sweep.
-        tasks: of ``"bbox"`` and ``"segm"``; None: masks where both sides have them.
+        tasks: of ``"bbox"`` and ``"segm"``; None: also masks if both sides have them.
     """
 
     score_threshold: float = 0.1
@@ -81,8 +80,6 @@ class Protocol:
 
 
 class _Data:
-    """Ground truth, protocol and the estimator on its images, a study of one fold."""
-
     def __init__(self, ground_truth: GroundTruth, protocol: Protocol) -> None:
         self.truth, self.protocol = ground_truth, protocol
         self.images = concatenate_folds({0: ground_truth})
@@ -94,7 +91,7 @@ class _Data:
 
 
 def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
-    """Compute all results of one model, by name; each is JSON-ready."""
+    """Compute all results of one model as a JSON-ready dict."""
     data = _Data(ground_truth, protocol)
     tables = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
     matches = {table: data.match(detections, table) for table in tables}
@@ -131,9 +128,9 @@ def compare(
     """Test whether the second model is better than the first on the same images.
 
     Returns:
-        ``{"verdict": the word of a :class:`~mdf_detectron.evaluation.estimates.Verdict` on :data:`HEADLINE`,
+        ``{"verdict": word of the :class:`~mdf_detectron.evaluation.estimates.Verdict` on :data:`HEADLINE`,
         "differences": {table: {metric: {"first", "second", "value", "low", "high", "p_value", "least_p"}}}}``; the
-        value is second minus first, and no p can be smaller than the least one with this many resamples.
+        value is second minus first, "least_p" the smallest p value that this many resamples can give.
     """
     data = _Data(ground_truth, protocol)
     tasks = protocol.tasks or sorted(set(default_tasks(ground_truth, first)) & set(default_tasks(ground_truth, second)))
@@ -148,7 +145,7 @@ def compare(
 
 
 def headline_row(differences: Mapping[str, Mapping[str, Any]]) -> Mapping[str, float | None]:
-    """Return the row of a comparison that the verdict is on."""
+    """Return the row that decides the verdict of a comparison."""
     table, metric = HEADLINE
     return differences[table][metric]
 
@@ -159,11 +156,7 @@ def evaluate_models(
     protocol: Protocol = Protocol(),  # noqa: B008
     title: str = "Evaluation",
 ) -> dict[str, Any]:
-    """Summarize one model, or two and their comparison: the content of :data:`FILE_NAME`.
-
-    Args:
-        models: name → detections, of one or two models.
-    """
+    """Summarize one model, or two and their comparison, as the content of :data:`FILE_NAME`."""
     summaries = {name: summarize(ground_truth, found, protocol) for name, found in models.items()}
     evaluation = {"title": title, "models": summaries}
     if len(models) == 2:
@@ -172,11 +165,7 @@ def evaluate_models(
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:
-    """Read the :data:`FILE_NAME` of a folder that ``mdf evaluate`` wrote.
-
-    Raises:
-        ResultsError: an absent file, or one of another kind.
-    """
+    """Read the :data:`FILE_NAME` that ``mdf evaluate`` wrote into a folder."""
     path = Path(folder) / FILE_NAME
     evaluation = read_json(path, ResultsError)
     if not isinstance(evaluation, dict) or not (evaluation.get("title") and evaluation.get("models")):
@@ -185,15 +174,15 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
 
 
 def metric_statistic(matches: Matches, metrics: Sequence[Metric] | None = None) -> Statistic:
-    """Make the statistic of the metrics of one table."""
+    """Make the statistic (B, I) weights → (B, M) metrics of one table."""
     return lambda weights: metric_values(matches, weights, metrics)[1]
 
 
 def count_rows(estimator: Estimator, per_image: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Sum counts over the images, for each class and :data:`ALL`, with intervals over patients.
+    """Sum counts over the images, for each class and :data:`ALL`, with patient-level intervals.
 
     Args:
-        per_image: (3, K, I) TP, FP and FN; may be means over trainings.
+        per_image: (3, K, I) TP, FP and FN, possibly means over trainings.
 
     Returns:
         name → ``{"tp", "fp", "fn", "interval": {"tp": [low, high], ...}}``.
@@ -219,12 +208,7 @@ def _count(value: float) -> int | float:
 def sweep_rows(
     estimator: Estimator, by_fold: ByFold, count: int, num_patients: int, training: TrainingSpread | None = None
 ) -> dict[str, dict[str, list[float | None]]]:
-    """Estimate AP and AR at every overlap threshold: "AP" and "AR" → "value", "low" and "high" → list.
-
-    Args:
-        by_fold: of :func:`mean_ap_and_ar`.
-        count: T.
-    """
+    """Estimate :func:`mean_ap_and_ar` at ``count`` thresholds: "AP" and "AR" → "value", "low", "high" → list."""
     places = [(metric, t) for metric in ("AP", "AR") for t in range(count)]
     rows = estimator.rows(places, by_fold, num_patients, training=training)
     return {
@@ -234,7 +218,7 @@ def sweep_rows(
 
 
 def mean_ap_and_ar(matches: Matches) -> Statistic:
-    """Make the statistic (B, I) weights → (B, 2 T): mean AP, then mean AR over classes at each threshold, times 100."""
+    """Make the statistic (B, I) weights → (B, 2 T): mean AP over classes at each threshold, then mean AR, times 100."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ap, ar = average_precision(matches, weights)
@@ -319,5 +303,5 @@ def _subgroups(data: _Data, matches: Matches) -> list[dict[str, Any]]:
 
 
 def _thin(length: int) -> np.ndarray:
-    """Choose at most :data:`MAX_CURVE_POINTS` of the points, both ends among them."""
+    """Choose at most :data:`MAX_CURVE_POINTS` indices, including both ends."""
     return np.unique(np.linspace(0, length - 1, min(length, MAX_CURVE_POINTS)).round().astype(int))
