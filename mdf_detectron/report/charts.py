@@ -1,7 +1,6 @@
-"""The charts of a report: of an evaluation, of a training's log and of calibration.
+"""Draw the charts of an evaluation, a training log and calibration, without pyplot's global state.
 
-Those of an evaluation take ``{model name: summary}``, see :mod:`~mdf_detectron.evaluation.summary`. Every function
-returns a figure; nothing is written and pyplot's state is not used.
+Charts of an evaluation take ``{model name: summary}``, see :mod:`~mdf_detectron.evaluation.summary`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ Models = dict[str, dict[str, Any]]
 
 
 def all_charts(models: Models) -> dict[str, Figure]:
-    """Draw every chart that has something to show: file name without ending → figure."""
+    """Draw every chart for which there are data: file name without suffix → figure."""
     charts = {}
     if any(one["charted"] for one in next(iter(models.values()))["metric_list"]):
         charts["metrics"] = metric_intervals(models)
@@ -67,7 +66,7 @@ def all_charts(models: Models) -> dict[str, Figure]:
 
 
 def metric_intervals(models: Models) -> Figure:
-    """Draw every charted metric by IoBB, of each class and overall, with intervals; one panel a metric."""
+    """Draw the charted metrics by IoBB with intervals, per class and overall; one panel per metric."""
     summary = next(iter(models.values()))
     boxes = summary["dataset"]["boxes"]
     labels = [f"{wrap_text(name, 24)} ({count})" for name, count in boxes.items()] + [f"{ALL} ({sum(boxes.values())})"]
@@ -81,7 +80,7 @@ def metric_intervals(models: Models) -> Figure:
 
 
 def precision_recall(models: Models) -> Figure:
-    """Draw precision against recall of each class at IoBB 0.5."""
+    """Draw precision against recall for each class at IoBB 0.5."""
     boxes = next(iter(models.values()))["dataset"]["boxes"]
     figure, panels = make_panels(len(boxes))
     for axes, (class_name, count) in zip(panels, boxes.items(), strict=True):
@@ -97,7 +96,7 @@ def precision_recall(models: Models) -> Figure:
                       fontsize=8, transform=axes.transAxes, bbox=WHITE)  # fmt: skip
         if not count:
             write_empty(axes, "no ground-truth boxes")
-        # room for a line of text a model above precision 1, where no curve can be
+        # leave room above precision 1 for one line of text per model
         axes.set(xlim=(0, 1.02), ylim=(0, 1.08 + 0.13 * len(models)), xlabel="recall", ylabel="precision")
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.set_title(f"{wrap_text(class_name, 34)}\n({count} ground-truth boxes)")
@@ -193,7 +192,7 @@ def counts(models: Models) -> Figure:
 
 
 def confusion(name: str, summary: dict[str, Any]) -> Figure:
-    """Draw the confusion matrix; the shade is the share of the row (of the true class)."""
+    """Draw the confusion matrix, shaded by the share of the true class (row)."""
     labels, matrix = summary["confusion"]["labels"], np.array(summary["confusion"]["matrix"])
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     texts = matrix.astype(str).astype(object)
@@ -206,7 +205,7 @@ def confusion(name: str, summary: dict[str, Any]) -> Figure:
 
 
 def subgroup_forest(models: Models) -> Figure:
-    """Draw the metrics of the subgroup analysis, one panel a metric; small groups are hollow."""
+    """Draw the metrics of the subgroup analysis, one panel per metric; hollow points are small groups."""
     first = next(s for s in models.values() if s["subgroups"])
     rows, listed = first["subgroups"], [one for one in first["metric_list"] if one["in_subgroups"]]
     labels = [f"{r['column']}: {r['group']}  ({r['patients']} / {r['boxes']})" for r in rows]
@@ -239,27 +238,19 @@ def subgroup_forest(models: Models) -> Figure:
 
 
 def calibration_chart(models: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw the reliability of the scores of one or two models, all classes together.
-
-    Args:
-        models: model name → summary with a "calibration".
-    """
+    """Draw the reliability of the scores of one or two models, all classes together."""
     diagrams = {name: one["calibration"]["classes"][POOLED] for name, one in models.items() if one.get("calibration")}
     return _reliability(diagrams, list(diagrams.values()))
 
 
 def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
-    """Draw accuracy against confidence, before and after temperature scaling, and the number of detections.
-
-    Args:
-        calibration: of :func:`~mdf_detectron.model_zoo.publishing.calibration`.
-    """
+    """Draw :func:`~mdf_detectron.model_zoo.publishing.calibration` before and after temperature scaling."""
     after = f"after temperature {calibration['temperature']:.2f}"
     return _reliability({"scores": calibration["before"], after: calibration["after"]}, [calibration["before"]])
 
 
 def _reliability(diagrams: Mapping[str, Mapping[str, Any]], counted: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw a line for each diagram, and below it the number of detections of ``counted``."""
+    """Draw a line for each diagram, and below it the detection counts of ``counted``."""
     figure = Figure(figsize=(5.2, 5.6), layout="constrained", dpi=120)
     axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect")
@@ -283,14 +274,7 @@ Series = dict[str, tuple[list[float], list[float]]]
 
 
 def read_series(path: str | Path) -> Series:
-    """Read the curves of a training log, one JSON object a line.
-
-    Returns:
-        name → (iterations, values), of all finite numbers.
-
-    Raises:
-        ResultsError: unreadable, a line that is not a JSON object, or nothing in it.
-    """
+    """Read the curves of a training log (JSON lines): name → (iterations, values), without NaN."""
     series: Series = {}
     for n, line in enumerate(read_text(path, ResultsError).splitlines(), start=1):
         if not line.strip():
@@ -311,10 +295,9 @@ def read_series(path: str | Path) -> Series:
 
 
 def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
-    """Draw losses on the left, and on the right the metric on every dataset that training evaluated on.
+    """Draw the losses and, next to them, the metric on every dataset that was evaluated during training.
 
-    Args:
-        series: of :func:`read_series`; the metric's curves are those whose name is ``metric`` or ends with it.
+    The metric's curves in ``series`` are named ``metric`` or end in ``/`` and ``metric``.
     """
     losses = {n: xy for n, xy in series.items() if n == "total_loss" or n.split("/")[-1] in PLOTTED_LOSSES}
     scores = {n: xy for n, xy in series.items() if n == metric or n.endswith("/" + metric)}
@@ -332,5 +315,5 @@ def training_curves(series: Series, metric: str = "bbox_iobb/AP50") -> Figure:
 
 
 def _intervals(summary: dict[str, Any]) -> str:
-    """Say what the intervals of a chart are; resampling needs two patients with a ground-truth box."""
+    """Describe the intervals of a chart, or why there are none."""
     return "95 % intervals" if has_intervals(summary) else "no intervals (fewer than two patients)"

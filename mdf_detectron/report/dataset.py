@@ -1,4 +1,4 @@
-"""Write the page that shows a prepared folder before training: one HTML file with pictures."""
+"""Write an HTML page with tables and charts of a prepared folder, to check it before training."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from mdf_detectron.report.tables import Table
 SPLIT_COLORS = {"train": "#1f6f8b", "val": "#8a6bbf", "test": "#d1495b"}
 SAMPLES_A_CLASS, MOST_SAMPLES, PICTURED_PAIRS, LISTED_PAIRS = 2, 12, 6, 30
 GRID = 32
-"""Cells a side of the maps of where boxes lie."""
+"""Cells per side of the maps of box locations."""
 
 
 def write_dataset_page(path: str | Path, description: Description) -> Path:
-    """Write the page."""
+    """Write the page of a prepared folder."""
     name = description.root.resolve().name
     sections = [
         Section("Splits", tables=[_split_table(description)]),
@@ -101,7 +101,7 @@ def _boxes_by_class(one: Annotations) -> Counter[str]:
 
 
 def _by_split(d: Description, name: str, title: str, values: dict[str, Callable[[Annotations], Any]]) -> Table:
-    """Make a table of a line per value and a column per split."""
+    """Make a table with a line per value and a column per split."""
     rows = [[label, *(str(value(one)) for one in d.splits.values())] for label, value in values.items()]
     return Table(name, title, ["", *d.splits], rows)
 
@@ -120,7 +120,7 @@ def _split_table(d: Description) -> Table:
 
 
 def _relative(d: Description, split: str) -> dict[str, np.ndarray]:
-    """Return class → (N, 4) XYWH as shares of the image."""
+    """Return class → (N, 4) XYWH as fractions of the image."""
     one = d.splits[split]
     names = one.class_of
     sizes = {i["id"]: (i["width"], i["height"]) * 2 for i in one.images}

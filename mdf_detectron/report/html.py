@@ -1,4 +1,4 @@
-"""Reports: ``report.md`` with its images, and ``report.html``, one file that a phone can show."""
+"""Write reports: ``report.md`` with images, and ``report.html`` as one self-contained file."""
 
 from __future__ import annotations
 
@@ -31,15 +31,11 @@ CHART_TITLES = {
 
 
 def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts: dict[str, Figure]) -> list[Path]:
-    """Write the tables, the charts and both reports of an evaluation.
+    """Write the report of an evaluation, see :func:`write_report`.
 
     Args:
-        out: folder; gets ``tables/*.csv``, ``figures/*.png``, ``report.md`` and ``report.html``.
         evaluation: of :func:`~mdf_detectron.evaluation.summary.evaluate_models`.
         charts: of :func:`~mdf_detectron.report.charts.all_charts`.
-
-    Returns:
-        The files written.
     """
     sections = [Section(chart_title(name, evaluation), charts={name: figure}) for name, figure in charts.items()]
     sections += [Section(table.title, tables=[table]) for table in build_tables(evaluation)]
@@ -48,7 +44,7 @@ def write_evaluation_report(out: str | Path, evaluation: dict[str, Any], charts:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, then charts (file name without ending → figure), then tables."""
+    """A part of a report: paragraphs, then charts (file name without suffix → figure), then tables."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -59,14 +55,9 @@ class Section:
 def write_report(
     out: str | Path, title: str, verdicts: Sequence[str], facts: Sequence[str], sections: Sequence[Section]
 ) -> list[Path]:
-    """Write a report: ``report.md``, ``report.html``, ``figures/*.png`` and ``tables/*.csv``.
+    """Write ``report.md``, ``report.html``, ``figures/*.png`` and ``tables/*.csv``; return the files.
 
-    Args:
-        verdicts: highlighted sentences at the top.
-        facts: paragraphs below them.
-
-    Returns:
-        The files written.
+    ``verdicts`` are highlighted sentences at the top, ``facts`` the paragraphs below them.
     """
     out, written, blocks = Path(out), [], []
     images = draw_charts(sections)
@@ -99,7 +90,7 @@ def write_page(
     sections: Sequence[Section],
     images: Mapping[str, bytes],
 ) -> Path:
-    """Write one HTML file that holds all tables and images (of :func:`draw_charts`)."""
+    """Write one HTML file with all tables and the images of :func:`draw_charts`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mdf_detectron.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -111,7 +102,7 @@ def write_page(
 
 
 def chart_title(name: str, evaluation: dict[str, Any]) -> str:
-    """Return the heading of a chart; a chart of one of several models names it."""
+    """Return the heading of a chart, with the model's name if it shows one of several."""
     stem, _, index = name.rpartition("_")
     if index.isdigit():
         return f"{CHART_TITLES[stem]}: {list(evaluation['models'])[int(index) - 1]}"
@@ -163,7 +154,7 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _interval_facts(summary: dict[str, Any]) -> list[str]:
-    """Say what the intervals cover, or why there are none."""
+    """Explain what the intervals cover, or why there are none."""
     data, protocol = summary["dataset"], summary["protocol"]
     if not has_intervals(summary):
         of = "the images belong to one patient" if data["patients"] == 1 else (

@@ -20,13 +20,11 @@ from mdf_detectron.report import CLASS_COLORS
 
 @dataclass
 class Panel:
-    """One image among several side by side.
+    """One of several images side by side.
 
     Attributes:
-        title: above the image.
         boxes: (n, 4) XYXY in pixels of the image.
-        classes: class number of each box.
-        scores: score of each box, or None for ground truth.
+        classes, scores: of each box; no scores for ground truth.
         polygons: for each box a list of flat [x1, y1, …] polygons; may be empty.
     """
 
@@ -38,7 +36,7 @@ class Panel:
 
 
 def record_text(schema: ClinicalSchema, record: Mapping[str, Any] | None) -> str:
-    """Format a clinical record, one column a line, with units; missing values say so."""
+    """Format a clinical record, one column per line, with units and "missing" for missing values."""
     lines = []
     for column in schema.columns:
         value = (record or {}).get(column.name)
@@ -50,17 +48,14 @@ def record_text(schema: ClinicalSchema, record: Mapping[str, Any] | None) -> str
 def save_panels(
     path: str | Path, image: np.ndarray, panels: Sequence[Panel], class_names: Sequence[str], record: str
 ) -> Path:
-    """Draw the same image once a panel, side by side, with the record at the right and the classes below.
+    """Write a PNG file with the image in each panel, the record at the right and the classes below.
 
-    Args:
-        path: PNG file to write.
-        image: (H, W) or (H, W, 1 or 3) uint8.
-        record: text of :func:`record_text`.
+    ``image`` is (H, W) or (H, W, 1 or 3) uint8, ``record`` the text of :func:`record_text`.
     """
     width = 3.4 * len(panels) + 2.8
     ratios = [3.4] * len(panels) + [2.8]
     figure = Figure(figsize=(width, 4.4), dpi=100)
-    FigureCanvasAgg(figure)  # measures the labels
+    FigureCanvasAgg(figure)  # needed to measure the labels
     axes = figure.subplots(1, len(panels) + 1, width_ratios=ratios)
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, image, panel)
@@ -96,7 +91,7 @@ def _draw(axis, image: np.ndarray, panel: Panel) -> None:
 
 
 def _separate_labels(axis) -> None:
-    """Keep the scores of one panel inside it and off each other; call it when the layout is final."""
+    """Move the scores of a panel inside it and apart; call this when the layout is final."""
     placed: list[Bbox] = []
     inside = axis.get_window_extent()
     step = axis.transData.inverted()
@@ -111,5 +106,5 @@ def _separate_labels(axis) -> None:
                 break
             extent = extent.translated(0, min(below) - extent.y1 - 1)
         placed.append(extent)
-        # Text was anchored at its lower left corner, two pixels of padding inside.
+        # Text is anchored at its lower left corner; the extent has 2 pixels of padding.
         label.set_position(step.transform((extent.x0 + 2, extent.y0 + 2)))

@@ -1,4 +1,4 @@
-"""A model card: what a published model was trained on, how well it does, and what is not known about it."""
+"""Write the model card of a published model: training data, results and what is unknown."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def model_card(
     """Write the card as Markdown.
 
     Args:
-        name: of the model's file, without ending.
+        name: file name of the model without suffix.
         contents: of the published checkpoint.
-        sha256: its digest.
+        sha256: digest of the published checkpoint.
         evaluation: of :func:`~mdf_detectron.model_zoo.publishing.evaluate_on_test`, or None.
-        half: whether its weights have 16 bits.
+        half: whether the weights have 16 bits.
     """
     software = ", ".join(f"{library} {version}" for library, version in contents["software"].items())
     parts = [

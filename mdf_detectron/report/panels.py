@@ -1,4 +1,4 @@
-"""The parts of every chart, and the charts of studies of many trainings and of what-if questions."""
+"""Draw the parts that charts share, and the charts of studies and of what-if questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdf_detectron.fileio import markdown_table
 WIDTH = 8.0
 
 COLORS = ("#1f6f8b", "#d1495b", "#8a6bbf", "#5c8a3a", "#b8860b", "#555555")
-"""Of models, in order; a seventh has the first again."""
+"""Colors of the models, reused from the seventh on."""
 
 PUBLISHED = {"marker": "D", "linestyle": "none", "color": "#222222", "markerfacecolor": "none", "markersize": 6}
 
@@ -24,7 +24,7 @@ _Shown = TypeVar("_Shown")
 
 
 def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Make a figure with this many panels, ``height`` inches each."""
+    """Make a figure with ``number_`` panels, ``height`` inches each."""
     lines = max(1, -(-number_ // columns))
     figure = Figure(figsize=(WIDTH, height * lines + 0.5), layout="constrained", dpi=120)
     panels = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
@@ -37,14 +37,14 @@ def make_panels(number_: int, columns: int = 2, height: float = 2.9) -> tuple[Fi
 
 
 def style_axes(axes: Axes) -> None:
-    """Draw a light grid below the curves, and no frame at the top and the right."""
+    """Draw a light grid below the curves; remove the frame at the top and right."""
     axes.grid(color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
 
 
 def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=None, text: bool = True) -> None:
-    """Draw each estimate as a point and its interval; a text where it is not defined."""
+    """Draw each estimate as a point with its interval, or a text if it is undefined."""
     axes.plot([], [], "o-", color=color, label=label)
     for i, (height, one) in enumerate(zip(heights, estimates, strict=True)):
         if one["value"] is None:
@@ -59,7 +59,7 @@ def draw_points(axes: Axes, heights, estimates, color: str, label: str, hollow=N
 
 
 def name_rows(axes: Axes, names: Iterable[str], width: int = 80) -> None:
-    """Write the names of rows at the left, the first row on top."""
+    """Label the rows at the left, the first row on top."""
     wrapped = [wrap_text(name, width) if "\n" not in name else name for name in names]
     axes.set_yticks(range(len(wrapped)), wrapped, fontsize=8)
     axes.set_ylim(len(wrapped) - 0.5, -0.5)
@@ -81,12 +81,12 @@ def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
 
 
 def shift_of(index: int, count: int) -> float:
-    """Return how far to move one of ``count`` models off a row's middle."""
+    """Return the offset of one of ``count`` models from the middle of a row."""
     return 0.0 if count == 1 else 0.3 * (index / (count - 1) - 0.5) * 1.3
 
 
 def colored(models: Mapping[str, _Shown]) -> Iterator[tuple[int, str, str, _Shown]]:
-    """Yield the number and the color of each model, its name and what it is mapped to."""
+    """Yield the index, color, name and value of each model."""
     for m, (name, shown) in enumerate(models.items()):
         yield m, COLORS[m % len(COLORS)], name, shown
 
@@ -96,7 +96,7 @@ def write_empty(axes: Axes, text: str) -> None:
 
 
 def wrap_text(text: str, width: int = 22, lines: int = 3) -> str:
-    """Break a text into at most this many lines."""
+    """Wrap a text, truncated to ``lines`` lines."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text
 
 
@@ -106,13 +106,13 @@ def metric_panels(
     of: str,
     published: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Figure:
-    """Draw estimates as points with intervals, one panel a metric, published values as diamonds.
+    """Draw estimates with intervals, one panel per metric, and published values as diamonds.
 
     Args:
         labels: of the rows.
-        metrics: metric → name of a series → its estimate in each row, None where it has none.
-        of: what the intervals cover.
-        published: metric → value in each row.
+        metrics: metric → series → estimate or None for each row.
+        of: title of the legend, such as what the intervals cover.
+        published: metric → value or None for each row.
     """
     series = max(len(one) for one in metrics.values())
     height = 1.1 + 0.42 * len(labels) * (0.7 + 0.3 * series)
@@ -142,14 +142,14 @@ def draw_matrix(
     limits: tuple[float, float] | None = None,
     row_height: float = 0.34,
 ) -> Figure:
-    """Draw numbers as a matrix of shades with texts.
+    """Draw numbers as a shaded matrix with texts.
 
     Args:
-        values: (R, C) shades, NaN where undefined.
-        texts: (R, C); the values with two digits by default.
+        values: (R, C), NaN where undefined.
+        texts: (R, C); by default the values with two digits.
         bold: (R, C) bool.
-        colors: name of the color map.
-        limits: of the shades; around 0 by default.
+        colors: name of a color map.
+        limits: of the shades; by default symmetric around 0.
         row_height: inches.
     """
     most = max(0.1, float(np.nanmax(np.abs(values), initial=0.0)))
@@ -170,10 +170,9 @@ def draw_matrix(
 
 
 def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str) -> Figure:
-    """Draw one metric of every variant and state of its records.
+    """Draw one metric for each variant and state of its records.
 
-    Args:
-        rows: title of a variant → state → estimate; a variant that reads no record has one state.
+    ``rows`` maps variant → state → estimate; a variant that reads no record has one state.
     """
     states = list(dict.fromkeys(state for one in rows.values() for state in one))
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + (0.2 + 0.14 * len(states)) * len(rows))
@@ -195,7 +194,7 @@ def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str
 
 
 def differences_chart(rows: Mapping[str, Row], label: str, of: str, hollow: Sequence[bool] | None = None) -> Figure:
-    """Draw differences with intervals around a line at 0; hollow points are of small groups."""
+    """Draw differences with intervals and a line at 0; hollow points are small groups."""
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + 0.3 * len(rows))
     draw_points(axes, range(len(rows)), list(rows.values()), COLORS[0], label, hollow, text=False)
     axes.axvline(0, color="#222222", linewidth=0.8)
@@ -206,7 +205,7 @@ def differences_chart(rows: Mapping[str, Row], label: str, of: str, hollow: Sequ
 
 
 def train_against_test(rows: Mapping[str, tuple[Row, Row]], metric: str, of: str) -> Figure:
-    """Draw a metric on images of the train split and on the test split of every variant."""
+    """Draw a metric of each variant on train and test images, from (train, test) estimates."""
     figure, (axes,) = make_panels(1, columns=1, height=1.1 + 0.5 * len(rows))
     for part, label in enumerate(("training images", "test images")):
         heights = [i + shift_of(part, 2) for i in range(len(rows))]
@@ -218,10 +217,9 @@ def train_against_test(rows: Mapping[str, tuple[Row, Row]], metric: str, of: str
 
 
 def change_table(matched: Sequence[Mapping[str, Any]]) -> str:
-    """Tabulate the findings before and after a change of the record.
+    """Tabulate findings before and after a change of the record.
 
-    Args:
-        matched: JSON forms of :class:`~mdf_detectron.inference.what_if.MatchedFinding`.
+    ``matched`` are JSON forms of :class:`~mdf_detectron.inference.what_if.MatchedFinding`.
     """
 
     def shown(one: Mapping[str, Any], when: str) -> str:
@@ -237,10 +235,7 @@ def sweep_chart(
 ) -> Figure:
     """Draw the score of each finding over the values of one column.
 
-    Args:
-        scores: (values, findings).
-        own: the study's own value, or None.
-        note: below the chart.
+    ``scores`` are (values, findings), ``own`` is the study's own value or None.
     """
     figure = Figure(figsize=(7, 4.4), layout="constrained", dpi=120)
     axes = figure.subplots()
@@ -262,11 +257,9 @@ def sweep_chart(
 def contribution_chart(
     columns: Sequence[str], values: np.ndarray, labels: Sequence[str], names: Sequence[str], note: str
 ) -> Figure:
-    """Draw the contribution of every column to the score of each finding, one panel a finding.
+    """Draw the contribution of every column to the score of each finding, one panel per finding.
 
-    Args:
-        values: (findings, columns).
-        labels: of the columns, with the study's values.
+    ``values`` are (findings, columns), ``labels`` the columns with the study's values.
     """
     count = len(names)
     figure = Figure(figsize=(3.2 + 3.0 * count, 1.3 + 0.32 * len(columns)), layout="constrained", dpi=120)

@@ -1,4 +1,4 @@
-"""The tables of a report, from the dicts of :mod:`~mdf_detectron.evaluation.summary`."""
+"""Build the tables of a report from the dicts of :mod:`~mdf_detectron.evaluation.summary`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLE_TITLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; ``name`` is its file name without ending."""
+    """A table of text; ``name`` is its file name without suffix."""
 
     name: str
     title: str
@@ -43,11 +43,7 @@ CRITERION_TEXTS = {
 
 
 def build_tables(evaluation: dict[str, Any]) -> list[Table]:
-    """Build all tables of an evaluation.
-
-    Args:
-        evaluation: of :func:`~mdf_detectron.evaluation.summary.evaluate_models`.
-    """
+    """Build all tables of :func:`~mdf_detectron.evaluation.summary.evaluate_models`."""
     tables = []
     if evaluation.get("comparison"):
         models = list(evaluation["models"])
@@ -83,13 +79,13 @@ def difference_table(
     note: str,
     trainings: Sequence[str] = (),
 ) -> Table:
-    """List differences with both sides' values, interval, p, the corrected p where there is one, and the verdict.
+    """Build a table of differences: verdict, both values, interval, p value and, if known, corrected p value.
 
     Args:
         heading: of the first column.
         rows: name → estimate.
-        sides: names of the first and of the second.
-        trainings: of each row, if not all are of one training a side.
+        sides: names of the first and the second side.
+        trainings: text for each row; empty if each side has one training.
     """
     corrected = any(row.get("corrected") is not None for row in rows.values())
     header = [heading, "verdict", *sides, "difference", "p", *(["corrected p"] if corrected else []),
@@ -103,7 +99,7 @@ def difference_table(
 
 
 def has_intervals(summary: dict[str, Any]) -> bool:
-    """Tell whether there are two patients with a ground-truth box, which resampling needs."""
+    """Return whether two patients have a ground-truth box, as resampling requires."""
     return summary["dataset"]["patients_with_boxes"] >= 2
 
 
@@ -184,7 +180,7 @@ def _calibration(calibration: dict) -> Table:
 
 
 def _stored(stored: dict) -> list[Table]:
-    """Make the tables of what the thresholds and the temperature of the checkpoint do on these images."""
+    """Build the tables of the checkpoint's thresholds and temperature, applied to these images."""
     tables = []
     if stored["operating_point"]:
         columns = [(when, key) for key in ("false_positives", "sensitivity") for when in ("chosen", "here")]
@@ -222,7 +218,7 @@ def _subgroups(summary: dict) -> Table:
 
 
 def operating_point_table(operating_point: Mapping[str, Any]) -> Table:
-    """Make the table of thresholds, with what they do on the validation data."""
+    """Build the table of thresholds with their results on validation data."""
     rows = [
         [name, _threshold(one), number(one["false_positives"], 2), number(one["sensitivity"], 2), str(one["boxes"])]
         for name, one in operating_point["classes"].items()
