@@ -1,7 +1,6 @@
-"""Compare a config with what its keys may be, and refuse values that contradict each other or would be ignored.
+"""Check a config before anything is built: types, ranges, contradictions, and values that would be ignored.
 
-One line for the first mistake, before anything is built. yacs compares the outermost type only, and lets null through
-for every key.
+yacs compares the outermost type only, and accepts null for every key.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from mdf_detectron.errors import ConfigError, find_doubled, shorten
 
 _MOST_VALUES = 10_000
 _LARGEST = 10**12
-"""No count, size or rate of a config is beyond it."""
+"""Largest absolute number in a config."""
 
 _DETECTRON2_KEYS: dict[str, Allowed] = {
     **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST"), NAMES),
@@ -44,7 +43,7 @@ _DETECTRON2_KEYS: dict[str, Allowed] = {
     ),
     "INPUT.FORMAT": one_of("L", "RGB", "BGR"),
 }  # fmt: skip
-"""What keys of Detectron2 may be, where it is more than their type."""
+"""What Detectron2's keys may be, beyond their type."""
 
 _DEFAULT_SIZE = "set INPUT.IMAGE_SIZE: inputs are square, and their aspect ratio is ignored, as in the paper"
 _PROPOSALS = "proposals are computed from the image and the record"
@@ -75,11 +74,11 @@ _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
     ("TEST.AUG.ENABLED", (False,), "test-time augmentation does not know the record"),
     ("TEST.EXPECTED_RESULTS", ([],), "compare results.json with what you expect"),
 )
-"""Keys of Detectron2 that this project honors for some values only, these values, and what to do."""
+"""Detectron2's keys that are honored for some values only: key, these values, advice."""
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise :class:`ConfigError` for the first value that its key cannot have or that others contradict."""
+    """Raise :class:`ConfigError` for the first value that its key cannot have or that contradicts others."""
     for key, default in _defaults().items():
         _check_value(key, value_at(cfg, key), default)
     _check_model(cfg)
@@ -98,7 +97,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
     allowed = KEYS[key][1] if key in KEYS else _DETECTRON2_KEYS.get(key)
     try:
         holds = allowed is None or allowed.holds(value)
-    except TypeError:  # of another kind than the key's
+    except TypeError:  # a value of another kind than the key's
         holds = False
     if not holds:
         raise ConfigError(f"{key} is {shorten(value)}; {allowed.text}")
@@ -140,7 +139,7 @@ def _check_columns(cfg: CfgNode) -> None:
 
 
 def _check_fusion_1d(cfg: CfgNode) -> None:
-    """Ask the detector, its RoI heads and its box head whether they read the record."""
+    """Refuse 1-D fusion where the detector, its RoI heads or its box head do not read the record."""
     name = cfg.MODEL.META_ARCHITECTURE
     if not META_ARCH_REGISTRY.get(name).has_roi_heads:
         raise ConfigError(
@@ -187,7 +186,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _problem(value: Any, default: Any) -> str:
-    """Say what is wrong with a value, given the key's default; an empty text if nothing is."""
+    """Return what is wrong with a value's type or content, given the key's default; empty if nothing is."""
     if value is None and default is not None:
         return f"expected a value as {shorten(default)}"
     values = _flat(value)
@@ -214,7 +213,7 @@ def _kind(value: Any) -> str:
 
 
 def _flat(value: Any) -> list[Any]:
-    """List what nested lists hold, of any depth."""
+    """Flatten lists nested to any depth, up to about ``_MOST_VALUES`` values."""
     flat, left = [], [value]
     while left and len(flat) <= _MOST_VALUES:
         one = left.pop()

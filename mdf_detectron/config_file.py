@@ -1,4 +1,4 @@
-"""Read config files (safe YAML, ``_BASE_`` honored, local files only) into a checked config; a mistake is one line."""
+"""Read config files (safe YAML, ``_BASE_`` honored, local files only) into a checked config."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mdf_detectron.fileio import find_config_file, read_yaml
 BASE_KEY = "_BASE_"
 
 MOST_FILES = 30
-"""Files that one config is read from, its bases and theirs."""
+"""Largest number of files that one config is read from, its bases and theirs included."""
 
 MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError, RecursionError, MemoryError)
-"""What yacs raises for keys and values that do not fit, literals included."""
+"""What yacs raises for keys and values that do not fit, unparsable literals included."""
 
 LONGEST_VALUE = 100_000
-"""Characters of an override; Python's parser takes seconds for more."""
+"""Most characters of an override; Python's parser takes seconds for more."""
 
 
 def get_mdf_cfg() -> CfgNode:
-    """Return Detectron2's defaults with this project's keys; what a config names is registered by then."""
+    """Register this project's components and return Detectron2's defaults with this project's keys."""
     register()
     cfg = get_cfg()
     add_mdf_config(cfg)
@@ -37,11 +37,7 @@ def get_mdf_cfg() -> CfgNode:
 
 
 def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNode:
-    """Read a config file (safe YAML, ``_BASE_`` honored) and overrides, and check them.
-
-    Raises:
-        ConfigError: the file is absent, not safe YAML, or has a key or value that does not fit.
-    """
+    """Read a config file and overrides [KEY, VALUE, …]; raise :class:`ConfigError` for the first mistake."""
     cfg = get_mdf_cfg()
     config_file = find_config_file(config_file)
     merge(cfg, read_config_file(config_file), config_file)
@@ -61,7 +57,7 @@ def merge(cfg: CfgNode, values: dict[str, Any], where: str | Path) -> None:
     """Merge the content of a config file into ``cfg``.
 
     Raises:
-        ConfigError: a key that there is not, a value of another type, or Detectron2's first version of configs.
+        ConfigError: an unknown key, a value of another type, or another VERSION than Detectron2's current one.
     """
     if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ConfigError(f"{where}: VERSION is {shorten(values['VERSION'])}; this version reads {cfg.VERSION}")
@@ -72,7 +68,7 @@ def merge(cfg: CfgNode, values: dict[str, Any], where: str | Path) -> None:
 
 
 def fill_vocabularies(cfg: CfgNode) -> None:
-    """Take the vocabularies of the categorical columns from the schema of the data set, where the config has none.
+    """Take the categorical columns' vocabularies from the data set's schema, where the config has none.
 
     Raises:
         ConfigError: the data set is neither prepared nor a known collection, or its schema lacks a column.
@@ -92,21 +88,21 @@ def fill_vocabularies(cfg: CfgNode) -> None:
 
 
 def _text(error: Exception) -> str:
-    """Return the text of an error of yacs, whose ``str`` is the repr of its message for some."""
+    """Return an error's message; ``str`` of a KeyError is the repr of it."""
     return cut(" ".join(str(error.args[0] if error.args else type(error).__name__).split()), 240)
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a config file over its bases (``_BASE_``: a file or several, relative to it; later ones win).
+    """Read a config file over its bases (``_BASE_``: one path or a list, relative to the file; later ones win).
 
     Raises:
-        ConfigError: a file is absent, no safe YAML or no mapping of names; it includes itself; a base is on the web.
+        ConfigError: a file is absent, not safe YAML, not a mapping, or includes itself; a base is on the web.
     """
     return _read(Path(path), (), [0])
 
 
 def _read(path: Path, below: tuple[str, ...], count: list[int]) -> dict[str, Any]:
-    """Read ``path``, which the files ``below`` it name as their base, the last one directly."""
+    """Read ``path``; ``below`` are the files that led to it by ``_BASE_``, the direct one last."""
     named_by = f" (the {BASE_KEY} of {below[-1]})" if below else ""
     real = os.path.realpath(path)
     count[0] += 1
@@ -147,7 +143,7 @@ def _check_keys(data: Any, where: str) -> None:
 
 
 def _merge(above: Mapping[str, Any], into: dict[str, Any], where: str) -> None:
-    """Merge a mapping into another, in which its values replace those of the same key."""
+    """Merge ``above`` into ``into``, replacing values of the same key."""
     for key, value in above.items():
         if isinstance(value, dict) and key in into:
             if not isinstance(into[key], dict):
