@@ -54,11 +54,7 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
 
 
 def merge(cfg: CfgNode, values: dict[str, Any], where: str | Path) -> None:
-    """Merge the content of a config file into ``cfg``.
-
-    Raises:
-        ConfigError: an unknown key, a value of another type, or another VERSION than Detectron2's current one.
-    """
+    """Merge the content of a config file, of Detectron2's current VERSION, into ``cfg``."""
     if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ConfigError(f"{where}: VERSION is {shorten(values['VERSION'])}; this version reads {cfg.VERSION}")
     try:
@@ -93,11 +89,7 @@ def _text(error: Exception) -> str:
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a config file over its bases (``_BASE_``: one path or a list, relative to the file; later ones win).
-
-    Raises:
-        ConfigError: a file is absent, not safe YAML, not a mapping, or includes itself; a base is on the web.
-    """
+    """Read a config file over its bases (``_BASE_``: one path or a list, relative to the file; later ones win)."""
     return _read(Path(path), (), [0])
 
 

@@ -1,4 +1,4 @@
-"""Model parts; importing this package registers them with Detectron2."""
+"""Parts of the model; importing this package registers them with Detectron2."""
 
 # ruff: noqa: E402  (the check comes before the imports that need detectron2)
 from mdf_detectron.dependencies import require_detectron2

@@ -1,7 +1,7 @@
 """Image backbones over a timm trunk: one feature map (the paper), or a feature pyramid.
 
-Shape letters: N images, C input channels, H×W pixels (multiples of the largest stride), s a stride, D_s channels of a
-trunk's map, D output channels.
+Shape letters: N images, C input channels, H×W pixels (multiples of the largest stride), s a stride, D_s channels of the
+trunk's map of stride s, D output channels.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mdf_detectron.errors import ConfigError
 
 
 class TimmTrunk(Backbone):
-    """(N, C, H, W) → {"c<log2 s>": (N, D_s, H/s, W/s)}, with the names of the FPN paper ("c5" is stride 32).
+    """Compute feature maps by a timm model: (N, C, H, W) → {"c<log2 s>": (N, D_s, H/s, W/s)}; "c5" is stride 32.
+
+    The weights are random; :mod:`~mdf_detectron.modeling.pretrained` loads others when a training starts.
 
     Args:
         model_name: a timm model that supports ``features_only``.
         in_channels: C, 1 or 3.
-        strides: the strides wanted; of several maps of one stride the deepest is used, deeper stages are not built.
+        strides: the strides wanted; the deepest map of each is used, and later stages are not built.
         image_size: side of the input in pixels, for models that are built for one size.
-        batch_norm: eps and momentum of its batch norms; empty: timm's.
-        channels_last: memory format of the maps within the trunk, and of those it gives.
-
-    Its weights are random; :mod:`~mdf_detectron.modeling.pretrained` loads others where a training starts.
+        batch_norm: eps and momentum of the batch norms; empty: timm's.
+        channels_last: use this memory format within the trunk and for its maps.
 
     Raises:
-        ConfigError: an unknown model, or a stride the model does not have.
+        ConfigError: an unknown model, or a stride that it does not have.
     """
 
     def __init__(
@@ -69,16 +69,15 @@ class TimmTrunk(Backbone):
         return max(self._out_feature_strides.values())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         maps = self.model(_in_format(x, memory_format))
-        if self.permuted:  # Swin and its kin give (N, H/s, W/s, D_s)
+        if self.permuted:  # Swin and similar models give (N, H/s, W/s, D_s)
             maps = [m.permute(0, 3, 1, 2).contiguous(memory_format=memory_format) for m in maps]
         return dict(zip(self._out_features, maps, strict=True))
 
 
 def _in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Also where a map of one channel is in both formats at once: convolutions go by the strides."""
+    """Convert ``x``, strides included: one channel satisfies both formats, but convolutions go by the strides."""
     if x.shape[1] > 1 or memory_format == torch.contiguous_format:
         return x.contiguous(memory_format=memory_format)
     n, _, height, width = x.shape
@@ -86,7 +85,7 @@ def _in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 
 def _has_fixed_size(name: str) -> bool:
-    import timm  # slow to import, and commands that build no model need none of it
+    import timm  # slow to import, and only needed where a model is built
 
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
@@ -99,7 +98,7 @@ def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]
     import timm
 
     try:
-        # Only the list of strides is wanted here: on the meta device nothing is computed or allocated.
+        # only the strides are needed: the meta device computes and allocates nothing
         with torch.device("meta"):
             known = timm.create_model(name, features_only=True, **options).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
@@ -114,21 +113,21 @@ def _levels(name: str, strides: Sequence[int], options: dict) -> tuple[int, ...]
 
 
 def create_trunk(name: str, options: dict[str, Any], **weights: Any) -> nn.Module:
-    """Build timm's model with the feature maps of ``options``, without what follows the last one."""
+    """Build a timm model that ends at the last feature map that ``options`` ask for."""
     import timm
 
     return _without_unused_blocks(timm.create_model(name, **options, **weights))
 
 
 def set_batch_norm(model: nn.Module, eps: float, momentum: float) -> None:
-    """Set eps and momentum of every batch norm; trunks with other norms (ConvNeXt, Swin) have none."""
+    """Set eps and momentum of every batch norm (ConvNeXt and Swin have none)."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eps, module.momentum = eps, momentum
 
 
 def _without_unused_blocks(model: nn.Module) -> nn.Module:
-    """Drop the blocks after the last feature map: timm keeps them in the MobileNet and EfficientNet families."""
+    """Drop the blocks after the last feature map, which timm keeps in the MobileNet and EfficientNet families."""
     kind, _, number = model.feature_info.module_name()[-1].partition(".")
     if kind == "blocks" and number.isdigit() and hasattr(model, "blocks"):
         model.blocks = nn.Sequential(*model.blocks[: int(number) + 1])
@@ -139,12 +138,7 @@ FPN_TOP_OPTIONS = ("none", "maxpool", "p6p7")
 
 
 class TimmBackbone(Backbone):
-    """(N, C, H, W) → {"p<log2 s>": (N, D, H/s, W/s)}: a trunk cut at one stride, and a 3×3 convolution.
-
-    Args:
-        trunk: with one feature map.
-        out_channels: D.
-    """
+    """Trunk with one feature map, then a 3×3 convolution: (N, C, H, W) → {"p<log2 s>": (N, D, H/s, W/s)}."""
 
     def __init__(self, trunk: TimmTrunk, out_channels: int = 64):
         super().__init__()
@@ -162,7 +156,6 @@ class TimmBackbone(Backbone):
         return self.trunk.size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         return {self._out_features[0]: self.conv(self.trunk(x)[self._in_feature])}
 
 
@@ -186,11 +179,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build a pyramid over the levels "c<log2 stride>" of ``MODEL.FPN.IN_FEATURES`` by Detectron2's FPN.
-
-    Raises:
-        ConfigError: levels that are not named "c2" … or skip one, or an unknown ``MODEL.TIMM.FPN_TOP``.
-    """
+    """Build Detectron2's FPN over the trunk levels "c<log2 stride>" of ``MODEL.FPN.IN_FEATURES``, without gaps."""
     fpn, top = cfg.MODEL.FPN, cfg.MODEL.TIMM.FPN_TOP
     levels = sorted(int(name[1:]) if name[:1] == "c" and name[1:].isdigit() else -1 for name in fpn.IN_FEATURES)
     if not levels or levels != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 0:
@@ -220,11 +209,7 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def build_image_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build the backbone that ``MODEL.IMAGE_BACKBONE.NAME`` names: any in the registry that reads an image tensor.
-
-    Raises:
-        ConfigError: no such backbone, or the dual backbone itself.
-    """
+    """Build the backbone of ``MODEL.IMAGE_BACKBONE.NAME``, any in the registry but the dual backbone itself."""
     name = cfg.MODEL.IMAGE_BACKBONE.NAME
     known = sorted(key for key, _ in BACKBONE_REGISTRY if key != cfg.MODEL.BACKBONE.NAME)
     if name not in known:

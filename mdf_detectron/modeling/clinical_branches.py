@@ -1,4 +1,4 @@
-"""The encoded record as feature maps of the image's size: branches of different cost (``MODEL.CLINICAL.BRANCH``).
+"""Branches that turn the encoded record into maps as large as the image's feature maps (``MODEL.CLINICAL.BRANCH``).
 
 Shape letters: N records, Z width of the encoded record, H×W pixels of the model's input, D channels and h×w cells of
 a map.
@@ -22,7 +22,7 @@ from mdf_detectron.modeling.backbones import TimmBackbone, build_image_backbone
 from mdf_detectron.modeling.spatializer import RECTIFIER_MARGIN, Spatializer
 
 START_SCALE = 0.08
-"""Of the weights of the layers that give the maps, against their usual initialization."""
+"""Factor on the usual initialization of the layers that output the maps."""
 
 
 Size = tuple[int, int]
@@ -36,27 +36,23 @@ A registered class is a :class:`ClinicalBranch`, built as ``cls(cfg, in_dim, ima
 the model's input, channels and strides of the image's maps).
 """
 SHORT_NAMES = {"deconv": "DeconvolutionBranch", "compact": "CompactBranch", "repeat": "RepeatBranch"}
-"""What configs write for this project's own branches."""
+"""Names of this project's own branches in configs."""
 
 
 class ClinicalBranch(nn.Module):
     """Base of the branches."""
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """Turn records into maps.
+        """Turn encoded records (N, Z), float32, into a map (N, D, h, w) under each name.
 
         Args:
-            encoded: (N, Z) float32.
             image_size: (H, W).
-            sizes: (h, w) of each of the image's maps.
-
-        Returns:
-            (N, D, h, w) under each name.
+            sizes: (h, w) of each of the image's maps, by name.
         """
         raise NotImplementedError
 
     def start_near(self, neutral: float) -> None:
-        """Make the maps of the untrained branch start near ``neutral``, where the layers that give them are known."""
+        """Make the untrained branch's maps start near ``neutral``, where the layers that output them are known."""
         raise NotImplementedError
 
 
@@ -66,7 +62,7 @@ class RepeatBranch(ClinicalBranch):
 
     Args:
         in_dim: Z.
-        channels: D of each map.
+        channels: D of each map, by name.
     """
 
     @configurable
@@ -79,34 +75,32 @@ class RepeatBranch(ClinicalBranch):
         return {"in_dim": in_dim, "channels": _channels(features)}
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """See the base."""
         return {
             name: projection(encoded)[:, :, None, None].expand(-1, -1, *sizes[name])
             for name, projection in self.projections.items()
         }
 
     def start_near(self, neutral: float) -> None:
-        """See the base."""
         start_near(self.projections.values(), neutral)
 
 
 @CLINICAL_BRANCH_REGISTRY.register()
 class CompactBranch(ClinicalBranch):
-    """Deconvolved straight to the size of the finest feature map, plus the repeated record: no second backbone.
+    """The record deconvolved to the size of the finest feature map, plus the repeated record; no second backbone.
 
-    The repeated record is the short way, which learns first; the deconvolved one adds what depends on the place.  Group
-    norm replaces the paper's batch norm: on maps as small as these, batch norm makes the code of a record depend on the
-    few other records of the batch.
+    The repeated record is the short path and learns first; the deconvolved one adds what depends on position. Group
+    norm replaces the paper's batch norm, which on such small maps makes a record's code depend on the other records of
+    the batch. Coarser maps are means of the finest one.
 
     Args:
         spatializer: its stages reach the finest map's side, or near it.
-        spatial_channels: channels that the spatializer gives.
-        repeat: the short way.
-        channels: D of each map.
+        spatial_channels: channels out of the spatializer.
+        repeat: the short path.
+        channels: D of each map, by name.
     """
 
     @configurable
@@ -133,7 +127,6 @@ class CompactBranch(ClinicalBranch):
         }
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """See the base; coarser maps are the finest one's means."""
         finest = self.spatializer(encoded, max(sizes.values()))
         repeated = self.repeat(encoded, image_size, sizes)
         return {
@@ -142,22 +135,22 @@ class CompactBranch(ClinicalBranch):
         }
 
     def start_near(self, neutral: float) -> None:
-        """See the base."""
         self.repeat.start_near(neutral)
         start_near(self.projections.values(), 0.0)
 
 
 @CLINICAL_BRANCH_REGISTRY.register()
 class DeconvolutionBranch(ClinicalBranch):
-    """The paper's: a pseudo-image of the input's size, read by a backbone of its own (equations 1 and 2).
+    """The paper's branch: a pseudo-image of the input's size, read by its own backbone (equations 1 and 2).
 
-    An untrained backbone scrambles a record beyond what the detector can read.  So it starts nearly linear: norms that
-    contain their activation (of MobileNet, EfficientNet, DenseNet) start with a bias that keeps it from cutting.
+    The backbone's stride determines the maps' size. An untrained backbone scrambles a record beyond what the
+    detector can read, so it starts nearly linear: norms that contain their activation (of MobileNet, EfficientNet,
+    DenseNet) start with a bias that keeps it from cutting.
 
     Args:
         spatializer: S = f_spa(Z^C).
         backbone: C = f_clinical(S).
-        start_linear: start the backbone so; not with pretrained weights.
+        start_linear: start the backbone this way; not with pretrained weights.
     """
 
     @configurable
@@ -179,20 +172,18 @@ class DeconvolutionBranch(ClinicalBranch):
         }
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of every parameter (deep, or of the readout), see ``engine/optimizer.py``."""
+        """Return the learning-rate group of each parameter, deep or readout (see ``engine/optimizer.py``)."""
         read_out = {id(p) for layer in self.output_layers() for p in layer.parameters()}
         return {n: "deconv_out" if id(p) in read_out else "deconv_deep" for n, p in self.named_parameters()}
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """See the base; the backbone's own stride decides on the size."""
         return self.backbone(self.spatializer(encoded, image_size))
 
     def start_near(self, neutral: float) -> None:
-        """See the base; works for this project's backbone and for a pyramid without norms."""
         start_near([layer for layer in self.output_layers() if layer.bias is not None], neutral)
 
     def output_layers(self) -> list[nn.Module]:
-        """Return the convolutions that give the maps, where they are known: this project's backbone and a pyramid."""
+        """Return the convolutions that output the maps, where known: of this project's backbone or a pyramid."""
         if isinstance(self.backbone, TimmBackbone):
             return [self.backbone.conv]
         if isinstance(self.backbone, FPN):
@@ -210,7 +201,7 @@ def _start_linear(backbone: nn.Module) -> None:
 
 
 def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
-    """Copy a config without frozen layers: pretrained weights are for images, and the pseudo-image is not one."""
+    """Copy a config without frozen layers: pretrained weights are for images, not for pseudo-images."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -220,7 +211,7 @@ def _trained_from_scratch(cfg: CfgNode) -> CfgNode:
 
 
 def start_near(layers: Iterable[nn.Module], neutral: float) -> None:
-    """Scale the weights of the layers that give a branch's maps down, so that its maps start near ``neutral``."""
+    """Scale down the weights of the layers that output a branch's maps, so that these start near ``neutral``."""
     with torch.no_grad():
         for layer in layers:
             layer.weight.mul_(START_SCALE)
@@ -230,16 +221,13 @@ def start_near(layers: Iterable[nn.Module], neutral: float) -> None:
 def build_clinical_branch(
     cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: dict[str, ShapeSpec], neutral: float = 0.0
 ) -> ClinicalBranch:
-    """Build the branch that ``MODEL.CLINICAL.BRANCH`` names, for the image's ``features``.
+    """Build the branch that ``MODEL.CLINICAL.BRANCH`` names; raise :class:`ConfigError` if there is none.
 
     Args:
         in_dim: Z.
         image_shape: channels of the model's input.
-        features: channels and strides of the image's maps.
+        features: channels and strides of the image's maps, by name.
         neutral: value near which the maps start.
-
-    Raises:
-        ConfigError: no such branch.
     """
     name = SHORT_NAMES.get(cfg.MODEL.CLINICAL.BRANCH, cfg.MODEL.CLINICAL.BRANCH)
     if name not in CLINICAL_BRANCH_REGISTRY:
@@ -251,7 +239,7 @@ def build_clinical_branch(
 
 
 def _spatializer_options(cfg: CfgNode, in_dim: int) -> dict[str, Any]:
-    """Collect the arguments of a :class:`Spatializer` that every branch takes from the config."""
+    """Collect the :class:`Spatializer` arguments that every branch takes from the config."""
     return {"in_dim": in_dim, "channels": cfg.MODEL.SPATIALIZER.CHANNELS}
 
 

@@ -1,4 +1,4 @@
-"""Clinical record → Z^C, the encoded record (paper: Z^C = f_Emb(X^Ccat) ∪ X^Cnum), and clinical dropout.
+"""Clinical encoder (record → Z^C; paper: Z^C = f_Emb(X^Ccat) ∪ X^Cnum) and clinical dropout.
 
 Shape letters: N records, A numeric columns, B categorical columns, L = A + B columns, E embedding width, Z width of the
 encoded record.
@@ -19,12 +19,7 @@ from mdf_detectron.data.schema import MISSING_CATEGORY
 
 
 class EncodedRecord(NamedTuple):
-    """A batch of encoded records.
-
-    Attributes:
-        vector: (N, Z) float, Z^C.
-        present: (N, L) bool, False where the column is missing.
-    """
+    """A batch of encoded records: ``vector``, (N, Z) float, is Z^C; ``present``, (N, L) bool, False where missing."""
 
     vector: Tensor
     present: Tensor
@@ -32,12 +27,12 @@ class EncodedRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """How a vector is made of its columns.
+    """Which entries of an encoded record belong to which column.
 
     Attributes:
         dim: Z.
-        column_widths: length L; the columns' entries follow each other from the first entry of the vector on.
-            What follows them (indicators of missing values) belongs to no column.
+        column_widths: entries of each of the L columns, in order from the first entry of the vector; the rest
+            (indicators of missing values) belongs to no column.
     """
 
     dim: int
@@ -50,27 +45,27 @@ class RecordLayout:
         return cls(sum(widths) + (num_numeric if missing == "median_indicator" else 0), widths)
 
     def columns(self, vector: Tensor) -> list[Tensor]:
-        """(N, Z) → L tensors (N, width)."""
+        """Split (N, Z) into L tensors (N, width)."""
         return list(vector[:, : sum(self.column_widths)].split(list(self.column_widths), dim=1))
 
 
 def record_layout(cfg: CfgNode) -> RecordLayout:
-    """Return the layout of the records that the model of a config encodes."""
+    """Return the layout of the encoded records of a config's model."""
     c = cfg.MODEL.CLINICAL
     return RecordLayout.of_columns(len(c.NUMERIC), len(c.CATEGORICAL), c.EMBEDDING_DIM, c.MISSING)
 
 
 def present_columns(numeric: Tensor, categorical: Tensor) -> Tensor:
-    """(N, A) float with NaN, (N, B) long with -1 → (N, A + B) bool."""
+    """Return where values are present: (N, A) float with NaN, (N, B) long with -1 → (N, L) bool."""
     return torch.cat([~torch.isnan(numeric), categorical != MISSING_CATEGORY], dim=1)
 
 
 class ClinicalDropout(nn.Module):
-    """Make records and single values missing at random; in evaluation it does nothing.
+    """Hide whole records and single values at random in training.
 
     Args:
-        record_probability: that a record is hidden as a whole.
-        value_probability: that a value of the other records is hidden, each on its own.
+        record_probability: probability, in [0, 1), that a record is hidden as a whole.
+        value_probability: the same for each value of the other records, independently.
     """
 
     def __init__(self, record_probability: float = 0.0, value_probability: float = 0.0):
@@ -82,7 +77,7 @@ class ClinicalDropout(nn.Module):
         self.value_probability = value_probability
 
     def forward(self, numeric: Tensor, categorical: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, A) float with NaN, (N, B) long with -1 → the same with more of both; the inputs stay as they are."""
+        """Return (N, A) float and (N, B) long with more values NaN and -1; the inputs are not changed."""
         if not self.training or not (self.record_probability or self.value_probability):
             return numeric, categorical
         count, width = numeric.shape
@@ -100,22 +95,22 @@ class ClinicalDropout(nn.Module):
 class ClinicalEncoder(nn.Module):
     """Standardize numeric columns by the train split, embed categorical ones, and concatenate.
 
-    The statistics are buffers, so a checkpoint carries them; :meth:`fit` sets them from the train split.
+    The statistics are buffers, kept in checkpoints; :meth:`fit` sets them.
 
     Args:
         num_numeric: A.
-        vocabulary_sizes: number of values of each categorical column (length B).
+        vocabulary_sizes: number of values of each of the B categorical columns.
         embedding_dim: E.
         missing: "token": a missing value becomes a learned number (numeric) or a learned vector (categorical);
-            "median": the train split's median, and the train split's most frequent category;
+            "median": the train split's median or most frequent category;
             "median_indicator": the same, plus A inputs that are 1 where the value is missing.
 
     Attributes:
-        layout: of the output; its width is D = A + B·E (+ A with indicators).
+        layout: of the output; its width is Z = A + B·E (+ A with indicators).
     """
 
     STATISTICS = {"mean": 0.0, "std": 1.0, "median": 0.0}
-    """Buffers of the numeric columns, and their values until :meth:`fit`."""
+    """Buffers of the numeric columns, and their values before :meth:`fit`."""
 
     @configurable
     def __init__(self, *, num_numeric: int, vocabulary_sizes: list[int], embedding_dim: int, missing: str = "token"):
@@ -132,7 +127,7 @@ class ClinicalEncoder(nn.Module):
             self.register_buffer(name, torch.full((num_numeric,), value))
         self.register_buffer("mode", torch.zeros(len(vocabulary_sizes), dtype=torch.long))
         self.register_buffer("fitted", torch.tensor(False))
-        # parameters that nothing reads would stay without gradient, which distributed training refuses
+        # only where they are read: distributed training refuses parameters without a gradient
         if missing == "token" and num_numeric:
             self.numeric_token = nn.Parameter(torch.zeros(num_numeric))
         if missing == "token" and vocabulary_sizes:
@@ -140,7 +135,7 @@ class ClinicalEncoder(nn.Module):
             self.categorical_token = nn.Parameter(torch.stack(means))
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     @classmethod
@@ -155,13 +150,9 @@ class ClinicalEncoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, numeric: Tensor, categorical: Tensor) -> None:
-        """Set mean, standard deviation (n−1), median and mode from the records of the train split.
+        """Set mean, standard deviation (n−1), median and mode from the train split's records, given as to ``forward``.
 
-        Args:
-            numeric: (M, A) float, NaN where missing.
-            categorical: (M, B) long, -1 where missing.
-
-        A column without two different values gets standard deviation 1; one without any value mean 0 too.
+        A column without two different values gets standard deviation 1, one without any value also mean 0.
         """
         for i in range(self.num_numeric):
             values = numeric[:, i][~torch.isnan(numeric[:, i])].double()
@@ -180,15 +171,15 @@ class ClinicalEncoder(nn.Module):
         """Encode records.
 
         Args:
-            numeric: (N, A) float in the schema's units, NaN where missing; infinite values are refused upstream.
+            numeric: (N, A) float in the schema's units, NaN where missing; :meth:`check_records` refuses infinite ones.
             categorical: (N, B) long, -1 where missing.
 
         Returns:
-            (N, D) float: standardized numeric columns, then embeddings, then indicators.
+            (N, Z) float: standardized numeric columns, then embeddings, then indicators.
 
         Raises:
             RuntimeError: the statistics were neither fitted nor loaded.
-            ValueError: records of other columns than the encoder was built for.
+            ValueError: the number of columns is not the encoder's.
         """
         if not self.fitted:
             raise RuntimeError(
@@ -208,15 +199,11 @@ class ClinicalEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
     def check_records(self, numeric: Tensor, categorical: Tensor, where: list[str]) -> None:
-        """Validate records on the host before :meth:`forward`; reading values back on a GPU would force a sync.
-
-        Args:
-            numeric: (N, A); NaN is a missing value, an infinite one a mistake that standardization would spread.
-            categorical: (N, B); -1 is a missing value.
-            where: N names for the message.
+        """Validate the records of :meth:`forward` on the host; reading values back from a GPU would force a sync.
 
         Raises:
-            ValueError: an infinite number, or a code outside of its vocabulary.
+            ValueError: an infinite number, a code outside its vocabulary, or another number of columns; the message
+                starts with the record's name in ``where``.
         """
         self._check_width(numeric, categorical)
         for record, column in torch.isinf(numeric).nonzero().tolist():

@@ -1,4 +1,4 @@
-"""Parameters, operations and activations of a model by part."""
+"""Parameters, operations and activations of each part of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdf_detectron.modeling.meta_arch import build_model
 
 @dataclass(frozen=True)
 class Part:
-    """One module: its parameters, multiply-adds of one image, and output elements of convolutions and products."""
+    """Counts of one module for one image: parameters, multiply-adds, output elements of convolutions and products."""
 
     name: str
     parameters: int
@@ -27,10 +27,9 @@ class Part:
 
 
 def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
-    """Count the model of a config on one image of ``INPUT.IMAGE_SIZE``.
+    """Count a config's model on one image of ``INPUT.IMAGE_SIZE``.
 
-    Args:
-        depth: parts with names of at most this many components; the first is the whole model, named "".
+    The whole model, named "", comes first, then parts with names of at most ``depth`` components.
     """
     model = build_model(cfg).eval()
     encoder = getattr(model.backbone, "clinical_encoder", None)
@@ -46,12 +45,12 @@ def analyze(cfg: CfgNode, depth: int = 2) -> list[Part]:
 
 
 def _by_module(kind: type, adapter: TracingAdapter) -> dict[str, float]:
-    """Count by the names of the model's modules; the adapter calls the model "model"."""
+    """Count by the model's module names; the adapter calls the model "model"."""
     analysis = kind(adapter, adapter.flattened_inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     if kind is FlopCountAnalysis:
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_operations)
     with warnings.catch_warnings():
-        # tracing scripts small functions of detectron2 and torchvision
+        # tracing also scripts small functions of detectron2 and torchvision
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         counts = analysis.by_module()

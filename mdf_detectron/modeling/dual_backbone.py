@@ -1,6 +1,7 @@
 """The dual backbone: image features fused with the clinical record (paper, Fig. 7b).
 
-Shape letters: N images, C channels, H×W pixels, s stride, D channels of a feature map, Z width of the encoded record.
+Shape letters: N images, C channels, H×W pixels, s stride and D channels of a feature map, A numeric and B categorical
+columns.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from mdf_detectron.modeling.fusions import MAP, FusedConvolution, build_fusion, 
 
 
 class DualBackbone(Backbone):
-    """Image features, fused with the clinical record where asked.
+    """Compute image features, fused with the clinical record where ``fusions`` are given.
 
     Args:
         image_backbone: I = f_CXR(image).
-        clinical_encoder: Z^C; None for an image-only model.
+        clinical_encoder: computes Z^C; None for an image-only model.
         clinical_dropout: hides records and values in training; None hides nothing.
-        fusions: one a feature map, under its name; None without 3-D fusion.
-        clinical_branch: the encoded record as maps, C, for fusions of two maps; None for fusions that read the record.
+        fusions: one per feature map, by name; None without 3-D fusion.
+        clinical_branch: computes the clinical maps for fusions of two maps; None for fusions that read the record.
     """
 
     def __init__(
@@ -62,27 +63,23 @@ class DualBackbone(Backbone):
         return self.image_backbone.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return the image backbone's output shapes."""
         return self.image_backbone.output_shape()
 
     def encode(self, numeric: Tensor, categorical: Tensor) -> EncodedRecord:
-        """Encode clinical records, (N, A) float with NaN and (N, B) long with -1; in training some are hidden."""
+        """Encode records, (N, A) float with NaN and (N, B) long with -1, in training after clinical dropout."""
         if self.clinical_dropout is not None:
             numeric, categorical = self.clinical_dropout(numeric, categorical)
         return EncodedRecord(self.clinical_encoder(numeric, categorical), present_columns(numeric, categorical))
 
     def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
-        """Return the features of :meth:`features_and_maps`."""
         return self.features_and_maps(image, record)[0]
 
     def features_and_maps(
         self, image: Tensor, record: EncodedRecord | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the features by name, (N, D, H/s, W/s) each, and clinical maps of the same names and shapes, if any.
+        """Compute features by name, (N, D, H/s, W/s) each, and clinical maps of the same names and shapes, if any.
 
-        Args:
-            image: (N, C, H, W) float, normalized and padded.
-            record: N records of :meth:`encode`; needed with 3-D fusion, else not read.
+        ``image`` is (N, C, H, W) float, normalized and padded; 3-D fusion needs the N records of :meth:`encode`.
         """
         features = self.image_backbone(image)
         maps: dict[str, Tensor] = {}
@@ -95,7 +92,7 @@ class DualBackbone(Backbone):
         return fused, maps
 
     def _clinical_maps(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
-        """Compute the branch's maps, at inference once for images with the same record (the views of a study)."""
+        """Compute the branch's maps, at inference once per distinct record (a study's views share one)."""
         shared = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing()) and len(encoded) > 1
         if not shared:
             return self.clinical_branch(encoded, image_size, sizes)
@@ -108,7 +105,7 @@ class DualBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
-    """Build a :class:`DualBackbone`; ``MODEL.CLINICAL.FUSION_3D`` and ``FUSION_1D`` decide on its parts."""
+    """Build a :class:`DualBackbone` with the parts that ``MODEL.CLINICAL.FUSION_3D`` and ``FUSION_1D`` need."""
     clinical = cfg.MODEL.CLINICAL
     parts = {"image_backbone": build_image_backbone(cfg, input_shape)}
     _check_in_features(cfg, sorted(parts["image_backbone"].output_shape()))
@@ -125,7 +122,7 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
 
 
 def _check_in_features(cfg: CfgNode, features: list[str]) -> None:
-    """Raise :class:`ConfigError` where the detector asks for a feature map that the image backbone does not give."""
+    """Raise :class:`ConfigError` if the detector reads a feature map that the image backbone does not have."""
     for key in META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).in_features_keys:
         asked = list(value_at(cfg, key))
         if not set(asked) <= set(features):

@@ -1,9 +1,9 @@
-"""3-D fusions: a registered class joins an image's feature map with the clinical record.
+"""3-D fusions: classes that join an image's feature map with the clinical record.
 
 Of two maps: element-wise sum (the paper's choice), Hadamard product, concatenation. Of a map and the encoded record:
 FiLM, cross-attention; these start as the identity.
 
-Shape letters: N images, D channels, H×W cells of a feature map, Z width of the encoded record, L columns, M heads.
+Shape letters: N images, D channels, H×W cells of a feature map, Z width of the encoded record, L columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, RecordLayout
 
 MAP, RECORD = "map", "record"
-"""What a fusion may read of the clinical record: a map that a clinical branch makes of it, or the encoded record."""
+"""What a fusion may read: the clinical branch's map of the record, or the encoded record itself."""
 
 FUSION_REGISTRY = Registry("FUSION")
 FUSION_REGISTRY.__doc__ = """
@@ -32,17 +32,17 @@ by ``from_config``, as everywhere in Detectron2.
 
 
 class Fusion(nn.Module):
-    """Base of the fusions: ``forward(image, *what it reads)`` → (N, D, H, W).
+    """Base of the fusions: ``forward(image, *reads)`` → (N, D, H, W).
 
     Args:
         channels: D.
         layout: of the encoded record.
 
     Attributes:
-        reads: of :data:`MAP` and :data:`RECORD`, in the order of ``forward``'s arguments after the image: the clinical
-            map (N, D, H, W), and the :class:`EncodedRecord`. A model has a clinical branch where a map is read.
-        neutral: value of a clinical map that leaves the image's map as it is; training starts near it, because an
-            untrained record is noise that the detector would first have to unlearn.
+        reads: ``forward``'s arguments after the image, in order: :data:`MAP`, the clinical map (N, D, H, W), for which
+            the model gets a clinical branch, or :data:`RECORD`, the :class:`EncodedRecord`.
+        neutral: value of a clinical map that leaves the image's map unchanged. Training starts near it: an untrained
+            record is noise that the detector would first have to unlearn.
     """
 
     reads: tuple[str, ...] = (MAP,)
@@ -54,22 +54,22 @@ class Fusion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: int, layout: RecordLayout) -> dict[str, Any]:
-        """Collect the arguments of ``__init__``; a fusion with hyperparameters adds its own."""
+        """Collect the arguments of ``__init__``; a subclass with hyperparameters adds its own."""
         return {"channels": channels, "layout": layout}
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of the parameters that read the record itself, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of the parameters that read the record (see ``engine/optimizer.py``)."""
         names = (name for name, _ in self.named_parameters()) if RECORD in self.reads else ()
         return dict.fromkeys(names, "clinical")
 
     def joined_parts(self, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image's map, and the clinical map or else what the record added, for diagnostics."""
+        """Return the image's map, and the clinical map or else what the record added to it, for diagnostics."""
         image, first, *_ = inputs
         return image, first if self.reads == (MAP,) else output - image
 
 
 class FusedConvolution(nn.Module):
-    """f_fused(C ⊕ I): a fusion, then a 3×3 convolution (paper, equation 2), which starts as the identity."""
+    """f_fused(C ⊕ I): a fusion, then a 3×3 convolution that starts as the identity (paper, equation 2)."""
 
     def __init__(self, fusion: Fusion, channels: int, use_conv: bool = True):
         super().__init__()
@@ -80,10 +80,9 @@ class FusedConvolution(nn.Module):
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, image: Tensor, clinical_map: Tensor | None, record: EncodedRecord) -> Tensor:
-        """(N, D, H, W), the clinical map of the same shape (None without a branch), N records → (N, D, H, W).
+        """Fuse (N, D, H, W), a clinical map of the same shape (None without a branch) and N records → (N, D, H, W).
 
-        Raises:
-            ValueError: maps of different shape, or another number of records than images: nothing is broadcast.
+        Other shapes or numbers raise ValueError; nothing is broadcast.
         """
         if len(record.vector) != len(image):
             raise ValueError(f"cannot fuse {len(image)} image(s) with {len(record.vector)} record(s)")
@@ -113,7 +112,6 @@ class ElementwiseSum(Fusion):
     """C ⊕ I = C + I (paper, equation 2)."""
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
-        """(N, D, H, W) twice → (N, D, H, W)."""
         return image + clinical
 
 
@@ -124,7 +122,6 @@ class HadamardProduct(Fusion):
     neutral = 1.0
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
-        """(N, D, H, W) twice → (N, D, H, W)."""
         return image * clinical
 
 
@@ -139,13 +136,12 @@ class _Concatenation(Fusion):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
-        """(N, D, H, W) twice → (N, D, H, W)."""
         return self.projection(torch.cat([image, clinical], dim=1))
 
 
 @FUSION_REGISTRY.register()
 class ConcatenationLinear(_Concatenation):
-    """W·(I ∪ C) + b at every position: the same linear map everywhere (a 1×1 convolution)."""
+    """W·(I ∪ C) + b at every cell (a 1×1 convolution)."""
 
     kernel_size = 1
 
@@ -162,9 +158,9 @@ HIDDEN_FEATURES = 64
 
 @FUSION_REGISTRY.register()
 class FiLM(Fusion):
-    """I → (1 + γ)·I + β, scale and shift (N, D) from the record: feature-wise linear modulation.
+    """I → (1 + γ)·I + β: feature-wise linear modulation (Perez et al. 2018, equations 1 and 2).
 
-    γ and β come from a perceptron whose last layer starts at zero (Perez et al. 2018, equations 1 and 2).
+    γ and β, (N, D), come from a perceptron over the record whose last layer starts at zero.
     """
 
     reads = (RECORD,)
@@ -178,7 +174,6 @@ class FiLM(Fusion):
         nn.init.zeros_(self.scale_shift.bias)
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), records (N, Z) → (N, D, H, W)."""
         scale, shift = self.scale_shift(self.hidden(clinical.vector).relu())[:, :, None, None].chunk(2, dim=1)
         return image * (1 + scale) + shift
 
@@ -187,12 +182,7 @@ NUM_HEADS = 4
 
 
 class ColumnTokens(nn.Module):
-    """One token a column (Gorishniy et al. 2021, "feature tokenizer"): its entries through a linear map of its own.
-
-    Args:
-        layout: of the vectors.
-        channels: D.
-    """
+    """Map each column linearly to a token of D channels, (N, Z) → (N, L, D) (Gorishniy et al. 2021)."""
 
     def __init__(self, layout: RecordLayout, channels: int):
         super().__init__()
@@ -200,7 +190,6 @@ class ColumnTokens(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(width, channels) for width in layout.column_widths)
 
     def forward(self, vector: Tensor) -> Tensor:
-        """(N, Z) → (N, L, D)."""
         columns = self.layout.columns(vector)
         return torch.stack([p(x) for p, x in zip(self.projections, columns, strict=True)], dim=1)
 
@@ -209,9 +198,8 @@ class ColumnTokens(nn.Module):
 class CrossAttention(Fusion):
     """I + W_o·Attention(queries: cells of I, keys and values: tokens of the columns) (Vaswani et al. 2017).
 
-    A missing column is masked out.  A learned token that is always there takes what a cell does not want to give to
-    any column; without a record it is all there is to see.  W_o starts at zero, so that the untrained fusion is the
-    identity.
+    Missing columns are masked out. A learned token, always present, takes the attention that no column gets; without
+    a record it is the only one. W_o starts at zero, so that the untrained fusion is the identity.
     """
 
     reads = (RECORD,)
@@ -231,7 +219,6 @@ class CrossAttention(Fusion):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, image: Tensor, clinical: EncodedRecord) -> Tensor:
-        """(N, D, H, W), records of L columns → (N, D, H, W)."""
         count, channels, height, width = image.shape
         tokens = torch.cat([self.tokens(clinical.vector), self.no_column.expand(count, -1, -1)], dim=1)
         visible = F.pad(clinical.present, (0, 1), value=True)

@@ -1,4 +1,4 @@
-"""Losses of training beyond the detector's own: learned weights of its losses, and an auxiliary task of the record.
+"""Training losses beyond the detector's own: learned loss weights, and an auxiliary task of the record.
 
 Shape letters: N images, D channels and h×w cells of a map, K classes.
 """
@@ -14,15 +14,14 @@ RELEASED = "homoscedastic_released"
 
 
 class HomoscedasticLossWeighting(nn.Module):
-    """Weigh each loss L as L/(2α²) + log α², with α trained; its closed-form optimum is α² = L/2.
+    """Weight each loss L as L/(2α²) + log α² with α trained (optimum: α² = L/2).
 
-    This is homoscedastic uncertainty (Kendall et al. 2018), as in the paper. The parameter is s = log α², so that α²
-    stays positive whatever the optimizer does.
+    This is the paper's homoscedastic uncertainty (Kendall et al. 2018). With s = log α² as parameter, α² is positive.
 
     Args:
         names: the losses, in a fixed order.
         bounded: use log(1 + α²), the form of the authors' released code, which is never negative.
-        trains_alpha: the parameter is α itself, as there. It is the same loss, but a step of gradient descent moves s
+        trains_alpha: make α itself the parameter, as there: the same loss, but a step of gradient descent moves s
             4/α² times as far.
     """
 
@@ -37,11 +36,7 @@ class HomoscedasticLossWeighting(nn.Module):
             self.log_alpha_squared = nn.Parameter(torch.zeros(len(self.names)))
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weighted losses under the same names (scalars).
-
-        Raises:
-            KeyError: the model returned other losses than this weighting was built for.
-        """
+        """Return the weighted losses (scalars) under the same names; raise KeyError if these are not ``names``."""
         if set(losses) != set(self.names):
             raise KeyError(
                 f"loss weighting was built for {sorted(self.names)}, the model returned {sorted(losses)}; name its "
@@ -58,7 +53,7 @@ class HomoscedasticLossWeighting(nn.Module):
 
 
 def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLossWeighting | None:
-    """Build the weighting that ``MODEL.LOSS_WEIGHTING.NAME`` asks for; None for "none"."""
+    """Build the weighting that ``MODEL.LOSS_WEIGHTING.NAME`` names; return None for "none"."""
     name = cfg.MODEL.LOSS_WEIGHTING.NAME
     if name == "none":
         return None
@@ -66,17 +61,16 @@ def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLo
 
 
 class FindingsFromRecord(nn.Module):
-    """Auxiliary task: predict an image's classes from the clinical maps alone, by a 1×1 convolution of each.
+    """Auxiliary training task: predict an image's classes from the clinical maps alone, by a 1×1 convolution of each.
 
-    A detector's losses reach the record late: a class loss says little before the boxes are found, and by then the
-    image's path has learned to do without. This loss asks every cell of a clinical map for the classes in its image,
-    from the first step on and with the same linear readout everywhere, which is what a box head can read from any
-    region. At inference nothing of it is computed.
+    A detector's losses reach the record late: the class loss says little before the boxes are found, and by then the
+    image's path has learned to do without the record. This loss asks every cell of a clinical map for the classes in
+    its image from the first step on, with the same linear readout everywhere, as a box head can read from any RoI.
 
     Args:
-        channels: D of each map, by its name.
+        channels: D of each map, by name.
         num_classes: K.
-        weight: of the loss.
+        weight: factor of the loss.
     """
 
     def __init__(self, *, channels: dict[str, int], num_classes: int, weight: float):
@@ -88,15 +82,13 @@ class FindingsFromRecord(nn.Module):
         )
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of every parameter, see ``engine/optimizer.py``."""
+        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
         return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, maps: dict[str, Tensor], classes: list[Tensor]) -> Tensor:
-        """Return the weighted loss (scalar): the mean over images, classes, cells and maps.
+        """Return the weighted loss (scalar), a mean over images, classes, cells and maps.
 
-        Args:
-            maps: (N, D, h, w) float of each name.
-            classes: N tensors of class indices, long, of the boxes of each image.
+        ``maps`` are (N, D, h, w) float; ``classes`` are indices (long) of each image's ground-truth boxes.
         """
         present = torch.stack([F.one_hot(c, self.num_classes).sum(dim=0).clamp(max=1) for c in classes])
         losses = []

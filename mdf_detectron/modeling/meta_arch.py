@@ -1,6 +1,6 @@
 """Meta-architectures over images and clinical records: two-stage detectors (R-CNN) and RetinaNet.
 
-Shape letters: N images, A numeric columns, B categorical columns, Z width of the encoded record.
+Shape letters: A numeric columns, B categorical columns.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Inputs = list[dict[str, Any]]
 
 
 class MultimodalMixin:
-    """Add to a meta-architecture of Detectron2 what it lacks: a clinical record with each image, and weighted losses.
+    """Add clinical records and weighted losses to one of Detectron2's meta-architectures.
 
-    Put before it in the bases of a registered class, which then says what it is made of:
+    A registered class names this mixin before the meta-architecture in its bases, and sets:
 
     Attributes:
         num_classes_key: config key of its number of classes.
         in_features_keys: config keys of the feature maps that its parts read.
-        has_roi_heads: whether it is made as :class:`MultimodalRCNN` is: with RoI heads for 1-D fusion to join the
-            record to, and proposals for ``VIS_PERIOD`` to draw.
+        has_roi_heads: whether it has, as :class:`MultimodalRCNN`, RoI heads (for 1-D fusion) and proposals (for
+            ``VIS_PERIOD`` to draw).
     """
 
     num_classes_key: str
@@ -70,15 +70,15 @@ class MultimodalMixin:
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Name the losses that the parent gives in training."""
+        """Name the parent's training losses."""
         raise NotImplementedError
 
     def encode_records(self, batched_inputs: Inputs) -> EncodedRecord | None:
-        """Stack, check and encode the clinical records of a batch; None in a model that reads none.
+        """Stack, check and encode the clinical records of a batch; return None where the model reads none.
 
         Raises:
-            KeyError: an input without a clinical record; the mapper gives an all-missing one where there is none.
-            ValueError: records of other columns than the model's, an infinite value, or a code outside its vocabulary.
+            KeyError: an input without a clinical record (for a study without one the mapper gives an all-missing one).
+            ValueError: another number of columns than the model's, an infinite value, or a code outside its vocabulary.
         """
         tensors = []
         for key in ("clinical_numeric", "clinical_categorical"):
@@ -95,13 +95,13 @@ class MultimodalMixin:
         return self.backbone.encode(*(move_device_like(x, encoder.mean) for x in tensors))
 
     def auxiliary_losses(self, maps: dict[str, Tensor], targets: list[Instances]) -> dict[str, Tensor]:
-        """Return the losses in addition to the detector's, which no loss weighting changes."""
+        """Return the losses next to the detector's; no loss weighting applies to them."""
         if self.findings_from_record is None:
             return {}
         return {"loss_findings_from_record": self.findings_from_record(maps, [x.gt_classes for x in targets])}
 
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weight the losses; the raw ones are logged as ``raw/<name>``."""
+        """Weight the losses, and log the raw ones as ``raw/<name>``."""
         if self.loss_weighting is None:
             return losses
         if has_event_storage():
@@ -115,8 +115,8 @@ class MultimodalMixin:
 class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
     """``GeneralizedRCNN`` (Faster, Mask and Cascade R-CNN) over images and clinical records.
 
-    Inputs are Detectron2's dicts with, in addition, ``clinical_numeric`` ((A,) float, NaN where missing) and
-    ``clinical_categorical`` ((B,) long, -1 where missing).
+    Inputs are Detectron2's dicts plus ``clinical_numeric``, (A,) float, NaN where missing, and
+    ``clinical_categorical``, (B,) long, -1 where missing.
     """
 
     num_classes_key = "MODEL.ROI_HEADS.NUM_CLASSES"
@@ -125,14 +125,14 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Name the losses of proposals, boxes (of their heads, by ``loss_names(cfg)``) and masks, if there are any."""
+        """Name the losses of proposals, of boxes (by the RoI heads' ``loss_names``) and of masks, if any."""
         heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
         names = heads.loss_names(cfg) if hasattr(heads, "loss_names") else ["loss_cls", "loss_box_reg"]
         masks = ["loss_mask"] if cfg.MODEL.MASK_ON else []
         return ["loss_rpn_cls", "loss_rpn_loc", *names, *masks]
 
     def forward(self, batched_inputs: Inputs):
-        """As the parent's, with the record read by backbone and heads; in training the losses are weighted."""
+        """Run the parent's forward pass; backbone and heads read the record, and training losses are weighted."""
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
@@ -151,7 +151,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ):
-        """As the parent's; see there for ``detected_instances`` (masks for given boxes)."""
+        """Detect as the parent does; see there for ``detected_instances`` (masks for given boxes)."""
         assert not self.training
         images = self.preprocess_image(batched_inputs)
         record = self.encode_records(batched_inputs)
@@ -165,7 +165,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
     def arguments_of_heads(self, record: EncodedRecord | None) -> dict[str, EncodedRecord]:
-        """Return the RoI heads' arguments beyond Detectron2's: the record, for heads that read one."""
+        """Return the RoI heads' arguments beyond Detectron2's: the record, for heads that read it."""
         return {"record": record} if record is not None and getattr(self.roi_heads, "reads_record", False) else {}
 
 
@@ -184,11 +184,11 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
-        """Name the losses of classes and of boxes."""
+        """Name the losses of classes and boxes."""
         return ["loss_cls", "loss_box_reg"]
 
     def forward(self, batched_inputs: Inputs):
-        """As the parent's, with the record read by the backbone; in training the losses are weighted."""
+        """Run the parent's forward pass; the backbone reads the record, and training losses are weighted."""
         images = self.preprocess_image(batched_inputs)
         features, maps = self.backbone.features_and_maps(images.tensor, self.encode_records(batched_inputs))
         features = [features[name] for name in self.head_in_features]
@@ -205,16 +205,12 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the model of a config on its device.
-
-    Raises:
-        ConfigError: a value that a part of the model refuses; the message names the line, the cause is chained to it.
-    """
+    """Build the model of a config on its device; raise :class:`ConfigError`, cause chained, if a part refuses."""
     try:
         return build_by_registry(cfg)
     except UserError:
         raise
-    except Exception as cause:  # asserts, KeyErrors, RuntimeErrors: each part of a model checks in its own way
+    except Exception as cause:  # each part of a model checks in its own way: asserts, KeyErrors, RuntimeErrors
         last = traceback.extract_tb(cause.__traceback__)[-1]
         text = f"{type(cause).__name__}: {short_text(cause)} ({Path(last.filename).name}, line {last.lineno})"
         raise ConfigError(f"the model of this config cannot be built: {text}") from cause

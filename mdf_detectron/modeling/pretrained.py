@@ -1,6 +1,6 @@
-"""Pretrained weights for the timm trunks of a model, the image's and the clinical branch's.
+"""Pretrained weights for a model's timm trunks, the image's and the clinical branch's.
 
-They are loaded where a training starts, not where a model is built: a checkpoint holds its own, and needs no network.
+They are loaded when a training starts, not when a model is built: a checkpoint holds its own and needs no network.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train fro
 
 
 def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
-    """Load the weights that ``MODEL.TIMM.WEIGHTS_FILE`` or ``PRETRAINED`` asks for into every timm trunk.
+    """Load the weights of ``MODEL.TIMM.WEIGHTS_FILE`` or ``PRETRAINED`` into every timm trunk; return their number.
 
-    Of an input of one channel the first convolution becomes its sum over the three, the same function of a gray image.
-
-    Returns:
-        the number of trunks; 0 where nothing is asked for.
+    With one input channel the first convolution is summed over its three: the same function of a gray image.
 
     Raises:
-        ConfigError: there are no such weights, they are not those of the model, or there is no trunk.
+        ConfigError: there are no such weights, they belong to another model, or there is no trunk.
     """
     t = cfg.MODEL.TIMM
     if not (t.PRETRAINED or t.WEIGHTS_FILE):
@@ -52,11 +49,7 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
 def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, torch.Tensor]:
     """Return pretrained weights under the names of ``trunk.model``.
 
-    Args:
-        weights_file: a local timm weights file; empty: timm's own, from its cache or the network.
-
-    Raises:
-        ConfigError: there are no such weights, or they are not those of the model.
+    ``weights_file`` is a local timm weights file; empty: timm's own, from its cache or the network.
     """
     name, options = trunk.model_name, trunk.options
     if weights_file and not os.path.isfile(weights_file):
@@ -69,12 +62,12 @@ def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, to
             start = create_trunk(name, options).state_dict()
             torch.manual_seed(0)
             loaded = create_trunk(name, options, pretrained=True, **overlay).state_dict()
-    except Exception as error:  # of the network, the hub, the file or the model: timm and its hub raise all kinds
+    except Exception as error:  # network, hub, file or model: timm and its hub raise all kinds
         raise ConfigError(
             f"could not load {source}: {shorten(str(error), 200)}. Without a network, name a file that was downloaded "
             f"elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
         ) from None
-    # timm leaves weights that a file lacks at their random start, without an error; here both have the same start.
+    # timm silently keeps the random start of weights that a file lacks; both models here have the same one.
     random = [n for n, value in loaded.items() if value.dim() > 1 and torch.equal(value, start[n])]
     if random:
         raise ConfigError(

@@ -1,10 +1,9 @@
 """RoIAlign as two matrix products, for CPUs, where torchvision's backward pass runs on one thread.
 
-With a fixed number of samples a bin, RoIAlign is separable: the bins of one region are ``W_y · F · W_xᵀ``, where
-``W_y`` and ``W_x`` hold the mean weights of bilinear interpolation along one axis. Values and gradients are
-torchvision's up to rounding.
+With a fixed number of samples per bin, RoIAlign is separable: the bins of a region are ``W_y · F · W_xᵀ``, with the
+mean weights of bilinear interpolation along each axis. Values and gradients equal torchvision's up to rounding.
 
-Shape letters: N images, D channels, H×W cells of a feature map, R regions, P bins a side, S samples a bin and axis.
+Shape letters: N images, D channels, H×W cells of a feature map, R RoIs, P bins per side, S samples per bin and axis.
 """
 
 from __future__ import annotations
@@ -15,24 +14,16 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
 MOST_CELLS = 64 * 64
-"""Cells of a feature map up to which the products are faster than sampling; they touch every cell of the map."""
+"""Largest feature map, in cells, for which products are faster than sampling: they touch every cell."""
 MOST_NUMBERS = 2**24
-"""Numbers of the largest intermediate result; more regions are processed in parts."""
+"""Elements of the largest intermediate tensor; more RoIs are processed in parts."""
 
 
 def axis_weights(low: Tensor, high: Tensor, bins: int, samples: int, cells: int) -> Tensor:
-    """Compute the weights of the cells along one axis in each bin of each region.
+    """Compute the weight of each cell along one axis (H or W ``cells``) in each bin of each RoI.
 
-    torchvision's rules: a sample more than one cell outside the map counts as 0, one less far outside is clamped.
-
-    Args:
-        low, high: (R,) ends of the regions in cells.
-        bins: P.
-        samples: S.
-        cells: H or W.
-
-    Returns:
-        (R, P, cells) float of ``low``'s dtype.
+    torchvision's rules: a sample more than one cell outside the map counts as 0, a closer one is clamped. ``low`` and
+    ``high``, (R,), are the RoIs' ends in cells; the result is (R, P, cells) of their dtype.
     """
     step = (torch.arange(bins * samples, device=low.device, dtype=low.dtype) + 0.5) / (bins * samples)
     at = low[:, None] + step * (high - low)[:, None]
@@ -46,21 +37,19 @@ def axis_weights(low: Tensor, high: Tensor, bins: int, samples: int, cells: int)
 def separable_roi_align(
     features: Tensor, rois: Tensor, bins: int, spatial_scale: float, samples: int, aligned: bool = True
 ) -> Tensor:
-    """Pool regions as ``torchvision.ops.roi_align`` with a fixed number of samples does.
+    """Pool RoIs as ``torchvision.ops.roi_align`` does with a fixed number of samples.
 
     Args:
         features: (N, D, H, W).
-        rois: (R, 5): index of the image, then x0, y0, x1, y1 in pixels.
-        bins: P.
+        rois: (R, 5): image index, then x0, y0, x1, y1 in pixels.
         spatial_scale: cells per pixel.
-        samples: S ≥ 1.
-        aligned: shift by half a cell (``ROIAlignV2``); without it, regions have at least one cell a side.
+        aligned: shift by half a cell (``ROIAlignV2``); without it, RoIs have at least one cell per side.
 
     Returns:
         (R, D, P, P); the gradient flows to ``features`` only, as in torchvision.
 
     Raises:
-        ValueError: ``samples`` below 1, which asks torchvision for a number that depends on the region.
+        ValueError: ``samples`` is below 1, in torchvision a number that adapts to the RoI.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; an adaptive number is not separable")
@@ -88,7 +77,7 @@ def separable_roi_align(
 
 
 class SeparableROIAlign(ROIAlign):
-    """Detectron2's ``ROIAlign`` (no parameters) that takes :func:`separable_roi_align` where it is faster."""
+    """Detectron2's ``ROIAlign`` with :func:`separable_roi_align` where that is faster."""
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """(N, D, H, W), (R, 5) → (R, D, P, P)."""
@@ -101,7 +90,7 @@ class SeparableROIAlign(ROIAlign):
 
 
 def use_separable_roi_align(module: nn.Module) -> nn.Module:
-    """Replace every ``ROIAlign`` of the poolers within ``module``, which is changed and returned."""
+    """Replace every ``ROIAlign`` of the poolers in ``module``, in place, and return it."""
     for pooler in module.modules():
         if isinstance(pooler, ROIPooler):
             for number, level in enumerate(pooler.level_poolers):

@@ -1,7 +1,6 @@
 """RoI heads with 1-D fusion: the encoded record joins every flattened RoI (paper, equation 4: Flatten(Z̃^RoI) ∪ Z^C).
 
-Shape letters: N images, R regions of all images, D channels, P pooler resolution, F = D·P·P, Z width of the encoded
-record.
+Shape letters: R RoIs of all images, D channels, P pooler resolution, Z width of the encoded record.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ Features = dict[str, Tensor]
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
-    """``FastRCNNConvFCHead`` whose first layer reads a flattened region and its image's encoded record.
+    """``FastRCNNConvFCHead`` whose first layer reads a flattened RoI and its image's encoded record.
 
-    fc1(Flatten(Z̃^RoI) ∪ Z^C) = W·Flatten(Z̃^RoI) + W_record·Z^C + b (paper, equation 4). The two parts differ in their
-    number of inputs by a factor of about fifty, so each is a layer with its own initialization and learning rate: in
-    one weight the record starts with a vanishing share of the output, and training may never find it.
+    fc1(Flatten(Z̃^RoI) ∪ Z^C) = W·Flatten(Z̃^RoI) + W_record·Z^C + b (paper, equation 4). The RoI has about fifty times
+    as many inputs, so each part is a layer with its own initialization and learning rate: in one weight matrix the
+    record starts with a vanishing share of the output, and training may never find it.
 
     Args:
-        input_shape: of a pooled region.
+        input_shape: of a pooled RoI.
         record_dim: Z; 0 gives the parent, which reads no record.
 
     Attributes:
-        reads_record: of the class: it can; of a head: its ``forward`` takes the records of the regions (Detectron2's
-            own box heads have no such attribute).
+        reads_record: of the class: it can; of a head: its ``forward`` takes a record per RoI. Detectron2's own box
+            heads lack the attribute.
 
     Raises:
-        ConfigError: convolutions before the first fully connected layer, or no such layer.
+        ConfigError: there are convolutions, or no fully connected layer.
     """
 
     reads_record = True
@@ -74,7 +73,7 @@ class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
                 f"and NUM_FC of at least 1, got {len(conv_dims)} and {len(fc_dims)}"
             )
         self.fc1_record = nn.Linear(record_dim, fc_dims[0], bias=False)
-        # A tenth of the usual scale: an untrained record is a random offset that the detector first has to unlearn.
+        # a tenth of the usual scale: the detector first has to unlearn the random offset of an untrained record
         nn.init.normal_(self.fc1_record.weight, std=0.1 / record_dim**0.5)
 
     @classmethod
@@ -83,16 +82,16 @@ class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
         return {**super().from_config(cfg, input_shape), "record_dim": record_dim}
 
     def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of the parameters that have one, see ``engine/optimizer.py``."""
+        """Return the learning-rate groups of the parameters that have one (see ``engine/optimizer.py``)."""
         return {"fc1_record.weight": "clinical"} if self.reads_record else {}
 
     def joined_parts(self, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the region's and the record's share of the first layer, (R, out) each, for diagnostics."""
+        """Return the RoI's and the record's share of the first layer, (R, out) each, for diagnostics."""
         region, record = inputs
         return self.fc1(region.flatten(1)), self.fc1_record(record)
 
     def forward(self, x: Tensor, record: Tensor | None = None) -> Tensor:
-        """(R, D, P, P) and, with a record, (R, Z) → (R, out)."""
+        """Compute (R, D, P, P) and, where records are read, (R, Z) → (R, out)."""
         if not self.reads_record:
             return super().forward(x)
         x = self.fc1(x.flatten(1)) + self.fc1_record(record)
@@ -102,10 +101,10 @@ class ClinicalFastRCNNConvFCHead(FastRCNNConvFCHead):
 
 
 class ClinicalBoxBranchMixin:
-    """Put before RoI heads of Detectron2: with 1-D fusion their box heads read the record.
+    """Hand the record to the box heads (1-D fusion); goes before Detectron2's RoI heads in a class's bases.
 
     Attributes:
-        reads_record: ``forward`` takes the record (Detectron2's own heads do not).
+        reads_record: ``forward`` takes the record; Detectron2's own heads lack the attribute.
     """
 
     reads_record = True
@@ -127,7 +126,7 @@ class ClinicalBoxBranchMixin:
         targets: list[Instances] | None = None,
         record: EncodedRecord | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As the parent's, with the encoded records of the images, or None where the model reads none."""
+        """Run the heads as the parent does, with the images' encoded records, or None where the model reads none."""
         if not self.training:
             found = self._forward_box(features, proposals, None, record)
             return self.forward_with_given_boxes(features, found), {}
@@ -140,17 +139,17 @@ class ClinicalBoxBranchMixin:
     def _box_features(
         self, head: nn.Module, regions: Tensor, proposals: list[Instances], record: EncodedRecord | None
     ) -> Tensor:
-        """Run a box head on pooled regions (R, D, P, P), each with the record of its image where the head reads one."""
+        """Run a box head on pooled RoIs (R, D, P, P), each with its image's record where the head reads it."""
         if record is None or not getattr(head, "reads_record", False):
             return head(regions)
-        # shapes_to_tensor: a trace then follows the number of regions of another image
+        # shapes_to_tensor keeps the number of RoIs variable in a trace
         counts = shapes_to_tensor([p.proposal_boxes.tensor.shape[0] for p in proposals], device=regions.device).long()
         return head(regions, record.vector.repeat_interleave(counts, dim=0).to(regions.dtype))
 
 
 @ROI_HEADS_REGISTRY.register()
 class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
-    """``StandardROIHeads`` with 1-D clinical fusion (switched by ``MODEL.CLINICAL.FUSION_1D``)."""
+    """``StandardROIHeads`` with 1-D fusion where ``MODEL.CLINICAL.FUSION_1D`` is on."""
 
     def _forward_box(
         self,
@@ -159,7 +158,6 @@ class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
         targets: list[Instances] | None = None,
         record: EncodedRecord | None = None,
     ) -> dict[str, Tensor] | list[Instances]:
-        """As the parent's."""
         maps = [features[name] for name in self.box_in_features]
         regions = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
         predictions = self.box_predictor(self._box_features(self.box_head, regions, proposals, record))
@@ -176,11 +174,11 @@ class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
-    """``CascadeROIHeads`` with 1-D clinical fusion before the box head of every stage."""
+    """``CascadeROIHeads`` with 1-D fusion before the box head of every stage."""
 
     @classmethod
     def loss_names(cls, cfg: CfgNode) -> list[str]:
-        """Name the losses of the box branch, of every stage."""
+        """Name the losses of the box branch at every stage."""
         names, stages = super().loss_names(cfg), range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))
         return [f"{name}_stage{k}" for k in stages for name in names]
 
@@ -191,7 +189,7 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
         targets: list[Instances] | None = None,
         record: EncodedRecord | None = None,
     ) -> dict[str, Tensor] | list[Instances]:
-        """As the parent's, which hands its stages no record."""
+        """Run the stages as the parent does, which hands them no record."""
         maps = [features[name] for name in self.box_in_features]
         sizes = [p.image_size for p in proposals]
         stages, boxes = [], []
@@ -217,7 +215,6 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
     def _run_stage(
         self, features: list[Tensor], proposals: list[Instances], stage: int, record: EncodedRecord | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As the parent's."""
         regions = self.box_pooler(features, [p.proposal_boxes for p in proposals])
         if self.training:
             regions = _ScaleGradient.apply(regions, 1.0 / self.num_cascade_stages)

@@ -1,8 +1,8 @@
-"""The encoded record as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e layers of deconvolution + convolution).
+"""Spatializer: the encoded record as a pseudo-image (paper, equation 1: S = f_spa(Z^C), e deconvolution stages).
 
-The last maps are large (64 channels of 512×512 pixels) and their arithmetic small: moving and storing them is the cost.
+The last maps are large (64 channels of 512×512 pixels) and need little arithmetic: moving and storing them is the cost.
 
-Shape letters: N records, Z width of the encoded record, H×W pixels of the model's input, C its channels; of a stage
+Shape letters: N records, Z width of the encoded record, C channels and H×W pixels of the model's input; of a stage
 I channels in, D of the deconvolution, O out, h×w cells in, 2h×2w pixels out.
 """
 
@@ -16,27 +16,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 RECTIFIER_MARGIN = 2.0
-"""Bias that the norms before a ReLU start with, in standard deviations of their output."""
+"""Initial bias of norms before a ReLU, in standard deviations of their output."""
 
 FEW_CHANNELS = 4
-"""Up to this many channels out, the last stage is computed in strips, and its map of D channels never stored."""
+"""Most output channels for which the last stage runs in strips and never stores its map of D channels."""
 
 STRIP_CELLS = 4096
-"""Cells of a strip: few enough for a processor's cache."""
+"""Cells of a strip; few enough for a processor's cache."""
 
 NORMS = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(1, channels)}
 
 
 class SpatializerStage(nn.Sequential):
-    """Deconvolution 2×2 of stride 2, then convolution 3×3; each with a norm, and ReLU between and after them.
+    """2×2 deconvolution of stride 2, norm, ReLU, 3×3 convolution, norm, ReLU: (N, I, h, w) → (N, O, 2h, 2w).
 
-    With this kernel and stride no two cells reach the same pixel: the deconvolution is a 1×1 convolution to the four
-    pixels of each cell, and a shuffle of the pixels. Batch norm is folded into that convolution, in training too, where
-    its statistics follow from the mean and covariance of the stage's input.
+    With this kernel and stride no two cells reach the same pixel, so the deconvolution is a 1×1 convolution to the four
+    pixels of each cell and a shuffle. Batch norm is folded into that convolution, in training too, where its statistics
+    follow from mean and covariance of the stage's input.
 
     Args:
-        norm: "BN", batch norm as in the paper, or "GN", group norm with one group: each record by itself, whatever the
-            others of the batch are.
+        norm: "BN", batch norm as in the paper, or "GN", group norm with one group, which treats each record by itself.
         last: end without ReLU.
     """
 
@@ -52,14 +51,13 @@ class SpatializerStage(nn.Sequential):
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, I, h, w) → (N, O, 2h, 2w)."""
         deconvolution, norm, relu, convolution, *rest = self
         weight, bias = deconvolution.weight, deconvolution.bias
         if isinstance(norm, nn.BatchNorm2d):
             mean, variance = self._statistics(x) if self.training else (norm.running_mean, norm.running_var)
             scale = norm.weight * (variance + norm.eps).rsqrt()
             weight, bias, norm = weight * scale[:, None, None], (bias - mean) * scale + norm.bias, nn.Identity()
-        # In the order (row, column, D) the four pixels of a cell lie next to each other in channels_last memory.
+        # in the order (row, column, D) the four pixels of a cell are adjacent in channels_last memory
         kernel, bias = weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None], bias.repeat(4)
         if self.last and convolution.out_channels <= FEW_CHANNELS and isinstance(norm, nn.Identity):
             x = _convolve_in_strips(x, kernel, bias, convolution)
@@ -70,7 +68,7 @@ class SpatializerStage(nn.Sequential):
         return x
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean and variance (D,) of the deconvolution of ``x`` over the batch, and update the running ones."""
+        """Compute batch mean and variance (D,) of the deconvolution of ``x``; update the running statistics."""
         deconvolution, norm = self[0], self[1]
         with torch.autocast(x.device.type, enabled=False):
             values = x.permute(0, 2, 3, 1).flatten(0, 2).to(norm.weight.dtype)
@@ -91,23 +89,23 @@ class SpatializerStage(nn.Sequential):
 
 
 def _as_row(cells: Tensor) -> Tensor:
-    """(N, 4·D, h, w) → (N, D, h, 4·w): the pixels of each cell side by side, without moving them."""
+    """View (N, 4·D, h, w) as (N, D, h, 4·w), the pixels of a cell next to each other."""
     n, _, height, width = cells.shape
     return cells.permute(0, 2, 3, 1).reshape(n, height, 4 * width, -1).permute(0, 3, 1, 2)
 
 
 def _shuffle(row: Tensor) -> Tensor:
-    """(N, D, h, 4·w) of :func:`_as_row` → (N, D, 2h, 2w): each pixel to its place."""
+    """Move each pixel of :func:`_as_row` to its place: (N, D, h, 4·w) → (N, D, 2h, 2w)."""
     n, channels, height, width = row.shape
     pixels = row.permute(0, 2, 3, 1).reshape(n, height, width // 4, 2, 2, channels).transpose(2, 3)
     return pixels.reshape(n, 2 * height, width // 2, channels).permute(0, 3, 1, 2)
 
 
 def _convolve_in_strips(x: Tensor, kernel: Tensor, bias: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Rectify the deconvolution of ``x`` and convolve it by 3×3, (N, I, h, w) → (N, O, 2h, 2w).
+    """Compute 3×3 convolution(ReLU(deconvolution of ``x``)), (N, I, h, w) → (N, O, 2h, 2w).
 
-    The products of each pixel with each tap, 9·O numbers, need no neighbors: strips of the input are carried to them
-    one by one, and again in the backward pass. A second convolution sums them at their places.
+    The products of each pixel with each tap, 9·O numbers, need no neighbors: they are computed strip by strip, and
+    again in the backward pass. A second convolution sums them at their places.
     """
     out_channels, channels = convolution.weight.shape[:2]
     taps = convolution.weight.permute(2, 3, 0, 1).reshape(9 * out_channels, channels, 1, 1)
@@ -126,16 +124,16 @@ def _products(strip: Tensor, kernel: Tensor, bias: Tensor, taps: Tensor) -> Tens
 
 
 class Spatializer(nn.Module):
-    """Z^C (N, Z) → S (N, C, H, W).
+    """Spread each encoded record over a pseudo-image: Z^C (N, Z) → S (N, C, H, W).
 
     Args:
         in_dim: Z.
         out_channels: C; the last stage ends without ReLU, so that S is centered like a normalized image.
-        num_stages: e ≥ 1; the stages reach 2^e pixels a side (paper: 9 → 512).
-        channels: channels between the stages.
+        num_stages: e ≥ 1; the stages reach 2^e pixels per side (paper: 9 → 512).
+        channels: between the stages.
         norm: "BN" or "GN", see :class:`SpatializerStage`.
-        num_uniform: this many stages, from the first, start as a repetition over the map, see :func:`_start_uniform`:
-            the record then makes a pattern of 2^(e − num_uniform) pixels a side, repeated.
+        num_uniform: number of first stages that start as a repetition over the map, see :func:`_start_uniform`: the
+            record then makes a repeated pattern of 2^(e − num_uniform) pixels per side.
     """
 
     def __init__(
@@ -166,15 +164,7 @@ class Spatializer(nn.Module):
                 _start_uniform(stage)
 
     def forward(self, encoded: Tensor, size: tuple[int, int]) -> Tensor:
-        """Spread each record over a map.
-
-        Args:
-            encoded: (N, Z).
-            size: (H, W); where the stages end at another size, the result is resized bilinearly.
-
-        Returns:
-            (N, C, H, W).
-        """
+        """Compute S for ``size`` (H, W); where the stages end at another size, S is resized bilinearly."""
         x = self.stages(encoded[:, :, None, None])
         if torch.jit.is_tracing() or x.shape[-2:] != tuple(size):
             x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
@@ -182,13 +172,13 @@ class Spatializer(nn.Module):
 
 
 def _start_linear(stage: SpatializerStage, first: bool) -> None:
-    """Keep the variance by the inputs of one output pixel, and let the record through.
+    """Initialize a stage to keep the variance and to pass the record on nearly linearly.
 
-    With norms that start at bias 0, the rectifier after each scrambles the record before anything is learned: a linear
-    map of a cell of the clinical backbone's output recovers nothing of the vitals (R² below 0).  Started at
-    :data:`RECTIFIER_MARGIN` standard deviations above zero the rectifiers hardly cut at first, and the pseudo-image is
-    a sum of one pattern a column.  The weights of each output sum to zero over the inputs, so that the margin itself,
-    the same for every record, is not carried on: it would soon drown what differs between records.
+    With norms that start at bias 0, the ReLUs scramble the record before anything is learned: no linear map of a cell
+    of the clinical backbone's output recovers the vitals (R² below 0). Started :data:`RECTIFIER_MARGIN` standard
+    deviations above zero, they hardly cut, and the pseudo-image is a sum of one pattern per column. The weights of each
+    output sum to zero over the inputs, so that the margin, the same for every record, is not passed on: it would soon
+    drown what differs between records.
     """
     deconvolution, norm, _, convolution, second_norm, *_ = stage
     nn.init.normal_(deconvolution.weight, std=deconvolution.in_channels**-0.5)
@@ -205,11 +195,11 @@ def _start_linear(stage: SpatializerStage, first: bool) -> None:
 
 
 def _start_uniform(stage: SpatializerStage) -> None:
-    """Start the four kernel positions of the deconvolution alike, and the 3×3 convolution with its center only.
+    """Initialize a stage to repeat its input over space: equal deconvolution taps, a center-only 3×3 convolution.
 
-    What comes in is then repeated over space.  Otherwise each place starts with a code of its own for the same record,
-    and the detector has to learn to read every one of them.  Not with batch norm: of a repeated map it sees as many
-    values a channel as there are records in the batch, and the record drowns in the noise of their mean.
+    Otherwise each place starts with its own code for the same record, and the detector has to learn every one. Not for
+    batch norm: of a repeated map it sees only one value per record and channel, and the record drowns in the noise of
+    their mean.
     """
     deconvolution, convolution = stage[0], stage[3]
     with torch.no_grad():
