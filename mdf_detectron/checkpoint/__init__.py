@@ -1,4 +1,4 @@
-"""Checkpoints: files of weights, config and contents, read and written."""
+"""Read and write checkpoints: weights, config and contents."""
 
 from mdf_detectron.dependencies import require_detectron2
 

@@ -1,17 +1,17 @@
-"""A checkpoint as an object: its file is read, verified and hashed once, and the object handed on.
+"""Open checkpoints as objects: the file is read, verified and hashed once, then the object is passed around.
 
-A ``.pth`` file of a training holds these entries, those of a published model the first four:
+A training's ``.pth`` file holds these entries; a published model's holds the first four:
 
 ======================  ================================================================================
 ``model``               the weights
 ``mdf_config``          the config, as YAML
-``contents``            all else that a user of the model needs (:mod:`~mdf_detectron.checkpoint.contents`)
+``contents``            everything else needed to use the model (:mod:`~mdf_detectron.checkpoint.contents`)
 ``sha256``              digest of weights, config and contents
 ``trainer, iteration``  states of optimizer, schedule and hooks
 ``training_sha256``     digest of these states
 ======================  ================================================================================
 
-Files of other programs may hold weights alone: a training can start from them.
+Files of other programs may hold weights only; a training can start from them.
 """
 
 from __future__ import annotations
@@ -41,26 +41,21 @@ DIGEST_KEY, TRAINING_DIGEST_KEY = "sha256", "training_sha256"
 
 
 class Checkpoint:
-    """An opened checkpoint.
-
-    Args:
-        path: of the file.
-        data: all of its entries, verified by :meth:`open`; not to be changed.
-    """
+    """An opened checkpoint; ``data`` holds all entries of the file, verified by :meth:`open`: do not change them."""
 
     def __init__(self, path: str | Path, data: Mapping[str, Any]):
         self.path, self.data = Path(path), data
 
     @classmethod
     def open(cls, path: str | Path, sha256: str = "") -> Checkpoint:
-        """Read a file on the CPU without executing code from it, and verify what it holds.
+        """Read a ``.pth`` file to the CPU without executing code from it, and verify its content.
 
         Args:
-            sha256: digest that the whole file must have; by default any.
+            sha256: expected digest of the whole file; empty accepts any.
 
         Raises:
-            CheckpointError: the file is absent or damaged, or holds objects other than tensors and plain values,
-                weights that are not finite, or other content than its digests say.
+            CheckpointError: the file is missing or damaged, holds objects other than tensors and plain values or
+                weights that are not finite, or does not match its digests.
         """
         if not os.path.exists(path):
             raise CheckpointError(f"no checkpoint at {shorten_path(path)}")
@@ -76,13 +71,13 @@ class Checkpoint:
             return cls(path, _verified(data, path))
         except UserError:
             raise
-        except Exception as error:  # torch's reader raises whatever a broken file leads to
+        except Exception as error:  # torch's reader raises anything on a broken file
             reason = short_text(ValueError((str(error).strip() or type(error).__name__).splitlines()[0]))
             raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The model's state."""
+        """State dict of the model."""
         return self.data["model"]
 
     @property
@@ -92,20 +87,12 @@ class Checkpoint:
 
     @cached_property
     def contents(self) -> dict[str, Any]:
-        """What a user of the model needs to know; checked.
-
-        Raises:
-            CheckpointError: there are none, or they are damaged or of a later version.
-        """
+        """Checked :class:`~mdf_detectron.checkpoint.contents.Contents` as a dict; raises ``CheckpointError``."""
         return checked_contents(self._entry(CONTENTS_KEY, dict, "contents (classes, units and ranges)"), self.path)
 
     @cached_property
     def saved_cfg(self) -> CfgNode:
-        """The config as the training had it, with its paths and data sets.
-
-        Raises:
-            CheckpointError: there is none, or one that this version does not know.
-        """
+        """Config of the training, with its paths and data sets; ``CheckpointError`` if this version cannot read it."""
         text = self._entry(CONFIG_KEY, str, "config")
         cfg = get_mdf_cfg()
         try:
@@ -117,16 +104,12 @@ class Checkpoint:
 
     @property
     def cfg(self) -> CfgNode:
-        """The config to use the model with, without what belongs to the training's machine; new at each access.
-
-        Raises:
-            CheckpointError: as of ``saved_cfg``.
-        """
+        """Config for inference: a new copy of ``saved_cfg`` without data sets and the training machine's settings."""
         cfg = self.saved_cfg.clone()
         cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE, cfg.MODEL.TIMM.PRETRAINED = "", "", False
         cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST = (), (), ()
-        cfg.VALIDATION.PATIENCE = 0  # refused without a validation split
-        cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # refused without a GPU
+        cfg.VALIDATION.PATIENCE = 0  # check_config refuses it without a validation split
+        cfg.SOLVER.AMP.ENABLED &= torch.cuda.is_available()  # ... and this one without a GPU
         check_config(cfg)
         return cfg
 
@@ -140,17 +123,17 @@ class Checkpoint:
 
 
 def signed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a checkpoint with the digests of what they hold."""
+    """Return a checkpoint's entries with their digests added."""
     data = {**data, DIGEST_KEY: digest(data)}
     return {**data, TRAINING_DIGEST_KEY: training_digest(data)} if "trainer" in data else data
 
 
 def save_checkpoint_file(data: dict[str, Any], target: Path) -> None:
-    """Write a ``.pth`` file atomically: it is whole or absent."""
-    with atomic_path(target) as partial, open(partial, "wb") as file:  # of Python's: torch's own hides a full disk
+    """Write a ``.pth`` file atomically."""
+    with atomic_path(target) as partial, open(partial, "wb") as file:  # torch's own file object hides a full disk
         try:
             torch.save(data, file)
-        except RuntimeError as error:  # what the archive's writer says once the file could not be written
+        except RuntimeError as error:  # the archive writer's follow-up to a failed write
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -167,14 +150,14 @@ def digest(data: Mapping[str, Any]) -> str:
 
 
 def training_digest(data: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of a checkpoint's states of optimizer, schedule and hooks."""
+    """Compute the SHA-256 of a checkpoint's optimizer, schedule and hook states."""
     sha = hashlib.sha256()
     _add(sha, "", {key: data.get(key) for key in ("trainer", "iteration")})
     return sha.hexdigest()
 
 
 def _add(sha: hashlib._Hash, name: str, value: Any) -> None:
-    """Add nested dicts, lists, tensors and plain values, each with its place."""
+    """Hash nested dicts, lists, tensors and plain values, each with its path."""
     if isinstance(value, Tensor):
         _add_tensor(sha, name, value)
     elif isinstance(value, Mapping):
@@ -196,7 +179,7 @@ def _add_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
-    """Refuse an archive with compressed entries, which torch never writes, and which may unpack to any size."""
+    """Refuse archives with compressed entries: torch never writes them, and they may unpack to any size."""
     file.seek(0)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -207,10 +190,10 @@ def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
 
 
 def _verified(data: Any, path: str | Path) -> dict[str, Any]:
-    """Return the entries of a checkpoint after a check of its digests and of its weights."""
+    """Return a checkpoint's entries after checking its digests and weights."""
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project")
-    data = data if "model" in data else {"model": data}  # written as a state alone
+    data = data if "model" in data else {"model": data}  # a bare state dict
     state = data["model"]
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: its weights are {shorten(state)}, no dict; name a .pth of this project")
@@ -227,13 +210,13 @@ def _verified(data: Any, path: str | Path) -> dict[str, Any]:
 
 
 def _weight_problem(name: Any, value: Any) -> str:
-    """Describe what keeps a digest of an entry of the weights from being computed; an empty text if nothing does."""
+    """Describe why a weight cannot be hashed; "" if it can."""
     if not isinstance(name, str):
         return "has no text for a name"
     if not isinstance(value, Tensor):
         return f"is a {type(value).__name__}, no tensor"
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         return f"is a tensor of another kind ({value.layout}, {value.dtype}, {value.device})"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # it would need that memory when copied
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # a copy would allocate all elements
         return f"of the shape {shorten(tuple(value.shape))} has more elements than the file holds"
     return ""

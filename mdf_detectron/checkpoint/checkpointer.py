@@ -1,4 +1,4 @@
-"""Save and load models: Detectron2's checkpointer over this project's checkpoints."""
+"""Save and load models: Detectron2's checkpointer for this project's checkpoint files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from mdf_detectron.modeling.meta_arch import build_model
 
 
 class MultimodalCheckpointer(DetectionCheckpointer):
-    """``DetectionCheckpointer`` of files that a model can be used from alone.
+    """``DetectionCheckpointer`` whose files are sufficient to use a model.
 
     Args:
-        cfg: the run's config.
-        contents: of :mod:`~mdf_detectron.checkpoint.contents`, saved with the weights; None saves none.
+        cfg: the run's config, saved with the weights.
+        contents: see :mod:`~mdf_detectron.checkpoint.contents`; None saves none.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         self.contents = contents
 
     def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``: to a temporary file first, so that a file is whole or absent.
+        """Write ``<save_dir>/<name>.pth`` atomically.
 
         Args:
-            tag_last: a resumed run continues from this file (not so for the best checkpoint).
+            tag_last: make a resumed run continue from this file; False for the best checkpoint.
             kwargs: further entries, such as ``iteration``.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -64,15 +64,15 @@ class MultimodalCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(target.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the last checkpoint, atomically."""
+        """Write the last checkpoint's name atomically."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def load(self, path: str | Path | Checkpoint, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights to start from, and the states that are saved with them; an empty path loads nothing.
+        """Load weights to start from, and the states saved with them; an empty path loads nothing.
 
         Args:
-            path: of a file, also one that Detectron2's path manager fetches; or an opened checkpoint.
-            checkpointables: as of the parent.
+            path: a file, a URL of Detectron2's path manager, or an opened checkpoint.
+            checkpointables: names of the states to load; None loads all.
 
         Raises:
             CheckpointError: the file cannot be opened, or its model reads other clinical columns.
@@ -86,11 +86,11 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         return super(DetectionCheckpointer, self).load(str(path.path), checkpointables)
 
     def load_whole(self, path: str | Path | Checkpoint) -> None:
-        """Load all of a model, and the states that are saved with it: :meth:`load` without anything left out.
+        """Load the complete model, and the states saved with it: :meth:`load` that allows no missing weight.
 
         Raises:
-            CheckpointError: a part of the model is not in the file, or has another shape there; or the classes or
-                columns of ``DATASETS.TEST`` mean something else than those that the model was trained on.
+            CheckpointError: a weight is missing from the file or has another shape, or the classes or columns of
+                ``DATASETS.TEST`` differ from those of the training.
         """
         self.load(path)
         if CONTENTS_KEY in self._opened.data:
@@ -106,7 +106,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
             )
 
     def _check_columns(self, checkpoint: Checkpoint) -> None:
-        """Refuse weights that read other clinical columns; a model with a record may start from an image-only one."""
+        """Refuse weights for other clinical columns; image-only weights may start a model that reads a record."""
         if CONFIG_KEY not in checkpoint.data:
             return
         saved, wanted = clinical_signature(checkpoint.saved_cfg), clinical_signature(self.cfg)
@@ -117,7 +117,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
             )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return {**self._opened.data, "model": dict(self._opened.weights)}  # the parent takes out what it has loaded
+        return {**self._opened.data, "model": dict(self._opened.weights)}  # copied, as the parent removes what it loads
 
     def _load_model(self, checkpoint: Any) -> Any:
         self._incompatible = super()._load_model(checkpoint)
@@ -125,14 +125,14 @@ class MultimodalCheckpointer(DetectionCheckpointer):
 
 
 def load_model(cfg: CfgNode, checkpoint: str | Path | Checkpoint) -> nn.Module:
-    """Build the config's model with all weights of a checkpoint, in evaluation mode."""
+    """Build the config's model in evaluation mode with all weights of a checkpoint."""
     model = build_model(cfg)
     MultimodalCheckpointer(model, cfg=cfg).load_whole(checkpoint)
     return model.eval()
 
 
 def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
-    """Return what must agree between a checkpoint and a config: the columns in order and the vocabularies."""
+    """Return what a checkpoint and a config must have in common: the columns in order and the vocabularies."""
     c = cfg.MODEL.CLINICAL
     if not reads_record(cfg):
         return {"numeric": [], "categorical": [], "vocabularies": []}

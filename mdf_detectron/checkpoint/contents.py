@@ -1,7 +1,7 @@
-"""What a checkpoint holds next to its weights, so that it can be used without the data set that it was trained on.
+"""Describe what a checkpoint holds next to its weights, so that it can be used without its training data.
 
-The entry ``contents`` of a ``.pth`` file is a dict of plain values, the fields of :class:`Contents`. It holds no record
-of a single patient.
+The entry ``contents`` of a ``.pth`` file is a dict of plain values, the fields of :class:`Contents`. It holds no
+patient's record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mdf_detectron.validation import Strict, validated
 FORMAT = 1
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-"""Of the training quantiles of a numeric column."""
+"""Probabilities of the quantiles that are stored for a numeric column."""
 
 _Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -37,7 +37,7 @@ _Name = Annotated[str, Field(pattern=r"\S")]
 
 
 class _Statistics(Strict):
-    """Of a column over the training records: its number of values, and quantiles (numeric) or frequencies."""
+    """A column's number of values in the training records, and their quantiles (numeric) or frequencies."""
 
     count: _Count
     quantiles: list[_Number] | None = None
@@ -72,7 +72,7 @@ class _MissingRecords(Strict):
 
 
 class _ClassPoint(Strict):
-    """A threshold (None reports nothing), and what it did on the data that it was chosen on."""
+    """A score threshold (None reports no detection) and its results on the data that it was chosen on."""
 
     threshold: _Number | None
     false_positives: _Number | None
@@ -87,7 +87,7 @@ class _OperatingPoint(Strict):
 
 
 class _Calibration(Strict):
-    """Of the scores: a temperature, and the reliability diagrams without and with it."""
+    """A temperature for the scores, and the reliability diagrams without and with it."""
 
     source: str
     criterion: str
@@ -101,10 +101,10 @@ class Contents(Strict):
     """Contents of a checkpoint; the last three entries are None until ``mdf publish`` adds them.
 
     Attributes:
-        software: versions of the libraries that wrote it.
+        software: library → version that wrote it.
         class_names, category_ids: the model's classes in order, and their ids in COCO files.
-        clinical_schema: the whole clinical schema of the training data (units, ranges, vocabularies).
-        columns: those that the model reads, in input order; empty in an image-only model.
+        clinical_schema: the complete clinical schema of the training data (units, ranges, vocabularies).
+        columns: the columns that the model reads, in input order; empty for an image-only model.
     """
 
     format: Literal[1]
@@ -142,7 +142,7 @@ class Contents(Strict):
 
 
 def _fits(one: _Statistics, vocabulary: tuple[str, ...]) -> bool:
-    """Tell whether statistics are those of a column with this vocabulary; without one it is numeric."""
+    """Tell whether statistics fit a column with this vocabulary; numeric columns have an empty one."""
     if vocabulary:
         return one.frequencies is not None and set(vocabulary) <= set(one.frequencies)
     quantiles = one.quantiles
@@ -150,11 +150,7 @@ def _fits(one: _Statistics, vocabulary: tuple[str, ...]) -> bool:
 
 
 def checked_contents(contents: Mapping[str, Any], filename: Any) -> dict[str, Any]:
-    """Return the contents of a checkpoint of any origin, so that what reads them need not check them.
-
-    Raises:
-        CheckpointError: they are damaged, edited or of a later version.
-    """
+    """Validate and return a checkpoint's contents; ``CheckpointError`` if damaged, edited or of a later version."""
     version = contents.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(
@@ -210,7 +206,7 @@ def training_contents(cfg: CfgNode) -> dict[str, Any]:
 
 
 def column_statistics(schema: ClinicalSchema, records: list[Mapping[str, Any] | None]) -> dict[str, dict[str, Any]]:
-    """Summarize each column over records: its number of values, and quantiles (numeric) or frequencies."""
+    """Compute each column's number of values over records, and their quantiles (numeric) or frequencies."""
     parsed = [schema.encode(record, where="training record") for record in records]
     out: dict[str, dict[str, Any]] = {}
     for i, column in enumerate(schema.numeric):
@@ -226,18 +222,13 @@ def column_statistics(schema: ClinicalSchema, records: list[Mapping[str, Any] | 
 
 
 def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any) -> None:
-    """Refuse a data set whose classes or columns mean something else than the checkpoint's.
-
-    Raises:
-        CheckpointError: other classes or another order of them; a column that the model reads with another kind,
-            unit, range or vocabulary.
-    """
+    """Raise ``CheckpointError`` if a data set has other classes or another order, or fails :func:`check_schema`."""
     if dataset_name not in DatasetCatalog.list():
-        return  # the caller cannot evaluate on it and says so
+        return  # the caller reports it
     try:
-        DatasetCatalog.get(dataset_name)  # its classes are known once it is loaded
+        DatasetCatalog.get(dataset_name)  # loading sets its classes
     except DatasetError:
-        return  # not prepared here: the model can be used without it, an evaluation on it fails
+        return  # not prepared here: the model is usable, only an evaluation on it fails
     metadata = MetadataCatalog.get(dataset_name)
     classes = list(metadata.get("thing_classes", []))
     if classes != contents["class_names"]:
@@ -250,7 +241,7 @@ def check_dataset(contents: Mapping[str, Any], dataset_name: str, filename: Any)
 
 
 def check_schema(contents: Mapping[str, Any], schema: ClinicalSchema, dataset_name: str, filename: Any) -> None:
-    """Refuse a schema in which a column that the model reads is absent or means something else."""
+    """Raise ``CheckpointError`` if a column that the model reads is absent or its kind, unit or values differ."""
     trained = {column.name: column for column in ClinicalSchema.from_dict(contents["schema"]).columns}
     present = {column.name: column for column in schema.columns}
     for name in contents["columns"]:

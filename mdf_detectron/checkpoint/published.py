@@ -1,8 +1,7 @@
-"""Published weights: the entries of ``model_zoo/zoo.yaml``, and their verified files.
+"""Read the model zoo (``model_zoo/zoo.yaml``) and open its published weights.
 
-An entry names a config, the command that makes the model, its results over several training seeds and, for published
-weights, their file and its SHA-256. A file is looked for in the package, which ships one small model, then below
-``$MDF_MODEL_ZOO``, a folder or a base URL that iopath can read.
+Weights are taken from the package, which ships one small model, else from ``$MDF_MODEL_ZOO``: a folder, or a base URL
+that iopath can read.
 """
 
 from __future__ import annotations
@@ -24,17 +23,15 @@ BASE_VARIABLE = "MDF_MODEL_ZOO"
 
 
 class ZooEntry(Strict):
-    """A model.
+    """A model of the zoo.
 
     Attributes:
         config: name of its config.
-        command: makes it, for each of ``seeds``.
+        command: the command that trains it, for each of ``seeds``.
         data: what it was trained and tested on.
-        seeds: of the trainings.
-        results: metric → its value × 100 on the test split of ``data``, one a seed.
-        weights: path of the weights of one of the trainings, below the package's zoo or the zoo's base; empty where
-            none are published.
-        sha256: of that file.
+        results: metric → one value × 100 per seed, on the test split of ``data``.
+        weights: relative path of one seed's weights; empty if none are published.
+        sha256: digest of that file.
     """
 
     config: str
@@ -56,7 +53,7 @@ class ZooEntry(Strict):
 
     @property
     def shipped(self) -> bool:
-        """Whether the weights come with the package."""
+        """Whether the package contains the weights."""
         return bool(self.weights) and (ZOO_FOLDER / self.weights).is_file()
 
 
@@ -65,11 +62,7 @@ class _Zoo(Strict):
 
 
 def read_zoo() -> dict[str, ZooEntry]:
-    """Read the entries of the zoo by the name of their config.
-
-    Raises:
-        ConfigError: not safe YAML, an entry that is not one, or two entries of one config.
-    """
+    """Read the zoo: config name → entry."""
     entries = validated(_Zoo, read_yaml(ZOO_FILE, ConfigError), str(ZOO_FILE), ConfigError).models
     zoo = {entry.config: entry for entry in entries}
     if len(zoo) != len(entries):
@@ -78,12 +71,12 @@ def read_zoo() -> dict[str, ZooEntry]:
 
 
 def open_weights(weights: str | Path) -> Checkpoint:
-    """Open a checkpoint file, or the weights of a zoo model, "synthetic_cxr/mdf_net_compact" say.
+    """Open a checkpoint file, or the weights of a zoo model such as "synthetic_cxr/mdf_net_compact".
 
     Raises:
-        CheckpointError: there is neither such a file nor such weights, or it cannot be used.
+        CheckpointError: neither exists, or the file cannot be used.
     """
-    if os.path.isfile(weights):  # also of a name too long for a file
+    if os.path.isfile(weights):  # accepts names that are too long for a file
         return Checkpoint.open(weights)
     zoo = read_zoo()
     name = str(weights).removesuffix(".yaml") + ".yaml"
@@ -96,13 +89,10 @@ def open_weights(weights: str | Path) -> Checkpoint:
 
 
 def open_published(config_path: str) -> Checkpoint:
-    """Open the verified weights of a zoo model; those of a URL are cached.
-
-    Args:
-        config_path: name of its config.
+    """Open the weights of the zoo model of a config, verified by SHA-256; downloads are cached.
 
     Raises:
-        CheckpointError: no weights are published, the file cannot be had, or it is not the published one.
+        CheckpointError: no weights are published, or the file cannot be read or is not the published one.
     """
     entry = read_zoo().get(config_path)
     if entry is None or not entry.weights:
