@@ -1,4 +1,4 @@
-"""Training; everything here needs detectron2."""
+"""Train models; everything here needs detectron2."""
 
 from mdf_detectron.dependencies import require_detectron2
 

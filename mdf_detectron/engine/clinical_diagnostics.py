@@ -1,8 +1,4 @@
-"""Does the model in training read the record?
-
-The class loss of the ground-truth boxes and the total loss, each with own and with exchanged records, and the size of
-each path where image and record are joined.
-"""
+"""Measure during training whether the model reads the record: losses with exchanged records, and path magnitudes."""
 
 from __future__ import annotations
 
@@ -29,17 +25,18 @@ Batches = Sequence[list[dict[str, Any]]]
 class ClinicalDiagnostics(HookBase):
     """Write ``clinical/...`` scalars every ``period`` iterations and after the last one.
 
-    Everything is computed on fixed batches with the network as at inference, with their own records and with those
-    of other patients.  ``clinical/class_loss``, ``class_loss_shuffled`` and ``class_loss_gain`` are
-    :func:`mean_class_loss` and what the own records save of it (nats a ground-truth box): the scalar to watch.  A
-    detector without ``roi_heads.box_predictor`` has none.  ``clinical/loss``, ``loss_shuffled`` and ``loss_gain`` are
-    the same of the total loss, in which background regions and box coordinates, which the record does not change,
-    outweigh the classes, and a trained loss weighting rescales every part.  The rest are :func:`recorded_norms`.
+    All are computed on fixed batches with the network as at inference:
+
+    - ``class_loss``, ``class_loss_shuffled``: :func:`mean_class_loss` with own and with other patients' records;
+      ``class_loss_gain``, their difference (nats per ground-truth box), is the scalar to watch. Only for detectors
+      with ``roi_heads.box_predictor``.
+    - ``loss``, ``loss_shuffled``, ``loss_gain``: the same for the total loss. There background regions and box
+      coordinates, which the record does not change, outweigh the classes, and a trained loss weighting rescales them.
+    - the norms of :func:`recorded_norms`.
 
     Args:
-        period: iterations.
-        own: batches of mapped training inputs, the same at every call.
-        shuffled: the same inputs with the records of other patients.
+        own: batches of mapped training inputs.
+        shuffled: the same inputs with other patients' records.
     """
 
     def __init__(self, *, period: int, own: Batches, shuffled: Batches) -> None:
@@ -53,13 +50,10 @@ class ClinicalDiagnostics(HookBase):
 
 
 def fixed_batches(cfg: CfgNode) -> tuple[Batches, Batches]:
-    """Return the images of ``CLINICAL_DIAGNOSTICS``, with their own records and with exchanged ones, in batches.
+    """Return the images of ``CLINICAL_DIAGNOSTICS`` in batches, with own records and with exchanged ones.
 
-    A batch is as large as this process' share of the training's.  There is at most one image of a patient, and images
-    with findings come first.
-
-    Raises:
-        ConfigError: a train split of a single patient.
+    A batch is as large as this process's share of a training batch. Each patient has at most one image, and images with
+    findings come first. A train split of one patient is a ``ConfigError``.
     """
     records = train_part(cfg, len(records_of(cfg.DATASETS.TRAIN[:1])))
     records = sorted(records, key=lambda r: not r["annotations"])
@@ -90,11 +84,11 @@ def clinical_scalars(model: nn.Module, own: Batches, shuffled: Batches) -> dict[
 
 
 def mean_class_loss(model: nn.Module, batches: Batches) -> float:
-    """Compute the mean cross-entropy of the ground-truth boxes among the classes, in nats a box.
+    """Compute the mean cross-entropy of the classes of the ground-truth boxes, in nats per box.
 
-    The ground-truth boxes are the only proposals (of a cascade, the last stage is taken), so that neither the proposal
-    generator nor sampling matter.  The background's logit is left out, unless there is but one class: a record tells
-    classes apart far more than it tells a finding from the background.
+    The ground-truth boxes are the only proposals, so that neither proposal generator nor sampling matters; a cascade's
+    last stage counts. The background logit is left out unless there is only one class: a record separates classes far
+    better than it separates findings from background.
     """
     model = unwrapped(model)
     total, boxes = 0.0, 0
@@ -110,7 +104,7 @@ def mean_class_loss(model: nn.Module, batches: Batches) -> float:
 
 
 def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
-    """(R, K + 1) logits of the R ground-truth boxes of a batch, the background last."""
+    """Return (R, K + 1) logits of a batch's R ground-truth boxes, background last."""
     images, record, heads = model.preprocess_image(batch), model.encode_records(batch), model.roi_heads
     proposals = [
         Instances(size, proposal_boxes=x["instances"].gt_boxes, objectness_logits=torch.zeros(len(x["instances"])))
@@ -131,12 +125,12 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
 
 @contextmanager
 def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Record root mean squares of what meets where image and record are joined, of the last forward within the context.
+    """Record root mean squares of what is joined of image and record, in the last forward within the context.
 
-    ``fusion_<level>_image`` and ``fusion_<level>_record``: the image's map, and what the record brings to it (the
-    clinical map; of a fusion that reads the record itself, what it adds to the image's map).  ``roi_image`` and
-    ``roi_record``: the region's and the record's share of the first layer of the box head (of a cascade, followed by
-    the stage).
+    - ``fusion_<level>_image``, ``fusion_<level>_record``: the image's map, and the clinical map; for a fusion that
+      reads the record directly, what it adds to the image's map.
+    - ``roi_image``, ``roi_record``: contributions of region and record to the box head's first layer; for a cascade
+      ``roi_stage<i>_image`` and so on.
     """
     norms: dict[str, float] = {}
     handles = []
@@ -151,13 +145,13 @@ def recorded_norms(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def _hook(norms: dict[str, float], name: str):
-    """Record the parts that a module joins; ``name`` is its place in the model."""
+    """Return a forward hook that records what the module ``name`` joins."""
     *_, level, last = ["", *name.split(".")]
     stage = f"_stage{last}" if last.isdigit() else ""
     key = f"fusion_{level}" if last == "fusion" else f"roi{stage}"
 
     def record(module, inputs, output) -> None:
-        if len(inputs) > 1:  # a record to join
+        if len(inputs) > 1:  # with a record
             for part, value in zip(("image", "record"), module.joined_parts(inputs, output), strict=True):
                 norms[f"{key}_{part}"] = _rms(value)
 

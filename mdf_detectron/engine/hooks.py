@@ -1,4 +1,4 @@
-"""Hooks around the steps of a training: reproducibility, the stop at a loss that is not finite, shared statistics."""
+"""Hooks of a training: seeding, running state, log history, non-finite losses, shared statistics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ RUNNING_STATE = ("loss_normalizer",)
 
 
 class SeedIterations(HookBase):
-    """Seed all generators before each step from the training's seed, the iteration and the process.
+    """Seed all generators before each step from the training's seed, iteration and rank.
 
-    What happens between two steps (validation, a restart) then cannot change what is sampled in the next one.
+    Whatever happens between two steps (validation, a restart) cannot change what the next one samples.
     """
 
     def __init__(self, seed: int) -> None:
@@ -33,7 +33,7 @@ class SeedIterations(HookBase):
 
 
 class ModelRunningState(HookBase):
-    """Keep plain attributes that a model updates in training (:data:`RUNNING_STATE`) in the checkpoint."""
+    """Save the model's :data:`RUNNING_STATE` in the checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
         own = vars(unwrapped(self.trainer._trainer.model))
@@ -45,13 +45,13 @@ class ModelRunningState(HookBase):
 
 
 class ScalarHistory(HookBase):
-    """Keep the last scalars in the checkpoint, so that the logs of a resumed run continue as if it had never stopped.
+    """Save the last scalars in the checkpoint, so that a resumed run's logs continue as if it had never stopped.
 
-    A log smooths its lines over a window, and holds back what was put between two of its writes.
+    Writers smooth over a window, and hold back what was logged between two writes.
     """
 
     _WINDOW = 20  # iterations over which the writers smooth
-    _TIMES = ("time", "data_time", "rank_data_time", "eta_seconds")  # of the process that measured them
+    _TIMES = ("time", "data_time", "rank_data_time", "eta_seconds")  # valid only in the process that measured them
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
@@ -82,10 +82,10 @@ class ScalarHistory(HookBase):
 
 
 class FiniteLosses(HookBase):
-    """Check the losses of every training step before the optimizer uses their gradients.
+    """Stop the training at a loss that is not finite, before the optimizer uses its gradients.
 
-    They are read after the backward pass, where Detectron2's log waits for the GPU anyway: reading them between the
-    passes would leave the GPU idle until the first kernels of the backward pass arrive.
+    Losses are read after the backward pass, where Detectron2's log waits for the GPU anyway; between the passes the GPU
+    would be left idle.
     """
 
     def __init__(self) -> None:
@@ -97,14 +97,14 @@ class FiniteLosses(HookBase):
         self._handle = loop.model.register_forward_hook(self._keep)
         self._after_backward = HookBase()
         self._after_backward.after_backward = self._check
-        loop.register_hooks([self._after_backward])  # Detectron2 calls after_backward of the loop's own hooks only
+        loop.register_hooks([self._after_backward])  # Detectron2 calls after_backward only on the loop's own hooks
 
     def after_train(self) -> None:
         self._handle.remove()
         self.trainer._trainer._hooks.remove(self._after_backward)
 
     def _keep(self, model, inputs, outputs) -> None:
-        if isinstance(outputs, dict) and torch.is_grad_enabled():  # else predictions, or validation
+        if isinstance(outputs, dict) and torch.is_grad_enabled():  # not predictions or validation
             self._losses, self._batch = {name: value.detach() for name, value in outputs.items()}, inputs[0]
 
     def _check(self) -> None:
@@ -121,12 +121,11 @@ class FiniteLosses(HookBase):
 
 
 class AverageRunningStatistics(HookBase):
-    """Give all processes the mean of their running statistics after each step.
+    """Average the running statistics of all processes after each step.
 
-    These are the running means and variances of batch norm, which each process updates from its own images, and
-    :data:`RUNNING_STATE`. With one set of numbers all processes validate the same model, and the checkpoint, which the
-    main process writes, holds the state of all. (The spread of the batches' means between processes is not in the
-    variance, as each process normalizes by its own.)
+    These are batch norm's running means and variances, which each process updates from its own images, and
+    :data:`RUNNING_STATE`. All processes then validate the same model, and the main process's checkpoint holds the state
+    of all. The variance between the processes' batch means is not included, as each normalizes by its own.
     """
 
     def before_train(self) -> None:

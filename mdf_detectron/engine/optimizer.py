@@ -1,4 +1,4 @@
-"""The optimizer: SGD or AdamW, with the learning rates that a clinical path needs next to a large image path."""
+"""Build the optimizer: SGD or AdamW, with the learning rates that a clinical path needs next to a large image path."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 ADAMW_BETAS = (0.9, 0.99)
-"""Decay rates of AdamW's running mean and mean square of the gradient. A first layer's early gradients are much larger
-than its later ones; with torch's 0.999 they hold its steps small for a thousand iterations."""
+"""AdamW's decay rates. A first layer's early gradients are much larger than its later ones; with torch's 0.999 they
+keep its steps small for a thousand iterations."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD or AdamW with :func:`lr_factors`; the loss weights are never decayed."""
+    """Build SGD or AdamW with :func:`lr_factors`; loss weights have no weight decay."""
     factors = lr_factors(cfg, model)
     params = get_default_optimizer_params(
         model,
@@ -27,7 +27,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr_factor_func=lambda name: factors.get(name, 1.0),
         overrides={name: {"weight_decay": 0.0} for name in ("log_alpha_squared", "alpha")},
     )
-    # On a CPU one kernel for a parameter takes a quarter of the time of a dozen; a GPU has torch's own choice.
+    # On a CPU the fused kernel takes a quarter of the time; on a GPU torch chooses.
     fused = True if next(model.parameters()).device.type == "cpu" else None
     if cfg.SOLVER.OPTIMIZER == "AdamW":
         optimizer = torch.optim.AdamW(
@@ -50,15 +50,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
-    """Learning-rate factor of each parameter that has one other than 1, by name.
+    """Map each parameter's name to its learning-rate factor, where that may differ from 1.
 
-    A module that wants another rate says so itself: its ``lr_groups()`` names the group of its parameters.
-    ``"clinical"`` is what reads the record itself (``SOLVER.CLINICAL_LR_FACTOR``), ``"deconv_deep"`` and
-    ``"deconv_out"`` are of the paper's branch (``DECONV_LR_FACTORS``). The weight of a fully connected layer with
-    more than ``FULL_LR_FAN_IN`` inputs is scaled by that number over its inputs.
-
-    Raises:
-        KeyError: a group that is not known here.
+    A module's ``lr_groups()`` maps its parameters to a group: ``"clinical"`` reads the record directly
+    (``SOLVER.CLINICAL_LR_FACTOR``); ``"deconv_deep"`` and ``"deconv_out"`` belong to the paper's branch
+    (``SOLVER.DECONV_LR_FACTORS``). The weight of a fully connected layer with more than ``SOLVER.FULL_LR_FAN_IN``
+    inputs has the factor ``FULL_LR_FAN_IN`` / inputs, times that of its group. An unknown group is a ``KeyError``.
     """
     deep, out = cfg.SOLVER.DECONV_LR_FACTORS
     rates = {"clinical": cfg.SOLVER.CLINICAL_LR_FACTOR, "deconv_deep": deep, "deconv_out": out}

@@ -1,7 +1,7 @@
-"""The processes of a training, on one machine or many: gloo on CPUs, NCCL on GPUs, every failure one line.
+"""Run the processes of a training on one or more machines: gloo on CPUs, NCCL on GPUs, one line for every failure.
 
-Detectron2's ``launch`` chooses NCCL wherever there is a GPU, waits half an hour for a peer that never comes, and ends
-in a traceback a process; here the processes meet within a time limit, and the first that fails says why.
+Detectron2's ``launch`` chooses NCCL wherever there is a GPU, waits half an hour for a missing peer, and prints a
+traceback per process; here the processes connect within a time limit, and the first that fails says why.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mdf_detectron.child_processes import CLEANUP_SECONDS
 from mdf_detectron.errors import ConfigError, LostPeerError, UserError, exchange_cause, is_lost_peer
 
 EXCHANGE_LIMIT = timedelta(minutes=30)
-"""Longest wait for the others in one exchange; while the main process scores predictions, they wait for it."""
+"""Timeout of one exchange; it must cover the time in which the main process scores predictions."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_WAIT = 30 * 24 * 3600
 _RESUME = "continue from the last checkpoint with --resume"
@@ -41,16 +41,15 @@ _HOW_TO_START = (
 
 @dataclass(frozen=True)
 class ProcessPlan:
-    """Who takes part in a training, and where they meet.
+    """Processes of a training, and where they connect.
 
     Attributes:
-        local: processes of this machine.
-        world: of all machines.
-        first_rank: number of this machine's first process.
+        local, world: number of processes on this machine, on all machines.
+        first_rank: rank of this machine's first process.
         device: "cpu" or "cuda".
-        host, port: where the process number 0 listens.
-        limit: seconds within which all must have come.
-        started: number on this machine of this very process, which ``torchrun`` has started; None otherwise.
+        host, port: where rank 0 listens.
+        limit: seconds within which all processes must connect.
+        started: local rank of this process if ``torchrun`` started it, else None.
     """
 
     local: int
@@ -64,7 +63,7 @@ class ProcessPlan:
 
     @property
     def backend(self) -> str:
-        """What carries the exchange."""
+        """Backend of torch.distributed."""
         return "nccl" if self.device == "cuda" else "gloo"
 
 
@@ -79,20 +78,20 @@ def plan_processes(
     training: bool = True,
     environment: Mapping[str, str] = os.environ,
 ) -> ProcessPlan:
-    """Check what a command line asks for, before any process is started.
+    """Plan and check the processes that a command line asks for, before any is started.
 
     Args:
-        num_gpus: processes a machine: one a GPU, or this many on its CPUs where the model is on the CPU.
-        num_machines, machine_rank: as Detectron2's.
+        num_gpus: processes per machine: one per GPU, or this many on the CPU if the model is there.
+        num_machines, machine_rank: as in Detectron2.
         dist_url: "tcp://ADDRESS:PORT" of machine 0, or "auto" for a free port of a single machine.
-        limit: seconds within which all processes must have come.
-        training: a batch is shared; an evaluation takes one image after the other.
-        environment: of the process; ``torchrun`` says there what it has started.
+        limit: seconds within which all processes must connect.
+        training: check that a batch can be divided among the processes.
+        environment: ``torchrun`` describes in it what it has started.
 
     Raises:
         ConfigError: numbers that do not fit each other, the machine or the batch, or a port in use.
     """
-    if not 0 < limit <= _LONGEST_WAIT:  # not a number, too
+    if not 0 < limit <= _LONGEST_WAIT:  # true for NaN, too
         raise ConfigError(f"--peer-timeout {limit:g}: give seconds, more than 0 and at most {_LONGEST_WAIT} (30 days)")
     device = "cpu" if cfg.MODEL.DEVICE == "cpu" else "cuda"
     if all(key in environment for key in _TORCHRUN):
@@ -174,13 +173,10 @@ def _meeting_place(dist_url: str, num_machines: int, machine_rank: int) -> tuple
 
 
 def launch(work: Callable[..., None], plan: ProcessPlan, args: tuple = ()) -> None:
-    """Run ``work(*args)`` in every process of this machine, and wait for the end.
-
-    Args:
-        work: a function of a module, for it is found by its name in new processes.
+    """Run ``work``, a function that new processes can import by name, in every process of this machine, and wait.
 
     Raises:
-        UserError: the mistake that ended the first process, or what became of a process that was killed.
+        UserError: the first process's error, or which process was killed by which signal.
     """
     if plan.world == 1:
         work(*args)
@@ -223,7 +219,7 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 
 def _child(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple, told: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds; torch keeps quiet about KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to unwind; torch prints nothing on KeyboardInterrupt
     try:
         _take_part(index, plan, work, args)
     except UserError as error:
@@ -232,7 +228,7 @@ def _child(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple
 
 
 def _take_part(index: int, plan: ProcessPlan, work: Callable[..., None], args: tuple) -> None:
-    """One process' share: meet the others, work, part."""
+    """Connect this process to the others, work, disconnect."""
     rank = plan.first_rank + index
     if plan.device == "cuda":
         torch.cuda.set_device(index)
@@ -257,7 +253,7 @@ def _meet(rank: int, plan: ProcessPlan) -> None:
         dist.init_process_group(plan.backend, store=store, rank=rank, world_size=plan.world, timeout=EXCHANGE_LIMIT)
         comm.create_local_process_group(plan.local)
         comm.synchronize()
-    except RuntimeError as error:  # torch's DistError is one
+    except RuntimeError as error:  # torch's DistError is a subclass
         if not is_lost_peer(error):
             raise UserError(
                 f"process {rank} of {plan.world} cannot exchange with the others by {plan.backend} "
@@ -271,24 +267,24 @@ def _meet(rank: int, plan: ProcessPlan) -> None:
 
 
 def _open_store(rank: int, plan: ProcessPlan) -> dist.Store:
-    """Open the table of keys through which the processes find each other; torchrun may have opened it already."""
+    """Open the key-value store through which the processes connect; torchrun may have opened it already."""
     limit = timedelta(seconds=plan.limit)
     if plan.started is not None:
         return next(dist.rendezvous("env://", timeout=limit))[0]
     if plan.host in ("127.0.0.1", "localhost") and os.path.isdir("/sys/class/net/lo"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve on a single machine
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # otherwise the host name would have to resolve
     return dist.TCPStore(plan.host, plan.port, plan.world, rank == 0, timeout=limit)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of :func:`data_parallel`'s wrapper."""
+    """Return the model inside :func:`data_parallel`'s wrapper."""
     return getattr(model, "module", model)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model for the processes of this training; a single process gets the model back.
+    """Wrap a model for data-parallel training; return it unchanged in a single process.
 
-    Detectron2's ``create_ddp_model`` names a GPU in any case, which torch refuses for a model on the CPU.
+    Detectron2's ``create_ddp_model`` always names a GPU, which torch refuses for a model on the CPU.
     """
     if comm.get_world_size() == 1:
         return model
@@ -297,7 +293,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
 
 def average(tensors: list[Tensor]) -> None:
-    """Replace float tensors by their mean over all processes, in one exchange."""
+    """Replace float tensors in place by their mean over all processes, in one exchange."""
     with torch.no_grad():
         flat = torch.cat([x.flatten() for x in tensors])
         if not len(flat):
@@ -310,7 +306,7 @@ def average(tensors: list[Tensor]) -> None:
 
 @torch.no_grad()
 def copy_from_main(model: nn.Module) -> None:
-    """Give all processes the main process' parameters and buffers."""
+    """Copy the main process's parameters and buffers to all processes."""
     for x in model.state_dict().values():
         sent = x.contiguous()
         dist.broadcast(sent, 0)

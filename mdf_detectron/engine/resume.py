@@ -1,6 +1,6 @@
-"""The folder of a training: held by one run at a time, never a mixture of two, and resumed strictly.
+"""Manage a training's folder: one run at a time, never files of two runs mixed, strict resuming.
 
-A training continues only from a whole checkpoint of the same config and the same data.
+A training continues only from a complete checkpoint of the same config and data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAST_CHECKPOINT_FILE_NAME = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final"
 ARCHIVE = "previous_runs"
 _OF_A_RUN = (LAST_CHECKPOINT_FILE_NAME, "*.pth", METRICS_FILE_NAME, "validation_history.json")
-"""Files that only a training writes; the first is moved first, so that half of a run is never resumed."""
+"""Files that only a training writes; the first is moved first, so that a partly moved run is never resumed."""
 _MORE_FILES = ("results.json", "events.out.tfevents.*", "config.yaml", "log.txt*", "trackers.json", "inference")
 _NUMBERED = re.compile(r"model_(\d{7})\.pth")
 
@@ -38,8 +38,8 @@ FREE_KEYS = (
     "DATALOADER.DECODED_CACHE", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "TEST.", "VALIDATION.",
     "CLINICAL_DIAGNOSTICS.", "TRACKERS",
 )  # fmt: skip
-"""Config keys, or beginnings of keys, that a resumed run may change: they say where and how fast a training runs, what
-is measured, and how long it is (``MAX_ITER`` and ``STEPS``: the schedule is the new config's from there on)."""
+"""Prefixes of config keys that a resumed run may change: where and how fast a training runs, what it measures, and how
+long it is (from then on the schedule follows the new ``MAX_ITER`` and ``STEPS``)."""
 
 _SHOWN = 4
 
@@ -48,20 +48,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def lock_output_dir(cfg: CfgNode, *, fresh: bool, resume: bool = False) -> Iterator[None]:
-    """Lock ``OUTPUT_DIR`` for a training or evaluation, and remove what dead runs were writing.
+    """Lock ``OUTPUT_DIR`` for a training or evaluation, and remove partial files of killed runs.
 
     Args:
-        fresh: a training starts; an earlier run is moved aside, see :func:`archive_previous_run`.
-        resume: move it aside only where there is no checkpoint to continue from.
+        fresh: a training starts; move an earlier run aside, see :func:`archive_previous_run`.
+        resume: move it aside only if it has no checkpoint to continue from.
 
     Raises:
-        FolderInUseError: another run writes to the folder.
+        FolderInUseError: another run is writing to the folder.
         ConfigError: ``MODEL.WEIGHTS`` is one of the files that would be moved.
     """
     folder = Path(cfg.OUTPUT_DIR)
     with FolderLock(folder):
         inference = folder / "inference"
-        remove_partial_files(folder, inference, *inference.glob("*"))  # other folders below may be other runs'
+        remove_partial_files(folder, inference, *inference.glob("*"))  # other subfolders may belong to other runs
         if fresh and not (resume and checkpoint_to_resume(folder)):
             if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).resolve().parent == folder.resolve():
                 raise ConfigError(
@@ -73,11 +73,7 @@ def lock_output_dir(cfg: CfgNode, *, fresh: bool, resume: bool = False) -> Itera
 
 
 def archive_previous_run(folder: str | Path) -> Path | None:
-    """Move the checkpoints, curves, logs and results of an earlier run aside, so that a new one does not mix with them.
-
-    Returns:
-        ``<folder>/previous_runs/<number>``; None where there was no training.
-    """
+    """Move an earlier run's files to ``<folder>/previous_runs/<number>`` and return that; None if there was no run."""
     folder = Path(folder)
     if not any(any(folder.glob(pattern)) for pattern in _OF_A_RUN):
         return None
@@ -92,15 +88,10 @@ def archive_previous_run(folder: str | Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: str | Path) -> Path | None:
-    """Find the checkpoint at which a training continues: the one that ``last_checkpoint`` names, else the latest.
+    """Find the checkpoint to continue from: the one that ``last_checkpoint`` names, else the latest, else None.
 
-    The first checkpoint of a run that was killed at once may lack the name.
-
-    Returns:
-        its path; None where there is none.
-
-    Raises:
-        CheckpointError: ``last_checkpoint`` names a file that is not there.
+    A run that was killed right after its first checkpoint may lack ``last_checkpoint``; one that names no file is a
+    ``CheckpointError``.
     """
     folder = Path(folder)
     named = folder / LAST_CHECKPOINT_FILE_NAME
@@ -117,15 +108,10 @@ def checkpoint_to_resume(folder: str | Path) -> Path | None:
 
 
 def cut_log(path: str | Path, iteration: int) -> int:
-    """Remove the lines of a log (one JSON object a line) from ``iteration`` on, and a line that was not finished.
+    """Remove from a log (one JSON object per line) everything from ``iteration`` on, and an unfinished line.
 
-    A killed run has logged iterations after its last checkpoint; a resumed run logs them again.
-
-    Args:
-        iteration: the first that the resumed run makes.
-
-    Returns:
-        the last iteration that is kept; -1 where there is none.
+    ``iteration`` is the resumed run's first; it logs again what a killed run logged after its checkpoint. Return the
+    last iteration kept, -1 if there is none.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,11 +136,7 @@ def _iteration(line: bytes) -> int | None:
 
 
 def differing_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Compare two configs but for :data:`FREE_KEYS`.
-
-    Returns:
-        "KEY: value there → value here" for each key that differs.
-    """
+    """Return "KEY: saved value → value now" for each key that differs and is not in :data:`FREE_KEYS`."""
     there, here = flat_config(saved), flat_config(now)
     return [
         f"{key}: {shorten(there.get(key), 40)} → {shorten(here.get(key), 40)}"
@@ -164,14 +146,11 @@ def differing_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
-    """Refuse a checkpoint that a trainer cannot continue from as if it had never stopped.
-
-    Args:
-        trainer: built from the config that is resumed with; its checkpointer knows the training data.
+    """Refuse a checkpoint from which a trainer cannot continue as if it had never stopped.
 
     Raises:
-        CheckpointError: another config or other training data, no state of a training, or an optimizer's that
-            does not fit the parameters or is not finite.
+        CheckpointError: it has another config, other training data or no training state, or its optimizer state does
+            not fit the parameters or is not finite.
     """
     where = shorten_path(checkpoint.path)
     differ = differing_keys(checkpoint.saved_cfg, trainer.cfg)
@@ -203,7 +182,7 @@ def _check_data(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
 
 
 def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str) -> None:
-    """Compare the shapes of a saved state with those of the parameters."""
+    """Refuse an optimizer state whose shapes differ from the parameters' or that is not finite."""
     groups = state.get("param_groups") if isinstance(state, Mapping) else None
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if groups is None or [len(group["params"]) for group in groups] != sizes:
@@ -227,17 +206,16 @@ def _check_optimizer(state: Any, optimizer: torch.optim.Optimizer, where: str) -
 
 
 def is_finished(cfg: CfgNode, results_file_name: str) -> bool:
-    """Tell whether ``OUTPUT_DIR`` holds a finished training (the final checkpoint, then its results), and print so.
+    """Tell whether ``OUTPUT_DIR`` holds a finished training (final checkpoint and results); if so, print it.
 
-    Returns:
-        whether it does. One that was stopped early is finished too, unless ``SOLVER.MAX_ITER`` has changed since.
+    A training that stopped early is finished, too, unless ``SOLVER.MAX_ITER`` has changed since.
     """
     last = checkpoint_to_resume(cfg.OUTPUT_DIR)
     if last is None or last.stem != FINAL_CHECKPOINT:
         return False
     results = Path(cfg.OUTPUT_DIR) / results_file_name
     if cfg.DATASETS.TEST and not (results.is_file() and results.stat().st_mtime_ns >= last.stat().st_mtime_ns):
-        return False  # it was killed while it evaluated the final weights
+        return False  # killed while evaluating the final weights
     checkpoint = Checkpoint.open(last)
     done = int(checkpoint.data.get("iteration", -1)) + 1
     if done < cfg.SOLVER.MAX_ITER != checkpoint.saved_cfg.SOLVER.MAX_ITER:

@@ -1,4 +1,4 @@
-"""Run a training or an evaluation from a command line's arguments: config, checks, then the processes."""
+"""Run a training or evaluation from command-line arguments: config, checks, then the processes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ from mdf_detectron.threads import keep_freed_memory, use_free_cores
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a command line, and register the prepared folders; the CPU where there is no GPU.
+    """Register the prepared folders and return a command line's frozen config.
 
-    Raises:
-        ConfigError: a mistake in the config, or a GPU that the command line asks for and that is not there.
+    Without a GPU the device is the CPU, unless the command line asks for a GPU: that is a ``ConfigError``.
     """
     register_all()
     args.config_file = str(find_config_file(args.config_file))  # Detectron2 logs its text
@@ -49,7 +48,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def _check_device(device: str, asked: bool) -> None:
-    """Refuse a GPU that is not there; where a config only has Detectron2's default, the CPU takes its place."""
+    """Refuse a GPU that does not exist; accept Detectron2's default "cuda", which the CPU can replace."""
     kind, _, number = device.partition(":")
     if kind != "cuda" or (device == "cuda" and not asked):
         return
@@ -59,10 +58,7 @@ def _check_device(device: str, asked: bool) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Run :func:`setup_cfg`, then set up threads and Detectron2's logging, output folder and seeds.
-
-    On a CPU freed memory is kept.
-    """
+    """Run :func:`setup_cfg`, then set up threads and memory, and Detectron2's logging, output folder and seeds."""
     cfg = setup_cfg(args)
     if cfg.DETERMINISTIC:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first kernel runs
@@ -75,14 +71,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], how_to_resume: str) -> None:
-    """Train or evaluate in all processes of this machine.
-
-    Every mistake that can be seen from here is told before a process is started or a folder made.
+    """Train or evaluate in all processes of this machine, after checking everything that can be checked beforehand.
 
     Args:
         args: of ``mdf train``.
-        work: calls :func:`train_or_evaluate`; a function of a module, as new processes find it by its name.
-        how_to_resume: command line, told where Ctrl-C or SIGTERM stops a training.
+        work: calls :func:`train_or_evaluate`; a module's function, because new processes import it by name.
+        how_to_resume: command line to show when Ctrl-C or SIGTERM stops a training.
     """
     cfg = setup_cfg(args)
     check_trackers(cfg)
@@ -100,18 +94,18 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
     check_datasets(cfg, names)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
-    first = plan.first_rank == 0 and not plan.started  # of several machines, and of torchrun's processes
+    first = plan.first_rank == 0 and not plan.started  # among all machines, and among torchrun's processes
     hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
     with hold, nullcontext() if args.eval_only else when_stopped(_kept(cfg, how_to_resume)):
         if args.resume and not args.eval_only and is_finished(cfg, RESULTS_FILE_NAME):
             return
         if cfg.DATALOADER.DECODED_CACHE and plan.world == plan.local:
-            make_caches(cfg, names)  # of several machines none makes them: all would at once
+            make_caches(cfg, names)  # several machines would all write them at once
         launch(work, plan, args=(args,))
 
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
-    """Do the work of one process."""
+    """Train or evaluate in this process, and save the results."""
     cfg = setup(args)
     if args.eval_only:
         results = evaluate_checkpoint(cfg)

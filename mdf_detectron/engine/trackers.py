@@ -1,9 +1,8 @@
-"""Experiment trackers next to TensorBoard: Weights & Biases and MLflow (``TRACKERS`` of the config).
+"""Send scalars to experiment trackers, Weights & Biases and MLflow (config key ``TRACKERS``).
 
-A tracker gets the config and the scalars of ``metrics.json``, and nothing else: no images, records, predictions,
-console text or source code, no user or host names; absolute paths are cut to their last component. The trackers' own
-environment variables set where a run is sent and under which project (``WANDB_MODE``, ``WANDB_PROJECT``,
-``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` …).
+A tracker gets the config and the scalars of ``metrics.json`` only: no images, records, predictions, console text,
+source code, user or host names; absolute paths are cut to their last component. The trackers' own environment variables
+choose server and project (``WANDB_MODE``, ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` …).
 """
 
 from __future__ import annotations
@@ -28,20 +27,19 @@ from mdf_detectron.fileio import read_json, write_json
 
 DEFAULT_PROJECT = "mdf_detectron"
 RUNS_FILE_NAME = "trackers.json"
-"""In the run's folder: each tracker's id of this run, by which a resumed training continues it."""
+"""File in the run's folder: tracker → its id of this run, which a resumed training continues."""
 
 WINDOW = 20
-"""Iterations over which losses are smoothed, as in ``metrics.json``."""
+"""Smoothing window of losses in iterations, as in ``metrics.json``."""
 
 logger = logging.getLogger(__name__)
 
 
 class TrackerWriter(EventWriter):
-    """Write scalars to a run of its own in a tracker; a base class.
+    """Base class: write scalars to one run of a tracker.
 
-    A tracker has ``open_run(run_id)``, which opens the run of that id, or a new one, and returns its id;
-    ``send(iteration, scalars)``; and ``end_run(failed)``, which sends what is left. ``config`` is that of
-    :func:`shared_config`.
+    Subclasses define ``open_run(run_id)``, which opens that run or a new one (None) and returns its id;
+    ``send(iteration, scalars)``; and ``end_run(failed)``. ``config`` is from :func:`shared_config`.
     """
 
     key = ""
@@ -55,18 +53,14 @@ class TrackerWriter(EventWriter):
         self._last_write = iteration
 
     def start(self, resumed: bool) -> None:
-        """Open the run, or that of the training that is resumed; called before the first iteration.
-
-        Raises:
-            UserError: the tracker cannot be reached, or does not know the user.
-        """
+        """Open a run, or the resumed training's; ``UserError`` if the tracker is unreachable or refuses the user."""
         path = self.folder / RUNS_FILE_NAME
         runs = read_json(path, ResultsError) if path.is_file() else {}
         runs[self.key] = self.open_run(runs.get(self.key) if resumed else None)
         write_json(path, runs)
 
     def write(self) -> None:
-        """Send the scalars that are new since the last call, each under its iteration."""
+        """Send the scalars since the last call, each with its iteration."""
         new: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if iteration > self._last_write:
@@ -76,14 +70,14 @@ class TrackerWriter(EventWriter):
         self._last_write = max([self._last_write, *new])
 
     def close(self) -> None:
-        """End the run; it has failed where an exception ends the training (early stopping is none)."""
+        """End the run, as failed if an exception other than early stopping ends the training."""
         self.end_run(failed=sys.exc_info()[0] not in (None, EarlyStop))
 
 
 class WandbWriter(TrackerWriter):
-    """Weights & Biases, with the settings off that send host, user, command line, git remote and packages.
+    """Write to Weights & Biases without sending host, user, command line, git remote or packages.
 
-    ``WANDB_MODE=offline`` writes files below the run's folder instead of sending.
+    With ``WANDB_MODE=offline`` it writes files below the run's folder instead.
     """
 
     key = "wandb"
@@ -117,7 +111,7 @@ class WandbWriter(TrackerWriter):
             raise UserError(
                 f"Weights & Biases: {shorten(str(error), 200)}; run `wandb login`, or set WANDB_MODE=offline"
             ) from None
-        # Not W&B's own steps: they must not go back, and a resumed training logs its last iterations again.
+        # W&B's own steps must not decrease, but a resumed training logs its last iterations again.
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         return self._run.id
@@ -130,13 +124,13 @@ class WandbWriter(TrackerWriter):
 
 
 class MlflowWriter(TrackerWriter):
-    """MLflow, by its client alone: the fluent interface would add the user, the script's path and the git commit.
+    """Write to MLflow through its client; the fluent interface would add user, script path and git commit.
 
     Without ``MLFLOW_TRACKING_URI`` MLflow writes ``mlflow.db`` in the current folder.
     """
 
     key = "mlflow"
-    most_metrics, most_params = 1000, 100  # of one request, MLflow's own limits
+    most_metrics, most_params = 1000, 100  # MLflow's limits per request
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -170,7 +164,7 @@ class MlflowWriter(TrackerWriter):
         return not failure
 
     def _try(self, call: Callable[..., object], *args: Any, **options: Any) -> str:
-        """Make a call; return what MLflow says against it, or ""."""
+        """Make a call; return MLflow's error message, or ""."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -189,7 +183,7 @@ class MlflowWriter(TrackerWriter):
         self._flush()
 
     def _flush(self) -> None:
-        """Send what is pending; a server that is away must not end a training of days, and gets it with the next."""
+        """Send pending scalars; keep them for the next call if the server is unreachable."""
         while self._pending:
             failure = self._try(self._client.log_batch, self._id, metrics=self._pending[: self.most_metrics])
             if failure:
@@ -210,13 +204,13 @@ WRITERS = {"wandb": WandbWriter, "mlflow": MlflowWriter}
 
 
 def build_trackers(cfg: CfgNode) -> list[TrackerWriter]:
-    """Build the event writers that ``TRACKERS`` names; they open their runs in :meth:`TrackerWriter.start`."""
+    """Build the writers that ``TRACKERS`` names; :meth:`TrackerWriter.start` opens their runs."""
     config = shared_config(cfg)
     return [WRITERS[name](name=config["OUTPUT_DIR"], folder=cfg.OUTPUT_DIR, config=config) for name in cfg.TRACKERS]
 
 
 def shared_config(cfg: CfgNode) -> dict[str, Any]:
-    """Flatten a config as trackers get it: of an absolute path or an address the last component only."""
+    """Flatten a config for trackers; cut absolute paths and URLs to their last component."""
     return {key: _without_place(value) for key, value in flat_config(cfg).items()}
 
 

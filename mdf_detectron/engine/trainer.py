@@ -1,4 +1,4 @@
-"""Detectron2's ``DefaultTrainer`` with this project's loaders, evaluator, optimizer and checkpointer."""
+"""Train with Detectron2's ``DefaultTrainer`` and this project's loaders, evaluator, optimizer and checkpointer."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ RESULTS_FILE_NAME = "results.json"
 
 
 class MultimodalTrainer(DefaultTrainer):
-    """Train and evaluate the models of this project by config."""
+    """Train and evaluate this project's models from a config."""
 
-    _log_writers: list[EventWriter] = []  # of the main process
+    _log_writers: list[EventWriter] = []  # only in the main process
     _resumed_from: str | None = None
     _history: ValidationHistory | None = None
 
     def __init__(self, cfg: CfgNode):
-        TrainerBase.__init__(self)  # the parent's makes a model of several processes for GPUs only
+        TrainerBase.__init__(self)  # DefaultTrainer's distributes models on GPUs only
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -122,14 +122,14 @@ class MultimodalTrainer(DefaultTrainer):
         )
         self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
-        averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before anything reads them
+        averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before statistics are read
         first = [*seeding, ModelRunningState(), ScalarHistory(), FiniteLosses(), *averaging]
         built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
-        if self.cfg.DATASETS.VAL:  # the test split only once, after the last iteration
+        if self.cfg.DATASETS.VAL:  # evaluate the test split only once, after the last iteration
             at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
             built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
-        # Evaluations come before the periodic checkpoint, the writers after it: a run that resumes from one would
-        # otherwise miss what was measured at that iteration.
+        # Evaluate before the periodic checkpoint, write after it: otherwise a run resumed from it would miss what was
+        # measured at that iteration.
         order = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
         return sorted(built, key=lambda hook: order.index(type(hook)) if type(hook) in order else -1)
 
@@ -141,7 +141,7 @@ class MultimodalTrainer(DefaultTrainer):
         return [ClinicalDiagnostics(period=period, own=own, shuffled=shuffled)]
 
     def _test_and_remember(self) -> OrderedDict:
-        """Score the test split: with the weights that validation found best, else with the last ones."""
+        """Evaluate the test split with the best weights in validation, else the last ones."""
         path, best = Path(self.cfg.OUTPUT_DIR) / f"{BEST_CHECKPOINT}.pth", self._history and self._history.best
         use = bool(best) and path.is_file()
         if use:
@@ -169,15 +169,11 @@ class MultimodalTrainer(DefaultTrainer):
         )
 
     def train(self) -> OrderedDict | None:
-        """Train to the end, or until validation no longer improves.
-
-        Returns:
-            the results of the last evaluation (None where ``DATASETS.TEST`` is empty).
-        """
+        """Train to the end or until validation no longer improves; return the last evaluation's results, if any."""
         for tracker in self._trackers:
             tracker.start(resumed=self.start_iter > 0)
         try:
-            if self.start_iter >= self.max_iter:  # resumed after the last step: it was killed before its end
+            if self.start_iter >= self.max_iter:  # killed after its last step, before the final checkpoint
                 self._save_final(self.max_iter)
             super().train()
         except EarlyStop as stop:
@@ -187,7 +183,7 @@ class MultimodalTrainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def _save_final(self, iterations: int) -> None:
-        """Save the final checkpoint, unless it is the one that was resumed."""
+        """Save the final checkpoint, unless the training was resumed from it."""
         self.iter = iterations - 1
         if self._resumed_from != FINAL_CHECKPOINT or self.start_iter < iterations:
             self.checkpointer.save(FINAL_CHECKPOINT, iteration=self.iter)
@@ -201,30 +197,29 @@ class MultimodalTrainer(DefaultTrainer):
                 writer.write()
 
     def after_train(self) -> None:
-        if sys.exc_info()[0] not in (None, EarlyStop):  # stopped or failed: nothing more is evaluated
+        if sys.exc_info()[0] not in (None, EarlyStop):  # interrupted or failed: evaluate nothing
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
-        self.iter = min(self.iter, self.max_iter)  # the parent counts beyond it where it makes no step
+        self.iter = min(self.iter, self.max_iter)  # the parent exceeds it if no step is left
         super().after_train()
 
     def run_step(self) -> None:
-        """Run one step, scripted functions (the focal loss) as they are written.
+        """Run one step without optimizing scripted functions (the focal loss).
 
-        Optimized, they change from their third call on, and a resumed run would round differently.
+        Optimization changes them from their third call on, so that a resumed run would round differently.
         """
         with torch.jit.optimized_execution(False):
             super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint of ``OUTPUT_DIR``, images and logs included; or load ``MODEL.WEIGHTS``.
+        """Continue from the last checkpoint of ``OUTPUT_DIR``, with order of images and logs; or start from weights.
 
-        A run that starts takes its pretrained trunks first, then ``MODEL.WEIGHTS`` where it names a file.
+        A new run loads its pretrained trunks first, then ``MODEL.WEIGHTS`` if set.
 
-        Args:
-            resume: without a checkpoint a warning is logged and the training starts at its first iteration.
+        With ``resume`` but no checkpoint it logs a warning and starts a new run.
 
         Raises:
-            CheckpointError: a checkpoint that the training cannot continue from as if it had never stopped, see
-                :mod:`~mdf_detectron.engine.resume`.
+            CheckpointError: the training cannot continue from the checkpoint, see
+                :func:`~mdf_detectron.engine.resume.check_resumable`, or the processes see different ones.
         """
         path = checkpoint_to_resume(self.cfg.OUTPUT_DIR) if resume else None
         seen = comm.all_gather(path and path.name)
@@ -252,14 +247,14 @@ class MultimodalTrainer(DefaultTrainer):
         self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)
 
     def _cut_logs(self) -> None:
-        """Remove what a killed run has logged after the checkpoint that this one starts from."""
+        """Remove what a killed run logged after the checkpoint that this run starts from."""
         if comm.is_main_process():
             last = cut_log(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE_NAME), self.start_iter)
             for writer in self._log_writers:
                 writer.skip_until(last)
 
     def build_writers(self) -> list[EventWriter]:
-        """Build Detectron2's three writers and the trackers; logs of a resumed run neither overlap nor lack a line."""
+        """Build Detectron2's three writers and the trackers; :meth:`resume_or_load` makes them continue their logs."""
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         self._log_writers = [
@@ -271,17 +266,16 @@ class MultimodalTrainer(DefaultTrainer):
 
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
-    """Set the clinical encoder's statistics from the train split; a checkpoint loaded later replaces them."""
+    """Set the clinical encoder's statistics from the train split; loading a checkpoint replaces them."""
     encoder = unwrapped(model).backbone.clinical_encoder
     if encoder is not None:
         encoder.fit(*(rows.to(encoder.mean.device) for rows in train_clinical_records(cfg)))
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
-    """Fail before any work if a dataset is not prepared, empty, does not fit the model or the others, or lacks files.
+    """Raise ``UserError`` if a data set is not prepared, empty, unfit for the model or the others, or lacks files.
 
-    Raises:
-        UserError: the first problem, and what to do.
+    Log a warning for patients in two data sets, and for data sets without annotations.
     """
     logger = logging.getLogger(__name__)
     patients: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Validation during training: metrics and losses on held-out data, their history, best checkpoint, early stopping."""
+"""Validate during training: metrics and losses on held-out data, their history, best checkpoint, early stopping."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ HISTORY_FILE_NAME = "validation_history.json"
 
 
 class ValidationHistory:
-    """Keep the values of one metric over the iterations of a run.
-
-    Args:
-        path: its JSON file, written whole after every validation.
-        metric: name of the metric.
-        larger_is_better: False for losses.
-    """
+    """Keep one metric's values over a run in a JSON file; ``larger_is_better`` is False for losses."""
 
     def __init__(self, path: str | Path, metric: str, larger_is_better: bool = True) -> None:
         self.path, self.metric = Path(path), metric
@@ -42,12 +36,9 @@ class ValidationHistory:
         self.best: dict[str, Any] | None = None
 
     def resume(self, iteration: int) -> None:
-        """Load the file's validations up to the ``iteration`` that training resumes at; 0 starts over.
+        """Load the file's validations up to ``iteration``, where training resumes; 0 starts with none.
 
-        The best is kept even if it was seen later than that: its checkpoint is there.
-
-        Raises:
-            CheckpointError: the file is damaged.
+        The best is kept even if it was later, because its checkpoint exists. Raises ``CheckpointError``.
         """
         if iteration == 0 or not self.path.is_file():
             return
@@ -56,11 +47,11 @@ class ValidationHistory:
             entries, best, metric = data["entries"], data["best"], data["metric"]
         except (UserError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path} is damaged ({error!r}); remove it to start counting again") from None
-        if metric == self.metric:  # values of another metric say nothing about this one
+        if metric == self.metric:
             self.entries, self.best = [e for e in entries if e["iteration"] <= iteration], best
 
     def add(self, iteration: int, value: float | None) -> bool:
-        """Record a validation; return whether it is the best so far (an undefined value never is)."""
+        """Record a validation's value; return :meth:`is_better`."""
         value = None if value is None or not math.isfinite(value) else float(value)
         better = self.is_better(value)
         self.entries.append({"iteration": iteration, "value": value})
@@ -71,14 +62,14 @@ class ValidationHistory:
         return better
 
     def is_better(self, value: float | None) -> bool:
-        """Tell whether a value would be the best so far; an undefined one never is."""
+        """Tell whether a value would be the best so far; None and NaN never are."""
         if value is None or not math.isfinite(value):
             return False
         return self.best is None or self._gain(value) > 0
 
     @property
     def since_best(self) -> int:
-        """Count the validations after the best one; undefined values (of a split without annotations) do not count."""
+        """Number of validations after the best one; undefined values (a split without annotations) do not count."""
         after = self.best["iteration"] if self.best else 0
         return sum(e["iteration"] > after and e["value"] is not None for e in self.entries)
 
@@ -90,18 +81,14 @@ BEST_CHECKPOINT = "model_best"
 
 
 LOSS_METRICS = ("total_loss",)
-"""Metrics of which less is better."""
+"""Metrics for which smaller is better."""
 
 
 logger = logging.getLogger(__name__)
 
 
 class EarlyStop(BaseException):
-    """End a training in which validation no longer improves; no error, so Detectron2 does not log it as one.
-
-    Args:
-        iterations: done when the last validation was made.
-    """
+    """End a training that no longer improves, after ``iterations``; no ``Exception``: Detectron2 would log an error."""
 
     def __init__(self, iterations: int) -> None:
         super().__init__(iterations)
@@ -114,12 +101,12 @@ class ValidationHook(HookBase):
     Scalars: ``val/<task>/<metric>``, ``val/<loss>``, ``val/best``, ``val/validations_since_best``.
 
     Args:
-        period: iterations; 0 validates after the last one only.
-        evaluate: gives {task: {metric: value}} on the validation split.
-        losses: gives the mean losses on it, or None.
-        history: of the metric that decides; its ``metric`` is "task/metric", or a loss's name.
-        save_best: called when a validation is the best so far.
-        patience: validations without improvement after which training ends; 0 never.
+        period: in iterations; 0 validates only after the last one.
+        evaluate: returns {task: {metric: value}} on the validation split.
+        losses: returns its mean losses; None for no losses.
+        history: of the metric that decides: "task/metric", or a loss's name.
+        save_best: called with the number of completed iterations when a validation is the best so far.
+        patience: number of validations without improvement that ends the training; 0 for no limit.
     """
 
     def __init__(
@@ -161,7 +148,7 @@ class ValidationHook(HookBase):
                 raise ConfigError(f"VALIDATION.METRIC '{self._history.metric}' is not among {known}")
             value = scalars[f"val/{self._history.metric}"]
             if self._history.is_better(value):
-                self._save_best(done)  # before the history names it: a run killed in between saves it again
+                self._save_best(done)  # before the history names it, so that a killed run saves it again
             self._history.add(done, value)
             if best := self._history.best:
                 scalars["val/best"] = best["value"]
@@ -178,17 +165,17 @@ class ValidationHook(HookBase):
 
 
 def flatten(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{task: {metric: value}} → {"task/metric": value}."""
+    """Convert {task: {metric: value}} to {"task/metric": value}."""
     return {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
 
 
 _CHANGED_BY_TRAINING = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-"""Layers that compute something else in training: normalization by the batch, and dropout."""
+"""Layers that compute something else in training: batch normalization and dropout."""
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set a model to evaluation; restore the mode of each of its modules on exit."""
+    """Set a model to evaluation mode; restore each module's mode on exit."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -200,10 +187,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def losses_in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Let a model give losses, while its backbone, batch norm and dropout behave as at inference.
+    """Make a model return losses while its backbone, batch norm and dropout behave as at inference.
 
-    Which part decides between losses and predictions differs between detectors, so every other part is in training
-    mode. The backbone (trunk, clinical encoder and branch) gives none.
+    Detectors differ in the part that chooses between losses and predictions, so all other parts are in training mode.
     """
     state = {key: vars(model)[key] for key in RUNNING_STATE if key in vars(model)}
     with eval_mode(model):
@@ -217,14 +203,13 @@ def losses_in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
-    """Compute the mean of each loss over the images of a loader, without gradients, on all processes.
+    """Compute the mean of each loss over a loader's images in all processes, without gradients.
 
-    The sampling of proposals is seeded, so that two calls with the same weights agree, and training's own
-    random numbers stay as they are.
+    Proposal sampling is seeded, so that calls with the same weights agree; training's random state does not change.
 
     Returns:
-        the model's losses (weighted), ``total_loss`` (their sum) and, from a weighting meta-architecture, the plain
-        ones as ``raw/<name>``; empty for an empty loader.
+        the model's (weighted) losses, ``total_loss`` (their sum) and, from a loss-weighting meta-architecture, the
+        unweighted ones as ``raw/<name>``; empty for an empty loader.
     """
     model = unwrapped(model)
     sums: dict[str, float] = {}
@@ -247,14 +232,9 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, flo
 
 @contextmanager
 def weights_of(path: Path | None, model: nn.Module) -> Iterator[None]:
-    """Temporarily load the weights of a checkpoint of the model's own run; restore the old ones on exit.
+    """Temporarily load a checkpoint's weights into an unwrapped model of the same run; restore the old ones on exit.
 
-    Args:
-        path: the main process's word counts, and the other processes get the weights from it; None changes nothing.
-        model: the bare model of this process.
-
-    Raises:
-        CheckpointError: the file is damaged.
+    The main process's ``path`` decides, and the others get its weights; None changes nothing.
     """
     if not comm.all_gather(path is not None)[0]:
         yield

@@ -1,4 +1,4 @@
-"""Writers of a training's scalars; a resumed run continues their files without doubling or losing a line."""
+"""Write a training's scalars; a resumed run continues the files without repeating or losing a line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _in_one_line(path: str | os.PathLike) -> Iterator[None]:
 
 
 class CheckedJSONWriter(JSONWriter):
-    """Write ``metrics.json``; a full disk is one line."""
+    """Write ``metrics.json``; report a full disk in one line."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__(str(path))
         self._path = path
 
     def skip_until(self, iteration: int) -> None:
-        """Write only what is logged after an iteration; call before the first write."""
+        """Skip scalars up to an iteration; call before the first write."""
         self._last_write = iteration
 
     def write(self) -> None:
@@ -37,15 +37,15 @@ class CheckedJSONWriter(JSONWriter):
             super().write()
 
     def close(self) -> None:
-        with _in_one_line(self._path):  # what a failed write has left in the buffer fails again
+        with _in_one_line(self._path):  # closing flushes the buffer of a failed write, which fails again
             super().close()
 
 
 class ResumableTensorBoardWriter(TensorboardXWriter):
-    """Write TensorBoard events, which are on the disk after each write; a resumed run replaces later ones."""
+    """Write TensorBoard events, flushed after each write; a resumed run replaces events after its checkpoint."""
 
     def skip_until(self, iteration: int) -> None:
-        """Write only what is logged after an iteration, and drop what a killed run has written after it."""
+        """Skip scalars up to an iteration, and drop what a killed run wrote after it."""
         self._last_write = iteration
         self._writer_args["purge_step"] = iteration + 1
 
@@ -56,11 +56,7 @@ class ResumableTensorBoardWriter(TensorboardXWriter):
 
 
 def check_trackers(cfg: CfgNode) -> None:
-    """Fail before any work if the package of a tracker of ``TRACKERS`` is absent.
-
-    Raises:
-        ConfigError: it says what to install.
-    """
+    """Raise ``ConfigError``, which says what to install, if the package of a tracker in ``TRACKERS`` is missing."""
     absent = [name for name in cfg.TRACKERS if find_spec(name) is None]
     if absent:
         raise ConfigError(
@@ -73,6 +69,6 @@ def build_trackers(cfg: CfgNode) -> list[EventWriter]:
     if not cfg.TRACKERS:
         return []
     check_trackers(cfg)
-    from mdf_detectron.engine import trackers  # nothing of it is needed otherwise
+    from mdf_detectron.engine import trackers  # only when needed
 
     return trackers.build_trackers(cfg)
