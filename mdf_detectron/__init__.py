@@ -1,8 +1,8 @@
 """MDF-Net for Detectron2: detectors that read a chest radiograph together with the patient's clinical record.
 
-Importing this package registers its components with Detectron2 and sets ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT``
-where nobody has, which must be before torch is loaded; it does nothing else. Without detectron2 the modules that need
-only NumPy (matching, metrics, statistics, splits) can still be imported.
+Importing this package registers its components with Detectron2 and, before torch is loaded, sets ``OMP_WAIT_POLICY``
+and ``GOMP_SPINCOUNT`` unless the user has; it does nothing else. Without detectron2 the modules that need only NumPy
+(matching, metrics, statistics, splits) can still be imported.
 """
 
 import importlib
@@ -21,17 +21,17 @@ _HOME = {"Predictor": "mdf_detectron.inference.predictor", "add_mdf_config": "md
 
 
 def _runs_command() -> bool:
-    """Tell whether this process is ``mdf``, or a worker that it spawned, or ``python -m mdf_detectron``."""
+    """Tell whether this process is ``mdf``, a worker that it spawned, or ``python -m mdf_detectron``."""
     program = sys.argv[0] if sys.argv else ""
-    if program == "-m":  # Python puts the module's file in its place once it has imported the module's package
+    if program == "-m":  # Python replaces it by the module's file after importing this package
         return "mdf_detectron" in (word.removeprefix("-m") for word in sys.orig_argv)
     return os.path.basename(program) in ("mdf", "mdf.exe")
 
 
 wait_briefly()
-# Registration imports torch and Detectron2, which takes seconds. A program that imports this package may build a model
-# at once, so it registers here. The command answers --help, a typo or a missing file without them; it registers when it
-# first reads a config, or imports a module of `mdf_detectron.modeling`.
+# Registration imports torch and Detectron2, which takes seconds. Other programs may build a model right after this
+# import, so they register here. The command answers --help or a typo without them; it registers when it first reads a
+# config or imports `mdf_detectron.modeling`.
 if find_spec("detectron2") is not None:
     if _runs_command():
         ignore_deprecations()
@@ -40,7 +40,7 @@ if find_spec("detectron2") is not None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs detectron2 when it is asked for."""
+    """Import a name that needs detectron2 on first access."""
     if name not in _HOME:
         raise AttributeError(f"module 'mdf_detectron' has no attribute '{name}'")
     require_detectron2()

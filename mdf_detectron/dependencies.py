@@ -1,4 +1,4 @@
-"""Torch and Detectron2, which pip does not bring along: how they are installed, and what is registered with them."""
+"""Check for torch and Detectron2, which pip does not install, and register this package's components with them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ INSTALL_HINTS = {
     "submitit": "run `pip install 'mdf_detectron[experiments]'`",
     "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
 }
-"""Package → how it is installed; those of extras are asked for where they are used."""
+"""Package → how to install it; packages of extras are checked where they are used."""
 
 
 def require_detectron2() -> None:
-    """Check that detectron2 is installed, and torch, which it needs.
-
-    Raises:
-        ModuleNotFoundError: one is not; the message says how it is installed.
-    """
+    """Raise ``ModuleNotFoundError``, which says how to install it, if torch or detectron2 is not installed."""
     for name in ("torch", "detectron2"):
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"mdf_detectron needs {name}: {INSTALL_HINTS[name]}", name=name, path=__file__)
 
 
 def ignore_deprecations() -> None:
-    """Suppress what newer releases of torch say of functions that fvcore and detectron2 script at import."""
+    """Suppress torch's deprecation warnings about functions that fvcore and detectron2 script at import."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
 
 
 def register() -> None:
-    """Register every component, without changing the filters of warnings."""
+    """Register every component; leave the warning filters as they were."""
     with warnings.catch_warnings():
         ignore_deprecations()
         importlib.import_module("mdf_detectron.modeling")

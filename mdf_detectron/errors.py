@@ -1,4 +1,4 @@
-"""Errors that a user can correct; commands print each as one line, without a traceback."""
+"""Errors that a user can correct; commands print each as one line without a traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_WORD, _LONGEST_LINE = 101, 600
 
 
 def cut(text: str, longest: int) -> str:
-    """Return a text of at most ``longest`` characters, the middle of a longer one replaced by an ellipsis."""
+    """Shorten a text to at most ``longest`` characters by replacing its middle with an ellipsis."""
     head = (longest - 1) * 2 // 3
     return text if len(text) <= longest else f"{text[:head]}…{text[head + 1 - longest :]}"
 
@@ -21,15 +21,14 @@ def cut(text: str, longest: int) -> str:
 class UserError(Exception):
     """Input, configuration or environment that the user can correct; the message says where and how.
 
-    A data loader raises a worker's error again with the worker's traceback as its message; this keeps the worker's
-    message alone.
+    A data loader re-raises a worker's error with the worker's traceback in the message; this keeps the message only.
     """
 
     def __init__(self, message: object = "") -> None:
         text = str(message)
         if text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]:
             text = text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
-        text = _LINE_END.sub(" ", text)  # of a name or value in it; the lines of a list are indented
+        text = _LINE_END.sub(" ", text)  # line ends within names and values; the lines of a list are indented
         text = _LONG_WORD.sub(lambda word: cut(word[0], _LONGEST_WORD), text)
         super().__init__("\n".join(cut(line, _LONGEST_LINE) for line in text.split("\n")))
 
@@ -39,27 +38,27 @@ class ConfigError(UserError, ValueError):
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint that cannot be read safely, or that does not belong to this model."""
+    """A checkpoint that cannot be read safely or does not belong to this model."""
 
 
 class DatasetError(UserError, ValueError):
-    """A prepared folder, annotation file, schema or clinical record that is absent or broken."""
+    """A prepared folder, annotation file, schema or clinical record that is missing or broken."""
 
 
 class ImageReadError(UserError, OSError):
-    """An image file that is absent or cannot be decoded."""
+    """An image file that is missing or cannot be decoded."""
 
 
 class ResultsError(UserError, ValueError):
-    """Predictions, metrics or a training log that are absent or broken."""
+    """Predictions, metrics or a training log that are missing or broken."""
 
 
 class SourceDataError(UserError, ValueError):
-    """A source table, annotation or image of a collection that is absent or broken; the message names file and row."""
+    """A collection's table, annotation or image that is missing or broken; the message names file and row."""
 
 
 class LostPeerError(UserError, ConnectionError):
-    """A process of a distributed training that has ended, or that never came."""
+    """A process of a distributed training that has ended or never connected."""
 
 
 _OF_AN_EXCHANGE = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset) by peer")
@@ -71,25 +70,25 @@ _PEER_HAS_ENDED = re.compile(
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Tell whether an error of torch.distributed means that another process has ended or cannot be reached."""
+    """Tell whether an error from torch.distributed means that another process has ended or cannot be reached."""
     if isinstance(error, LostPeerError):
         return True
     of_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    text = str(error).partition("Exception raised from")[0]  # without the names of the functions it passed
+    text = str(error).partition("Exception raised from")[0]  # without the C++ stack
     if not (of_torch or (isinstance(error, RuntimeError) and _OF_AN_EXCHANGE.search(text))):
         return False
     return _PEER_HAS_ENDED.search(text) is not None
 
 
 def exchange_cause(error: BaseException) -> str:
-    """Return the first line of an error of torch.distributed and NCCL's last error, on one line."""
+    """Return the first line of a torch.distributed error and NCCL's last error, on one line."""
     text = str(error).strip() or type(error).__name__
     first, (_, _, last) = text.splitlines()[0], text.partition("Last error:")
     return "; ".join(cut(" ".join(line.split()), 200) for line in (first, *last.strip().splitlines()[:1]))
 
 
 class TrainingDivergedError(UserError, FloatingPointError):
-    """A loss that is not finite; the message names the losses, the iteration and the images of the batch."""
+    """A loss that is not finite; the message names losses, iteration and the images of the batch."""
 
 
 def find_doubled(names: Iterable[str]) -> list[str]:
@@ -98,11 +97,11 @@ def find_doubled(names: Iterable[str]) -> list[str]:
 
 
 LONGEST = 80
-"""Most characters of a value in a message."""
+"""Maximum number of characters that a message shows of a value."""
 
 
 def shorten(value: Any, longest: int = LONGEST) -> str:
-    """Return ``repr(value)`` on one line of at most ``longest`` characters, the middle replaced by an ellipsis."""
+    """Return ``repr(value)`` on one line, cut to ``longest`` characters by :func:`cut`."""
     if isinstance(value, (str, bytes)) and len(value) > 2 * longest:  # never build the repr of a huge value
         value = value[:longest] + value[-longest:]
     elif isinstance(value, (list, tuple)) and len(value) > longest:
@@ -111,5 +110,5 @@ def shorten(value: Any, longest: int = LONGEST) -> str:
 
 
 def short_text(error: BaseException, longest: int = 160) -> str:
-    """Return an error's text, or its class where it has none, on one line of at most ``longest`` characters."""
+    """Return an error's text, or its class name if it has none, on one line of at most ``longest`` characters."""
     return cut(" ".join(str(error).split()) or type(error).__name__, longest)

@@ -1,6 +1,7 @@
-"""Find, read and write files: atomic writers, one reader each for JSON, YAML and CSV, and the formatters of tables.
+"""Find, read and write files: atomic writers, readers for JSON, YAML and CSV, and table formatters.
 
-Every reader takes the class of the error that it raises, and every error is one line that names the file.
+A reader raises ``error``, the class that it is given, with one line that names the file: for a file that is missing,
+not regular, unreadable, or not of its format. Writers raise ``UserError`` for a file that cannot be written.
 """
 
 from __future__ import annotations
@@ -30,18 +31,14 @@ if TYPE_CHECKING:
 
 
 PARTIAL_SUFFIX = ".partial"
-"""Suffix of files and folders that are being written; those of a dead run are leftovers."""
+"""Suffix of files and folders that are being written; killed runs leave them over."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path next to ``path`` to write to; when the block ends without an error, it replaces ``path``.
+    """Yield a temporary path in the same folder, which is created; move it to ``path`` if the block succeeds.
 
-    The content is on the disk before it gets its name: after a crash the file is whole, old or absent, never
-    half-written. The folder is made.
-
-    Raises:
-        UserError: the file cannot be written (no permission, a full disk).
+    The content is flushed to disk before the move: after a crash the file is new, old or absent, never half-written.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
@@ -69,30 +66,21 @@ def _flush(path: Path) -> None:
 
 
 def remove_partial_files(*folders: str | Path, of: str = "*") -> None:
-    """Remove from folders (not from those below them) what dead runs were writing; the caller holds their lock.
-
-    Args:
-        of: pattern of the files that were being written.
-    """
+    """Remove partial files of the pattern ``of`` directly in the folders; the caller holds their lock."""
     for folder in map(Path, folders):
         for leftover in list(folder.glob(f"{of}.[0-9]*{PARTIAL_SUFFIX}")):
             leftover.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file atomically, making its folder; return its path."""
+    """Write a file atomically; return its path."""
     with atomic_path(path) as partial:
         partial.write_bytes(content)
     return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 text file atomically.
-
-    Raises:
-        UserError: the text holds half of a character, as an argument that is not UTF-8 does; or as
-            :func:`atomic_path`.
-    """
+    """Write a UTF-8 text file atomically; refuse unpaired surrogates, which arguments that are not UTF-8 contain."""
     try:
         content = text.encode()
     except UnicodeEncodeError as cause:
@@ -107,19 +95,19 @@ def write_figure(path: str | Path, figure: Figure) -> Path:
 
 
 def png_of(figure: Figure) -> bytes:
-    """Render a figure as the content of a PNG file."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
-    """Write JSON atomically; NaN and infinities, which JSON does not have, become ``null``."""
+    """Write JSON atomically; NaN and infinities become ``null``."""
     return write_text(path, json.dumps(finite_or_none(data), indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def finite_or_none(data: Any) -> Any:
-    """Copy nested data with None in place of every float that is not finite."""
+    """Copy nested data, replacing every float that is not finite by None."""
     if isinstance(data, dict):
         return {key: finite_or_none(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -130,7 +118,7 @@ def finite_or_none(data: Any) -> Any:
 
 
 def sha256_of(file: str | Path | IO[bytes]) -> str:
-    """Compute the SHA-256 of a file's content, of an opened one from where it stands."""
+    """Compute the SHA-256 of a file; an open file is read from its current position."""
     if isinstance(file, (str, Path)):
         with open(file, "rb") as opened:
             return sha256_of(opened)
@@ -144,11 +132,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 
 
 def check_regular(path: str | Path, error: type[UserError]) -> os.stat_result:
-    """Check that a path is a regular file: opening a pipe would wait forever for somebody to write to it.
-
-    Raises:
-        UserError: of the class ``error``: the file is absent, in a circle of links, a folder, a pipe or a device.
-    """
+    """Check that a path is a regular file, because opening a pipe would wait forever for a writer; return its stat."""
     try:
         found = os.stat(path)
     except OSError as cause:
@@ -162,7 +146,7 @@ def check_regular(path: str | Path, error: type[UserError]) -> os.stat_result:
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory of this machine; 8 GiB where it does not say."""
+    """Return this machine's memory in bytes; 8 GiB if it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not on Windows
@@ -170,21 +154,17 @@ def machine_memory() -> int:
 
 
 def shorten_path(path: str | Path, longest: int = 200) -> str:
-    """Return a path as a message shows it: its end, if it is long, on one line."""
+    """Return the last ``longest`` characters of a path, on one line."""
     text = " ".join(str(path).split())
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-"""Configs that ship with the package."""
+"""Folder of the configs that ship with the package."""
 
 
 def find_config_file(name: str | Path) -> Path:
-    """Find a config file by its path, or by its name below the package's configs ("mimic_eye/mdf_net.yaml").
-
-    Raises:
-        ConfigError: there is no such file.
-    """
+    """Find a config file by its path or its name in the package ("mimic_eye/mdf_net.yaml"), else ``ConfigError``."""
     for path in (Path(name), CONFIGS / name, CONFIGS / str(name).removeprefix("configs/")):
         if os.path.isfile(path):
             return path
@@ -196,7 +176,7 @@ def find_config_file(name: str | Path) -> Path:
 
 
 def file_stamp(path: str | Path) -> tuple[int, int, int] | None:
-    """Return what tells a file from an earlier one of its name: size, time of change, number; None if it is absent."""
+    """Return size, modification time (ns) and inode, which change when a file does; None if it is absent."""
     try:
         found = os.stat(path)
     except OSError:
@@ -205,14 +185,7 @@ def file_stamp(path: str | Path) -> tuple[int, int, int] | None:
 
 
 def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash | None = None) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Args:
-        digest: is updated with the file's content, so that nobody opens the file again to compute it.
-
-    Raises:
-        UserError: of the class ``error``: the file is absent, not regular, unreadable or not UTF-8.
-    """
+    """Read a UTF-8 text file, with or without a byte order mark; update ``digest`` with its content."""
     check_regular(path, error)
     try:
         content = Path(path).read_bytes()
@@ -229,22 +202,17 @@ def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON_MEMORY = 10
-"""Bytes of memory that a byte of JSON needs, measured on boxes."""
+"""Bytes of memory per byte of JSON, measured on boxes."""
 
 
 def read_json(
     path: str | Path, error: type[UserError], *, nan: bool = False, digest: hashlib._Hash | None = None
 ) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; also refuse one that is empty, nested too deeply, or has a key twice in one object.
 
     Args:
-        nan: accept the literals NaN, Infinity and -Infinity, which pandas writes though JSON has none; the caller then
-            names the entry.
+        nan: accept NaN, Infinity and -Infinity, which are not JSON but written by pandas; the caller reports them.
         digest: as for :func:`read_text`.
-
-    Raises:
-        UserError: of the class ``error``: the file is absent, empty, no JSON, nested too deeply, or has a key twice in
-            one object (its first value would be lost).
     """
     size = check_regular(path, error).st_size
     if size * _JSON_MEMORY > machine_memory() / 2:
@@ -256,11 +224,11 @@ def read_json(
         raise error(f"{path}: the file is empty")
     options: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}
     collecting = gc.isenabled()
-    gc.disable()  # searching millions of new objects for cycles takes as long as parsing them
+    gc.disable()  # searching millions of new objects for cycles would double the time
     try:
         data = json.loads(text, object_pairs_hook=_distinct, **options)
         if _HALF.search(text):
-            json.dumps(data, ensure_ascii=False).encode()  # half of a character can be escaped, but not written again
+            json.dumps(data, ensure_ascii=False).encode()  # an unpaired surrogate can be read but not written
         return data
     except json.JSONDecodeError as cause:
         raise error(f"{path}: not JSON ({cause})") from None
@@ -270,7 +238,7 @@ def read_json(
         raise error(f"{path}: too large for the memory of this machine") from None
     except UnicodeEncodeError:
         raise error(f"{path}: not readable as JSON, it holds half of a character (\\ud800 to \\udfff alone)") from None
-    except ValueError as cause:  # of the hooks, or a number of too many digits
+    except ValueError as cause:  # from the hooks, or a number with too many digits
         raise error(f"{path}: not readable as JSON ({cause})") from None
     finally:
         if collecting:
@@ -278,11 +246,7 @@ def read_json(
 
 
 def read_yaml(path: str | Path, error: type[UserError]) -> Any:
-    """Read a YAML file of plain values, see :mod:`mdf_detectron.guarded_yaml`.
-
-    Raises:
-        UserError: of the class ``error``: the file is absent, unreadable, no YAML, or refused there.
-    """
+    """Read a YAML file of plain values within the limits of :mod:`mdf_detectron.guarded_yaml`."""
     return parse_yaml(read_text(path, error), str(path), error)
 
 
@@ -299,21 +263,18 @@ def _refuse_constant(name: str) -> Any:
 
 
 LONGEST_LINE = 1 << 20
-"""Characters of a line of a CSV file; a gzipped file may unpack to a line of any length."""
+"""Maximum number of characters in a line of a CSV file; a gzipped file can unpack to a line of any length."""
 
 
 def read_csv(
     path: str | Path, error: type[UserError], *, delimiter: str = ",", most: int | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line where it begins, its values) for every row of a CSV file, the header first; skip empty lines.
+    """Yield (first line number, values) of each row of a UTF-8 CSV file, header first; skip empty lines.
 
     The file may be gzipped (``.gz``), with LF or CRLF, with or without a byte order mark. Values may span lines.
 
     Args:
-        most: largest size of the unpacked file, in characters plus 20 a line; None: any.
-
-    Raises:
-        UserError: of the class ``error``: the file is absent, not regular, damaged, not UTF-8, or no CSV.
+        most: maximum size of the unpacked file, in characters plus 20 per line; None for any.
     """
     path = Path(path)
     check_regular(path, error)
@@ -330,7 +291,7 @@ def read_csv(
 
 
 def _lines(file: IO[str], most: int | None) -> Iterator[str]:
-    """Yield the lines of a file; raise ``csv.Error`` for a line that is too long, or too many of them."""
+    """Yield the lines of a file; raise ``csv.Error`` for too long a line or too large a file."""
     left = math.inf if most is None else most
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
@@ -342,7 +303,7 @@ def _lines(file: IO[str], most: int | None) -> Iterator[str]:
 
 
 def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a GitHub-flavored Markdown table; bars and line ends in values are escaped."""
+    """Format a GitHub-flavored Markdown table; escape bars and line ends in values."""
     lines = [_markdown_line(row) for row in (header, *rows)]
     return "\n".join([lines[0], _markdown_line(["---"] * len(header)), *lines[1:]]) + "\n"
 
@@ -352,7 +313,7 @@ def _markdown_line(row: Sequence[Any]) -> str:
 
 
 def csv_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a CSV table with LF."""
+    """Format a CSV table with LF line ends."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()

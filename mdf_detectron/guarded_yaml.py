@@ -1,8 +1,8 @@
-"""Parse YAML that may be anything: plain values only, in bounded time and memory, or one error.
+"""Parse untrusted YAML into plain values in bounded time and memory, or raise one error.
 
-Beyond PyYAML's safe loader this refuses legal YAML that no honest file of this project has: aliases that expand to more
-than :data:`MOST_NODES` values ("billion laughs"), aliases within what they name, deep nesting, integers beyond 64 bits,
-a key twice in one mapping (its first value would be lost), and half of a character (it cannot be written again).
+In addition to PyYAML's safe loader this refuses aliases that expand to more than :data:`MOST_NODES` values ("billion
+laughs"), recursive aliases, deep nesting, integers beyond 64 bits, a key twice in one mapping (its first value would be
+lost), and unpaired surrogates (they cannot be written again).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import yaml
 from mdf_detectron.errors import UserError, short_text, shorten
 
 LONGEST_TEXT = 1_000_000
-"""Characters; the pure Python parser reads about 100,000 a second."""
+"""In characters; the pure Python parser reads about 100,000 per second."""
 
 MOST_NODES = 100_000
-"""Values of a file; one that an alias names counts each time."""
+"""Maximum number of values in a file; an aliased value counts at each use."""
 
 DEEPEST = 50
-"""Levels of nesting."""
+"""Maximum nesting depth."""
 
 LARGEST_INTEGER = 2**63
 
@@ -29,18 +29,11 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 _PARSE_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
                  MemoryError)  # fmt: skip
-"""Besides its own errors PyYAML lets those of int, datetime and re through, for values such as 2020-13-45."""
+"""PyYAML also passes on errors of int, datetime and re, for values such as 2020-13-45."""
 
 
 def parse_yaml(text: str, where: str, error: type[UserError]) -> Any:
-    """Parse one YAML document.
-
-    Args:
-        where: the file, for messages.
-
-    Raises:
-        UserError: of the class ``error``, one line, for anything that is no YAML or that this module refuses.
-    """
+    """Parse one YAML document; raise ``error`` with one line that names ``where`` for anything that is refused."""
     if len(text) > LONGEST_TEXT:
         raise error(f"{where}: not read as YAML, it has more than {LONGEST_TEXT:,} characters")
     try:
@@ -54,12 +47,12 @@ def _refuse(text: str, at: yaml.Event | yaml.Node) -> NoReturn:
 
 
 class _GuardedLoader(yaml.SafeLoader):
-    """``SafeLoader`` that counts while it composes, so that nothing large is ever built."""
+    """``SafeLoader`` that counts nodes while composing, before any value is built."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.depth = self.nodes = 0
-        self.sizes: dict[yaml.Node, int] = {}  # of finished nodes, aliases expanded
+        self.sizes: dict[yaml.Node, int] = {}  # finished node → number of values with aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
@@ -84,7 +77,7 @@ class _GuardedLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        """Construct as the parent does; refuse a key that appears twice (one that ``<<`` brings may be set again)."""
+        """Construct a mapping; refuse a repeated key (one merged by ``<<`` may be overridden)."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":

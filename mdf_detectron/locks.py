@@ -1,7 +1,7 @@
-"""Locks of output folders: one run at a time writes to a folder, and a second one is told which run holds it.
+"""Lock output folders: one run at a time writes to a folder, and a second one is told which run holds it.
 
-The operating system releases a lock when its process ends, however it ends; no file that is left behind blocks
-anything. On network file systems this holds where they support ``flock`` (NFS from version 4 on does).
+The operating system releases a lock however its process ends; a leftover file blocks nothing. Network file systems
+must support ``flock`` (NFS does from version 4 on).
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 class FolderInUseError(UserError, OSError):
-    """Another process writes to the folder; the message names it."""
+    """Another process is writing to the folder; the message names it."""
 
 
 class FolderLock:
-    """Hold an output folder until the block ends or the process dies.
+    """Lock an output folder, which need not exist yet, until the block ends or the process dies.
 
     Args:
-        folder: it need not exist yet.
-        in_parent: the lock file is ``.<name>.lock`` in the parent folder, for a folder that is replaced as a whole;
-            otherwise it is ``.lock`` in the folder, which is made.
-        wait: for the run that holds it, instead of an error.
+        in_parent: put the lock file ``.<name>.lock`` in the parent folder, for a folder that is replaced as a whole;
+            otherwise it is ``.lock`` in the folder, which is created.
+        wait: wait for the run that holds the lock instead of raising.
     """
 
     def __init__(self, folder: str | Path, *, in_parent: bool = False, wait: bool = False) -> None:
@@ -43,16 +42,11 @@ class FolderLock:
             self.folder.with_name(f".{self.folder.name}{LOCK_FILE_NAME}") if in_parent else self.folder / LOCK_FILE_NAME
         )
         self._wait = wait
-        # A soft lock, which filelock takes where there is no flock, would survive the death of its holder.
+        # filelock's fallback without flock, a soft lock, would outlive its process.
         self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False)
 
     def __enter__(self) -> FolderLock:
-        """Take the lock, at once or when its holder has ended.
-
-        Raises:
-            FolderInUseError: another run holds it.
-            UserError: the lock file cannot be written.
-        """
+        """Take the lock; raise ``FolderInUseError`` if another run holds it and ``wait`` is not set."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -66,12 +60,12 @@ class FolderLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)  # while it is still held, so that nobody's new file is removed
+        self.path.unlink(missing_ok=True)  # before the release, so that no other run's file is removed
         self._lock.release()
 
     def _take(self) -> None:
         try:
-            self._lock.acquire(timeout=0.2, poll_interval=0.05)  # a holder that is just ending removes its file
+            self._lock.acquire(timeout=0.2, poll_interval=0.05)  # the holder may be ending
         except Timeout:
             if not self._wait:
                 raise FolderInUseError(
@@ -86,7 +80,7 @@ class FolderLock:
         try:
             about = json.loads(self.path.read_text(encoding="utf-8"))
             return f"process {about['pid']} on {about['host']} ({about['program']}, since {about['since']})"
-        except (OSError, ValueError, KeyError, TypeError):  # it has not written it yet
+        except (OSError, ValueError, KeyError, TypeError):  # not written yet
             return "another process"
 
 

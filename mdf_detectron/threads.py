@@ -1,4 +1,4 @@
-"""How a process uses processors and memory: threads, how they wait, freed memory; imports nothing that loads OpenMP."""
+"""Set how a process uses cores and memory: thread count, waiting, freed memory. Imports nothing that loads OpenMP."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import sys
 
 SPIN_COUNT = 200
-"""Rounds that a thread of GNU's OpenMP spins before it sleeps. Thousands are a little faster on a quiet machine; on a
-busy one they make a training 2 to 20 times slower."""
+"""Rounds that a GNU OpenMP thread spins before it sleeps. Thousands are slightly faster on a quiet machine, but make
+training 2 to 20 times slower on a busy one."""
 
 
 def wait_briefly() -> None:
-    """Let OpenMP's threads spin for a moment and then sleep, where the user has not set ``OMP_WAIT_POLICY``.
+    """Let OpenMP threads spin briefly and then sleep, unless the user has set ``OMP_WAIT_POLICY``.
 
-    OpenMP reads the variables when it is loaded: after ``import torch`` this does nothing.
+    OpenMP reads the variables when it is loaded, so this does nothing after ``import torch``.
     """
     if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -23,51 +23,40 @@ def wait_briefly() -> None:
 
 
 def free_cores(workers: int = 0, processes: int = 1) -> int:
-    """Count the cores that each of several processes of this machine has next to its data loader's workers.
-
-    Args:
-        workers: of one process.
-        processes: that share the cores which this one may use.
-
-    Returns:
-        at least 1.
-    """
+    """Return the cores of this process divided by ``processes``, minus ``workers`` of each; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // processes - workers)
 
 
 def use_free_cores(workers: int = 0, processes: int = 1) -> None:
-    """Give torch as many threads as :func:`free_cores`, unless ``OMP_NUM_THREADS`` says otherwise (torchrun sets it).
+    """Give torch :func:`free_cores` threads, unless ``OMP_NUM_THREADS`` is set (torchrun sets it).
 
-    A thread that shares its core with a loader's worker makes all others wait: on two cores a step of 128 px takes
+    A thread that shares its core with a loader worker makes all others wait: on two cores a step at 128 px takes
     0.07 s with one thread and one worker, 0.12 s with two threads, and 1.1 s with two next to a busy process.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        import torch  # not at the top: wait_briefly comes before it
+        import torch  # not at the top: wait_briefly must run first
 
         torch.set_num_threads(free_cores(workers, processes))
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of glibc's ``mallopt``, from its ``malloc.h``."""
+"""Options of glibc's ``mallopt``, from ``malloc.h``."""
 _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees for its next allocation, from now on.
+    """Make this process keep freed memory for its next allocations.
 
-    By default glibc asks the system for every block above 32 MiB, and returns it when it is freed.  The system clears
-    each page again, which costs more than the arithmetic of a map of 64 channels and 256×256 pixels.  Peak memory stays
-    about what it was; the process holds it to its end.
-
-    Returns:
-        whether it was done: False, and a line in the log, where the C library is not glibc of 2.35 or newer.
+    By default glibc gets every block above 32 MiB from the system and returns it when freed. The system clears each
+    page again, which costs more than the arithmetic on a map of 64 channels and 256×256 pixels. Peak memory hardly
+    changes, but the process holds it to its end. If the C library is not glibc 2.35 or newer, log it and return False.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
     except (OSError, AttributeError):
         mallopt = None
-    # In this order: older ones refuse the first, and the second without it would make things worse.
+    # In this order: older versions refuse the first option, and the second alone would make things worse.
     done = mallopt is not None and all(mallopt(option, _MOST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
     if not done:
         logging.getLogger(__name__).info("freed memory goes back to the system: the C library cannot keep it")

@@ -1,4 +1,4 @@
-"""Validate parsed JSON or YAML by pydantic models; the first mistake becomes one line that names file and place."""
+"""Validate parsed JSON or YAML with pydantic models; report the first mistake in one line with file and place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdf_detectron.errors import UserError, shorten
 
 
 class Strict(BaseModel):
-    """Base of the models: values keep their JSON types, unknown keys are refused, objects are not changed."""
+    """Base model: no type conversion, no unknown keys, immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -21,16 +21,9 @@ _adapter = lru_cache(TypeAdapter)
 
 
 def validated(model: type[Model], data: Any, where: str, error: type[UserError]) -> Model:
-    """Build a model, or a dataclass whose fields pydantic knows, from parsed data.
+    """Build a model or pydantic-compatible dataclass from parsed JSON or YAML.
 
-    Args:
-        data: as JSON or YAML gave it.
-        where: the file, for the message.
-        error: the class to raise.
-
-    Raises:
-        UserError: of the class ``error``; the first mistake, with its place ("columns[2].kind"), what was found and
-            what was expected, and how many more there are.
+    It raises ``error`` with ``where``, the first mistake ("columns[2].kind", found, expected) and the number of others.
     """
     try:
         return _adapter(model).validate_python(data)
@@ -39,10 +32,10 @@ def validated(model: type[Model], data: Any, where: str, error: type[UserError])
 
 
 def problem_text(problem: ValidationError) -> str:
-    """Describe the first mistake in one line."""
+    """Describe the first mistake in one line and count the others."""
     first, *more = problem.errors(include_url=False, include_context=True)
     place = place_text(first["loc"])
-    if first["type"] == "value_error":  # of a validator of ours, which says all
+    if first["type"] == "value_error":  # from our own validators, whose message is complete
         text = str(first["ctx"]["error"])
     elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {place!r}{_and(more)}"
@@ -58,7 +51,7 @@ def _and(more: list[Any]) -> str:
 
 
 def place_text(location: tuple[int | str, ...]) -> str:
-    """Write a location in nested data as one would in code: ("columns", 2, "kind") → "columns[2].kind"."""
+    """Format a location in nested data: ("columns", 2, "kind") → "columns[2].kind"."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

@@ -1,4 +1,4 @@
-"""Processes and threads that work on many items, and end when the process that started them does."""
+"""Map a function over many items in processes or threads that end with their parent."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def parallel_map(
     num_workers: int,
     description: str,
 ) -> Iterator[_Result]:
-    """Yield ``function`` of each item in order, with progress; 0 or 1 workers compute in this process.
+    """Yield ``function(item)`` in order, with a progress bar; 0 or 1 workers compute in this process.
 
-    ``function`` must be picklable. The workers end when this process does, however it ends.
+    ``function`` must be picklable. Workers end however this process ends.
     """
     if not items:
         return
@@ -32,7 +32,7 @@ def parallel_map(
         yield from tqdm(map(function, items), description, len(items), unit="image")
         return
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # before the workers are forked: they would wait forever for OpenCV's threads, which are not
+    cv2.setNumThreads(1)  # before the fork: workers would wait forever for OpenCV's threads, which are not forked
     pool = ProcessPoolExecutor(num_workers, _start_method(), leave_signals_to_parent, (os.getpid(),))
     try:
         yield from tqdm(pool.map(function, items, chunksize=8), description, len(items), unit="image")
@@ -42,7 +42,7 @@ def parallel_map(
 
 
 def thread_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int) -> Iterator[_Result]:
-    """Yield ``function`` of each item in order, computed by threads; what has not begun is dropped at an exception."""
+    """Yield ``function(item)`` in order, computed by threads; an exception cancels the items not yet begun."""
     pool = ThreadPoolExecutor(max(1, num_threads))
     try:
         yield from pool.map(function, items)
@@ -51,5 +51,5 @@ def thread_map(function: Callable[[_Item], _Result], items: Iterable[_Item], num
 
 
 def _start_method() -> multiprocessing.context.BaseContext:
-    """Forking where it exists: a new interpreter would import all of Detectron2 for each worker."""
+    """Prefer fork: a spawned interpreter would import all of Detectron2."""
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
