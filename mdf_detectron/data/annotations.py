@@ -1,9 +1,9 @@
-"""Read and validate annotation JSON: the one reader, for training, audit and evaluation alike.
+"""Read and validate annotation JSON; training, audit and evaluation all use this reader.
 
 A file is COCO detection JSON: ``images``, ``annotations`` and ``categories``. In a prepared folder (``prepared=True``)
-each image must also have ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``, and may have
-``sha256``, the file's.
-Whole floats become integers, patient ids one spelling (:func:`~mdf_detectron.data.splits.patient_key`). Numpy only.
+each image also needs ``file_name`` (below ``images/``), ``width``, ``height`` and ``patient_id``, and may have the
+file's ``sha256``. Whole floats become integers; patient ids are normalized by
+:func:`~mdf_detectron.data.splits.patient_key`. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ LARGEST_SIDE = 100_000
 """Pixels; DICOM allows 65,535."""
 
 LARGEST_COORDINATE = 1_000_000
-"""Pixels, of a box: far outside of any image, and exact in single precision."""
+"""Pixels; far outside any image, yet exact in single precision."""
 
 Entry = dict[str, Any]
 Report = Callable[[str, str], None]
-"""Takes the kind of a problem (what problems are counted by) and the message; may raise, or return to continue."""
+"""Receives a problem's kind (for counting) and message; may raise, or return to continue."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The sound entries of an annotation file.
+    """The valid entries of an annotation file.
 
     Attributes:
-        images: in the file's order; ``clinical`` is parsed where a schema was given.
-        annotations: in the file's order; ``segmentation`` is absent or sound, ``iscrowd`` absent, 0 or 1.
-        categories: by id, which is the order of a model's classes.
-        digest: SHA-256 of the file; empty where there was none.
+        images: in file order; ``clinical`` is parsed if a schema was given.
+        annotations: in file order; ``segmentation`` is absent or valid, ``iscrowd`` absent, 0 or 1.
+        categories: sorted by id, the order of a model's classes.
+        digest: SHA-256 of the file; empty if there was no file.
     """
 
     images: list[Entry]
@@ -69,7 +69,7 @@ def read_annotations(
     schema: ClinicalSchema | None = None,
     report: Report | None = None,
 ) -> Annotations:
-    """Read an annotation file, see :func:`check_annotations`."""
+    """Read and validate an annotation file; see :func:`check_annotations`."""
     digest = hashlib.sha256()
     data = read_json(path, DatasetError, nan=True, digest=digest)
     found = check_annotations(data, str(path), prepared=prepared, schema=schema, report=report)
@@ -82,14 +82,14 @@ def check_annotations(
     """Validate the content of an annotation file.
 
     Args:
-        data: the parsed JSON; it is not changed.
-        where: the file, for messages.
-        prepared: ask for what a prepared folder's file must have, not only for what scoring needs.
-        schema: parse every ``clinical`` record by it; the image entries hold the parsed values.
-        report: called for every problem; an entry with one is left out. By default the first is raised.
+        data: parsed JSON; not modified.
+        where: file name for messages.
+        prepared: require the keys of a prepared folder, not only what scoring needs.
+        schema: parse every ``clinical`` record with it.
+        report: called for every problem, whose entry is then left out. By default the first problem is raised.
 
     Raises:
-        DatasetError: the file is not a COCO file, or the first problem without a ``report``.
+        DatasetError: not COCO JSON, or (without ``report``) the first problem.
     """
     lists = data if isinstance(data, Mapping) else {}
     for part in ("images", "annotations", "categories"):
@@ -112,16 +112,16 @@ def _raise(kind: str, message: str) -> None:
 
 
 class _Problem(Exception):
-    """What is wrong with one entry: (kind, text)."""
+    """A problem of one entry: (kind, text)."""
 
 
 class _Checker:
     def __init__(self, where: str, prepared: bool, schema: ClinicalSchema | None, report: Report) -> None:
         self.where, self.prepared, self.schema, self.report = where, prepared, schema, report
-        self.left_out: set[Any] = set()  # ids of images and classes with a problem: what refers to them has no other
+        self.left_out: set[Any] = set()  # (part, id) of bad entries; references to them are no new problem
 
     def entries(self, entries: Sequence[Any], part: str, check: Callable[[Entry], Entry]) -> list[Entry]:
-        """Return the sound entries, normalized; report the others."""
+        """Return the valid entries, normalized; report the others."""
         kept = []
         for number, entry in enumerate(entries):
             try:
@@ -141,7 +141,7 @@ class _Checker:
         return any(isinstance(r[1], (int, str)) and r in self.left_out for r in references)
 
     def say(self, kind: str, part: str, number: int, entry: Any, text: str) -> None:
-        """Report a problem of one entry under the names by which people find it."""
+        """Report a problem of one entry with the ids and names that locate it."""
         names = {}
         if isinstance(entry, Mapping):
             keys = ("id", "image_id") if part == "annotations" else ("id", "file_name", "name")
@@ -150,7 +150,7 @@ class _Checker:
         self.report(kind, f"{self.where}: {part}[{number}]{f' ({named})' if named else ''}: {text}")
 
     def distinct(self, entries: list[Entry], part: str, keys: Sequence[str]) -> list[Entry]:
-        """Leave out entries whose id or name was there before, or whose id is of another type than the first one's."""
+        """Drop entries with a repeated id or name, or an id of another type than the first one's."""
         for key in keys:
             seen: dict[Any, Any] = {}
             kept = []
@@ -214,7 +214,7 @@ class _Checker:
         return out
 
     def records(self, images: list[Entry]) -> None:
-        """Parse the clinical records; an image whose record has a problem is kept, so that an audit compares it."""
+        """Parse the clinical records; keep images with a bad record, so that an audit still compares them."""
         if self.schema is None:
             return
         for number, image in enumerate(images):
@@ -224,7 +224,7 @@ class _Checker:
                 self.say("value outside the schema", "images", number, image, str(error))
 
     def annotations(self, entries: Sequence[Any], images: list[Entry], categories: list[Entry]) -> list[Entry]:
-        """Return the sound annotations; entry by entry only where something is unusual."""
+        """Return the valid annotations; check entry by entry only if the fast check fails."""
         by_id = {image["id"]: image for image in images}
         class_ids = {category["id"] for category in categories}
         numbers = range(len(entries))
@@ -237,7 +237,7 @@ class _Checker:
         with_mask = [i for i in numbers if kept[i].get("segmentation") not in (None, [], {})]
         masks = [(kept[i]["segmentation"], *_size(by_id[kept[i]["image_id"]])) for i in with_mask]
         bad = {with_mask[at]: text for at, text in segmentation_problems(masks)}
-        if bad or len(with_mask) < len(kept):  # an empty mask is no mask
+        if bad or len(with_mask) < len(kept):  # an empty mask counts as none
             for i in sorted(bad):
                 self.say("unusable mask", "annotations", i, kept[i], f"segmentation: {bad[i]}")
             masked = set(with_mask)
@@ -245,7 +245,6 @@ class _Checker:
         return kept
 
     def _distinct_annotations(self, kept: list[Entry]) -> list[Entry]:
-        """Leave out annotations whose id was there before; an id may be absent."""
         named = self.distinct([entry for entry in kept if "id" in entry], "annotations", ("id",))
         sound = set(map(id, named))
         return [entry for entry in kept if "id" not in entry or id(entry) in sound]
@@ -295,7 +294,7 @@ def _annotation(entry: Entry, images: Mapping[Any, Entry], class_ids: set[Any]) 
 
 
 def _all_plain(entries: Sequence[Any], images: Mapping[Any, Entry], class_ids: set[Any], *, distinct_ids: bool) -> bool:
-    """Tell whether :func:`_annotation` would return every entry as it is, from whole columns; fast on large files."""
+    """Check fast, by whole columns, that :func:`_annotation` would return every entry unchanged."""
     try:
         image_ids, categories = [e["image_id"] for e in entries], [e["category_id"] for e in entries]
         ids, crowds = [e.get("id", i) for i, e in enumerate(entries)], [e.get("iscrowd", 0) for e in entries]
@@ -314,7 +313,7 @@ def _all_plain(entries: Sequence[Any], images: Mapping[Any, Entry], class_ids: s
     try:
         box = np.array(coordinates, dtype=np.float64).reshape(-1, 4)
         area = np.array(areas, dtype=np.float64)
-    except OverflowError:  # integers beyond floating point
+    except OverflowError:  # an integer too large for a float
         return False
     sizes = {key: (v.get("width") or math.inf, v.get("height") or math.inf) for key, v in images.items()}
     size = np.array([sizes[i] for i in image_ids], dtype=np.float64).reshape(-1, 2)
@@ -324,7 +323,7 @@ def _all_plain(entries: Sequence[Any], images: Mapping[Any, Entry], class_ids: s
 
 
 def unknown_reference(key: str, value: Any, known: Any) -> str:
-    """Say that an id is not in a file, and whether it only is a text in the place of a number, or the reverse."""
+    """Describe an id that a file lacks, and whether only its type (text or number) differs."""
     part = {"image_id": "images", "category_id": "categories"}[key]
     first = next(iter(known), None)
     text = f"{key} {shorten(value)} is not among the {part}"
@@ -335,7 +334,7 @@ def unknown_reference(key: str, value: Any, known: Any) -> str:
 
 
 def box_problem(box: Any) -> str:
-    """Say what is wrong with an XYWH box of any origin; an empty text if it is four sound numbers."""
+    """Describe what is wrong with an XYWH box of any origin; empty if it is four valid numbers."""
     if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
         return f"bbox {shorten(box)} is not [x, y, width, height]"
     if not all(isinstance(v, np.number) or _is_real(v) for v in box):
@@ -372,7 +371,7 @@ def _id(entry: Entry, key: str, kind: str) -> int | str:
 
 
 def _whole(value: Any) -> Any:
-    """Turn a whole float into an integer, and leave anything else."""
+    """Convert a whole float or NumPy integer to int; return anything else unchanged."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
     return int(value) if isinstance(value, np.integer) else value
@@ -389,5 +388,5 @@ def _is_real(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     try:
         return (_is_real(value) or isinstance(value, np.number)) and math.isfinite(value)
-    except OverflowError:  # an integer beyond floating point
+    except OverflowError:  # an integer too large for a float
         return False

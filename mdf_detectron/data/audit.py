@@ -1,4 +1,4 @@
-"""Audit a prepared folder: what its splits share, what is broken, and what could not be checked."""
+"""Audit a prepared folder: find what splits share, what is broken, and what could not be checked."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mdf_detectron.fileio import read_json
 from mdf_detectron.workers import thread_map
 
 TOLERANCE = 0.5
-"""Pixels that a box may pass its image's edge by: boxes are written with rounded coordinates."""
+"""Pixels by which a box may cross the image edge; box coordinates are rounded."""
 
 Image = dict[str, Any]
 Contents = dict[Path, "tuple[tuple[int, int], str] | str"]
-"""File → ((width, height), SHA-256), or what is wrong with it."""
+"""File → ((width, height), SHA-256), or an error message."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: its kind (what problems are counted by) and what, where."""
+    """One problem: its kind (for counting), and a message that says what and where."""
 
     kind: str
     message: str
@@ -39,11 +39,10 @@ class Problem:
 
 @dataclass
 class Audit:
-    """The result of an audit.
+    """The result of an audit; a folder without problems passes.
 
     Attributes:
-        problems: everything that is wrong; the folder passes without any.
-        unchecked: what the audit could not look at, and why; one line each.
+        unchecked: what the audit could not check and why, one line each.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -53,17 +52,10 @@ class Audit:
 def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
     """Audit a prepared folder and the ``fold_*`` folders in it.
 
-    Patients, images (one file under any name) and byte-identical files must be in one split only, and the classes the
-    same in all; every file must have the digest and decode to the size that are written; entries must be sound as
-    :mod:`~mdf_detectron.data.annotations` has it, boxes must lie in their images, values in the schema; and no clinical
-    record may be later than its image (entries with ``study_time`` and ``row_time``).
-
-    Args:
-        root: the folder.
-        num_workers: threads that read the images.
-
-    Raises:
-        DatasetError: no such folder, or not a prepared one.
+    Each patient, image (one file under any name) and byte-identical file must be in one split only, and all splits must
+    have the same classes. Every file must match its recorded digest and size. Entries must pass
+    :mod:`~mdf_detectron.data.annotations`, boxes must lie in their images and values in the schema. No clinical record
+    may be later than its image (entries with ``study_time`` and ``row_time``). ``num_workers`` threads read the images.
     """
     root = check_prepared(root)
     contents: Contents = {}
@@ -77,7 +69,7 @@ def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
 
 
 class _FolderAudit:
-    """The audit of one folder without those in it; ``contents`` are shared by all, so that each file is read once."""
+    """Audit one folder without its subfolders; ``contents`` is shared by all folders, so each file is read once."""
 
     def __init__(self, root: Path, contents: Contents, num_workers: int) -> None:
         self.root, self.contents, self.num_workers = root, contents, num_workers
@@ -103,7 +95,7 @@ class _FolderAudit:
         return self.audit
 
     def _name_unknown(self, images: list[tuple[str, Image]]) -> None:
-        """Say which checks have no patients, digests or times to go by."""
+        """Note the checks that lack patients, digests or times."""
         report = self.root / REPORT_FILE_NAME
         known = not report.is_file() or read_json(report, DatasetError).get(PATIENTS_KNOWN, True)
         patients = {image["patient_id"] for _, image in images}
@@ -149,7 +141,6 @@ class _FolderAudit:
         return splits
 
     def _read_images(self, names: set[str]) -> None:
-        """Read the files that were not read yet."""
         self.paths = {name: (self.root / "images" / name).resolve() for name in names}
         paths = sorted(set(self.paths.values()) - self.contents.keys())
         read = thread_map(_read_file, paths, self.num_workers)
@@ -160,14 +151,13 @@ class _FolderAudit:
         return self.contents[self.paths[image["file_name"]]]
 
     def _identical(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
-        """Find files of different names with the same bytes in different splits."""
         readable = [(split, image) for split, image in images if not isinstance(self._content(image), str)]
         for splits in _splits_by(readable, lambda image: self._content(image)[1]).values():
             if len(splits) > 1 and len({self.paths[name] for names in splits.values() for name in names}) > 1:
                 yield Problem("byte-identical files in several splits", f"the same bytes are in {_where(splits)}")
 
     def _files(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
-        """Find files that cannot be read, have another size than is written, or are not those that were prepared."""
+        """Find files that are unreadable, differ from their recorded size, or changed since preparation."""
         unread = 0
         for split, image in images:
             content, named = self._content(image), f"{split}: {image['file_name']}"
@@ -197,7 +187,7 @@ def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
 
 
 def _classes(splits: dict[str, Annotations]) -> Iterator[Problem]:
-    """Find splits whose classes differ from the first one's: the model's class numbers would mean different things."""
+    """Find splits whose classes differ from the first split's: class numbers would mean different things."""
     first, *others = splits or ("",)
     for name in others:
         if splits[name].class_names != splits[first].class_names:
@@ -224,7 +214,7 @@ def _shared(images: list[tuple[str, Image]], what: str, key) -> Iterator[Problem
 
 
 def _look_alikes(images: list[tuple[str, Image]]) -> Iterator[Problem]:
-    """Find ids of different splits that differ in letter case, leading zeros or punctuation only."""
+    """Find patient ids in different splits that differ only in letter case, leading zeros or punctuation."""
     spellings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for split, image in images:
         spellings[look_alike(image["patient_id"])][image["patient_id"]].add(split)

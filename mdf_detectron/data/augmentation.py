@@ -1,4 +1,4 @@
-"""Change images before the model: every input is resized, and training draws random changes at each step."""
+"""Resize every input image, and augment training images at random."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from PIL import Image
 
 
 def _by_channel(img: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Change each channel of (H, W, C) or (H, W) on its own; Pillow's float images have one channel."""
+    """Apply ``change`` to each channel of (H, W, C) or (H, W); Pillow's float images have one channel."""
     channels = img[:, :, None] if img.ndim == 2 else img
     changed = np.stack([np.asarray(change(Image.fromarray(c))) for c in np.moveaxis(channels, 2, 0).copy()], axis=2)
     return changed.reshape(*changed.shape[:2], *img.shape[2:])
 
 
 class AntialiasedResizeTransform(T.ResizeTransform):
-    """Detectron2's resize with one filter for every depth: its own samples float pixels without antialiasing."""
+    """Detectron2's resize, but antialiased for float pixels too."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Resize (H, W, C) or (H, W); float32 stays float32, other types go Detectron2's way."""
+        """Resize (H, W, C) or (H, W); float32 stays float32, other types use Detectron2's code."""
         if img.dtype != np.float32:
             return super().apply_image(img, interp)
         size, method = (self.new_w, self.new_h), self.interp if interp is None else interp
@@ -28,7 +28,7 @@ class AntialiasedResizeTransform(T.ResizeTransform):
 
 
 class SquareResize(T.Augmentation):
-    """Resize to side × side pixels, whatever the aspect, as in the paper."""
+    """Resize to side × side pixels, ignoring the aspect ratio, as in the paper."""
 
     def __init__(self, side: int):
         super().__init__()
@@ -39,21 +39,21 @@ class SquareResize(T.Augmentation):
 
 
 class FloatExtentTransform(T.ExtentTransform):
-    """Detectron2's cut-out that is scaled to the output size, computed in float32; black outside the image."""
+    """Detectron2's crop-and-scale transform in float32; black outside the image."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Cut out and scale (H, W, C) or (H, W), to float32; with an ``interp``, as masks have, the type stays."""
+        """Crop and scale (H, W, C) or (H, W) to float32; given ``interp`` (masks), keep the dtype."""
         (h, w), method = self.output_size, self.interp if interp is None else interp
         img = img.astype(np.float32) if interp is None else img
         return _by_channel(img, lambda c: c.transform((w, h), Image.EXTENT, self.src_rect, method, fillcolor=0))
 
 
 class RandomScaleAndShift(T.Augmentation):
-    """Enlarge about the center, then move, in a frame of the same size; what enters it is black.
+    """Scale about the center, then shift, in a frame of the same size; uncovered pixels are black.
 
     Args:
-        scale: the factor is uniform in 1 ± this, in [0, 0.5].
-        shift: along each axis uniform in ± this share of the side.
+        scale: in [0, 0.5]; the factor is uniform in 1 ± ``scale``.
+        shift: fraction of the side; the shift along each axis is uniform in ± ``shift``.
     """
 
     def __init__(self, scale: float, shift: float):
@@ -70,7 +70,7 @@ class RandomScaleAndShift(T.Augmentation):
 
 
 class GrayValueTransform(T.NoOpTransform):
-    """v → scale · v + offset, in float32 and within 0–255; the geometry stays."""
+    """Map v to scale · v + offset in float32, clipped to 0–255; no change of geometry."""
 
     def __init__(self, scale: float, offset: float):
         super().__init__()
@@ -81,11 +81,11 @@ class GrayValueTransform(T.NoOpTransform):
 
 
 class RandomWindow(T.Augmentation):
-    """Stretch gray values about their mean m and shift them, as another exposure would: v → c·(v − m) + m + b.
+    """Vary the exposure: stretch gray values about their mean m and shift them, v → c·(v − m) + m + b.
 
     Args:
-        contrast: c is uniform in 1 ± this, in [0, 1).
-        brightness: b is uniform in ± this share of the full range, 255.
+        contrast: in [0, 1); c is uniform in 1 ± ``contrast``.
+        brightness: fraction of the full range 255; b is uniform in ± that.
     """
 
     def __init__(self, contrast: float, brightness: float):
@@ -99,9 +99,9 @@ class RandomWindow(T.Augmentation):
 
 
 def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
-    """Resize to the square input and, in training, flip, scale, move and change gray values as the config says.
+    """Build the resize and, for training, the random flip, scale, shift and gray-value changes of ``cfg.INPUT``.
 
-    The resizing comes first, so that the decoded cache can hold its result.
+    The resize comes first, so that the decoded cache can hold its result.
     """
     augmentations: list[T.Augmentation] = [SquareResize(cfg.INPUT.IMAGE_SIZE)]
     if not is_train:

@@ -1,8 +1,7 @@
 """Register prepared folders in Detectron2's catalogs, and read their records.
 
-:func:`register_all`, which the commands call, registers ``<name>_{train,val,test}`` for the known folder names, and
-for every prepared folder, below ``$DETECTRON2_DATASETS`` (default ``./datasets``); importing registers nothing. No
-dataset is read before it is asked for; its classes are in its metadata once it has been loaded.
+The commands call :func:`register_all`; importing registers nothing. A dataset is read when it is first requested, and
+its classes are in its metadata after that.
 """
 
 from __future__ import annotations
@@ -34,14 +33,7 @@ _Read = TypeVar("_Read")
 
 
 def dataset_schema(name: str) -> ClinicalSchema | None:
-    """Return the schema of a data set: of its prepared folder, else of a known collection; None where neither is.
-
-    Args:
-        name: with its split, for example "mimic_eye_train".
-
-    Raises:
-        DatasetError: the folder's schema cannot be read.
-    """
+    """Return the schema of a dataset ("mimic_eye_train"): from its prepared folder, else its collection, else None."""
     file = MetadataCatalog.get(name).get("clinical_schema_file") if name in DatasetCatalog.list() else None
     if file is not None and Path(file).is_file():
         return load_schema(file)
@@ -50,15 +42,15 @@ def dataset_schema(name: str) -> ClinicalSchema | None:
 
 
 def _collection_of(name: str) -> Collection | None:
-    """Return the collection whose folder has a data set's name; None for data of the user's own."""
     known = COLLECTIONS.folders().get(name.rsplit("_", 1)[0])
     return COLLECTIONS[known] if known else None
 
 
 def register_all() -> None:
-    """Register the known names and every prepared folder below ``$DETECTRON2_DATASETS``, or ``datasets``.
+    """Register ``<name>_{train,val,test}`` for known collections and prepared folders in ``$DETECTRON2_DATASETS``.
 
-    Cross-validation folders in them (``fold_0`` …) become ``<name>_fold_0_{train,val,test}``.
+    The default folder is ``./datasets``. Cross-validation folders (``fold_0`` …) become
+    ``<name>_fold_0_{train,val,test}``.
     """
     base = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     prepared = {path.parent.name for path in base.glob(f"*/{SCHEMA_FILE_NAME}")}
@@ -69,17 +61,16 @@ def register_all() -> None:
 
 
 def _register_if_new(root: Path, prefix: str) -> None:
-    """Register a folder unless a program has registered its name already."""
     if f"{prefix}_train" not in DatasetCatalog.list():
         register_prepared_folder(root, prefix)
 
 
 def register_prepared_folder(root: str | Path, prefix: str) -> None:
-    """Register ``<prefix>_{train,val,test}`` for a prepared folder; again, the same or another root, replaces it.
+    """Register ``<prefix>_{train,val,test}`` for a prepared folder, replacing an earlier registration.
 
     Args:
-        root: the folder; it need not exist before a dataset is loaded.
-        prefix: first part of the registered names, by convention the folder's name.
+        root: need not exist until a dataset is loaded.
+        prefix: by convention the folder's name.
     """
     root = Path(root)
     for split in SPLITS:
@@ -100,8 +91,6 @@ def register_prepared_folder(root: str | Path, prefix: str) -> None:
 
 
 class _Loader:
-    """Reads one split when Detectron2 asks for it."""
-
     def __init__(self, name: str, root: Path, json_file: Path):
         self.name, self.root, self.json_file = name, root, json_file
 
@@ -120,24 +109,20 @@ class _Loader:
 
 
 def dataset_annotations(name: str) -> Annotations | None:
-    """Return the annotations of a registered prepared split; None for a data set that is registered by other means.
-
-    Raises:
-        DatasetError: the split is not prepared, or broken.
-    """
+    """Return the annotations of a registered prepared split; None for a dataset registered by other means."""
     loader = DatasetCatalog[name] if name in DatasetCatalog.list() else None
     return loader.annotations() if isinstance(loader, _Loader) else None
 
 
 def _once(read: Callable[..., _Read]) -> Callable[..., _Read]:
-    """Keep what a reader of files returned while none of them changes; nobody writes into it."""
+    """Cache a reader's result while its files are unchanged; callers must not modify the result."""
     kept = lru_cache(maxsize=8)(lambda stamps, *files: read(*files))
     return wraps(read)(lambda *files: kept(tuple(map(file_stamp, files)), *map(Path, files)))
 
 
 @_once
 def load_schema(file: Path) -> ClinicalSchema:
-    """Read a schema file, once."""
+    """Read a schema file; cached while it is unchanged."""
     schema = ClinicalSchema.load(file)
     _warn_if_changed(file.parent, file, sha256_of(file))
     return schema
@@ -145,21 +130,20 @@ def load_schema(file: Path) -> ClinicalSchema:
 
 @_once
 def read_prepared(json_file: Path, schema_file: Path) -> Annotations:
-    """Read a split's annotation file, once."""
+    """Read a split's annotation file; cached while it and the schema are unchanged."""
     annotations = read_annotations(json_file, prepared=True, schema=load_schema(schema_file))
     _warn_if_changed(json_file.parents[1], json_file, annotations.digest)
     return annotations
 
 
 def dataset_dicts(annotations: Annotations, image_root: str | Path) -> list[dict[str, Any]]:
-    """Make the Detectron2 dataset dicts of one split, healthy images included.
+    """Build the Detectron2 dataset dicts of one split, healthy images included.
 
     Returns:
         dicts with file_name (absolute), image_id, height, width, annotations (bbox XYWH_ABS, category_id from 0,
-        iscrowd and, where there is a mask, segmentation: polygons or compressed RLE), and of this project
-        ``patient_id`` (str), ``sha256`` (of the file; None where nobody knows it) and ``clinical`` ({column: parsed
-        value}, see :mod:`~mdf_detectron.data.schema`). The dicts are the caller's, the boxes and masks in them are
-        shared: replace them, do not write into them.
+        iscrowd and, if there is a mask, segmentation: polygons or compressed RLE), and this project's ``patient_id``
+        (str), ``sha256`` (of the file, None if unknown) and ``clinical`` ({column: parsed value}, see
+        :mod:`~mdf_detectron.data.schema`). Boxes and masks are shared with ``annotations``: replace, never modify them.
     """
     contiguous = {category["id"]: i for i, category in enumerate(annotations.categories)}
     of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in annotations.images}
@@ -198,11 +182,11 @@ _SIZES_CHECKED = 64
 
 
 def check_images(records: list[dict[str, Any]]) -> None:
-    """Refuse absent image files, and wrong sizes in a sample of the images; the mapper checks the size of every image.
+    """Check that all image files exist, and the sizes of a sample; the mapper checks every size.
 
     Raises:
-        ImageReadError: files are absent (they are counted), or one of the sample has no readable header.
-        DatasetError: an image of another size than its record says.
+        ImageReadError: files are missing, or a sampled header is unreadable.
+        DatasetError: an image size differs from its record.
     """
     absent = [r["file_name"] for r in records if not os.path.isfile(r["file_name"])]
     if absent:
@@ -215,7 +199,6 @@ def check_images(records: list[dict[str, Any]]) -> None:
 
 
 def check_not_empty(records: list[dict[str, Any]], name: str) -> None:
-    """Raise :class:`~mdf_detectron.errors.DatasetError` if a dataset has no image."""
     if not records:
         raise DatasetError(
             f"dataset '{name}' has no image; prepare it with one at least, or leave it out: DATASETS.TRAIN, .VAL and "
@@ -224,7 +207,7 @@ def check_not_empty(records: list[dict[str, Any]], name: str) -> None:
 
 
 def check_masks(records: list[dict[str, Any]], name: str) -> None:
-    """Raise :class:`~mdf_detectron.errors.DatasetError` if an annotation that is trained on has no mask."""
+    """Raise :class:`~mdf_detectron.errors.DatasetError` if an annotation used in training has no mask."""
     wanted = [(r["file_name"], a) for r in records for a in r["annotations"] if not a["iscrowd"]]
     without = [file_name for file_name, a in wanted if "segmentation" not in a]
     if without:
@@ -241,14 +224,14 @@ def _how_to_prepare(name: str, root: Path, json_file: Path) -> str:
 
 
 def read_report(root: Path) -> dict[str, Any]:
-    """Read the report of a prepared folder; empty where it has none."""
+    """Read the report of a prepared folder; empty if there is none."""
     path = root / REPORT_FILE_NAME
     report = read_json(path, DatasetError) if path.is_file() else {}
     return report if isinstance(report, dict) else {}
 
 
 def _warn_if_changed(root: Path, path: Path, digest: str) -> None:
-    """Log a file whose SHA-256 is not the one in the report of its folder; a folder without a report passes."""
+    """Warn if a file's SHA-256 differs from its folder's report; pass without a report."""
     digests = read_report(root).get("sha256")
     if (digests or {}).get(path.relative_to(root).as_posix(), digest) != digest:
         logging.getLogger(__name__).warning(

@@ -1,8 +1,8 @@
-"""Decoded radiographs at the model's input size, one memory-mapped file per data set: decoded once, not each epoch.
+"""Cache decoded radiographs at the model's input size in one memory-mapped file per dataset.
 
-The pixels are in ``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 where a file has more than eight bits.
-The index next to it (``.json``) holds the version of this format, what the pixels were made of (each image's file with
-its digest, size and time of change), and each image's size and a checksum of its pixels.
+The pixels are in ``<name>_<size>_<format>.npy``, (M, S, S, C) uint8, or float32 if any file has more than eight bits.
+The index next to it (``.json``) holds the format version, the sources (each file with its digest, size and modification
+time), and each image's original size and pixel checksum.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from mdf_detectron.locks import FolderLock
 from mdf_detectron.workers import thread_map
 
 VERSION = 1
-"""Of the files; a cache of another version is made again."""
+"""Of the file format; a cache of another version is rebuilt."""
 
 Resize = Callable[[np.ndarray], np.ndarray]
-"""(H, W, C) uint8 or float32 → (S, S, C) of the same type: the step that every image goes through first."""
+"""(H, W, C) uint8 or float32 → (S, S, C) of the same dtype; the first step for every image."""
 
 
 class CachedImage(NamedTuple):
     """An image of the cache.
 
     Attributes:
-        pixels: (S, S, C) uint8 or float32, a view of the file: not to be written to.
-        height, width: of the image before it was resized.
+        pixels: (S, S, C) uint8 or float32, a read-only view of the file.
+        height, width: before resizing.
     """
 
     pixels: np.ndarray
@@ -46,12 +46,7 @@ class CachedImage(NamedTuple):
 
 
 class DecodedCache:
-    """The decoded images of one data set; :meth:`open` opens one, :meth:`make` makes it first where that is needed.
-
-    Args:
-        path: the ``.npy`` file.
-        index: content of the index.
-    """
+    """The decoded images of one dataset; :meth:`open` opens a cache, :meth:`make` builds it first if needed."""
 
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path = path
@@ -67,11 +62,7 @@ class DecodedCache:
         return len(self.place)
 
     def get(self, file_name: str) -> CachedImage | None:
-        """Return a file's image, whose checksum is verified the first time; None for a file of another data set.
-
-        Raises:
-            ImageReadError: the pixels are not those that were written.
-        """
+        """Return a file's image, or None if not cached; raise ``ImageReadError`` if its checksum differs."""
         number = self.place.get(file_name)
         if number is None:
             return None
@@ -86,7 +77,7 @@ class DecodedCache:
 
     @classmethod
     def open(cls, path: Path, records: Sequence[dict[str, Any]]) -> tuple[DecodedCache | None, str]:
-        """Open a cache that fits these records; else return None, and why."""
+        """Open the cache if it matches these records; else return None and the reason."""
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return None, "it is not there"
         try:
@@ -106,11 +97,7 @@ class DecodedCache:
 
     @classmethod
     def make(cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str) -> DecodedCache:
-        """Open a cache that fits these records; else build it, while others that want it wait, and then open it too.
-
-        Raises:
-            ImageReadError, DatasetError: see :meth:`build`.
-        """
+        """Open the cache, or :meth:`build` it under a lock if it does not match these records."""
         cache, _ = cls.open(path, records)
         if cache is not None:
             return cache
@@ -132,14 +119,14 @@ class DecodedCache:
         image_format: str,
         dtype: type = np.uint8,
     ) -> DecodedCache:
-        """Decode every image, on all cores, and write pixels and index, each whole or not at all.
+        """Decode every image on all cores, and write pixels and index, each atomically.
 
         Args:
-            dtype: of the pixels; where an image turns out to have more than eight bits, float32 is used for all.
+            dtype: of the pixels; float32 replaces it for all images if one has more than eight bits.
 
         Raises:
-            ImageReadError: a file that cannot be read, or is not the one that was prepared.
-            DatasetError: an image of another size than its record says, or a disk without room.
+            ImageReadError: a file is unreadable, or has changed since preparation.
+            DatasetError: an image size differs from its record, or the disk is too full.
         """
         made_of = _made_of(records)
 
@@ -171,16 +158,16 @@ class DecodedCache:
 
 
 class _MoreThanEightBits(Exception):
-    """An image of a cache of eight bits has more."""
+    """An image does not fit an eight-bit cache."""
 
 
 def _made_of(records: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """List each image's file, its digest when it was prepared, its size and time of change, as JSON has them."""
+    """List each image's file, digest at preparation, file size and modification time, in JSON types."""
     return [[r["file_name"], r.get("sha256"), *(file_stamp(r["file_name"]) or ())[:2]] for r in records]
 
 
 def _reserve(path: Path) -> None:
-    """Take the room of a mapped file: a disk that is full while it is written to would kill the process."""
+    """Allocate a mapped file's disk space: writing to it on a full disk would kill the process."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

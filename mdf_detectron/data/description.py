@@ -1,4 +1,4 @@
-"""Describe a prepared folder in numbers: boxes, columns against findings, and images that look alike."""
+"""Describe a prepared folder: annotations, columns' associations with findings, and look-alike images."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from mdf_detectron.errors import ImageReadError
 from mdf_detectron.workers import thread_map
 
 HASH_SIDE = 16
-"""Perceptual hashes have HASH_SIDE² bits: 64 bits, the usual number, do not tell chest radiographs apart."""
+"""Perceptual hashes have HASH_SIDE² bits; the usual 64 bits cannot distinguish chest radiographs."""
 
 ALIKE_BITS = 20
-"""Images look alike whose hashes differ in at most this many of the 256 bits."""
+"""Two images look alike if at most this many of their 256 hash bits differ."""
 
 MOST_PAIRS = 200
 
 
 @dataclass
 class Association:
-    """How a column goes with the presence of a class in the train split.
+    """Association of a column with the presence of a class in the train split.
 
     Attributes:
-        column, finding: names; the finding is a class, or "any finding".
+        finding: a class name, or "any finding".
         measure: "Spearman's ρ" or "Cramér's V".
-        value, p_value: None where the column or the finding does not vary.
-        images: with a value of the column.
-        missing_with, missing_without: share of missing values with and without the finding.
+        value, p_value: None if the column or the finding does not vary.
+        images: number of images that have a value.
+        missing_with, missing_without: fraction of missing values with and without the finding.
     """
 
     column: str
@@ -53,7 +53,7 @@ class Association:
 
 @dataclass
 class AlikePair:
-    """Two images that look alike: (split, image entry) of each, and the bits that differ."""
+    """Two look-alike images: (split, image entry) of each, and the number of differing bits."""
 
     first: tuple[str, dict[str, Any]]
     second: tuple[str, dict[str, Any]]
@@ -70,7 +70,7 @@ class AlikePair:
 
 @dataclass
 class AlikePairs:
-    """Pairs of images that look alike: the first of them, and how many there are in all."""
+    """Look-alike pairs: the most important ones, and counts of all."""
 
     pairs: list[AlikePair] = field(default_factory=list)
     total: int = 0
@@ -80,15 +80,11 @@ class AlikePairs:
 
 @dataclass
 class Description:
-    """Everything about a folder that its page shows.
+    """The content of a folder's description page.
 
     Attributes:
-        root: the folder.
-        splits: annotation files by split.
-        schema: of the columns.
         associations: of every column with every class, train split.
-        alike: images that look alike.
-        unreadable: what is wrong with images that cannot be read.
+        unreadable: one error message per unreadable image.
     """
 
     root: Path
@@ -100,11 +96,7 @@ class Description:
 
 
 def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
-    """Describe a prepared folder.
-
-    Raises:
-        DatasetError: no prepared folder, or one that is broken.
-    """
+    """Describe a prepared folder; ``num_workers`` threads hash its images."""
     root = Path(root)
     schema, splits = read_folder(root)
     description = Description(root, splits, schema, associate(splits["train"], schema))
@@ -118,7 +110,7 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
 
 
 def associate(train: Annotations, schema: ClinicalSchema) -> list[Association]:
-    """Measure each column against the presence of each class: by Spearman's ρ (numeric) or Cramér's V (categorical)."""
+    """Measure each column's association with each class: Spearman's ρ (numeric) or Cramér's V (categorical)."""
     names = train.class_of
     held: dict[Any, set[str]] = {image["id"]: set() for image in train.images}
     for annotation in train.annotations:
@@ -162,17 +154,15 @@ def _hash_image(path: Path) -> np.ndarray | str:
 
 
 def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) -> AlikePairs:
-    """Find pairs of images whose hashes differ in at most :data:`ALIKE_BITS`, but not of one file used twice.
-
-    Each image is compared with all later ones, 64 bits at a time; only pairs that are near so far continue.
+    """Find pairs of different files whose hashes differ in at most :data:`ALIKE_BITS` bits.
 
     Args:
         images: (split, entry) of each.
         bits: (N, B) bool, B a multiple of 64.
 
     Returns:
-        up to :data:`MOST_PAIRS` pairs, those across splits first, then across patients, then by the number of bits;
-        and how many there are.
+        up to :data:`MOST_PAIRS` pairs (across splits first, then across patients, then by differing bits), and counts
+        of all pairs.
     """
     words = np.packbits(bits, axis=1).view(np.uint64).T.copy() if len(bits) else np.zeros((1, 0), dtype=np.uint64)
     found, best = AlikePairs(), []
@@ -184,14 +174,14 @@ def alike_pairs(images: Sequence[tuple[str, dict[str, Any]]], bits: np.ndarray) 
                 found.across_splits += pair.across_splits
                 found.across_patients += pair.across_patients
                 best.append(pair)
-        if len(best) > 100 * MOST_PAIRS:  # many equal images, black ones say, have very many pairs
+        if len(best) > 100 * MOST_PAIRS:  # bounds memory: N equal (black) images form N² / 2 pairs
             best = sorted(best, key=_order)[:MOST_PAIRS]
     found.pairs = sorted(best, key=_order)[:MOST_PAIRS]
     return found
 
 
 def _near(words: np.ndarray, first: int) -> list[tuple[int, int]]:
-    """Return (number, bits that differ) of the later images near ``first``; ``words`` is (B / 64, N) uint64."""
+    """Return (index, differing bits) of the images after ``first`` that look like it; ``words``: (B / 64, N) uint64."""
     differing = np.bitwise_count(words[0, first + 1 :] ^ words[0, first])
     near = np.flatnonzero(differing <= ALIKE_BITS)
     differing = differing[near].astype(np.int64)

@@ -1,7 +1,6 @@
-"""Decode DICOM radiographs by pydicom: pixels as they are meant to be shown, and tags.
+"""Decode pixels (as meant for display) and tags of DICOM radiographs with pydicom.
 
-What pydicom raises for a value, which it converts when it is asked for, becomes one line in
-:class:`~mdf_detectron.data.readers.OpenImage`.
+pydicom converts values on access; :class:`~mdf_detectron.data.readers.OpenImage` turns its errors into one line.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Content = mmap.mmap
-"""A file's content, mapped into memory: a length in it beyond the file's end asks for no memory."""
+"""A memory-mapped file: a bogus length in it allocates no memory."""
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""Transfer syntax of files that are compressed as a whole."""
+"""Transfer syntax of files compressed as a whole."""
 
-_STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet: a chest as it is hung
+_STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet
 _LEAST_INSIDE = 0.01
 
 
 def decode_dicom(path: Path, content: Content, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
-    """Decode one DICOM radiograph: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+    """Decode one DICOM radiograph: apply the modality LUT, then VOI LUT or window, then invert MONOCHROME1.
 
-    Without a VOI LUT or window, more than eight bits are scaled by
-    :func:`~mdf_detectron.data.intensity.robust_range`, up to eight by their bit depth. Padding is black.
+    Without a usable VOI LUT or window, more than eight bits are scaled by
+    :func:`~mdf_detectron.data.intensity.robust_range`, others by their bit depth. Padding becomes black.
 
     Args:
-        path: of the file, for messages.
-        bit_depth: 8 or 16; 0: 16 where more than eight bits are stored, else 8.
+        path: for messages.
+        bit_depth: 8, 16, or 0 for 16 if more than eight bits are stored, else 8.
 
     Returns:
-        (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
+        (H, W) or (H, W, 3) RGB, uint8 or uint16, and the steps taken.
 
     Raises:
-        ImageReadError: no DICOM, no pixels, several frames, or pixels that cannot be decoded.
+        ImageReadError: not DICOM, no pixels, several frames, or undecodable pixels.
     """
     dataset = _parse(path, content)
     check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
@@ -72,11 +71,11 @@ def dicom_size(path: Path, content: Content) -> tuple[int, int]:
 
 
 def dicom_tags(path: Path, content: Content, keywords: Sequence[str]) -> dict[str, str | None]:
-    """Return tags by keyword (``"PatientAge"``) as text; None where absent or empty, several values joined by "\\\\".
+    """Return tags by keyword (``"PatientAge"``) as text; None if absent or empty, several values joined by "\\\\".
 
     Raises:
-        SourceDataError: a keyword that DICOM does not have.
-        ImageReadError: no DICOM.
+        SourceDataError: an unknown keyword.
+        ImageReadError: not DICOM, or an unreadable tag.
     """
     pydicom = _pydicom()
     unknown = [keyword for keyword in keywords if pydicom.datadict.tag_for_keyword(keyword) is None]
@@ -87,7 +86,7 @@ def dicom_tags(path: Path, content: Content, keywords: Sequence[str]) -> dict[st
     for keyword in keywords:
         try:
             tags[keyword] = _text(dataset.get(keyword))
-        except Exception as error:  # pydicom converts a value when it is asked for
+        except Exception as error:  # pydicom converts values on access
             raise ImageReadError(f"{path}: the tag {keyword} cannot be read ({short_text(error)})") from None
     return tags
 
@@ -101,7 +100,6 @@ def _text(value: object) -> str | None:
 
 
 def _pydicom():
-    """Import the optional package where it is needed."""
     try:
         import pydicom
     except ImportError:
@@ -119,7 +117,7 @@ def _parse(path: Path, content: Content, only: list[str] | None = None) -> Datas
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
             return pydicom.dcmread(content, force=path.suffix.lower() in DICOM_SUFFIXES, **arguments)
-    except Exception as error:  # pydicom has no one base class for what a broken file raises
+    except Exception as error:  # pydicom has no common base class for errors of broken files
         cause = getattr(error, "strerror", None) or short_text(error)
         text = f"cannot read image {shorten_path(path)}: not DICOM ({cause}); replace the file"
         raise ImageReadError(text) from None
@@ -138,12 +136,12 @@ def _decode(path: Path, dataset: Dataset) -> np.ndarray:
             warnings.simplefilter("ignore")
             syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
             if syntax == pydicom.uid.JPEGBaseline8Bit and dataset.get("SamplesPerPixel") == 1:
-                dataset.pixel_array_options(decoding_plugin="pillow")  # a third of the time of the default's
+                dataset.pixel_array_options(decoding_plugin="pillow")  # three times as fast as the default plug-in
             pixels = np.asarray(dataset.pixel_array)
             if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
                 pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
                 dataset.BitsStored = pixels.dtype.itemsize * 8
-    except BaseException as error:  # whatever the decoding plug-ins raise; a panic of one in Rust is no Exception
+    except BaseException as error:  # plug-ins raise anything; a Rust panic is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
@@ -176,9 +174,9 @@ def _notes(dataset: Dataset, pixels: np.ndarray) -> list[str]:
 def _present(
     path: Path, pixels: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
 ) -> tuple[np.ndarray, str, float, float]:
-    """Return the scaled pixels, the rule, and the modality values at its ends.
+    """Return the scaled pixels, the scaling rule, and the modality values at its ends.
 
-    Integers of up to 16 bits go through a table of their values, which is many times faster than computing each pixel.
+    Integers go through a table of their values, which is many times faster than computing each pixel.
     """
     padding = _padding(pixels, dataset)
     shown = pixels if padding is None else pixels[~padding]
@@ -207,7 +205,7 @@ def _present(
 def _table(
     stored: np.ndarray, shown: np.ndarray, dataset: Dataset, bit_depth: int, inverted: bool, notes: list[str]
 ) -> tuple[np.ndarray, str, float, float]:
-    """Return what each stored value becomes, the rule, and the modality values at its ends."""
+    """Return the output of each stored value, the scaling rule, and the modality values at its ends."""
     modality = _modality(stored, dataset)
     steps = []
     if dataset.get("VOILUTSequence"):
@@ -235,13 +233,13 @@ def _table(
 
 
 def _shows_something(scaled: np.ndarray, stored: np.ndarray, bit_depth: int) -> bool:
-    """Tell whether at least 1 % of the pixels are neither black nor white, or the image itself has only two values."""
+    """Check that at least 1 % of the pixels are neither black nor white, unless the image has at most two values."""
     inside = np.count_nonzero((scaled > 0) & (scaled < 2**bit_depth - 1))
     return inside >= _LEAST_INSIDE * scaled.size or len(np.unique(stored[:: max(1, stored.size // 10000)])) <= 2
 
 
 def _ends(modality: np.ndarray, values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """Return the modality values around what is neither black nor white."""
+    """Return the smallest and largest modality value shown as neither black nor white."""
     inside = np.flatnonzero((values > min(low, high)) & (values < max(low, high)))
     span = modality[[inside[0], inside[-1]]] if inside.size else modality[[0, -1]]
     return float(span.min()), float(span.max())
@@ -274,9 +272,9 @@ def _window(modality: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, 
 
 
 def _lookup(values: np.ndarray, item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """Look values up in a LUT (PS3.3 C.11.1.1): below its first, the first entry; above its last, the last.
+    """Look values up in a LUT (PS3.3 C.11.1.1), clamped to its first and last entries.
 
-    pydicom's own function wraps around where a table of 8-bit entries has more than 256 of them.
+    pydicom's own function wraps around in tables of more than 256 8-bit entries.
     """
     count, first, bits = (int(v) for v in item.LUTDescriptor)
     entries = item.LUTData
@@ -291,7 +289,7 @@ def _lookup(values: np.ndarray, item: Dataset, dataset: Dataset) -> tuple[np.nda
 
 
 def _padding(pixels: np.ndarray, dataset: Dataset) -> np.ndarray | None:
-    """Return (H, W) bool, true for padding; None where there is none."""
+    """Return (H, W) bool, true for padding; None if there is none."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return None

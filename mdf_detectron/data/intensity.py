@@ -1,7 +1,6 @@
-"""Map stored pixel values of any depth to 8 or 16 bits, and say what was done.
+"""Map stored pixel values of any depth to 8 or 16 bits, and record how.
 
-More than eight bits are never scaled from an image's extremes: three saturated pixels of a marker would turn a
-radiograph black.
+More than eight bits are never scaled by an image's extremes: three saturated marker pixels would turn it black.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from mdf_detectron.errors import ImageReadError
 from mdf_detectron.fileio import machine_memory
 
 LOWEST, HIGHEST = 0.5, 99.5
-"""Percentiles of the pixels that become black and white where the file does not say how it is to be shown."""
+"""Percentiles mapped to black and white if the file defines no display range."""
 
 MOST_PIXELS = 64_000_000
-"""Of a radiograph; the largest detectors and scanners give less than half. Reading them takes up to 2 GB."""
+"""Per radiograph; the largest detectors give less than half. Reading this many takes up to 2 GB."""
 
 _CONTAINER_BITS = (8, 10, 12, 14, 16, 32)
 _MOST_BINS = 1 << 20
-_BYTES_PER_PIXEL = 12  # the decoded samples, and the floats they are scaled in
+_BYTES_PER_PIXEL = 12  # decoded samples and the floats for scaling
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a reader did between a file's stored values and the pixels it returned.
+    """How a reader turned a file's stored values into pixels.
 
     Attributes:
         kind: file type ("PNG", "TIFF", "DICOM"...).
-        width, height: pixels, after an orientation tag is applied.
-        bits: bits stored per sample.
+        width, height: pixels, after applying an orientation tag.
+        bits: stored per sample.
         scaling: "none", "full range", "bit depth", "percentiles", "window" or "VOI LUT".
-        low, high: modality values that became black and white (white and black if ``inverted``).
-        inverted: stored low values are bright (MONOCHROME1, WhiteIsZero).
-        notes: what is unusual about the file, one short sentence each.
+        low, high: modality values mapped to black and white (white and black if ``inverted``).
+        inverted: low stored values are bright (MONOCHROME1, WhiteIsZero).
+        notes: oddities of the file, one short sentence each.
     """
 
     kind: str
@@ -51,14 +50,10 @@ class Provenance:
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float, str]:
-    """Find the values that become black and white, and the name of the rule.
+    """Return the values to map to black and white, and the name of the rule, for (N ≥ 1,) finite ``values``.
 
-    Args:
-        values: (N,) finite integers or floats, N ≥ 1.
-
-    Returns:
-        the 0.5th and 99.5th percentile, "percentiles". Where one value fills nearly all pixels, the percentiles of
-        the others, widened to hold it; of a constant image, 0 and the largest value of its bit depth, "bit depth".
+    The rule "percentiles" takes the 0.5th and 99.5th; if one value fills nearly all pixels, the percentiles of the
+    others, widened to include it. For a constant image, "bit depth" takes 0 and the largest value of the depth.
     """
     low, high = _percentiles(values)
     if low == high:
@@ -71,7 +66,7 @@ def robust_range(values: np.ndarray) -> tuple[float, float, str]:
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    """Return the smallest values that at least 0.5 and 99.5 % of the pixels do not exceed."""
+    """Return the smallest values that at least 0.5 % and 99.5 % of the pixels do not exceed."""
     ranks = [max(0, int(np.ceil(values.size * share / 100)) - 1) for share in (LOWEST, HIGHEST)]
     if np.issubdtype(values.dtype, np.integer):
         first = int(values.min())
@@ -84,20 +79,16 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 
 def _full_scale(value: float) -> float:
-    """Return the largest value of the narrowest usual bit depth that holds ``value``; 1 for values up to 1."""
+    """Return the largest value of the smallest usual bit depth that fits ``value``; 1 for values up to 1."""
     return next((2.0**bits - 1 for bits in _CONTAINER_BITS if 1 < value <= 2.0**bits - 1), max(1.0, value))
 
 
 def quantize(values: np.ndarray, low: float, high: float, bit_depth: int, invert: bool = False) -> np.ndarray:
-    """Map [low, high] to the full range of ``bit_depth`` (8 or 16), clipped and rounded.
+    """Map [low, high], low < high, to the full range of ``bit_depth`` (8 or 16), clipped and rounded.
 
     Args:
-        values: any shape, finite.
-        low, high: ``low`` < ``high``.
+        values: finite, any shape; returned as uint8 or uint16.
         invert: map ``low`` to white instead.
-
-    Returns:
-        uint8 or uint16 of the same shape.
     """
     top = 2**bit_depth - 1
     scaled = (np.asarray(values, dtype=np.float64) - low) * (top / (high - low))
@@ -108,17 +99,17 @@ def quantize(values: np.ndarray, low: float, high: float, bit_depth: int, invert
 
 
 def change_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
-    """Convert full-range uint8 to uint16 or back; 0 and the largest value are kept."""
+    """Convert full-range uint8 to uint16 or back; black and white are preserved."""
     if pixels.dtype == np.uint8:
         return pixels if bit_depth == 8 else pixels.astype(np.uint16) * 257
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def check_memory(path: Path, width: int, height: int, samples: float = 1) -> None:
-    """Raise :class:`ImageReadError` for an image that is too large for a radiograph, or for this machine.
+    """Raise :class:`ImageReadError` if an image is too large for a radiograph or for this machine's memory.
 
     Args:
-        samples: how much more memory a pixel takes than one of gray.
+        samples: memory per pixel, relative to a gray pixel.
     """
     memory = machine_memory()
     count = width * height * samples

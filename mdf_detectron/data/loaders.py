@@ -1,8 +1,8 @@
-"""Train and test loaders over the multimodal mapper, and the training stream that resumes; healthy images stay in.
+"""Build train and test loaders with the multimodal mapper, and a training stream that can resume.
 
-Every image's augmentation follows from its place in the stream, so that a resumed run sees the same. The place is the
-image's number among all that a training sees, over all processes: number ``n`` belongs to iteration
-``n // images_per_batch``, whatever the number of processes and loader workers is.
+Healthy images are kept. An image's augmentation depends only on the seed and the image's place in the stream, so a
+resumed run repeats it. Places count images over all processes: place ``n`` belongs to iteration
+``n // images_per_batch``, for any number of processes and loader workers.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import ConfigError, DatasetError, shorten
 
-if TYPE_CHECKING:  # imported where DATALOADER.DECODED_CACHE is set
+if TYPE_CHECKING:  # imported only if DATALOADER.DECODED_CACHE is set
     from mdf_detectron.data.decoded_cache import DecodedCache
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
-    """Return the schema of the columns that the model reads, taken from the dataset's own schema.
+    """Return the dataset's schema, reduced to the columns that the model reads.
 
     Raises:
         ConfigError: the dataset is not registered.
@@ -78,7 +78,7 @@ def dataset_classes(dataset_name: str) -> list[str]:
 
 
 def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise :class:`ConfigError` if the model has another number of classes than the dataset."""
+    """Raise :class:`ConfigError` if model and dataset differ in the number of classes."""
     classes = dataset_classes(dataset_name)
     key, count = num_classes(cfg)
     if len(classes) != count:
@@ -86,7 +86,7 @@ def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
 
 
 def check_same_classes(first: str, other: str) -> None:
-    """Raise :class:`DatasetError` if two datasets' classes, in the model's order, are not the same."""
+    """Raise :class:`DatasetError` if two datasets differ in classes or their order."""
     lists = {name: dataset_classes(name) for name in (first, other)}
     if lists[first] != lists[other]:
         same = sorted(lists[first]) == sorted(lists[other])
@@ -98,7 +98,6 @@ def check_same_classes(first: str, other: str) -> None:
 
 
 def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any]]:
-    """Return the records of several registered datasets as one list."""
     records = []
     for name in dataset_names:
         _metadata(name)
@@ -107,7 +106,7 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
 
 
 def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clinical records of the train split: (M, A) float with NaN, (M, B) long with -1."""
+    """Return the train split's clinical records: (M, A) float32, NaN if missing, and (M, B) long, -1 if missing."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
     records = [schema.encode(record["clinical"], record["file_name"]) for record in records_of(cfg.DATASETS.TRAIN)]
     numeric, categorical = zip(*records, strict=True)
@@ -115,12 +114,11 @@ def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
-    """Return the file of a data set's decoded images."""
     return Path(cfg.DATALOADER.DECODED_CACHE) / f"{dataset_name}_{cfg.INPUT.IMAGE_SIZE}_{cfg.INPUT.FORMAT}.npy"
 
 
 def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
-    """Open the decoded images of data sets, and make those that are absent, outdated or of another version."""
+    """Open the decoded images of datasets; build those that are absent or outdated."""
     from mdf_detectron.data.decoded_cache import DecodedCache
 
     resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
@@ -150,16 +148,11 @@ def _opened(path: Path, dataset_name: str) -> DecodedCache:
 
 
 def open_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
-    """Open the decoded images of data sets that ``DATALOADER.DECODED_CACHE`` has; none where it is empty.
-
-    Raises:
-        DatasetError: one is absent, outdated or of another version.
-    """
+    """Open the decoded images of datasets, which must be up to date; none if ``DATALOADER.DECODED_CACHE`` is empty."""
     return [_opened(cache_path(cfg, name), name) for name in dataset_names] if cfg.DATALOADER.DECODED_CACHE else []
 
 
 def _training_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) -> Sampler:
-    """Build the infinite sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(records), seed=seed)
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
@@ -169,7 +162,7 @@ def _training_sampler(cfg: CfgNode, records: list[dict[str, Any]], seed: int) ->
 
 
 def build_train_loader(cfg: CfgNode):
-    """Build the infinite shuffled loader of the train datasets; its stream of images follows from the seed alone."""
+    """Build the infinite shuffled loader of the train datasets; the seed alone determines its stream of images."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
     records = records_of(cfg.DATASETS.TRAIN)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
@@ -184,7 +177,7 @@ def build_train_loader(cfg: CfgNode):
         dataset=SeededByPlace(mapped, seed),
         mapper=None,
         sampler=sampler,
-        # of its own: the loader's start would draw from the generator that the step samples with
+        # the loader draws from its generator at start; the default one is the training step's
         generator=torch.Generator().manual_seed(derive_seed(seed, 2)),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,
@@ -193,18 +186,18 @@ def build_train_loader(cfg: CfgNode):
 
 
 def images_per_process(cfg: CfgNode) -> int:
-    """Return this process' share of ``SOLVER.IMS_PER_BATCH``, at least 1: what its memory has room for."""
+    """Return this process's share of ``SOLVER.IMS_PER_BATCH``, at least 1."""
     return max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
 
 
 def build_loss_mapper(cfg: CfgNode, dataset_name: str) -> MultimodalDatasetMapper:
-    """Build a mapper for losses on held-out data: annotations stay, augmentations are those of the test."""
+    """Build a mapper for losses on held-out data: it keeps annotations and augments as in testing."""
     parts = MultimodalDatasetMapper.from_config(cfg, False, model_schema(cfg, dataset_name))
     return MultimodalDatasetMapper(**{**parts, "is_train": True, "caches": open_caches(cfg, [dataset_name])})
 
 
 def build_loss_loader(cfg: CfgNode, dataset_name: str):
-    """Build a loader of every image of a dataset, once, with its annotations: for losses on held-out data."""
+    """Build a loader for losses on held-out data: every image once, with annotations."""
     return build_detection_test_loader(
         dataset=records_of([dataset_name]),
         mapper=build_loss_mapper(cfg, dataset_name),
@@ -214,14 +207,14 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str):
 
 
 def train_part(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
-    """Return ``count`` records of the first train dataset (all, if it has fewer), always the same ones."""
+    """Return ``count`` records of the first train dataset, or all if fewer; always the same ones."""
     records = records_of(cfg.DATASETS.TRAIN[:1])
     chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:count]
     return [records[i] for i in sorted(chosen.tolist())]
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, Any]] | None = None):
-    """Build a loader of every image of a dataset, once; ``records`` replace the registered ones (exchanged, say)."""
+    """Build a loader of every image once; ``records`` (permuted ones, say) replace the registered ones."""
     schema = model_schema(cfg, dataset_name)
     return build_detection_test_loader(
         dataset=records if records is not None else records_of([dataset_name]),
@@ -231,12 +224,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, records: list[dict[str, A
 
 
 def derive_seed(*parts: int) -> int:
-    """Mix integers into one seed in [0, 2**32); other parts give unrelated streams (NumPy's ``SeedSequence``)."""
+    """Mix integers into a seed in [0, 2**32); different parts give unrelated streams (NumPy's ``SeedSequence``)."""
     return int(np.random.SeedSequence([abs(int(p)) for p in parts]).generate_state(1)[0])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of ``random``, NumPy and torch (all devices)."""
+    """Seed ``random``, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -250,7 +243,7 @@ def _seed_cpu(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU generators within the block and restore their states after it."""
+    """Seed the CPU generators within the block; restore their states after it."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     _seed_cpu(seed)
     try:
@@ -262,11 +255,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class StreamIndex(int):
-    """Index of an image that knows its place in the training stream.
-
-    Attributes:
-        place: number of the image in the stream over all processes.
-    """
+    """An image's index in the dataset, with its ``place`` in the training stream over all processes."""
 
     place: int
 
@@ -277,14 +266,12 @@ class StreamIndex(int):
 
 
 class ResumableSampler(Sampler):
-    """Number the indices of an infinite sampler, and start after those that an earlier run has consumed.
+    """Number the indices of an infinite sampler, and skip those that an earlier run consumed.
 
-    Detectron2's samplers start their shuffled stream again whenever the program starts.
+    Detectron2's samplers restart their shuffled stream with the program.
 
     Args:
-        sampler: an infinite sampler of Detectron2 that gives one process every ``world_size``-th index of a common
-            stream.
-        rank, world_size: of this process.
+        sampler: infinite; yields every ``world_size``-th index of a common stream, from ``rank`` on.
     """
 
     def __init__(self, sampler: Sampler, rank: int = 0, world_size: int = 1):
@@ -292,11 +279,7 @@ class ResumableSampler(Sampler):
         self.num_consumed = 0
 
     def skip(self, num_images: int) -> None:
-        """Start at the image number ``num_images`` of the stream over all processes; call before iterating.
-
-        Raises:
-            ValueError: a number that does not divide by the number of processes.
-        """
+        """Start after ``num_images`` over all processes (a multiple of their number); call before iterating."""
         if num_images % self.world_size:
             raise ValueError(f"{num_images} images cannot be shared by {self.world_size} processes")
         self.num_consumed = num_images // self.world_size
@@ -307,12 +290,7 @@ class ResumableSampler(Sampler):
 
 
 class SeededByPlace(Dataset):
-    """A map-style data set whose random operations on an image follow from the seed and the image's place.
-
-    Args:
-        dataset: maps records, with random augmentations.
-        seed: of the training.
-    """
+    """A map-style dataset that seeds each image's random augmentations by the training seed and the image's place."""
 
     def __init__(self, dataset: Sequence[Any] | Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -321,9 +299,9 @@ class SeededByPlace(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Return the mapped record; a plain index (not of the stream) is seeded by the index itself."""
+        """Return the mapped record; a plain int counts as its own place."""
         seed = derive_seed(self.seed, getattr(index, "place", int(index)), 1)
-        if get_worker_info() is not None:  # a process for images alone: nothing else draws from its generators
+        if get_worker_info() is not None:  # nothing else in a worker process draws from its generators
             _seed_cpu(seed)
             return self.dataset[int(index)]
         with seeded(seed):

@@ -1,4 +1,4 @@
-"""Turn a data set's record into the model's input: image, boxes, masks and the clinical record."""
+"""Map a dataset record to the model's input: image, boxes, masks and clinical record."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from mdf_detectron.data.decoded_cache import DecodedCache
 
 LEAST_VISIBLE = 1 / 3
-"""Share of a box that has to stay in the image for the finding to be ground truth there."""
+"""Smallest fraction of a box that must stay in the image to remain ground truth."""
 
 
 def visible_share(annotation: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> float:
-    """Return the share (0 to 1) of an annotation's box that is in the transformed image of (height, width) ``size``."""
+    """Return the fraction of an annotation's box inside the transformed image of (height, width) ``size``."""
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
     left, top, right, bottom = transforms.apply_box(np.array([box]))[0]
     area = (right - left) * (bottom - top)
@@ -36,13 +36,13 @@ class MultimodalDatasetMapper:
     """Map a Detectron2 dataset dict with a "clinical" entry to a training or test input.
 
     Args:
-        is_train: apply augmentations that are random, and attach ``instances``.
-        augmentations: Detectron2 augmentations, in order.
+        is_train: attach ``instances``.
+        augmentations: applied in order; the first is the resize.
         image_format: "L", "RGB" or "BGR".
         schema: the columns the model reads, in order.
         use_instance_mask: attach ``gt_masks``.
-        mask_format: "polygon", or "bitmask", which takes run-length encodings too.
-        caches: hold decoded images after the first augmentation, the resizing; other files are decoded.
+        mask_format: "polygon", or "bitmask", which also takes run-length encodings.
+        caches: decoded images after the resize; images in none of them are decoded from their files.
     """
 
     @configurable
@@ -81,24 +81,24 @@ class MultimodalDatasetMapper:
         """Map one record.
 
         Returns:
-            the record with ``image`` ((C, H, W) float32, 0–255), ``clinical_numeric`` ((A,) float32, NaN where
-            missing), ``clinical_categorical`` ((B,) long, -1 where missing) and, where the record has
-            annotations and ``is_train``, ``instances`` (gt_boxes, gt_classes, gt_masks).
+            the record with ``image`` ((C, H, W) float32, 0–255), ``clinical_numeric`` ((A,) float32, NaN if missing),
+            ``clinical_categorical`` ((B,) long, -1 if missing) and, if the record has annotations and ``is_train`` is
+            set, ``instances`` (gt_boxes, gt_classes, gt_masks).
 
         Raises:
-            ImageReadError: the file cannot be read, or is not the one that was prepared.
-            DatasetError: a value that the schema does not allow.
+            ImageReadError: the file is unreadable, or has changed since preparation.
+            DatasetError: the schema does not allow a value.
         """
-        record = dict(record)  # what is changed below is replaced, not written to
+        record = dict(record)  # shallow: below, values are replaced, never modified
 
-        # 1. the image, and its geometry
+        # 1. image and geometry
         record["image"], transforms = self._image_of(record)
         record.pop("sha256", None)
 
-        # 2. the clinical record; columns that the model does not read are left out
+        # 2. clinical record, only the columns the model reads
         record.update(self.clinical_tensors(record))
 
-        # 3. the instances
+        # 3. instances
         annotations = record.pop("annotations", None)
         if self.is_train and annotations is not None:
             record["instances"] = self._instances(annotations, transforms, tuple(record["image"].shape[1:]))
@@ -117,7 +117,7 @@ class MultimodalDatasetMapper:
         return self.image_tensor(image)
 
     def image_tensor(self, image: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
-        """Augment (H, W, C) uint8 or float32 pixels; returns (C, h, w) float32, 0–255, and the geometric transforms."""
+        """Augment (H, W, C) uint8 or float32 pixels; return (C, h, w) float32, 0–255, and the geometric transforms."""
         return self._augmented(image, self.augmentations)
 
     @staticmethod
@@ -127,11 +127,11 @@ class MultimodalDatasetMapper:
         image = aug_input.image
         if image.ndim == 2:  # some transforms drop a lone channel
             image = image[:, :, None]
-        pixels = np.array(image.transpose(2, 0, 1), order="C")  # of its own; a cache's are not to be written to
+        pixels = np.array(image.transpose(2, 0, 1), order="C")  # a copy: a cache's pixels are read-only
         return torch.from_numpy(pixels).float(), transforms
 
     def clinical_tensors(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return ``clinical_numeric`` and ``clinical_categorical``; without a clinical record all are missing."""
+        """Return ``clinical_numeric`` and ``clinical_categorical``; without a record all values are missing."""
         numeric, categorical = self.schema.encode(record.get("clinical"), str(record.get("file_name", "record")))
         return {
             "clinical_numeric": torch.tensor(numeric, dtype=torch.float32),
@@ -143,7 +143,7 @@ class MultimodalDatasetMapper:
         kept = [{k: v for k, v in a.items() if k not in left_out} for a in annotations if not a.get("iscrowd", 0)]
         kept = [a for a in kept if visible_share(a, transforms, size) >= LEAST_VISIBLE]
         transformed = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
-        # a run-length encoding is a bitmap after its transform; polygons then become bitmaps too
+        # transforms turn run-length encodings into bitmaps; polygons must then become bitmaps too
         bitmaps = [a for a in transformed if isinstance(a.get("segmentation"), np.ndarray)]
         for annotation in bitmaps:
             annotation["segmentation"] = annotation["segmentation"].copy()  # torch wants a writable array

@@ -1,7 +1,6 @@
 """Check COCO segmentations: polygons, and run-length encodings (RLE), compressed or not.
 
-A mask that does not fit is named here, because pycocotools takes any text for a mask and polygons of any place.
-Numpy only.
+pycocotools accepts any text as a mask, and polygons anywhere. This module needs NumPy only.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ import numpy as np
 from mdf_detectron.errors import shorten
 
 _CHUNK = 20_000
-"""Compressed masks that are decoded at once."""
+"""Compressed masks decoded at once."""
 
 _LONGEST = 7
-"""Characters of a number in compressed counts: five bits each, so more than 32 bits."""
+"""Most characters of a number in compressed counts; at five bits each, more than 32 bits."""
 
 _FARTHEST = 1_000_000
-"""Pixels: a coordinate of a polygon."""
+"""Pixels; largest polygon coordinate."""
 
 _LARGEST_SIDE = 100_000
-"""Pixels: a side of a mask; pycocotools would ask for the memory of whatever is written."""
+"""Pixels; largest mask side. pycocotools allocates memory for any size it reads."""
 
 Segmentation = tuple[Any, int | None, int | None]
-"""A segmentation with the height and width of its image, None where they are not known."""
+"""A segmentation with its image's height and width, None if unknown."""
 
 
 def segmentation_problems(segmentations: Sequence[Segmentation]) -> Iterator[tuple[int, str]]:
-    """Yield (index, what is wrong and what to do) of every unusable segmentation."""
+    """Yield (index, error message) of every unusable segmentation."""
     packed: list[tuple[int, bytes, int]] = []
     for i, (segmentation, height, width) in enumerate(segmentations):
         if isinstance(segmentation, dict):
@@ -53,7 +52,7 @@ def segmentation_problems(segmentations: Sequence[Segmentation]) -> Iterator[tup
 
 
 def _rle_problem(rle: dict[str, Any], height: int | None, width: int | None) -> str:
-    """Say what is wrong with a run-length encoding; the text of compressed counts is checked elsewhere."""
+    """Describe what is wrong with a run-length encoding; :func:`_undecodable` checks compressed counts."""
     if not {"size", "counts"} <= rle.keys():
         return f"{shorten(rle)} is no run-length encoding; expected an object with 'size' and 'counts'"
     size, counts = rle["size"], rle["counts"]
@@ -91,7 +90,7 @@ def _polygon_problem(polygon: Any, height: int | None, width: int | None) -> str
         return "is not a list of numbers [x1, y1, x2, y2, x3, y3, …]"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers; expected an even number of at least 6, [x1, y1, x2, y2, x3, y3, …]"
-    if not all(abs(v) <= _FARTHEST for v in polygon):  # neither NaN, nor what products of coordinates would overflow
+    if not all(abs(v) <= _FARTHEST for v in polygon):  # excludes NaN, and products of coordinates that overflow
         return f"has a coordinate that is not finite, or beyond {_FARTHEST:,} pixels"
     xs, ys = polygon[::2], polygon[1::2]
     if height is not None and width is not None:
@@ -107,11 +106,11 @@ def _polygon_problem(polygon: Any, height: int | None, width: int | None) -> str
 
 
 def _undecodable(texts: Sequence[bytes], totals: np.ndarray) -> np.ndarray:
-    """Tell which compressed counts, (N,) bool, do not decode to runs from 0 pixels on that sum up to ``totals``.
+    """Return (N,) bool, true for compressed counts that do not decode to runs ≥ 0 with the sums ``totals``.
 
-    A number is written in five-bit digits, the lowest first, as characters from "0" on; bit 32 says that another digit
-    follows, bit 16 of the last one is the sign. From the fourth run on the difference to the run before the last is
-    written.
+    Each number consists of five-bit digits, lowest first, as characters from "0"; bit 32 marks that another digit
+    follows, bit 16 of the last one is the sign. From the fourth run on, a number is the difference to the run two
+    places earlier.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     bad = lengths == 0
@@ -138,7 +137,7 @@ def _undecodable(texts: Sequence[bytes], totals: np.ndarray) -> np.ndarray:
 
 
 def _undo_differences(values: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Add up each row's odd numbers, and its even ones from the third on; the first stays."""
+    """Accumulate each row's numbers at odd places, and at even places from 2 on; place 0 is unchanged."""
     number = np.arange(len(values)) - np.searchsorted(row, row)
     chain = 3 * row + np.where(number == 0, 0, 1 + number % 2)
     order = np.argsort(chain, kind="stable")

@@ -1,4 +1,4 @@
-"""Write and read prepared folders: the one format that everything downstream uses.
+"""Write and read prepared folders, the one dataset format that this project uses.
 
 ::
 
@@ -7,7 +7,7 @@
     <root>/clinical_schema.yaml
     <root>/report.json, report.md
 
-A folder appears whole or not at all: it is written next to its final place and moved there at the end.
+Writing is atomic: a folder is written next to its final place and moved there at the end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mdf_detectron.locks import FolderLock
 logger = logging.getLogger(__name__)
 
 PATIENTS_KNOWN = "patients_known"
-"""Key of the report: false where each image counts as a patient, because nobody knows whose it is."""
+"""Report key; false if patients are unknown and each image counts as one."""
 
 
 @dataclass
@@ -53,12 +53,11 @@ class PreparedImage:
     Attributes:
         file_name: path below ``<root>/images``.
         width, height: pixels of that file.
-        patient_id: what no two splits may share.
         clinical: column → raw value or None.
         annotations: dicts with ``bbox`` (x, y, w, h in pixels, absolute), ``category_id`` (from 1) and,
             for masks, ``segmentation`` (COCO polygons or RLE); ``area`` defaults to the box's.
         extra: further keys of the image's JSON entry (``study_id``, ``reading_id``…).
-        sha256: of the file's content, which is verified when the image is read; None: nobody knows it.
+        sha256: of the file, verified when the image is read; None if unknown.
     """
 
     file_name: str
@@ -73,12 +72,12 @@ class PreparedImage:
 
 @dataclass
 class Flow:
-    """Account for every input: ``in = kept + Σ dropped`` at each stage, or the preparation stops."""
+    """Account for every input: ``in = kept + Σ dropped`` at each stage."""
 
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, stage: str, total: int, kept: int, dropped: Mapping[str, int] | None = None) -> None:
-        """Record one stage; raises ``AssertionError`` if inputs are unaccounted for."""
+        """Record one stage; raise ``AssertionError`` if inputs are unaccounted for."""
         dropped = {reason: int(n) for reason, n in (dropped or {}).items() if n}
         if total != kept + sum(dropped.values()):
             raise AssertionError(f"stage '{stage}': {total} in, but {kept} kept + {dropped} dropped")
@@ -86,19 +85,17 @@ class Flow:
 
 
 IMAGE_CACHE_SUFFIX = ".image_cache"
-"""Of the folder next to a prepared one in which an interrupted run keeps the images that it has made."""
+"""Suffix of the folder next to a prepared one that keeps an interrupted run's finished images."""
 
 
 @contextmanager
 def staged_folder(out: str | Path) -> Iterator[Path]:
     """Yield an empty folder next to ``out`` that replaces ``out`` when the block ends without an error.
 
-    What is written in the block is for its owner alone (0600, 0700).
-
-    Refuses (``DatasetError``) to replace a folder that is not a prepared dataset, so that a mistyped
-    ``--out`` cannot delete anything else. The folder is locked meanwhile, and what dead runs have left is removed.
+    Only the owner can read its content (0600, 0700). ``out`` is locked meanwhile; remains of killed runs are removed.
 
     Raises:
+        DatasetError: ``out`` is not a prepared dataset; a mistyped ``--out`` must not delete anything else.
         FolderInUseError: another run writes to ``out``.
     """
     out = Path(out).resolve()
@@ -115,7 +112,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         for leftover in (*_staging_folders(out), old):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = out.with_name(f"{out.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        mask = os.umask(0o077)  # of this process and the workers that it starts meanwhile
+        mask = os.umask(0o077)  # also applies to workers started in the block
         try:
             staging.mkdir()
             yield staging
@@ -130,7 +127,6 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
 
 
 def _staging_folders(out: Path) -> list[Path]:
-    """List the folders that killed runs were writing to."""
     name = re.compile(rf"{re.escape(out.name)}\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
     return [path for path in out.parent.glob(f"*{PARTIAL_SUFFIX}") if name.fullmatch(path.name)]
 
@@ -153,11 +149,7 @@ def write_annotations(
     schema: ClinicalSchema,
     description: str,
 ) -> None:
-    """Write ``annotations/*.json`` and the schema, all checked as :mod:`~mdf_detectron.data.annotations` reads it.
-
-    Raises:
-        DatasetError: an entry that no reader would accept; the message names it.
-    """
+    """Write ``annotations/*.json`` and the schema, after validation by :mod:`~mdf_detectron.data.annotations`."""
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
     (folder / "annotations").mkdir(exist_ok=True)
     image_id = annotation_id = 0
@@ -196,7 +188,7 @@ def write_annotations(
 
 
 def check_prepared(root: str | Path) -> Path:
-    """Return the path of a prepared folder; raises ``DatasetError`` for any other folder."""
+    """Return the path of a prepared folder; raise ``DatasetError`` for any other folder."""
     if not Path(root).is_dir():
         raise DatasetError(f"{shorten_path(root)}: there is no such folder")
     if not (Path(root) / "annotations").is_dir():
@@ -205,11 +197,7 @@ def check_prepared(root: str | Path) -> Path:
 
 
 def read_folder(root: str | Path) -> tuple[ClinicalSchema, dict[str, Annotations]]:
-    """Read the schema and the annotations of every split of a prepared folder.
-
-    Raises:
-        DatasetError: no prepared folder, or one that is broken.
-    """
+    """Read the schema and the annotations of every split of a prepared folder."""
     root = check_prepared(root)
     schema = ClinicalSchema.load(root / SCHEMA_FILE_NAME)
     return schema, {
@@ -236,9 +224,9 @@ def summarize_splits(
 
 
 def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: Flow, body: Mapping[str, Any]) -> None:
-    """Write ``report.json`` and the same as ``report.md``: tables of the flow, the splits and the body's ``tables``.
+    """Write ``report.json`` and ``report.md``: the flow, the splits and the body's ``tables``.
 
-    The JSON also holds the digests of the annotation files and the schema, which are there by then.
+    Call it after :func:`write_annotations`: the JSON also holds the digests of the annotation files and the schema.
     """
     report = {"title": title, "arguments": dict(arguments), "flow": flow.stages, **body}
     if digests := _digests(folder):
@@ -248,19 +236,18 @@ def write_report(folder: Path, title: str, arguments: Mapping[str, Any], flow: F
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the files that describe the images, by path below ``folder``."""
     files = sorted([*folder.glob("annotations/*.json"), *folder.glob(SCHEMA_FILE_NAME)])
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def renew_digests(folder: Path) -> None:
-    """Put the digests of files that were written again into the report of ``folder``, which has one."""
+    """Update the digests in the report of ``folder`` after its files were rewritten."""
     report = read_json(folder / REPORT_FILE_NAME, DatasetError)
     write_json(folder / REPORT_FILE_NAME, {**report, "sha256": _digests(folder)})
 
 
 def is_up_to_date(out: str | Path, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether ``out`` is a whole prepared folder made with just these arguments."""
+    """Check whether ``out`` is a prepared folder made with exactly these arguments."""
     report = Path(out) / REPORT_FILE_NAME
     if not report.is_file():
         return False

@@ -1,8 +1,7 @@
 """Replace patients, ids and times of a prepared folder by keyed pseudonyms.
 
-A pseudonym is an HMAC-SHA256 of the identifier: without the key nobody can tell which patient it is, not even by trying
-all ids; with the same key the same patient has the same pseudonym in every folder. The key is a file that the user
-names, outside of the prepared folder.
+A pseudonym is an HMAC-SHA256 of the identifier: without the key nobody can identify the patient, even by trying all
+ids; the same key gives a patient the same pseudonym in every folder. The key is in a file outside the prepared folder.
 """
 
 from __future__ import annotations
@@ -28,29 +27,18 @@ _DIGITS = 16
 _MOST_DAYS = 3650
 
 KEPT_KEYS = ("id", "width", "height", "clinical", "match")
-"""Entries of an image that identify nobody; others, except times and ids, are left out."""
+"""Image keys that identify nobody; all others, except times and ids, are removed."""
 
 
 class Pseudonyms:
-    """Keyed pseudonyms.
-
-    Args:
-        key: at least 32 bytes that nobody else knows.
-    """
+    """Pseudonyms keyed by a secret ``key`` of at least 32 bytes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def from_file(cls, path: str | Path, out: str | Path) -> Pseudonyms:
-        """Read the key in a file, or make one where there is none, readable by its owner alone.
-
-        Args:
-            out: the prepared folder, which must not hold the key.
-
-        Raises:
-            DatasetError: the file lies in the prepared folder, or holds no key.
-        """
+        """Read the key from a file outside the prepared folder ``out``, or create it, readable by its owner only."""
         path, out = Path(path).resolve(), Path(out).resolve()
         if path == out or out in path.parents:
             raise DatasetError(f"{path}: the key of pseudonyms must not lie in the prepared folder; name another file")
@@ -69,17 +57,17 @@ class Pseudonyms:
         return cls(key)
 
     def of(self, kind: str, identifier: Any) -> str:
-        """Return the pseudonym of an identifier; one that names a patient and a study has two."""
+        """Return an identifier's pseudonym; the same identifier has a different one for each kind."""
         return f"{kind[0]}{self._digest(kind, str(identifier))[:_DIGITS]}"
 
     def shifted(self, patient: Any, time: str) -> str:
-        """Shift a time (ISO 8601) back by whole days, the same number for all times of a patient."""
+        """Shift an ISO 8601 time back by whole days, the same number for all of a patient's times."""
         days = 1 + int(self._digest("days", str(patient)), 16) % _MOST_DAYS
         return (datetime.fromisoformat(time) - timedelta(days=days)).isoformat()
 
     @property
     def fingerprint(self) -> str:
-        """Digits by which two keys differ, and from which neither can be found."""
+        """Digits that distinguish keys without revealing them."""
         return self._digest("fingerprint", "")[:_DIGITS]
 
     def _digest(self, kind: str, text: str) -> str:
@@ -88,44 +76,40 @@ class Pseudonyms:
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a prepared folder may tell about patients, in addition to what training needs.
+    """What a prepared folder may reveal about patients beyond what training needs.
 
     Attributes:
         pseudonyms: replace patients, ids, times and file names; None keeps them.
-        show_values: put messages about broken entries and examples of values into the report.
+        show_values: include messages about broken entries and example values in the report.
     """
 
     pseudonyms: Pseudonyms | None = None
     show_values: bool = False
 
     def check(self, image_size: int | None) -> None:
-        """Raise :class:`DatasetError` if images would keep names and headers, before anything is read."""
+        """Raise :class:`DatasetError` if images would keep names and headers."""
         if self.pseudonyms and image_size is None:
             raise DatasetError("--pseudonymize needs images of its own: links and copies keep names and headers; give "
                                "the size of copies with --image-size")  # fmt: skip
 
     def arguments(self) -> dict[str, str]:
-        """Return what makes a folder another one, for its report."""
+        """Return the settings that change a folder's content, for its report."""
         return {"pseudonyms": self.pseudonyms.fingerprint} if self.pseudonyms else {}
 
     def apply(self, folder: Path) -> None:
-        """Replace what is to be replaced in a folder that is written."""
         if self.pseudonyms:
             pseudonymize_folder(folder, self.pseudonyms)
 
 
 OPEN = Privacy()
-"""Ids as they are, reports without values."""
+"""Keep ids, omit values from reports."""
 
 
 def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
-    """Replace patients, ids, times and file names in a prepared folder, the folds in it included.
+    """Replace patients, ids, times and file names in a prepared folder and its folds.
 
-    The images are written again, without the texts in them and with the current time: a copy has its original's time of
-    change and, for resuming, a digest of its original's path, which whoever guesses the path can check.
-
-    Args:
-        folder: its images are copies without headers.
+    The images, copies without headers, are rewritten without text entries and with the current time: a copy has its
+    original's modification time and, for resuming, a digest of its original's path, which confirms a guessed path.
     """
     digests: dict[str, str] = {}
     for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("fold_*/annotations/*.json")]):
@@ -147,7 +131,7 @@ def _new_name(name: str, pseudonyms: Pseudonyms) -> str:
 
 
 def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> str:
-    """Write an image again under its pseudonym; returns the SHA-256 of the new file."""
+    """Rewrite an image under its pseudonym; return the SHA-256 of the new file."""
     target = images / _new_name(name, pseudonyms)
     copy_bare_png(images / name, target)
     (images / name).unlink()
@@ -166,7 +150,7 @@ def _image(image: dict[str, Any], pseudonyms: Pseudonyms, digest: str) -> dict[s
 
 
 def _each(value: Any, pseudonyms: Pseudonyms, kind: str) -> Any:
-    """Replace an id, or each of several (a list, or a text with blanks between them)."""
+    """Replace an id, or each of several (a list, or text separated by spaces)."""
     if isinstance(value, list):
         return [pseudonyms.of(kind, one) for one in value]
     return " ".join(pseudonyms.of(kind, one) for one in _words(value))

@@ -1,4 +1,4 @@
-"""Read radiographs: an :class:`OpenImage` gives tags, size and pixels; DICOM is in :mod:`mdf_detectron.data.dicom`."""
+"""Read tags, size and pixels of radiographs by :class:`OpenImage`; write images."""
 
 from __future__ import annotations
 
@@ -24,36 +24,34 @@ from mdf_detectron.errors import DatasetError, ImageReadError, UserError, short_
 from mdf_detectron.fileio import check_regular, shorten_path
 
 FULL_RANGE_KEY = "mdf_detectron:scaling"
-"""Text entry of a 16-bit PNG whose values already span black to white; :func:`write_png` sets it."""
+"""Text entry of a 16-bit PNG whose values already span black to white, set by :func:`write_png`."""
 
 AS_STORED = 0
-"""Bit depth of :meth:`OpenImage.decode`: 16 where the file holds more than eight bits, else 8."""
+"""Bit depth for :meth:`OpenImage.decode`: 16 if the file has more than eight bits, else 8."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM")
-"""What Pillow may take a file for; it would hand PostScript to another program, which runs it."""
+"""Formats that Pillow may detect; not PostScript, which it would have another program execute."""
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
-_COMPRESSION = 1  # of PNG: noise hardly compresses, and more takes several times as long
+_COMPRESSION = 1  # PNG level: noise hardly compresses, and higher levels are several times slower
 _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
 def _dicom() -> ModuleType:
-    """Import the reader of DICOM, which a raster file does not need."""
     from mdf_detectron.data import dicom
 
     return dicom
 
 
 class OpenImage:
-    """An image file, opened once: its kind, tags, size, digest and pixels.
+    """An image file, opened once, for its tags, size, digest and pixels; use it in a ``with`` statement.
 
-    Use it in a ``with`` statement. A file that is absent, truncated, not an image, or needs more memory than there is
-    raises :class:`~mdf_detectron.errors.ImageReadError`; every message names the file.
+    A file that is absent, truncated, not an image, or too large for the memory raises
+    :class:`~mdf_detectron.errors.ImageReadError`; every message names the file.
 
     Attributes:
-        path: of the file.
-        is_dicom: named as DICOM, or with its preamble; everything else is taken for a raster file.
+        is_dicom: the file has a DICOM suffix or preamble; any other is read as a raster file.
     """
 
     def __init__(self, path: str | Path):
@@ -76,12 +74,7 @@ class OpenImage:
         return self._file.read()
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str | None]:
-        """Return DICOM tags as text, see :func:`~mdf_detectron.data.dicom.dicom_tags`.
-
-        Raises:
-            SourceDataError: a keyword that DICOM does not have.
-            ImageReadError: also for a raster file, which has no tags.
-        """
+        """Return DICOM tags as text, see :func:`~mdf_detectron.data.dicom.dicom_tags`."""
         if not self.is_dicom:
             raise ImageReadError(f"cannot read tags of {shorten_path(self.path)}: it is not DICOM")
         with _one_line_errors(self.path):
@@ -89,7 +82,7 @@ class OpenImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in upright pixels, from the header: nothing is decoded."""
+        """(width, height) of the upright image, from the header without decoding."""
         with _one_line_errors(self.path):
             if self.is_dicom:
                 return _dicom().dicom_size(self.path, self._content)
@@ -101,33 +94,33 @@ class OpenImage:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file's content."""
+        """SHA-256 of the file, in hexadecimal digits."""
         with _one_line_errors(self.path):
             return hashlib.sha256(self._content).hexdigest()
 
     def decode(self, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
         """Decode the image upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
 
-        Raster files: gray, palette, RGB, CMYK or with alpha (transparent is black), of 1 to 32 bits or float; an EXIF
-        orientation is applied, WhiteIsZero inverted; of several pages the first is read. More than eight bits are
-        scaled by :func:`~mdf_detectron.data.intensity.robust_range`.
+        Raster files may be gray, palette, RGB, CMYK or with alpha (transparent becomes black), of 1 to 32 bits or
+        float; only the first page is read. An EXIF orientation is applied, WhiteIsZero is inverted, and more than eight
+        bits are scaled by :func:`~mdf_detectron.data.intensity.robust_range`.
 
         Returns:
-            (H, W) or (H, W, 3) RGB, uint8 or uint16, and what was done.
+            (H, W) or (H, W, 3) RGB, uint8 or uint16, and the steps taken.
         """
         with _one_line_errors(self.path):
             read = _dicom().decode_dicom if self.is_dicom else _decode_raster
             return read(self.path, self._content, bit_depth)
 
     def pixels(self, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
-        """Return the model's input, at the depth that is stored.
+        """Return the model's input at the stored depth.
 
         Args:
             image_format: "L", "RGB" or "BGR".
-            sha256: of the file that was prepared; another file is refused, because decoders read most damaged ones.
+            sha256: required digest of the file; decoders alone would accept most damaged files.
 
         Returns:
-            (H, W, C) uint8; of a file with more than eight bits float32 from 0 to 255, a sample of 65535 being 255.
+            (H, W, C) uint8, or float32 in 0–255 for more than eight bits (65535 becomes 255).
         """
         if sha256 is not None and (found := self.sha256) != sha256:
             raise ImageReadError(
@@ -140,7 +133,7 @@ class OpenImage:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file is named as DICOM or has its preamble."""
+    """Check whether a file has a DICOM suffix or preamble."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     with OpenImage(path) as image:
@@ -148,16 +141,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
-    """Read one image file at eight bits, to show or to compare it: (H, W, C) uint8, C = 1 for "L" and else 3."""
+    """Read an image at eight bits, for display or comparison: (H, W, C) uint8, C = 1 for "L", else 3."""
     return _as_format(read_pixels(path)[0], image_format)
 
 
 def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
-    """Read the image of a data set's record as the model's input; it must be the file that was prepared, of its size.
+    """Read the image of a dataset record as the model's input; check the record's digest and size.
 
     Raises:
-        ImageReadError: the file cannot be read, or has another digest.
-        DatasetError: the record gives another size than the file has.
+        ImageReadError: the file is unreadable, or its digest differs.
+        DatasetError: its size differs.
     """
     with OpenImage(record["file_name"]) as image:
         pixels = image.pixels(image_format, record.get("sha256"))
@@ -166,7 +159,7 @@ def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarra
 
 
 def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Raise :class:`DatasetError` if a record gives another (width, height) than its image file has."""
+    """Raise :class:`DatasetError` if a record differs from its image file's (width, height) ``size``."""
     written = record.get("width", size[0]), record.get("height", size[1])
     if written != size:
         raise DatasetError(
@@ -177,30 +170,29 @@ def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
 
 
 def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
-    """Read one image file, see :meth:`OpenImage.decode`."""
+    """Decode an image file, see :meth:`OpenImage.decode`."""
     with OpenImage(path) as image:
         return image.decode(bit_depth)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Read (width, height) in upright pixels from a file's header, without decoding it."""
+    """Read (width, height) of the upright image from the header, without decoding."""
     with OpenImage(path) as image:
         return image.size
 
 
 def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str | None]:
-    """Read DICOM tags of a file as text, see :meth:`OpenImage.tags`."""
+    """Read DICOM tags as text, see :meth:`OpenImage.tags`."""
     with OpenImage(path) as image:
         return image.tags(keywords)
 
 
 def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Round what :meth:`OpenImage.pixels` returns to uint8."""
+    """Round the result of :meth:`OpenImage.pixels` to uint8."""
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
-    """Convert gray or RGB pixels to (H, W, C) in "L", "RGB" or "BGR"."""
     if image_format == "L":
         return to_gray(pixels)[:, :, None]
     if pixels.ndim == 2:
@@ -210,7 +202,7 @@ def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turn whatever decoders raise for a broken file into one line."""
+    """Turn any decoder error into a one-line :class:`ImageReadError`."""
     if os.path.exists(path):
         check_regular(path, ImageReadError)
     try:
@@ -222,7 +214,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except MemoryError:
         raise ImageReadError(f"cannot read image {path}: not enough memory; reduce the image") from None
     except Exception as error:
-        cause = getattr(error, "strerror", None) or short_text(error)  # without the path again
+        cause = getattr(error, "strerror", None) or short_text(error)  # strerror does not repeat the path
         if isinstance(error, UnidentifiedImageError):
             cause = "it is no image of a known format"
         text = f"cannot read image {shorten_path(path)}: {cause}"
@@ -230,7 +222,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """Compute (H, W) luma of (H, W, 3) RGB (ITU-R 601, as Pillow), same dtype; gray pixels are returned as they are."""
+    """Convert (H, W, 3) RGB to (H, W) luma (ITU-R 601, like Pillow), same dtype; return gray pixels unchanged."""
     if pixels.ndim == 2:
         return pixels
     if pixels.dtype == np.uint8:
@@ -239,10 +231,9 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: str | Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
-    """Write (H, W) uint8 or uint16 pixels that span black to white; :func:`read_pixels` returns the same values.
+    """Write (H, W) uint8 or uint16 pixels that span black to white, with ``text`` entries.
 
-    Args:
-        text: further entries of the file, key → text.
+    :func:`read_pixels` returns the same values.
     """
     info = PngInfo()
     for key, value in (text or {}).items():
@@ -253,15 +244,9 @@ def write_png(path: str | Path, pixels: np.ndarray, text: Mapping[str, str] | No
 
 
 def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()) -> None:
-    """Write (H, W) or (H, W, 3) BGR uint8 pixels in the format of the suffix, into a folder that appears as a whole.
+    """Write (H, W) or (H, W, 3) BGR uint8 pixels in the suffix's format, with ``params`` of ``cv2.imencode``.
 
-    ``cv2.imwrite`` returns True for some files that a full disk has cut off.
-
-    Args:
-        params: of ``cv2.imencode``.
-
-    Raises:
-        OSError: the file cannot be written.
+    ``cv2.imwrite`` can return True for a file that a full disk cut off; this raises ``OSError``. Not atomic.
     """
     encoded, content = cv2.imencode(Path(path).suffix, pixels, list(params))
     if not encoded:
@@ -270,11 +255,7 @@ def write_image(path: str | Path, pixels: np.ndarray, params: Sequence[int] = ()
 
 
 def copy_bare_png(source: Path, target: Path) -> None:
-    """Copy a PNG file's pixels without its texts, EXIF and times.
-
-    Raises:
-        ImageReadError: no PNG.
-    """
+    """Copy a PNG file without its text, EXIF and time chunks, except for :data:`FULL_RANGE_KEY`."""
     data, at, kept = source.read_bytes(), len(_PNG_SIGNATURE), [_PNG_SIGNATURE]
     if not data.startswith(_PNG_SIGNATURE):
         raise ImageReadError(f"{source}: no PNG file; expected a copy that the preparation made")
@@ -288,8 +269,7 @@ def copy_bare_png(source: Path, target: Path) -> None:
 
 
 def _decode_raster(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
-    # the content, because Pillow maps a named TIFF into memory by its turned size, which garbles it, and makes room for
-    # a PNG's chunk as long as it says it is
+    # from memory: given a path, Pillow garbles rotated TIFFs and allocates any length that a PNG chunk claims
     with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
         notes = []
@@ -322,7 +302,7 @@ def _with_size(done: Provenance, pixels: np.ndarray, notes: list[str], kind: str
 
 
 def _scale(values: np.ndarray, bit_depth: int, invert: bool, full_range: bool = False) -> tuple[np.ndarray, Provenance]:
-    """Scale samples of more than eight bits or float; pixels that are not finite become black and are named."""
+    """Scale float samples or more than eight bits; non-finite pixels become black, with a note."""
     bits = values.dtype.itemsize * 8
     finite = np.isfinite(values)
     notes: tuple[str, ...] = ()
@@ -341,7 +321,7 @@ def _scale(values: np.ndarray, bit_depth: int, invert: bool, full_range: bool = 
 
 
 def _eight_bit(image: Image.Image) -> np.ndarray:
-    """Convert any eight-bit mode to (H, W) or (H, W, 3) uint8; transparent pixels become black."""
+    """Convert any eight-bit mode to (H, W) or (H, W, 3) uint8; transparency becomes black."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -353,7 +333,7 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
 
 
 def _has_deep_color(image: Image.Image, content: bytes) -> bool:
-    """Whether the file has several samples of 16 bits, of which Pillow would keep the upper eight only."""
+    """Check for several 16-bit samples per pixel, of which Pillow would keep only the upper eight bits."""
     if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
         return content[24:25] == b"\x10"
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
@@ -380,7 +360,7 @@ _limit_lock, _limit_users, _limit_saved = threading.Lock(), 0, None
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's fixed limit of pixels while files are open: :func:`check_memory` knows this machine's."""
+    """Lift Pillow's fixed pixel limit while files are open; :func:`check_memory` replaces it."""
     global _limit_users, _limit_saved
     with _limit_lock:
         if _limit_users == 0:

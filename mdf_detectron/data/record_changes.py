@@ -1,4 +1,4 @@
-"""Change clinical records: exchange them between patients, remove them, or hide a share of their values."""
+"""Change clinical records: exchange them between patients, remove them, or hide part of their values."""
 
 from __future__ import annotations
 
@@ -12,28 +12,22 @@ from mdf_detectron.errors import DatasetError
 Record = Mapping[str, Any]
 
 EXCHANGED = "with another patient's record"
-"""What :func:`permute_records` does, in words."""
+"""Describes :func:`permute_records` in reports."""
 
 
 def clinical_column_names(records: Sequence[Record]) -> list[str]:
-    """Name the clinical columns of the records, in order of appearance."""
+    """List the clinical columns of the records, in order of appearance."""
     return list(dict.fromkeys(name for record in records for name in record.get("clinical") or {}))
 
 
 def permute_records(
     records: Sequence[Record], columns: Sequence[str] | None = None, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Give every patient another patient's values.
+    """Return new records in which every patient has another patient's values in ``columns`` (None: all).
 
-    Patients are put in a random circle and each takes the values of the next, so nobody keeps their own; a patient's
-    n-th image takes them from the n-th image of that other patient, counted around.  All ``columns`` come from the same
-    donor, so what is permuted stays plausible in itself.
-
-    Args:
-        columns: names, or None for the whole clinical records.
-
-    Returns:
-        New records; the given ones are not changed.
+    Patients form a random circle and each takes the values of the next, so nobody keeps their own; a patient's n-th
+    image takes them from the donor's n-th image, wrapping around. All columns come from the same donor, so that the
+    permuted values stay plausible together.
 
     Raises:
         DatasetError: fewer than two patients, or a column that no record has.
@@ -55,17 +49,13 @@ def permute_records(
 
 
 def remove_records(records: Sequence[Record], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Return new records in which the named columns (None: all) are missing."""
+    """Return new records in which ``columns`` (None: all) are missing."""
     columns = _checked(records, columns)
     return [_without(r, columns) for r in records]
 
 
 def hide_values(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Return new records in each of which a random ``share`` of the columns is missing (rounded to whole columns).
-
-    Raises:
-        ValueError: a share outside [0, 1].
-    """
+    """Return new records, each without a random ``share`` (0 to 1) of its columns, rounded to whole columns."""
     if not 0 <= share <= 1:
         raise ValueError(f"share must be in [0, 1], got {share}")
     columns, rng = clinical_column_names(records), np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Describe the columns of the clinical records, and check every record against them.
+"""Define the columns of the clinical records, and validate records against them.
 
 A schema is a YAML file of a prepared folder (``clinical_schema.yaml``)::
 
@@ -7,13 +7,12 @@ A schema is a YAML file of a prepared folder (``clinical_schema.yaml``)::
       - {name: age, kind: numeric, unit: years, minimum: 0, maximum: 120}
       - {name: gender, kind: categorical, vocabulary: [F, M]}
 
-The order of the columns is the order of the model's inputs. ``columns: []`` is for a folder without clinical records,
-for image-only models.
+Columns are in the order of the model's inputs; ``columns: []`` means no clinical records (image-only models).
 
-A record is *parsed* once, where it enters (:meth:`ClinicalSchema.parse_record`): a float, a word of the vocabulary, or
-None for a missing value (``null``, NaN, an empty text). Anything else is an error that names the record and the column,
-because a value that the preparation should have cleaned must not reach a model silently. Parsed values become the
-model's numbers by :meth:`ClinicalSchema.encode`. NumPy only.
+A record is *parsed* once, on entry (:meth:`ClinicalSchema.parse_record`), into floats, words of the vocabulary, or None
+for missing values (``null``, NaN, empty text). Any other value is an error that names record and column: a value that
+preparation should have cleaned must not silently reach a model. :meth:`ClinicalSchema.encode` turns parsed values into
+the model's numbers. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ REPORT_FILE_NAME = "report.json"
 
 _KINDS = ("numeric", "categorical")
 _LARGEST_LIMIT = 2**63
-"""A whole number beyond it is no limit of a clinical value."""
+"""Integers from here on are not accepted as limits."""
 
 Value = float | str | None
-"""A parsed value: a number, a word of the vocabulary, or None where it is missing."""
+"""A parsed value: a number, a word of the vocabulary, or None if missing."""
 
 
 def _text(value: Any) -> str:
@@ -81,15 +80,15 @@ def _limit(value: Any) -> float:
 
 @dataclass(frozen=True)
 class ClinicalColumn:
-    """One column.
+    """One column of the clinical records.
 
     Attributes:
-        name: name in the ``clinical`` dict of a record.
+        name: key in a record's ``clinical`` dict.
         kind: ``"numeric"`` or ``"categorical"``.
-        unit: unit of a numeric column, for people ("°F", "/min", "years").
-        minimum, maximum: legal range of a numeric column, both ends included.
+        unit: of a numeric column, for display ("°F", "/min", "years").
+        minimum, maximum: legal range of a numeric column, inclusive.
         vocabulary: legal values of a categorical column; a value's code is its index.
-        description: one line for people.
+        description: one line for display.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -116,10 +115,10 @@ class ClinicalColumn:
             raise DatasetError(f"column '{self.name}': minimum {self.minimum} > maximum {self.maximum}")
 
     def parse(self, value: Any, where: str) -> Value:
-        """Parse a raw value: a float within the range, a word of the vocabulary, or None where it is missing.
+        """Parse a raw value into a float within the range, a word of the vocabulary, or None if missing.
 
         Raises:
-            DatasetError: a value outside the range or the vocabulary, or of another kind (a boolean is not a number).
+            DatasetError: a value outside the range or vocabulary, or of another type (booleans are not numbers).
         """
         if is_missing(value):
             return None
@@ -147,9 +146,9 @@ class ClinicalColumn:
         return number
 
     def encode(self, value: Any, where: str) -> float | int:
-        """Turn a parsed value into the model's number: a float (NaN where missing) or a code (-1 where missing).
+        """Turn a value into the model's number: a float (NaN if missing) or a code (-1 if missing).
 
-        A value that is not parsed yet is parsed here, with the errors of :meth:`parse`.
+        An unparsed value is parsed first, with the errors of :meth:`parse`.
         """
         if self.kind == "numeric":
             if type(value) is not float or not self.minimum <= value <= self.maximum:
@@ -160,7 +159,7 @@ class ClinicalColumn:
         return MISSING_CATEGORY if value is None else self.vocabulary.index(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the YAML form: only what is set."""
+        """Return the YAML form, without defaults."""
         out: dict[str, Any] = {"name": self.name, "kind": self.kind}
         if self.unit:
             out["unit"] = self.unit
@@ -199,7 +198,7 @@ class ClinicalSchema:
         return [c for c in self.columns if c.kind == "categorical"]
 
     def check_names(self, names: Iterable[str], where: str) -> None:
-        """Raise :class:`~mdf_detectron.errors.DatasetError` if a record has a column that the schema does not know."""
+        """Raise :class:`~mdf_detectron.errors.DatasetError` if a column name is not in the schema."""
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise DatasetError(
@@ -207,23 +206,22 @@ class ClinicalSchema:
             )
 
     def parse_record(self, record: Mapping[str, Any] | None, where: str) -> dict[str, Value]:
-        """Parse the ``clinical`` dict of a study; an absent column, or no record at all, is missing.
+        """Parse a study's record, column → raw value; absent columns are missing, as is every column without a record.
 
         Args:
-            record: column → raw value.
-            where: file and record, for the message of an error.
+            where: file and record, for error messages.
 
         Returns:
-            every column of the schema, in its order → parsed value.
+            parsed value of every column, in schema order.
         """
         record = record or {}
         self.check_names(record, where)
         return {column.name: column.parse(record.get(column.name), where) for column in self.columns}
 
     def encode(self, record: Mapping[str, Value] | None, where: str) -> tuple[list[float], list[int]]:
-        """Turn a parsed record into numeric values (NaN = missing) and categorical codes (-1 = missing), schema order.
+        """Return a record's numeric values (NaN = missing) and categorical codes (-1 = missing), in schema order.
 
-        Columns that the schema does not have are left out.
+        Columns that are not in the schema are ignored.
         """
         record = record or {}
         return (
@@ -232,11 +230,7 @@ class ClinicalSchema:
         )
 
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
-        """Return the schema of the named columns, in the order named.
-
-        Raises:
-            DatasetError: a name that no column of that kind has.
-        """
+        """Return a schema of the named columns, in the given order, numeric ones first; all must exist."""
         by_name = {c.name: c for c in self.columns}
         chosen = []
         for kind, names in (("numeric", numeric), ("categorical", categorical)):
@@ -252,11 +246,7 @@ class ClinicalSchema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "clinical schema") -> ClinicalSchema:
-        """Invert :meth:`to_dict`.
-
-        Raises:
-            DatasetError: no list of columns, an unknown or absent key, or a value of another kind.
-        """
+        """Validate the output of :meth:`to_dict` and rebuild the schema; raise ``DatasetError`` if it is invalid."""
         if not isinstance(data, Mapping) or not isinstance(data.get("columns"), list):
             raise DatasetError(f"{where}: no 'columns'; expected a list of {{name, kind, ...}}, or [] for images alone")
         return validated(cls, data, where, DatasetError)
@@ -266,7 +256,7 @@ class ClinicalSchema:
 
     @classmethod
     def load(cls, path: str | Path) -> ClinicalSchema:
-        """Read a YAML file with the safe loader; a missing or broken file raises ``DatasetError``."""
+        """Read a YAML file with the safe loader; raise ``DatasetError`` if it is missing or invalid."""
         path = Path(path)
         if not os.path.exists(path):
             raise DatasetError(f"no clinical schema at {shorten_path(path)}; `mdf prepare` makes a folder that has one")
@@ -274,7 +264,7 @@ class ClinicalSchema:
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a raw value stands for none: None, NaN, or a text without characters."""
+    """Check whether a raw value is missing: None, NaN, or empty or blank text."""
     return (
         value is None
         or (isinstance(value, str) and not value.strip())

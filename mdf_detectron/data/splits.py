@@ -1,7 +1,7 @@
-"""Patients: the one spelling of each id, and splits in which no patient is on two sides.
+"""Normalize patient ids, and split data so that each patient is in one split only.
 
-:func:`grouped_folds` balances one stratum per record; :func:`balanced_parts` balances how often each of several classes
-occurs, for records that hold many. NumPy only.
+:func:`grouped_folds` balances one stratum per record; :func:`balanced_parts` balances the counts of many classes per
+record. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 def patient_key(value: Any) -> str | None:
-    """Normalize a patient id.
+    """Normalize a patient id to text; return None if it is missing (None, NaN, an empty text, "nan", "None" …).
 
-    Whole numbers and texts that differ in spaces around or in ``.0`` are one patient: 200, 200.0, "200", "200.0" and
-    "200 " all give "200". Leading zeros and letter case are kept.
-
-    Returns:
-        the id as text, or None where there is none (None, NaN, an empty text, "nan", "None" …).
+    Surrounding spaces and ``.0`` do not matter: 200, 200.0, "200", "200.0" and "200 " all give "200". Leading zeros
+    and letter case are kept.
 
     Raises:
-        TypeError: a value that is no id, a list or a boolean for one.
+        TypeError: not a text or number.
     """
-    if hasattr(value, "item") and not isinstance(value, str):  # a number of numpy
+    if hasattr(value, "item") and not isinstance(value, str):  # a NumPy scalar
         value = value.item()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -48,19 +45,19 @@ def patient_key(value: Any) -> str | None:
 
 
 def look_alike(key: str) -> str:
-    """Reduce a normalized id to what typing mistakes leave: its letters in one case and digits, without leading zeros.
+    """Reduce a normalized id to case-folded letters and digits without leading zeros, to find misspelled ids.
 
-    Two patients may share it; whoever compares asks a person.
+    Two patients may share the result, so a person must decide.
     """
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]+", "", key.casefold()))
 
 
 def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds: int, seed: int) -> np.ndarray:
-    """Deal each record to a fold, 0 … folds−1, (len(groups),) int64; a group is in one fold only.
+    """Assign each record a fold, 0 … folds−1, (len(groups),) int64; each group is in one fold only.
 
     Args:
-        groups: patient of each record, in any spelling of :func:`patient_key`.
-        strata: what to balance between the folds (a record's rarest class, say).
+        groups: patient of each record, in any spelling that :func:`patient_key` accepts.
+        strata: one label per record to balance between folds (its rarest class, say).
 
     Raises:
         ValueError: fewer groups than folds.
@@ -72,13 +69,13 @@ def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds:
         raise ValueError(f"cannot make {folds} folds of {group_ids.max(initial=-1) + 1} patients")
     labels = {s: i for i, s in enumerate(dict.fromkeys(strata))}
     stratum_ids = np.array([labels[s] for s in strata])
-    # StratifiedGroupKFold wants at least `folds` members of some class; rare strata it only spreads as it can.
+    # StratifiedGroupKFold needs a stratum with at least `folds` members; it spreads rarer strata as well as possible.
     if np.bincount(stratum_ids).max() < folds:
         stratum_ids[:] = 0
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     fold = np.empty(len(group_ids), dtype=np.int64)
     with warnings.catch_warnings():
-        # Strata rarer than the folds cannot be in every fold; that is expected and no matter for the user.
+        # expected: strata with fewer members than folds
         warnings.filterwarnings("ignore", message="The least populated class in y")
         for number, (_, members) in enumerate(splitter.split(group_ids, stratum_ids, group_ids)):
             fold[members] = number
@@ -86,7 +83,7 @@ def grouped_folds(groups: Sequence[Hashable], strata: Sequence[Hashable], folds:
 
 
 def _patient_numbers(groups: Sequence[Hashable]) -> np.ndarray:
-    """Number the patients in order of appearance, (R,) int64; one number for all spellings of a patient."""
+    """Number the patients in order of appearance, (R,) int64; all spellings of a patient share a number."""
     keys = [patient_key(group) for group in groups]
     if None in keys:
         at = keys.index(None)
@@ -101,9 +98,9 @@ def train_val_test(
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
 ) -> list[str]:
-    """Deal each record to "train", "val" or "test", by patient, near ``fractions`` (of 20 folds, rounded).
+    """Assign each record to "train", "val" or "test", by patient; approximate ``fractions`` by 20 folds.
 
-    With fewer than 20 patients as many folds as there are patients are shared out; at least 3 are needed.
+    With fewer than 20 patients, the number of folds is the number of patients; fewer than 3 raise ``ValueError``.
     """
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
         raise ValueError(f"split fractions must be non-negative and sum to 1, got {fractions}")
@@ -117,20 +114,19 @@ def train_val_test(
 
 
 def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """Deal each record to a part, 0 … len(fractions)−1, (R,) int64; a group is in one part only, no part is empty.
+    """Assign each record a part, 0 … len(fractions)−1, (R,) int64; each group is in one part only, no part is empty.
 
-    Groups are dealt one by one, those with the rarest classes first (ties at random), each to the part that brings
-    the shares of records and of every class nearest to ``fractions`` (squared differences over the fraction, summed, so
-    that large and small parts fill up alike).
+    Groups are assigned one by one, those with the rarest classes first (ties at random), to the part that brings the
+    shares of records and of every class closest to ``fractions`` (sum of squared differences over the fraction, so that
+    large and small parts fill evenly).
 
     Args:
         groups: patient of each record.
-        counts: (R, C) int, how often each class occurs in a record.
+        counts: (R, C) int, occurrences of each class in a record.
         fractions: share of each part, positive, sum 1.
-        seed: of the order.
 
     Raises:
-        ValueError: fewer groups than parts, or other fractions.
+        ValueError: fewer groups than parts, or invalid fractions.
     """
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) <= 0:
         raise ValueError(f"split fractions must be positive and sum to 1, got {tuple(fractions)}")
@@ -138,7 +134,7 @@ def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Se
     count = group_of.max(initial=-1) + 1
     if count < len(fractions):
         raise ValueError(f"a split into {len(fractions)} parts needs as many patients, got {count}")
-    held = np.zeros((count, 1 + counts.shape[1]))  # records, then each class
+    held = np.zeros((count, 1 + counts.shape[1]))  # column 0 counts records, the others classes
     np.add.at(held, group_of, np.column_stack([np.ones(len(groups)), counts]))
     totals = held.sum(axis=0)
     held, totals = held[:, totals > 0], totals[totals > 0]
@@ -151,7 +147,7 @@ def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Se
         gain = held[group] / totals
         change = (((share + gain - wanted) ** 2 - (share - wanted) ** 2) / wanted).sum(axis=1)
         empty = ~(share > 0).any(axis=1)
-        if empty.sum() >= len(order) - place:  # the last groups go to the parts that have none
+        if empty.sum() >= len(order) - place:  # the last groups go to empty parts
             change[~empty] = np.inf
         part[group] = int(change.argmin())
         share[part[group]] += gain

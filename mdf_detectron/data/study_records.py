@@ -1,4 +1,4 @@
-"""Read clinical records of new studies: from a CSV table by key, from DICOM tags, or from a command line."""
+"""Read clinical records of new studies from a CSV table, DICOM tags or the command line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class RecordTable:
     """The rows of a CSV table by the value of a key column.
 
     Attributes:
-        path: of the table.
-        rows: key → (line of the file, record) of each of its rows; only a key of one row belongs to an image.
-        used: keys that were asked for.
+        rows: key → (line number, record) of each of its rows; a key with several rows cannot be looked up.
+        used: keys looked up so far.
     """
 
     path: Path
@@ -43,12 +42,12 @@ class RecordTable:
         """Read a table.
 
         Args:
-            key: its column that names the image.
-            ignored: columns of the table that are no clinical columns.
-            columns: "CLINICAL=TABLE" pairs where a column has another name in the table.
+            key: the column that identifies the image.
+            ignored: columns that are not clinical.
+            columns: "CLINICAL=TABLE" pairs for columns with a different name in the table.
 
         Raises:
-            DatasetError: no such file or key, a column that the schema does not have and that is not ignored.
+            DatasetError: no such file or key, or a column that is neither in the schema nor ignored.
         """
         path, renamed = Path(path), dict(parse_pairs(columns, "--columns"))
         lines = read_csv(path, DatasetError)
@@ -76,11 +75,7 @@ class RecordTable:
         return table
 
     def record(self, keys: Sequence[str]) -> dict[str, str] | None:
-        """Return the record under the first of the keys that the table has, or None.
-
-        Raises:
-            DatasetError: several rows have that key.
-        """
+        """Return the record of the first key found, or None; raise ``DatasetError`` if it has several rows."""
         for key in keys:
             if key in self.rows:
                 self.used.add(key)
@@ -93,12 +88,11 @@ class RecordTable:
 
     @property
     def unused(self) -> list[str]:
-        """The keys that no image asked for."""
         return [key for key in self.rows if key not in self.used]
 
 
 def keys_of(image: OpenImage, tag: str | None = None) -> list[str]:
-    """List what may name an image in a table: its name, its stem, or the value of a DICOM tag if one is given."""
+    """List the keys that may identify an image in a table: file name and stem, or the value of a DICOM tag."""
     if tag is None:
         return [image.path.name, image.path.stem]
     value = image.tags([tag])[tag]
@@ -106,11 +100,7 @@ def keys_of(image: OpenImage, tag: str | None = None) -> list[str]:
 
 
 def dicom_record(image: OpenImage, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Read a record from DICOM tags.
-
-    Args:
-        tags: clinical column → DICOM keyword ("age" → "PatientAge"); an age ("062Y") becomes years.
-    """
+    """Read a record from ``tags``, clinical column → DICOM keyword; an age ("062Y") becomes years."""
     found = image.tags(list(tags.values()))
     return {column: _value(found[keyword]) for column, keyword in tags.items()}
 
@@ -120,11 +110,7 @@ def _value(text: str | None) -> Any:
 
 
 def parse_pairs(words: Iterable[str], option: str) -> list[tuple[str, str]]:
-    """Split "name=value" words.
-
-    Raises:
-        DatasetError: a word without "=", or a name twice.
-    """
+    """Split NAME=VALUE words; raise ``DatasetError`` without "=" or for a repeated name."""
     pairs = []
     for word in words:
         name, equals, value = word.partition("=")
