@@ -273,6 +273,14 @@ def test_excel_parquet_and_tsv_give_the_same_as_csv(messy, tmp_path):
     assert made[0]["scan_01.png"]["patient_id"] == "200"
 
 
+def test_a_text_of_a_parquet_file_that_is_no_utf_8_is_one_line(messy, tmp_path):
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"File": ["scan_00", "scan_01"], "Age": [30.0, 31.0]}).to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"scan_00", b"\xf3can_00"))
+    with pytest.raises(SourceDataError, match="t.parquet: cannot be read as a table .*save it again"):
+        prepare({**messy, "table": path}, tmp_path / "mine", key="File", columns=["Age"])
+
+
 def test_options_that_cannot_be_meant(messy, tmp_path):
     assert parse_columns('"White Cells":wbc Sex:sex{male=M,female=F}')[1].mapping == {"male": "M", "female": "F"}
     for text in ("Age:age:x", "A:b B:b", "Sex:sex{male}", "Sex{"):

@@ -165,6 +165,7 @@ def _read_frame(path: Path, suffix: str) -> Table:
         )
     try:
         frame = pd.read_parquet(path) if suffix in (".parquet", ".pq") else pd.read_excel(path, dtype=object)
+        cells = list(frame.itertuples(index=False, name=None))  # texts of a Parquet file are decoded here
     except ImportError as error:
         raise SourceDataError(f"{path}: {error}; run: pip install 'mdf_detectron[tables]'") from None
     except Exception as error:  # engines raise errors of many types
@@ -172,7 +173,7 @@ def _read_frame(path: Path, suffix: str) -> Table:
     columns = [str(c).strip() for c in frame.columns]
     rows = [
         {c: (None if pd.api.types.is_scalar(v) and pd.isna(v) else v) for c, v in zip(columns, values, strict=True)}
-        for values in frame.itertuples(index=False, name=None)
+        for values in cells
     ]
     kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
     dropped = Counter({"empty row": len(rows) - len(kept)})
