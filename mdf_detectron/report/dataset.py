@@ -20,7 +20,7 @@ from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.report import CLASS_COLORS
 from mdf_detectron.report.html import Section, draw_charts, write_page
-from mdf_detectron.report.panels import draw_matrix, make_panels
+from mdf_detectron.report.panels import draw_matrix, make_panels, wrap_text
 from mdf_detectron.report.tables import Table
 
 SPLIT_COLORS = {"train": "#1f6f8b", "val": "#8a6bbf", "test": "#d1495b"}
@@ -137,7 +137,7 @@ def _boxes(d: Description) -> Figure:
     for axes, name in zip(panels, names, strict=True):
         sides = [np.sqrt(_relative(d, s)[name][:, 2:].prod(axis=1)) for s in d.splits]
         axes.hist(sides, edges, stacked=True, color=list(SPLIT_COLORS.values()))
-        axes.set_title(f"{name} ({sum(map(len, sides))})", fontsize=9)
+        axes.set_title(wrap_text(f"{name} ({sum(map(len, sides))})", 34), fontsize=9)
         axes.tick_params(labelsize=7)
     return _add_legend(figure, SPLIT_COLORS)
 
@@ -152,7 +152,7 @@ def _places(d: Description) -> Figure:
         inside = [(low[..., k] <= centers) & (centers < high[..., k]) for k in (0, 1)]  # (N, GRID) each
         share = np.einsum("nx,ny->yx", inside[0].astype(float), inside[1].astype(float)) / max(len(boxes), 1)
         axes.imshow(share, cmap="magma", vmin=0, vmax=max(share.max(), 1e-6), extent=(0, 1, 1, 0))
-        axes.set_title(f"{name} (up to {100 * share.max():.0f} %)", fontsize=8)
+        axes.set_title(wrap_text(f"{name} (up to {100 * share.max():.0f} %)", 26), fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
     return figure
@@ -248,7 +248,8 @@ def _samples(d: Description) -> Figure:
         _show(axes, d, image)
         for name, (x, y, w, h) in boxes[image["id"]]:
             axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=colors[name], lw=1.5))
-        axes.set_title(", ".join(sorted({n for n, _ in boxes[image["id"]]}))[:40] or "no box", fontsize=8)
+        shown = ", ".join(sorted({name for name, _ in boxes[image["id"]]}))
+        axes.set_title(wrap_text(shown, 26) or "no box", fontsize=8)
     return _add_legend(figure, colors)
 
 
