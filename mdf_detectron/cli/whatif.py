@@ -10,6 +10,7 @@ shown is the model's association, and no cause.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         scores = what_if.sweep(predictor, study, record, targets, column, values)
         own = before.record[column]
         chart = sweep_chart(column, units[column], values, scores, names, own, what_if.DISCLAIMER)
-        write_figure(args.out / f"sweep_{column}.png", chart)
+        name = re.sub(r"[^\w.-]+", "_", column)  # a slash in a column's name is no folder
+        write_figure(args.out / f"sweep_{name}.png", chart)
         result.setdefault("sweeps", []).append({"column": column, "values": values, "scores": scores.tolist()})
     if args.explain and targets:
         found = what_if.contributions(

@@ -27,7 +27,7 @@ from mdf_detectron.engine.trainer import (
     save_results,
 )
 from mdf_detectron.engine.writers import check_trackers
-from mdf_detectron.errors import ConfigError
+from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.fileio import find_config_file
 from mdf_detectron.threads import keep_freed_memory, use_free_cores
 
@@ -94,6 +94,8 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
     check_datasets(cfg, names)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise CheckpointError(f"no checkpoint at {cfg.MODEL.WEIGHTS}; MODEL.WEIGHTS names the file")
     first = plan.first_rank == 0 and not plan.started  # among all machines, and among torchrun's processes
     hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
     with hold, nullcontext() if args.eval_only else when_stopped(_kept(cfg, how_to_resume)):

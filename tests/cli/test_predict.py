@@ -16,7 +16,7 @@ from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
-from mdf_detectron.errors import DatasetError, UserError
+from mdf_detectron.errors import CheckpointError, DatasetError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 
@@ -49,8 +49,12 @@ def test_coco_results_equal_those_of_eval_only_and_can_be_scored(weights, tiny_f
     publish.main(["--weights", str(weights), "--out", str(published), "--no-data"])
     register_prepared_folder(tiny_folder, "tiny_cxr")
     (tmp_path / "config.yaml").write_text(Checkpoint.open(weights).data[CONFIG_KEY])
-    train.main(["--config-file", str(tmp_path / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(weights),
-                "OUTPUT_DIR", str(tmp_path / "evaluated")])  # fmt: skip
+    words = ["--config-file", str(tmp_path / "config.yaml"), "--eval-only", "OUTPUT_DIR", str(tmp_path / "evaluated")]
+    train.main([*words, "MODEL.WEIGHTS", str(weights)])
+    kept = (tmp_path / "evaluated" / "config.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match="no checkpoint at nope.pth; MODEL.WEIGHTS names the file"):
+        train.main([*words, "MODEL.WEIGHTS", "nope.pth"])
+    assert (tmp_path / "evaluated" / "config.yaml").read_bytes() == kept
     predict(published, "--images", tiny_folder / "images", "--annotations", tiny_folder / "annotations" / "test.json",
             "--out", tmp_path / "out", "--format", "coco")  # fmt: skip
     expected = read(tmp_path / "evaluated" / "inference" / "tiny_cxr_test" / "coco_instances_results.json")
