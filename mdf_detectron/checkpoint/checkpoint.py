@@ -181,6 +181,9 @@ def _add_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
 def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
     """Refuse archives with compressed entries: torch never writes them, and they may unpack to any size."""
     file.seek(0)
+    if file.read(4) != b"PK\x03\x04":  # torch would read it by its old format, whose counts may ask for any memory
+        raise ValueError("it is not a zip archive, as torch.save writes; save it again with torch.save")
+    file.seek(0)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]

@@ -154,3 +154,9 @@ def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path,
     with openings(ZOO_FOLDER) as counts:
         Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
     assert sum(count for name, count in counts.items() if name.endswith(".pth")) == 1
+
+
+def test_the_format_before_zip_archives_is_refused(tmp_path):
+    torch.save({"model": {}}, tmp_path / "m.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="m.pth cannot be loaded safely: it is not a zip archive.*save it again"):
+        Checkpoint.open(tmp_path / "m.pth")
