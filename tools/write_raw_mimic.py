@@ -14,18 +14,13 @@ from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.cli import run_main
 from mdf_detectron.data.synthetic.cohort import CohortSettings
+from mdf_detectron.data.synthetic.prepare import add_options
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="the folder to write")
-    parser.add_argument("--num-patients", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True, help="everything follows from it")
-    parser.add_argument("--signal", type=float, default=1.0, help="lambda: 0 makes the record useless (default 1)")
-    parser.add_argument("--ambiguity", type=float, default=0.8, help="share of findings without a visual cue")
-    parser.add_argument("--missing", type=float, default=0.1, help="share of visits without vitals")
-    parser.add_argument("--image-size", type=int, default=512, help="longer side of an image, pixels")
-    parser.add_argument("--num-workers", type=int, default=2, help="drawing processes")
+    add_options(parser)
     parser.add_argument("--tables-only", action="store_true", help="no images, few readings")
     parser.add_argument("--dirt", type=float, default=1.0, help="factor on the errors of the triage table")
     parser.add_argument("--reader-noise", type=float, default=1.0, help="factor on the readers' mistakes")

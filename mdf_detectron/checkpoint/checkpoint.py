@@ -66,7 +66,7 @@ class Checkpoint:
             with open(path, "rb") as file:
                 if sha256 and (found := sha256_of(file)) != sha256:
                     raise CheckpointError(f"{path} has SHA-256 {found}, not {sha256}; remove it and download it again")
-                _refuse_packed(file, path)
+                _refuse_unbounded(file, path)
                 data = torch.load(file, map_location="cpu", weights_only=True)
             return cls(path, _verified(data, path))
         except UserError:
@@ -178,12 +178,11 @@ def _add_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
     sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def _refuse_packed(file: IO[bytes], path: str | Path) -> None:
-    """Refuse archives with compressed entries: torch never writes them, and they may unpack to any size."""
+def _refuse_unbounded(file: IO[bytes], path: str | Path) -> None:
+    """Refuse what may ask for any memory: formats before zip archives, and compressed entries (torch writes none)."""
     file.seek(0)
-    if file.read(4) != b"PK\x03\x04":  # torch would read it by its old format, whose counts may ask for any memory
+    if file.read(4) != b"PK\x03\x04":
         raise ValueError("it is not a zip archive, as torch.save writes; save it again with torch.save")
-    file.seek(0)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
