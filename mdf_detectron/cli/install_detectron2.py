@@ -19,8 +19,8 @@ import zipfile
 from pathlib import Path
 
 from mdf_detectron.cli.arguments import existing_file
+from mdf_detectron.cli.wheels import check_sha256, download_wheel
 from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import sha256_of
 
 SOURCE_NAME, SOURCE_VERSION = "LabGym", "3.1.2"
 SOURCE_SHA256 = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
@@ -52,30 +52,6 @@ Requires-Python: >=3.8
 """ + "".join(f"Requires-Dist: {r}\n" for r in REQUIRES)
 WHEEL = "Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
-
-
-def download_source(folder: Path) -> Path:
-    """Download the pinned wheel with pip and return its path; the checksum is not verified here."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
-    command += ["--dest", str(folder), f"{SOURCE_NAME}=={SOURCE_VERSION}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    wheels = sorted(folder.glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
-        detail = (result.stderr.strip().splitlines() or ["no output"])[-1]
-        raise UserError(
-            f"pip could not download {SOURCE_NAME}=={SOURCE_VERSION} from the package index ({detail}); check the "
-            "network, pass a downloaded wheel with --wheel, or install detectron2 from source (INSTALL.md)"
-        )
-    return wheels[0]
-
-
-def check_sha256(wheel: Path) -> None:
-    """Raise :class:`UserError` unless the wheel is exactly the reviewed file."""
-    if (digest := sha256_of(wheel)) != SOURCE_SHA256:
-        raise UserError(
-            f"{wheel.name} has sha256 {digest}, expected {SOURCE_SHA256}; nothing was installed. "
-            "Download it again, or install detectron2 from source (INSTALL.md)"
-        )
 
 
 def reroot(name: str, content: bytes) -> bytes:
@@ -128,7 +104,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"detectron2 is already installed ({Path(spec.origin).parent}); left as it is")
         return
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(args.wheel) if args.wheel else download_source(Path(folder))
-        check_sha256(source)
-        install(build_wheel(source, Path(folder)), with_dependencies=not args.no_deps)
+        otherwise = "install detectron2 from source (INSTALL.md)"
+        source = args.wheel or download_wheel(SOURCE_NAME, SOURCE_VERSION, Path(folder), otherwise)
+        check_sha256(Path(source), SOURCE_SHA256, otherwise)
+        install(build_wheel(Path(source), Path(folder)), with_dependencies=not args.no_deps)
     print(f"detectron2 {VERSION} installed (Apache-2.0, pure Python, from {SOURCE_NAME} {SOURCE_VERSION} on PyPI)")
