@@ -33,13 +33,14 @@ assert not logging.getLogger("detectron2.engine.train_loop").filters
 assert not [n for n in detectron2.data.DatasetCatalog.list() if "_cxr" in n or "mimic" in n]
 mdf_detectron.add_mdf_config
 import mdf_detectron.engine.trainer
-slow = {"timm", "sklearn", "scipy.stats", "pandas", "matplotlib", "wandb", "pyarrow"}
+mdf_detectron.Predictor
+slow = {"timm", "sklearn", "scipy.stats", "scipy.optimize", "pandas", "matplotlib", "wandb", "pyarrow"}
 assert not slow & set(sys.modules), slow & set(sys.modules)
 """
 
 
 def test_import_registers_and_does_nothing_else(tmp_path, tiny_folder):
-    """A training too loads what takes a second or more only where it is needed."""
+    """A training and a predictor load what is slow to import only where it is needed."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "own_cxr").symlink_to(tiny_folder)
     found = run(IMPORT, tmp_path)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from mdf_detectron.evaluation.froc import FrocDetections
 from mdf_detectron.fileio import finite_or_none
@@ -121,6 +120,8 @@ def log_loss(scores: np.ndarray, hits: np.ndarray) -> float:
 
 def fit_temperature(scores: np.ndarray, hits: np.ndarray) -> float | None:
     """Find the temperature with the least log loss (Guo et al. 2017); None without both hits and misses."""
+    from scipy.optimize import minimize_scalar  # slow to import; applying a temperature needs none of it
+
     scores, hits = _checked(scores, hits)
     if not (hits.any() and (~hits).any()):
         return None

@@ -15,7 +15,6 @@ from detectron2.structures import Instances
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation.calibration import calibrated
-from mdf_detectron.report.images import Panel, record_text, save_panels
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,8 @@ class StudyFindings:
         Raises:
             UserError: ``other`` is of an image of another size.
         """
+        from mdf_detectron.report.images import Panel, record_text, save_panels  # matplotlib takes a while to import
+
         shown = [self] if other is None else [self, other]
         if other is not None and other.pixels.shape != self.pixels.shape:
             raise UserError("only findings of the same image can be drawn side by side")
