@@ -69,7 +69,7 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     # several machines: by `mdf cache` beforehand). Helps where images are large or slow to decode. Empty: no cache.
     "DATALOADER.DECODED_CACHE": ("", ANY),
     # Numeric columns of the clinical schema that the model reads, in input order. With no column of either kind the
-    # model is image-only, whatever FUSION_3D and FUSION_1D say.
+    # model is image-only, whatever the fusions say.
     "MODEL.CLINICAL.NUMERIC": ([], NAMES),
     # Categorical columns, in input order.
     "MODEL.CLINICAL.CATEGORICAL": ([], NAMES),
@@ -89,6 +89,12 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.CLINICAL.FUSION_3D": (False, ANY),
     # 1-D fusion: concatenate the encoded record to each flattened RoI before the box head.
     "MODEL.CLINICAL.FUSION_1D": (False, ANY),
+    # Logit fusion: add what the record says of each class to its logit. It starts as late fusion, from a record model
+    # that is fitted before training (the logarithm of the odds ratio of each class), and learns the rest.
+    "MODEL.CLINICAL.FUSION_LOGITS": (False, ANY),
+    # Rank of what logit fusion learns: a term of the record, and a product of region and record. 0: the record model
+    # alone, as `mdf late-fusion` makes it.
+    "MODEL.CLINICAL.LOGITS_RANK": (32, at_least(0)),
     # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved to the
     # feature map's size, plus a repeated linear map), "repeat" (the repeated linear map alone), or a class of
     # CLINICAL_BRANCH_REGISTRY. Fusions that read the record itself (FiLM, CrossAttention) ignore the branch's keys.
@@ -177,11 +183,12 @@ def add_mdf_config(cfg: CfgNode) -> None:
 def columns_read(cfg: CfgNode) -> list[str]:
     """List the clinical columns that the model reads; empty for an image-only model."""
     clinical = cfg.MODEL.CLINICAL
-    return [*clinical.NUMERIC, *clinical.CATEGORICAL] if clinical.FUSION_3D or clinical.FUSION_1D else []
+    fuses = clinical.FUSION_3D or clinical.FUSION_1D or clinical.FUSION_LOGITS
+    return [*clinical.NUMERIC, *clinical.CATEGORICAL] if fuses else []
 
 
 def reads_record(cfg: CfgNode) -> bool:
-    """Return whether the model reads the record by 3-D or 1-D fusion."""
+    """Return whether the model reads the record by any fusion."""
     return bool(columns_read(cfg))
 
 
@@ -193,6 +200,11 @@ def fuses_3d(cfg: CfgNode) -> bool:
 def fuses_1d(cfg: CfgNode) -> bool:
     """Return whether the record is concatenated to the flattened RoIs."""
     return cfg.MODEL.CLINICAL.FUSION_1D and reads_record(cfg)
+
+
+def fuses_logits(cfg: CfgNode) -> bool:
+    """Return whether the record is added to the class logits."""
+    return cfg.MODEL.CLINICAL.FUSION_LOGITS and reads_record(cfg)
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int]:

@@ -113,6 +113,15 @@ def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(numeric, dtype=torch.float32), torch.tensor(categorical, dtype=torch.long)
 
 
+def classes_in_images(dataset_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Return which classes are in each image, (M, K) bool, and the images' patients, in the order of the records."""
+    records = records_of(list(dataset_names))
+    present = np.zeros((len(records), len(dataset_classes(dataset_names[0]))), dtype=bool)
+    for row, record in zip(present, records, strict=True):
+        row[[box["category_id"] for box in record["annotations"]]] = True
+    return present, [record["patient_id"] for record in records]
+
+
 def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
     return Path(cfg.DATALOADER.DECODED_CACHE) / f"{dataset_name}_{cfg.INPUT.IMAGE_SIZE}_{cfg.INPUT.FORMAT}.npy"
 

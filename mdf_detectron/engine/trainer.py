@@ -30,6 +30,7 @@ from mdf_detectron.data.loaders import (
     build_train_loader,
     check_num_classes,
     check_same_classes,
+    classes_in_images,
     model_schema,
     records_of,
     train_clinical_records,
@@ -266,10 +267,18 @@ class MultimodalTrainer(DefaultTrainer):
 
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
-    """Set the clinical encoder's statistics from the train split; loading a checkpoint replaces them."""
-    encoder = unwrapped(model).backbone.clinical_encoder
-    if encoder is not None:
-        encoder.fit(*(rows.to(encoder.mean.device) for rows in train_clinical_records(cfg)))
+    """Set the clinical encoder's statistics, and the record model, if any, from the train split.
+
+    Loading a checkpoint replaces them.
+    """
+    backbone = unwrapped(model).backbone
+    encoder, record_model = backbone.clinical_encoder, backbone.record_model
+    if encoder is None:
+        return
+    rows = [x.to(encoder.mean.device) for x in train_clinical_records(cfg)]
+    encoder.fit(*rows)
+    if record_model is not None:
+        record_model.fit(*rows, *classes_in_images(cfg.DATASETS.TRAIN))
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:

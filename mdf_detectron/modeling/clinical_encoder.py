@@ -19,10 +19,17 @@ from mdf_detectron.data.schema import MISSING_CATEGORY
 
 
 class EncodedRecord(NamedTuple):
-    """A batch of encoded records: ``vector``, (N, Z) float, is Z^C; ``present``, (N, L) bool, False where missing."""
+    """A batch of encoded records.
+
+    Attributes:
+        vector: Z^C, (N, Z) float.
+        present: (N, L) bool, False where a value is missing.
+        log_odds: (N, K) float, how much a record changes the log odds of each class; None without logit fusion.
+    """
 
     vector: Tensor
     present: Tensor
+    log_odds: Tensor | None = None
 
 
 @dataclass(frozen=True)

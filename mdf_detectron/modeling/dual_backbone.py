@@ -12,12 +12,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from mdf_detectron.config import fuses_3d, reads_record, value_at
+from mdf_detectron.config import fuses_3d, fuses_logits, num_classes, reads_record, value_at
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import build_image_backbone
 from mdf_detectron.modeling.clinical_branches import ClinicalBranch, Size, build_clinical_branch
 from mdf_detectron.modeling.clinical_encoder import ClinicalDropout, ClinicalEncoder, EncodedRecord, present_columns
 from mdf_detectron.modeling.fusions import MAP, FusedConvolution, build_fusion, fusion_class
+from mdf_detectron.modeling.record_model import RecordModel
 
 
 class DualBackbone(Backbone):
@@ -27,6 +28,7 @@ class DualBackbone(Backbone):
         image_backbone: I = f_CXR(image).
         clinical_encoder: computes Z^C; None for an image-only model.
         clinical_dropout: hides records and values in training; None hides nothing.
+        record_model: tells each class from the record alone, for logit fusion.
         fusions: one per feature map, by name; None without 3-D fusion.
         clinical_branch: computes the clinical maps for fusions of two maps; None for fusions that read the record.
     """
@@ -37,6 +39,7 @@ class DualBackbone(Backbone):
         image_backbone: Backbone,
         clinical_encoder: ClinicalEncoder | None = None,
         clinical_dropout: ClinicalDropout | None = None,
+        record_model: RecordModel | None = None,
         fusions: dict[str, FusedConvolution] | None = None,
         clinical_branch: ClinicalBranch | None = None,
     ):
@@ -51,6 +54,7 @@ class DualBackbone(Backbone):
         self.image_backbone = image_backbone
         self.clinical_encoder = clinical_encoder
         self.clinical_dropout = clinical_dropout
+        self.record_model = record_model
         self.clinical_branch = clinical_branch
         self.fusions = None if fusions is None else nn.ModuleDict(fusions)
 
@@ -69,7 +73,9 @@ class DualBackbone(Backbone):
         """Encode records, (N, A) float with NaN and (N, B) long with -1, in training after clinical dropout."""
         if self.clinical_dropout is not None:
             numeric, categorical = self.clinical_dropout(numeric, categorical)
-        return EncodedRecord(self.clinical_encoder(numeric, categorical), present_columns(numeric, categorical))
+        log_odds = None if self.record_model is None else self.record_model.log_odds_ratio(numeric, categorical)
+        present = present_columns(numeric, categorical)
+        return EncodedRecord(self.clinical_encoder(numeric, categorical), present, log_odds)
 
     def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
         return self.features_and_maps(image, record)[0]
@@ -112,6 +118,9 @@ def build_dual_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DualBackbone:
     if reads_record(cfg):
         parts["clinical_encoder"] = ClinicalEncoder(cfg)
         parts["clinical_dropout"] = ClinicalDropout(clinical.DROPOUT_RECORD, clinical.DROPOUT_VALUE)
+    if fuses_logits(cfg):
+        sizes = [len(vocabulary) for vocabulary in clinical.VOCABULARIES]
+        parts["record_model"] = RecordModel(len(clinical.NUMERIC), sizes, num_classes(cfg)[1])
     if fuses_3d(cfg):
         shapes, layout = parts["image_backbone"].output_shape(), parts["clinical_encoder"].layout
         parts["fusions"] = {name: build_fusion(cfg, shape.channels, layout) for name, shape in shapes.items()}

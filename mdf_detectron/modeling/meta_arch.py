@@ -20,9 +20,10 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from mdf_detectron.config import num_classes
+from mdf_detectron.config import fuses_logits, num_classes
 from mdf_detectron.errors import ConfigError, UserError, short_text
-from mdf_detectron.modeling.clinical_encoder import EncodedRecord
+from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
+from mdf_detectron.modeling.logit_fusion import LogitFusion
 from mdf_detectron.modeling.losses import FindingsFromRecord, build_loss_weighting
 
 Inputs = list[dict[str, Any]]
@@ -176,11 +177,19 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
     num_classes_key = "MODEL.RETINANET.NUM_CLASSES"
     in_features_keys = ("MODEL.RETINANET.IN_FEATURES",)
 
+    @configurable
+    def __init__(self, *, logit_fusion: LogitFusion | None = None, **parts: Any):
+        super().__init__(**parts)
+        self.logit_fusion = logit_fusion
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if cfg.MODEL.MASK_ON:
             raise ConfigError("MultimodalRetinaNet gives boxes only: set MODEL.MASK_ON False")
-        return super().from_config(cfg)
+        parts, clinical = super().from_config(cfg), cfg.MODEL.CLINICAL
+        if fuses_logits(cfg):
+            parts["logit_fusion"] = LogitFusion(record_layout(cfg).dim, num_classes(cfg)[1], rank=clinical.LOGITS_RANK)
+        return parts
 
     @staticmethod
     def loss_names(cfg: CfgNode) -> list[str]:
@@ -190,9 +199,14 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
     def forward(self, batched_inputs: Inputs):
         """Run the parent's forward pass; the backbone reads the record, and training losses are weighted."""
         images = self.preprocess_image(batched_inputs)
-        features, maps = self.backbone.features_and_maps(images.tensor, self.encode_records(batched_inputs))
+        record = self.encode_records(batched_inputs)
+        features, maps = self.backbone.features_and_maps(images.tensor, record)
         features = [features[name] for name in self.head_in_features]
-        predictions = self.head(features)
+        logits, deltas = self.head(features)
+        if self.logit_fusion is not None:  # (N, anchors·K, H, W), an anchor's classes side by side
+            added = self.logit_fusion.of_images(record).repeat(1, self.anchor_generator.num_cell_anchors[0])
+            logits = [x + added[:, :, None, None].to(x.dtype) for x in logits]
+        predictions = logits, deltas
         if self.training:
             targets = [x["instances"].to(self.device) for x in batched_inputs]
             losses = self.weighted(self.forward_training(images, features, predictions, targets))

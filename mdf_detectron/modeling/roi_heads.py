@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, shapes_to_tensor
 from detectron2.modeling.roi_heads import (
@@ -23,9 +24,10 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from mdf_detectron.config import fuses_1d
+from mdf_detectron.config import fuses_1d, fuses_logits
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
+from mdf_detectron.modeling.logit_fusion import LogitFusion
 from mdf_detectron.modeling.roi_align import use_separable_roi_align
 
 Features = dict[str, Tensor]
@@ -114,9 +116,22 @@ class ClinicalBoxBranchMixin:
         """Name the losses of the box branch."""
         return ["loss_cls", "loss_box_reg"]
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    @configurable
+    def __init__(self, *, logit_fusion: nn.Module | None = None, **parts: Any):
+        super().__init__(**parts)
+        self.logit_fusion = logit_fusion
         use_separable_roi_align(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super().from_config(cfg, input_shape)
+        if fuses_logits(cfg):
+            head = parts["box_heads" if "box_heads" in parts else "box_head"]
+            stages = list(head) if isinstance(head, (list, nn.ModuleList)) else [head]
+            width, dim, rank = record_layout(cfg).dim, stages[0].output_shape.channels, cfg.MODEL.CLINICAL.LOGITS_RANK
+            fusions = [LogitFusion(width, cfg.MODEL.ROI_HEADS.NUM_CLASSES, dim, rank) for _ in stages]
+            parts["logit_fusion"] = nn.ModuleList(fusions)
+        return parts
 
     def forward(
         self,
@@ -136,15 +151,22 @@ class ClinicalBoxBranchMixin:
         losses |= self._forward_keypoint(features, proposals)
         return proposals, losses
 
-    def _box_features(
-        self, head: nn.Module, regions: Tensor, proposals: list[Instances], record: EncodedRecord | None
-    ) -> Tensor:
-        """Run a box head on pooled RoIs (R, D, P, P), each with its image's record where the head reads it."""
-        if record is None or not getattr(head, "reads_record", False):
-            return head(regions)
+    def _predictions(
+        self, stage: int, head: nn.Module, predictor: nn.Module, regions: Tensor, proposals: list[Instances],
+        record: EncodedRecord | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Run a stage's box head and predictor on pooled RoIs (R, D, P, P), each with its image's record."""
+        if record is None:
+            return predictor(head(regions))
         # shapes_to_tensor keeps the number of RoIs variable in a trace
         counts = shapes_to_tensor([p.proposal_boxes.tensor.shape[0] for p in proposals], device=regions.device).long()
-        return head(regions, record.vector.repeat_interleave(counts, dim=0).to(regions.dtype))
+        of_region = record.vector.repeat_interleave(counts, dim=0).to(regions.dtype)
+        features = head(regions, of_region) if getattr(head, "reads_record", False) else head(regions)
+        logits, deltas = predictor(features)
+        if self.logit_fusion is not None:
+            added = self.logit_fusion[stage](record, counts, features, of_region)
+            logits = logits + F.pad(added.to(logits.dtype), (0, 1))  # background comes last
+        return logits, deltas
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -160,7 +182,7 @@ class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
     ) -> dict[str, Tensor] | list[Instances]:
         maps = [features[name] for name in self.box_in_features]
         regions = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor(self._box_features(self.box_head, regions, proposals, record))
+        predictions = self._predictions(0, self.box_head, self.box_predictor, regions, proposals, record)
         if not self.training:
             return self.box_predictor.inference(predictions, proposals)[0]
         losses = self.box_predictor.losses(predictions, proposals)
@@ -218,4 +240,4 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
         regions = self.box_pooler(features, [p.proposal_boxes for p in proposals])
         if self.training:
             regions = _ScaleGradient.apply(regions, 1.0 / self.num_cascade_stages)
-        return self.box_predictor[stage](self._box_features(self.box_head[stage], regions, proposals, record))
+        return self._predictions(stage, self.box_head[stage], self.box_predictor[stage], regions, proposals, record)
