@@ -88,6 +88,9 @@ def check_config(cfg: CfgNode) -> None:
     _check_columns(cfg)
     if cfg.MODEL.CLINICAL.FUSION_1D:
         _check_fusion_1d(cfg)
+    if cfg.MODEL.CLINICAL.FUSION_LOGITS and META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).has_roi_heads:
+        why = "MODEL.CLINICAL.FUSION_LOGITS is on"
+        _check_registered(cfg, "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY, "reads_record", why, "read the record")
     _check_training(cfg)
 
 
