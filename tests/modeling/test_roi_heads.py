@@ -35,7 +35,7 @@ def test_each_region_gets_its_own_images_record(small_config):
             given.append(record)
             return regions
 
-    heads._box_features(Head(), torch.ones(3, 1, 2, 2), proposals, record)
+    heads._predictions(0, Head(), lambda features: (features, None), torch.ones(3, 1, 2, 2), proposals, record)
     torch.testing.assert_close(given[0], torch.tensor([[0.1, 0.2], [0.5, 0.6], [0.5, 0.6]]))
 
 
