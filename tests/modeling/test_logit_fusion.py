@@ -118,9 +118,8 @@ def test_logit_fusion_starts_as_late_fusion_and_learns(
         before = [x["instances"] for x in model(batch)]
         record_model.bias += 1.0  # every class has e times its odds, whatever the record
         after = [x["instances"] for x in model(batch)]
-    assert sum(map(len, before)) and all(
-        (a.scores[: len(b)].max() > b.scores.max()) for a, b in zip(after, before) if len(b)
-    )
+    highest = [(b.scores.max(), a.scores.max()) for b, a in zip(before, after, strict=True) if len(b)]
+    assert highest and all(b < a for b, a in highest)
     losses = model.train()(batch)
     sum(losses.values()).backward()
     fusions = [m for m in model.modules() if hasattr(m, "exponent")]
@@ -135,9 +134,8 @@ def test_softmax_odds_change_by_the_ratio(small_config, make_batch, fit_encoder)
     heads = fit_encoder(build_model(cfg)).roi_heads
     fusion, features = heads.logit_fusion[0], torch.randn(3, heads.box_head.output_shape.channels)
     width = fusion.record.in_features
-    record = EncodedRecord(
-        torch.randn(2, width), torch.ones(2, 1, dtype=torch.bool), torch.tensor([[1.0] * 5, [-2.0] * 5])
-    )
+    log_odds = torch.tensor([[1.0] * 5, [-2.0] * 5])
+    record = EncodedRecord(torch.randn(2, width), torch.ones(2, 1, dtype=torch.bool), log_odds)
     counts = torch.tensor([1, 2])
     added = fusion(record, counts, features, record.vector.repeat_interleave(counts, dim=0))
     torch.testing.assert_close(added, log_odds[[0, 1, 1]])
