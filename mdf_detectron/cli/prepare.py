@@ -97,8 +97,9 @@ def announce(out: str, made: bool) -> None:
     report = read_json(Path(out) / "report.json", DatasetError)
     print(f"{out}: {'written' if made else 'already up to date'} (see report.md there)")
     for split, summary in report["splits"].items():
-        boxes = sum(summary["boxes"].values())
-        print(f"  {split}: {summary['images']} images of {summary['patients']} patients, {boxes} boxes")
+        boxes = ", ".join(f"{name} {count}" for name, count in summary["boxes"].items())
+        total = f"{sum(summary['boxes'].values())} boxes ({boxes})"
+        print(f"  {split}: {summary['images']} images of {summary['patients']} patients, {total}")
     for stage in report["flow"]:
         if stage["dropped"]:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in stage["dropped"].items())

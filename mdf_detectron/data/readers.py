@@ -187,6 +187,39 @@ def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str 
         return image.tags(keywords)
 
 
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read the samples of a mask as they are stored, upright, (H, W), from a raster file or an array (NPY).
+
+    Of a palette image the indices, or the gray values if all its colors are gray. Raises :class:`ImageReadError` if the
+    channels differ.
+    """
+    with OpenImage(path) as image, _one_line_errors(image.path):
+        if image.path.suffix.lower() == ".npy":
+            samples = np.load(image.path, mmap_mode="r", allow_pickle=False)  # mapped: a false shape takes no memory
+        elif image.is_dicom:
+            raise ValueError("a mask is PNG, TIFF or NPY, not DICOM")
+        else:
+            samples = _raster_samples(image.path, image._content)
+        if samples.ndim == 3 and samples.shape[2] and (samples == samples[:, :, :1]).all():
+            samples = samples[:, :, 0]
+        if samples.ndim != 2 or not samples.size or samples.dtype.kind not in "biuf":
+            raise ValueError(f"a mask of shape {samples.shape} has several channels; save one gray mask for each class")
+        check_memory(image.path, *samples.shape[::-1])
+        return np.asarray(samples)
+
+
+def _raster_samples(path: Path, content: bytes) -> np.ndarray:
+    with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        check_memory(path, *image.size, samples=len(image.getbands()))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode == "P" and all(r == g == b for _, (r, g, b) in upright.convert("RGB").getcolors(257)):
+        upright = upright.convert("L")
+    samples = np.asarray(upright)
+    opaque = upright.mode in ("LA", "RGBA") and (samples[:, :, -1] == 255).all()
+    return samples[:, :, :-1] if opaque else samples
+
+
 def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
     """Round the result of :meth:`OpenImage.pixels` to uint8."""
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)

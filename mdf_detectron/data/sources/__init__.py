@@ -56,6 +56,7 @@ COLLECTIONS = CollectionList(
         "ms-cxr": Entry(f"{_SOURCES}.ms_cxr", "ms_cxr"),
         "padchest-gr": Entry(f"{_SOURCES}.padchest_gr", "padchest_gr"),
         "covid": Entry(f"{_SOURCES}.covid_chestxray", "covid_cxr"),
+        "isic2017": Entry(f"{_SOURCES}.isic2017", "isic2017"),
         "mimic-eye": Entry(f"{_SOURCES}.mimic.collection", "mimic_eye"),
     }
 )

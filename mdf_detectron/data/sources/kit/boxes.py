@@ -108,6 +108,10 @@ def scale_mask(segmentation: Any, scale: np.ndarray, size: tuple[int, int]) -> A
     rle = segmentation
     if isinstance(rle["counts"], list):
         rle = coco_mask.frPyObjects(rle, height, width)
-    pixels = cv2.resize(coco_mask.decode(rle), size, interpolation=cv2.INTER_NEAREST)
-    encoded = coco_mask.encode(np.asfortranarray(pixels))
+    return encode_mask(cv2.resize(coco_mask.decode(rle), size, interpolation=cv2.INTER_NEAREST))
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Return the COCO RLE of (H, W) bool or 0 and 1."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}

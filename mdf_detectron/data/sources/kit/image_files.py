@@ -73,7 +73,8 @@ def bring_images(
     Args:
         sources: (original, path below ``folder``) of each image; names are distinct.
         out: the prepared folder; copies are cached next to it until it is complete.
-        image_size: shorter side of gray PNG copies (never enlarged), whose names must end with ".png"; None: link.
+        image_size: shorter side of PNG copies (never enlarged), whose names must end with ".png"; None: link. Color
+            stays color at 8 bits.
         copy: without ``image_size``, copy the originals instead of linking to them.
 
     Yields:
@@ -144,8 +145,8 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
         pixels, done = read_pixels(source, bit_depth)
     except (ImageReadError, OSError) as error:
         return str(error)
-    pixels = to_gray(pixels)
-    height, width = pixels.shape
+    pixels = to_gray(pixels) if bit_depth > 8 else pixels
+    height, width = pixels.shape[:2]
     factor = min(1.0, side / min(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if factor < 1 else pixels
