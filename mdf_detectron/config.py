@@ -62,9 +62,13 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "INPUT.RANDOM_SCALE": (0.0, between(0.0, 0.5)),
     # Shift, as a fraction of the side; an annotation with less than a third left in the image is dropped.
     "INPUT.RANDOM_SHIFT": (0.0, between(0.0, 0.5)),
+    # Turn by 0, 1, 2 or 3 quarters, for images without an up and down (dermoscopy, never chests).
+    "INPUT.RANDOM_QUARTER_TURNS": (False, ANY),
     # Contrast (factor 1 ± the first, about the mean) and brightness (± the second, as a fraction of the gray range).
     "INPUT.RANDOM_JITTER": ([0.0, 0.0], pair("use two numbers, contrast and brightness, of 0.0 (off) to 0.5",
                                              *(lambda value: 0 <= value <= 0.5,) * 2)),
+    # Saturation of color images: each pixel's difference from its gray value times 1 ± this.
+    "INPUT.RANDOM_SATURATION": (0.0, between(0.0, 0.5)),
     # Folder for images decoded to INPUT.IMAGE_SIZE, one memory-mapped file per data set, written on first use (for
     # several machines: by `mdf cache` beforehand). Helps where images are large or slow to decode. Empty: no cache.
     "DATALOADER.DECODED_CACHE": ("", ANY),

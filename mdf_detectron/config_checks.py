@@ -17,7 +17,6 @@ from detectron2.utils.registry import Registry
 from mdf_detectron.config import (
     KEYS,
     NAMES,
-    TIMM_BACKBONES,
     Allowed,
     add_mdf_config,
     at_least,
@@ -55,7 +54,7 @@ _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
     ("INPUT.MAX_SIZE_TEST", (1333,), _DEFAULT_SIZE),
     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", ("choice",), _DEFAULT_SIZE),
     ("INPUT.CROP.ENABLED", (False,), "use RANDOM_SCALE and RANDOM_SHIFT, which keep the input's size"),
-    ("INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical"), "use none, horizontal or vertical"),
+    ("INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical", "both"), "use none, horizontal, vertical or both"),
     ("INPUT.MASK_FORMAT", ("polygon", "bitmask"), "use polygon, or bitmask for run-length encoded masks"),
     ("DATALOADER.SAMPLER_TRAIN", ("TrainingSampler", "RepeatFactorTrainingSampler"), "use one of these two"),
     ("DATALOADER.ASPECT_RATIO_GROUPING", (False,), "all inputs have one aspect ratio"),
@@ -115,17 +114,14 @@ def _check_model(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.NAME is '{model.BACKBONE.NAME}'; leave build_dual_backbone there and name the image's "
             "backbone in MODEL.IMAGE_BACKBONE.NAME"
         )
-    if model.BACKBONE.FREEZE_AT and model.IMAGE_BACKBONE.NAME in TIMM_BACKBONES:
-        raise ConfigError(
-            f"MODEL.BACKBONE.FREEZE_AT is {model.BACKBONE.FREEZE_AT}, but {model.IMAGE_BACKBONE.NAME} freezes "
-            "no layer: set it 0, or use a ResNet of Detectron2's"
-        )
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
     if len(model.PIXEL_MEAN) != channels or len(model.PIXEL_STD) != channels:
         raise ConfigError(
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' has {channels} channel(s), but MODEL.PIXEL_MEAN and PIXEL_STD "
             f"have {len(model.PIXEL_MEAN)} and {len(model.PIXEL_STD)} values"
         )
+    if cfg.INPUT.RANDOM_SATURATION and channels == 1:
+        raise ConfigError("INPUT.RANDOM_SATURATION changes colors, and INPUT.FORMAT 'L' has none: set it 0.0")
 
 
 def _check_columns(cfg: CfgNode) -> None:

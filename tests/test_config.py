@@ -59,7 +59,7 @@ def test_bad_files(tmp_path, text, message):
         (["CLINICAL_DIAGNOSTICS.NUM_IMAGES", "1"], "NUM_IMAGES is 1; expected 2 or more"),
         (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER is 'Adam'"),
         (["MODEL.BACKBONE.NAME", "build_timm_backbone"], "name the image's backbone in MODEL.IMAGE_BACKBONE.NAME"),
-        (["MODEL.BACKBONE.FREEZE_AT", "2"], "build_timm_backbone freezes no layer"),
+        (["INPUT.RANDOM_SATURATION", "0.2"], "RANDOM_SATURATION changes colors, and INPUT.FORMAT 'L' has none"),
         (["MODEL.META_ARCHITECTURE", "Nope"], "META_ARCHITECTURE is 'Nope'"),
         (["MODEL.LOSS_WEIGHTING.NAME", "kendall"], "LOSS_WEIGHTING.NAME is 'kendall'; use one of"),
         (["MODEL.SPATIALIZER.CHANNELS", "0"], "SPATIALIZER.CHANNELS is 0; expected more than 0"),
@@ -85,7 +85,7 @@ def test_bad_files(tmp_path, text, message):
         *(([key, value], f"{key} is .*, which is not supported: ") for key, value in (
             ("INPUT.MIN_SIZE_TRAIN", "(640,)"), ("INPUT.CROP.ENABLED", "True"), ("INPUT.MASK_FORMAT", "rle"),
             ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"), ("TEST.AUG.ENABLED", "True"),
-            ("MODEL.KEYPOINT_ON", "True"), ("DATALOADER.ASPECT_RATIO_GROUPING", "True"), ("INPUT.RANDOM_FLIP", "both"),
+            ("MODEL.KEYPOINT_ON", "True"), ("DATALOADER.ASPECT_RATIO_GROUPING", "True"), ("INPUT.RANDOM_FLIP", "all"),
             ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"), ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
             ("DATASETS.PROPOSAL_FILES_TRAIN", "('p.pkl',)"), ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True"),
             ("TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"), ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 38.5, 0.2]]"))),
@@ -103,7 +103,7 @@ def test_1d_fusion_needs_roi_heads_and_a_config_must_exist():
         load_config(CONFIGS / "mimic_eye" / "retinanet_mdf_net.yaml", ["MODEL.CLINICAL.FUSION_1D", "True"])
 
 
-def test_layers_that_cannot_be_frozen_and_pictures_that_are_not_drawn_are_refused(small_config):
+def test_pictures_that_are_not_drawn_are_refused(small_config):
     resnet = small_config("mimic_eye/mdf_net_resnet50_fpn.yaml", "MODEL.BACKBONE.FREEZE_AT", 2)
     assert resnet.MODEL.BACKBONE.FREEZE_AT == 2 and small_config("mimic_eye/mdf_net.yaml", "VIS_PERIOD", 5)
     with pytest.raises(ConfigError, match="VIS_PERIOD is 5, but MultimodalRetinaNet draws no images"):

@@ -34,6 +34,8 @@ def suppress_known_messages() -> None:
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     # A performance hint only: DistributedDataParallel copies the channels_last gradients of depthwise convolutions.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides", category=UserWarning)
+    # fvcore's vertical flip makes a tensor of read-only pixels, and only reads them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
     # detectron2.layers calls torch.fx.is_fx_tracing, which newer releases deprecate.
     logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda r: "is_fx_tracing will return" not in r.getMessage())
     # detectron2's environment report reads CUDA_HOME, which warns on machines with nvcc but no GPU.

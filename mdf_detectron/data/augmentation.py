@@ -69,6 +69,33 @@ class RandomScaleAndShift(T.Augmentation):
         return FloatExtentTransform((left, top, left + width / factor, top + height / factor), (height, width))
 
 
+class QuarterTurnTransform(T.Transform):
+    """Turn an image of ``width`` × ``height`` pixels counterclockwise by 0 to 3 quarters, exactly."""
+
+    def __init__(self, quarters: int, width: int, height: int):
+        super().__init__()
+        self.quarters, self.width, self.height = quarters, width, height
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return np.rot90(img, self.quarters)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Turn (P, 2) points x, y: a quarter maps (x, y) to (y, width − x)."""
+        side = self.width
+        for _ in range(self.quarters):
+            coords = np.stack([coords[:, 1], side - coords[:, 0]], axis=1)
+            side = self.height if side == self.width else self.width
+        return coords
+
+
+class RandomQuarterTurns(T.Augmentation):
+    """Turn by 0, 1, 2 or 3 quarters, each with the same probability."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        return QuarterTurnTransform(np.random.randint(4), width, height)
+
+
 class GrayValueTransform(T.NoOpTransform):
     """Map v to scale · v + offset in float32, clipped to 0–255; no change of geometry."""
 
@@ -98,20 +125,48 @@ class RandomWindow(T.Augmentation):
         return GrayValueTransform(scale, float(image.mean(dtype=np.float64)) * (1 - scale) + shift)
 
 
+class SaturationTransform(T.NoOpTransform):
+    """Map each pixel to g + scale · (v − g), g its gray value by Rec. 601, in float32, clipped to 0–255."""
+
+    def __init__(self, scale: float, weights: np.ndarray):
+        super().__init__()
+        self.scale, self.weights = scale, weights
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        img = img.astype(np.float32)
+        gray = (img @ self.weights)[:, :, None]
+        return np.clip(gray + np.float32(self.scale) * (img - gray), 0, 255)
+
+
+class RandomSaturation(T.Augmentation):
+    """Vary the saturation of a color image; the factor is uniform in 1 ± ``saturation``, in [0, 1)."""
+
+    def __init__(self, saturation: float, image_format: str):
+        super().__init__()
+        weights = np.array([0.299, 0.587, 0.114], np.float32)
+        self.saturation, self.weights = saturation, weights[::-1] if image_format == "BGR" else weights
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return SaturationTransform(1 + np.random.uniform(-self.saturation, self.saturation), self.weights)
+
+
 def build_augmentations(cfg, is_train: bool) -> list[T.Augmentation]:
-    """Build the resize and, for training, the random flip, scale, shift and gray-value changes of ``cfg.INPUT``.
+    """Build the resize and, for training, the random changes of geometry, gray values and colors of ``cfg.INPUT``.
 
     The resize comes first, so that the decoded cache can hold its result.
     """
     augmentations: list[T.Augmentation] = [SquareResize(cfg.INPUT.IMAGE_SIZE)]
     if not is_train:
         return augmentations
-    if cfg.INPUT.RANDOM_FLIP != "none":
-        augmentations.append(
-            T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical")
-        )
+    for way in ("horizontal", "vertical"):
+        if cfg.INPUT.RANDOM_FLIP in (way, "both"):
+            augmentations.append(T.RandomFlip(horizontal=way == "horizontal", vertical=way == "vertical"))
+    if cfg.INPUT.RANDOM_QUARTER_TURNS:
+        augmentations.append(RandomQuarterTurns())
     if cfg.INPUT.RANDOM_SCALE or cfg.INPUT.RANDOM_SHIFT:
         augmentations.append(RandomScaleAndShift(cfg.INPUT.RANDOM_SCALE, cfg.INPUT.RANDOM_SHIFT))
     if any(cfg.INPUT.RANDOM_JITTER):
         augmentations.append(RandomWindow(*cfg.INPUT.RANDOM_JITTER))
+    if cfg.INPUT.RANDOM_SATURATION:
+        augmentations.append(RandomSaturation(cfg.INPUT.RANDOM_SATURATION, cfg.INPUT.FORMAT))
     return augmentations

@@ -32,6 +32,8 @@ class TimmTrunk(Backbone):
         image_size: side of the input in pixels, for models that are built for one size.
         batch_norm: eps and momentum of the batch norms; empty: timm's.
         channels_last: use this memory format within the trunk and for its maps.
+        freeze_at: n keeps all weights that the map of stride 2^n is computed from as they are, and their norms in
+            evaluation mode; 1 is mostly the stem. 0 freezes nothing.
 
     Raises:
         ConfigError: an unknown model, or a stride that it does not have.
@@ -46,6 +48,7 @@ class TimmTrunk(Backbone):
         image_size: int = 512,
         batch_norm: Sequence[float] = (),
         channels_last: bool = False,
+        freeze_at: int = 0,
     ):
         super().__init__()
         if not strides:
@@ -63,6 +66,33 @@ class TimmTrunk(Backbone):
         self._out_features = [f"c{stride.bit_length() - 1}" for stride in strides]
         self._out_feature_channels = dict(zip(self._out_features, self.model.feature_info.channels(), strict=True))
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
+        self._frozen = self._freeze(2**freeze_at) if freeze_at else []
+
+    def _freeze(self, stride: int) -> list[nn.Module]:
+        """Freeze the parameters that the map of a stride is computed from; return their modules."""
+        if stride > self.size_divisibility:
+            raise ConfigError(
+                f"MODEL.BACKBONE.FREEZE_AT {stride.bit_length() - 1} freezes up to stride {stride}, but the trunk ends "
+                f"at stride {self.size_divisibility}"
+            )
+        fixed = {key: value for key, value in self.options.items() if key == "img_size"}
+        side, levels = fixed.get("img_size", 64), _levels(self.model_name, [stride], fixed)
+        with torch.device("meta"), torch.enable_grad():  # the same model, ending in that map, without any arithmetic
+            part = create_trunk(self.model_name, self.options | {"out_indices": levels})
+            (out,) = part(torch.empty(2, self.options["in_chans"], side, side))
+            names, parameters = zip(*part.named_parameters(), strict=True)
+            grads = torch.autograd.grad(out.sum(), parameters, allow_unused=True)
+        frozen = {name for name, grad in zip(names, grads, strict=True) if grad is not None}
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        return [self.model.get_submodule(name) for name in sorted({n.rpartition(".")[0] for n in frozen})]
+
+    def train(self, mode: bool = True) -> TimmTrunk:
+        """Set the mode of all modules but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
 
     @property
     def size_divisibility(self) -> int:
@@ -168,6 +198,7 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, strides: list[int]) -> Ti
         image_size=cfg.INPUT.IMAGE_SIZE,
         batch_norm=t.BATCH_NORM,
         channels_last=True,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from mdf_detectron.config import TIMM_BACKBONES
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.modeling.backbones import TimmTrunk, create_trunk
 
@@ -24,9 +25,16 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
     With one input channel the first convolution is summed over its three: the same function of a gray image.
 
     Raises:
-        ConfigError: there are no such weights, they belong to another model, or there is no trunk.
+        ConfigError: there are no such weights, they belong to another model, there is no trunk, or random weights
+            would be frozen.
     """
     t = cfg.MODEL.TIMM
+    frozen = cfg.MODEL.BACKBONE.FREEZE_AT and cfg.MODEL.IMAGE_BACKBONE.NAME in TIMM_BACKBONES
+    if frozen and not (t.PRETRAINED or t.WEIGHTS_FILE or cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would freeze random weights: set it 0, or name "
+            "weights by MODEL.TIMM.WEIGHTS_FILE (mdf weights), MODEL.TIMM.PRETRAINED or MODEL.WEIGHTS"
+        )
     if not (t.PRETRAINED or t.WEIGHTS_FILE):
         return 0
     trunks = [module for module in model.modules() if isinstance(module, TimmTrunk)]

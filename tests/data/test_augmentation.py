@@ -9,7 +9,15 @@ from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from mdf_detectron.data.augmentation import RandomScaleAndShift, RandomWindow, SquareResize, build_augmentations
+from mdf_detectron.data.augmentation import (
+    QuarterTurnTransform,
+    RandomQuarterTurns,
+    RandomSaturation,
+    RandomScaleAndShift,
+    RandomWindow,
+    SquareResize,
+    build_augmentations,
+)
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import ConfigError
@@ -89,11 +97,56 @@ def test_gray_values_are_stretched_about_their_mean_and_shifted(dtype):
         assert transform.apply_box(np.array([[1, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("quarters", range(4))
+def test_quarter_turns_of_pixels_and_points_by_hand(quarters):
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)  # 0 1 2 / 3 4 5
+    turned = [[[0, 1, 2], [3, 4, 5]], [[2, 5], [1, 4], [0, 3]], [[5, 4, 3], [2, 1, 0]], [[3, 0], [4, 1], [5, 2]]]
+    transform = QuarterTurnTransform(quarters, 3, 2)
+    out = transform.apply_image(image)
+    assert out[:, :, 0].tolist() == turned[quarters]
+    for row in range(2):
+        for column in range(3):  # each pixel's box is where its value has gone
+            left, top, right, bottom = transform.apply_box(np.array([[column, row, column + 1, row + 1]]))[0]
+            assert (right - left, bottom - top) == (1, 1)
+            assert out[int(top), int(left), 0] == image[row, column, 0]
+    assert transform.apply_coords(np.array([[0.25, 0.5]])).tolist() == [
+        [[0.25, 0.5]], [[0.5, 2.75]], [[2.75, 1.5]], [[1.5, 0.25]]
+    ][quarters]  # fmt: skip
+
+
+def test_every_quarter_is_drawn_as_often():
+    np.random.seed(0)
+    drawn = [RandomQuarterTurns().get_transform(np.zeros((2, 3, 1))).quarters for _ in range(4000)]
+    assert np.bincount(drawn) == pytest.approx(1000, abs=100)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_saturation_moves_colors_to_and_from_their_gray_value(dtype, image_format):
+    image = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(dtype)
+    image[0, 0] = 77  # gray stays
+    for seed in range(5):
+        np.random.seed(seed)
+        out = RandomSaturation(0.5, image_format).get_transform(image).apply_image(image)
+        np.random.seed(seed)
+        scale = 1 + np.random.uniform(-0.5, 0.5)
+        assert out[0, 0] == pytest.approx(77, abs=1e-3) and out.dtype == np.float32
+        for pixel, found in zip(image.reshape(-1, 3).tolist(), out.reshape(-1, 3), strict=True):
+            red, green, blue = pixel if image_format == "RGB" else pixel[::-1]
+            gray = 0.299 * red + 0.587 * green + 0.114 * blue
+            assert found == pytest.approx([min(max(gray + scale * (v - gray), 0), 255) for v in pixel], abs=1e-3)
+
+
 def test_only_training_augments(small_config):
     cfg = small_config("synthetic_cxr/mdf_net.yaml", *EVERY)
     kinds = [type(a) for a in build_augmentations(cfg, is_train=True)]
     assert kinds == [SquareResize, T.RandomFlip, RandomScaleAndShift, RandomWindow]
     assert [type(a) for a in build_augmentations(cfg, is_train=False)] == [SquareResize]
+    color = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [1.0] * 3, "MODEL.PIXEL_STD", [1.0] * 3, "INPUT.RANDOM_FLIP",
+             "both", "INPUT.RANDOM_QUARTER_TURNS", True, "INPUT.RANDOM_SATURATION", 0.2]  # fmt: skip
+    built = build_augmentations(small_config("synthetic_cxr/mdf_net.yaml", *color), is_train=True)
+    assert [type(a) for a in built] == [SquareResize, T.RandomFlip, T.RandomFlip, RandomQuarterTurns, RandomSaturation]
+    assert [(a.horizontal, a.vertical) for a in built[1:3]] == [(True, False), (False, True)]
 
 
 def mapped(small_config, record, *opts):
@@ -114,7 +167,8 @@ def test_masks_and_boxes_follow_the_pixels(small_config, tmp_path, mask_format):
         "file_name": str(tmp_path / "a.png"), "width": 64, "height": 64, "clinical": {"age": 5},
         "annotations": [{"bbox": [16, 20, 32, 20], "bbox_mode": 1, "category_id": 1, "segmentation": segmentation}],
     }  # fmt: skip
-    opts = ["INPUT.MASK_FORMAT", "polygon" if mask_format == "polygon" else "bitmask"]
+    opts = ["INPUT.MASK_FORMAT", "polygon" if mask_format == "polygon" else "bitmask", "INPUT.RANDOM_FLIP", "both",
+            "INPUT.RANDOM_QUARTER_TURNS", True]  # fmt: skip
     for seed in range(8):
         np.random.seed(seed)
         out = mapped(small_config, record, "INPUT.RANDOM_SCALE", 0.2, "INPUT.RANDOM_SHIFT", 0.1, *opts)

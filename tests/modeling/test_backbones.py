@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.backbones import TimmBackbone, TimmTrunk, build_timm_fpn_backbone
+from mdf_detectron.modeling.pretrained import load_pretrained_trunks
 
 
 def count(module):
@@ -112,6 +113,47 @@ def test_eps_and_momentum_of_batch_norm(small_config):
     TimmTrunk(model_name="convnext_atto", in_channels=1, strides=[16], batch_norm=[0.001, 0.01])  # it has none
     with pytest.raises(ConfigError, match=r"BATCH_NORM is \[0.001\]; it takes eps"):
         small_config("synthetic_cxr/mdf_net.yaml", "MODEL.TIMM.BATCH_NORM", [0.001])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, TRANSFORMERS[1]])
+@pytest.mark.parametrize("freeze_at", [1, 2, 3])
+def test_frozen_is_what_a_map_is_computed_from(name, freeze_at):
+    """Exactly the parameters with a gradient of the map of stride 2^n, which then has none: no backward there."""
+    if freeze_at == 1 and name in (FAMILIES[-1], TRANSFORMERS[1]):
+        with pytest.raises(ConfigError, match="no feature map of stride 2"):
+            TimmTrunk(model_name=name, in_channels=1, strides=[8], image_size=256, freeze_at=1)
+        return
+    options = {"model_name": name, "in_channels": 1, "strides": [2**freeze_at, 16], "image_size": 256}
+    trunk, x = TimmTrunk(**options), torch.randn(1, 1, 256, 256)
+    level = f"c{freeze_at}"
+    names, parameters = zip(*trunk.named_parameters(), strict=True)
+    grads = torch.autograd.grad(trunk(x)[level].square().sum(), parameters, allow_unused=True)
+    expected = {n for n, grad in zip(names, grads, strict=True) if grad is not None}
+    frozen = TimmTrunk(**options, freeze_at=freeze_at).train()
+    assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == expected
+    before = {n: x.clone() for n, x in frozen.state_dict().items()}
+    maps = frozen(x)
+    assert not maps[level].requires_grad and maps["c4"].requires_grad
+    changed = {n for n, x in frozen.state_dict().items() if not torch.equal(x, before[n])}
+    ours = {n.rpartition(".")[0] for n in expected}
+    assert not {n for n in changed if n.rpartition(".")[0] in ours}, "no statistics of frozen norms"
+    assert bool(changed) == (name in FAMILIES[:4]), "those of the others move"
+
+
+def test_frozen_stages_of_the_image_stay_in_a_step_and_the_branch_learns(small_config, tmp_path):
+    opts = ["MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.CLINICAL.BRANCH", "deconv"]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
+    model = build_model(cfg).train()
+    backbone = model.backbone
+    trunk = backbone.image_backbone.trunk.model
+    assert not trunk.bn1.training and not trunk.blocks[0][0].bn1.training and trunk.blocks[2][0].bn1.training
+    assert all(p.requires_grad for p in backbone.clinical_branch.parameters())
+    pyramid = build_timm_fpn_backbone(small_config("mimic_eye/mdf_net_fpn.yaml", *opts), ShapeSpec(channels=1))
+    assert not pyramid.bottom_up.model.conv_stem.weight.requires_grad
+    with pytest.raises(ConfigError, match="FREEZE_AT 2 would freeze random weights: set it 0, or name weights by"):
+        load_pretrained_trunks(cfg, model)
+    with pytest.raises(ConfigError, match="FREEZE_AT 5 freezes up to stride 32, but the trunk ends at stride 16"):
+        build_model(small_config("synthetic_cxr/mdf_net.yaml", "MODEL.BACKBONE.FREEZE_AT", 5))
 
 
 def test_names_with_the_tag_of_their_weights():
