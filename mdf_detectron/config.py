@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
-MISSING_OPTIONS = ("token", "median", "median_indicator")
+MISSING_OPTIONS = ("token", "mean", "median", "median_indicator")
 
 
 class Allowed(NamedTuple):
@@ -82,9 +82,11 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.CLINICAL.VOCABULARIES": ([], ANY),
     # Embedding width of each categorical column (paper: 55, so that 9 numeric + 55 = 64).
     "MODEL.CLINICAL.EMBEDDING_DIM": (55, at_least(1)),
-    # What replaces a missing value: "token" (learned per column), "median" (of the train split; for a categorical
-    # column its most frequent value) or "median_indicator" (the same, plus a 0/1 input per numeric column).
+    # What replaces a missing value: "token" (learned per column), "mean" or "median" (of the train split; for a
+    # categorical column its most frequent value) or "median_indicator" (plus a 0/1 input per numeric column).
     "MODEL.CLINICAL.MISSING": ("token", one_of(*MISSING_OPTIONS)),
+    # Standardize numeric columns by the train split. False: raw numbers, as in the authors' code.
+    "MODEL.CLINICAL.STANDARDIZE": (True, ANY),
     # Clinical dropout in training: probability that a record is hidden as a whole, and that a value of the others is.
     # It prepares the model for records that are missing in part or entirely.
     "MODEL.CLINICAL.DROPOUT_RECORD": (0.0, PROBABILITY),
@@ -139,6 +141,11 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     # (log(1 + a^2) instead, never negative) or "homoscedastic_released" (the same with a trained: the authors' code).
     "MODEL.LOSS_WEIGHTING.NAME": ("homoscedastic", one_of("none", "homoscedastic", "homoscedastic_bounded",
                                                           "homoscedastic_released")),
+    # Initialize heads, spatializer, fusion and the convolutions after the trunks as torch and torchvision do (the
+    # authors' code), instead of so that the record is read from the start.
+    "MODEL.TORCH_INITIALIZATION": (False, ANY),
+    # Weight decay of the trained loss weights.
+    "SOLVER.WEIGHT_DECAY_LOSS_WEIGHTS": (0.0, at_least(0)),
     # "SGD" (Detectron2's) or "AdamW".
     "SOLVER.OPTIMIZER": ("SGD", one_of("SGD", "AdamW")),
     # Learning-rate factor of the layers that read the record itself: the encoder, the box head's record inputs, FiLM

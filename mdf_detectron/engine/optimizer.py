@@ -15,8 +15,8 @@ keep its steps small for a thousand iterations."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD or AdamW with :func:`lr_factors`; loss weights have no weight decay."""
-    factors = lr_factors(cfg, model)
+    """Build SGD or AdamW with :func:`lr_factors`; loss weights have a weight decay of their own."""
+    factors, of_losses = lr_factors(cfg, model), {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_LOSS_WEIGHTS}
     params = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -25,7 +25,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: factors.get(name, 1.0),
-        overrides={name: {"weight_decay": 0.0} for name in ("log_alpha_squared", "alpha")},
+        overrides=dict.fromkeys(("log_alpha_squared", "alpha"), of_losses),
     )
     # On a CPU the fused kernel takes a quarter of the time; on a GPU torch chooses.
     fused = True if next(model.parameters()).device.type == "cpu" else None

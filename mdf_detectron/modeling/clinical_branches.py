@@ -163,12 +163,12 @@ class DeconvolutionBranch(ClinicalBranch):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
-        num_stages = max(1, cfg.INPUT.IMAGE_SIZE.bit_length() - 1)
+        num_stages, m = max(1, cfg.INPUT.IMAGE_SIZE.bit_length() - 1), cfg.MODEL
         options = {**_spatializer_options(cfg, in_dim), "num_stages": num_stages}
         return {
             "spatializer": Spatializer(out_channels=image_shape.channels, **options),
             "backbone": build_image_backbone(_trained_from_scratch(cfg), image_shape),
-            "start_linear": not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE),
+            "start_linear": not (m.TIMM.PRETRAINED or m.TIMM.WEIGHTS_FILE or m.TORCH_INITIALIZATION),
         }
 
     def lr_groups(self) -> dict[str, str]:

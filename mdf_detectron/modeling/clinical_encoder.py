@@ -109,8 +109,9 @@ class ClinicalEncoder(nn.Module):
         vocabulary_sizes: number of values of each of the B categorical columns.
         embedding_dim: E.
         missing: "token": a missing value becomes a learned number (numeric) or a learned vector (categorical);
-            "median": the train split's median or most frequent category;
-            "median_indicator": the same, plus A inputs that are 1 where the value is missing.
+            "mean", "median": the train split's mean or median, or most frequent category;
+            "median_indicator": as "median", plus A inputs that are 1 where the value is missing.
+        standardize: False leaves numeric columns in their units.
 
     Attributes:
         layout: of the output; its width is Z = A + B·E (+ A with indicators).
@@ -120,14 +121,22 @@ class ClinicalEncoder(nn.Module):
     """Buffers of the numeric columns, and their values before :meth:`fit`."""
 
     @configurable
-    def __init__(self, *, num_numeric: int, vocabulary_sizes: list[int], embedding_dim: int, missing: str = "token"):
+    def __init__(
+        self,
+        *,
+        num_numeric: int,
+        vocabulary_sizes: list[int],
+        embedding_dim: int,
+        missing: str = "token",
+        standardize: bool = True,
+    ):
         super().__init__()
         if missing not in MISSING_OPTIONS:
             raise ValueError(f"missing={missing!r} is not one of {MISSING_OPTIONS}")
         if num_numeric + len(vocabulary_sizes) == 0:
             raise ValueError("a clinical encoder needs at least one column")
         self.num_numeric = num_numeric
-        self.missing = missing
+        self.missing, self.standardize = missing, standardize
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
         self.layout = RecordLayout.of_columns(num_numeric, len(vocabulary_sizes), embedding_dim, missing)
         for name, value in self.STATISTICS.items():
@@ -153,6 +162,7 @@ class ClinicalEncoder(nn.Module):
             "vocabulary_sizes": [len(v) for v in c.VOCABULARIES],
             "embedding_dim": c.EMBEDDING_DIM,
             "missing": c.MISSING,
+            "standardize": c.STANDARDIZE,
         }
 
     @torch.no_grad()
@@ -182,7 +192,7 @@ class ClinicalEncoder(nn.Module):
             categorical: (N, B) long, -1 where missing.
 
         Returns:
-            (N, Z) float: standardized numeric columns, then embeddings, then indicators.
+            (N, Z) float: numeric columns, then embeddings, then indicators.
 
         Raises:
             RuntimeError: the statistics were neither fitted nor loaded.
@@ -197,8 +207,10 @@ class ClinicalEncoder(nn.Module):
         absent = torch.isnan(numeric)
         parts = [numeric]
         if self.num_numeric:
-            fill = (self.median - self.mean) / self.std if self.missing != "token" else self.numeric_token
-            parts = [torch.where(absent, fill.to(numeric.dtype), (numeric - self.mean) / self.std)]
+            mean, std = (self.mean, self.std) if self.standardize else (0.0, 1.0)
+            center = self.mean if self.missing == "mean" else self.median
+            fill = (center - mean) / std if self.missing != "token" else self.numeric_token
+            parts = [torch.where(absent, fill.to(numeric.dtype), (numeric - mean) / std)]
         for i, embedding in enumerate(self.embeddings):
             parts.append(self._embed(i, embedding, categorical[:, i]))
         if self.missing == "median_indicator":

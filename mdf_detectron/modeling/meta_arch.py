@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mdf_detectron.config import fuses_logits, num_classes
 from mdf_detectron.errors import ConfigError, UserError, short_text
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
+from mdf_detectron.modeling.initialization import start_as_torch
 from mdf_detectron.modeling.logit_fusion import LogitFusion
 from mdf_detectron.modeling.losses import FindingsFromRecord, build_loss_weighting
 
@@ -67,6 +68,8 @@ class MultimodalMixin:
                 num_classes=num_classes(cfg)[1],
                 weight=cfg.MODEL.CLINICAL.AUXILIARY_WEIGHT,
             )
+        if cfg.MODEL.TORCH_INITIALIZATION:
+            start_as_torch(nn.ModuleList(part for part in parts.values() if isinstance(part, nn.Module)))
         return parts
 
     @staticmethod
