@@ -58,8 +58,7 @@ def run_demo(out: Path, *, num_patients: int, signal: float, seed: int, opts: li
     metrics["mdf_net_shuffled"] = _shuffled_metrics(out, opts)
     truth = ground_truth_of(TEST)
     metrics["oracle"] = {
-        name: evaluate_coco(truth, oracle_predictions(dataset, "test", use_table))
-        for name, use_table in (("image", False), ("both", True))
+        oracle: evaluate_coco(truth, oracle_predictions(dataset, "test", oracle)) for oracle in ("image", "both")
     }
     inference = Path("inference") / TEST / PREDICTIONS_FILE_NAME
     predictions = {model: read_json(out / model / inference, ResultsError) for model in CONFIGS}

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mdf_detectron.data.synthetic.interaction import COLUMNS, LATERAL_SHIFT, draw_signs, heart_growth
 from mdf_detectron.errors import SourceDataError
 
 VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
@@ -41,6 +42,9 @@ CLASS_PRIORS: dict[str, dict[str | None, float]] = {
     "B": {"Pulmonary edema": 0.30, "Pleural abnormality": 0.47, None: 0.23},
 }
 CARDIAC_CLASS = "Enlarged cardiac silhouette"
+HEART_RATIOS = {False: (0.38, 0.47), True: (0.54, 0.64)}
+"""Cardiothoracic ratio, enlarged or not, where the normal one is at most 0.5."""
+
 FIRST_SUBJECT_ID = 90_000_000
 """Larger than the ids of any real release."""
 
@@ -76,6 +80,7 @@ class Finding:
         label: class, or None for a distractor.
         appearance: the class that it looks like ("none": visibly harmless), or "ambiguous".
         center, radii: of its ellipse, as fractions of the image's width and height (x, y).
+        signs: whether it has each of :data:`mdf_detectron.data.synthetic.interaction.SIGNS`; None without interaction.
     """
 
     archetype: str
@@ -83,13 +88,14 @@ class Finding:
     appearance: str
     center: tuple[float, float]
     radii: tuple[float, float]
+    signs: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Radiograph:
     """What is drawn on an image, distractors included; ``seed`` determines noise and anatomy.
 
-    ``cardiothoracic_ratio`` is heart width over thorax width; above 0.5 the silhouette is enlarged.
+    ``cardiothoracic_ratio`` is heart width over thorax width; above ``normal_ratio`` the silhouette is enlarged.
     """
 
     width: int
@@ -97,6 +103,11 @@ class Radiograph:
     cardiothoracic_ratio: float
     findings: tuple[Finding, ...]
     seed: int
+    normal_ratio: float = 0.5
+
+    @property
+    def enlarged(self) -> bool:
+        return self.cardiothoracic_ratio > self.normal_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +143,7 @@ class CohortSettings:
         ambiguity: α in [0, 1], share of findings without a visual cue.
         image_size: longer side of an image in pixels.
         missing: share of visits without vitals.
+        interaction: in [0, 1]; how much the record decides what an image means.
     """
 
     num_patients: int
@@ -140,16 +152,24 @@ class CohortSettings:
     ambiguity: float = 0.8
     image_size: int = 512
     missing: float = 0.10
+    interaction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_patients < 3:
             raise SourceDataError(f"num_patients must be at least 3 (one per split), got {self.num_patients}")
         if not 0 <= self.ambiguity <= 1 or not 0 <= self.missing <= 1:
             raise SourceDataError(f"ambiguity and missing are shares in [0, 1], got {self.ambiguity}, {self.missing}")
+        if not 0 <= self.interaction <= 1:
+            raise SourceDataError(f"interaction must be in [0, 1], got {self.interaction}")
         if not (self.signal >= 0 and math.isfinite(self.signal)):
             raise SourceDataError(f"signal must be a finite number of at least 0, got {self.signal}")
         if self.image_size < 64:
             raise SourceDataError(f"image_size must be at least 64 pixels, got {self.image_size}")
+
+    @property
+    def vitals_signal(self) -> float:
+        """Distance of the classes' vitals: the interaction takes over half of what they tell."""
+        return self.signal * (1 - self.interaction / 2)
 
 
 def make_cohort(settings: CohortSettings) -> list[Patient]:
@@ -173,23 +193,53 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
     labels = {a: _choose(rng, CLASS_PRIORS[a]) for a in ("A", "B")}
     findings = tuple(f for a in ("A", "B") for f in make_findings(rng, a, labels[a], settings.ambiguity))
     shift = sum(np.array(CLASS_SHIFTS[a][labels[a]]) for a in ("A", "B"))
-    latent = settings.signal * shift + rng.multivariate_normal(np.zeros(6), vital_correlation())
+    latent = settings.vitals_signal * shift + rng.multivariate_normal(np.zeros(6), vital_correlation())
     missing = bool(rng.random() < settings.missing)
-    enlarged = rng.random() < enlarged_heart_probability(age)
+    enlarged = bool(rng.random() < enlarged_heart_probability(age))
     short_side = int(round(settings.image_size * rng.uniform(0.82, 0.98)))
     sides = [settings.image_size, short_side]
     width, height = sides if rng.random() < 0.3 else sides[::-1]
-    return Visit(
+    visit = Visit(
         visit_id=visit_id,
         width=width,
         height=height,
-        cardiothoracic_ratio=float(rng.uniform(0.54, 0.64) if enlarged else rng.uniform(0.38, 0.47)),
+        cardiothoracic_ratio=float(rng.uniform(*HEART_RATIOS[enlarged])),
         findings=findings,
         latent_vitals=tuple(float(v) for v in latent),
         row=_make_row(rng, latent, missing, age, gender),
         vitals_missing=missing,
         seed=int(rng.integers(2**31)),
     )
+    return _with_interaction(settings, visit, labels) if settings.interaction else visit
+
+
+def _with_interaction(settings: CohortSettings, visit: Visit, labels: dict[str, str | None]) -> Visit:
+    """Give ambiguous findings signs and the heart its patient's size, by a stream of its own; all else stays."""
+    rng = np.random.default_rng([settings.seed, visit.visit_id, 1])
+    record = {name: visit.row[name] for name in COLUMNS}
+    for name, values in COLUMNS.items():  # a missing value has its effect too
+        record[name] = rng.choice(values) if record[name] is None else record[name]
+    signs = {
+        a: draw_signs(rng, a, list(CLASS_PRIORS[a]).index(labels[a]), record)
+        for a in ("A", "B")
+        if rng.random() < settings.interaction
+    }
+    growth = settings.interaction * float(heart_growth(record))
+    return replace(
+        visit,
+        cardiothoracic_ratio=visit.cardiothoracic_ratio + growth,
+        normal_ratio=visit.normal_ratio + growth,
+        findings=tuple(_with_signs(f, signs.get(f.archetype)) for f in visit.findings),
+    )
+
+
+def _with_signs(finding: Finding, signs: tuple[bool, ...] | None) -> Finding:
+    if signs is None or finding.appearance != "ambiguous":
+        return finding
+    x, y = finding.center
+    _, lateral, _ = signs
+    x = 0.5 + (x - 0.5) * (1 + LATERAL_SHIFT * (1 if lateral else -1))
+    return replace(finding, signs=signs, center=(x, y))
 
 
 def enlarged_heart_probability(age: float) -> float:

@@ -1,58 +1,66 @@
-"""Compute the best possible detections on the synthetic cohort, with and without the clinical record.
+"""Compute the best possible detections on the synthetic cohort: from the image, by late fusion, from image and record.
 
-The generating process is known, so the class posterior of each finding is P(y | look) without the record and
-P(y | look, vitals) with it. :func:`oracle_predictions` scores the drawn findings by it, for the usual evaluator.
+The generating process is known, so the class posterior of each finding is P(y | image) without the record and
+P(y | image, record) with it. Late fusion multiplies the odds of the first by P(y | record) / P(y), as odds.
+:func:`oracle_predictions` scores the drawn findings by these, for the usual evaluator.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CLASS_PRIORS, CLASS_SHIFTS, vital_correlation
+from mdf_detectron.data.synthetic.cohort import (
+    CARDIAC_CLASS,
+    CLASS_PRIORS,
+    CLASS_SHIFTS,
+    HEART_RATIOS,
+    enlarged_heart_probability,
+    vital_correlation,
+)
+from mdf_detectron.data.synthetic.interaction import COLUMNS, heart_growth, sign_likelihood
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
 
 TRUTH_FILE_NAME = "oracle_truth.json"
+ORACLES = ("image", "late fusion", "both")
 
 
 def posteriors(
     appearances: dict[str, str], vitals: list[float] | None, signal: float
 ) -> dict[str, dict[str | None, float]]:
-    """Return P(class | everything known) for both archetypes of an image by enumerating their joint classes.
+    """Return P(class | look, vitals) for both archetypes of an image without interaction.
 
     Args:
         appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
         vitals: (6,) in SD units, NaN where missing; None if all are missing or unused.
         signal: λ.
     """
+    joint = _class_weights(appearances, vitals, signal)
+    return {"A": _shares("A", joint.sum(1)), "B": _shares("B", joint.sum(0))}
+
+
+def _class_weights(appearances: Mapping[str, str], vitals: list[float] | None, signal: float) -> np.ndarray:
+    """Return weights (3, 3) proportional to P(classes of A and B | looks, vitals), in the order of the priors."""
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
     precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing vitals are integrated out
-    joint = {}
+    joint = []
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
         weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
         weight *= all(_is_possible(look, labels[a]) for a, look in appearances.items())
-        if not weight:
-            continue
-        if observed.any():
+        if weight and observed.any():
             mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
             offset = (np.array(vitals, dtype=float) - mean)[observed]
             weight *= math.exp(-0.5 * offset @ precision @ offset)
-        joint[label_a, label_b] = weight
-    total = sum(joint.values())
-    return {
-        archetype: {
-            # rounded so that equal probabilities tie despite floating-point error
-            label: round(sum(w for labels, w in joint.items() if labels[position] == label) / total, 12)
-            for label in CLASS_PRIORS[archetype]
-        }
-        for position, archetype in enumerate("AB")
-    }
+        joint.append(weight)
+    return np.array(joint).reshape(3, 3)
 
 
 def _is_possible(look: str, label: str | None) -> bool:
@@ -60,30 +68,92 @@ def _is_possible(look: str, label: str | None) -> bool:
     return look in ("ambiguous", label or "none")
 
 
-def oracle_predictions(root: str | Path, split: str, use_table: bool) -> list[dict[str, Any]]:
+def _shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:
+    """Normalize, rounded so that equal probabilities tie despite floating-point error."""
+    total = float(weights.sum())
+    return {k: round(float(w) / total, 12) for k, w in zip(CLASS_PRIORS[archetype], weights, strict=True)}
+
+
+def beliefs(
+    image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, signal: float, interaction: float
+) -> dict[str, float]:
+    """Return P(each class is present | what is known), by enumerating classes and the unknown part of the record.
+
+    Args:
+        image: an entry of the truth file; None if the image is unknown.
+        record: values of COLUMNS, None where missing, and "vitals" as in :func:`posteriors`; None if unknown.
+        signal: λ of the vitals.
+        interaction: I.
+    """
+    possible = _possible_records(record)
+    findings = {f["archetype"]: f for f in image["findings"]} if image else {}  # one class and one look per archetype
+    looks = {a: f["appearance"] for a, f in findings.items()}
+    classes = _class_weights(looks, record["vitals"] if record else None, signal)
+    by_signs = {a: np.ones((3, len(possible["age"]))) for a in CLASS_PRIORS}
+    by_signs |= {a: sign_likelihood(a, f["signs"], possible) for a, f in findings.items() if f.get("signs")}
+    enlarged = np.vectorize(enlarged_heart_probability)(possible["age"])
+    heart = np.array([1 - enlarged, enlarged]) * _heart_likelihood(image, interaction * heart_growth(possible))
+    joint = np.einsum("ab,ar,br,er->abe", classes, by_signs["A"], by_signs["B"], heart, optimize=True)
+    chances = _shares("A", joint.sum((1, 2))) | _shares("B", joint.sum((0, 2)))
+    del chances[None]
+    return chances | {CARDIAC_CLASS: round(float(joint[..., 1].sum() / joint.sum()), 12)}
+
+
+def _possible_records(record: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Return all records, equally probable, that agree with what is known, as arrays (R,) of COLUMNS."""
+    known = {name: record[name] for name in COLUMNS if record[name] is not None} if record else {}
+    values = [[known[name]] if name in known else list(COLUMNS[name]) for name in COLUMNS]
+    return dict(zip(COLUMNS, map(np.ravel, np.meshgrid(*values, indexing="ij")), strict=True))
+
+
+def _heart_likelihood(image: Mapping[str, Any] | None, growth: np.ndarray) -> np.ndarray:
+    """Return the likelihood (2, R) of the heart's size if normal and if enlarged."""
+    if image is None:
+        return np.ones((2, len(growth)))
+    if "cardiac_ratio" not in image:  # no interaction: the size tells
+        present = image["cardiac_box"] is not None
+        return np.tile([[not present], [present]], len(growth))
+    ratio = image["cardiac_ratio"] - growth
+    return np.array([(low <= ratio) * (ratio <= high) / (high - low) for low, high in HEART_RATIOS.values()])
+
+
+@cache
+def _prior() -> dict[str, float]:
+    return beliefs(None, None, 0.0, 0.0)
+
+
+def late_fusion(image_only: Mapping[str, float], record_only: Mapping[str, float]) -> dict[str, float]:
+    """Multiply the odds of each class by its odds given the record over its prior odds."""
+    fused = {}
+    for label, p in image_only.items():
+        q, prior = record_only[label], _prior()[label]
+        for_it, against = p * q * (1 - prior), (1 - p) * (1 - q) * prior
+        fused[label] = round(for_it / (for_it + against), 12)
+    return fused
+
+
+def oracle_predictions(root: str | Path, split: str, oracle: str) -> list[dict[str, Any]]:
     """Return COCO results: the drawn findings, including distractors, scored by their posterior.
 
-    ``root`` is a folder made by ``mdf prepare synthetic``; ``use_table`` conditions on the vitals.
+    ``root`` is a folder made by ``mdf prepare synthetic``; ``oracle`` is one of :data:`ORACLES`.
     """
     root = Path(root)
     truth = read_json(root / TRUTH_FILE_NAME, DatasetError)
     data = read_json(root / "annotations" / f"{split}.json", DatasetError)
-    category = {c["name"]: c["id"] for c in data["categories"]}
+    category, law = {c["name"]: c["id"] for c in data["categories"]}, (truth["signal"], truth.get("interaction", 0.0))
     results = []
     for image in data["images"]:
-        radiograph = truth["images"][image["file_name"]]
-        looks = {f["archetype"]: f["appearance"] for f in radiograph["findings"]}
-        chances = posteriors(looks, radiograph["vitals"] if use_table else None, truth["signal"])
-        scored = [
-            (label, f["bbox"], chance)
-            for f in radiograph["findings"]
-            for label, chance in chances[f["archetype"]].items()
-            if label is not None and chance > 0
-        ]
-        if radiograph["cardiac_box"] is not None:
-            scored.append((CARDIAC_CLASS, radiograph["cardiac_box"], 1.0))
+        drawn = truth["images"][image["file_name"]]
+        record = image["clinical"] | {"vitals": drawn["vitals"]}
+        chances = beliefs(drawn, record if oracle == "both" else None, *law)
+        if oracle == "late fusion":
+            chances = late_fusion(chances, beliefs(None, record, *law))
+        regions = [(label, f["bbox"]) for f in drawn["findings"] for label in CLASS_PRIORS[f["archetype"]] if label]
+        if drawn["cardiac_box"] is not None:
+            regions.append((CARDIAC_CLASS, drawn["cardiac_box"]))
         results += [
-            {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chance}
-            for label, box, chance in scored
+            {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chances[label]}
+            for label, box in regions
+            if chances[label] > 0
         ]
     return results

@@ -35,11 +35,17 @@ NOTE = (
     "evidence. At signal 1 the vitals of the confusable classes lie 1.7 to 1.9 standard deviations apart; the "
     "correlations published for real patients correspond to about 0.3 to 0.4 only."
 )
+INTERACTION_NOTE = (
+    "Interaction {}: pain, acuity, age and sex decide what a look means, whether a faint finding is real and how large "
+    "a heart is normal, so that scores of an image-only model updated by the record alone stay below a model of both."
+)
 
 
 def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: int = 2) -> bool:
     """Draw the cohort into ``out``; return False if an identical folder exists."""
     arguments = asdict(settings)
+    if not settings.interaction:
+        del arguments["interaction"]  # the same folder as before there was one
     if is_up_to_date(out, arguments):
         return False
     patients = make_cohort(settings)
@@ -53,8 +59,9 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records")
-        _write_truth(folder, visits, settings.signal)
-        body = {"synthetic": True, "notes": [NOTE], "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
+        _write_truth(folder, visits, settings)
+        notes = [NOTE, *([INTERACTION_NOTE.format(settings.interaction)] if settings.interaction else [])]
+        body = {"synthetic": True, "notes": notes, "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
         write_report(folder, "Synthetic radiographs", arguments, _account(visits, records), body)
     return True
 
@@ -72,7 +79,7 @@ def _draw(visit: Visit, folder: Path) -> str:
 
 def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
     ellipses = [(f.label, f.center, f.radii) for f in visit.findings if f.label is not None]
-    if visit.cardiothoracic_ratio > 0.5:
+    if visit.enlarged:
         ellipses.append((CARDIAC_CLASS, *heart_ellipse(visit.cardiothoracic_ratio)))
     return ellipses
 
@@ -94,21 +101,26 @@ def _stratum(record: PreparedImage) -> tuple[int, ...]:
     return tuple(sorted({a["category_id"] for a in record.annotations}))
 
 
-def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], signal: float) -> None:
+def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], settings: CohortSettings) -> None:
     """Write what the oracle knows, apart from the records, so that no model can see it."""
     radiographs: dict[str, Any] = {}
     for _, visit in visits:
         size = visit.width, visit.height
         heart = heart_ellipse(visit.cardiothoracic_ratio)
-        radiographs[file_name(visit)] = {
+        image = radiographs[file_name(visit)] = {
             "vitals": None if visit.vitals_missing else list(visit.latent_vitals),
-            "cardiac_box": ellipse_box(*heart, *size) if visit.cardiothoracic_ratio > 0.5 else None,
+            "cardiac_box": ellipse_box(*heart, *size) if visit.enlarged else None,
             "findings": [
                 {"archetype": f.archetype, "appearance": f.appearance, "bbox": ellipse_box(f.center, f.radii, *size)}
                 for f in visit.findings
             ],
         }
-    write_json(folder / TRUTH_FILE_NAME, {"signal": signal, "images": radiographs}, indent=None)
+        if settings.interaction:
+            image |= {"cardiac_box": ellipse_box(*heart, *size), "cardiac_ratio": visit.cardiothoracic_ratio}
+            for entry, finding in zip(image["findings"], visit.findings, strict=True):
+                entry["signs"] = finding.signs
+    law = {"interaction": settings.interaction} if settings.interaction else {}
+    write_json(folder / TRUTH_FILE_NAME, {"signal": settings.vitals_signal, **law, "images": radiographs}, indent=None)
 
 
 def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) -> Flow:
@@ -136,11 +148,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, default=2, help="drawing processes")
 
 
+def _add_all_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser)
+    parser.add_argument(
+        "--interaction", type=float, default=0.0, help="0 to 1: how much the record decides what an image means"
+    )
+
+
 COLLECTION = Collection(
     "synthetic",
     __doc__,
     schema=mimic_clinical_schema(),
-    options=add_options,
+    options=_add_all_options,
     example="--num-patients 700 --seed 1",
     write=write_synthetic,
 )

@@ -82,6 +82,8 @@ def _opacity(x, y, finding: Finding) -> np.ndarray:
             "Consolidation": -0.30 * (np.abs(np.sin(4.0 * (u + v))) < 0.45) * (r < 0.85),
             "Atelectasis": 0.30 * (np.abs(v) < 0.28) * (r < 0.95),
             "none": -0.34 * (r < 0.55),
+            "core": 0.30 * (r < 0.5),
+            "slit": -0.32 * (np.abs(u) < 0.22) * (r < 0.95),
         }
     else:
         body = 0.30 * _inside(x, y, finding.center, finding.radii, 0.16)
@@ -89,8 +91,13 @@ def _opacity(x, y, finding: Finding) -> np.ndarray:
             "Pulmonary edema": 0.24 * (np.sin(10.0 * u) > 0.35) * (r < 0.9),
             "Pleural abnormality": 0.26 * (v > 0.15) * (r < 0.95),
             "none": -0.26 * (r < 0.5),
+            "core": 0.26 * (r < 0.5),
+            "slit": -0.26 * (np.abs(u) < 0.2) * (r < 0.95),
         }
-    return body + cues.get(finding.appearance, 0.0)
+    if finding.signs is None:
+        return body + cues.get(finding.appearance, 0.0)
+    core, _, faint = finding.signs
+    return (0.5 if faint else 1.0) * (body + cues["core" if core else "slit"])
 
 
 def _noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
