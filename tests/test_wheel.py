@@ -120,7 +120,7 @@ def test_installed_wheel_leads_from_files_to_an_evaluated_model(installed, tmp_p
         ["audit", "datasets/mine_cxr"],
         ["describe", "datasets/mine_cxr", "--out", "page.html"],
         ["init", "datasets/mine_cxr", "--out", "cfg"],
-        ["train", "--config-file", "cfg/mdf_net.yaml", *SHORT],
+        ["train", "--config-file", "cfg/with_record.yaml", *SHORT],
         ["evaluate", "--annotations", "datasets/mine_cxr/annotations/test.json", "--predictions",
          f"{trained}/inference/mine_cxr_test/coco_instances_results.json", "--out", "report", "--resamples", 20],
         ["publish", "--weights", f"{trained}/model_final.pth", "--out", "model/mine.pth", "--no-data"],

@@ -2,7 +2,7 @@
 
 mdf init datasets/mine --out configs/mine
 
-Writes mdf_net.yaml, whose comments give the reasons, and image_only.yaml, the baseline to compare it with; for a folder
+Writes with_record.yaml, whose comments give the reasons, and image_only.yaml, the baseline to compare it with; for a folder
 without clinical records image_only.yaml alone.
 """
 
@@ -16,11 +16,10 @@ from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import write_text
 
 BASELINE = """# The baseline: the same model without the clinical record.
-_BASE_: mdf_net.yaml
+_BASE_: with_record.yaml
 MODEL:
   CLINICAL:
-    FUSION_3D: False
-    FUSION_1D: False
+    FUSION_LOGITS: False
 OUTPUT_DIR: output/{name}/image_only
 """
 
@@ -39,16 +38,16 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = read_folder(args.folder)
     out = Path(args.out or Path("configs") / facts.name)
-    there = [name for name in ("mdf_net.yaml", "image_only.yaml") if (out / name).exists()]
+    there = [name for name in ("with_record.yaml", "image_only.yaml") if (out / name).exists()]
     if there and not args.force:
         raise ConfigError(f"{out / there[0]} exists; --force replaces it, or name another --out")
     choices = propose_config(facts, image_size=args.image_size, flip=not args.no_flip)
-    main_config = "mdf_net" if choices.values["MODEL.CLINICAL.FUSION_3D"] else "image_only"
-    title = "MDF-Net" if main_config == "mdf_net" else "Image-only model (no clinical column to read)"
+    main_config = "with_record" if choices.values["MODEL.CLINICAL.FUSION_LOGITS"] else "image_only"
+    title = "Model with the record" if main_config == "with_record" else "Image-only model (no clinical column to read)"
     title = f"{title} for the prepared folder {facts.name}, proposed from its data."
     write_text(out / f"{main_config}.yaml", config_text(choices, f"output/{facts.name}/{main_config}", title))
     written = f"{main_config}.yaml"
-    if main_config == "mdf_net":
+    if main_config == "with_record":
         write_text(out / "image_only.yaml", BASELINE.format(name=facts.name))
         written += " and image_only.yaml"
     parent = Path(args.folder).resolve().parent

@@ -24,7 +24,6 @@ from mdf_detectron.fileio import CONFIGS
 
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
 RECORD_REASONS = {
-    "MODEL.CLINICAL.BRANCH": "Reads the record best on synthetic data; deconv is the paper's.",
     "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from memorizing the training patients' records.",
 }
 """Reasons for keys that the recipes set."""
@@ -140,9 +139,8 @@ def _columns(choose: Choose, facts: FolderFacts) -> None:
     choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
     choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
     fuses = bool(used["numeric"] or used["categorical"])
-    reason = "Both fusions; image_only.yaml next to this file has none." if fuses else "There is no record to fuse."
-    choose("MODEL.CLINICAL.FUSION_3D", fuses, reason)
-    choose("MODEL.CLINICAL.FUSION_1D", fuses)
+    reason = "The record is added to the class logits: the best of the fusions measured (docs/models.md)."
+    choose("MODEL.CLINICAL.FUSION_LOGITS", fuses, reason if fuses else "There is no record to fuse.")
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:

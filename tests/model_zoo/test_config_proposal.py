@@ -77,17 +77,17 @@ def test_masks_columns_validation_and_schedule():
 def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
     register_prepared_folder(tiny_folder, "tiny_cxr")
     make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
-    text = (tmp_path / "cfg" / "mdf_net.yaml").read_text()
+    text = (tmp_path / "cfg" / "with_record.yaml").read_text()
     assert "# The classes: bright, dark." in text and "# Every box has a mask." in text
-    cfg = load_config(tmp_path / "cfg" / "mdf_net.yaml")
+    cfg = load_config(tmp_path / "cfg" / "with_record.yaml")
     assert (cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (("tiny_cxr_train",), 2)
-    assert cfg.MODEL.CLINICAL.FUSION_3D and cfg.MODEL.CLINICAL.VOCABULARIES == [["F", "M"]]
-    assert not load_config(tmp_path / "cfg" / "image_only.yaml").MODEL.CLINICAL.FUSION_3D
-    recommended = load_config("mimic_eye/mdf_net.yaml").MODEL.CLINICAL
-    for key in ("BRANCH", "EMBEDDING_DIM", "AUXILIARY_WEIGHT", "DROPOUT_RECORD", "DROPOUT_VALUE"):
+    assert cfg.MODEL.CLINICAL.FUSION_LOGITS and cfg.MODEL.CLINICAL.VOCABULARIES == [["F", "M"]]
+    assert not load_config(tmp_path / "cfg" / "image_only.yaml").MODEL.CLINICAL.FUSION_LOGITS
+    recommended = load_config("mimic_eye/logit_fusion.yaml").MODEL.CLINICAL
+    for key in ("FUSION_LOGITS", "LOGITS_RANK", "EMBEDDING_DIM", "DROPOUT_RECORD", "DROPOUT_VALUE"):
         assert cfg.MODEL.CLINICAL[key] == recommended[key], "own data are read as the recommended configs read MIMIC"
-    assert "# Reads the record best on synthetic data; deconv is the paper's.\n    BRANCH: compact\n" in text
-    assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/mdf_net"
+    assert "# The record is added to the class logits: the best of the fusions measured (docs/models.md).\n" in text
+    assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/with_record"
     with pytest.raises(ConfigError, match="--force"):
         make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
     with pytest.raises(DatasetError, match="no folder 'annotations'"):
