@@ -99,7 +99,7 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     # that is fitted before training (the logarithm of the odds ratio of each class), and learns the rest.
     "MODEL.CLINICAL.FUSION_LOGITS": (False, ANY),
     # Rank of what logit fusion learns: a term of the record, and a product of region and record. 0: the record model
-    # alone, as `mdf late-fusion` makes it.
+    # alone, which is late fusion.
     "MODEL.CLINICAL.LOGITS_RANK": (32, at_least(0)),
     # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved to the
     # feature map's size, plus a repeated linear map), "repeat" (the repeated linear map alone), or a class of

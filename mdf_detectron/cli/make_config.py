@@ -2,8 +2,8 @@
 
 mdf init datasets/mine --out configs/mine
 
-Writes with_record.yaml, whose comments give the reasons, and image_only.yaml, the baseline to compare it with; for a folder
-without clinical records image_only.yaml alone.
+Writes with_record.yaml, whose comments give the reasons, and image_only.yaml, the baseline to compare it with; for a
+folder without clinical records image_only.yaml alone.
 """
 
 from __future__ import annotations
