@@ -17,7 +17,8 @@ from mdf_detectron.fileio import read_json
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.collection import Collection
 
-WRITING = ("fractions", "seed", "folds", "image_size", "bit_depth", "copy_images")
+WRITING = ("fractions", "seed", "folds", "image_size", "bit_depth", "copy_images", "splits",
+           "allow_shared_patients")  # fmt: skip
 """Arguments, shared by all collections, that control splits and image files."""
 
 
@@ -58,6 +59,8 @@ def build_parser(collection: Collection) -> argparse.ArgumentParser:
     splits.add_argument("--fractions", nargs=3, type=float, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
     splits.add_argument("--seed", type=int, default=1, help="of the splits (%(default)s)")
     splits.add_argument("--folds", type=int, default=0, help="also write this many cross-validation folders")
+    splits.add_argument("--splits", metavar="FILE", help="table: reading_id, image_id or file_name, and split")
+    splits.add_argument("--allow-shared-patients", action="store_true", help="in --splits; results are too good")
     images = parser.add_argument_group("images")
     images.add_argument("--image-size", type=int, metavar="PIXELS",
                         help="resize once, to this shorter side (default: links)")

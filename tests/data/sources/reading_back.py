@@ -23,7 +23,7 @@ def read_prepared(out: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]
     return images, json.loads((out / "report.json").read_text())
 
 
-WRITING = ("image_size", "seed", "folds")
+WRITING = ("image_size", "seed", "folds", "splits", "allow_shared_patients")
 
 
 def prepare_mimic(source, out, **choices):

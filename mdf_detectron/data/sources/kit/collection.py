@@ -112,6 +112,8 @@ class WriteOptions:
     Attributes:
         fractions: of train, val and test.
         folds: if above 0, also write this many cross-validation folders.
+        splits: table of the splits of readings or images, see :mod:`.split_file`; others are dropped.
+        allow_shared_patients: accept a patient in several of these splits.
         image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """
 
@@ -121,6 +123,8 @@ class WriteOptions:
     image_size: int | None = None
     bit_depth: int = 8
     copy_images: bool = False
+    splits: str | None = None
+    allow_shared_patients: bool = False
 
     def __post_init__(self) -> None:
         f = self.fractions
@@ -132,6 +136,8 @@ class WriteOptions:
              f"--image-size must be at least 32 pixels, got {self.image_size}"),
             (self.folds < 0 or self.folds in (1, 2),
              f"--folds must be 0 (none) or at least 3 (train, val, test), got {self.folds}"),
+            (self.splits and self.folds, "--splits and --folds exclude each other: folds split the patients again"),
+            (self.allow_shared_patients and not self.splits, "--allow-shared-patients goes with --splits FILE"),
             (len(f) != 3 or abs(sum(f) - 1) > 1e-9 or not all(math.isfinite(x) and x > 0 for x in f),
              f"--fractions must be three positive numbers that sum to 1, got {', '.join(map(str, f))}"),
         ):  # fmt: skip

@@ -19,6 +19,7 @@ from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, place_boxes, shape
 from mdf_detectron.data.sources.kit.collection import Collection, Content, WriteOptions
 from mdf_detectron.data.sources.kit.image_files import bring_images
 from mdf_detectron.data.sources.kit.output import deal, write_folder
+from mdf_detectron.data.sources.kit.split_file import set_splits_by_file
 from mdf_detectron.data.sources.kit.studies import Study, read_tags
 from mdf_detectron.data.sources.kit.values import clean_value, is_age
 from mdf_detectron.data.splits import patient_key
@@ -89,8 +90,9 @@ class Preparation(Account):
 
         A reader may call this before slow work; otherwise it is called once the tables are read.
         """
+        files = (*tables, *images, *([Path(self.options.splits)] if self.options.splits else []))
         state = [(str(path), found.st_size, found.st_mtime_ns)
-                 for path in (*tables, *images) for found in (check_regular(path, SourceDataError),)]  # fmt: skip
+                 for path in files for found in (check_regular(path, SourceDataError),)]  # fmt: skip
         digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
         named = {"tables": sorted({path.name for path in tables}), "sources": digest}
         self.arguments = json.loads(json.dumps({**self._fixed, **choices, **named}))
@@ -115,6 +117,10 @@ class Preparation(Account):
 
         If it defines none, all studies are divided when the folder is written.
         """
+        if self.options.splits:
+            set_splits_by_file(self.options.splits, content.studies, self.problems)
+            self.image_drops["not in the file of --splits"] += sum(study.split is None for study in content.studies)
+            content.studies = [study for study in content.studies if study.split]
         fixed = {study.split for study in content.studies if study.split}
         if not fixed:
             return
@@ -127,6 +133,11 @@ class Preparation(Account):
             parts = deal([s.patient for s in rest], counts, (wanted / wanted.sum()).tolist(), self.options.seed)
             for study, part in zip(rest, parts, strict=True):
                 study.split = shares[part][0]
+        if self.options.allow_shared_patients:
+            shared = Counter(patient for patient, _ in {(study.patient, study.split) for study in content.studies})
+            count = f"{sum(n > 1 for n in shared.values())} of {len(shared)} patients are in several splits"
+            self.notes.append(f"**{count} (--allow-shared-patients): this folder leaks, its results are too good.**")
+            return
         first_split: dict[str, str] = {}
         kept = []
         for study in content.studies:
@@ -135,7 +146,8 @@ class Preparation(Account):
                 continue
             splits = f"is in {first_split[study.patient]} and in {study.split}"
             text = f"{study.image.where}: patient {shorten(study.patient)} {splits}"
-            self.drop(TWO_SPLITS, f"{text}; put all images of a patient in one split")
+            accept = ", or accept it with --allow-shared-patients" if self.options.splits else ""
+            self.drop(TWO_SPLITS, f"{text}; put all images of a patient in one split{accept}")
         content.studies = kept
 
     def make_records(self, content: Content, folder: Path) -> list[tuple[PreparedImage, str | None]]:

@@ -31,12 +31,15 @@ def outside(column: ClinicalColumn) -> str:
 AGE = next(c for c in mimic_clinical_schema().numeric if c.name == "age")
 
 
-def clean_triage(triage: pd.DataFrame) -> tuple[pd.DataFrame, ValueLog]:
+def clean_triage(triage: pd.DataFrame, raw: bool = False) -> tuple[pd.DataFrame, ValueLog]:
     """Clean triage values to °F, /min, %, mmHg, 0–10 and 1–5, float64, NaN where missing or removed; log changes.
 
-    The frame has :data:`~mdf_detectron.data.sources.mimic.tables.VITAL_COLUMNS` as numbers or text; others are kept.
+    With ``raw``, only what is no number is removed. Other columns than
+    :data:`~mdf_detectron.data.sources.mimic.tables.VITAL_COLUMNS` (numbers or text) are kept.
     """
     log, clean = ValueLog(), triage.copy()
+    if raw:
+        return clean.assign(**{column: _as_numbers(triage[column], log) for column in VITAL_COLUMNS}), log
     changes: list[tuple[str, str, pd.Series]] = []  # counted at the end, for values that are not removed
     for column in VITAL_COLUMNS:
         values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)

@@ -43,6 +43,7 @@ from mdf_detectron.data.sources.mimic.readings import (
 from mdf_detectron.data.sources.mimic.report import list_details
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import (
+    INSIDE_SEVERAL,
     MATCHED,
     match_visits,
     read_patients,
@@ -54,6 +55,10 @@ from mdf_detectron.errors import SourceDataError
 
 RECORDS, VIEWS, PROTOCOLS = ("reading", "image"), ("frontal", "all"), ("patient", "paper")
 FRONTAL_VIEWS = ("AP", "PA")
+
+PAPER = {"stay_window_days": 0, "keep_unmatched": False, "min_certainty": 1, "mask_shape": "box", "records": "reading",
+         "drop_discarded": True, "split_by": "row", "first_label": True}  # fmt: skip
+"""The authors' choices of :class:`MimicOptions`."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +77,9 @@ class MimicOptions:
         view: "frontal" (AP and PA) or "all".
         drop_discarded: drop readings whose eye tracking was discarded, although their boxes are valid.
         split_by: "patient", or "row": by reading regardless of patient, which leaks.
-        protocol: "paper" overrides records, min_certainty, drop_discarded and split_by with the authors' choices.
+        first_label: one box an ellipse, of its first label in the order of ``classes``; otherwise one a label.
+        raw_values: take the numbers as they are written, without cleaning.
+        protocol: "paper" replaces all that is in :data:`PAPER`, and drops images inside several visits.
     """
 
     stay_window_days: float = 7
@@ -84,6 +91,8 @@ class MimicOptions:
     view: str = "frontal"
     drop_discarded: bool = False
     split_by: str = "patient"
+    first_label: bool = False
+    raw_values: bool = False
     protocol: str = "patient"
 
     def __post_init__(self) -> None:
@@ -102,22 +111,23 @@ class MimicOptions:
 
     def effective(self) -> MimicOptions:
         """Return the options after the protocol's overrides."""
-        if self.protocol == "patient":
-            return self
-        return replace(self, records="reading", min_certainty=1, drop_discarded=True, split_by="row")
+        return replace(self, **PAPER) if self.protocol == "paper" else self
 
-    def notes(self) -> list[str]:
-        """Return notes that readers of the results must know."""
+    def notes(self, split_file: str | None) -> list[str]:
+        """Return notes that readers of the results must know; ``split_file`` says who is in which split."""
         if self.protocol == "patient":
-            return ["Split by patient: no patient, image or reading is in two splits."]
-        return [
-            "**This folder reproduces the authors' protocol, and it leaks.** Use it to compare with published numbers "
-            "only.",
+            return [] if split_file else ["Split by patient: no patient, image or reading is in two splits."]
+        leak = (
             "Leaks: readings are split one by one, so that an image that was read twice, and a patient with several "
-            "images, can be in the train and in the test split.",
-            "Does not leak, but counts wrong: certainty above 0 makes 'unlikely' (below 10 %) a positive box.",
-            "Does not leak, but loses data: readings with discarded eye tracking are dropped, although their boxes "
-            "are sound.",
+            "images, can be in the train and in the test split."
+        )
+        return [
+            "**This folder follows the authors' protocol**; use it to compare with published numbers only.",
+            "Choices: images inside exactly one visit; certainty above 0 makes 'unlikely' (below 10 %) a positive box; "
+            f"one box an ellipse, of its first label ({', '.join(self.classes)}); masks are the boxes' rectangles; "
+            "readings with discarded eye tracking are dropped, although their boxes are sound; values are "
+            f"{'as they were written' if self.raw_values else 'cleaned, unlike theirs (--raw-values)'}.",
+            f"Splits: {split_file}." if split_file else leak,
         ]
 
 
@@ -140,8 +150,8 @@ class Cohort:
     triage: pd.DataFrame
     radiograph_matches: dict[str, int]
     cleaning: ValueLog
+    options: MimicOptions
     changed: dict[str, int] = field(default_factory=dict)
-    classes: Sequence[str] = MIMIC_CLASSES
 
 
 def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
@@ -156,7 +166,7 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList
     radiograph_matches = radiographs["match"].value_counts().to_dict()
     matched = radiographs["match"].isin(MATCHED)
     flow.add("images of the table", len(radiographs), int(matched.sum()), Counter(radiographs.loc[~matched, "match"]))
-    clean, cleaning = clean_triage(triage)
+    clean, cleaning = clean_triage(triage, options.raw_values)
     log.info("reading the readers' metadata and ellipses")
     for absent in files.absent_readings:
         problems.add("readers' metadata file absent", absent)
@@ -164,10 +174,11 @@ def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList
     ellipses, unknown = read_ellipses(readings, files.reading_folders, problems, flow)
     readings = _choose_readings(readings, unknown, radiographs, options, flow)
     readings = add_clinical_values(readings, patients, clean, cleaning)
-    boxes, changed = choose_boxes(ellipses, readings, options.classes, options.min_certainty, flow)
+    chosen = options.classes, options.min_certainty, flow, options.first_label
+    boxes, changed = choose_boxes(ellipses, readings, *chosen)
     _account_ellipses(ellipses, readings, boxes, flow)
     used = triage[triage["stay_id"].isin(readings["stay_id"])]
-    return Cohort(readings, boxes, used, radiograph_matches, cleaning, changed, options.classes)
+    return Cohort(readings, boxes, used, radiograph_matches, cleaning, options, changed)
 
 
 def _choose_readings(
@@ -177,10 +188,12 @@ def _choose_readings(
     radiograph = radiographs.set_index("dicom_id").drop(columns="subject_id")
     subject = radiographs.set_index("dicom_id")["subject_id"].rename("radiograph_subject")
     joined = readings.join(radiograph, on="dicom_id").join(subject, on="dicom_id")
-    reason = pd.Series("", index=joined.index, dtype=object)
+    reason, dropped = pd.Series("", index=joined.index, dtype=object), Counter()
 
     def drop(bad: pd.Series, why) -> None:
-        reason[:] = reason.mask(bad & (reason == ""), why)
+        new = bad & (reason == "")
+        reason[:] = reason.mask(new, why)
+        dropped.update(reason[new])
 
     drop(joined["reading_id"].isin(unknown), "ellipse file absent or unusable")
     drop(joined["match"].isna(), "image not in the image table")
@@ -194,8 +207,10 @@ def _choose_readings(
         drop(~joined["view"].isin(FRONTAL_VIEWS), "view " + joined["view"].replace("", "unknown").fillna("unknown"))
     if not options.keep_unmatched:
         drop(~joined["match"].isin(MATCHED), joined["match"])
+    if options.protocol == "paper":
+        drop(joined["match"] == INSIDE_SEVERAL, "inside several visits")
     kept = reason == ""
-    flow.add("readings", len(readings), int(kept.sum()), Counter(reason[~kept]))
+    flow.add("readings", len(readings), int(kept.sum()), dropped)
     return joined[kept].drop(columns="radiograph_subject").astype({"study_id": "int64"}).reset_index(drop=True)
 
 
@@ -229,7 +244,7 @@ def read_mimic(
     tables = [*sum(files.tables.values(), []), *files.readings, *ellipses]
     if job.is_done(tables, (), asdict(options) | {"layout": files.layout}):
         return None
-    job.notes += options.notes()
+    job.notes += options.notes(job.options.splits and Path(job.options.splits).name)
     if files.synthetic:
         job.notes.insert(0, files.synthetic)
     cohort = read_cohort(files, options, job.problems, job.flow)
@@ -238,10 +253,14 @@ def read_mimic(
         stage = next(s for s in job.flow.stages if s["stage"] == "readings")
         raise SourceDataError(f"none of {stage['in']} readings is left: {stage['dropped']}; check that the tables are "
                               "of the same releases, or widen --stay-window-days")  # fmt: skip
+    if options.protocol == "paper" and (absent := [c for c in options.classes if c not in set(cohort.boxes["label"])]):
+        raise SourceDataError(f"no box of class '{absent[0]}' in the {len(cohort.readings)} readings that are left, so "
+                              "it can be neither learned nor measured; leave it out of --classes")  # fmt: skip
     studies = _studies(cohort, files, options, job)
     source = SourceAnnotations(list(options.classes), len(cohort.boxes), len(studies))
-    details = partial(list_details, cohort=cohort, synthetic=bool(files.synthetic))
-    return Content("MIMIC chest radiographs with triage values", source, studies, mimic_clinical_schema(), tables,
+    details = partial(list_details, cohort=cohort, flow=job.flow, synthetic=bool(files.synthetic))
+    schema = mimic_clinical_schema(ranges=not options.raw_values)
+    return Content("MIMIC chest radiographs with triage values", source, studies, schema, tables,
                    has_times=True, split_patients=options.split_by == "patient", details=details)  # fmt: skip
 
 
@@ -305,6 +324,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", choices=RECORDS, default="reading", help="one per reading, or one per image")
     parser.add_argument("--view", choices=VIEWS, default="frontal", help="frontal: AP and PA only")
     parser.add_argument("--drop-discarded", action="store_true", help="drop readings whose eye tracking was discarded")
+    parser.add_argument("--raw-values", action="store_true", help="numbers as they are written, not cleaned")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="patient", help="paper: the authors' choices; leaks")
     # fmt: on
 

@@ -21,7 +21,7 @@ from mdf_detectron.errors import SourceDataError
 ELLIPSE_FILE = "anomaly_location_ellipses.csv"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 MASK_SHAPES = ("ellipse", "box")
-OFF_IMAGE, NO_AREA = "outside the image", "without area"
+OFF_IMAGE, NO_AREA, LATER_LABEL = "outside the image", "without area", "not the first label of its ellipse"
 POLYGON_POINTS = 48
 
 _READING = re.compile(r"P([123])\d{2}R\d{6}")
@@ -184,11 +184,17 @@ def _number(text: str | None) -> float | None:
 
 
 def choose_boxes(
-    ellipses: pd.DataFrame, readings: pd.DataFrame, classes: Sequence[str], min_certainty: int, flow: Flow
+    ellipses: pd.DataFrame,
+    readings: pd.DataFrame,
+    classes: Sequence[str],
+    min_certainty: int,
+    flow: Flow,
+    first_label: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Choose the (ellipse, label) pairs of these readings that become boxes, and clamp them to the image.
 
-    Other classes and certainties below ``min_certainty`` (1–5) are dropped and counted.
+    Other classes and certainties below ``min_certainty`` (1–5) are dropped and counted, with ``first_label`` all but
+    an ellipse's first label in the order of ``classes`` too.
 
     Returns:
         The chosen rows with ``x0, y0, x1, y1`` (clamped pixels), and counts of clamped boxes.
@@ -199,9 +205,12 @@ def choose_boxes(
     x0, x1 = pairs["xmin"].clip(0, pairs["width"]), pairs["xmax"].clip(0, pairs["width"])
     y0, y1 = pairs["ymin"].clip(0, pairs["height"]), pairs["ymax"].clip(0, pairs["height"])
     no_area = (pairs["xmax"] - pairs["xmin"] < 1) | (pairs["ymax"] - pairs["ymin"] < 1)
+    rank = pairs["label"].map({name: place for place, name in enumerate(classes)})
+    later = first_label & (rank > rank.groupby([pairs["reading_id"], pairs["ellipse"]]).transform("min"))
+    outside = (x1 - x0 < 1) | (y1 - y0 < 1)
     reason = np.select(
-        [~pairs["label"].isin(classes), pairs["certainty"] < min_certainty, no_area, (x1 - x0 < 1) | (y1 - y0 < 1)],
-        ["label not among the classes", f"certainty below {min_certainty}", NO_AREA, OFF_IMAGE],
+        [rank.isna(), later, pairs["certainty"] < min_certainty, no_area, outside],
+        ["label not among the classes", LATER_LABEL, f"certainty below {min_certainty}", NO_AREA, OFF_IMAGE],
         "",
     )
     kept = reason == ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdf_detectron.data.prepared import PreparedImage
+from mdf_detectron.data.prepared import Flow, PreparedImage
 from mdf_detectron.data.sources.mimic.cleaning import AGE, clean_triage, outside
+from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
 from mdf_detectron.data.sources.mimic.tables import MATCHED, UNMATCHED
 
 if TYPE_CHECKING:
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 Splits = Mapping[str, Sequence[PreparedImage]]
 
 
-def list_details(splits: Splits, *, cohort: Cohort, synthetic: bool) -> dict[str, Any]:
-    readings, classes = cohort.readings, cohort.classes
+PUBLISHED = {"readings": 670, "images": 590, "patients": 540}
+PUBLISHED_BOXES = dict(zip(MIMIC_CLASSES, (154, 143, 138, 112, 85), strict=True))
+PUBLISHED_READINGS = 3052
+"""The paper's cohort, and the readings of REFLACX that it started from."""
+
+
+def list_details(splits: Splits, *, cohort: Cohort, flow: Flow, synthetic: bool) -> dict[str, Any]:
+    readings, classes = cohort.readings, cohort.options.classes
     holders = {split: {name: _holders(records, number) for number, name in enumerate(classes, start=1)}
                for split, records in splits.items()}  # fmt: skip
     details = {
@@ -37,7 +44,22 @@ def list_details(splits: Splits, *, cohort: Cohort, synthetic: bool) -> dict[str
         },
         "classes": holders,
     }
-    return details | {"tables": _tables(cohort, details, list(splits))} | ({"synthetic": True} if synthetic else {})
+    tables = [_steps(cohort, details["kept"], flow)] if cohort.options.protocol == "paper" else []
+    details["tables"] = tables + _tables(cohort, details, list(splits))
+    return details | ({"synthetic": True} if synthetic else {})
+
+
+def _steps(cohort: Cohort, kept: Mapping[str, int], flow: Flow) -> dict[str, Any]:
+    """Tabulate the readings that are left after each of the authors' choices, next to the paper's numbers."""
+    stage = next(stage for stage in flow.stages if stage["stage"] == "readings")
+    left, rows = stage["in"], [("readings of the metadata", stage["in"], PUBLISHED_READINGS)]
+    for reason, count in stage["dropped"].items():
+        left -= count
+        rows.append((f"readings without: {reason}", left, ""))
+    rows += [(f"{name} that are left", kept[name], count) for name, count in PUBLISHED.items()]
+    boxes = cohort.boxes["label"].value_counts()
+    rows += [(f"boxes of {name}", int(boxes[name]), PUBLISHED_BOXES.get(name, "")) for name in cohort.options.classes]
+    return {"title": "The authors' cohort, step by step", "header": ["", "here", "paper"], "rows": rows}
 
 
 def _holders(records: Sequence[PreparedImage], category: int) -> dict[str, int]:
@@ -50,7 +72,7 @@ def _holders(records: Sequence[PreparedImage], category: int) -> dict[str, int]:
 def _cleaned(cohort: Cohort, records: Sequence[PreparedImage]) -> dict[str, dict[str, dict[str, int]]]:
     """Count cleaning of one split's triage values and ages."""
     stays = {r.extra["stay_id"] for r in records}
-    log = clean_triage(cohort.triage[cohort.triage["stay_id"].isin(stays)])[1]
+    log = clean_triage(cohort.triage[cohort.triage["stay_id"].isin(stays)], cohort.options.raw_values)[1]
     ids = {i for r in records for i in r.extra["reading_id"].split()}
     of_split = cohort.readings["reading_id"].isin(ids)
     log.remove("age", outside(AGE), count=(of_split & cohort.readings["age_removed"]).sum())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
+
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 
 MIMIC_CLASSES = (
@@ -13,9 +16,9 @@ MIMIC_CLASSES = (
 )
 
 
-def mimic_clinical_schema() -> ClinicalSchema:
-    """Return age and eight triage values (numeric), and gender (categorical)."""
-    return ClinicalSchema(
+def mimic_clinical_schema(ranges: bool = True) -> ClinicalSchema:
+    """Return age and eight triage values (numeric, without ``ranges`` of any size), and gender (categorical)."""
+    schema = ClinicalSchema(
         (
             ClinicalColumn("age", "numeric", "years", 0, 120, description="age at the study"),
             ClinicalColumn("temperature", "numeric", "°F", 80, 113),
@@ -29,6 +32,7 @@ def mimic_clinical_schema() -> ClinicalSchema:
             ClinicalColumn("gender", "categorical", vocabulary=("F", "M")),
         )
     )
+    return schema if ranges else ClinicalSchema(tuple(replace(c, minimum=-inf, maximum=inf) for c in schema.columns))
 
 
 MERGED_LABELS = {

@@ -12,6 +12,8 @@ from tests.data.sources.mimic.golden import (
     CASES,
     CLEAN,
     HEIGHT,
+    NO_VISIT,
+    TOO_LATE,
     WIDTH,
     Case,
     Tree,
@@ -159,15 +161,19 @@ def audit(folder, monkeypatch, capsys):
     return audit_dataset.main([str(folder)]), capsys.readouterr().out
 
 
+ECS, ATL, CON, PLE = "Enlarged cardiac silhouette", "Atelectasis", "Consolidation", "Pleural abnormality"
+ONE = {"protocol": "paper", "classes": [ATL]}
+
+
 def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     cases = [Case(f"c{k}", ellipses=["10,20,110,220,1:Atelectasis"]) for k in range(12)]
     tree = Tree(cases)
     for index, case in enumerate(cases):
         tree.add_reading(index, case, reader=1)
-    images, report = prepare(tmp_path, tree, protocol="paper")
+    images, report = prepare(tmp_path, tree, **ONE)
     assert all(len(i["boxes"]) == 1 for i in images.values())  # certainty above 0
-    assert "leaks" in report["notes"][0]
-    assert all(leak in report["notes"][1] for leak in ("readings are split one by one", "patient with several images"))
+    assert "authors' protocol" in report["notes"][0] and "exactly one visit" in report["notes"][1]
+    assert all(leak in report["notes"][2] for leak in ("readings are split one by one", "patient with several images"))
     sides = {}
     for image in images.values():
         sides.setdefault(image["dicom_id"], set()).add(image["split"])
@@ -180,6 +186,78 @@ def test_paper_protocol_leaks_and_says_so(tmp_path, monkeypatch, capsys):
     assert status == 1 and all(f"image {name}.jpg is in " in text for name in shared)
     prepare(tmp_path / "patient", tree)
     assert audit(tmp_path / "patient" / "out", monkeypatch, capsys)[0] == 0
+
+
+def test_the_papers_cohort_by_hand(tmp_path):
+    """Inside one visit, not discarded, the first label in the authors' order as a rectangle; steps and values told."""
+    after, twice = CASES[6], CASES[3]  # taken at the departure; inside two visits
+    several = "10,20,110,220,1:Consolidation+Enlarged cardiac silhouette+Atelectasis"
+    tree = Tree([Case("first", ellipses=[several], triage={"temperature": "37.0", "o2sat": "103", "pain": "8/10"}),
+                 *(Case(f"a{k}", ellipses=["30,40,80,90,2:Atelectasis+Consolidation"]) for k in range(4)),
+                 Case("c", ellipses=["30,40,80,90,5:Consolidation", "1,2,31,42,5:Groundglass opacity+Consolidation"]),
+                 Case("healthy"), Case("no eyes", discarded="True"), after, twice,
+                 Case("nobody", visits=[])])  # fmt: skip
+    images, report = prepare(tmp_path, tree, protocol="paper", classes=[ECS, ATL, CON], raw_values=True)
+    first = images["P301R000000"]
+    assert [(b["class"], b["bbox"], b["certainty"]) for b in first["boxes"]] == [(ECS, [10, 20, 100, 200], 1)]
+    assert first["boxes"][0]["segmentation"] == [[10, 20, 110, 20, 110, 220, 10, 220]]
+    assert (first["clinical"]["temperature"], first["clinical"]["o2sat"], first["clinical"]["pain"]) == (37, 103, None)
+    assert [[b["class"] for b in i["boxes"]] for i in images.values()].count([ATL]) == 4 and len(images) == 7
+    assert [b["class"] for b in images["P301R000005"]["boxes"]] == [CON, CON]
+    (steps,) = [t["rows"] for t in report["tables"] if "step by step" in t["title"]]
+    assert steps == [
+        ["readings of the metadata", 11, 3052], ["readings without: eye tracking discarded", 10, ""],
+        [f"readings without: {TOO_LATE}", 9, ""], [f"readings without: {NO_VISIT}", 8, ""],
+        ["readings without: inside several visits", 7, ""], ["readings that are left", 7, 670],
+        ["images that are left", 7, 590], ["patients that are left", 7, 540],
+        [f"boxes of {ECS}", 1, 154], [f"boxes of {ATL}", 4, 143], [f"boxes of {CON}", 2, 112],
+    ]  # fmt: skip
+    assert stage(report, "boxes (ellipse and label)")["dropped"] == {
+        "not the first label of its ellipse": 6, "label not among the classes": 1
+    }  # fmt: skip
+    assert "| readings that are left | 7 | 670 |" in (tmp_path / "out/report.md").read_text()
+    assert "as they were written" in report["notes"][1]
+    with pytest.raises(SourceDataError, match=f"^no box of class '{PLE}' in the 7 readings that are left"):
+        prepare(tmp_path / "absent", tree, protocol="paper", classes=[ECS, PLE])
+
+
+def split_file(path, rows, header="reading_id,age,split"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return {"splits": str(path)}
+
+
+def test_a_file_of_splits_names_the_cohort(tmp_path):
+    """One image's two readings are in two splits only where that is said; a reading that it lacks is dropped."""
+    tree, rows = two_readers(), [f"P301R{k:06},5,{s}" for k, s in enumerate(["train", "Train", "val", "test", "train"])]
+    images, report = prepare(tmp_path, tree, **split_file(tmp_path / "s.csv", rows))
+    assert [images[f"P301R{k:06}"]["split"] for k in range(5)] == ["train", "train", "val", "test", "train"]
+    assert stage(report, "annotated images")["dropped"] == {"not in the file of --splits": 3}
+    shared = split_file(tmp_path / "s.csv", [*rows, "P302R000000,5,test"])
+    message = "P302R000000 of image .*: patient '90000001' is in train and in test; put all .*--allow-shared-patients"
+    with pytest.raises(SourceDataError, match=message) as error:
+        prepare(tmp_path / "a", tree, **shared)
+    assert "\n" not in str(error.value)
+    images, report = prepare(tmp_path / "b", tree, **shared, allow_shared_patients=True, **ONE)
+    assert {images[f"P30{k}R000000"]["split"] for k in (1, 2)} == {"train", "test"}
+    assert "1 of 5 patients are in several splits" in report["notes"][-1] and "Splits: s.csv" in report["notes"][2]
+    assert audit_folder(tmp_path / "b/out").problems
+    by_image = [f"{dicom(k)},{s}" for k, s in enumerate(["train", "train", "val", "test", "train", "train"])]
+    images, _ = prepare(tmp_path / "c", tree, **split_file(tmp_path / "s.csv", by_image, "dicom_id,split"))
+    assert len(images) == 8 and images["P302R000000"]["split"] == "train"
+
+
+@pytest.mark.parametrize("rows, header, message", [
+    (["P301R000009,5,train"], None, r"s.csv line 7: reading_id 'P301R000009' is not among the 8 entries that are left"),
+    (["P301R000000,5,test"], None, "s.csv line 7: reading_id 'P301R000000' is in test and in train; name one"),
+    (["P301R000005,5,both"], None, "s.csv line 7: reading_id 'P301R000005' has split 'both'; expected train, val or"),
+    ([], "reading,age,split", "s.csv: it has reading, age, split; name the column of readings or images one of"),
+    ([], "reading_id,age,fold", r"s.csv: no column 'split' \(--splits\); it has reading_id, age, fold"),
+])  # fmt: skip
+def test_a_file_of_splits_that_is_wrong_is_one_line(tmp_path, rows, header, message):
+    good = [f"P301R{k:06},5,{s}" for k, s in enumerate(["train", "train", "val", "test", "train"])]
+    with pytest.raises(SourceDataError, match=message) as error:
+        prepare(tmp_path, two_readers(), **split_file(tmp_path / "s.csv", good + rows, *([header] if header else [])))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("layout", ["physionet, gz", "mimic-eye", "mimic-eye, older"])
