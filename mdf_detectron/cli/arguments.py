@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, UserError, shorten
+from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, UserError, find_doubled, shorten
 from mdf_detectron.fileio import check_regular, find_config_file, shorten_path
 
 
@@ -78,3 +78,15 @@ def prepared_folder(text: str) -> str:
         return str(check_prepared(text))
     except DatasetError as error:  # a ValueError too
         raise UserError(error) from None
+
+
+def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    """Split NAME=VALUE words; raise ``DatasetError`` without "=" or for a repeated name."""
+    parts = [word.partition("=") for word in words]
+    for word, (name, equals, _) in zip(words, parts, strict=True):
+        if not equals or not name.strip():
+            raise DatasetError(f"{option} {shorten(word)}: expected NAME=VALUE")
+    names = [name.strip() for name, _, _ in parts]
+    if doubled := find_doubled(names):
+        raise DatasetError(f"{option}: {doubled} given twice")
+    return {name: value.strip() for name, (_, _, value) in zip(names, parts, strict=True)}

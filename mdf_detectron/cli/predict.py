@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file, existing_path
-from mdf_detectron.errors import DatasetError, ImageReadError, UserError
+from mdf_detectron.cli.arguments import (
+    add_model_arguments,
+    checkpoint_file,
+    existing_file,
+    existing_path,
+    parse_pairs,
+)
+from mdf_detectron.errors import DatasetError, ImageReadError, UserError, shorten
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files
 from mdf_detectron.locks import FolderLock
 
@@ -40,7 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="image files (DICOM too), folders, or .txt files with one path a line")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--record", metavar="NAME=VALUE", nargs="+", help="one clinical record, for every image")
-    source.add_argument("--records", metavar="TABLE.csv", type=existing_file, help="clinical records, one an image")
+    source.add_argument("--records", metavar="TABLE", type=existing_file,
+                        help="clinical records, one an image: .csv, .tsv, .xlsx or .parquet")  # fmt: skip
     source.add_argument("--dicom-record", metavar="COLUMN=TAG", nargs="+",
                         help="clinical columns from DICOM tags by keyword, e.g. age=PatientAge")  # fmt: skip
     source.add_argument("--annotations", metavar="FILE.json", type=existing_file,
@@ -81,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold, force=args.force, half=args.half)
     table = None
     if args.records:
-        table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, args.columns)
+        columns = parse_pairs(args.columns, "--columns")
+        table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, columns)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
     kept = f"what is predicted is kept in {args.out}; run the same command again to continue"
     with FolderLock(args.out), when_stopped(lambda text: f"{text}; {kept}"):
@@ -94,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def listed_studies(args: argparse.Namespace, predictor: Predictor, table: RecordTable | None) -> list[Study]:
     """List the studies of --images, each with a function that finds its record."""
-    from mdf_detectron.data.study_records import dicom_record, keys_of, parse_pairs
+    from mdf_detectron.data.study_records import dicom_record, keys_of
     from mdf_detectron.inference.folders import Study
 
     paths, skipped = find_images(args.images)
@@ -102,8 +110,8 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor, table: Record
         print(f"{skipped} file(s) in the folders are no images by their name; left out")
     typed: Mapping[str, Any] | None = None
     if args.record:
-        typed = predictor.schema.parse_record(dict(parse_pairs(args.record, "--record")), "--record")
-    tags = dict(parse_pairs(args.dicom_record or (), "--dicom-record"))
+        typed = predictor.schema.parse_record(parse_pairs(args.record, "--record"), "--record")
+    tags = parse_pairs(args.dicom_record or (), "--dicom-record")
     predictor.schema.check_names(tags, "--dicom-record")
 
     def record(image: OpenImage) -> Mapping[str, Any] | None:
@@ -137,12 +145,15 @@ def find_images(given: list[Path]) -> tuple[list[Path], int]:
 
 def annotated_studies(args: argparse.Namespace) -> list[Study]:
     """List the studies of a COCO file, with their records."""
+    from mdf_detectron.data.annotations import check_annotations
     from mdf_detectron.inference.folders import Study
 
-    data = read_json(args.annotations, DatasetError)
-    images = data.get("images") if isinstance(data, dict) else None
-    if not isinstance(images, list) or not all(isinstance(i, dict) and {"id", "file_name"} <= i.keys() for i in images):
-        raise DatasetError(f"{args.annotations}: no list 'images' with id and file_name; this is not a COCO file")
+    data = read_json(args.annotations, DatasetError, nan=True)
+    if isinstance(data, dict):
+        data |= {"annotations": [], "categories": []}  # only the images matter here
+    images = check_annotations(data, args.annotations, prepared=False).images
+    if nameless := [image["id"] for image in images if not isinstance(image.get("file_name"), str)]:
+        raise DatasetError(f"{args.annotations}: image {shorten(nameless[0])} has no file_name; add it")
     if len(args.images) != 1 or not args.images[0].is_dir():
         raise DatasetError("--annotations needs one folder in --images: the one that its file names start in")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file
+from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file, parse_pairs
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -48,16 +48,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from mdf_detectron.data.study_records import parse_pairs
     from mdf_detectron.fileio import markdown_table, write_figure, write_json
     from mdf_detectron.inference import what_if
     from mdf_detectron.inference.predictor import Predictor
     from mdf_detectron.report.panels import change_table, contribution_chart, sweep_chart
 
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold)
-    record = dict(parse_pairs(args.record, "--record"))
+    record = parse_pairs(args.record, "--record")
     hidden = predictor.columns if args.hide == ["all"] else args.hide
-    other = what_if.changed_record(predictor, record, dict(parse_pairs(args.set, "--set")), hidden)
+    other = what_if.changed_record(predictor, record, parse_pairs(args.set, "--set"), hidden)
     predictor.schema.parse_record(other, "the changed record")
     sweeps = [what_if.sweep_values(predictor, words) for words in args.sweep]
     study = predictor.prepare(args.image, record)

@@ -1,4 +1,4 @@
-"""Read clinical records of new studies from a CSV table, DICOM tags or the command line."""
+"""Read clinical records of new studies from a table or DICOM tags."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.values import parse_age
+from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import DatasetError, find_doubled, shorten
-from mdf_detectron.fileio import read_csv
 
 _DICOM_AGE = re.compile(r"\d{1,3}[DWMY]")
 
 
 @dataclass
 class RecordTable:
-    """The rows of a CSV table by the value of a key column.
+    """The records of a table by the value of a key column.
 
     Attributes:
         rows: key → (line number, record) of each of its rows; a key with several rows cannot be looked up.
@@ -27,7 +27,7 @@ class RecordTable:
     """
 
     path: Path
-    rows: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+    rows: dict[str, list[tuple[int, dict[str, Any]]]]
     used: set[str] = field(default_factory=set)
 
     @classmethod
@@ -37,51 +37,52 @@ class RecordTable:
         key: str,
         schema: ClinicalSchema,
         ignored: Iterable[str] = (),
-        columns: Iterable[str] = (),
+        columns: Mapping[str, str] | None = None,
     ) -> RecordTable:
-        """Read a table.
+        """Read a table as ``mdf prepare`` does: CSV, TSV, XLSX or Parquet, rows that repeat another left out.
 
         Args:
             key: the column that identifies the image.
             ignored: columns that are not clinical.
-            columns: "CLINICAL=TABLE" pairs for columns with a different name in the table.
+            columns: clinical column → its name in the table, where they differ.
 
         Raises:
-            DatasetError: no such file or key, or a column that is neither in the schema nor ignored.
+            SourceDataError: no such file, key or column, or a row of another length.
+            DatasetError: a column that is neither in the schema nor ignored.
         """
-        path, renamed = Path(path), dict(parse_pairs(columns, "--columns"))
-        lines = read_csv(path, DatasetError)
-        _, header = next(lines, (1, []))
-        if key not in header:
-            raise DatasetError(f"{path}: no column '{key}' (--key); it has {shorten(header, 200)}")
-        if absent := sorted(set(renamed.values()) - set(header)):
-            raise DatasetError(f"{path}: no column(s) {absent} (--columns); it has {shorten(header, 200)}")
-        if doubled := find_doubled(header):
-            raise DatasetError(f"{path}: the column {shorten(doubled[0])} is in the header twice; rename one")
-        names = {table: clinical for clinical, table in renamed.items()}
-        left = [name for name in header if name != key and name not in set(ignored)]
-        unknown = sorted({names.get(name, name) for name in left} - set(schema.names))
-        if unknown:
+        # not at the top: pandas takes a while to import
+        from mdf_detectron.data.sources.kit.account import ProblemList
+        from mdf_detectron.data.sources.kit.table import read_table
+        from mdf_detectron.data.sources.own.joining import rows_by_key
+
+        problems = ProblemList()
+        table = read_table(path, problems)
+        table.require([key], "--key")
+        table.require(list((columns or {}).values()), "--columns")
+        names = {name: name for name in table.columns if name != key and name not in set(ignored)}
+        names |= {name: clinical for clinical, name in (columns or {}).items()}
+        if unknown := sorted(set(names.values()) - set(schema.names)):
             raise DatasetError(
                 f"{path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
                 "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
             )
-        table = cls(path)
-        for line, values in lines:
-            if len(values) != len(header):
-                raise DatasetError(f"{path}, line {line}: {len(values)} values under {len(header)} column names")
-            row = dict(zip(header, (value.strip() for value in values), strict=True))
-            table.rows.setdefault(row[key], []).append((line, {names.get(name, name): row[name] for name in left}))
-        return table
+        if doubled := find_doubled(names.values()):
+            raise DatasetError(f"{path}: two columns are named {doubled[0]}; leave one out with --ignore-columns")
+        found = rows_by_key(table, key, "id", problems)
+        if problems.counts:
+            raise DatasetError(next(iter(problems.listed.values()))[0])
+        records = [{clinical: _stripped(row[name]) for name, clinical in names.items()} for row in table.rows]
+        rows = {value: [(table.lines[n], records[n]) for n in numbers] for value, numbers in found.items()}
+        return cls(Path(path), rows)
 
-    def record(self, keys: Sequence[str]) -> dict[str, str] | None:
+    def record(self, keys: Sequence[str]) -> dict[str, Any] | None:
         """Return the record of the first key found, or None; raise ``DatasetError`` if it has several rows."""
-        for key in keys:
+        for key in map(patient_key, keys):
             if key in self.rows:
                 self.used.add(key)
-                (line, record), *others = self.rows[key]
+                (_, record), *others = self.rows[key]
                 if others:
-                    lines = [line, *(other for other, _ in others)]
+                    lines = [line for line, _ in self.rows[key]]
                     raise DatasetError(f"{self.path}: the key {shorten(key)} is in lines {lines}; keep one")
                 return record
         return None
@@ -105,18 +106,9 @@ def dicom_record(image: OpenImage, tags: Mapping[str, str]) -> dict[str, Any]:
     return {column: _value(found[keyword]) for column, keyword in tags.items()}
 
 
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
 def _value(text: str | None) -> Any:
     return parse_age(text)[0] if _DICOM_AGE.fullmatch(text or "") else text
-
-
-def parse_pairs(words: Iterable[str], option: str) -> list[tuple[str, str]]:
-    """Split NAME=VALUE words; raise ``DatasetError`` without "=" or for a repeated name."""
-    pairs = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.strip():
-            raise DatasetError(f"{option} {shorten(word)}: expected NAME=VALUE")
-        pairs.append((name.strip(), value.strip()))
-    if doubled := find_doubled(name for name, _ in pairs):
-        raise DatasetError(f"{option}: {doubled} given twice")
-    return pairs

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from dicom_files import radiograph, save
 from PIL import Image
@@ -135,9 +136,12 @@ def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys):
         (("--record", "age=500"), "outside its legal range"),
         (("--dicom-record", "age=PatientAge", "sex=PatientSex"), "unknown clinical column"),
         (("--annotations", "absent.json"), "absent.json"),
+        (("--annotations", "nameless.json"), "image 1 has no file_name"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_predicted(weights, images, tmp_path, words, message):
+    (tmp_path / "nameless.json").write_text('{"images": [{"id": 1}]}')
+    words = [tmp_path / word if word == "nameless.json" else word for word in words]
     with pytest.raises(UserError, match=message):
         predict(weights, "--images", images, "--out", tmp_path / "o", *words)
     assert not (tmp_path / "o" / "findings.json").exists()
@@ -168,14 +172,33 @@ def test_a_table_is_checked(tmp_path):
     schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
     path = tmp_path / "t.csv"
     for text, message in (
-        ("id,age\n1,2,3\n", "line 2: 3 values"),
-        ("name,age\n", "no column 'id'"),
+        ("id,age\n1,2\n1,2,3\n", "line 3: 3 values"),
+        ("name,age\n1,2\n", r"no column 'id' \(--key\)"),
         ("id,Age\n1,2\n", "unknown clinical column"),
+        ("id,age\n1,2\n,3\n", "line 3: column 'id' is ''; every row needs its key"),
     ):
         path.write_text(text)
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(UserError, match=message):
             RecordTable.load(path, "id", schema)
+    path.write_text("id,age,years\n1,2,3\n")
+    with pytest.raises(DatasetError, match="two columns are named age"):
+        RecordTable.load(path, "id", schema, columns={"age": "years"})
     path.write_text("id,age\n7, 60 \n")
     table = RecordTable.load(path, "id", schema)
     assert table.unused == ["7"] and table.record(["x", "7"]) == {"age": "60"} and table.unused == []
     assert table.record(["x"]) is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".parquet"])
+def test_tables_of_every_kind_that_prepare_reads(tmp_path, suffix):
+    for package in {".xlsx": ["openpyxl"], ".parquet": ["pyarrow"]}.get(suffix, []):
+        pytest.importorskip(package)
+    frame = pd.DataFrame({"scan": [7, 8, 8], "Alter": [60.5, None, None]})
+    path = tmp_path / f"t{suffix}"
+    writers = {".xlsx": frame.to_excel, ".parquet": frame.to_parquet}
+    options = {".csv": {"sep": ";"}, ".tsv": {"sep": "\t"}}.get(suffix, {})
+    writers.get(suffix, frame.to_csv)(path, index=False, **options)
+    schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
+    table = RecordTable.load(path, "scan", schema, columns={"age": "Alter"})  # the row of 8 is there twice
+    records = [schema.parse_record(table.record([key]), "record") for key in ("7", "8")]
+    assert records == [{"age": 60.5}, {"age": None}]
