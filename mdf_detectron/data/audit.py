@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import thread_map
 from mdf_detectron.data.annotations import Annotations, read_annotations
 from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS, check_prepared
 from mdf_detectron.data.readers import OpenImage
@@ -19,7 +20,6 @@ from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import look_alike
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import read_json
-from mdf_detectron.workers import thread_map
 
 TOLERANCE = 0.5
 """Pixels by which a box may cross the image edge; box coordinates are rounded."""

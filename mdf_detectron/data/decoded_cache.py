@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import thread_map
 from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import atomic_path, file_stamp, read_json, remove_partial_files, write_json
 from mdf_detectron.locks import FolderLock
-from mdf_detectron.workers import thread_map
 
 VERSION = 1
 """Of the file format; a cache of another version is rebuilt."""

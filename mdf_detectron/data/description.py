@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.stats import contingency, spearmanr
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import thread_map
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.prepared import read_folder
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import ImageReadError
-from mdf_detectron.workers import thread_map
 
 HASH_SIDE = 16
 """Perceptual hashes have HASH_SIDE² bits; the usual 64 bits cannot distinguish chest radiographs."""

@@ -17,6 +17,7 @@ from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.data.loaders import make_caches
+from mdf_detectron.engine.hooks import check_trackers
 from mdf_detectron.engine.processes import launch, plan_processes
 from mdf_detectron.engine.resume import FINAL_CHECKPOINT, checkpoint_to_resume, is_finished, lock_output_dir
 from mdf_detectron.engine.trainer import (
@@ -26,7 +27,6 @@ from mdf_detectron.engine.trainer import (
     evaluate_checkpoint,
     save_results,
 )
-from mdf_detectron.engine.writers import check_trackers
 from mdf_detectron.errors import CheckpointError, ConfigError
 from mdf_detectron.fileio import find_config_file
 from mdf_detectron.threads import keep_freed_memory, use_free_cores

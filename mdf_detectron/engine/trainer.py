@@ -38,10 +38,13 @@ from mdf_detectron.data.loaders import (
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
     AverageRunningStatistics,
+    CheckedJSONWriter,
     FiniteLosses,
     ModelRunningState,
+    ResumableTensorBoardWriter,
     ScalarHistory,
     SeedIterations,
+    build_trackers,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.processes import data_parallel, unwrapped
@@ -62,7 +65,6 @@ from mdf_detectron.engine.validation import (
     mean_losses,
     weights_of,
 )
-from mdf_detectron.engine.writers import CheckedJSONWriter, ResumableTensorBoardWriter, build_trackers
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import CXREvaluator
 from mdf_detectron.fileio import finite_or_none, write_json

@@ -6,24 +6,57 @@ deleted as soon as it is read, and its folder at the end.
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import shorten_path
+from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
-from mdf_detectron.inference.what_if import DISCLAIMER, match_findings
-from mdf_detectron.serving import study_view
+from mdf_detectron.inference.what_if import DISCLAIMER, MatchedFinding, match_findings
+from mdf_detectron.report import CLASS_COLORS
 
 UNKNOWN = "not known"
 MAX_MEGAPIXELS = 60
 MAX_UPLOAD_MEGABYTES = 64
+LONGEST_SIDE = 1024
+"""Maximum side of the image sent to the browser, in pixels."""
+
+CSS = """
+.mdf-views {display: flex; flex-wrap: wrap; gap: 12px}
+.mdf-view {flex: 1 1 260px; min-width: 0; margin: 0}
+.mdf-view svg {width: 100%; height: auto; display: block; background: #000; border-radius: 6px}
+.mdf-view figcaption {font-weight: 600; padding: 4px 0}
+.mdf-view text {paint-order: stroke; stroke: #000; stroke-width: 0.25em; stroke-linejoin: round}
+.mdf-scroll {overflow-x: auto; max-width: 100%}
+.mdf-table {border-collapse: collapse; width: 100%; font-size: 14px}
+.mdf-table th, .mdf-table td {text-align: left; padding: 4px 6px; border: 0; border-bottom: 1px solid #8884}
+.mdf-table td.num {text-align: right; font-variant-numeric: tabular-nums}
+.mdf-swatch {display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px}
+.mdf-table th:not(:first-child) {text-align: right}
+.prose .mdf-table, .prose .mdf-table tr {border: 0}
+.prose .mdf-table th, .prose .mdf-table td {border-width: 0 0 1px; border-color: #8884}
+#record .form {display: grid; grid-template-columns: 1fr 1fr}
+#record .form > * {min-width: 0 !important}
+@media (max-width: 480px) {
+  .mdf-table {font-size: 12px}
+  .mdf-table th, .mdf-table td {padding: 4px 3px}
+}
+.mdf-error {color: #b3261e; font-weight: 600}
+"""
 
 
 class StudyPage:
@@ -51,9 +84,9 @@ class StudyPage:
                     )
                 return self.predictor.prepare(image, None, name=name), ""
         except UserError as cause:
-            return None, study_view.error(str(cause).replace(str(path), name))
+            return None, error(str(cause).replace(str(path), name))
         except Exception as cause:  # decoders raise anything on broken files; the page stays up
-            return None, study_view.error(f"{name}: cannot be read as an image ({type(cause).__name__})")
+            return None, error(f"{name}: cannot be read as an image ({type(cause).__name__})")
         finally:
             path.unlink(missing_ok=True)
 
@@ -65,7 +98,7 @@ class StudyPage:
     def answer(self, study: PreparedStudy | None, *values: Any) -> tuple[str, str, str]:
         """Predict with and without the form's record; return HTML of the views, the table and the messages."""
         if study is None:
-            return "", "", study_view.error("Choose an image first.")
+            return "", "", error("Choose an image first.")
         try:
             studies = [self.predictor.with_record(study, None)]
             if self.columns:
@@ -73,7 +106,7 @@ class StudyPage:
             with self._lock:
                 found = [self.predictor.predict([one])[0] for one in studies]  # one by one, as in `mdf predict`
         except UserError as cause:
-            return "", "", study_view.error(str(cause))
+            return "", "", error(str(cause))
         titles = ["with the record", "without the record"] if self.columns else ["findings"]
         matched = match_findings(found[-1].findings, found[0].findings)
         lines = list(found[0].notes)
@@ -81,9 +114,9 @@ class StudyPage:
             lines.append(f"not known: {', '.join(found[0].missing)}")
         lines.append(f"thresholds: {self.predictor.threshold_source}")
         return (
-            study_view.views(found, titles),
-            study_view.change_table(matched, found[0].thresholds),
-            study_view.notes(lines),
+            views(found, titles),
+            change_table(matched, found[0].thresholds),
+            notes(lines),
         )
 
     def load_and_answer(self, upload: str | None, *values: Any) -> tuple[PreparedStudy | None, str, str, str]:
@@ -167,7 +200,7 @@ def serve(predictor: Predictor, *, host: str, port: int, title: str, block: bool
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         _, url, _ = blocks.launch(
-            server_name=host, server_port=port, share=False, quiet=True, theme=theme, css=study_view.CSS,
+            server_name=host, server_port=port, share=False, quiet=True, theme=theme, css=CSS,
             max_file_size=f"{MAX_UPLOAD_MEGABYTES}mb", footer_links=[], prevent_thread_lock=True,
             enable_monitoring=False,
         )  # fmt: skip
@@ -189,3 +222,80 @@ def _gradio() -> Any:
     except ImportError:
         raise UserError("the page needs Gradio: pip install 'mdf_detectron[serve]'") from None
     return gradio
+
+
+def views(findings: Sequence[StudyFindings], titles: Sequence[str]) -> str:
+    """Draw findings of one image side by side or, on a narrow screen, below each other."""
+    if not findings:
+        return ""
+    url, scale = _data_url(findings[0].pixels)
+    figures = [_view(one, title, url, scale) for one, title in zip(findings, titles, strict=True)]
+    return f'<div class="mdf-views">{"".join(figures)}</div>'
+
+
+def _data_url(pixels: np.ndarray) -> tuple[str, float]:
+    image = Image.fromarray(pixels.squeeze())
+    scale = min(1.0, LONGEST_SIDE / max(image.size))
+    if scale < 1:
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", scale
+
+
+def _view(findings: StudyFindings, title: str, url: str, scale: float) -> str:
+    width, height = findings.width, findings.height
+    unit = max(width, height) / 400  # lines and letters look the same at every image size
+    marks = [_mark(one, unit) for one in reversed(findings.above_threshold)]
+    return (
+        f'<figure class="mdf-view"><figcaption>{escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: '
+        f'{len(findings.above_threshold)} findings">'
+        f'<image href="{url}" width="{width}" height="{height}"/>{"".join(marks)}</svg></figure>'
+    )
+
+
+def _mark(finding: DetectedFinding, unit: float) -> str:
+    x0, y0, x1, y1 = finding.box
+    color = CLASS_COLORS[finding.class_index % len(CLASS_COLORS)]
+    top = max(y0 - 3 * unit, 12 * unit)
+    return (
+        f'<g class="mdf-box"><rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" fill="none" '
+        f'stroke="{color}" stroke-width="{2 * unit:.2f}"/><text x="{x0:.1f}" y="{top:.1f}" fill="{color}" '
+        f'font-size="{12 * unit:.1f}" font-family="sans-serif">{finding.score:.2f}</text></g>'
+    )
+
+
+def change_table(matched: Sequence[MatchedFinding], thresholds: dict[str, float]) -> str:
+    """Return a table of findings with and without the record; scores above the threshold are bold."""
+    shown = [m for m in matched if any(one and one.above_threshold for one in (m.before, m.after))]
+    if not shown:
+        return "<p>No finding reaches its operating threshold.</p>"
+    rows = "".join(_row(m, thresholds) for m in shown)
+    header = "".join(f"<th>{name}</th>" for name in ("finding", "with record", "without record", "threshold"))
+    table = f'<table class="mdf-table"><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="mdf-scroll">{table}</div>'
+
+
+def _row(matched: MatchedFinding, thresholds: dict[str, float]) -> str:
+    either = matched.after or matched.before
+    swatch = (
+        f'<span class="mdf-swatch" style="background:{CLASS_COLORS[either.class_index % len(CLASS_COLORS)]}"></span>'
+    )
+    cells = "".join(f'<td class="num">{_score(one)}</td>' for one in (matched.after, matched.before))
+    name = escape(either.class_name)
+    return f'<tr><td>{swatch}{name}</td>{cells}<td class="num">{thresholds[either.class_name]:.2f}</td></tr>'
+
+
+def _score(finding: DetectedFinding | None) -> str:
+    if finding is None:
+        return "–"
+    return f"<b>{finding.score:.2f}</b>" if finding.above_threshold else f"{finding.score:.2f}"
+
+
+def error(message: str) -> str:
+    return f'<p class="mdf-error" role="alert">{escape(message)}</p>'
+
+
+def notes(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""

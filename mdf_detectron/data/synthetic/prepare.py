@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.prepared import (
     Flow,
     PreparedImage,
@@ -28,7 +29,6 @@ from mdf_detectron.data.synthetic.cohort import CARDIAC_CLASS, CohortSettings, P
 from mdf_detectron.data.synthetic.oracle import TRUTH_FILE_NAME
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon, heart_ellipse
 from mdf_detectron.fileio import sha256_of, write_json
-from mdf_detectron.workers import parallel_map
 
 NOTE = (
     "This data set is synthetic. It shows whether a model uses the table at all; its numbers are no clinical "

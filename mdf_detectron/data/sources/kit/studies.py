@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.readers import DICOM_SUFFIXES, is_dicom, read_dicom_tags
 from mdf_detectron.data.sources.kit.table import Row
 from mdf_detectron.errors import ImageReadError
-from mdf_detectron.workers import parallel_map
 
 FRACTION = (1, 1)
 """Image size that marks boxes given as fractions of the image's sides."""
