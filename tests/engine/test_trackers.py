@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mdf_detectron.cli.train import main
-from mdf_detectron.engine import trackers, writers
+from mdf_detectron.engine import hooks, trackers
 from mdf_detectron.engine.hooks import build_trackers, check_trackers
 from mdf_detectron.engine.trackers import MlflowWriter, WandbWriter, shared_config
 from mdf_detectron.errors import ConfigError, UserError
@@ -159,7 +159,7 @@ def test_config_and_absent_packages(small_config, monkeypatch):
     shared = shared_config(cfg)
     assert shared["OUTPUT_DIR"] == "run" and shared["MODEL.WEIGHTS"] == "w.pth"
     assert shared["VALIDATION.METRIC"] == "bbox_iobb/AP50" and shared["MODEL.CLINICAL.NUMERIC"][0] == "age"
-    monkeypatch.setattr(writers, "find_spec", lambda name: None)
+    monkeypatch.setattr(hooks, "find_spec", lambda name: None)
     message = r"TRACKERS names mlflow, which is not installed; run: pip install 'mdf_detectron\[trackers\]'$"
     with pytest.raises(ConfigError, match=message):
         check_trackers(cfg)
@@ -167,7 +167,7 @@ def test_config_and_absent_packages(small_config, monkeypatch):
 
 def test_the_command_says_what_to_install_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(writers, "find_spec", lambda name: None)
+    monkeypatch.setattr(hooks, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="TRACKERS names wandb, which is not installed"):
         main(["--config-file", "synthetic_cxr/mdf_net.yaml", "TRACKERS", '["wandb"]'])
     assert os.listdir(tmp_path) == []
