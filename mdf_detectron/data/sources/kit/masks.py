@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.readers import read_mask, read_size
 from mdf_detectron.data.sources.kit.account import Account
 from mdf_detectron.data.sources.kit.boxes import differs_in_shape, encode_mask
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
 from mdf_detectron.errors import ImageReadError, SourceDataError
-from mdf_detectron.workers import parallel_map
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg")
 MOST_COMPONENTS = 200
