@@ -57,6 +57,8 @@ COLLECTIONS = CollectionList(
         "padchest-gr": Entry(f"{_SOURCES}.padchest_gr", "padchest_gr"),
         "covid": Entry(f"{_SOURCES}.covid_chestxray", "covid_cxr"),
         "isic2017": Entry(f"{_SOURCES}.isic2017", "isic2017"),
+        "busbra": Entry(f"{_SOURCES}.busbra", "busbra"),
+        "breast": Entry(f"{_SOURCES}.breast", "breast"),
         "mimic-eye": Entry(f"{_SOURCES}.mimic.collection", "mimic_eye"),
     }
 )

@@ -16,11 +16,11 @@ from typing import Any
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.collection import AGE, SEX, Collection, Content, root_option
 from mdf_detectron.data.sources.kit.masks import (
-    MaskFile,
     MaskOptions,
+    find_done,
     list_masks,
     mask_options,
-    name_unpaired,
+    pair_masks,
     set_findings,
 )
 from mdf_detectron.data.sources.kit.preparation import Preparation
@@ -36,7 +36,7 @@ NEVUS = "nevus"
 CLASSES = ("melanoma", NEVUS, "seborrheic keratosis")
 SCHEMA = ClinicalSchema((AGE, SEX))
 ORIGIN = "challenge.isic-archive.com/data (2017)"
-NO_CLASS, NO_ROW = "no class", "image without a row in the ground truth"
+NO_CLASS = "no class"
 _COLUMNS = {"melanoma": CLASSES[0], "seborrheic_keratosis": CLASSES[2]}
 
 
@@ -58,10 +58,9 @@ def read_isic2017(job: Preparation, root: str | Path, *, challenge_parts: bool =
         tables += _read_part(root, part, pairs, source, job)
     _set_splits([study for study, _ in pairs], parts if challenge_parts else (), job.options.folds)
     choices = {"challenge_parts": challenge_parts, **asdict(options)}
-    files = [path for study, masks in pairs for path in (study.path, *(mask.path for mask in masks)) if path.is_file()]
-    if job.is_done(tables, files, choices):
+    if find_done(job, pairs, tables, choices):
         return None
-    studies = set_findings(pairs, options, source, job, num_workers=job.num_workers)
+    studies = set_findings(pairs, options, source, job)
     job.patients_known = False
     job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.** "
                      "Images of one patient may be in several splits and the results too good.")  # fmt: skip
@@ -78,29 +77,23 @@ def _read_part(root: Path, part: str, pairs: list, source: SourceAnnotations, jo
     needed = ("image_id", "age_approximate", "sex")
     metadata = read_table(folder / f"{folder.name}_metadata.csv", job.problems, needed, origin=ORIGIN)
     records = {row["image_id"].strip(): row for row in metadata.rows}
-    masks = list_masks(root / f"{name}_Part1_GroundTruth", "{stem}_segmentation")
-    named: set[str] = set()
+    studies: dict[str, tuple[Study, str]] = {}
     for number, row in enumerate(classes.rows):
         key, where = row["image_id"].strip(), classes.place(number)
-        found = [label for column, label in _COLUMNS.items() if parse_number(row[column])[0] == 1]
-        sound = all(parse_number(row[column])[0] in (0, 1) for column in _COLUMNS)
+        marks = [parse_number(row[column])[0] for column in _COLUMNS]
         source.images_in += 1
-        if key in named or not sound or len(found) > 1:
-            told = "is in another row too" if key in named else ", ".join(shorten(row[c]) for c in _COLUMNS)
+        if key in studies or not set(marks) <= {0, 1} or sum(marks) > 1:
+            told = "is in another row too" if key in studies else ", ".join(shorten(row[c]) for c in _COLUMNS)
             job.drop(NO_CLASS, f"{where}: {key}: {told}; expected one row with 0 or 1 in {', '.join(_COLUMNS)}")
             continue
-        named.add(key)
         record = records.get(key, {})
         values = {"age": record.get("age_approximate"), "sex": record.get("sex")}
-        image = SourceImage(key, key, where)
-        study = Study(image, folder / f"{key}.jpg", row=values, patient=key, split=part)
-        pairs.append((study, [MaskFile(path, (found or [NEVUS])[0]) for path in masks.get(key, ())]))
-    name_unpaired(masks, named, job)
-    for path in sorted(folder.glob("*.jpg")):
-        if path.stem not in named:
-            job.problems.add(NO_ROW, f"{path.name}: no row in {classes.path.name}; download both again")
-    if absent := len(named - records.keys()):
+        study = Study(SourceImage(key, key, where), folder / f"{key}.jpg", row=values, patient=key, split=part)
+        studies[key] = study, dict(zip(marks, _COLUMNS.values(), strict=True)).get(1, NEVUS)
+    if absent := len(studies.keys() - records.keys()):
         job.notes.append(f"{absent} images of {part} have no row in {metadata.path.name}: age and sex are missing.")
+    masks = list_masks(root / f"{name}_Part1_GroundTruth", "{stem}_segmentation")
+    pairs += pair_masks(studies, masks, sorted(folder.glob("*.jpg")), job)
     return [classes.path, metadata.path]
 
 

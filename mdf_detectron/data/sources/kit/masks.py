@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,14 +20,19 @@ from mdf_detectron.data.readers import read_mask, read_size
 from mdf_detectron.data.sources.kit.account import Account
 from mdf_detectron.data.sources.kit.boxes import differs_in_shape, encode_mask
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
+from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES
 from mdf_detectron.errors import ImageReadError, SourceDataError
+
+if TYPE_CHECKING:
+    from mdf_detectron.data.sources.kit.preparation import Preparation
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg")
 MOST_COMPONENTS = 200
 """Most findings of one mask."""
 
 UNUSABLE_MASK, EMPTY_MASK, NO_MASK = "unusable mask", "mask without a pixel", "image without a mask"
-NO_IMAGE, SIZES_DIFFER = "mask without an image", "masks of one image differ in size"
+NO_IMAGE, NOT_LISTED = "mask without an image", "image that no table lists"
+SIZES_DIFFER = "masks of one image differ in size"
 SPECK = "speck next to a larger part of its mask"
 
 
@@ -110,21 +115,42 @@ def list_masks(folder: Path, name: str) -> dict[str, list[Path]]:
     return dict(found)
 
 
-def name_unpaired(masks: Mapping[str, Sequence[Path]], stems: Iterable[str], job: Account) -> None:
-    """Add a problem for each mask file whose image is none of ``stems``."""
-    known = set(stems)
-    for stem in masks.keys() - known:
-        for path in masks[stem]:
-            job.problems.add(NO_IMAGE, f"{path.name}: no image {stem} is listed; remove the mask or add its image")
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Map the stems of the raster images in ``folder`` to their paths."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def pair_masks(
+    studies: Mapping[str, tuple[Study, str]], masks: Mapping[str, Sequence[Path]], images: Iterable[Path], job: Account
+) -> list[tuple[Study, list[MaskFile]]]:
+    """Return each study with its masks; add a problem for each mask, and each of ``images``, that no study is of.
+
+    Args:
+        studies: the stem of the image → its study, and the class of its findings.
+    """
+    for path in (path for stem in masks.keys() - studies.keys() for path in masks[stem]):
+        job.problems.add(NO_IMAGE, f"{path.name}: its image is not listed; remove the mask or add its image")
+    for path in images:
+        if path.stem not in studies:
+            job.problems.add(NOT_LISTED, f"{path.name}: the tables do not list it; download them again")
+    return [(s, [MaskFile(path, name) for path in masks.get(stem, ())]) for stem, (s, name) in studies.items()]
+
+
+def find_done(
+    job: Preparation, pairs: Sequence[tuple[Study, Sequence[MaskFile]]], tables: Sequence[Path], choices: Mapping
+) -> bool:
+    """Call ``job.is_done`` with the images and masks that exist."""
+    files = [path for study, masks in pairs for path in (study.path, *(mask.path for mask in masks))]
+    return job.is_done(tables, [path for path in files if path.is_file()], choices)
 
 
 def set_findings(
     pairs: Sequence[tuple[Study, Sequence[MaskFile]]],
     options: MaskOptions,
     source: SourceAnnotations,
-    job: Account,
+    job: Preparation,
     *,
-    num_workers: int = 1,
     healthy: bool = False,
 ) -> list[Study]:
     """Set size and boxes of each study's image from its masks; return the studies that can be used.
@@ -134,14 +160,15 @@ def set_findings(
         healthy: an image without a mask, or with empty ones, has no finding; by default it is a problem.
     """
     files = [(mask, study.path) for study, masks in pairs for mask in masks]
-    read = parallel_map(partial(read_findings, options=options), files, num_workers, "reading masks")
+    read = parallel_map(partial(read_findings, options=options), files, job.num_workers, "reading masks")
     kept, soft, scaled = [], 0, 0
     for study, masks in pairs:
         found = [(mask, next(read)) for mask in masks]
         for mask, result in found:
             soft += result.soft
             source.boxes_in += len(result.boxes) + result.specks * options.components
-            (source.dropped if options.components else job.box_changes)[SPECK] += result.specks
+            if result.specks:
+                (source.dropped if options.components else job.box_changes)[SPECK] += result.specks
             study.image.size = result.size
             study.image.boxes += [{**box, "class": mask.class_name} for box in result.boxes]
         if kind := _problem(study, found, healthy, job):
