@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.readers import read_mask, read_size
 from mdf_detectron.data.sources.kit.account import Account
-from mdf_detectron.data.sources.kit.boxes import differs_in_shape, encode_mask
+from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape, encode_mask
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
 from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES
 from mdf_detectron.errors import ImageReadError, SourceDataError
@@ -129,7 +129,7 @@ def pair_masks(
     Args:
         studies: the stem of the image → its study, and the class of its findings.
     """
-    for path in (path for stem in masks.keys() - studies.keys() for path in masks[stem]):
+    for path in (path for stem in sorted(masks.keys() - studies.keys()) for path in masks[stem]):
         job.problems.add(NO_IMAGE, f"{path.name}: its image is not listed; remove the mask or add its image")
     for path in images:
         if path.stem not in studies:
@@ -196,6 +196,9 @@ def _problem(study: Study, found: Sequence[tuple[MaskFile, MaskFindings]], healt
     if len({result.size for _, result in found}) > 1 and not broken:
         sizes = " and ".join(f"{mask.path.name} {r.size[0]} × {r.size[1]}" for mask, r in found[:3])
         broken = [(SIZES_DIFFER, f"{where}: masks differ in size: {sizes}; save all of them at the image's size")]
+    elif found and not broken and (size := _size(study.path)) and differs_in_shape(found[0][1].size, size):
+        text = "its mask has {} × {} pixels, the image {} × {}".format(*found[0][1].size, *size)
+        broken = [(OTHER_SHAPE, f"{where}: {text}: draw it on the image; if that was stretched, --stretch-masks")]
     for kind, text in broken:
         job.problems.add(kind, text)
     return broken[0][0] if broken else ""
