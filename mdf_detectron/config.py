@@ -146,6 +146,9 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.TORCH_INITIALIZATION": (False, ANY),
     # Weight decay of the trained loss weights.
     "SOLVER.WEIGHT_DECAY_LOSS_WEIGHTS": (0.0, at_least(0)),
+    # Average the weights over the iterations with this decay (0.99 to 0.9999; about 1 / (1 - decay) iterations count):
+    # validation, test and every checkpoint use the average, the optimizer goes on from its own weights. 0.0: off.
+    "SOLVER.EMA_DECAY": (0.0, PROBABILITY),
     # "SGD" (Detectron2's) or "AdamW".
     "SOLVER.OPTIMIZER": ("SGD", one_of("SGD", "AdamW")),
     # Learning-rate factor of the layers that read the record itself: the encoder, the box head's record inputs, FiLM

@@ -167,6 +167,11 @@ def _check_training(cfg: CfgNode) -> None:
         raise ConfigError("VALIDATION.PATIENCE needs a validation split: set DATASETS.VAL")
     if cfg.VALIDATION.PATIENCE and not cfg.TEST.EVAL_PERIOD:
         raise ConfigError("VALIDATION.PATIENCE counts validations: set TEST.EVAL_PERIOD to their period")
+    if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED measures the trained weights' statistics, SOLVER.EMA_DECAY evaluates averaged "
+            "weights with averaged statistics; choose one"
+        )
     name = cfg.MODEL.META_ARCHITECTURE
     if cfg.VIS_PERIOD and not META_ARCH_REGISTRY.get(name).has_roi_heads:
         raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but {name} draws no images in training: set it 0")

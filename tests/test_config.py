@@ -57,6 +57,8 @@ def test_bad_files(tmp_path, text, message):
         (["MODEL.TIMM.BATCH_NORM", "[0.0, 0.1]"], "BATCH_NORM is .* it takes eps > 0"),
         (["MODEL.CLINICAL.DROPOUT_VALUE", "1.0"], "DROPOUT_VALUE is 1.0; use a probability"),
         (["CLINICAL_DIAGNOSTICS.NUM_IMAGES", "1"], "NUM_IMAGES is 1; expected 2 or more"),
+        (["SOLVER.EMA_DECAY", "1.0"], "EMA_DECAY is 1.0; use a probability of at least 0 and below 1"),
+        (["SOLVER.EMA_DECAY", "0.9", "TEST.PRECISE_BN.ENABLED", "True"], "averaged statistics; choose one"),
         (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER is 'Adam'"),
         (["MODEL.BACKBONE.NAME", "build_timm_backbone"], "name the image's backbone in MODEL.IMAGE_BACKBONE.NAME"),
         (["INPUT.RANDOM_SATURATION", "0.2"], "RANDOM_SATURATION changes colors, and INPUT.FORMAT 'L' has none"),

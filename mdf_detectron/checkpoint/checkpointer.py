@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from mdf_detectron.checkpoint.checkpoint import (
     CONFIG_KEY,
@@ -29,6 +30,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
     Args:
         cfg: the run's config, saved with the weights.
         contents: see :mod:`~mdf_detectron.checkpoint.contents`; None saves none.
+        weights: returns the weights to save; None, or what returns None: the model's own.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         *,
         cfg: CfgNode,
         contents: dict[str, Any] | None = None,
+        weights: Callable[[], dict[str, Tensor] | None] = lambda: None,
         **kwargs: Any,
     ):
         super().__init__(model, save_dir, **kwargs)
         self.cfg = cfg
-        self.contents = contents
+        self.contents, self.weights = contents, weights
 
     def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` atomically.
@@ -53,7 +56,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), CONFIG_KEY: self.cfg.dump(), **kwargs}
+        data = {"model": self.weights() or self.model.state_dict(), CONFIG_KEY: self.cfg.dump(), **kwargs}
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         if self.contents is not None:
             data[CONTENTS_KEY] = self.contents

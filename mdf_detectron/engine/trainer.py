@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from mdf_detectron.data.loaders import (
     records_of,
     train_clinical_records,
 )
+from mdf_detectron.engine.averaged_weights import AverageWeights, replaced_weights
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
     AverageRunningStatistics,
@@ -116,21 +118,27 @@ class MultimodalTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_hooks(self):
+        decay = self.cfg.SOLVER.EMA_DECAY
+        self._average = AverageWeights(decay) if decay else None
         self.checkpointer = MultimodalCheckpointer(
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
             cfg=self.cfg,
             contents=training_contents(self.cfg),
+            weights=lambda: self._average and self._average.values,
             trainer=weakref.proxy(self),
         )
         self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before statistics are read
-        first = [*seeding, ModelRunningState(), ScalarHistory(), FiniteLosses(), *averaging]
+        smoothing = [self._average] if self._average else []
+        first = [*seeding, ModelRunningState(), ScalarHistory(), FiniteLosses(), *averaging, *smoothing]
         built = [*first, *self._clinical_diagnostics(), *super().build_hooks()]
+        at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         if self.cfg.DATASETS.VAL:  # evaluate the test split only once, after the last iteration
-            at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
             built[at : at + 1] = [self._validation_hook(), hooks.EvalHook(0, self._test_and_remember)]
+        else:
+            built[at] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_and_remember)
         # Evaluate before the periodic checkpoint, write after it: otherwise a run resumed from it would miss what was
         # measured at that iteration.
         order = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
@@ -151,9 +159,13 @@ class MultimodalTrainer(DefaultTrainer):
             logging.getLogger(__name__).info(
                 f"testing the checkpoint of iteration {best['iteration']}, the best in validation: {path}"
             )
-        with weights_of(path if use else None, self.checkpointer.model):
+        with self._averaged(), weights_of(path if use else None, self.checkpointer.model):
             self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Give the model its averaged weights for a block, if the training averages them."""
+        return replaced_weights(self._average and self._average.values, self.checkpointer.model)
 
     def _validation_hook(self) -> ValidationHook:
         cfg, v = self.cfg, self.cfg.VALIDATION
@@ -169,6 +181,7 @@ class MultimodalTrainer(DefaultTrainer):
             history=self._history,
             save_best=lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1),
             patience=v.PATIENCE,
+            weights=self._averaged,
         )
 
     def train(self) -> OrderedDict | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
+from mdf_detectron.engine.averaged_weights import replaced_weights
 from mdf_detectron.engine.hooks import RUNNING_STATE
 from mdf_detectron.engine.processes import copy_from_main, unwrapped
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
@@ -107,6 +108,7 @@ class ValidationHook(HookBase):
         history: of the metric that decides: "task/metric", or a loss's name.
         save_best: called with the number of completed iterations when a validation is the best so far.
         patience: number of validations without improvement that ends the training; 0 for no limit.
+        weights: gives the model, for a validation, the weights to validate.
     """
 
     def __init__(
@@ -118,9 +120,10 @@ class ValidationHook(HookBase):
         save_best: Callable[[int], None],
         losses: Callable[[], Mapping[str, float]] | None = None,
         patience: int = 0,
+        weights: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._period, self._patience = period, patience
-        self._evaluate, self._losses = evaluate, losses
+        self._evaluate, self._losses, self._weights = evaluate, losses, weights
         self._history, self._save_best = history, save_best
 
     def before_train(self) -> None:
@@ -139,8 +142,9 @@ class ValidationHook(HookBase):
                 self._stop_if_stuck()
 
     def _validate(self, done: int) -> None:
-        scalars = {f"val/{n}": v for n, v in self._losses().items()} if self._losses else {}
-        metrics = flatten(self._evaluate())
+        with self._weights():
+            scalars = {f"val/{n}": v for n, v in self._losses().items()} if self._losses else {}
+            metrics = flatten(self._evaluate())
         scalars |= {f"val/{name}": value for name, value in metrics.items()}
         if comm.is_main_process():
             if f"val/{self._history.metric}" not in scalars:
@@ -239,12 +243,7 @@ def weights_of(path: Path | None, model: nn.Module) -> Iterator[None]:
     if not comm.all_gather(path is not None)[0]:
         yield
         return
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    if comm.is_main_process():
-        model.load_state_dict(Checkpoint.open(path).weights)
-    if comm.get_world_size() > 1:
-        copy_from_main(model)
-    try:
+    with replaced_weights(Checkpoint.open(path).weights if comm.is_main_process() else model.state_dict(), model):
+        if comm.get_world_size() > 1:
+            copy_from_main(model)
         yield
-    finally:
-        model.load_state_dict(before)

@@ -138,6 +138,28 @@ def test_validation_period_and_workers_do_not_change_the_weights(whole, run, tmp
     assert any(not torch.equal(other[n], weights[0][n]) for n in other), "another seed is another training"
 
 
+def test_averaged_weights_resume_exactly_and_leave_the_training_alone(run, tmp_path):
+    def start(name, *opts, **options):
+        return run(name, "SOLVER.MAX_ITER", 4, "MODEL.MASK_ON", False, *opts, config="synthetic_cxr/mask_rcnn.yaml",
+                   **options)  # fmt: skip
+
+    decay = ["SOLVER.EMA_DECAY", 0.9]
+    start("plain")
+    results = start("a", *decay)
+    assert start("b", *decay, interrupt=Interrupt(3)) is None
+    assert start("b", *decay, resume=True) == results
+    assert_same(tmp_path / "a", tmp_path / "b")
+    trained = [final(tmp_path / name)[1]["hooks"]["AverageWeights"]["trained"] for name in "ab"]
+    for other in trained:  # bit for bit those of the run without an average
+        assert [n for n, x in final(tmp_path / "plain")[0].items() if not torch.equal(x, other[n])] == []
+    best = [Checkpoint.open(tmp_path / name / "model_best.pth").data for name in "ab"]
+    assert all(torch.equal(x, best[1]["model"][n]) for n, x in best[0]["model"].items())
+    (tmp_path / "b" / "model_final.pth").unlink()  # killed before it was written
+    (tmp_path / "b" / "last_checkpoint").write_text("model_0000003.pth")
+    assert start("b", *decay, resume=True) == results
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
 def test_retinanet_keeps_its_loss_normalizer(run, tmp_path):
     def start(name, **options):
         return run(name, "MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
