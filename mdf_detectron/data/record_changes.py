@@ -55,12 +55,16 @@ def remove_records(records: Sequence[Record], columns: Sequence[str] | None = No
 
 
 def hide_values(records: Sequence[Record], share: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Return new records, each without a random ``share`` (0 to 1) of its columns, rounded to whole columns."""
+    """Return new records, each without a random ``share`` (0 to 1) of its columns.
+
+    What does not make whole columns is rounded up or down at random, so the mean is exact. A larger share hides the
+    same columns and more.
+    """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be in [0, 1], got {share}")
     columns, rng = clinical_column_names(records), np.random.default_rng(seed)
-    count = round(share * len(columns))
-    return [_without(r, rng.permutation(columns)[:count].tolist()) for r in records]
+    counts = (share * len(columns) + np.random.default_rng([seed, 1]).random(len(records))).astype(int)
+    return [_without(r, rng.permutation(columns)[:n].tolist()) for r, n in zip(records, counts, strict=True)]
 
 
 def _without(record: Record, columns: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mdf_detectron.evaluation.metrics import COUNT_THRESHOLD, METRICS
 from mdf_detectron.evaluation.summary import ALL, OUTCOMES, SWEEP, count_rows
 from mdf_detectron.experiments.correlation import correlations
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator
-from mdf_detectron.experiments.plan import FULL, PlannedFigure, state_words
+from mdf_detectron.experiments.plan import FULL, PlannedFigure, is_share, share_kept, state_words
 from mdf_detectron.experiments.trainings import TRAIN_PART
 from mdf_detectron.fileio import finite_or_none
 from mdf_detectron.report.charts import counts as counts_chart
@@ -23,6 +23,7 @@ from mdf_detectron.report.panels import (
     draw_matrix,
     metric_panels,
     metrics_by_state,
+    shares_chart,
     train_against_test,
 )
 from mdf_detectron.report.tables import Table, difference_table
@@ -112,10 +113,18 @@ class FigureMaker:
         table = Table(f"{figure.name}_states", f"{self.metric} by state of the test records", ["variant", *states],
                       values, f"{self.intervals}. {meanings}.")  # fmt: skip
         tested = [one for name in shown for one in self.comparisons.values() if one.first[0] == one.second[0] == name]
-        chart = metrics_by_state({self._title(n): one for n, one in rows.items()}, self.metric, self.intervals)
+        titled = {self._title(n): one for n, one in rows.items()}
+        by_state = {name: {s: row for s, row in one.items() if not is_share(s)} for name, one in titled.items()}
+        chart = metrics_by_state(by_state, self.metric, self.intervals)
         losses = {f"{self._title(one.first[0])} ({state_words(one.first[1])})": one.row for one in tested}
         label = f"loss of {self.metric} (× 100)"
         more = {f"{figure.name}_losses": differences_chart(losses, label, self.intervals)} if losses else {}
+        if any(map(is_share, states)):
+            shares = {name: {share_kept(s): row for s, row in one.items() if share_kept(s) is not None}
+                      for name, one in titled.items()}  # fmt: skip
+            curves = {name: one for name, one in shares.items() if len(one) > 1}
+            lines = {name: one[100] for name, one in shares.items() if len(one) == 1}
+            more[f"{figure.name}_shares"] = shares_chart(curves, lines, self.metric, self.intervals)
         return chart, [table, *self._tests(figure, tested)], more
 
     def _counts(self, figure: PlannedFigure, shown: list[str]):

@@ -11,7 +11,7 @@ A plan is a YAML file, one of the package's (``paper``, ``does_it_help``, ``fusi
     variants:
       - {name: image_only, title: Image-only, overrides: {MODEL.CLINICAL.FUSION_3D: false}}
       - {name: fused, columns: [age, gender]}
-    records: [half, removed, shuffled, age shuffled, each removed]   # states of the test records, see CHANGES
+    records: [share 75, share 25, half, removed, shuffled, age shuffled, each removed]   # states of the test records
     figures:
       - {name: places, show: comparison, variants: [image_only, fused]}
     question: {baseline: image_only, model: fused}
@@ -20,6 +20,7 @@ A plan is a YAML file, one of the package's (``paper``, ``does_it_help``, ``fusi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,8 @@ FULL = "full"
 CHANGES = {"half": "with half of its values hidden", "removed": "without any record",
            "shuffled": EXCHANGED}  # fmt: skip
 """States of the test records besides :data:`FULL`, and their descriptions. "<column> removed" and "<column> shuffled"
-change a single column; "each" instead of a column name means every column in turn."""
+change a single column; "each" instead of a column name means every column in turn. "share N" keeps N % of the values of
+each record (1 to 99), at random; those of a smaller share are among those of a larger."""
 
 EACH = "each"
 
@@ -58,8 +60,21 @@ RESERVED = ("SEED", "OUTPUT_DIR")
 """Config keys that the plan sets itself."""
 
 
+def share_kept(state: str) -> int | None:
+    """Return the percent of its values that a record keeps in a state; None if the state does not say."""
+    found = re.fullmatch("share ([1-9][0-9]?)", state)
+    return int(found[1]) if found else {FULL: 100, "half": 50, "removed": 0}.get(state)
+
+
+def is_share(state: str) -> bool:
+    """Tell whether a state is one of "share N"."""
+    return state not in (FULL, *CHANGES) and share_kept(state) is not None
+
+
 def split_state(state: str) -> tuple[str, str]:
     """Split a state of the records into column (empty for the whole record) and change."""
+    if is_share(state):
+        return "", state
     column, _, change = state.rpartition(" ")
     return column.strip(), change
 
@@ -72,12 +87,15 @@ def change_records(state: str, records: Sequence[Mapping[str, Any]]) -> list[dic
         return remove_records(records, columns)
     if change == "shuffled":
         return permute_records(records, columns)
-    return hide_values(records, 0.5) if change == "half" else list(records)
+    kept = share_kept(state)
+    return list(records) if kept in (None, 100) else hide_values(records, 1 - kept / 100)
 
 
 def state_words(state: str) -> str:
     """Describe a state of the records, for example "with another patient's age"."""
     column, change = split_state(state)
+    if is_share(state):
+        return f"with {share_kept(state)} % of its values"
     return CHANGES[state] if not column else {"removed": "without {}", "shuffled": "with another patient's {}"}[
         change
     ].format(column)  # fmt: skip
@@ -222,9 +240,9 @@ class Plan(Strict):
     def _records(cls, states: list[str]) -> list[str]:
         for state in states:
             column, change = split_state(state)
-            if change not in CHANGES or (column and change == "half"):
-                known = f"{', '.join(CHANGES)}, '<column> removed', '<column> shuffled', with {EACH} for every column"
-                raise ValueError(f"{shorten(state)} is none of {known}")
+            if not is_share(state) and (change not in CHANGES or (column and change == "half")):
+                known = f"{', '.join(CHANGES)}, 'share 75', '<column> removed', '<column> shuffled', with {EACH} for"
+                raise ValueError(f"{shorten(state)} is none of {known} every column")
         return states
 
     @field_validator("metric")

@@ -15,7 +15,7 @@ from mdf_detectron.evaluation.statistics import NUM_RESAMPLES
 from mdf_detectron.evaluation.subgroups import RECORD, Subgroup, list_subgroups
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator, corrected
 from mdf_detectron.experiments.figures import FigureMaker, Tests, comparison_table
-from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, state_words
+from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, is_share, share_kept, state_words
 from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.experiments.trainings import STUDY_FILE_NAME, StudyResults
 from mdf_detectron.fileio import write_json
@@ -45,6 +45,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
     if plan.question and {plan.model, plan.baseline} <= set(results.variants):
         groups = compare_subgroups(estimator)
         verdicts = answer(results, tests, groups, estimator.metric)
+        verdicts[1:1] = of_shares(estimator)
         sections.append(_subgroup_section(groups, estimator, maker.intervals))
     elif plan.question:
         verdicts = ["The question is open: no training of the model, or of its baseline, is finished."]
@@ -59,7 +60,10 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
 
 
 def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, Side]]:
-    """List the pairs to test, each once: the question, comparisons of figures, and states of the records."""
+    """List the pairs to test, each once: the question, comparisons of figures, and states of the records.
+
+    States "share N" are a curve with intervals and not tested: more tests would make the others' p values larger.
+    """
     wanted: list[tuple[Side, Side]] = []
     if plan.question:
         wanted.append(((plan.baseline, FULL), (plan.model, FULL)))
@@ -69,7 +73,7 @@ def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, S
     readers = [plan.model] if plan.question else []
     readers += [name for figure in plan.figures if figure.show == "records" for name in figure.variants]
     for name in readers:
-        wanted += [((name, state), (name, FULL)) for state in results.states(name) if state != FULL]
+        wanted += [((name, s), (name, FULL)) for s in results.states(name) if s != FULL and not is_share(s)]
     finished = set(results.variants)
     return [pair for pair in dict.fromkeys(wanted) if {pair[0][0], pair[1][0]} <= finished]
 
@@ -119,14 +123,37 @@ def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupT
     return [" ".join(text), f"Not tested: {'; '.join(not_tested(results))}."]
 
 
+MOST_LOST = 1.0
+"""Points by which a model with few values of a record may be below the one without a record before it is said."""
+
+
+def of_shares(estimator: StudyEstimator) -> list[str]:
+    """Say in a paragraph what the model reaches with a part of each record's values; none without such a state."""
+    results, plan = estimator.results, estimator.results.plan
+    shares = sorted(filter(is_share, results.states(plan.model)), key=share_kept, reverse=True)
+    values = {share_kept(s): estimator.estimates(plan.model, s)[estimator.metric]["value"] for s in shares}
+    alone = estimator.estimates(plan.baseline)[estimator.metric]["value"]
+    if not shares or alone is None or None in values.values():
+        return []
+    text = f"With {', '.join(map(str, values))} % of each record's values {results.title(plan.model)} has "
+    text += (
+        f"{estimator.metric} {', '.join(map(number, values.values()))}; {results.title(plan.baseline)} {number(alone)}."
+    )
+    below = [str(share) for share, value in values.items() if value < alone - MOST_LOST]
+    return [text + (f" With {', '.join(below)} % it is worse than without reading a record at all." if below else "")]
+
+
 def not_tested(results: StudyResults) -> list[str]:
     """List the questions that the study leaves open."""
     plan, data = results.plan, results.data
-    failed = sum(run.scores is None for run in results.runs)
+    failed, partly = sum(run.scores is None for run in results.runs), any(map(is_share, plan.records))
     found = {
         "the chance of training (one seed: the intervals leave it out)": len(plan.seeds) < 2,
         "other divisions of the patients (no folds)": set(data.splits) == {OWN_SPLITS},
-        **{f"the model {words}": state not in plan.records for state, words in CHANGES.items()},
+        **{
+            f"the model {words}": state not in plan.records and not (state == "half" and partly)
+            for state, words in CHANGES.items()
+        },
         f"{failed} of {len(results.runs)} trainings, which did not finish": failed,
         "anything about patients, as the data are synthetic": data.synthetic,
         "whether the difference differs between subgroups": True,

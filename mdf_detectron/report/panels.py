@@ -193,6 +193,28 @@ def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str
     return figure
 
 
+def shares_chart(curves: Mapping[str, Mapping[int, Row]], lines: Mapping[str, Row], metric: str, of: str) -> Figure:
+    """Draw a metric against the percent of each record's values that is kept, and variants without a record as lines.
+
+    ``curves`` maps variant → percent → estimate, ``lines`` variant → estimate.
+    """
+    figure, (axes,) = make_panels(1, columns=1, height=3.4)
+    for m, color, name, row in colored({**lines, **curves}):
+        points = [(0, row), (100, row)] if name in lines else sorted(row.items())
+        points = [(share + (m - 1) * 0.6 * (name in curves), one) for share, one in points if one["value"] is not None]
+        style = "--" if name in lines else "o-"
+        axes.plot([x for x, _ in points], [one["value"] for _, one in points], style, color=color, label=name)
+        bounded = [(x, one["low"], one["high"]) for x, one in points if one["low"] is not None]
+        if name in lines and bounded:
+            axes.fill_between(*zip(*bounded, strict=True), color=color, alpha=0.12, linewidth=0)
+        for x, low, high in bounded if name in curves else ():
+            axes.plot([x, x], [low, high], color=color, linewidth=1.2)
+    axes.set(xlabel="share of each record's values (%)", ylabel=f"{metric} (× 100)", xlim=(-4, 104))
+    axes.set_xticks(sorted({share for curve in curves.values() for share in curve}))
+    legend_below(figure, axes, title=of)
+    return figure
+
+
 def differences_chart(rows: Mapping[str, Row], label: str, of: str, hollow: Sequence[bool] | None = None) -> Figure:
     """Draw differences with intervals and a line at 0; hollow points are small groups."""
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + 0.3 * len(rows))

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_hidden_cells():
     assert hide_values([{"image_id": 1}], 0.5) == [{"image_id": 1, "clinical": {}}]
     with pytest.raises(ValueError, match="share must be"):
         hide_values(records, 1.5)
+
+
+def test_a_smaller_share_is_among_a_larger_one_and_its_mean_is_exact():
+    records = [{"image_id": i, "clinical": dict.fromkeys("abc", i)} for i in range(600)]
+    kept = [[{c for c, v in r["clinical"].items() if v is not None} for r in hide_values(records, hidden)]
+            for hidden in (0.25, 0.5, 0.75)]  # fmt: skip
+    for larger, smaller in itertools.pairwise(kept):
+        assert all(b <= a for a, b in zip(larger, smaller, strict=True)) and larger != smaller
+    for columns, hidden in zip(kept, (0.25, 0.5, 0.75), strict=True):
+        assert sum(map(len, columns)) / 600 == pytest.approx(3 * (1 - hidden), abs=0.07)
 
 
 def test_errors():

@@ -10,7 +10,7 @@ from simulated import paired_test
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.estimates import Verdict
+from mdf_detectron.evaluation.estimates import Verdict, number
 from mdf_detectron.experiments.correlation import correlations, weighted_correlation
 from mdf_detectron.experiments.estimates import Comparison, StudyEstimator, fuse_detections
 from mdf_detectron.experiments.figures import FigureMaker
@@ -185,6 +185,25 @@ def test_states_of_single_columns(make_study, finish, tiny_folder, tmp_path):
     assert "| With the record minus With the record (with another patient's gender) |" in text
 
 
+def test_shares_of_the_record_are_a_curve_and_no_tests(make_study, finish, tiny_folder, tmp_path):
+    """What is kept tells what is found; more values find more, and few of them find less than the image alone."""
+    records = ["share 75", "share 25", "removed"]
+    plan, data, trainings = make_study(tiny_folder, records=records, seeds=[1])
+    found = {"full": 1.0, "share 75": 0.8, "share 25": 0.2, "removed": 0.5}
+    finish(trainings, data, lambda training, state: found.get(state, 1.0) if training.variant == "fused" else 0.5)
+    results = read_results(plan, data, trainings)
+    states = [first[1] for first, second in planned_comparisons(plan, results) if first[0] == second[0]]
+    assert states == ["removed"]
+    write_study_report(tmp_path, results, 20)
+    text = (tmp_path / "report.md").read_text()
+    values = [number(slow_mean(trainings, data, "fused", state)) for state in ("share 75", "share 25")]
+    alone = number(slow_mean(trainings, data, "image_only", "full"))
+    said = f"With 75, 25 % of each record's values With the record has AP50 {', '.join(values)}; Image-only {alone}."
+    assert f"**{said} With 25 % it is worse than without" in text
+    assert (tmp_path / "figures" / "states_shares.png").is_file()
+    assert "share 75: with 75 % of its values" in text and "half of its values hidden" not in text
+
+
 def row(value, low, high, p=0.01, corrected=0.02):
     return {"value": value, "low": low, "high": high, "p_value": p, "least_p": 0.001, "corrected": corrected}
 
@@ -274,6 +293,6 @@ def test_correlations_take_certainty_where_boxes_have_it(study):
     expected = np.corrcoef(age, [image["id"] in dark for image in images])[0, 1]
     assert found.values[0, 1] == pytest.approx(expected)
     for split in splits.values():
-        for number, box in enumerate(split.annotations):
-            box["certainty"] = 3 + number % 3
+        for n, box in enumerate(split.annotations):
+            box["certainty"] = 3 + n % 3
     assert correlations(splits, data.schema, 40).certainty
