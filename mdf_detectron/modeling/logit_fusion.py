@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
@@ -36,7 +37,7 @@ class LogitFusion(nn.Module):
             nn.init.zeros_(self.additive.weight)
             nn.init.zeros_(self.additive.bias)
         if rank and region_dim:
-            self.region = nn.Linear(region_dim, rank)
+            self.region = nn.Linear(region_dim + 4, rank)
             self.product_record = nn.Linear(record_dim, rank)
             self.product = nn.Linear(rank, num_classes, bias=False)
             nn.init.zeros_(self.product.weight)
@@ -50,16 +51,31 @@ class LogitFusion(nn.Module):
         added = record.log_odds * self.exponent
         return added + self.additive(F.relu(self.record(record.vector))) if self.rank else added
 
-    def forward(self, record: EncodedRecord, counts: Tensor, features: Tensor, of_region: Tensor) -> Tensor:
+    def forward(
+        self, record: EncodedRecord, counts: Tensor, features: Tensor, places: Tensor, of_region: Tensor
+    ) -> Tensor:
         """Return what is added to the class logits of R regions, (R, K).
 
         Args:
             record: of the N images.
             counts: (N,) long, regions of each image.
             features: (R, D), the box head's output.
+            places: (R, 4), the boxes as :func:`relative_boxes`.
             of_region: (R, Z), Z^C of each region's image.
         """
         added = self.of_images(record).repeat_interleave(counts, dim=0)
         if not self.rank:
             return added
-        return added + self.product(F.relu(self.region(features)) * torch.tanh(self.product_record(of_region)))
+        region = F.relu(self.region(torch.cat([features, places], dim=1)))
+        return added + self.product(region * torch.tanh(self.product_record(of_region)))
+
+
+def relative_boxes(proposals: list[Instances]) -> Tensor:
+    """Return center and size of the proposals' boxes, as a share of their image: (R, 4), each about -1 to 1."""
+    boxes = []
+    for one in proposals:
+        height, width = one.image_size
+        corners = one.proposal_boxes.tensor / one.proposal_boxes.tensor.new_tensor([width, height, width, height])
+        low, high = corners[:, :2], corners[:, 2:]
+        boxes.append(torch.cat([low + high - 1, high - low], dim=1))
+    return torch.cat(boxes)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mdf_detectron.config import fuses_1d, fuses_logits
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord, record_layout
-from mdf_detectron.modeling.logit_fusion import LogitFusion
+from mdf_detectron.modeling.logit_fusion import LogitFusion, relative_boxes
 from mdf_detectron.modeling.roi_align import use_separable_roi_align
 
 Features = dict[str, Tensor]
@@ -164,7 +164,8 @@ class ClinicalBoxBranchMixin:
         features = head(regions, of_region) if getattr(head, "reads_record", False) else head(regions)
         logits, deltas = predictor(features)
         if self.logit_fusion is not None:
-            added = self.logit_fusion[stage](record, counts, features, of_region)
+            places = relative_boxes(proposals).to(features.dtype)
+            added = self.logit_fusion[stage](record, counts, features, places, of_region)
             logits = logits + F.pad(added.to(logits.dtype), (0, 1))  # background comes last
         return logits, deltas
 
