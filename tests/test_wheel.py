@@ -101,7 +101,7 @@ def _nothing_is_told_about_patients(root):
     for path in [prepared, *prepared.rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
     config = torch.load(root / "model" / "mine.pth", weights_only=True)["mdf_config"]
-    assert "OUTPUT_DIR: output/mdf_net" in config and str(root) not in config
+    assert "OUTPUT_DIR: output/with_record" in config and str(root) not in config
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")
@@ -111,7 +111,7 @@ def test_installed_wheel_leads_from_files_to_an_evaluated_model(installed, tmp_p
     assert version == f"mdf_detectron {mdf_detectron.__version__}\n"
     files = write_all(tmp_path / "mine")
     _plant_patients(files["table"])
-    trained = "output/mine_cxr/mdf_net"
+    trained = "output/mine_cxr/with_record"
     commands = [
         ["prepare", "own", "--annotations", files["annotations"], "--images", files["images"], "--table",
          files["table"], "--key", "File", "--patient", "MRN", "--decimal-comma", "--time", "Taken",
