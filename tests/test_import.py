@@ -128,7 +128,7 @@ def test_without_any_extra_everything_but_the_extras_can_be_imported():
 ROOMS = {
     "data": "",
     "modeling": "data",
-    "evaluation": "data",
+    "evaluation": "data modeling",
     "config_file": "data",
     "report": "data evaluation",
     "checkpoint": "data modeling config_file",

@@ -34,6 +34,7 @@ COMMANDS = {
     "train": Command("train", "train or evaluate a model by config"),
     "evaluate": Command("evaluate", "score saved predictions, compare two models"),
     "publish": Command("publish", "one verified file to hand on, with thresholds, results and a model card"),
+    "late-fusion": Command("late_fusion", "add the record to any detector's results, without training"),
     "predict": Command("predict", "findings of new images and records, from a checkpoint alone"),
     "whatif": Command("whatif", "findings of one image with another record; what each column contributes"),
     "serve": Command("serve", "web page: an image and a form in, findings with and without the record out"),

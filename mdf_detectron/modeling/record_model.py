@@ -113,7 +113,7 @@ class RecordModel(nn.Module):
             held_out[:, k] = self.prior[k].item()
             if 0 < y[:, k].sum() < len(y):
                 penalties[k], held_out[:, k] = _best_penalty(x, y[:, k], fold)
-                bias, weight = _fit_logistic(x, y[:, k], penalties[k])
+                bias, weight = fit_logistic(x, y[:, k], penalties[k])
                 self.bias[k], self.weight[k] = bias, torch.from_numpy(weight).to(self.weight)
         return RecordFit(penalties, held_out)
 
@@ -141,15 +141,15 @@ def _best_penalty(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float
         held_out = np.empty(len(y))
         for one in range(FOLDS):
             inside = fold != one
-            bias, weight = _fit_logistic(x[inside], y[inside], penalty)
-            held_out[~inside] = _sigmoid(bias + x[~inside] @ weight)
+            bias, weight = fit_logistic(x[inside], y[inside], penalty)
+            held_out[~inside] = sigmoid(bias + x[~inside] @ weight)
         p = np.clip(held_out, 1e-9, 1 - 1e-9)
         loss = -np.mean(y * np.log(p) + (1 - y) * np.log1p(-p))
         best = min(best, (loss, penalty, held_out), key=lambda one: one[0])
     return best[1], best[2]
 
 
-def _fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float, steps: int = 50) -> tuple[float, np.ndarray]:
+def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float, steps: int = 50) -> tuple[float, np.ndarray]:
     """Minimize -log likelihood + penalty/2 · |weight|² by Newton's method; the bias is not penalized.
 
     Args:
@@ -163,16 +163,17 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float, steps: int = 50)
     beta = np.zeros(z.shape[1])
     beta[0] = np.log((y.sum() + 0.5) / (len(y) - y.sum() + 0.5))
     for _ in range(steps):
-        p = _sigmoid(z @ beta)
+        p = sigmoid(z @ beta)
         gradient = z.T @ (p - y) + ridge * beta
         curvature = (z * (p * (1 - p))[:, None]).T @ z + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient)
-        step *= min(1.0, 5.0 / np.abs(step).max())  # far from the minimum, Newton's step can overshoot
+        step /= max(1.0, np.abs(step).max() / 5.0)  # far from the minimum, Newton's step can overshoot
         beta -= step
         if np.abs(step).max() < 1e-8:
             break
     return float(beta[0]), np.pad(beta[1:], (0, width - x.shape[1]))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Compute 1 / (1 + exp(-x)) without overflow."""
     return 1 / (1 + np.exp(-np.clip(x, -500, 500)))

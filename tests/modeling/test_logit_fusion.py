@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
-from mdf_detectron.modeling.record_model import KNOTS, RecordModel, _best_penalty, _fit_logistic, _folds
+from mdf_detectron.modeling.record_model import KNOTS, RecordModel, _best_penalty, _folds, fit_logistic
 
 NAN = float("nan")
 
@@ -55,7 +55,7 @@ def test_newtons_method_finds_the_minimum_of_the_penalized_likelihood():
 
     options = {"maxiter": 20000, "fatol": 1e-12, "xatol": 1e-8}
     slow = minimize(loss, np.zeros(4), method="Nelder-Mead", options=options).x
-    bias, weight = _fit_logistic(x, y, 2.0)
+    bias, weight = fit_logistic(x, y, 2.0)
     np.testing.assert_allclose([bias, *weight], slow, atol=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_a_record_that_says_nothing_is_left_out_and_a_patient_is_in_one_fold():
     assert (_folds(groups[::-1])[::-1] == fold).all()
     noise = rng.normal(size=(300, 20))
     penalty, _ = _best_penalty(noise, (rng.random(300) < 0.3).astype(float), fold)
-    assert penalty >= 30 and not np.any(_fit_logistic(noise, np.ones(300), np.inf)[1])
+    assert penalty >= 30 and not np.any(fit_logistic(noise, np.ones(300), np.inf)[1])
 
 
 def test_the_fit_finds_who_has_what_and_a_class_in_no_image_keeps_its_prior():
