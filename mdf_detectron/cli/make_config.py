@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-flip", action="store_true", help="no mirrored images in training")
     parser.add_argument("--force", action="store_true", help="replace existing config files")
     args = parser.parse_args(argv)
+    from mdf_detectron.evaluation.coco import GroundTruth
+    from mdf_detectron.evaluation.power import answer_in_words, patients_with_boxes, smallest_difference
     from mdf_detectron.model_zoo.config_proposal import config_text, propose_config, read_folder
 
     facts = read_folder(args.folder)
@@ -54,3 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     prefix = "" if parent == Path("datasets").resolve() else f"DETECTRON2_DATASETS={parent} "
     print(f"{out}: {written} written. Read the comments, then train:")
     print(f"  {prefix}mdf train --config-file {out / main_config}.yaml")
+    if main_config == "with_record":
+        folds = dict(enumerate(sorted(Path(args.folder).glob("fold_*/annotations/test.json"))))
+        truths = {fold: GroundTruth.load(file) for fold, file in (folds or {0: facts.splits["test"]}).items()}
+        patients = 0 if folds else patients_with_boxes(facts.splits.values())
+        print(answer_in_words(truths, smallest_difference(truths, seeds=3), ", three seeds", patients))

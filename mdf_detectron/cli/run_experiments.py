@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from mdf_detectron.data.catalog import register_all
     from mdf_detectron.engine.trainer import check_datasets
+    from mdf_detectron.evaluation.coco import GroundTruth
+    from mdf_detectron.evaluation.power import answer_in_words, smallest_difference
     from mdf_detectron.experiments.cost import plan_cost
     from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
     from mdf_detectron.experiments.report import write_study_report
@@ -91,7 +93,10 @@ def main(argv: list[str] | None = None) -> int:
             check_datasets(first.cfg, tuple(data.dataset_names(fold).values()))
     if args.dry_run:
         table, text = plan_cost(trainings, [t for t in chosen if t.scores() is None], data, args.jobs)
-        print(f"\n{table.to_markdown()}\n\n{text}")
+        truths = {fold: GroundTruth.load(splits["test"]) for fold, splits in data.splits.items()}
+        of = f", seeds {plan.seeds}"
+        words = answer_in_words(truths, smallest_difference(truths, len(plan.seeds)), of, data.patients_to_test)
+        print(f"\n{table.to_markdown()}\n\n{text}\n{words}")
         return 0
     if not args.report_only:
         left = left_to_do(chosen)

@@ -31,8 +31,8 @@ from mdf_detectron.evaluation.statistics import (
 from mdf_detectron.fileio import finite_or_none
 
 Row = Mapping[str, float | None]
-"""An estimate: "value", "low", "high"; for a difference also "first", "second", "p_value", "least_p" and, among
-several, "corrected". None where undefined."""
+"""An estimate: "value", "low", "high"; for a difference also "first", "second", "p_value", "least_p", among several
+"corrected", and "untrained" where a side has learned nothing. None where undefined."""
 
 ByFold = Mapping[int, Sequence[Statistic]]
 """Fold → for each training a statistic, (B, images of the fold) → (B, M)."""
@@ -70,7 +70,8 @@ class Verdict:
     """The verdict on a difference.
 
     Attributes:
-        direction: 1 better, -1 worse, 0 no difference shown; None if it could not be tested.
+        direction: 1 better, -1 worse, 0 no difference shown; None if it could not be tested, or a side has learned
+            nothing.
         certain: False if the interval excludes 0 but the corrected p value exceeds :data:`ALPHA`.
         row: the estimate, second minus first.
     """
@@ -82,7 +83,7 @@ class Verdict:
     @classmethod
     def of(cls, row: Row) -> Verdict:
         """Judge an estimate."""
-        if row["value"] is None or row["low"] is None or row["high"] is None:
+        if row.get("untrained") or row["value"] is None or row["low"] is None or row["high"] is None:
             return cls(None, False, row)
         corrected = row.get("corrected")
         direction = 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
@@ -92,7 +93,7 @@ class Verdict:
     def word(self) -> str:
         """Say in a word or two whether the second is better."""
         if self.direction is None:
-            return "not tested"
+            return "not trained enough" if self.row.get("untrained") else "not tested"
         words = {1: "better", -1: "worse", 0: "no difference shown"}
         return f"{words[self.direction]}{'' if self.certain else UNSURE}"
 
@@ -105,6 +106,8 @@ class Verdict:
 
     def of_record(self) -> str:
         """Say whether the record helps, if only the second model reads it."""
+        if self.row.get("untrained"):
+            return "Not trained enough: whether the record helps cannot be told from models that have learned nothing."
         if self.direction is None:
             return "Whether the record helps was not tested."
         if self.direction == 0:

@@ -18,6 +18,7 @@ from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import ByFold, Estimator, Row, Sampled, Verdict
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, to_corners, to_sizes
 from mdf_detectron.evaluation.metrics import metric_names, metric_support, metric_values
+from mdf_detectron.evaluation.power import has_learned
 from mdf_detectron.evaluation.scoring import match_table
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread, holm, pooled_spread
 from mdf_detectron.evaluation.summary import SWEEP, mean_ap_and_ar, metric_statistic, sweep_rows
@@ -165,7 +166,17 @@ class StudyEstimator(Estimator):
         samples = (self._sampled(side, shared, members, num_resamples, at) for side in (first, second))
         training = self._spread_of_difference(first, second, counts, members)
         row = self.differences([self.metric], *samples, size, training)[self.metric]
+        if self.untrained(first[0]) or self.untrained(second[0]):
+            row = {**row, "untrained": 1.0}
         return Comparison(first, second, Verdict.of({**row, "corrected": row["p_value"]}), counts)
+
+    def untrained(self, variant: str) -> bool:
+        """Tell whether a variant's boxes, of one training a fold, are not above chance."""
+
+        def tell() -> bool:
+            return not has_learned(self.images.truths, {f: one[0] for f, one in self.detections(variant, FULL).items()})
+
+        return self._once(("untrained", variant), tell)
 
     def _sampled(
         self, side: Side, folds: Sequence[int], members: np.ndarray, num_resamples: int | None, at: int

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mdf_detectron.evaluation.estimates import estimate, number
+from mdf_detectron.evaluation.power import answer_in_words, shown_by
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES
 from mdf_detectron.evaluation.subgroups import RECORD, Subgroup, list_subgroups
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator, corrected
@@ -45,7 +46,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
     if plan.question and {plan.model, plan.baseline} <= set(results.variants):
         groups = compare_subgroups(estimator)
         verdicts = answer(results, tests, groups, estimator.metric)
-        verdicts[1:1] = of_shares(estimator)
+        verdicts[1:1] = [*of_shares(estimator), *of_power(estimator, tests)]
         sections.append(_subgroup_section(groups, estimator, maker.intervals))
     elif plan.question:
         verdicts = ["The question is open: no training of the model, or of its baseline, is finished."]
@@ -141,6 +142,19 @@ def of_shares(estimator: StudyEstimator) -> list[str]:
     )
     below = [str(share) for share, value in values.items() if value < alone - MOST_LOST]
     return [text + (f" With {', '.join(below)} % it is worse than without reading a record at all." if below else "")]
+
+
+def of_power(estimator: StudyEstimator, tests: Tests) -> list[str]:
+    """Name variants that have learned nothing; else say what difference the study's own interval could show."""
+    results, plan = estimator.results, estimator.results.plan
+    row = tests[(plan.baseline, FULL), (plan.model, FULL)].row
+    if untrained := [name for name in (plan.baseline, plan.model) if estimator.untrained(name)]:
+        values = [f"{results.title(name)}: {number(estimator.estimates(name)['AP50']['value'])}" for name in untrained]
+        return [f"No better than chance (the same boxes on other patients' images) is AP50 of {'; '.join(values)}. "
+                "Train longer (SOLVER.MAX_ITER), or with another learning rate."]  # fmt: skip
+    of = f", {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)} and this study's own interval"
+    return [answer_in_words(estimator.images.truths, shown_by(row), of, results.data.patients_to_test,
+                            estimator.metric)]  # fmt: skip
 
 
 def not_tested(results: StudyResults) -> list[str]:

@@ -15,6 +15,7 @@ from mdf_detectron.data.catalog import load_schema, read_prepared, read_report, 
 from mdf_detectron.data.prepared import SPLITS
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.errors import DatasetError
+from mdf_detectron.evaluation.power import patients_with_boxes
 from mdf_detectron.fileio import find_config_file, sha256_of
 
 OWN_SPLITS = -1
@@ -48,6 +49,11 @@ class StudyData:
     @property
     def class_names(self) -> list[str]:
         return next(iter(self.splits.values()))["train"].class_names
+
+    @property
+    def patients_to_test(self) -> int:
+        """Patients with a box in all splits, which folds would test; 0 if there are folds."""
+        return 0 if set(self.splits) != {OWN_SPLITS} else patients_with_boxes(self.splits[OWN_SPLITS].values())
 
     @property
     def has_masks(self) -> bool:

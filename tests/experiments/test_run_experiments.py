@@ -31,6 +31,7 @@ def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "2 trainings: 2 variants × seeds [1]" in text and "2 of 2 trainings are left" in text
     assert "| image_only | 1 | 1 |" in text and not (tmp_path / "out").exists()
+    assert "Can these data answer? 3 test patients with 3 ground-truth boxes, seeds [1]: a difference of" in text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")

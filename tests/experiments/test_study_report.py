@@ -110,6 +110,7 @@ def test_the_whole_report(study, tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "the record helps" in text.splitlines()[2].lower() and "With another patient's record" in text
     assert "Not tested: the model with half of its values hidden;" in text
+    assert "test patients with 10 ground-truth boxes, 2 seeds and this study's own interval: a difference of" in text
     assert "Published values are left out" not in text and "published" not in text.split("Published: one run.")[0]
     for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "Subgroup analysis",
                     "All comparisons", "Ensembles over the seeds of each fold", "Speed", "Trainings"):  # fmt: skip
@@ -248,6 +249,19 @@ def test_answers(case, study):
     assert text.startswith(said)
     assert "With another patient's record no difference is shown (0.0 (-1.0 to 1.0) points lost)." in text
     assert open_questions.startswith("Not tested: ")
+
+
+def test_a_model_that_has_learned_nothing_gives_no_verdict(study, tmp_path, monkeypatch):
+    results = read_results(*study)
+    monkeypatch.setattr(StudyEstimator, "untrained", lambda self, variant: variant == "image_only")
+    write_study_report(tmp_path, results, 20)
+    text = (tmp_path / "report.md").read_text()
+    assert "**Not trained enough: whether the record helps cannot be told" in text and "Can these data" not in text
+    value = number(slow_mean(study[2], study[1], "image_only", "full"))
+    assert f"is AP50 of Image-only: {value}. Train longer" in text
+    saved = read_json(tmp_path / "study.json", ResultsError)
+    assert [one["verdict"][:11] for one in saved["comparisons"]][:2] == ["not trained", "better, not"]
+    assert {one["verdict"] for one in saved["subgroups"]} == {"not trained enough"}
 
 
 def test_ensemble_by_hand():

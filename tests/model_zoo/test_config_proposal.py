@@ -77,6 +77,7 @@ def test_masks_columns_validation_and_schedule():
 def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
     register_prepared_folder(tiny_folder, "tiny_cxr")
     make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
+    assert "Can these data answer? 3 test patients with 3 ground-truth boxes, three seeds" in capsys.readouterr().out
     text = (tmp_path / "cfg" / "with_record.yaml").read_text()
     assert "# The classes: bright, dark." in text and "# Every box has a mask." in text
     cfg = load_config(tmp_path / "cfg" / "with_record.yaml")
