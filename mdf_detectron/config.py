@@ -146,6 +146,9 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.TORCH_INITIALIZATION": (False, ANY),
     # Weight decay of the trained loss weights.
     "SOLVER.WEIGHT_DECAY_LOSS_WEIGHTS": (0.0, at_least(0)),
+    # Run each batch in this many parts, for one optimizer step: the memory of a part. Without batch norm and sampled
+    # regions the step is the whole batch's; with them, statistics and means are each part's. 1: all at once.
+    "SOLVER.ACCUMULATE": (1, at_least(1)),
     # Average the weights over the iterations with this decay (0.99 to 0.9999; about 1 / (1 - decay) iterations count):
     # validation, test and every checkpoint use the average, the optimizer goes on from its own weights. 0.0: off.
     "SOLVER.EMA_DECAY": (0.0, PROBABILITY),

@@ -138,6 +138,11 @@ def _check_batch(cfg: CfgNode, world: int) -> None:
             f"{world} processes, but SOLVER.IMS_PER_BATCH is {images}: a process needs an image; raise it to a "
             f"multiple of {world}, or start fewer processes"
         )
+    if images // world < cfg.SOLVER.ACCUMULATE:
+        raise ConfigError(
+            f"SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} parts of the {images // world} image(s) of a process: "
+            "a part needs an image; lower it or raise SOLVER.IMS_PER_BATCH"
+        )
     if images % world:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide by {world} processes; use {images - images % world} or "

@@ -140,8 +140,8 @@ def test_validation_period_and_workers_do_not_change_the_weights(whole, run, tmp
 
 def test_averaged_weights_resume_exactly_and_leave_the_training_alone(run, tmp_path):
     def start(name, *opts, **options):
-        return run(name, "SOLVER.MAX_ITER", 4, "MODEL.MASK_ON", False, *opts, config="synthetic_cxr/mask_rcnn.yaml",
-                   **options)  # fmt: skip
+        return run(name, "SOLVER.MAX_ITER", 4, "MODEL.MASK_ON", False, "SOLVER.ACCUMULATE", 2, *opts,
+                   config="synthetic_cxr/mask_rcnn.yaml", **options)  # fmt: skip
 
     decay = ["SOLVER.EMA_DECAY", 0.9]
     start("plain")
