@@ -112,7 +112,7 @@ def test_files_of_other_programs_and_formats_are_refused(tiny_run, tmp_path):
     [
         ("cascade_mdf_net", []),
         ("retinanet_mdf_net", ["MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]),
-        ("mdf_net_fpn", ["MODEL.CLINICAL.BRANCH", "compact"]),
+        ("mdf_net_fpn", ["MODEL.CLINICAL.BRANCH", "compact", "MODEL.CLINICAL.FUSION_LOGITS", True]),
     ],
 )
 def test_other_detectors_and_fusions(tiny_run, small_config, fit_encoder, tmp_path, name, options, end):
