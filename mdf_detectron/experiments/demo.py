@@ -66,7 +66,9 @@ def run_demo(out: Path, *, num_patients: int, signal: float, seed: int, opts: li
     predictions = {model: read_json(out / model / inference, ResultsError) for model in CONFIGS}
     late = _late_fusion(out, opts, truth, predictions["image_only"])
     metrics["late_fusion"] = evaluate_coco(truth, late)
-    metrics["differences"] = _differences(truth, late, *predictions.values(), _shuffled_folder(out) / PREDICTIONS_FILE_NAME)
+    metrics["differences"] = _differences(
+        truth, late, *predictions.values(), _shuffled_folder(out) / PREDICTIONS_FILE_NAME
+    )
     write_json(out / "metrics.json", metrics)
     images = draw_images(dataset, predictions, out / "images")
     write_figure(out / "loss.png", training_curves(_series(out)))
@@ -202,8 +204,8 @@ def write_demo_report(
         "`synthetic_cxr/mdf_net.yaml`. Late fusion trains no network: it multiplies the odds of the image-only model's "
         "scores by what the record alone says of each class.\n",
         markdown_table(header, rows),
-        f"{gain.of_record()} AP50 by IoBB of the model with the record minus the image-only one is {gain.numbers}, minus "
-        f"late fusion {more.numbers} (95 % interval over the test patients in brackets). {loss.of_change(EXCHANGED)}\n",
+        f"{gain.of_record()} AP50 by IoBB of the model with the record minus the image-only one is {gain.numbers}, "
+        f"minus late fusion {more.numbers} (95 % interval over the test patients in brackets). {loss.of_change(EXCHANGED)}\n",
         "The oracle knows the generating process and scores the ground-truth boxes by the exact probability of each "
         "class: no detector can be expected above it.\n",
         "![AP50 by class](ap50.png)\n",
