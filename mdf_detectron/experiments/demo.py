@@ -205,7 +205,8 @@ def write_demo_report(
         "scores by what the record alone says of each class.\n",
         markdown_table(header, rows),
         f"{gain.of_record()} AP50 by IoBB of the model with the record minus the image-only one is {gain.numbers}, "
-        f"minus late fusion {more.numbers} (95 % interval over the test patients in brackets). {loss.of_change(EXCHANGED)}\n",
+        f"minus late fusion {more.numbers} (95 % interval over the test patients in brackets). "
+        f"{loss.of_change(EXCHANGED)}\n",
         "The oracle knows the generating process and scores the ground-truth boxes by the exact probability of each "
         "class: no detector can be expected above it.\n",
         "![AP50 by class](ap50.png)\n",
