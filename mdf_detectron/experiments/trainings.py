@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from detectron2.config import CfgNode
 
-from mdf_detectron.config import columns_read, flat_config
+from mdf_detectron.config import columns_read, flat_config, value_at
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
@@ -29,6 +30,9 @@ ENTRY_FILE_NAME = "training.json"
 
 SCORES_FILE_NAME = "scores.json"
 FAILURE_FILE_NAME = "failure.json"
+
+CHOSEN_BY = ("VALIDATION.METRIC", "VALIDATION.PATIENCE", "TEST.EVAL_PERIOD", "SOLVER.MAX_ITER", "INPUT.IMAGE_SIZE")
+"""Keys in which a training must be as its variant's config for published values to stand next to it."""
 
 TRAIN_PART = "train"
 """Name of the predictions on images of the train split, used like the name of a record state."""
@@ -252,10 +256,23 @@ class StudyResults:
     def finished(self, variant: str) -> list[Run]:
         return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
 
+    @cached_property
+    def unlike_published(self) -> list[str]:
+        """Say how data and trainings differ from those of the plan's published values."""
+        made, found = self.data.arguments, ["the data are synthetic"] if self.data.synthetic else []
+        found += ["the splits are folds"] if set(self.data.splits) != {OWN_SPLITS} else []
+        found += [f"{key} of the data is {shorten(made.get(key))}, not {shorten(wanted)}"
+                  for key, wanted in self.plan.published_on.items() if made.get(key) != wanted]  # fmt: skip
+        for training in (run.training for run in self.runs if self.plan.variant(run.training.variant).published):
+            own = load_config(training.config)
+            found += [f"{key} is {now}, not {value_at(own, key)}" for key in CHOSEN_BY
+                      if (now := value_at(training.cfg, key)) != value_at(own, key)]  # fmt: skip
+        return list(dict.fromkeys(found))
+
     @property
     def with_published(self) -> bool:
-        """Whether the plan's published values were measured on this data set."""
-        return self.plan.published_on == self.data.name and not self.data.synthetic
+        """Whether the plan's published values may stand next to this study's."""
+        return bool(self.plan.published_on) and not self.unlike_published
 
     def absent_folds(self, variant: str) -> list[int]:
         """List the folds without a finished training of a variant."""

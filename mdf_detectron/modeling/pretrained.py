@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from torch import nn
 
 from mdf_detectron.config import TIMM_BACKBONES
 from mdf_detectron.errors import ConfigError, shorten
-from mdf_detectron.modeling.backbones import TimmTrunk, create_trunk
+from mdf_detectron.modeling.backbones import TimmTrunk, build_image_backbone, create_trunk
 
 FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train from scratch"
 
@@ -54,16 +58,35 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
     return len(trunks)
 
 
+def fetch_pretrained(cfgs: Iterable[CfgNode]) -> None:
+    """Load each trunk's weights once, so that they are in timm's cache; raise as :func:`load_pretrained_trunks`."""
+    for cfg in {(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS_FILE): cfg for cfg in cfgs}.values():
+        if cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE:
+            load_pretrained_trunks(cfg, build_image_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))))
+
+
+def _answers(url: str) -> bool:
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=3).close()
+    except OSError as error:
+        return isinstance(error, HTTPError)
+    return True
+
+
 def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, torch.Tensor]:
-    """Return pretrained weights under the names of ``trunk.model``.
+    """Return pretrained weights under the names of ``trunk.model``; ask the network once, for three seconds at most.
 
     ``weights_file`` is a local timm weights file; empty: timm's own, from its cache or the network.
     """
+    from huggingface_hub import constants  # where timm looks; slow to import
+
     name, options = trunk.model_name, trunk.options
     if weights_file and not os.path.isfile(weights_file):
         raise ConfigError(f"MODEL.TIMM.WEIGHTS_FILE: no file at {weights_file}; or {FROM_SCRATCH}")
     source = weights_file or f"timm's pretrained weights of '{name}'"
     overlay = {"pretrained_cfg_overlay": {"file": weights_file}} if weights_file else {}
+    hub, online = constants.ENDPOINT, weights_file or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE |= not online  # its cache answers at once; without a network its retries take a minute
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -71,10 +94,13 @@ def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, to
             torch.manual_seed(0)
             loaded = create_trunk(name, options, pretrained=True, **overlay).state_dict()
     except Exception as error:  # network, hub, file or model: timm and its hub raise all kinds
+        why = shorten(str(error), 200) if online else f"{hub} does not answer, and its cache lacks them"
         raise ConfigError(
-            f"could not load {source}: {shorten(str(error), 200)}. Without a network, name a file that was downloaded "
+            f"could not load {source}: {why}. Without a network, name a file that was downloaded "
             f"elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
         ) from None
+    finally:
+        constants.HF_HUB_OFFLINE &= bool(online)
     # timm silently keeps the random start of weights that a file lacks; both models here have the same one.
     random = [n for n, value in loaded.items() if value.dim() > 1 and torch.equal(value, start[n])]
     if random:

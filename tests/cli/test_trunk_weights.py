@@ -5,12 +5,14 @@ import zipfile
 import pytest
 import timm
 import torch
+import torchvision
 
 from mdf_detectron import cli
 from mdf_detectron.cli import install_detectron2, trunk_weights
 from mdf_detectron.cli.trunk_weights import SOURCES, rename
 from mdf_detectron.errors import UserError
 from mdf_detectron.fileio import sha256_of
+from mdf_detectron.modeling.backbones import set_batch_norm
 
 NAME = "efficientnet-lite0"
 
@@ -63,3 +65,34 @@ def test_one_line_without_a_network_or_with_a_typo(monkeypatch, tmp_path):
         trunk_weights.main(["efficientnet-lite1", str(tmp_path / "x.pth")])
     with pytest.raises(SystemExit, match="no trunk weights 'efficientnet-lite4'; did you mean efficientnet-lite"):
         cli.main(["weights", "efficientnet-lite4", "x.pth"])
+
+
+def test_torchvisions_weights_are_the_same_function_in_timms_trunk(tmp_path, monkeypatch, capsys):
+    """All 244 tensors by order and shape, its first linear layer as timm's 1×1 convolution; logits agree."""
+    name = "torchvision-mobilenet-v3-small"
+    torch.manual_seed(5)
+    model = torchvision.models.mobilenet_v3_small().eval()
+    for key, value in model.state_dict().items():
+        if key.endswith(("running_mean", "running_var")):
+            value.copy_(torch.rand_like(value) + 0.5)
+    torch.save(model.state_dict(), tmp_path / "their.pth")
+    given, file = ["--wheel", str(tmp_path / "their.pth")], tmp_path / "ours.pth"
+    with pytest.raises(UserError, match=r"their.pth has sha256 .*, expected 047dcff4…; download https://.* again"):
+        trunk_weights.main([name, str(file), *given])
+    monkeypatch.setitem(SOURCES, name, SOURCES[name]._replace(sha256=sha256_of(tmp_path / "their.pth")))
+    trunk_weights.main([name, str(file), *given])
+    assert "244 tensors of mobilenetv3_small_100" in capsys.readouterr().out
+    own = timm.create_model("mobilenetv3_small_100", pretrained=True, pretrained_cfg_overlay={"file": str(file)}).eval()
+    set_batch_norm(own, 0.001, 0.01)  # MODEL.TIMM.BATCH_NORM of configs/paper/
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(own(image), model(image), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="has 242 tensors, timm's mobilenetv3_small_100 244"):
+        rename(dict(list(model.state_dict().items())[2:]), "mobilenetv3_small_100")
+
+    def offline(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError, match=r"could not download https://download.pytorch.* \(no route\); name its file"):
+        trunk_weights.main([name, str(tmp_path / "x.pth")])
+    assert not (tmp_path / "x.pth").exists()

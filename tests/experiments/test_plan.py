@@ -3,7 +3,7 @@
 import pytest
 from tiny_training import edit
 
-from mdf_detectron.config import reads_record
+from mdf_detectron.config import reads_record, value_at
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
 from mdf_detectron.experiments.plan import PLANS, Plan, column_sets, read_plan, with_columns
@@ -49,6 +49,17 @@ def test_a_set_of_columns_is_a_folder_of_its_own():
     assert [variant.name for variant in named.variants] == ["c_pO2---FiO2", "c_age"]
     with pytest.raises(ConfigError, match="two variants are named 'c_age', one for a set of columns"):
         with_columns(plan, ["age"])
+
+
+def test_the_papers_plan_has_each_figures_schedule_selection_and_decay():
+    chosen = ("SOLVER.MAX_ITER", "VALIDATION.METRIC", "SOLVER.WEIGHT_DECAY", "MODEL.MASK_ON")
+    for variant in read_plan("paper").variants:
+        opts = [part for pair in variant.overrides.items() for part in pair]
+        cfg = load_config(variant.config, ["MODEL.TIMM.PRETRAINED", False, *opts])
+        short = variant.name in ("mdf_net", "hadamard", "concat_linear", "concat_conv") or "_both" in variant.name
+        metric = "bbox_iobb/AP50" if variant.name == "msf_net_1d" else "bbox_iobb/AR50"
+        decay = 1e-5 if variant.name == "columns" else 0.0
+        assert [value_at(cfg, key) for key in chosen] == [7020 if short else 11700, metric, decay, not short]
 
 
 def test_figure_3_has_the_batch_norms_of_each_trunk():

@@ -2,17 +2,20 @@
 
 import os
 import signal
+import time
 
 import pytest
 from forked import Forked, wait_for
 
 from mdf_detectron.cli import run_experiments
 from mdf_detectron.errors import ConfigError, ResultsError, UserError
+from mdf_detectron.experiments import cost
 from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster
 from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, SCORES_FILE_NAME, read_results
 from mdf_detectron.experiments.worker import work
 from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.locks import FolderLock
+from tests.experiments.conftest import SMALL
 
 ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
 
@@ -21,17 +24,46 @@ ONE = {"seeds": [1], "figures": [], "records": ["shuffled"]}
 def threads(monkeypatch):
     """Trainings of three steps gain nothing from threads, and a plan's cost is as printable from one round."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("WARMUP", "LEAST_ROUNDS", "MOST_ROUNDS"):
+    for name in ("SECONDS", "MOST_ROUNDS"):
         monkeypatch.setattr(f"mdf_detectron.experiments.cost.{name}", 1)
 
 
-def test_dry_run_starts_nothing(plan_file, tiny_folder, tmp_path, capsys):
-    path = plan_file(dataset=str(tiny_folder), **ONE)
-    assert run_experiments.main([str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+def test_dry_run_prints_its_table_and_writes_nothing(plan_file, tiny_folder, tmp_path, capsys, monkeypatch):
+    """Models that differ only in their columns are measured once, and of the variants only those that are asked for."""
+    measured = []
+    measure = cost.measure_speed
+    monkeypatch.setattr(cost, "measure_speed", lambda cfg, seconds: measured.append(cfg) or measure(cfg, seconds))
+    monkeypatch.chdir(tmp_path)
+    fused = [{"name": name, "columns": columns} for name, columns in (("a", ["age"]), ("g", ["gender"]))]
+    variants = [*fused, {"name": "image_only", "overrides": {"MODEL.CLINICAL.FUSION_3D": False}}]
+    path = plan_file(dataset=str(tiny_folder), **{**ONE, "seeds": [1, 2]}, variants=variants, question=None)
+    assert run_experiments.main([str(path), "--variants", "a", "g", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "2 trainings: 2 variants × seeds [1]" in text and "2 of 2 trainings are left" in text
-    assert "| image_only | 1 | 1 |" in text and not (tmp_path / "out").exists()
-    assert "Can these data answer? 3 test patients with 3 ground-truth boxes, seeds [1]: a difference of" in text
+    assert text.startswith("| variant |") and "4 of 4 trainings are left" in text and "of each of 1 models" in text
+    assert "| a | 2 | 2 |" in text and "| g | 2 | 2 |" in text and "image_only" not in text
+    assert "Can these data answer? 3 test patients with 3 ground-truth boxes, seeds [1, 2]: a difference of" in text
+    assert len(measured) == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_time_of_a_dry_run_is_limited(tiny_folder, make_study, tmp_path, monkeypatch):
+    """Where the time allows no whole step, a step is one image's time times the batch."""
+    _, _, trainings = make_study(tiny_folder, tmp_path, **ONE)
+    batches = []
+    monkeypatch.setattr(cost, "_step", lambda model, optimizer, batch: batches.append(len(batch)))
+    cost.measure_speed(trainings[0].cfg, 0.0)
+    assert batches == [1]
+    monkeypatch.setattr(cost, "MOST_ROUNDS", 3)
+    cost.measure_speed(trainings[0].cfg, 60.0)
+    assert batches == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_no_network_is_one_line_before_anything_starts(plan_file, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("mdf_detectron.modeling.pretrained._answers", lambda url: False)
+    path = plan_file(dataset=str(tiny_folder), **ONE, overrides={**SMALL, "MODEL.TIMM.PRETRAINED": True})
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="huggingface.co does not answer, and its cache lacks them. Without") as error:
+        run_experiments.main([str(path), "--out", str(tmp_path / "out")])
+    assert "\n" not in str(error.value) and time.monotonic() - start < 5 and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")

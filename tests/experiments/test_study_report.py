@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from simulated import paired_test
 
+from mdf_detectron.config import value_at
+from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
@@ -16,9 +18,10 @@ from mdf_detectron.experiments.estimates import Comparison, StudyEstimator, fuse
 from mdf_detectron.experiments.figures import FigureMaker
 from mdf_detectron.experiments.launch import note_failure
 from mdf_detectron.experiments.plan import PlannedFigure
-from mdf_detectron.experiments.report import answer, not_tested, planned_comparisons, write_study_report
-from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, predictions_file, read_results
+from mdf_detectron.experiments.report import _facts, answer, not_tested, planned_comparisons, write_study_report
+from mdf_detectron.experiments.trainings import CHOSEN_BY, SCORES_FILE_NAME, predictions_file, read_results
 from mdf_detectron.fileio import read_json
+from tests.experiments.conftest import PLAN, SMALL
 
 
 def fused_is_better(training, state):
@@ -126,16 +129,30 @@ def test_the_whole_report(study, tmp_path):
     assert counts[2].startswith("With the record,10 ")  # 3 + 7 boxes, all found
 
 
-def test_published_values_stand_beside_where_the_data_are_theirs(study):
-    plan, data, trainings = study
-    results = read_results(plan, data, trainings)
-    figure = plan.figures[0]
-    tests = {}
-    assert "published" not in FigureMaker(StudyEstimator(results, 20), tests).section(figure).tables[0].to_csv()
-    results = read_results(plan.model_copy(update={"published_on": data.name}), data, trainings)
-    assert '"With the record, published",–,–,31.7,–' in (
-        FigureMaker(StudyEstimator(results, 20), tests).section(figure).tables[0].to_csv()
-    )
+def test_published_values_stand_next_to_ours_only_if_data_and_selection_are_theirs(make_study, finish, tiny_folder):
+    """Cohort, certainty and split rule are the report's arguments; selection and schedule those of the config."""
+    paper = {"min_certainty": 1, "split_by": "row"}
+    selection = {key: value_at(load_config(PLAN["config"]), key) for key in CHOSEN_BY}
+    options = {"published_on": paper, "overrides": {**SMALL, **selection}}
+
+    def shown(data, plan, trainings, **changes):
+        finish(trainings, data, fused_is_better)
+        results = read_results(plan, replace(data, **changes), trainings)
+        made = FigureMaker(StudyEstimator(results, 20), {}).section(plan.figures[0]).tables[0].to_csv()
+        return '"With the record, published",–,–,31.7,–' in made, _facts(results)[-1]
+
+    plan, data, trainings = make_study(tiny_folder, **options)
+    there, text = shown(data, plan, trainings, arguments=paper)
+    assert there and "for orientation" in text
+    for changes, message in (
+        ({"arguments": {**paper, "min_certainty": 3}}, "min_certainty of the data is 3, not 1."),
+        ({}, "min_certainty of the data is None, not 1; split_by of the data is None, not 'row'."),
+        ({"arguments": paper, "synthetic": True}, "the data are synthetic."),
+    ):
+        assert shown(data, plan, trainings, **changes) == (False, f"Published values are left out: {message}")
+    plan, data, trainings = make_study(tiny_folder, opts=["VALIDATION.METRIC", "bbox/AR50"], **options)
+    message = "Published values are left out: VALIDATION.METRIC is bbox/AR50, not bbox_iobb/AP50."
+    assert shown(data, plan, trainings, arguments=paper) == (False, message)
 
 
 def test_a_failed_training_has_a_row_and_the_others_are_reported(make_study, finish, make_folds, tmp_path):
@@ -219,7 +236,7 @@ def test_a_verdict_holds_after_correction_or_says_that_it_does_not():
 
 def test_synthetic_data_are_not_taken_for_the_published_ones(study):
     plan, data, trainings = study
-    plan, data = plan.model_copy(update={"published_on": data.name}), replace(data, synthetic=True)
+    plan, data = plan.model_copy(update={"published_on": {"seed": 1}}), replace(data, synthetic=True)
     results = read_results(plan, data, trainings)
     made = FigureMaker(StudyEstimator(results, 20), {}).section(plan.figures[0])
     assert "published" not in made.tables[0].to_csv()

@@ -55,7 +55,7 @@ def _steps(cohort: Cohort, kept: Mapping[str, int], flow: Flow) -> dict[str, Any
     left, rows = stage["in"], [("readings of the metadata", stage["in"], PUBLISHED_READINGS)]
     for reason, count in stage["dropped"].items():
         left -= count
-        rows.append((f"readings without: {reason}", left, ""))
+        rows.append((f"minus: {reason}", left, ""))
     rows += [(f"{name} that are left", kept[name], count) for name, count in PUBLISHED.items()]
     boxes = cohort.boxes["label"].value_counts()
     rows += [(f"boxes of {name}", int(boxes[name]), PUBLISHED_BOXES.get(name, "")) for name in cohort.options.classes]

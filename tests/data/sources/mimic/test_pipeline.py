@@ -206,9 +206,9 @@ def test_the_papers_cohort_by_hand(tmp_path):
     assert [b["class"] for b in images["P301R000005"]["boxes"]] == [CON, CON]
     (steps,) = [t["rows"] for t in report["tables"] if "step by step" in t["title"]]
     assert steps == [
-        ["readings of the metadata", 11, 3052], ["readings without: eye tracking discarded", 10, ""],
-        [f"readings without: {TOO_LATE}", 9, ""], [f"readings without: {NO_VISIT}", 8, ""],
-        ["readings without: inside several visits", 7, ""], ["readings that are left", 7, 670],
+        ["readings of the metadata", 11, 3052], ["minus: eye tracking discarded", 10, ""],
+        [f"minus: {TOO_LATE}", 9, ""], [f"minus: {NO_VISIT}", 8, ""],
+        ["minus: inside several visits", 7, ""], ["readings that are left", 7, 670],
         ["images that are left", 7, 590], ["patients that are left", 7, 540],
         [f"boxes of {ECS}", 1, 154], [f"boxes of {ATL}", 4, 143], [f"boxes of {CON}", 2, 112],
     ]  # fmt: skip
