@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdf_detectron.cli.arguments import prepared_folder
+from mdf_detectron.cli.arguments import existing_file, prepared_folder
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import write_text
 
@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--image-size", type=int, help="side of the model's square input (default: chosen from images and boxes)"
     )
-    parser.add_argument("--no-flip", action="store_true", help="no mirrored images in training")
+    parser.add_argument("--no-flip", action="store_true", help="no mirrored or turned images in training")
+    parser.add_argument("--trunk", default="", metavar="NAME", help="timm model (default: mobilenetv3_small_100)")
+    parser.add_argument("--weights", type=existing_file, metavar="FILE",
+                        help="its pretrained weights (mdf weights), which also say the pixel statistics")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace existing config files")
     args = parser.parse_args(argv)
     from mdf_detectron.evaluation.coco import GroundTruth
@@ -43,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     there = [name for name in ("with_record.yaml", "image_only.yaml") if (out / name).exists()]
     if there and not args.force:
         raise ConfigError(f"{out / there[0]} exists; --force replaces it, or name another --out")
-    choices = propose_config(facts, image_size=args.image_size, flip=not args.no_flip)
+    given = {"trunk": args.trunk, "weights": args.weights or ""}
+    choices = propose_config(facts, image_size=args.image_size, flip=not args.no_flip, **given)
     main_config = "with_record" if choices.values["MODEL.CLINICAL.FUSION_LOGITS"] else "image_only"
     title = "Model with the record" if main_config == "with_record" else "Image-only model (no clinical column to read)"
     title = f"{title} for the prepared folder {facts.name}, proposed from its data."

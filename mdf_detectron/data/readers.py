@@ -188,16 +188,13 @@ def read_dicom_tags(path: str | Path, keywords: Sequence[str]) -> dict[str, str 
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read the samples of a mask as they are stored, upright, (H, W), from a raster file or an array (NPY).
+    """Read a mask's samples as stored, (H, W), upright, of a raster file or NPY; refuse channels that differ.
 
-    Of a palette image the indices, or the gray values if all its colors are gray. Raises :class:`ImageReadError` if the
-    channels differ.
+    Of a palette image these are the indices, or the gray values if all its colors are gray.
     """
     with OpenImage(path) as image, _one_line_errors(image.path):
         if image.path.suffix.lower() == ".npy":
             samples = np.load(image.path, mmap_mode="r", allow_pickle=False)  # mapped: a false shape takes no memory
-        elif image.is_dicom:
-            raise ValueError("a mask is PNG, TIFF or NPY, not DICOM")
         else:
             samples = _raster_samples(image.path, image._content)
         if samples.ndim == 3 and samples.shape[2] and (samples == samples[:, :, :1]).all():
@@ -211,7 +208,6 @@ def read_mask(path: str | Path) -> np.ndarray:
 def _raster_samples(path: Path, content: bytes) -> np.ndarray:
     with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         check_memory(path, *image.size, samples=len(image.getbands()))
-        image.load()
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "P" and all(r == g == b for _, (r, g, b) in upright.convert("RGB").getcolors(257)):
         upright = upright.convert("L")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mdf_detectron.data import prepared
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.errors import DatasetError
+from mdf_detectron.errors import ConfigError, DatasetError
 from mdf_detectron.fileio import CONFIGS
 
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
@@ -29,6 +29,8 @@ RECORD_REASONS = {
 """Reasons for keys that the recipes set."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
 MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4
+COLOR = 8
+"""Least mean difference of an image's channels, 0–255, that makes it a color image."""
 SMALL_BOX = 16
 """Wanted side of a small box (10th percentile) in the model's input, in pixels."""
 EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 600, 20_000
@@ -43,14 +45,14 @@ class FolderFacts:
     Attributes:
         name: of the folder; its data sets are registered as "<name>_<split>".
         splits: annotations by split.
-        pixel_mean, pixel_std: of a sample of the training split, 0–255.
+        pixel_mean, pixel_std: of a sample of the training split, 0–255; of gray, or of R, G and B if it is color.
     """
 
     name: str
     splits: dict[str, Annotations]
     schema: ClinicalSchema
-    pixel_mean: float
-    pixel_std: float
+    pixel_mean: list[float]
+    pixel_std: list[float]
 
 
 @dataclass
@@ -77,17 +79,34 @@ def read_folder(root: str | Path) -> FolderFacts:
     if not train.annotations:
         raise DatasetError(f"{root}: no box in the training split ({len(train.images)} images); nothing can be learned")
     step = max(1, len(train.images) // PIXEL_SAMPLE)
-    pixels = [read_radiograph(root / "images" / i["file_name"])[::4, ::4].ravel() for i in train.images[::step]]
-    values = np.concatenate(pixels).astype(np.float64)
-    return FolderFacts(root.resolve().name, splits, schema, float(values.mean()), float(max(values.std(), 1.0)))
+    mean, std = pixel_statistics([root / "images" / image["file_name"] for image in train.images[::step]])
+    return FolderFacts(root.resolve().name, splits, schema, mean, std)
 
 
-def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: bool = True) -> Choices:
+def pixel_statistics(paths: Sequence[Path]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of images, 0–255: of R, G and B if most are color, else of gray.
+
+    A color image is one whose largest and smallest channel differ by :data:`COLOR` on average.
+    """
+    colored, count, sums = 0, 0, np.zeros((2, 4))
+    for path in paths:
+        pixels = read_radiograph(path, "RGB")[::4, ::4].reshape(-1, 3).astype(np.float64)
+        colored += np.ptp(pixels, axis=1).mean() >= COLOR
+        values = np.column_stack([pixels, pixels @ (0.299, 0.587, 0.114)])
+        count, sums = count + len(values), sums + (values.sum(axis=0), (values**2).sum(axis=0))
+    mean, square = sums[:, :3] / count if 2 * colored > len(paths) else sums[:, 3:] / count
+    return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1)).tolist()
+
+
+def propose_config(
+    facts: FolderFacts, *, image_size: int | None = None, flip: bool = True, trunk: str = "", weights: str = ""
+) -> Choices:
     """Choose the keys that depend on the data; the package's base config and recipes set the rest.
 
     Args:
         image_size: side of the model's square input; None chooses it.
-        flip: allow the horizontal flip, which is off in any case if class names say left or right.
+        flip: allow flips and turns, which are off in any case if class names say left or right.
+        trunk, weights: name of a timm model, and a file of its pretrained weights.
     """
     choices, train = Choices(), facts.splits["train"]
     choose = choices.choose
@@ -98,11 +117,13 @@ def propose_config(facts: FolderFacts, *, image_size: int | None = None, flip: b
     _anchors(choose, boxes * side, side)
     names = train.class_names
     choose("MODEL.ROI_HEADS.NUM_CLASSES", len(names), f"The classes: {', '.join(names)}.")
-    _masks_and_flip(choose, train, flip)
+    color = len(facts.pixel_mean) == 3
+    _masks(choose, train)
+    _flips(choose, names, flip, color)
     _schedule(choose, facts)
-    mean, std = round(facts.pixel_mean, 1), round(facts.pixel_std, 1)
-    choose("MODEL.PIXEL_MEAN", [mean], f"Mean and standard deviation of up to {PIXEL_SAMPLE} training images.")
-    choose("MODEL.PIXEL_STD", [std])
+    if color:
+        choose("INPUT.FORMAT", "RGB", "Most training images are color.")
+    _pixels(choose, facts, trunk, weights)
     per_image = np.bincount(np.unique([a["image_id"] for a in train.annotations], return_inverse=True)[1])
     most = int(per_image.max())
     choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * most), f"An image has up to {most} boxes.")
@@ -182,20 +203,52 @@ def _anchors(choose: Choose, boxes: np.ndarray, side: int) -> None:
     choose("MODEL.ROI_HEADS.IN_FEATURES", [feature])
 
 
-def _masks_and_flip(choose: Choose, train: Annotations, flip: bool) -> None:
+def _masks(choose: Choose, train: Annotations) -> None:
     masks = sum("segmentation" in a for a in train.annotations)
     complete = masks == len(train.annotations)
     choose("MODEL.MASK_ON", complete, "Every box has a mask." if complete else
                    f"Only {masks} of {len(train.annotations)} boxes have a mask.")  # fmt: skip
     if complete and any(isinstance(a["segmentation"], dict) for a in train.annotations):
         choose("INPUT.MASK_FORMAT", "bitmask", "Masks are run-length encoded.")
-    sided = [name for name in train.class_names if _SIDED.search(name)]
-    if sided:
+
+
+def _flips(choose: Choose, names: Sequence[str], flip: bool, color: bool) -> None:
+    if sided := [name for name in names if _SIDED.search(name)]:
         choose("INPUT.RANDOM_FLIP", "none", f"A mirrored image would have the wrong class of {', '.join(sided)}.")
+    elif flip and color:
+        text = "Most color images (skin, microscopy) have no up and down. If yours have: horizontal, and no turns."
+        choose("INPUT.RANDOM_FLIP", "both", text)
+        choose("INPUT.RANDOM_QUARTER_TURNS", True)
     elif flip:
         choose("INPUT.RANDOM_FLIP", "horizontal", "No class name says left or right; --no-flip switches it off.")
     else:
         choose("INPUT.RANDOM_FLIP", "none", "As requested.")
+
+
+def _pixels(choose: Choose, facts: FolderFacts, trunk: str, weights: str) -> None:
+    mean, std, reason = facts.pixel_mean, facts.pixel_std, f"Of up to {PIXEL_SAMPLE} training images."
+    if trunk:
+        choose("MODEL.TIMM.NAME", trunk, "As requested.")
+    if weights:
+        name = trunk or get_mdf_cfg().MODEL.TIMM.NAME
+        mean, std = trunk_statistics(name, len(mean))
+        reason = f"Those with which timm's {name} was trained."
+        choose("MODEL.TIMM.WEIGHTS_FILE", weights, "Pretrained; a checkpoint does not need the file.")
+    choose("MODEL.PIXEL_MEAN", [round(value, 1) for value in mean], f"Mean and standard deviation: {reason}")
+    choose("MODEL.PIXEL_STD", [round(value, 1) for value in std])
+
+
+def trunk_statistics(name: str, channels: int) -> tuple[list[float], list[float]]:
+    """Return the pixel mean and standard deviation, 0–255, that timm's pretrained model ``name`` expects.
+
+    Of one gray channel they are the averages over R, G and B, as one trunk reads it.
+    """
+    import timm
+
+    if (known := timm.get_pretrained_cfg(name)) is None:
+        raise ConfigError(f"--trunk {name}: timm {timm.__version__} has no pretrained model of this name")
+    mean, std = np.array([known.mean, known.std]) * 255
+    return (mean.tolist(), std.tolist()) if channels == 3 else ([float(mean.mean())], [float(std.mean())])
 
 
 def _schedule(choose: Choose, facts: FolderFacts) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mdf_detectron.cli import make_config
 from mdf_detectron.config_file import load_config
@@ -12,7 +15,7 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import ConfigError, DatasetError
-from mdf_detectron.model_zoo.config_proposal import FolderFacts, propose_config, read_folder
+from mdf_detectron.model_zoo.config_proposal import FolderFacts, pixel_statistics, propose_config, read_folder
 
 SCHEMA = ClinicalSchema(
     (ClinicalColumn("age", "numeric"), ClinicalColumn("const", "numeric"),
@@ -35,7 +38,7 @@ def facts(boxes, names=("mass", "nodule"), side=1024, images=400, mask=False, va
     categories = [{"id": 1 + k, "name": name} for k, name in enumerate(names)]
     one = Annotations(entries, annotations, categories)
     empty = Annotations(entries, [], categories)
-    return FolderFacts("own", {"train": one, "val": one if val else empty, "test": one}, SCHEMA, 110.0, 50.0)
+    return FolderFacts("own", {"train": one, "val": one if val else empty, "test": one}, SCHEMA, [110.0], [50.0])
 
 
 def test_anchors_are_the_sizes_of_the_boxes_in_the_input():
@@ -93,3 +96,35 @@ def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
         make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
     with pytest.raises(DatasetError, match="no folder 'annotations'"):
         read_folder(tmp_path)
+
+
+def test_color_images_are_read_as_color(tmp_path):
+    rng, paths, pixels = np.random.default_rng(1), [], []
+    for n in range(3):
+        one = rng.integers(0, 255, (8, 12, 3)).astype(np.uint8)
+        one[..., 2] //= 4
+        Image.fromarray(one if n else one[..., 0]).save(tmp_path / f"{n}.png")
+        paths.append(tmp_path / f"{n}.png")
+        pixels.append((one if n else one[..., :1].repeat(3, 2))[::4, ::4].reshape(-1, 3))
+    mean, std = pixel_statistics(paths)
+    slow = np.concatenate(pixels).astype(float)
+    assert np.allclose(mean, slow.mean(axis=0)) and np.allclose(std, slow.std(axis=0))
+    assert np.allclose(pixel_statistics(paths[:1]), [[pixels[0].mean()], [pixels[0].std()]])
+    color = replace(facts([(0, 0, 99, 99)]), pixel_mean=mean, pixel_std=std)
+    choices = propose_config(color).values
+    assert choices["INPUT.FORMAT"] == "RGB" and choices["MODEL.PIXEL_MEAN"] == [round(m, 1) for m in mean]
+    assert choices["INPUT.RANDOM_FLIP"] == "both" and choices["INPUT.RANDOM_QUARTER_TURNS"]
+    for given in (propose_config(color, flip=False), propose_config(facts([(0, 0, 99, 99)], ("Left Lung", "a")))):
+        assert given.values["INPUT.RANDOM_FLIP"] == "none" and "INPUT.RANDOM_QUARTER_TURNS" not in given.values
+    assert "INPUT.FORMAT" not in given.values
+
+
+def test_pixels_of_a_pretrained_trunk():
+    color = replace(facts([(0, 0, 99, 99)]), pixel_mean=[1.0] * 3, pixel_std=[2.0] * 3)
+    choices = propose_config(color, trunk="tf_efficientnet_lite0", weights="lite0.pth").values
+    assert choices["MODEL.TIMM.NAME"] == "tf_efficientnet_lite0" and choices["MODEL.TIMM.WEIGHTS_FILE"] == "lite0.pth"
+    assert choices["MODEL.PIXEL_MEAN"] == choices["MODEL.PIXEL_STD"] == [127.5] * 3
+    gray = propose_config(facts([(0, 0, 99, 99)]), trunk="resnet50", weights="r.pth").values
+    assert gray["MODEL.PIXEL_MEAN"] == [round((0.485 + 0.456 + 0.406) * 85, 1)]
+    with pytest.raises(ConfigError, match="--trunk nothing: timm .* has no pretrained model of this name"):
+        propose_config(color, trunk="nothing", weights="x.pth")

@@ -70,8 +70,7 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_io
     source.images_in += len(images)
     healthy = [s for s in images.values() if s.image.boxes or s.row["healthy"]]
     job.image_drops[UNLABELED] += len(images) - len(healthy)
-    job.patients_known = False
-    job.notes.append("**Patients are not known: no file has a patient id, each image counts as a patient of its own.**")
+    job.say_patients_unknown()
     choices = {"readers": readers, "fuse_iou": fuse_iou if readers == "fuse" else None}
     return Content("VinDr-CXR", source, healthy, SCHEMA, tables, choices, TAGS)
 

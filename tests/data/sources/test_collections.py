@@ -299,7 +299,7 @@ def test_vindr_keeps_every_reader_or_fuses(tmp_path):
         ("Cardiomegaly", [10, 20, 40, 20]), ("Cardiomegaly", [12, 20, 40, 20]), ("ILD", [10, 20, 40, 20])]  # fmt: skip
     assert made.values("age") == {"v0": 52, "v1": None, "v2": None, "v3": None}
     assert made.values("sex") == {"v0": "M", "v1": "F", "v2": None, "v3": "M"}
-    assert any("no file has a patient id" in note for note in made.report["notes"])
+    assert any("each image counts as a patient of its own" in note for note in made.report["notes"])
     assert audit_folder(out).problems == []
     made = prepare("vindr", root, out, "--readers", "fuse")  # another choice makes the folder new
     assert made.flow["boxes"] == {"stage": "boxes", "in": 4, "kept": 3, "dropped": {"fused with another box": 1}}

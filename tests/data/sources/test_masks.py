@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_mask
+from mdf_detectron.data.sources.isic2017 import PARTS
 from mdf_detectron.data.sources.kit.masks import MaskOptions, binary_mask, list_masks, split_mask
 from mdf_detectron.errors import ImageReadError, SourceDataError
 from tests.data.sources.public_trees import prepare
+from tests.data.sources.reading_back import read_prepared
 
 # --- the kit
 
@@ -52,25 +55,24 @@ def test_components_and_specks_agree_with_a_flood_fill(specks):
 
 
 def test_values_of_a_mask():
-    def read(values, dtype=np.uint8, **options):
-        mask, soft = binary_mask(np.array([values], dtype), MaskOptions(**options))
+    def read(values, dtype=np.uint8):
+        mask, soft = binary_mask(np.array([values], dtype))
         return mask[0].tolist(), soft
 
     assert read([0, 1, 1]) == read([0, 255, 255]) == read([0, 7, 7], np.uint16) == ([False, True, True], False)
     assert read([0, 0.25, 0.25], np.float32) == ([False, True, True], False)
     assert read([0, 127, 128, 255]) == ([False, False, True, True], True)
-    assert read([0, 127, 128, 255], mask_threshold=0.1) == ([False, True, True, True], True)
     assert read([0, 0.4, 0.5, 0.9], np.float32) == ([False, False, True, True], True)
     assert read([0, 300, 65535], np.int32) == ([False, False, True], True)
     assert read([3, 3], np.uint8) == ([True, True], False)
-    with pytest.raises(ValueError, match=r"3 values \(0, 1, 2\), none from 0.5 of white \(255\) on; say which class"):
+    with pytest.raises(ValueError, match=r"3 values \(0, 1, 2 …\), none from half of white \(255\) on; name the class"):
         read([0, 1, 2])
     for bad in ([0, np.nan], [-1, 1]):
         with pytest.raises(ValueError, match="below 0 or not finite"):
             read(bad, np.float64)
     with pytest.raises(ValueError, match="225 separate parts, more than 200"):
         split_mask(np.kron(np.ones((15, 15)), [[1, 0], [0, 0]]) > 0, MaskOptions(components=True))
-    with pytest.raises(SourceDataError, match="--specks 2 must be from 0 to 1"):
+    with pytest.raises(SourceDataError, match="--specks must be a share from 0 to 1, got 2"):
         MaskOptions(specks=2)
 
 
@@ -87,7 +89,7 @@ def test_mask_files_of_any_format(tmp_path):
     for name, image in images.items():
         image.save(tmp_path / name)
         samples = read_mask(tmp_path / name)
-        assert samples.shape == mask.shape and (binary_mask(samples, MaskOptions())[0] == (mask > 0)).all(), name
+        assert samples.shape == mask.shape and (binary_mask(samples)[0] == (mask > 0)).all(), name
     for array in (mask, mask > 0, mask[:, :, None].astype(np.float32)):
         np.save(tmp_path / "a.npy", array)
         assert (read_mask(tmp_path / "a.npy") == mask).all()
@@ -144,7 +146,7 @@ def write_isic(root, parts=("Training",), count=8, more=(), masks=None):
         lines, record = ["image_id,melanoma,seborrheic_keratosis"], ["image_id,age_approximate,sex"]
         name = f"ISIC-2017_{part}"
         for i in range(count):
-            key = f"{part[:2]}{i}"
+            key = f"ISIC_{len(part)}{i}"
             save(root / f"{name}_Data" / f"{key}.jpg", color(i))
             save(root / f"{name}_Data" / f"{key}_superpixels.png", color(i))
             mask = (masks or {}).get(key, mask_of((10, 5, 30, 20), (55, 35, 1, 1), hole=(8, 20)))
@@ -159,10 +161,10 @@ def write_isic(root, parts=("Training",), count=8, more=(), masks=None):
 def test_isic(tmp_path):
     root, out = write_isic(tmp_path / "raw"), tmp_path / "isic2017"
     made = prepare("isic2017", root, out)
-    assert made.images["Tr0"]["boxes"] == [("melanoma", [10, 5, 30, 20])]
-    assert [made.images[f"Tr{i}"]["boxes"][0][0] for i in (1, 2)] == ["seborrheic keratosis", "nevus"]
-    assert made.values("age")["Tr0"] is None and made.values("age")["Tr7"] == 37
-    assert [made.values("sex")[f"Tr{i}"] for i in range(3)] == ["M", "F", None]
+    assert made.images["ISIC_80"]["boxes"] == [("melanoma", [10, 5, 30, 20])]
+    assert [made.images[f"ISIC_8{i}"]["boxes"][0][0] for i in (1, 2)] == ["seborrheic keratosis", "nevus"]
+    assert made.values("age")["ISIC_80"] is None and made.values("age")["ISIC_87"] == 37
+    assert [made.values("sex")[f"ISIC_8{i}"] for i in range(3)] == ["M", "F", None]
     assert any("each image counts as a patient" in note for note in made.report["notes"])
     rows = [row for table in made.report["tables"] for row in table["rows"]]
     assert ["speck next to a larger part of its mask", 8] in rows
@@ -171,21 +173,21 @@ def test_isic(tmp_path):
     assert mask.sum() == 30 * 20 - 1 and mask[8, 20] == 0  # the hole stays, the speck does not
     assert audit_folder(out).problems == []
     small = prepare("isic2017", root, tmp_path / "small", "--image-size", "32", "--components", "--specks", "0")
-    assert small.images["Tr0"]["boxes"] == [("melanoma", [8, 4, 24, 16]), ("melanoma", [44, 28, 0.8, 0.8])]
-    with Image.open(tmp_path / "small" / "images" / "Tr0.png") as image:
+    assert small.images["ISIC_80"]["boxes"] == [("melanoma", [8, 4, 24, 16]), ("melanoma", [44, 28, 0.8, 0.8])]
+    with Image.open(tmp_path / "small" / "images" / "ISIC_80.png") as image:
         assert image.mode == "RGB" and image.size == (48, 32)
 
 
 def test_isic_keeps_the_parts(tmp_path):
-    root, names = write_isic(tmp_path / "raw", ("Training", "Validation", "Test_v2"), 6), {"Tr": "train", "Va": "val"}
+    names, root = {"ISIC_8": "train", "ISIC_10": "val"}, write_isic(tmp_path / "raw", tuple(PARTS), 6)
     made = prepare("isic2017", root, tmp_path / "all", "--challenge-parts")
-    assert all(image["split"] == names.get(key[:2], "test") for key, image in made.images.items())
+    assert all(image["split"] == names.get(key[:-1], "test") for key, image in made.images.items())
     made = prepare("isic2017", root, tmp_path / "all")
-    assert not all(image["split"] == names.get(key[:2], "test") for key, image in made.images.items())
+    assert not all(image["split"] == names.get(key[:-1], "test") for key, image in made.images.items())
     two = write_isic(tmp_path / "two", ("Training", "Test_v2"), 6)
     made = prepare("isic2017", two, tmp_path / "out", "--challenge-parts")
-    assert {(key[:2], image["split"]) for key, image in made.images.items()} == {
-        ("Tr", "train"), ("Tr", "val"), ("Te", "test")}  # fmt: skip
+    assert {(key[:-1], image["split"]) for key, image in made.images.items()} == {
+        ("ISIC_8", "train"), ("ISIC_8", "val"), ("ISIC_7", "test")}  # fmt: skip
     for wrong in ([write_isic(tmp_path / "one")], [two, "--folds", "3"]):
         with pytest.raises(SourceDataError, match="--challenge-parts needs the training part and another one"):
             prepare("isic2017", wrong[0], tmp_path / "out", "--challenge-parts", *wrong[1:])
@@ -193,15 +195,15 @@ def test_isic_keeps_the_parts(tmp_path):
 
 def test_isic_masks_of_another_size(tmp_path):
     big = mask_of((20, 10, 60, 40), shape=(80, 120))
-    root = write_isic(tmp_path / "raw", masks={"Tr0": big})
+    root = write_isic(tmp_path / "raw", masks={"ISIC_80": big})
     made = prepare("isic2017", root, tmp_path / "scaled")
-    assert made.images["Tr0"]["boxes"] == [("melanoma", [10, 5, 30, 20])]
-    assert any("masks of 1 images have another size" in note for note in made.report["notes"])
-    root = write_isic(tmp_path / "tall", masks={"Tr0": mask_of((20, 8, 60, 40), shape=(160, 120))})
-    with pytest.raises(SourceDataError, match="its mask has 120 × 160 pixels, the image 60 × 40: .*--stretch-masks"):
+    assert made.images["ISIC_80"]["boxes"] == [("melanoma", [10, 5, 30, 20])]
+    assert any(note.startswith("1 masks have another size") for note in made.report["notes"])
+    root = write_isic(tmp_path / "tall", masks={"ISIC_80": mask_of((20, 8, 60, 40), shape=(160, 120))})
+    with pytest.raises(SourceDataError, match="png: 120 × 160 pixels, its image has 60 × 40; .*--stretch-masks"):
         prepare("isic2017", root, tmp_path / "out")
     made = prepare("isic2017", root, tmp_path / "out", "--stretch-masks")
-    assert made.images["Tr0"]["boxes"] == [("melanoma", [10, 2, 30, 10])]
+    assert made.images["ISIC_80"]["boxes"] == [("melanoma", [10, 2, 30, 10])]
 
 
 def write_busbra(root, more=()):
@@ -275,19 +277,16 @@ def test_breast(tmp_path, excel):
 
 WRITERS = {"isic2017": write_isic, "busbra": write_busbra, "breast": write_breast}
 BAD_ROWS = [
-    ("isic2017", "x1,0,0", "line 10: x1.jpg has no mask file"),
-    ("isic2017", "x1,1,1", "line 10: x1: '1', '1'; expected one row with 0 or 1 in melanoma"),
-    ("isic2017", "x1,,0", "line 10: x1: '', '0'; expected"),
-    ("isic2017", "Tr0,0,0", "line 10: Tr0: is in another row too"),
-    ("busbra", "bus_0001-l,1,x,benign,2,d,1,1,left,", "line 14: bus_0001-l is in another row too"),
-    ("busbra", "x,9,x,unclear,2,d,1,1,left,", "line 14: x Pathology is 'unclear'"),
-    ("busbra", "x,9,x,benign,2,d,1,1,left,", "line 14: x.png has no mask file"),
+    ("isic2017", "x1,0,0", "line 10: no image file x1; download it again"),
+    ("isic2017", "x1,1,1", "line 10: x1: class '1, 1'; expected one row of each image, with melanoma, nevus"),
+    ("isic2017", "x1,,0", "line 10: x1: class ', 0'; expected"),
+    ("isic2017", "ISIC_80,0,0", "line 10: ISIC_80: class 'nevus'; expected one row of each image"),
     (
-        "breast",
-        "9,case009.png,,1,no,no,no,5,x,other",
-        "case009 Classification is 'other'; expected one row with benign",
+        "busbra",
+        "x,9,x,unclear,2,d,1,1,left,",
+        "line 14: x: class 'unclear'; expected one row of each image, with",
     ),
-    ("breast", "9,case009.png,,1,no,no,no,5,x,benign", "line 11: case009.png has no mask file; it may show a finding"),
+    ("breast", "9,case009.png,,1,no,no,no,5,x,other", "line 11: case009: class 'other'; expected"),
 ]
 
 
@@ -299,42 +298,39 @@ def test_a_bad_row_is_named_or_counted(name, row, message, tmp_path):
     assert message in str(error.value) and not (tmp_path / "out").exists()
     made = prepare(name, root, tmp_path / "out", "--on-error", "skip")
     assert made.flow["annotated images"]["in"] == made.flow["annotated images"]["kept"] + 1
-    assert made.report["problems"]
 
 
-@pytest.mark.parametrize(
-    ("change", "kind", "message"),
-    [
-        (lambda p: p.unlink(), "image without a mask", "Tr1.jpg has no mask file; it may show a finding"),
-        (lambda p: save(p, mask_of()), "mask without a pixel", "Tr1_segmentation.png: no pixel of a finding"),
-        (lambda p: p.write_text("no image"), "unusable mask", "cannot read image .*Tr1_segmentation.png"),
-        (lambda p: save(p, color(1)), "unusable mask", "several channels"),
-        (lambda p: save(p, np.uint8([[0, 1, 2]])), "unusable mask", r"3 values \(0, 1, 2\), none from"),
-        (lambda p: save(p.with_name("x_segmentation.png"), mask_of((0, 0, 9, 9))), "mask without an image",
-         "x_segmentation.png: its image is not listed"),
-        (lambda p: save(p.parents[1] / "ISIC-2017_Training_Data" / "x.jpg", color(1)), "image that no table lists",
-         "x.jpg: the tables do not list it"),
-        (lambda p: (p.parents[1] / "ISIC-2017_Training_Data" / "Tr1.jpg").unlink(), "image file absent",
-         "no image file .*Tr1.jpg"),
-    ],
-)  # fmt: skip
+DATA = "ISIC-2017_Training_Data"
+BAD_MASKS = [
+    (lambda p: p.unlink(), "image without a mask", "ISIC_81.jpg: it has no mask file; it may show a finding"),
+    (lambda p: save(p, mask_of()), "mask without a pixel", "ISIC_81.jpg: its mask has no pixel of a finding"),
+    (lambda p: p.write_text("no image"), "unusable mask", "cannot read image .*ISIC_81_segmentation.png"),
+    (lambda p: save(p, color(1)), "unusable mask", "several channels"),
+    (lambda p: save(p, np.diag([1, 2, 3]).astype(np.uint8)), "unusable mask", "4 values .0, 1, 2, 3 …., none from"),
+    (lambda p: save(p.with_name("x_segmentation.png"), mask_of((0, 0, 9, 9))), "mask without an image",
+     "x_segmentation.png: the table has no row of it"),
+    (lambda p: save(p.parents[1] / DATA / "ISIC_9.jpg", color(1)), "image that no table lists", "ISIC_9.jpg: the"),
+    (lambda p: (p.parents[1] / DATA / "ISIC_81.jpg").unlink(), "image file absent", "no image file ISIC_81"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), BAD_MASKS)
 def test_a_bad_mask_is_named_or_counted(change, kind, message, tmp_path):
     root = write_isic(tmp_path / "raw")
-    change(root / "ISIC-2017_Training_Part1_GroundTruth" / "Tr1_segmentation.png")
+    change(root / "ISIC-2017_Training_Part1_GroundTruth" / "ISIC_81_segmentation.png")
     with pytest.raises(SourceDataError, match=message):
         prepare("isic2017", root, tmp_path / "out")
     made = prepare("isic2017", root, tmp_path / "out", "--on-error", "skip")
     assert made.report["problems"][kind]["count"] == 1
-    assert ("Tr1" in made.images) == (kind in ("mask without an image", "image that no table lists"))
+    assert ("ISIC_81" in made.images) == (kind in ("mask without an image", "image that no table lists"))
 
 
 def test_soft_masks_are_told(tmp_path):
     soft = np.clip(np.hypot(*np.mgrid[-20:20, -30:30]) * -20 + 300, 0, 255).astype(np.uint8)
-    made = prepare("isic2017", write_isic(tmp_path / "raw", masks={"Tr0": soft}), tmp_path / "out")
-    assert any("1 masks have more than two values" in note and "from 0.5 of white" in note
-               for note in made.report["notes"])  # fmt: skip
+    made = prepare("isic2017", write_isic(tmp_path / "raw", masks={"ISIC_80": soft}), tmp_path / "out")
+    assert "1 masks have more than two values: a finding is what reaches half of white." in made.report["notes"]
     ys, xs = np.nonzero(soft >= 127.5)
-    assert made.images["Tr0"]["boxes"][0][1] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+    assert made.images["ISIC_80"]["boxes"][0][1] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -348,3 +344,71 @@ def test_absent_files_and_columns_are_named(name, tmp_path):
     next(root.glob("*.csv")).write_text("a,b\n1,2\n")
     with pytest.raises(SourceDataError, match="no column .*; it has a, b$"):
         prepare(name, root, tmp_path / "out")
+
+
+# --- your own masks
+
+
+def write_own(root, count=12, **masks):
+    """Images in a folder a class, a mask each, a table with a class; of image 3 two masks."""
+    lines = ["file,who,age,diagnosis"]
+    for i in range(count):
+        name = ("benign", "malignant")[i % 2]
+        save(root / "photos" / name / f"i{i}.png", color(i))
+        mask = masks.get(f"i{i}", mask_of((i, 5, 20, 20), (50, 2, 9, 9)))
+        save(root / "masks" / name / f"i{i}_mask.png", mask)
+        lines.append(f"i{i},{i},{30 + i},{name.title()}")
+    save(root / "masks" / "malignant" / "i3_mask_2.png", mask_of((1, 1, 4, 4)))
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    return {"--images": root / "photos", "--masks": root / "masks", "--mask-name": "{stem}_mask*",
+            "--table": root / "table.csv", "--key": "file", "--patient": "who"}  # fmt: skip
+
+
+def own(given, out, *more):
+    words = [str(word) for pair in given.items() for word in pair]
+    main(["own", *words, "--out", str(out), "--num-workers", "1", *more])
+    images, report = read_prepared(out)
+    return {name: [(box["class"], box["bbox"]) for box in image["boxes"]] for name, image in images.items()}, report
+
+
+def test_own_masks(tmp_path, capsys):
+    given = write_own(tmp_path)
+    boxes, _ = own(given, tmp_path / "out", "--class-column", "diagnosis", "--columns", "age")
+    assert boxes["i0.png"] == [("Benign", [0, 2, 59, 23])]
+    assert boxes["i3.png"] == [("Malignant", [3, 2, 56, 23]), ("Malignant", [1, 1, 4, 4])]
+    assert "boxes (Benign 4, Malignant 5)" in capsys.readouterr().out
+    boxes, _ = own(given, tmp_path / "out", "--components", "--columns", "age")  # a folder a class
+    assert sorted(boxes["i0.png"]) == [("benign", [0, 5, 20, 20]), ("benign", [50, 2, 9, 9])]
+    _, report = own(given, tmp_path / "out", "--class-column", "diagnosis")
+    assert list(report["splits"]["train"]["missing"]) == ["age"]  # the class is no column of the record
+    values = mask_of((1, 1, 5, 5)).astype(np.uint8) + 2 * mask_of((9, 9, 5, 5)).astype(np.uint8)
+    given = write_own(tmp_path / "values", **{f"i{i}": values for i in range(12)})
+    boxes, _ = own(given, tmp_path / "out", "--mask-values", "1=cyst", "2=mass", "--columns", "age")
+    assert boxes["i0.png"] == [("cyst", [1, 1, 5, 5]), ("mass", [9, 9, 5, 5])]
+    with pytest.raises(SourceDataError, match="i0_mask.png: value 2 is none of --mask-values"):
+        own(given, tmp_path / "out", "--mask-values", "1=cyst", "--columns", "age")
+
+
+def test_own_images_without_masks(tmp_path):
+    given = write_own(tmp_path)
+    (tmp_path / "masks" / "benign" / "i2_mask.png").unlink()
+    save(tmp_path / "masks" / "benign" / "i4_mask.png", mask_of())
+    save(tmp_path / "masks" / "j_mask.png", mask_of())
+    with pytest.raises(SourceDataError, match="3 problems") as error:
+        own(given, tmp_path / "out", "--columns", "age")
+    for text in ("j_mask.png: no image of its name", "benign/i2.png: i2.png: it has no mask file",
+                 "i4.png: its mask has no pixel", "(--healthy-without-mask: such images show none)"):  # fmt: skip
+        assert text in str(error.value)
+    (tmp_path / "masks" / "j_mask.png").unlink()
+    boxes, report = own(given, tmp_path / "out", "--columns", "age", "--healthy-without-mask")
+    assert boxes["i2.png"] == boxes["i4.png"] == [] and "1 masks have no pixel of a finding." in report["notes"]
+    boxes, report = own(given, tmp_path / "out", "--columns", "age", "--on-error", "skip")
+    assert set(report["problems"]) == {"image without a mask", "mask without a pixel"} and "i2.png" not in boxes
+    for wrong, text in (
+        (["--columns", "diagnosis", "--class-column", "diagnosis"], "--class-column says is the outcome"),
+        (["--annotations", "x.json"], "by --annotations FILE or by --masks DIR"),
+        (["--mask-values", "0=a"], "--mask-values '0': write VALUE=CLASS"),
+        (["--class-column", "no"], "no column 'no' [(]--class-column[)]"),
+    ):
+        with pytest.raises(SourceDataError, match=text):
+            own(given, tmp_path / "out", *wrong)

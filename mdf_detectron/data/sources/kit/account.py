@@ -125,6 +125,11 @@ class Account:
     patients_known: bool = True
     files: dict[str, ImageFile] = field(default_factory=dict)
 
+    def say_patients_unknown(self, remedy: str = "") -> None:
+        self.patients_known = False
+        self.notes.append("**Patients are not known: each image counts as a patient of its own.** Images of one "
+                          f"patient may be in several splits and the results too good{remedy}.")  # fmt: skip
+
     def drop(self, reason: str, message: str) -> None:
         self.image_drops[reason] += 1
         self.problems.add(reason, message)

@@ -1,15 +1,14 @@
-"""Make findings (box and run-length encoded mask) of mask files: one per mask, or one per connected component."""
+"""Make findings (box and run-length encoded mask) of mask files: one per mask, or one per connected part."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,23 +16,23 @@ from pycocotools import mask as coco_mask
 
 from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.readers import read_mask, read_size
-from mdf_detectron.data.sources.kit.account import Account
+from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape, encode_mask
-from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
+from mdf_detectron.data.sources.kit.collection import Content
+from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES
-from mdf_detectron.errors import ImageReadError, SourceDataError
+from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.preparation import Preparation
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg")
-MOST_COMPONENTS = 200
+MOST_PARTS = 200
 """Most findings of one mask."""
 
 UNUSABLE_MASK, EMPTY_MASK, NO_MASK = "unusable mask", "mask without a pixel", "image without a mask"
-NO_IMAGE, NOT_LISTED = "mask without an image", "image that no table lists"
-SIZES_DIFFER = "masks of one image differ in size"
-SPECK = "speck next to a larger part of its mask"
+NO_IMAGE, NOT_LISTED, HEALTHY_MASK = "mask without an image", "image that no table lists", "mask of a healthy image"
+NO_CLASS, SPECK = "no class", "speck next to a larger part of its mask"
 
 
 @dataclass(frozen=True)
@@ -41,199 +40,188 @@ class MaskOptions:
     """How masks become findings.
 
     Attributes:
-        components: one finding per connected component (8 neighbors) instead of one per mask.
-        specks: components below this share of the mask's largest one are left out.
-        mask_threshold: of masks with more than two values, a pixel from this share of white on belongs to the finding.
-        stretch_masks: stretch masks of another shape to their image.
+        components: one finding per connected part (8 neighbors) instead of one per mask.
+        specks: parts below this share of the mask's largest one are left out.
+        stretch_masks: scale masks of another shape to their image; those of its shape are scaled in any case.
     """
 
     components: bool = False
     specks: float = 0.01
-    mask_threshold: float = 0.5
     stretch_masks: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 <= self.specks <= 1 and 0 < self.mask_threshold <= 1):
-            raise SourceDataError(f"--specks {self.specks} must be from 0 to 1, --mask-threshold {self.mask_threshold} "
-                                  "above 0 and up to 1")  # fmt: skip
+        if not 0 <= self.specks <= 1:
+            raise SourceDataError(f"--specks must be a share from 0 to 1, got {self.specks}")
 
 
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask file: the class of its findings, and the only value that marks them (None: see :func:`binary_mask`)."""
+class MaskFile(NamedTuple):
+    """A mask file, the class of its findings, the value that marks them and those of all classes (None: any value)."""
 
     path: Path
     class_name: str
     value: int | None = None
+    values: tuple[int, ...] = ()
 
 
-@dataclass
-class MaskFindings:
-    """What a mask file holds.
+class Drawn(NamedTuple):
+    """A study and its masks; ``healthy``: True, it has no finding; False, it has one at least; None, either."""
 
-    Attributes:
-        size: (width, height) of the mask's pixels.
-        boxes: of each finding ``bbox`` (XYWH) and ``segmentation``.
-        soft: it has more than two values.
-        problem: why it cannot be used, or "".
-    """
+    study: Study
+    masks: list[MaskFile]
+    healthy: bool | None = False
 
-    size: tuple[int, int] = (0, 0)
-    boxes: list[dict[str, Any]] = field(default_factory=list)
+
+class Found(NamedTuple):
+    """What a mask file holds: ``bbox`` (XYWH) and ``segmentation`` of each finding, or a problem (kind, message)."""
+
+    boxes: Sequence[dict[str, Any]] = ()
     specks: int = 0
     soft: bool = False
-    problem: str = ""
+    scaled: bool = False
+    problem: tuple[str, str] | None = None
 
 
-def mask_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("masks")
-    group.add_argument("--components", action="store_true", help="one finding per connected part, not one per mask")
-    group.add_argument("--specks", type=float, default=0.01, metavar="SHARE",
-                       help="leave out parts below this share of the mask's largest part (%(default)s)")  # fmt: skip
-    group.add_argument("--mask-threshold", type=float, default=0.5, metavar="SHARE",
-                       help="share of white from which a pixel of a soft mask counts (%(default)s)")  # fmt: skip
-    group.add_argument("--stretch-masks", action="store_true",
-                       help="the images were stretched to another shape: stretch their masks too")  # fmt: skip
+def mask_options(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    """Declare the fields of :class:`MaskOptions`; return ``add_argument`` of their group."""
+    add = parser.add_argument_group("masks").add_argument
+    add("--components", action="store_true", help="one finding per connected part, not one per mask")
+    add("--specks", type=float, default=0.01, metavar="SHARE",
+        help="leave out parts below this share of the mask's largest part (%(default)s)")  # fmt: skip
+    add("--stretch-masks", action="store_true", help="the images were stretched to another shape: masks too")
+    return add
 
 
 def list_masks(folder: Path, name: str) -> dict[str, list[Path]]:
-    """Map the stem of an image to its mask files in ``folder`` and its subfolders.
-
-    Args:
-        name: of a mask file without suffix, as "{stem}_segmentation"; "*" matches anything.
-    """
+    """Map image stems to the mask files in ``folder`` and below whose stems match ``name``, as "{stem}_mask*"."""
     if name.count("{stem}") != 1:
         raise SourceDataError(f"--mask-name {name!r} needs {{stem}}, the image's name, once, as {{stem}}_segmentation")
-    parts = (".*".join(map(re.escape, part.split("*"))) for part in name.split("{stem}"))
-    pattern = re.compile("(?P<stem>.+)".join(parts))
+    pattern = re.escape(name).replace(re.escape("{stem}"), "(?P<stem>.+)").replace(re.escape("*"), ".*")
     if not folder.is_dir():
         raise SourceDataError(f"no folder of masks {folder}")
-    found: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MASK_SUFFIXES and (match := pattern.fullmatch(path.stem)):
-            found[match["stem"]].append(path)
-    return dict(found)
+        if path.suffix.lower() in MASK_SUFFIXES and (match := re.fullmatch(pattern, path.stem)):
+            found.setdefault(match["stem"], []).append(path)
+    return found
 
 
-def images_by_stem(folder: Path) -> dict[str, Path]:
-    """Map the stems of the raster images in ``folder`` to their paths."""
+def list_images(folder: Path, pattern: str = ".+") -> dict[str, Path]:
+    """Map the stems that match ``pattern`` to the raster images in ``folder``."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else ()
-    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+    return {p.stem: p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and re.fullmatch(pattern, p.stem)}
 
 
 def pair_masks(
-    studies: Mapping[str, tuple[Study, str]], masks: Mapping[str, Sequence[Path]], images: Iterable[Path], job: Account
-) -> list[tuple[Study, list[MaskFile]]]:
-    """Return each study with its masks; add a problem for each mask, and each of ``images``, that no study is of.
+    job: Preparation,
+    classes: Sequence[str],
+    rows: Iterable[tuple[str, str, str, str, dict[str, Any]]],
+    images: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
+) -> list[Drawn]:
+    """Pair each row (place, stem of the image, class, patient, record) with its files; name files without a row."""
+    drawn: dict[str, Drawn] = {}
+    for where, key, name, patient, record in rows:
+        healthy = name in NO_FINDING
+        if key in drawn or not (healthy or name in classes):
+            text = f"{key}: class {shorten(name)}; expected one row of each image, with {', '.join(classes)}"
+            job.drop(NO_CLASS, f"{where}: {text}")
+            continue
+        study = Study(SourceImage(key, key, where), images.get(key, Path(key)), row=record, patient=patient)
+        drawn[key] = Drawn(study, [MaskFile(path, name) for path in masks.get(key, ())], healthy)
+    for kind, paths in ((NO_IMAGE, [p for key in masks.keys() - drawn.keys() for p in masks[key]]),
+                        (NOT_LISTED, [images[key] for key in images.keys() - drawn.keys()])):  # fmt: skip
+        for path in sorted(paths):
+            job.problems.add(kind, f"{path.name}: the table has no row of it; download both again, or remove it")
+    return list(drawn.values())
 
-    Args:
-        studies: the stem of the image → its study, and the class of its findings.
-    """
-    for path in (path for stem in sorted(masks.keys() - studies.keys()) for path in masks[stem]):
-        job.problems.add(NO_IMAGE, f"{path.name}: its image is not listed; remove the mask or add its image")
-    for path in images:
-        if path.stem not in studies:
-            job.problems.add(NOT_LISTED, f"{path.name}: the tables do not list it; download them again")
-    return [(s, [MaskFile(path, name) for path in masks.get(stem, ())]) for stem, (s, name) in studies.items()]
 
-
-def find_done(
-    job: Preparation, pairs: Sequence[tuple[Study, Sequence[MaskFile]]], tables: Sequence[Path], choices: Mapping
-) -> bool:
-    """Call ``job.is_done`` with the images and masks that exist."""
-    files = [path for study, masks in pairs for path in (study.path, *(mask.path for mask in masks))]
-    return job.is_done(tables, [path for path in files if path.is_file()], choices)
+def masked_content(
+    job: Preparation, title: str, classes: Sequence[str], schema: ClinicalSchema, drawn: Sequence[Drawn],
+    tables: Sequence[Path], options: MaskOptions, choices: Mapping[str, Any],
+) -> Content | None:  # fmt: skip
+    """Return the content of a collection that is drawn as masks; None if ``job.is_done``."""
+    files = [path for one in drawn for path in (one.study.path, *(mask.path for mask in one.masks))]
+    choices = {**choices, **asdict(options)}
+    if job.is_done(tables, [path for path in files if path.is_file()], choices):
+        return None
+    source = SourceAnnotations(list(classes), images_in=len(drawn) + sum(job.image_drops.values()))
+    return Content(title, source, set_findings(drawn, options, source, job), schema, tables, choices)
 
 
 def set_findings(
-    pairs: Sequence[tuple[Study, Sequence[MaskFile]]],
-    options: MaskOptions,
-    source: SourceAnnotations,
-    job: Preparation,
-    *,
-    healthy: bool = False,
+    drawn: Sequence[Drawn], options: MaskOptions, source: SourceAnnotations, job: Preparation, remedy: str = ""
 ) -> list[Study]:
-    """Set size and boxes of each study's image from its masks; return the studies that can be used.
+    """Set the boxes of each study from its masks and count them in ``source``; return the usable studies.
 
     Args:
-        source: findings are counted here.
-        healthy: an image without a mask, or with empty ones, has no finding; by default it is a problem.
+        remedy: end of the message about an image without a finding.
     """
-    files = [(mask, study.path) for study, masks in pairs for mask in masks]
+    usable = set(map(id, job.usable([one.study for one in drawn])))
+    drawn = [one for one in drawn if id(one.study) in usable]
+    files = [(mask, one.study.path) for one in drawn for mask in one.masks]
     read = parallel_map(partial(read_findings, options=options), files, job.num_workers, "reading masks")
-    kept, soft, scaled = [], 0, 0
-    for study, masks in pairs:
-        found = [(mask, next(read)) for mask in masks]
-        for mask, result in found:
-            soft += result.soft
-            source.boxes_in += len(result.boxes) + result.specks * options.components
-            if result.specks:
-                (source.dropped if options.components else job.box_changes)[SPECK] += result.specks
-            study.image.size = result.size
-            study.image.boxes += [{**box, "class": mask.class_name} for box in result.boxes]
-        if kind := _problem(study, found, healthy, job):
-            job.image_drops[kind] += 1
+    kept, soft, scaled, empty = [], 0, 0, 0
+    for study, masks, healthy in drawn:
+        found = [next(read) for _ in masks]
+        problems = [f.problem for f in found if f.problem]
+        any_drawn, where = any(f.boxes for f in found), f"{study.image.where}: {study.path.name}"
+        if not problems and healthy and any_drawn:
+            problems = [(HEALTHY_MASK, f"{where} is said to be healthy, and its mask has a finding")]
+        elif not problems and healthy is False and not any_drawn:
+            text = "its mask has no pixel of a finding" if found else "it has no mask file"
+            text = f"{where}: {text}; it may show a finding that nobody drew{remedy}"
+            problems = [(EMPTY_MASK if found else NO_MASK, text)]
+        empty += sum(not f.boxes for f in found)
+        for mask, one in zip(masks, found, strict=True):
+            soft, scaled = soft + one.soft, scaled + one.scaled
+            source.boxes_in += len(one.boxes) + one.specks * options.components
+            if one.specks:
+                (source.dropped if options.components else job.box_changes)[SPECK] += one.specks
+            study.image.boxes += [{**box, "class": mask.class_name} for box in one.boxes]
+        for problem in problems:
+            job.problems.add(*problem)
+        if problems:
+            job.image_drops[problems[0][0]] += 1
         else:
-            scaled += bool(found) and (_size(study.path) or study.image.size) != study.image.size
             kept.append(study)
+    if empty:
+        job.notes.append(f"{empty} masks have no pixel of a finding.")
     if soft:
-        job.notes.append(f"{soft} masks have more than two values: a pixel belongs to the finding from "
-                         f"{options.mask_threshold:g} of white on (--mask-threshold).")  # fmt: skip
+        job.notes.append(f"{soft} masks have more than two values: a finding is what reaches half of white.")
     if scaled:
-        job.notes.append(f"The masks of {scaled} images have another size than the image, of the same shape: they "
-                         "are scaled to it.")  # fmt: skip
+        job.notes.append(f"{scaled} masks have another size than their image and are scaled to it.")
     return kept
 
 
-def _problem(study: Study, found: Sequence[tuple[MaskFile, MaskFindings]], healthy: bool, job: Account) -> str:
-    """Add a problem for each unusable mask; return why the image cannot be used, or ""."""
-    where, remedy = study.image.where, "it may show a finding that nobody drew"
-    broken = [(UNUSABLE_MASK, result.problem) for _, result in found if result.problem]
-    if not found and not healthy:
-        broken.append((NO_MASK, f"{where}: {study.path.name} has no mask file; {remedy}"))
-    if not broken and not healthy:
-        broken = [(EMPTY_MASK, f"{mask.path}: no pixel of a finding; {remedy}") for mask, r in found if not r.boxes]
-    if len({result.size for _, result in found}) > 1 and not broken:
-        sizes = " and ".join(f"{mask.path.name} {r.size[0]} × {r.size[1]}" for mask, r in found[:3])
-        broken = [(SIZES_DIFFER, f"{where}: masks differ in size: {sizes}; save all of them at the image's size")]
-    elif found and not broken and (size := _size(study.path)) and differs_in_shape(found[0][1].size, size):
-        text = "its mask has {} × {} pixels, the image {} × {}".format(*found[0][1].size, *size)
-        broken = [(OTHER_SHAPE, f"{where}: {text}: draw it on the image; if that was stretched, --stretch-masks")]
-    for kind, text in broken:
-        job.problems.add(kind, text)
-    return broken[0][0] if broken else ""
-
-
-def _size(path: Path) -> tuple[int, int] | None:
+def read_findings(item: tuple[MaskFile, Path], options: MaskOptions) -> Found:
+    """Read a mask file, the first of ``item``; the second is its image."""
+    (path, _, value, values), image = item
     try:
-        return read_size(path)
-    except ImageReadError:
-        return None  # reported when its pixels are read
-
-
-def read_findings(item: tuple[MaskFile, Path], options: MaskOptions) -> MaskFindings:
-    """Read a mask file (first of ``item``; the second is its image, for ``options.stretch_masks``)."""
-    file, image = item
-    try:
-        samples = read_mask(file.path)
-        mask, soft = (samples == file.value, False) if file.value is not None else binary_mask(samples, options)
-        if options.stretch_masks and (size := _size(image)) and differs_in_shape(mask.shape[::-1], size):
-            mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        samples, (width, height) = read_mask(path), read_size(image)
+        if values and len(unknown := np.setdiff1d(samples, (0, *values))):
+            raise ValueError(f"value {unknown[0]:g} is none of --mask-values; name its class there")
+        mask, soft = (samples == value, False) if values else binary_mask(samples)
+        drawn = mask.shape[::-1]
+        if differs_in_shape(drawn, (width, height)) and not options.stretch_masks:
+            text = f"{drawn[0]} × {drawn[1]} pixels, its image has {width} × {height}"
+            text = f"{path}: {text}; draw it on the image, or --stretch-masks if that was stretched"
+            return Found(problem=(OTHER_SHAPE, text))
+        scaled = drawn != (width, height)
+        if scaled:
+            mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         parts, specks = split_mask(mask, options)
-    except ImageReadError as error:
-        return MaskFindings(problem=str(error))
-    except ValueError as error:
-        return MaskFindings(problem=f"{file.path}: {error}")
+    except (ImageReadError, ValueError) as error:
+        return Found(problem=(UNUSABLE_MASK, str(error) if isinstance(error, ImageReadError) else f"{path}: {error}"))
     encoded = map(encode_mask, parts)
     boxes = [{"bbox": coco_mask.toBbox(rle).tolist(), "segmentation": rle} for rle in encoded]
-    return MaskFindings(mask.shape[::-1], boxes, specks, soft)
+    return Found(boxes, specks, soft, scaled)
 
 
-def binary_mask(samples: np.ndarray, options: MaskOptions) -> tuple[np.ndarray, bool]:
+def binary_mask(samples: np.ndarray) -> tuple[np.ndarray, bool]:
     """Return the finding's pixels, (H, W) bool, and whether the mask is soft.
 
-    A mask of 0 and one other value is taken as it is. Of more values, those from ``options.mask_threshold`` of white
-    on count; white is 1 (floats), 255 or 65535, the least that no value exceeds.
+    A mask of 0 and one other value is taken as it is. Of more values, those from half of white on count; white is 1
+    (floats), 255 or 65535, the least that no value exceeds.
 
     Raises:
         ValueError: values that are no mask.
@@ -245,25 +233,25 @@ def binary_mask(samples: np.ndarray, options: MaskOptions) -> tuple[np.ndarray, 
         return samples > 0, False
     whites = (255, 65535) if samples.dtype.kind in "iu" else (1, 255, 65535)
     white = next((white for white in whites if values[-1] <= white), values[-1])
-    if values[-1] < options.mask_threshold * white:
-        listed = ", ".join(f"{v:g}" for v in values[:4]) + (", …" if len(values) > 4 else "")
-        raise ValueError(f"{len(values)} values ({listed}), none from {options.mask_threshold:g} of white ({white}) "
-                         "on; say which class each value is (--mask-values), or save black and white")  # fmt: skip
-    return samples >= options.mask_threshold * white, True
+    if values[-1] < white / 2:
+        listed = ", ".join(f"{v:g}" for v in values[:4])
+        raise ValueError(f"{len(values)} values ({listed} …), none from half of white ({white}) on; name the class of "
+                         "each value (--mask-values of mdf prepare own), or save black and white")  # fmt: skip
+    return samples >= white / 2, True
 
 
 def split_mask(mask: np.ndarray, options: MaskOptions) -> tuple[list[np.ndarray], int]:
     """Return the masks of the findings, (H, W) bool, and the number of specks left out; holes stay holes.
 
     Raises:
-        ValueError: more than :data:`MOST_COMPONENTS` components.
+        ValueError: more than :data:`MOST_PARTS` parts.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     kept = 1 + np.flatnonzero(areas >= options.specks * areas.max(initial=0))
     specks = count - 1 - len(kept)
     if not options.components:
-        return ([np.isin(labels, kept)] if specks else [mask]) if len(kept) else [], specks
-    if len(kept) > MOST_COMPONENTS:
-        raise ValueError(f"{len(kept)} separate parts, more than {MOST_COMPONENTS}; raise --specks, or smooth the mask")
+        return [np.isin(labels, kept)] if len(kept) else [], specks
+    if len(kept) > MOST_PARTS:
+        raise ValueError(f"{len(kept)} separate parts, more than {MOST_PARTS}; raise --specks, or smooth the mask")
     return [labels == number for number in kept], specks

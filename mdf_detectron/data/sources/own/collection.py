@@ -2,6 +2,8 @@
 
 mdf prepare own --annotations boxes.json --images scans/ --table labs.csv --key File --patient MRN \\
     --columns 'Age:age Lactate Sex:sex{male=M,female=F}' --image-size 512 --out datasets/mine
+mdf prepare own --masks masks/ --mask-name '{stem}_mask' --images photos/ --table cases.csv --key File \\
+    --class-column diagnosis --columns Age:age Sex:sex --out datasets/mine
 
 Everything that is changed or left out is counted in report.md of the folder. Without --schema a schema is proposed as
 its clinical_schema.yaml: edit a copy and prepare again with --schema COPY.
@@ -20,8 +22,9 @@ from typing import Any
 
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Content
+from mdf_detectron.data.sources.kit.masks import MaskOptions, list_masks, mask_options
 from mdf_detectron.data.sources.kit.preparation import Preparation
-from mdf_detectron.data.sources.kit.studies import Study, read_tags
+from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.own.annotations import ROLES, read_annotation_files
 from mdf_detectron.data.sources.own.joining import (
@@ -32,6 +35,7 @@ from mdf_detectron.data.sources.own.joining import (
     set_patients,
     set_splits,
 )
+from mdf_detectron.data.sources.own.masks import masked_studies, set_own_findings
 from mdf_detectron.data.sources.own.proposal import Proposal, propose
 from mdf_detectron.errors import SourceDataError, find_doubled, shorten
 
@@ -72,7 +76,7 @@ def _mapping(text: str | None, source: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class OwnOptions:
+class OwnOptions(MaskOptions):
     """Validated options.
 
     Attributes:
@@ -82,11 +86,12 @@ class OwnOptions:
             ``columns`` take all of the table.
         box_columns: "ROLE=COLUMN" for a table of boxes, see :mod:`.annotations`; others are guessed.
         box_units: of the box coordinates.
-        class_name: of boxes in a table without a class column.
+        class_name: of boxes in a table without a class column, and of masks without a class.
         split_column: table column that says train, val or test.
         time, record_time: columns with the time of the image and of the record; ``time`` may be "dicom".
         time_format: strptime format of both; None: ISO 8601.
         decimal_comma: numbers are written "38,1".
+        masks, mask_name, mask_values, class_column, healthy_without_mask: see :mod:`.masks`.
     """
 
     key: str | None = None
@@ -101,12 +106,20 @@ class OwnOptions:
     record_time: str | None = None
     time_format: str | None = None
     decimal_comma: bool = False
+    masks: str | None = None
+    mask_name: str = "{stem}"
+    mask_values: Sequence[str] = ()
+    class_column: str | None = None
+    healthy_without_mask: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.box_units not in BOX_UNITS:
             raise SourceDataError(f"--box-units {self.box_units} is none of {', '.join(BOX_UNITS)}")
         if any("=" not in pair for pair in self.box_columns):
             raise SourceDataError(f"--box-columns {' '.join(self.box_columns)}: write ROLE=COLUMN, as x1=xmin")
+        if self.class_column in {spec.source for spec, dicom in self.specs if not dicom}:
+            raise SourceDataError(f"--columns has {self.class_column}, which --class-column says is the outcome")
         if self.record_time and not self.time:
             raise SourceDataError("--record-time is compared with the image's: add --time COLUMN, or --time dicom")
         if doubled := find_doubled(spec.name for spec, _ in self.specs):
@@ -130,7 +143,8 @@ class OwnOptions:
         """Map each command-line option that names table columns to these columns."""
         of_table = self.patient and not self.patient.startswith(("dicom:", "stem="))
         named = {"--key": self.key_column, "--patient": self.patient if of_table else None,
-                 "--split-column": self.split_column, "--time": None if self.time == DICOM_TIME else self.time,
+                 "--split-column": self.split_column, "--class-column": self.class_column,
+                 "--time": None if self.time == DICOM_TIME else self.time,
                  "--record-time": self.record_time}  # fmt: skip
         columns = [spec.source for spec, dicom in self.specs if not dicom]
         return {option: [c] for option, c in named.items() if c} | ({"--columns": columns} if columns else {})
@@ -149,14 +163,14 @@ class OwnOptions:
 def read_own(
     job: Preparation,
     *,
-    annotations: Sequence[str | Path],
     images: str | Path,
+    annotations: Sequence[str | Path] = (),
     table: str | Path | None = None,
     schema: str | Path | None = None,
     title: str | None = None,
     **choices: Any,
 ) -> Content | None:
-    """Read annotations (COCO JSON files or one table) and the clinical table, and join them.
+    """Read annotations (COCO JSON files or one table) or masks, and the clinical table, and join them.
 
     Args:
         images: folder that is searched for the annotated files.
@@ -167,35 +181,39 @@ def read_own(
     o, folder = OwnOptions(**choices), Path(images)
     if o.split_column and job.options.folds:
         raise SourceDataError("--split-column and --folds exclude each other: folds split the patients again")
-    files, given = list_images(folder), ClinicalSchema.load(schema) if schema else None
+    if bool(annotations) == bool(o.masks):
+        raise SourceDataError("name the findings by --annotations FILE or by --masks DIR, one of them")
+    found = list_masks(Path(o.masks), o.mask_name) if o.masks else {}
+    masks = [path for paths in found.values() for path in paths]
+    files, given = list_images(folder, set(masks)), ClinicalSchema.load(schema) if schema else None
     paths = [Path(path) for path in annotations]
     tables = [*paths, Path(table)] if table else paths
-    if job.is_done(tables, files, asdict(o) | {"schema": given.to_dict() if given else None}):
+    if job.is_done(tables, [*files, *masks], asdict(o) | {"schema": given.to_dict() if given else None}):
         return None
     rows = _read_clinical_table(Path(table), o, job) if table else None
     if rows is None and (named := list(o.table_columns())):
         raise SourceDataError(f"{', '.join(named)}: there is no --table that they could be columns of")
-    boxes = {"box_columns": dict(pair.split("=", 1) for pair in o.box_columns), "box_units": o.box_units}
-    source = read_annotation_files(paths, job.problems, **boxes, class_name=o.class_name, decimal_comma=o.decimal_comma)
-    job.notes += source.notes
-    studies = find_files(source.images, files, folder, job.problems, job.image_drops)
-    job.image_drops["unusable entry (see the problems)"] += source.images_in - len(source.images)
-    if others := len(files) - len(studies):
-        job.notes.append(f"{others} image files have no entry in the annotations and are not used: an image "
-                         "without an entry may hold a finding that nobody annotated.")  # fmt: skip
+    if o.masks:
+        source, studies = SourceAnnotations(images_in=len(files)), masked_studies(files, folder, found, job)
+    else:
+        source = _read_annotations(paths, o, job)
+        studies = find_files(source.images, files, folder, job.problems, job.image_drops)
+        job.image_drops["unusable entry (see the problems)"] += source.images_in - len(source.images)
+        if others := len(files) - len(studies):
+            job.notes.append(f"{others} image files have no entry in the annotations and are not used: an image "
+                             "without an entry may hold a finding that nobody annotated.")  # fmt: skip
     tags = o.dicom_tags() if rows or o.dicom_columns else [*o.dicom_tags(), *DEFAULT_DICOM_COLUMNS]
     read_tags(studies, tags, job.num_workers)
     if rows is not None:
         _join(studies, rows, o, job)
     set_patients(studies, o)
     if o.patient is None:
-        job.patients_known = False
-        job.notes.append("**Patients are not known: each image counts as a patient of its own.** If a patient has "
-                         "several images, they may be in several splits and the results too good; name the "
-                         "patient with --patient.")  # fmt: skip
+        job.say_patients_unknown("; name the patient with --patient")
     if o.split_column:
         set_splits(studies, o.split_column, job.problems, job.image_drops)
     studies = job.usable(studies)
+    if o.masks:
+        studies = set_own_findings(studies, found, o, source, job)
     job.problems.stop_if_any()
     specs = _column_specs(studies, rows, o, job)
     content = Content(title or job.out.name, source, studies, given or ClinicalSchema(()), columns=specs,
@@ -206,6 +224,13 @@ def read_own(
         content.schema_questions = [(n, q) for n, several in proposal.questions.items() for q in several]
         content.schema_questions += [(n, f"left out: {reason}") for n, reason in proposal.left_out.items()]
     return content
+
+
+def _read_annotations(paths: Sequence[Path], o: OwnOptions, job: Preparation) -> SourceAnnotations:
+    boxes = {"box_columns": dict(pair.split("=", 1) for pair in o.box_columns), "box_units": o.box_units}
+    source = read_annotation_files(paths, job.problems, **boxes, class_name=o.class_name, decimal_comma=o.decimal_comma)
+    job.notes += source.notes
+    return source
 
 
 def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
@@ -245,7 +270,7 @@ def _column_specs(
         return [(ColumnSpec(tag, tag), True) for tag in filled]
     job.notes.append("No --columns were named: all columns of the table are taken. Check that each is known "
                      "when the image is taken, not only later.")  # fmt: skip
-    used = {o.key_column, o.patient, o.split_column, o.time, o.record_time}
+    used = {o.key_column, o.patient, o.split_column, o.class_column, o.time, o.record_time}
     return [(ColumnSpec(c, c), False) for c in table.columns if c not in used]
 
 
@@ -275,7 +300,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     # fmt: off
     files = parser.add_argument_group("files")
-    add(files, "--annotations", nargs="+", required=True, metavar="FILE",
+    add(files, "--annotations", nargs="+", default=[], metavar="FILE",
         help="COCO JSON (several: classes are matched by name), or a table with one row per box")
     add(files, "--images", required=True, metavar="DIR", help="folder of the images, searched with subfolders")
     add(files, "--table", metavar="FILE", help="clinical values: .csv, .tsv, .xlsx or .parquet")
@@ -300,7 +325,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(boxes, "--box-columns", nargs="+", default=[], metavar="ROLE=COLUMN",
         help=f"roles: {', '.join(ROLES)} (corners or a corner and a size; default: guessed by name)")
     add(boxes, "--box-units", choices=BOX_UNITS, default="pixels", help="of the coordinates (%(default)s)")
-    add(boxes, "--class-name", default="finding", help="of boxes without a class column (%(default)s)")
+    add(boxes, "--class-name", default="finding", help="of boxes and masks without a class (%(default)s)")
+    add_mask = mask_options(parser)
+    add_mask("--masks", metavar="DIR", help="folder of masks (PNG, TIFF, NPY), instead of --annotations")
+    add_mask("--mask-name", default="{stem}", help="name of a mask file, without suffix, as {stem}_segmentation or "
+             "{stem}_mask* for several (%(default)s)")
+    add_mask("--class-column", metavar="COLUMN", help="of the table: the class of an image's masks")
+    add_mask("--mask-values", nargs="+", default=[], metavar="VALUE=CLASS", help="class of each value in the masks")
+    add_mask("--healthy-without-mask", action="store_true", help="an image without a mask shows no finding")
     # fmt: on
 
 

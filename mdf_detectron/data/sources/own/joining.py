@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,8 @@ SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
 NO_ROW, LATE = "no row of the table", "record later than its image"
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the image files below a folder, sorted: those with a known suffix, and DICOM files without one."""
+def list_images(folder: Path, masks: Collection[Path] = ()) -> list[Path]:
+    """List the image files below a folder but ``masks``, sorted: with a known suffix, or DICOM files without one."""
     if not folder.is_dir():
         raise SourceDataError(f"{folder}: no such folder of images")
     found = []
@@ -41,7 +41,7 @@ def list_images(folder: Path) -> list[Path]:
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
-            if name.startswith("."):
+            if name.startswith(".") or path in masks:
                 continue
             if name.lower().endswith(IMAGE_SUFFIXES) or ("." not in name and is_dicom(path)):
                 found.append(path)
