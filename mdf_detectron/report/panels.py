@@ -115,7 +115,7 @@ def metric_panels(
         published: metric → value or None for each row.
     """
     series = max(len(one) for one in metrics.values())
-    height = 1.1 + 0.42 * len(labels) * (0.7 + 0.3 * series)
+    height = 1.1 + len(labels) * (0.3 + 0.2 * series)
     figure, panels = make_panels(len(metrics), columns=min(2, len(metrics)), height=height)
     for p, (axes, (metric, several)) in enumerate(zip(panels, metrics.items(), strict=True)):
         for m, color, name, rows in colored(several):
