@@ -82,7 +82,7 @@ def legend_below(figure: Figure, axes: Axes, title: str | None = None) -> None:
 
 def shift_of(index: int, count: int) -> float:
     """Return the offset of one of ``count`` models from the middle of a row."""
-    return 0.0 if count == 1 else 0.3 * (index / (count - 1) - 0.5) * 1.3
+    return 0.0 if count == 1 else (index / (count - 1) - 0.5) * min(0.8, 0.2 * count)
 
 
 def colored(models: Mapping[str, _Shown]) -> Iterator[tuple[int, str, str, _Shown]]:
@@ -115,7 +115,7 @@ def metric_panels(
         published: metric → value or None for each row.
     """
     series = max(len(one) for one in metrics.values())
-    height = 1.1 + len(labels) * (0.3 + 0.2 * series)
+    height = 1.1 + len(labels) * (0.3 + 0.15 * series)
     figure, panels = make_panels(len(metrics), columns=min(2, len(metrics)), height=height)
     for p, (axes, (metric, several)) in enumerate(zip(panels, metrics.items(), strict=True)):
         for m, color, name, rows in colored(several):
