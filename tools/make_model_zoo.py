@@ -8,9 +8,12 @@ Results: mdf_detectron/model_zoo/zoo.yaml, docs/results/*.json (config_speeds.js
 tools/benchmark.py --costs). The trainings are made in the folder RUNS by, for each model and seed:
 
     mdf prepare synthetic --out data/synthetic_cxr --num-patients 700 --seed 1 --image-size 160
-    DETECTRON2_DATASETS=data mdf train --config-file synthetic_cxr/MODEL.yaml OUTPUT_DIR MODEL/seed_N SEED N
+    mdf prepare isic2017 --root ROOT --out data/isic2017
+    mdf weights efficientnet-lite0 lite0.pth
+    DETECTRON2_DATASETS=data mdf train --config-file FOLDER/MODEL.yaml OUTPUT_DIR FOLDER/MODEL/seed_N SEED N
 
-RUNS/published/ holds the published files with their cards. A model without a training there keeps its entry.
+the last one for isic2017 with MODEL.TIMM.WEIGHTS_FILE lite0.pth. RUNS/published/ holds the published files with their
+cards. A model without a training there keeps its entry.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.published import ZOO_FILE, ZOO_FOLDER, ZooEntry, read_zoo
 from mdf_detectron.cli import publish, run_main
 from mdf_detectron.config_file import load_config
-from mdf_detectron.data.synthetic.cohort import CohortSettings
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import ConfigError, ResultsError
 from mdf_detectron.experiments.trainings import first_difference, flat_settings
@@ -46,11 +48,15 @@ METRICS = {
 }
 """Column of the table → name in the results."""
 
-DATASET = "synthetic_cxr"
-SETTINGS = CohortSettings(700, 1, signal=1.0, image_size=160)
 SEEDS = (1, 2, 3)
-MODELS = ("mask_rcnn", "msf_net_1d", "msf_net_3d", "mdf_net", "mdf_net_compact")
-SHIPPED = ("mdf_net_compact", 1)
+DATA = {"synthetic_cxr": "synthetic (700 patients, seed 1, signal 1)", "isic2017": "ISIC 2017, 1,617 images, seed 1"}
+"""Folder of configs → the data of its trainings."""
+
+MODELS = (
+    *(f"synthetic_cxr/{name}" for name in ("mask_rcnn", "logit_fusion", "msf_net_1d", "msf_net_3d", "mdf_net")),
+    *(f"isic2017/{name}" for name in ("faster_rcnn", "logit_fusion")),
+)
+SHIPPED = {(f"{folder}/logit_fusion", 1) for folder in DATA}
 HEADER = """\
 # The model zoo, filled by tools/make_model_zoo.py. An entry: config, data, command, seeds of the trainings, results
 # (x 100 on the test split, one value a seed) and, where weights are published, their path below the package's zoo or
@@ -76,7 +82,7 @@ def replace_marked(page: str, begin: str, end: str, content: str, name: str = "t
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="trainings of the synthetic set's models")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="trainings of the models")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="fill these (default: all)")
     args = parser.parse_args(argv)
     if args.runs:
@@ -186,7 +192,7 @@ def costs_table(speeds: dict[str, Any], short: bool = False) -> str:
 
 def fill(model: str, runs: Path) -> ZooEntry | None:
     """Publish every seed of a model; returns its entry, None where there is no training."""
-    name, found = f"{DATASET}/{model}.yaml", {}
+    name, found = f"{model}.yaml", {}
     for seed in SEEDS:
         run = runs / model / f"seed_{seed}"
         if (run / RESULTS_FILE_NAME).is_file():
@@ -196,12 +202,12 @@ def fill(model: str, runs: Path) -> ZooEntry | None:
         return None
     results = [results_of(path) for path in found.values()]
     weights, digest = "", ""
-    if SHIPPED[0] == model and SHIPPED[1] in found:
-        weights, digest = ship(found[SHIPPED[1]])
+    if (model, SEEDS[0]) in SHIPPED and SEEDS[0] in found:
+        weights, digest = ship(found[SEEDS[0]])
     return ZooEntry(
         config=name,
         command=f"mdf train --config-file {name} SEED 1",
-        data=f"synthetic ({SETTINGS.num_patients} patients, seed {SETTINGS.seed}, signal {SETTINGS.signal:g})",
+        data=DATA[model.partition("/")[0]],
         seeds=list(found),
         results={metric: [r[metric] for r in results] for metric in results[0]},
         weights=weights,
@@ -217,6 +223,7 @@ def check_config(run: Path, name: str) -> None:
     """
     cfg = load_config(str(run / "config.yaml"))
     now = load_config(name, ["SEED", cfg.SEED, "MODEL.DEVICE", cfg.MODEL.DEVICE])
+    cfg.MODEL.TIMM.WEIGHTS_FILE = now.MODEL.TIMM.WEIGHTS_FILE  # a file of the machine
     differing = first_difference(flat_settings(cfg), flat_settings(now))
     if differing:
         raise ResultsError(f"{run} was trained by another config: {differing}; remove it to train it again")
@@ -224,11 +231,13 @@ def check_config(run: Path, name: str) -> None:
 
 def published_file(runs: Path, model: str, seed: int) -> Path:
     """Publish a training, if it is not yet; the shipped one in 16 bits."""
-    half = (model, seed) == SHIPPED
-    name = f"{DATASET}_{model}" + ("" if half else f"_seed_{seed}")
+    half = (model, seed) in SHIPPED
+    name = model.replace("/", "_") + ("" if half else f"_seed_{seed}")
     path = runs / "published" / f"{name}.pth"
     if not path.is_file():
-        words = ["--weights", f"{model}/seed_{seed}/model_final.pth", "--out", f"published/{name}.pth"]
+        best = (runs / model / f"seed_{seed}" / "model_best.pth").is_file()
+        weights = f"{model}/seed_{seed}/{'model_best' if best else 'model_final'}.pth"
+        words = ["--weights", weights, "--out", f"published/{name}.pth"]
         os.environ["DETECTRON2_DATASETS"] = "data"
         os.chdir(runs)  # every path that a file may keep is relative
         publish.main([*words, *["--half"] * half])
