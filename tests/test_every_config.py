@@ -36,7 +36,7 @@ def test_trains_evaluates_saves_and_loads(name, small_config, folder_for, tmp_pa
     torch.manual_seed(0)
     datasets = ["DATASETS.TRAIN", ("every_cxr_train",), "DATASETS.TEST", ("every_cxr_test",), "DATASETS.VAL", ()]
     opts = [*SMALL, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0, "OUTPUT_DIR", str(tmp_path)]
-    opts += ["MODEL.TIMM.PRETRAINED", False]  # a network is not assumed
+    opts += ["MODEL.TIMM.PRETRAINED", False, "MODEL.BACKBONE.FREEZE_AT", 0]  # no network, no file of weights
     cfg = small_config(name, *opts, "SOLVER.IMS_PER_BATCH", 2, "CLINICAL_DIAGNOSTICS.NUM_IMAGES", 2)
     cfg.merge_from_list(datasets)
     register_prepared_folder(folder_for(cfg), "every_cxr")
