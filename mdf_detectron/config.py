@@ -224,6 +224,11 @@ def fuses_logits(cfg: CfgNode) -> bool:
     return cfg.MODEL.CLINICAL.FUSION_LOGITS and reads_record(cfg)
 
 
+def learns_from_record(cfg: CfgNode) -> bool:
+    """Return whether training taught the model what to make of a record: false where it has the record model alone."""
+    return fuses_3d(cfg) or fuses_1d(cfg) or (fuses_logits(cfg) and cfg.MODEL.CLINICAL.LOGITS_RANK > 0)
+
+
 def num_classes(cfg: CfgNode) -> tuple[str, int]:
     """Return key and value of the number of classes of the config's meta-architecture."""
     key = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).num_classes_key

@@ -1,10 +1,12 @@
 """Add the clinical record to any detector without training: late fusion.
 
     mdf late-fusion FOLDER --predictions results.json --validation-predictions val_results.json --out fused.json
+    mdf late-fusion FOLDER --weights image_only/model_best.pth --out late.pth
 
 A record model is fitted on the train split of a prepared folder: which classes are in an image, from its record alone.
-The odds of each score are multiplied by what it says. How much of it counts is fitted on the predictions of the
-validation split; without them all of it does. The predictions are COCO results of any tool.
+The odds of each score are multiplied by what it says. How much of it counts is fitted on the validation split.
+Predictions are COCO results of any tool; without those of the validation split the record counts in full. With
+--weights, an image-only model of this project becomes one that reads the record.
 """
 
 from __future__ import annotations
@@ -13,33 +15,38 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdf_detectron.cli.arguments import existing_file, prepared_folder
+from mdf_detectron.cli.arguments import checkpoint_file, existing_file, prepared_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from mdf_detectron.evaluation.coco import Detections, GroundTruth
+    from mdf_detectron.evaluation.coco import Detections
     from mdf_detectron.evaluation.late_fusion import Exponents, RecordOdds
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=prepared_folder, help="prepared folder")
-    parser.add_argument("--predictions", metavar="A.json", type=existing_file, required=True,
-                        help="COCO results file on the images of --split")  # fmt: skip
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--predictions", metavar="A.json", type=existing_file, help="COCO results on --split")
+    source.add_argument("--weights", metavar="A.pth", type=checkpoint_file, help="image-only checkpoint")
     parser.add_argument("--validation-predictions", metavar="V.json", type=existing_file,
-                        help="the same model's on the validation split: fits the exponents (default: 1)")  # fmt: skip
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True)
+                        help="the same tool's on the validation split: fits the exponents (default: 1)")  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".json, or .pth with --weights")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="(default: %(default)s)")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="clinical columns to use (default: all)")
     args = parser.parse_args(argv)
-    if args.split == "val" and args.validation_predictions:
-        parser.error("the exponents are fitted on the validation split: results on it would be too good")
+    if args.validation_predictions and (args.split == "val" or args.weights):
+        parser.error("--validation-predictions goes with --predictions on the test split")
+    if args.out.suffix != (".pth" if args.weights else ".json"):
+        parser.error("--out needs the ending .json, or .pth with --weights")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    (_of_weights if args.weights else _of_predictions)(args)
+
+
+def _of_predictions(args: argparse.Namespace) -> None:
     from mdf_detectron.data.catalog import register_prepared_folder
     from mdf_detectron.errors import ResultsError
     from mdf_detectron.evaluation.coco import Detections
@@ -49,57 +56,55 @@ def main(argv: list[str] | None = None) -> None:
 
     name = Path(args.folder).resolve().name
     register_prepared_folder(args.folder, name)
-    odds = RecordOdds(f"{name}_train", args.columns)
-    truth = ground_truth_of(f"{name}_{args.split}")
-    detections, log_odds = Detections.load(args.predictions, truth), _log_odds(odds, f"{name}_{args.split}", truth)
+    odds, split = RecordOdds(f"{name}_train", args.columns), f"{name}_{args.split}"
+    truth = ground_truth_of(split)
+    detections = Detections.load(args.predictions, truth)
+    exponents = Exponents.one(truth.num_classes, "no predictions of the validation split were given")
     if args.validation_predictions:
         val = ground_truth_of(f"{name}_val")
         found = Detections.load(args.validation_predictions, val)
-        exponents = fit_exponents(val, found, _log_odds(odds, f"{name}_val", val))
-    else:
-        exponents = Exponents.one(truth.num_classes, "no predictions of the validation split were given")
-    fused = fuse_scores(detections, log_odds, exponents.values)
+        exponents = fit_exponents(val, found, odds.of_split(f"{name}_val", val))
+    fused = fuse_scores(detections, odds.of_split(split, truth), exponents.values)
     results = read_json(args.predictions, ResultsError, nan=True)
     new = [{**one, "score": float(score)} for one, score in zip(results, fused.scores, strict=True)]
     write_json(args.out, new, indent=None)
-    print(_report(odds, truth, log_odds, exponents, {"before": detections, "after": fused}))
+    print(_report(odds, exponents, split, {"before": detections, "after": fused}))
     print(f"{len(new)} detections with updated scores: {args.out}")
 
 
-def _log_odds(odds: RecordOdds, dataset: str, truth: GroundTruth) -> np.ndarray:
-    from mdf_detectron.data.loaders import records_of
+def _of_weights(args: argparse.Namespace) -> None:
+    from mdf_detectron.checkpoint.checkpoint import Checkpoint
+    from mdf_detectron.data.catalog import register_prepared_folder
+    from mdf_detectron.model_zoo.late_fusion import write_late_fusion
 
-    return odds(records_of([dataset]), truth.image_ids)
+    checkpoint = Checkpoint.open(args.weights)
+    name = checkpoint.saved_cfg.DATASETS.TRAIN[0].removesuffix("_train")
+    register_prepared_folder(args.folder, name)
+    odds, exponents = write_late_fusion(checkpoint, args.out, args.columns)
+    print(_report(odds, exponents, f"{name}_{args.split}", {}))
+    print(f"{args.out} reads {', '.join(odds.schema.names)}; mdf publish measures it")
 
 
-def _report(
-    odds: RecordOdds, truth: GroundTruth, log_odds: np.ndarray, exponents: Exponents, found: dict[str, Detections]
-) -> str:
-    """Say what the record alone tells, the exponents, AP50 before and after, and what the fusion leaves as it is."""
+def _report(odds: RecordOdds, exponents: Exponents, split: str, found: dict[str, Detections]) -> str:
+    """Say what the record alone tells, the exponents, AP50 of ``found``, and what the fusion leaves as it is."""
     from mdf_detectron.evaluation import evaluate_coco
+    from mdf_detectron.evaluation.evaluator import ground_truth_of
+    from mdf_detectron.evaluation.late_fusion import auc_of_presence
     from mdf_detectron.fileio import markdown_table
 
+    truth = ground_truth_of(split)
+    ratios = odds.of_split(split, truth)
     scores = {name: evaluate_coco(truth, one, tasks=["bbox"]) for name, one in found.items()}
-    titles = {"bbox_iobb": "AP50 by IoBB", "bbox": "AP50 by IoU"}
-    rows = [["all", "", "", *(f"{scores[n][table]['AP50']:.1f}" for table in titles for n in found)]]
+    areas = auc_of_presence(truth, ratios)
+    tables = {"AP50 by IoBB": "bbox_iobb", "AP50 by IoU": "bbox"}
+    columns = {f"{title}, {name}": one[table] for title, table in tables.items() for name, one in scores.items()}
+    rows = [["all", "", "", *(f"{one['AP50']:.1f}" for one in columns.values())]] if found else []
     for k, name in enumerate(truth.class_names):
-        values = (f"{scores[n][table][f'AP50-{name}']:.1f}" for table in titles for n in found)
-        rows.append([name, f"{auc_of(truth, log_odds, k):.3f}", f"{exponents.values[k]:.2f}", *values])
-    header = ["class", "AUC of the record alone", "exponent", *(f"{t}, {n}" for t in titles.values() for n in found)]
-    lines = [markdown_table(header, rows), exponents.note]
+        aps = (f"{one[f'AP50-{name}']:.1f}" for one in columns.values())
+        rows.append([name, f"{areas[k]:.3f}", f"{exponents.values[k]:.2f}", *aps])
+    lines = [markdown_table(["class", "AUC of the record alone", "exponent", *columns], rows), exponents.note]
     if odds.without_example:
         lines.append(f"{', '.join(odds.without_example)}: in no image of the train split, or in all: scores stay")
-    empty = int((~log_odds.any(axis=1)).sum())
-    if empty:
+    if empty := int((~ratios.any(axis=1)).sum()):
         lines.append(f"{empty} of {truth.num_images} images: no value in the record, or it tells nothing: scores stay")
     return "\n".join(lines)
-
-
-def auc_of(truth: GroundTruth, log_odds: np.ndarray, k: int) -> float:
-    """Compute the AUC of the record alone for the presence of a class in an image; NaN where undefined."""
-    import numpy as np
-
-    from mdf_detectron.evaluation.late_fusion import auc
-
-    present = np.isin(np.arange(truth.num_images), truth.image[truth.category == k])
-    return auc(present, log_odds[:, k])

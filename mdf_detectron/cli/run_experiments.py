@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             first = next(training for training in trainings if training.fold == fold)
             check_datasets(first.cfg, tuple(data.dataset_names(fold).values()))
     if args.dry_run:
-        table, text = plan_cost(chosen, [t for t in chosen if t.scores() is None], data, args.jobs)
+        table, text = plan_cost(chosen, [t for t in chosen if not t.is_complete], data, args.jobs)
         truths = {fold: GroundTruth.load(splits["test"]) for fold, splits in data.splits.items()}
         of = f", seeds {plan.seeds}"
         words = answer_in_words(truths, smallest_difference(truths, len(plan.seeds)), of, data.patients_to_test)

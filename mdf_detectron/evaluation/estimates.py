@@ -117,6 +117,14 @@ class Verdict:
             return f"Not sure: the interval says that the record {word}; with this many comparisons that can be chance."
         return f"The record {word}."
 
+    def of_more(self, second: str, first: str) -> str:
+        """Say whether the second does more with the record than the first."""
+        says = {1: f"{second} does more than {first}", -1: f"{second} does less than {first}",
+                0: f"No difference between {first} and {second} is shown"}  # fmt: skip
+        if self.direction is None:
+            return f"Whether {second} does more than {first} was not tested."
+        return f"{says[self.direction]}{'' if self.certain else UNSURE}."
+
     def of_change(self, change: str) -> str:
         """Say what the second loses by a change to the first, such as "with another patient's record"."""
         if self.direction is None:

@@ -77,6 +77,10 @@ class RecordOdds:
         rows = dict(zip((one["image_id"] for one in records), self._ratios(records), strict=True))
         return np.array([rows[image_id] for image_id in image_ids]).reshape(-1, len(self.class_names))
 
+    def of_split(self, dataset: str, ground_truth: GroundTruth) -> np.ndarray:
+        """Compute the same of a registered split, in the order of its ground truth."""
+        return self(records_of([dataset]), ground_truth.image_ids)
+
     def _ratios(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return self.model.log_odds_ratio(*self._tensors(records)).double().numpy()
 
@@ -158,6 +162,13 @@ def _logit(scores: np.ndarray) -> np.ndarray:
         )
     clipped = np.clip(scores, LOWEST_SCORE, 1 - LOWEST_SCORE)
     return np.log(clipped) - np.log1p(-clipped)
+
+
+def auc_of_presence(ground_truth: GroundTruth, values: np.ndarray) -> list[float]:
+    """Compute the :func:`auc` of (I, K) values for the presence of each class in an image."""
+    present = np.zeros(values.shape, dtype=bool)
+    present[ground_truth.image, ground_truth.category] = True
+    return [auc(present[:, k], values[:, k]) for k in range(values.shape[1])]
 
 
 def auc(positive: np.ndarray, values: np.ndarray) -> float:

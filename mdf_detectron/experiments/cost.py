@@ -107,7 +107,7 @@ def cost_of(training: Training, speed: Speed, data: StudyData) -> tuple[float, i
     steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
     validations = 1 + ((steps - 1) // period if period > 0 else 0)
     validated = sizes["val"] * (2 if cfg.VALIDATION.LOSSES else 1)
-    predicted = len(training.states) * sizes["test"] + training.train_images
+    predicted = len(training.states) * sizes["test"] + training.train_images + training.on_val * sizes["val"]
     seconds = steps * speed.step_seconds + (validations * validated + predicted) * speed.image_seconds
     kept = 2 * speed.checkpoint_bytes + predicted * PREDICTION_BYTES
     return seconds, kept, steps // cfg.SOLVER.CHECKPOINT_PERIOD * speed.checkpoint_bytes

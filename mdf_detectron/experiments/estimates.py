@@ -109,7 +109,7 @@ class StudyEstimator(Estimator):
         return pooled_spread(
             [
                 np.array([metric_values(one)[1] for one in of_fold])
-                for variant in self.results.variants
+                for variant in self.results.trained
                 for of_fold in self.matches(variant).values()
             ]
         )
@@ -195,14 +195,19 @@ class StudyEstimator(Estimator):
     ) -> TrainingSpread | None:
         """Estimate the training spread of a difference on some images; None if it is unknown.
 
-        Two models are independent trainings, so their variances add up. One model with two states of its records is the
-        same training, whose difference varies less: that spread is pooled over models and states. Differences of one
-        training from several states share a side and correlate by about 1/2, so they have fewer degrees of freedom.
+        Two models are independent trainings, so their variances add up. A model and its late fusion are the same
+        trainings, and so is one model with two states of its records, whose difference varies less: that spread is
+        pooled over models and states. Differences of one training from several states share a side and correlate by
+        about 1/2, so they have fewer degrees of freedom.
         """
-        if first[0] != second[0]:
-            by_fold = [self._values((name, self.state), fold, members) for name in self.results.variants
+        if self.results.source(first[0]) != self.results.source(second[0]):
+            by_fold = [self._values((name, self.state), fold, members) for name in self.results.trained
                      for fold in self.matches(name)]  # fmt: skip
             return _of_mean(pooled_spread(by_fold), 1 / (1 / counts[0] + 1 / counts[1]))
+        if first[0] != second[0]:
+            by_fold = [self._values(first, fold, members) - self._values(second, fold, members)
+                     for fold in self.matches(*first)]  # fmt: skip
+            return _of_mean(pooled_spread(by_fold), counts[0])
         by_fold, states = [], set()
         for name in self.results.variants:
             for state in self.results.states(name):

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.2
 
 def left_to_do(trainings: Sequence[Training]) -> list[Training]:
     """Select the unfinished trainings and write their entry files."""
-    left = [training for training in trainings if training.scores() is None]
+    left = [training for training in trainings if not training.is_complete]
     for training in left:
         training.write_entry()
     return left

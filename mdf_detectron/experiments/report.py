@@ -16,6 +16,7 @@ from mdf_detectron.evaluation.statistics import NUM_RESAMPLES
 from mdf_detectron.evaluation.subgroups import RECORD, Subgroup, list_subgroups
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator, corrected
 from mdf_detectron.experiments.figures import FigureMaker, Tests, comparison_table
+from mdf_detectron.experiments.late_fusion import exponents_table, with_late_fusion
 from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, is_share, share_kept, state_words
 from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.experiments.trainings import STUDY_FILE_NAME, StudyResults
@@ -36,7 +37,8 @@ SHOWN = ("AP50", "AR50")
 
 def write_study_report(out: str | Path, results: StudyResults, num_resamples: int = NUM_RESAMPLES) -> Path:
     """Write ``report.html``, ``report.md``, ``figures/``, ``tables/`` and ``study.json``; return the page's path."""
-    out, plan = Path(out), results.plan
+    out, results = Path(out), with_late_fusion(results)
+    plan = results.plan
     estimator = StudyEstimator(results, num_resamples)
     tests = compare_all(estimator)
     maker = FigureMaker(estimator, tests)
@@ -53,7 +55,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
     if tests:
         table = comparison_table("comparisons", list(tests.values()), results.title, estimator.metric)
         sections.append(Section("All comparisons", tables=[table]))
-    tables = (_ensembles(estimator), _speed(results), _trainings(results))
+    tables = (exponents_table(results), _ensembles(estimator), _speed(results), _trainings(results))
     sections += [Section(table.title, tables=[table]) for table in tables if table.rows]
     write_json(out / STUDY_FILE_NAME, _as_json(estimator, tests, groups, verdicts))
     write_report(out, f"Study: {plan.name}", verdicts, _facts(results), sections)
@@ -68,6 +70,11 @@ def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, S
     wanted: list[tuple[Side, Side]] = []
     if plan.question:
         wanted.append(((plan.baseline, FULL), (plan.model, FULL)))
+        if results.late:
+            wanted += [
+                ((plan.baseline, FULL), (results.late.name, FULL)),
+                ((results.late.name, FULL), (plan.model, FULL)),
+            ]
     for figure in plan.figures:
         if figure.show == "comparison":
             wanted += [((figure.reference, FULL), (name, FULL)) for name in figure.variants if name != figure.reference]
@@ -101,12 +108,19 @@ def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
 
 def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupTest], metric: str) -> list[str]:
     """Return two paragraphs: the answer, whose first sentence is the verdict, and what was not tested."""
-    plan = results.plan
-    verdict = comparisons[(plan.baseline, FULL), (plan.model, FULL)].verdict
-    text = [verdict.of_record()]
-    if verdict.direction is not None:
-        difference = f"{metric} of {results.title(plan.model)} minus {results.title(plan.baseline)}"
-        text.append(f"{difference} is {verdict.numbers} (95 % interval in brackets).")
+    plan, late = results.plan, results.late.name if results.late else ""
+    pairs = [(plan.baseline, plan.model), *([(plan.baseline, late), (late, plan.model)] if late else [])]
+    tests = [comparisons[(first, FULL), (second, FULL)].verdict for first, second in pairs]
+    numbers = [
+        f"{metric} of {results.title(second)} minus {results.title(first)} is {one.numbers}"
+        for (first, second), one in zip(pairs, tests, strict=True)
+    ]
+    best = next((one for one in tests[:2] if one.direction == 1 and one.certain), tests[0])
+    text = [best.of_record()]
+    if best.direction is not None:
+        text += [f"{numbers[0]} (95 % interval in brackets).", *(f"{one}." for one in numbers[1:2])]
+    if late:
+        text += [tests[2].of_more(results.title(plan.model), results.title(late)), f"{numbers[2]}."]
     for state in plan.records:
         change = comparisons.get(((plan.model, state), (plan.model, FULL)))
         if change is not None:
@@ -240,7 +254,7 @@ def _ensembles(estimator: StudyEstimator) -> Table:
 
 def _speed(results: StudyResults) -> Table:
     rows = []
-    for name in results.variants:
+    for name in results.trained:
         scores = [run.scores for run in results.finished(name)]
         step, images = (_median([one[key] for one in scores]) for key in ("step_seconds", "images_per_second"))
         seconds = _median([one["states"][FULL]["seconds_per_image"] for one in scores])

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from detectron2.config import CfgNode
 
 from mdf_detectron.config import columns_read, flat_config, value_at
-from mdf_detectron.config_file import load_config
+from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
@@ -23,6 +23,9 @@ from mdf_detectron.evaluation.scoring import TASKS, task_settings
 from mdf_detectron.experiments.plan import FULL, Plan, Variant, split_state
 from mdf_detectron.experiments.study_data import OWN_SPLITS, StudyData, overrides_of_data
 from mdf_detectron.fileio import read_json, write_json
+
+if TYPE_CHECKING:
+    from mdf_detectron.evaluation.late_fusion import Exponents
 
 STUDY_FILE_NAME = "study.json"
 ENTRY_FILE_NAME = "training.json"
@@ -36,6 +39,9 @@ CHOSEN_BY = ("VALIDATION.METRIC", "VALIDATION.PATIENCE", "TEST.EVAL_PERIOD", "SO
 
 TRAIN_PART = "train"
 """Name of the predictions on images of the train split, used like the name of a record state."""
+
+VAL_PART = "val"
+"""Name of the predictions on the validation split, to which late fusion fits its exponents."""
 
 
 def predictions_file(folder: Path, state: str) -> Path:
@@ -55,6 +61,7 @@ class Training:
         datasets: split → registered data set name.
         states: states of the test records to score.
         train_images: number of images of the train split to score too.
+        on_val: whether the validation split is predicted too.
         data_fingerprint: :attr:`StudyData.fingerprint`.
     """
 
@@ -68,6 +75,7 @@ class Training:
     datasets: Mapping[str, str]
     states: tuple[str, ...]
     train_images: int
+    on_val: bool
     data_fingerprint: str
 
     @property
@@ -86,6 +94,11 @@ class Training:
         scores = read_json(path, ResultsError) if path.is_file() else {"states": ()}
         return scores if self.wanted_states <= set(scores["states"]) else None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do; a report does without the predictions of the validation split."""
+        return self.scores() is not None and (not self.on_val or predictions_file(self.folder, VAL_PART).is_file())
+
     def failure(self) -> str:
         """Read why the training is not finished."""
         path = self.folder / FAILURE_FILE_NAME
@@ -103,7 +116,7 @@ class Training:
 
     def write_entry(self) -> None:
         """Write :data:`ENTRY_FILE_NAME`, which the worker reads."""
-        extra = {"states": list(self.states), "train_images": self.train_images}
+        extra = {"states": list(self.states), "train_images": self.train_images, "on_val": self.on_val}
         write_json(self.folder / ENTRY_FILE_NAME, {**self.entry(), **extra})
 
 
@@ -166,6 +179,7 @@ def _training(plan: Plan, variant: Variant, data: StudyData, out: Path, seed: in
         datasets=names,
         states=(FULL, *states),
         train_images=len(data.splits[fold]["test"].images) if compared else 0,
+        on_val=variant.name == plan.baseline and not columns and bool(data.schema.names),
         data_fingerprint=data.fingerprint,
     )
 
@@ -207,7 +221,11 @@ def check_results_folder(out: Path, trainings: Sequence[Training]) -> None:
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe the first key in which two flat configs differ; empty if they are equal."""
+    """Describe the first key in which two flat configs differ; empty if they are equal.
+
+    A key that did not exist before had the default that it has now.
+    """
+    before = {**flat_settings(get_mdf_cfg()), **before}
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             return f"{key} was {shorten(before.get(key))}, it is {shorten(now.get(key))} now"
@@ -238,6 +256,22 @@ class Run:
 
 
 @dataclass(frozen=True)
+class LateVariant:
+    """Late fusion of a variant, as a variant of its own.
+
+    Attributes:
+        name, source: of it, and of the variant whose detections it updates.
+        runs: those of the source with updated detections.
+        exponents: label of a training → exponents.
+    """
+
+    name: str
+    source: str
+    runs: Sequence[Run]
+    exponents: Mapping[str, Exponents]
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """The plan, data and runs of a study.
 
@@ -245,6 +279,7 @@ class StudyResults:
         runs: in the order of the trainings.
         test: images of the test splits.
         train: predicted images of the train splits; None without any.
+        late: see :mod:`~mdf_detectron.experiments.late_fusion`; a variant without trainings of its own.
     """
 
     plan: Plan
@@ -252,9 +287,11 @@ class StudyResults:
     runs: Sequence[Run]
     test: FoldedImages
     train: FoldedImages | None
+    late: LateVariant | None = None
 
     def finished(self, variant: str) -> list[Run]:
-        return [run for run in self.runs if run.training.variant == variant and run.scores is not None]
+        runs = [*self.runs, *(self.late.runs if self.late else ())]
+        return [run for run in runs if run.training.variant == variant and run.scores is not None]
 
     @cached_property
     def unlike_published(self) -> list[str]:
@@ -287,6 +324,15 @@ class StudyResults:
     def variants(self) -> list[str]:
         """Names of the variants with a finished training, in plan order."""
         return [variant.name for variant in self.plan.variants if self.finished(variant.name)]
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the variants with a finished training of their own."""
+        return [name for name in self.variants if self.source(name) == name]
+
+    def source(self, variant: str) -> str:
+        """Return the variant whose trainings a variant is made of."""
+        return self.late.source if self.late and variant == self.late.name else variant
 
     def title(self, variant: str) -> str:
         return self.plan.variant(variant).title

@@ -33,6 +33,7 @@ from mdf_detectron.experiments.trainings import (
     FAILURE_FILE_NAME,
     SCORES_FILE_NAME,
     TRAIN_PART,
+    VAL_PART,
     predictions_file,
 )
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
@@ -106,20 +107,21 @@ def _remove_unused_checkpoints(folder: Path) -> None:
 
 
 def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Predict and score the test split with every state of its records, and part of the train split if requested.
+    """Predict and score the test split with every state of its records, and the other splits if requested.
 
     Returns:
         state → {"metrics": {table: {metric: value}}, "seconds_per_image", "image_ids"}.
     """
     found, model = {}, None
-    for state in (*entry["states"], *([TRAIN_PART] if entry["train_images"] else [])):
-        part = state == TRAIN_PART
-        dataset = entry["datasets"]["train" if part else "test"]
+    parts = {TRAIN_PART: entry["train_images"], VAL_PART: entry.get("on_val")}
+    for state in (*entry["states"], *(part for part, wanted in parts.items() if wanted)):
+        dataset = entry["datasets"][state if state in parts else "test"]
         out = predictions_file(folder, state).parent
         result = out / "metrics.json"
         if not result.is_file():
             model = model or load_model(cfg, folder / f"{checkpoint}.pth")
-            records = train_part(cfg, entry["train_images"]) if part else change_records(state, records_of([dataset]))
+            records = train_part(cfg, entry["train_images"]) if state == TRAIN_PART else records_of([dataset])
+            records = records if state in parts else change_records(state, records)
             write_json(result, _score_one(cfg, model, dataset, records, out))
         found[state] = read_json(result, ResultsError)
     return found

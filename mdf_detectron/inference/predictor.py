@@ -25,7 +25,7 @@ from PIL import Image
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.checkpoint.published import open_weights
-from mdf_detectron.config import columns_read, num_classes
+from mdf_detectron.config import columns_read, learns_from_record, num_classes
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import OpenImage, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
@@ -206,7 +206,7 @@ class Predictor:
 
     def _missing_notes(self, missing: Sequence[str]) -> list[str]:
         trained = self.contents["missing_records"]
-        if not missing or trained["dropout_record"] or trained["dropout_value"]:
+        if not missing or not learns_from_record(self.cfg) or trained["dropout_record"] or trained["dropout_value"]:
             return []
         total, columns = self.contents["training"]["images"], self.contents["training"]["columns"]
         never = [name for name in missing if columns[name]["count"] == total]

@@ -195,17 +195,17 @@ def write_published(
     """Write the file to publish, without training state and machine paths; return it reopened.
 
     Args:
-        half: store floating-point weights in 16 bits; statistics of clinical columns stay in 32.
+        half: store floating-point weights in 16 bits; statistics of clinical columns and the record model stay in 32.
         entries: operating_point, calibration and results of the contents.
     """
     weights = {name: _half(name, value) for name, value in checkpoint.weights.items()} if half else checkpoint.weights
     contents = {**checkpoint.contents, **entries}
-    data = {"model": weights, CONFIG_KEY: _without_paths(checkpoint.saved_cfg), CONTENTS_KEY: contents}
+    data = {"model": weights, CONFIG_KEY: without_paths(checkpoint.saved_cfg), CONTENTS_KEY: contents}
     save_checkpoint_file(signed(data), path)
     return Checkpoint.open(path)
 
 
-def _without_paths(saved: CfgNode) -> str:
+def without_paths(saved: CfgNode) -> str:
     """Return a config as YAML, without paths of the training machine."""
     cfg = saved.clone()
     cfg.OUTPUT_DIR = f"output/{Path(cfg.OUTPUT_DIR or 'output').name}"
@@ -216,4 +216,5 @@ def _without_paths(saved: CfgNode) -> str:
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:
     owner, _, entry = name.rpartition(".")
     statistics = owner.endswith("clinical_encoder") and entry in ClinicalEncoder.STATISTICS
+    statistics |= owner.endswith("record_model")
     return value.half() if value.is_floating_point() and not statistics else value

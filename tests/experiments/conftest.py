@@ -12,7 +12,13 @@ import yaml
 from mdf_detectron.experiments.launch import left_to_do
 from mdf_detectron.experiments.plan import read_plan, with_columns
 from mdf_detectron.experiments.study_data import open_study_data
-from mdf_detectron.experiments.trainings import SCORES_FILE_NAME, TRAIN_PART, make_trainings, predictions_file
+from mdf_detectron.experiments.trainings import (
+    SCORES_FILE_NAME,
+    TRAIN_PART,
+    VAL_PART,
+    make_trainings,
+    predictions_file,
+)
 from mdf_detectron.fileio import write_json
 
 SMALL = {
@@ -110,6 +116,10 @@ def finish():
                 write_json(predictions_file(training.folder, state), results)
                 metrics = {"bbox_iobb": {"AP50": 100.0 * found(training, state)}}
                 states[state] = {"metrics": metrics, "seconds_per_image": 0.05, "image_ids": ids}
+            if training.on_val:
+                split = data.splits[training.fold]["val"]
+                found_there = predictions(split, [image["id"] for image in split.images], 1.0, training.seed)
+                write_json(predictions_file(training.folder, VAL_PART), found_there)
             about = {"checkpoint": "model_best", "iterations": 3, "step_seconds": 0.5, "images_per_second": 4.0,
                      "parameters": 1_000_000, "device": "cpu"}  # fmt: skip
             write_json(training.folder / SCORES_FILE_NAME, {**about, "states": states})

@@ -1,5 +1,7 @@
 """Plans: the package's, and what is wrong with others; data and results folders that do not fit."""
 
+import json
+
 import pytest
 from tiny_training import edit
 
@@ -8,7 +10,7 @@ from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError, DatasetError, ResultsError
 from mdf_detectron.experiments.plan import PLANS, Plan, column_sets, read_plan, with_columns
 from mdf_detectron.experiments.study_data import open_study_data, overrides_of_data
-from mdf_detectron.experiments.trainings import check_results_folder, make_trainings
+from mdf_detectron.experiments.trainings import ENTRY_FILE_NAME, check_results_folder, make_trainings
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
@@ -202,6 +204,12 @@ def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
         check_results_folder(out, make_study(tiny_folder, out, overrides={"SOLVER.BASE_LR": 0.5})[2])
     text = str(error.value)
     assert "seed1 is a results folder of another plan" in text and "was" in text and "it is" in text
+    entry = json.loads((trainings[0].folder / ENTRY_FILE_NAME).read_text())
+    del entry["settings"]["MODEL.CLINICAL.LOGITS_RANK"]  # as before there was this key
+    (trainings[0].folder / ENTRY_FILE_NAME).write_text(json.dumps(entry))
+    check_results_folder(out, trainings)
+    with pytest.raises(ResultsError, match="LOGITS_RANK was 32, it is 4 now"):
+        check_results_folder(out, make_study(tiny_folder, out, ("MODEL.CLINICAL.LOGITS_RANK", "4"))[2])
     of_others = make_study(tiny_folder, out, question=None, figures=[], variants=[{"name": "alone"}])[2]
     with pytest.raises(ResultsError, match="trainings of another plan: this one has no variant '(fused|image_only)'"):
         check_results_folder(out, of_others)

@@ -9,13 +9,17 @@ from simulated import paired_test
 
 from mdf_detectron.config import value_at
 from mdf_detectron.config_file import load_config
+from mdf_detectron.data.loaders import records_of
+from mdf_detectron.data.record_changes import permute_records, remove_records
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import Verdict, number
+from mdf_detectron.evaluation.late_fusion import RecordOdds
 from mdf_detectron.experiments.correlation import correlations, weighted_correlation
 from mdf_detectron.experiments.estimates import Comparison, StudyEstimator, fuse_detections
 from mdf_detectron.experiments.figures import FigureMaker
+from mdf_detectron.experiments.late_fusion import with_late_fusion
 from mdf_detectron.experiments.launch import note_failure
 from mdf_detectron.experiments.plan import PlannedFigure
 from mdf_detectron.experiments.report import _facts, answer, not_tested, planned_comparisons, write_study_report
@@ -126,7 +130,69 @@ def test_the_whole_report(study, tmp_path):
     assert first["verdict"] == ("better" if first["corrected"] <= 0.05 else "better, not sure after correction")
     assert all(one["corrected"] >= one["p_value"] for one in saved["comparisons"])
     counts = (tmp_path / "out" / "tables" / "counts_counts.csv").read_text().splitlines()
-    assert counts[2].startswith("With the record,10 ")  # 3 + 7 boxes, all found
+    assert counts[3].startswith("With the record,10 ")  # 3 + 7 boxes, all found
+
+
+def test_late_fusion_is_a_variant_without_trainings(study, tmp_path):
+    """Its scores are the image-only model's with the odds that a state of the records gives; nothing is trained."""
+    plan, data, trainings = study
+    before = read_results(plan, data, trainings)
+    results = with_late_fusion(before)
+    name = results.late.name
+    assert results.variants == ["image_only", name, "fused"] and results.trained == ["image_only", "fused"]
+    assert results.runs == before.runs and results.states(name) == ("full", "removed", "shuffled")
+    assert [f.variants for f in results.plan.figures if f.show == "comparison"] == [["image_only", name, "fused"]]
+    for source, run in zip(results.finished("image_only"), results.finished(name), strict=True):
+        fold = run.training.fold
+        odds = RecordOdds(data.dataset_names(fold)["train"], ["age", "gender"])
+        records = records_of([data.dataset_names(fold)["test"]])
+        plain, exponent = source.detections["full"], results.late.exponents[run.training.label].values
+        for state, changed in (("full", records), ("removed", remove_records(records)),
+                               ("shuffled", permute_records(records))):  # fmt: skip
+            ratio = odds(changed, results.test.truths[fold].image_ids)
+            slow = []
+            for s, i, k in zip(plain.scores, plain.image, plain.category, strict=True):
+                against = (1 - s) * np.exp(-exponent[k] * ratio[i, k])
+                slow.append(s / (s + against))
+            np.testing.assert_allclose(run.detections[state].scores, slow, rtol=1e-6)
+        np.testing.assert_allclose(run.detections["removed"].scores, plain.scores, rtol=1e-6)
+    assert all("are needed to fit one" in one.note for one in results.late.exponents.values())
+    pairs = planned_comparisons(results.plan, results)
+    assert pairs[:3] == [((a, "full"), (b, "full")) for a, b in
+                         (("image_only", "fused"), ("image_only", name), (name, "fused"))]  # fmt: skip
+    write_study_report(tmp_path / "out", before, 30)
+    text = (tmp_path / "out" / "report.md").read_text()
+    answer_text = text.splitlines()[2]
+    assert "AP50 of Late fusion of Image-only minus Image-only is " in answer_text
+    assert "With the record does more than Late fusion of Image-only" in answer_text
+    tables = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    assert "| image_only/seed1_fold0 | 1.00 |" in tables["Exponents of late fusion"]
+    assert "Late fusion" not in tables["Speed"] + tables["Trainings"] and "| Late fusion of" in tables["States"]
+
+
+def test_late_fusion_of_a_study_that_predicted_no_validation_split(make_study, finish, tiny_folder, monkeypatch):
+    """An older folder is reported as it is, with exponents of 1; running the study again predicts what is absent."""
+    plan, data, trainings = make_study(tiny_folder, seeds=[1])
+    finish(trainings, data, fused_is_better)
+    assert all(one.is_complete for one in trainings)
+    predictions_file(trainings[0].folder, "val").unlink()
+    assert trainings[0].scores() is not None and not trainings[0].is_complete and trainings[1].is_complete
+    results = with_late_fusion(read_results(plan, data, trainings))
+    (exponents,) = results.late.exponents.values()
+    assert exponents.values.tolist() == [1, 1] and "was not predicted" in exponents.note
+    alone = plan.model_copy(update={"question": None})
+    assert with_late_fusion(read_results(alone, data, trainings)).late is None
+
+
+def test_the_spread_between_a_model_and_its_late_fusion_is_that_of_their_differences(study):
+    """Both sides are the same trainings, so what varies between seeds alike is no uncertainty of the difference."""
+    results = with_late_fusion(read_results(*study))
+    estimator, sides = StudyEstimator(results, 20), [("image_only", "full"), (results.late.name, "full")]
+    everywhere = np.ones(len(results.test.patients), dtype=bool)
+    found = estimator._spread_of_difference(*sides, (4, 4), everywhere)
+    by_fold = [estimator._values(sides[1], fold, everywhere) - estimator._values(sides[0], fold, everywhere)
+               for fold in (0, 1)]  # fmt: skip
+    assert found.std == pytest.approx(np.sqrt(np.mean([np.var(one, ddof=1) for one in by_fold]) / 4))
 
 
 def test_published_values_stand_next_to_ours_only_if_data_and_selection_are_theirs(make_study, finish, tiny_folder):
