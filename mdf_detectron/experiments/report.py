@@ -120,7 +120,8 @@ def answer(results: StudyResults, comparisons: Tests, groups: Sequence[SubgroupT
     if best.direction is not None:
         text += [f"{numbers[0]} (95 % interval in brackets).", *(f"{one}." for one in numbers[1:2])]
     if late:
-        text += [tests[2].of_more(results.title(plan.model), results.title(late)), f"{numbers[2]}."]
+        text.append(tests[2].of_more(results.title(plan.model), results.title(late)))
+        text += [f"{numbers[2]}."] if tests[2].direction is not None else []
     for state in plan.records:
         change = comparisons.get(((plan.model, state), (plan.model, FULL)))
         if change is not None:

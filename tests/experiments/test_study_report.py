@@ -343,7 +343,7 @@ def test_a_model_that_has_learned_nothing_gives_no_verdict(study, tmp_path, monk
     value = number(slow_mean(study[2], study[1], "image_only", "full"))
     assert f"is AP50 of Image-only: {value}. Train longer" in text
     saved = read_json(tmp_path / "study.json", ResultsError)
-    assert [one["verdict"][:11] for one in saved["comparisons"]][:2] == ["not trained", "better, not"]
+    assert [one["verdict"][:11] for one in saved["comparisons"]][:4:3] == ["not trained", "better, not"]
     assert {one["verdict"] for one in saved["subgroups"]} == {"not trained enough"}
 
 
