@@ -18,6 +18,7 @@ from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator
 from mdf_detectron.experiments.figures import FigureMaker, Tests, comparison_table
 from mdf_detectron.experiments.late_fusion import exponents_table, with_late_fusion
 from mdf_detectron.experiments.plan import CHANGES, FULL, Plan, is_share, share_kept, state_words
+from mdf_detectron.experiments.record_section import record_section
 from mdf_detectron.experiments.study_data import OWN_SPLITS
 from mdf_detectron.experiments.trainings import STUDY_FILE_NAME, StudyResults
 from mdf_detectron.fileio import write_json
@@ -44,12 +45,14 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
     maker = FigureMaker(estimator, tests)
     verdicts: list[str] = []
     groups: list[SubgroupTest] = []
+    record: Mapping[str, Any] = {}
     sections = [maker.section(figure) for figure in plan.figures]
     if plan.question and {plan.model, plan.baseline} <= set(results.variants):
         groups = compare_subgroups(estimator)
         verdicts = answer(results, tests, groups, estimator.metric)
         verdicts[1:1] = [*of_shares(estimator), *of_power(estimator, tests)]
-        sections.append(_subgroup_section(groups, estimator, maker.intervals))
+        told, record = record_section(estimator, maker.intervals)
+        sections += [*told, _subgroup_section(groups, estimator, maker.intervals)]
     elif plan.question:
         verdicts = ["The question is open: no training of the model, or of its baseline, is finished."]
     if tests:
@@ -57,7 +60,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
         sections.append(Section("All comparisons", tables=[table]))
     tables = (exponents_table(results), _ensembles(estimator), _speed(results), _trainings(results))
     sections += [Section(table.title, tables=[table]) for table in tables if table.rows]
-    write_json(out / STUDY_FILE_NAME, _as_json(estimator, tests, groups, verdicts))
+    write_json(out / STUDY_FILE_NAME, {**_as_json(estimator, tests, groups, verdicts), "record_alone": record})
     write_report(out, f"Study: {plan.name}", verdicts, _facts(results), sections)
     return out / "report.html"
 

@@ -106,7 +106,7 @@ class RecordModel(nn.Module):
         y = np.asarray(present, dtype=np.float64)
         # half an image more of each kind: the odds of a class in no image, or in all, stay finite
         self.prior.copy_(torch.from_numpy((y.sum(axis=0) + 0.5) / (len(y) + 1)))
-        fold = _folds(groups)
+        fold = patient_folds(groups)
         penalties, held_out = np.full(y.shape[1], np.nan), np.empty_like(y)
         for k in range(y.shape[1]):
             self.bias[k] = torch.logit(self.prior[k])
@@ -127,7 +127,7 @@ class RecordModel(nn.Module):
                 ).to(self.knots)
 
 
-def _folds(groups: Sequence[str]) -> np.ndarray:
+def patient_folds(groups: Sequence[str]) -> np.ndarray:
     """Deal groups to folds: (N,) fold of each record, the same for the same groups in any order."""
     names, number = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     order = np.random.default_rng(0).permutation(len(names))

@@ -18,10 +18,11 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.description import ALIKE_BITS, HASH_SIDE, AlikePair, Description
 from mdf_detectron.data.readers import read_radiograph
 from mdf_detectron.errors import ImageReadError
+from mdf_detectron.evaluation.record_alone import RecordAlone
 from mdf_detectron.report import CLASS_COLORS
 from mdf_detectron.report.html import Section, draw_charts, write_page
 from mdf_detectron.report.panels import draw_matrix, make_panels, wrap_text
-from mdf_detectron.report.tables import Table
+from mdf_detectron.report.tables import Table, record_alone_table
 
 SPLIT_COLORS = {"train": "#1f6f8b", "val": "#8a6bbf", "test": "#d1495b"}
 SAMPLES_A_CLASS, MOST_SAMPLES, PICTURED_PAIRS, LISTED_PAIRS = 2, 12, 6, 30
@@ -29,8 +30,8 @@ GRID = 32
 """Cells per side of the maps of box locations."""
 
 
-def write_dataset_page(path: str | Path, description: Description) -> Path:
-    """Write the page of a prepared folder."""
+def write_dataset_page(path: str | Path, description: Description, alone: RecordAlone | None = None) -> Path:
+    """Write the page of a prepared folder; ``alone`` is what its records tell, None without a clinical column."""
     name = description.root.resolve().name
     sections = [
         Section("Splits", tables=[_split_table(description)]),
@@ -39,10 +40,12 @@ def write_dataset_page(path: str | Path, description: Description) -> Path:
         _drawn("Where the boxes lie", "Share of a class' train boxes that cover a place.", _places(description)),
         Section("Image sizes", tables=[_size_table(description)]),
         *(_column_sections(description) if description.schema.columns else ()),
+        *([Section("What the record alone tells", tables=[record_alone_table(alone)])] if alone else ()),
         _alike_section(description),
     ]
     images = draw_charts(sections)
-    return write_page(Path(path), f"Data set {name}", _warnings(description), [], sections, images)
+    warnings = [*_warnings(description), *(alone.warnings if alone else ())]
+    return write_page(Path(path), f"Data set {name}", warnings, [], sections, images)
 
 
 def _drawn(title: str, note: str, figure: Figure) -> Section:

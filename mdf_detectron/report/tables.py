@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdf_detectron.evaluation.estimates import Row, Verdict, estimate, number, p_text
+from mdf_detectron.evaluation.record_alone import KINDS, RecordAlone
 from mdf_detectron.evaluation.summary import ALL
 from mdf_detectron.fileio import csv_table, markdown_table
 
@@ -226,3 +227,18 @@ def operating_point_table(operating_point: Mapping[str, Any]) -> Table:
     header = ["class", "threshold", "false positives an image", "sensitivity", "ground-truth boxes"]
     note = f"Chosen for {operating_point['source']}; on other data they will differ."
     return Table("operating_point", "Operating thresholds", header, rows, note)
+
+
+def record_alone_table(alone: RecordAlone) -> Table:
+    """Build the table of what the record alone tells of each class."""
+    rows = [
+        [name, str(count), *(estimate(alone.rows[kind][name], 2) for kind in KINDS)]
+        for name, count in zip(alone.rows["record"], alone.images.tolist(), strict=True)
+    ]
+    note = (
+        "AUC of telling the training images with a class from those without, by cross-validation over patients, with "
+        "95 % intervals over patients: by the record (an additive logistic model), boosted trees, and by which values "
+        "are missing. 0.5 is chance."
+    )
+    header = ["class", "images with it", *KINDS.values()]
+    return Table("record_alone", "What the record alone tells before any training", header, rows, note)

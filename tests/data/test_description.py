@@ -15,6 +15,8 @@ from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.data.description import ALIKE_BITS, MOST_PAIRS, alike_pairs, associate, describe_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import DatasetError
+from mdf_detectron.evaluation.coco import GroundTruth
+from mdf_detectron.evaluation.record_alone import record_alone
 from mdf_detectron.report.dataset import write_dataset_page
 
 SCHEMA = ClinicalSchema(
@@ -89,8 +91,16 @@ def test_a_resized_and_brightened_copy_in_another_split_is_found_and_shown(tiny_
     description = describe_folder(root, num_workers=1)
     names = [{p.first[1]["file_name"], p.second[1]["file_name"]} for p in description.alike.pairs if p.across_splits]
     assert {"train_1.png", "test_1.png"} in names
-    page = write_dataset_page(tmp_path / "page.html", description).read_text()
-    for text in ("pairs of images that look alike are in different splits", "test_1.png", "temperature", "192 × 160"):
+    alone = record_alone(GroundTruth.load(description.splits["train"]), description.schema, 20)
+    page = write_dataset_page(tmp_path / "page.html", description, alone).read_text()
+    for text in (
+        "What the record alone tells",
+        "which values are missing",
+        "pairs of images that look alike are in different splits",
+        "test_1.png",
+        "temperature",
+        "192 × 160",
+    ):
         assert text in page
     assert page.count("data:image/png;base64,") == 6
 

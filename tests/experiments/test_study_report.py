@@ -54,6 +54,20 @@ def slow_mean(trainings, data, variant, state, metric="AP50"):
     return np.mean([np.mean(values) for values in folds.values()])
 
 
+def slow_image_auc(trainings, data, variant, name):
+    """Mean over folds of the mean over seeds: how well the best score of a class in an image tells its presence."""
+    folds = {}
+    for t in (t for t in trainings if t.variant == variant):
+        split, results = data.splits[t.fold]["test"], json.loads(predictions_file(t.folder, "full").read_text())
+        (k,) = (one["id"] for one in split.categories if one["name"] == name)
+        best = {i["id"]: max([r["score"] for r in results if (r["image_id"], r["category_id"]) == (i["id"], k)] or [-1])
+                for i in split.images}  # fmt: skip
+        there = {a["image_id"] for a in split.annotations if a["category_id"] == k}
+        pairs = [(best[a] > best[b]) + (best[a] == best[b]) / 2 for a in there for b in best.keys() - there]
+        folds.setdefault(t.fold, []).append(np.mean(pairs))
+    return np.mean([np.mean(values) for values in folds.values()])
+
+
 @pytest.mark.parametrize(("variant", "state"), [("image_only", "full"), ("fused", "full"), ("fused", "removed")])
 def test_estimates_are_means_over_folds_and_seeds(study, variant, state):
     plan, data, trainings = study
@@ -120,6 +134,7 @@ def test_the_whole_report(study, tmp_path):
     assert "test patients with 10 ground-truth boxes, 2 seeds and this study's own interval: a difference of" in text
     assert "Published values are left out" not in text and "published" not in text.split("Published: one run.")[0]
     for heading in ("Places", "States", "Counts", "Columns", "Generalization", "Sweep", "Subgroup analysis",
+                    "What the record alone tells",
                     "All comparisons", "Ensembles over the seeds of each fold", "Speed", "Trainings"):  # fmt: skip
         assert f"\n## {heading}\n" in text, heading
     figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
@@ -129,6 +144,11 @@ def test_the_whole_report(study, tmp_path):
     first = saved["comparisons"][0]
     assert first["verdict"] == ("better" if first["corrected"] <= 0.05 else "better, not sure after correction")
     assert all(one["corrected"] >= one["p_value"] for one in saved["comparisons"])
+    told = saved["record_alone"]["test"]
+    for title, variant in (("Image-only", "image_only"), ("With the record", "fused")):
+        for name, row in told[title].items():
+            assert row["value"] == pytest.approx(slow_image_auc(study[2], study[1], variant, name))
+    assert list(told) == ["the record alone", "Image-only", "With the record"]
     counts = (tmp_path / "out" / "tables" / "counts_counts.csv").read_text().splitlines()
     assert counts[3].startswith("With the record,10 ")  # 3 + 7 boxes, all found
 
