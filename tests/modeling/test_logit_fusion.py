@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
-from mdf_detectron.modeling.record_model import KNOTS, RecordModel, _best_penalty, _folds, fit_logistic
+from mdf_detectron.modeling.record_model import KNOTS, RecordModel, _best_penalty, fit_logistic, patient_folds
 
 NAN = float("nan")
 
@@ -62,9 +62,9 @@ def test_newtons_method_finds_the_minimum_of_the_penalized_likelihood():
 def test_a_record_that_says_nothing_is_left_out_and_a_patient_is_in_one_fold():
     rng = np.random.default_rng(1)
     groups = [f"p{i // 3}" for i in range(300)]
-    fold = _folds(groups)
+    fold = patient_folds(groups)
     assert all(len(set(fold[i : i + 3])) == 1 for i in range(0, 300, 3)) and set(fold) == set(range(5))
-    assert (_folds(groups[::-1])[::-1] == fold).all()
+    assert (patient_folds(groups[::-1])[::-1] == fold).all()
     noise = rng.normal(size=(300, 20))
     penalty, _ = _best_penalty(noise, (rng.random(300) < 0.3).astype(float), fold)
     assert penalty >= 30 and not np.any(fit_logistic(noise, np.ones(300), np.inf)[1])
