@@ -3,9 +3,6 @@
 import os
 import re
 import shlex
-import threading
-import time
-import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from mdf_detectron.cli import publish
 GUIDE = Path(__file__).parents[1] / "GETTING_STARTED.md"
 
 
-def follow(code, lines, port):
+def follow(code, lines):
     """Run the guide's lines in a process that knows of no data set."""
     for name in ("DETECTRON2_DATASETS", "PYTHONPATH"):
         os.environ.pop(name, None)
@@ -32,14 +29,6 @@ def follow(code, lines, port):
     exec(code, {})
     for line in lines:
         cli.main(shlex.split(line, comments=True)[1:])
-    threading.Thread(target=cli.main, args=[["serve", "model.pth", "--port", str(port)]], daemon=True).start()
-    for _ in range(1200):
-        try:
-            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
-            break
-        except OSError:
-            time.sleep(0.1)
-    assert "Findings: model" in page
     print("all done", flush=True)
 
 
@@ -64,13 +53,13 @@ def folder(tiny_run, tiny_folder, tmp_path):
     return out
 
 
-def test_the_lines_of_the_guide(folder, free_ports):
-    for package in ("gradio", "onnxruntime", "onnx", "highdicom"):
-        pytest.importorskip(package, reason=f"{package} is not installed (extras serve, export, sr)")
+def test_the_lines_of_the_guide(folder):
+    for package in ("onnxruntime", "onnx", "highdicom"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extras export, sr)")
     (code,), (commands,) = blocks("python"), blocks("bash")
     lines = [line for line in commands.splitlines() if not line.startswith("mdf serve")]
     assert [shlex.split(line)[1] for line in lines] == ["predict", "predict", "whatif", "export"]
-    done = Forked(partial(follow, code, lines, free_ports()[0]), cwd=folder, environment={"CUDA_VISIBLE_DEVICES": ""})
+    done = Forked(partial(follow, code, lines), cwd=folder, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.wait() == 0 and "all done" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert written == {

@@ -8,8 +8,10 @@ import pytest
 from dicom_files import radiograph, save
 from PIL import Image
 
+from mdf_detectron import cli
 from mdf_detectron.inference.predictor import Predictor
-from mdf_detectron.serving.page import MAX_UPLOAD_MEGABYTES, StudyPage, serve, views
+from mdf_detectron.serving import page as page_module
+from mdf_detectron.serving.page import StudyPage, serve, views
 
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
@@ -24,7 +26,9 @@ def predictor(tiny_run):
 def address(predictor, free_ports):
     pytest.importorskip("gradio", reason="Gradio is not installed (extra serve)")
     (port,) = free_ports()
-    url, blocks, folder = serve(predictor, host="127.0.0.1", port=port, title="Test page", block=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "MAX_UPLOAD_MEGABYTES", 2)
+        url, blocks, folder = serve(predictor, host="127.0.0.1", port=port, title="Test page", block=False)
     yield url, Path(folder)
     blocks.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +132,7 @@ def test_uploads_that_the_page_refuses(address, browser, tiny_folder, tmp_path):
         page.wait_for_function("m => document.querySelector('.mdf-error')?.innerText.includes(m)", arg=message)
         assert str(folder) not in page.inner_text(".mdf-error")
     with open(tmp_path / "large.png", "wb") as file:
-        file.truncate((MAX_UPLOAD_MEGABYTES + 1) * 2**20)
+        file.truncate(3 * 2**20)
     upload(page, tmp_path / "large.png")
     page.wait_for_function("document.body.innerText.toLowerCase().includes('maximum allowed size')")
     page.reload()
@@ -167,3 +171,11 @@ def test_names_cannot_bring_markup(predictor):
     pixels = np.full((40, 50), 128, np.uint8)
     found = predictor(pixels)
     assert "<script>" not in views([found], ["<script>alert(1)</script>"])
+
+
+def test_the_command_serves_this_machine_alone(tiny_run, monkeypatch):
+    served = {}
+    monkeypatch.setattr(page_module, "serve", lambda predictor, **options: served.update(options, of=predictor.digest))
+    cli.main(["serve", str(tiny_run / "model_final.pth"), "--port", "8080", "--device", "cpu"])
+    assert (served["host"], served["port"], served["title"]) == ("127.0.0.1", 8080, "Findings: model_final")
+    assert served["of"] == Predictor(tiny_run / "model_final.pth", device="cpu").digest
