@@ -45,9 +45,9 @@ settings.load_profile("repeatable")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
+cv2.setNumThreads(1)  # a forked process would wait at its end for OpenCV's threads, which it has not
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of their own would only wait for each other
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)  # and a test that forks would leave its process waiting for OpenCV's threads
     os.environ["OMP_NUM_THREADS"] = "1"  # of the command lines that tests start
 
 

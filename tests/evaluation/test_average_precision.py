@@ -75,10 +75,10 @@ def test_equals_loops(kind, case):
 
 
 @pytest.mark.parametrize("kind", ["iobb", "iou"])
-@pytest.mark.parametrize("options", [{}, {"area": (0.0, 500.0)}, {"max_dets": 1}, {"max_dets": 100}])
-@given(case=random_cases, sweep=st.booleans())
-@settings(max_examples=200)
-def test_equals_pycocotools(kind, options, case, sweep):
+@given(case=random_cases, options=st.sampled_from([{}, {"area": (0.0, 500.0)}, {"max_dets": 1}, {"max_dets": 100}]),
+       sweep=st.booleans())  # fmt: skip
+@settings(max_examples=300)
+def test_equals_pycocotools(kind, case, options, sweep):
     assume(case[1])  # pycocotools cannot read an empty list of results
     thresholds = SWEEP if sweep else COCO_THRESHOLDS
     ap, ar = ap_ar(*case, overlap=kind, thresholds=thresholds, **options)
