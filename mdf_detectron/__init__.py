@@ -8,16 +8,43 @@ and ``GOMP_SPINCOUNT`` unless the user has; it does nothing else. Without detect
 import importlib
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
-from mdf_detectron.dependencies import ignore_deprecations, register, require_detectron2
 from mdf_detectron.threads import wait_briefly
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_mdf_config"]
 
 _HOME = {"Predictor": "mdf_detectron.inference.predictor", "add_mdf_config": "mdf_detectron.config"}
+
+INSTALL_HINTS = {
+    "torch": "install torch and torchvision as a matching pair (see INSTALL.md)",
+    "ensemble_boxes": "run `pip install 'mdf_detectron[experiments]'`",
+    "submitit": "run `pip install 'mdf_detectron[experiments]'`",
+    "detectron2": "run `mdf install-detectron2` (see INSTALL.md)",
+}
+"""Package → how to install it; packages of extras are checked where they are used."""
+
+
+def require_detectron2() -> None:
+    """Raise ``ModuleNotFoundError``, which says how to install it, if torch or detectron2 is not installed."""
+    for name in ("torch", "detectron2"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"mdf_detectron needs {name}: {INSTALL_HINTS[name]}", name=name, path=__file__)
+
+
+def ignore_deprecations() -> None:
+    """Suppress torch's deprecation warnings about functions that fvcore and detectron2 script at import."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+
+
+def register() -> None:
+    """Register every component; leave the warning filters as they were."""
+    with warnings.catch_warnings():
+        ignore_deprecations()
+        importlib.import_module("mdf_detectron.modeling")
 
 
 def _runs_command() -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from mdf_detectron import register
 from mdf_detectron.config import add_mdf_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
-from mdf_detectron.dependencies import register
 from mdf_detectron.errors import ConfigError, cut, shorten
 from mdf_detectron.fileio import find_config_file, read_yaml
 

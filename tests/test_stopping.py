@@ -63,7 +63,7 @@ def test_a_preparation_with_workers(tmp_path, number, group, status):
 
 
 def test_a_program_that_another_one_runs_and_what_they_say(tmp_path):
-    program = "import sys, time, pathlib; from mdf_detectron.child_processes import *\n"
+    program = "import sys, time, pathlib; sys.argv[0] = 'mdf'; from mdf_detectron.child_processes import *\n"
     program += "with stop_in_one_line(), when_stopped(lambda text: f'{text} inside'):\n"
     program += "    pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
 

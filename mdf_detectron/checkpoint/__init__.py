@@ -1,5 +1,5 @@
 """Read and write checkpoints: weights, config and contents."""
 
-from mdf_detectron.dependencies import require_detectron2
+from mdf_detectron import require_detectron2
 
 require_detectron2()

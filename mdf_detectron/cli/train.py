@@ -17,8 +17,8 @@ import argparse
 import shlex
 import sys
 
+from mdf_detectron.cli import suppress_known_messages
 from mdf_detectron.cli.arguments import config_file
-from mdf_detectron.cli.quiet import suppress_known_messages
 
 
 def argument_parser() -> argparse.ArgumentParser:

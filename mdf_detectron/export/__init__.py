@@ -1,5 +1,5 @@
 """Export models for programs without Detectron2."""
 
-from mdf_detectron.dependencies import require_detectron2
+from mdf_detectron import require_detectron2
 
 require_detectron2()

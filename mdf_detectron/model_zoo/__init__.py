@@ -1,7 +1,7 @@
 """Get configs and models of the zoo by name, with the function names of ``detectron2.model_zoo``."""
 
 # ruff: noqa: E402  (the check comes before the imports that need detectron2)
-from mdf_detectron.dependencies import require_detectron2
+from mdf_detectron import require_detectron2
 
 require_detectron2()
 

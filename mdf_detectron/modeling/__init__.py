@@ -1,7 +1,7 @@
 """Parts of the model; importing this package registers them with Detectron2."""
 
 # ruff: noqa: E402  (the check comes before the imports that need detectron2)
-from mdf_detectron.dependencies import require_detectron2
+from mdf_detectron import require_detectron2
 
 require_detectron2()
 

@@ -161,7 +161,7 @@ def test_averaged_weights_resume_exactly_and_leave_the_training_alone(run, tmp_p
 def test_retinanet_keeps_its_loss_normalizer(run, tmp_path):
     def start(name, **options):
         return run(name, "MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
-                   "SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 0, "VALIDATION.LOSSES", False, "VALIDATION.METRIC",
+                   "SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 0, "VALIDATION.PATIENCE", 0, "VALIDATION.METRIC",
                    "bbox/AP50", config="mimic_eye/retinanet.yaml", **options)  # fmt: skip
 
     start("whole")

@@ -73,7 +73,7 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     plan = {**ONE, "records": ["shuffled", "age removed"]}
     path = plan_file(dataset=str(tiny_folder), **plan, variants=variants, question=None)
     out = tmp_path / "out"
-    words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "15"]
+    words = [str(path), "--out", str(out), "--resamples", "20", "--opts", "SOLVER.MAX_ITER", "8"]
     process = Forked("experiments", *words)
     training = out / "image_only" / "seed1"
     wait_for(lambda: list(training.glob("model_0*.pth")) or process.poll() is not None, 400)
@@ -87,7 +87,7 @@ def test_killed_and_resumed(plan_file, tiny_folder, tmp_path, capsys):
     assert "Starting training from iteration 0" in (training / "output.txt").read_text().split("Rank of current")[1]
     assert "Starting training from iteration 0" not in (training / "output.txt").read_text().split("Rank of current")[2]
     scores = read_json(training / SCORES_FILE_NAME, ResultsError)
-    assert scores["iterations"] == 15 and scores["step_seconds"] > 0
+    assert scores["iterations"] == 8 and scores["step_seconds"] > 0
     assert set(scores["states"]) == {"full", "shuffled", "age removed"}
     assert "| image_only/seed1 | finished |" in (out / "report.md").read_text()
     assert not list(training.glob("model_0*.pth")) and (training / "model_best.pth").is_file()
