@@ -155,7 +155,7 @@ ROOMS = {
     "export": "modeling inference",
     "model_zoo": "data modeling evaluation config_file checkpoint",
     "serving": "data inference report",
-    "experiments": "data evaluation report config_file checkpoint engine",
+    "experiments": "data modeling evaluation report config_file checkpoint engine",
 }
 """Which rooms a room of the package imports; cli imports all, and all import the files at the top of the package."""
 

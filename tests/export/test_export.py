@@ -118,7 +118,7 @@ def test_other_detectors_and_fusions(tiny_run, small_config, fit_encoder, tmp_pa
     predictor = Predictor(tiny_run / "model_final.pth", device="cpu")
     options = ["INPUT.IMAGE_SIZE", 64, "MODEL.CLINICAL.NUMERIC", ["age", "temperature"], *options]
     opts = ["MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
-            "MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.FPN.OUT_CHANNELS", 32, *options]  # fmt: skip
+            "MODEL.ROI_MASK_HEAD.CONV_DIM", 16, *options]  # fmt: skip
     predictor.cfg = small_config(f"mimic_eye/{name}.yaml", *opts)
     torch.manual_seed(3)
     predictor.model = fit_encoder(build_model(predictor.cfg)).eval()
