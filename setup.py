@@ -34,7 +34,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "timm>=1.0",
-        "huggingface_hub>=0.20",
+        "huggingface-hub>=0.20",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "yacs>=0.1.8",
