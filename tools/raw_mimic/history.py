@@ -93,7 +93,7 @@ class History:
         patients: (P rows) subject_id, gender, anchor_age (before the cut at 89), anchor_year.
         visits: (V rows) subject_id, stay_id, intime, outtime, label_A, label_B (indices into the archetype's classes).
         images: (F rows) dicom_id, subject_id, study_id, time, relation, visit (row of ``visits``, -1 for none),
-            label_A, label_B, age (at the study), width, height, view, first (opens its study), overlapping.
+            label_A, label_B, age (at the study), width, height, view, first (opens its study).
     """
 
     patients: pd.DataFrame
@@ -230,10 +230,9 @@ def _overlap_some_visits(
         "datetime64[s]"
     )
     again["outtime"] = again["outtime"].to_numpy() + _seconds(rng.uniform(1, 5, len(chosen)) * 3600)
-    visit, overlapping = studies["visit"].to_numpy().copy(), np.zeros(len(studies), dtype=bool)
+    visit = studies["visit"].to_numpy().copy()
     visit[chosen] = len(visits) + np.arange(len(chosen))
-    overlapping[chosen] = True
-    return pd.concat([visits, again], ignore_index=True), studies.assign(visit=visit, overlapping=overlapping)
+    return pd.concat([visits, again], ignore_index=True), studies.assign(visit=visit)
 
 
 def _make_radiographs(

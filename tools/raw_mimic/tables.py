@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -20,31 +18,14 @@ from raw_mimic.history import (
 )
 from raw_mimic.readers import LABELS_BY_PHASE, Reading
 
-ODD_PAINS = {"5-6": 5.5, "8/10": 8.0, "unable": np.nan, "13": np.nan, "ett": np.nan}
-"""What is written → what it means."""
-
+ODD_PAINS = ("5-6", "8/10", "unable", "13", "ett")
 
 _LOWEST, _HIGHEST = np.array([90.0, 40, 8, 75, 70, 25]), np.array([106.0, 190, 50, 100, 230, 130])
 """Clean vitals stay here, so that ten times any of them is outside its legal range."""
 
 
-@dataclass(frozen=True)
-class Triage:
-    """Attributes:
-    clean: (V rows) stay_id, the six vitals, pain, acuity; NaN where missing.  What cleaning should recover.
-    written: the same rows as the table has them, pain as text.
-    dirty: (V,) bool, the rows that dirt touched.
-    counts: kind of dirt → values; the keys of :func:`add_dirt`.
-    """
-
-    clean: pd.DataFrame
-    written: pd.DataFrame
-    dirty: np.ndarray
-    counts: dict[str, int]
-
-
-def make_triage(settings: RawSettings, visits: pd.DataFrame) -> Triage:
-    """Make one row per visit."""
+def make_triage(settings: RawSettings, visits: pd.DataFrame) -> pd.DataFrame:
+    """Make one row per visit as the table has it: stay_id, the six vitals, pain as text, acuity; NaN where missing."""
     rng = np.random.default_rng([settings.cohort.seed, 2])
     count = len(visits)
     shift = sum(np.array(list(CLASS_SHIFTS[a].values()))[visits[f"label_{a}"]] for a in ("A", "B"))
@@ -52,51 +33,39 @@ def make_triage(settings: RawSettings, visits: pd.DataFrame) -> Triage:
     values = np.clip(VITAL_MEANS + VITAL_SDS * latent, _LOWEST, _HIGHEST)
     values = np.concatenate([values[:, :1].round(1), values[:, 1:].round()], axis=1)
     values[:, 5] = np.minimum(values[:, 5], values[:, 4] - 10)
-    clean = pd.DataFrame(values, columns=list(VITALS))
-    clean["pain"] = rng.integers(0, 11, size=count).astype(float)
-    clean["acuity"] = rng.integers(1, 6, size=count).astype(float)
+    rows = pd.DataFrame(values, columns=list(VITALS))
+    rows["pain"] = rng.integers(0, 11, size=count).astype(float)
+    rows["acuity"] = rng.integers(1, 6, size=count).astype(float)
     missing = rng.random(count) < settings.cohort.missing
-    clean = clean.mask(pd.Series(missing), np.nan)
-    clean.insert(0, "stay_id", visits["stay_id"].to_numpy())
-    return add_dirt(rng, clean, missing, settings.dirt)
+    rows = rows.mask(pd.Series(missing), np.nan)
+    rows.insert(0, "stay_id", visits["stay_id"].to_numpy())
+    return add_dirt(rng, rows, missing, settings.dirt)
 
 
-def add_dirt(rng: np.random.Generator, clean: pd.DataFrame, missing: np.ndarray, factor: float) -> Triage:
+def add_dirt(rng: np.random.Generator, rows: pd.DataFrame, missing: np.ndarray, factor: float) -> pd.DataFrame:
     """Put each kind of dirt in rows of its own; at least one row per kind, where there are rows enough."""
     free = rng.permutation(np.flatnonzero(~missing))
-    written, counts = clean.astype({"pain": object}), {"missing rows": int(missing.sum())}
-    written["pain"] = clean["pain"].map(lambda v: "" if np.isnan(v) else f"{v:g}")
-    clean, dirty = clean.copy(), np.zeros(len(clean), dtype=bool)
+    written = rows.astype({"pain": object})
+    written["pain"] = rows["pain"].map(lambda v: "" if np.isnan(v) else f"{v:g}")
 
     def take(share: float) -> np.ndarray:
         nonlocal free
-        count = 0 if factor == 0 else min(len(free), max(1, round(share * factor * len(clean))))
-        rows, free = free[:count], free[count:]
-        dirty[rows] = True
-        return rows
+        count = 0 if factor == 0 else min(len(free), max(1, round(share * factor * len(rows))))
+        taken, free = free[:count], free[count:]
+        return taken
 
-    rows = take(CELSIUS)
-    written.loc[rows, "temperature"] = ((clean.loc[rows, "temperature"] - 32) / 1.8).round(2)
-    counts["temperatures in °C"] = len(rows)
+    at = take(CELSIUS)
+    written.loc[at, "temperature"] = ((rows.loc[at, "temperature"] - 32) / 1.8).round(2)
     for name in VITALS:
-        rows = take(DECIMAL_SLIP)
-        written.loc[rows, name] = clean.loc[rows, name] * 10
-        clean.loc[rows, name] = np.nan
-        counts[f"decimal slips in {name}"] = len(rows)
-    rows = take(O2_ABOVE_100)
-    written.loc[rows, "o2sat"] = rng.integers(101, 106, size=len(rows)).astype(float)
-    clean.loc[rows, "o2sat"] = 100.0
-    counts["saturations above 100"] = len(rows)
-    rows = take(SWAPPED_PRESSURES)
-    written.loc[rows, ["sbp", "dbp"]] = clean.loc[rows, ["dbp", "sbp"]].to_numpy()
-    clean.loc[rows, ["sbp", "dbp"]] = np.nan
-    counts["pressures swapped"] = len(rows)
-    rows = take(ODD_PAIN)
-    texts = np.resize(list(ODD_PAINS), len(rows))
-    written.loc[rows, "pain"] = texts
-    clean.loc[rows, "pain"] = [ODD_PAINS[t] for t in texts]
-    counts |= {f"pain written {text!r}": int((texts == text).sum()) for text in ODD_PAINS}
-    return Triage(clean, written, dirty, counts)
+        at = take(DECIMAL_SLIP)
+        written.loc[at, name] = rows.loc[at, name] * 10
+    at = take(O2_ABOVE_100)
+    written.loc[at, "o2sat"] = rng.integers(101, 106, size=len(at)).astype(float)
+    at = take(SWAPPED_PRESSURES)
+    written.loc[at, ["sbp", "dbp"]] = rows.loc[at, ["dbp", "sbp"]].to_numpy()
+    at = take(ODD_PAIN)
+    written.loc[at, "pain"] = np.resize(ODD_PAINS, len(at))
+    return written
 
 
 READING_COLUMNS = (
@@ -125,8 +94,8 @@ def stays_table(history: History) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def triage_table(history: History, triage: Triage) -> pd.DataFrame:
-    table = triage.written.assign(subject_id=history.visits["subject_id"].to_numpy(), chiefcomplaint="Synthetic")
+def triage_table(history: History, triage: pd.DataFrame) -> pd.DataFrame:
+    table = triage.assign(subject_id=history.visits["subject_id"].to_numpy(), chiefcomplaint="Synthetic")
     order = ["subject_id", "stay_id", "temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp", "pain", "acuity"]
     return table[[*order, "chiefcomplaint"]].sort_values("stay_id")
 

