@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 TIMM_BACKBONES = ("build_timm_backbone", "build_timm_fpn_backbone")
-MISSING_OPTIONS = ("token", "mean", "median", "median_indicator")
+MISSING_OPTIONS = ("token", "median", "median_indicator", "raw_mean")
 
 
 class Allowed(NamedTuple):
@@ -82,11 +82,10 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.CLINICAL.VOCABULARIES": ([], ANY),
     # Embedding width of each categorical column (paper: 55, so that 9 numeric + 55 = 64).
     "MODEL.CLINICAL.EMBEDDING_DIM": (55, at_least(1)),
-    # What replaces a missing value: "token" (learned per column), "mean" or "median" (of the train split; for a
-    # categorical column its most frequent value) or "median_indicator" (plus a 0/1 input per numeric column).
+    # What replaces a missing value: "token" (learned per column), "median" (of the train split; for a categorical
+    # column its most frequent value), "median_indicator" (the same, plus a 0/1 input per numeric column) or "raw_mean"
+    # (the mean, and numbers are not standardized: the authors' reading).
     "MODEL.CLINICAL.MISSING": ("token", one_of(*MISSING_OPTIONS)),
-    # Standardize numeric columns by the train split. False: raw numbers, as in the authors' code.
-    "MODEL.CLINICAL.STANDARDIZE": (True, ANY),
     # Clinical dropout in training: probability that a record is hidden as a whole, and that a value of the others is.
     # It prepares the model for records that are missing in part or entirely.
     "MODEL.CLINICAL.DROPOUT_RECORD": (0.0, PROBABILITY),

@@ -1,11 +1,13 @@
 """``configs/paper/``: the authors' schedule, selection, optimizer and initialization, by hand-written numbers."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 
+from mdf_detectron.config_file import load_config
 from mdf_detectron.engine.optimizer import build_optimizer
 
 EPOCH = 468 // 4  # iterations: 468 readings of the train split in batches of 4
@@ -19,27 +21,15 @@ RUNS = {  # config: epochs, metric of the checkpoint, masks, weight decay, 3-D, 
 }
 
 
-@pytest.fixture(scope="module")
-def models():
-    return {}
-
-
-@pytest.fixture
-def built(small_config, models):
-    """``built(name)``: config and model of ``configs/paper/<name>.yaml``."""
-
-    def get(name):
-        if name not in models:
-            torch.manual_seed(0)
-            cfg = small_config(f"paper/{name}.yaml")
-            models[name] = cfg, build_model(cfg)
-        return models[name]
-
-    return get
+@cache
+def built(name):
+    torch.manual_seed(0)
+    cfg = load_config(f"paper/{name}.yaml", ["MODEL.DEVICE", "cpu"])
+    return cfg, build_model(cfg)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_hyperparameters(name, built):
+def test_hyperparameters(name):
     epochs, metric, masks, decay, in_3d, in_1d = RUNS[name]
     cfg, model = built(name)
     solver, heads = cfg.SOLVER, model.roi_heads
@@ -75,12 +65,11 @@ def test_hyperparameters(name, built):
 
 
 def uniform(inputs):
-    """Standard deviation of torch's default, uniform within ± 1/√inputs."""
     return 1 / math.sqrt(3 * inputs)
 
 
-def test_initialization(built):
-    """Each group of layers against torch's default for its shape; the numbers are those of the authors' checkpoints."""
+def test_initialization():
+    """Each group of layers against torch's default, uniform within ± 1/√inputs, and the authors' checkpoints."""
     _, model = built("mdf_net_columns")
     heads, branch = model.roi_heads, model.backbone.clinical_branch
     fc1, of_record = heads.box_head.fc1.weight, heads.box_head.fc1_record.weight
@@ -105,12 +94,11 @@ def test_initialization(built):
     assert len(norms) == 18 and all((n.bias == 0).all() and (n.weight == 1).all() for n in norms)
     assert len(stages) == 9 and stages[0][0].bias.abs().max() > 0
     trunk = [m for m in branch.backbone.trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert all((n.bias == 0).all() for n in trunk), "no linear start, from random weights neither"
+    assert all((n.bias == 0).all() for n in trunk)
 
 
 def test_the_authors_numbers_are_a_switch(small_config):
-    cfg = small_config("paper/mdf_net.yaml", "MODEL.CLINICAL.STANDARDIZE", False, "MODEL.CLINICAL.MISSING", "mean",
-                       "INPUT.IMAGE_SIZE", 64)  # fmt: skip
+    cfg = small_config("paper/mdf_net.yaml", "MODEL.CLINICAL.MISSING", "raw_mean", "INPUT.IMAGE_SIZE", 64)
     encoder = build_model(cfg).backbone.clinical_encoder
     numeric = torch.full((3, 9), 5.0)
     numeric[:, 1] = torch.tensor([98.0, float("nan"), 101.0])

@@ -109,9 +109,9 @@ class ClinicalEncoder(nn.Module):
         vocabulary_sizes: number of values of each of the B categorical columns.
         embedding_dim: E.
         missing: "token": a missing value becomes a learned number (numeric) or a learned vector (categorical);
-            "mean", "median": the train split's mean or median, or most frequent category;
-            "median_indicator": as "median", plus A inputs that are 1 where the value is missing.
-        standardize: False leaves numeric columns in their units.
+            "median": the train split's median or most frequent category;
+            "median_indicator": the same, plus A inputs that are 1 where the value is missing;
+            "raw_mean": the mean or most frequent category, and numeric columns stay in their units.
 
     Attributes:
         layout: of the output; its width is Z = A + B·E (+ A with indicators).
@@ -121,22 +121,14 @@ class ClinicalEncoder(nn.Module):
     """Buffers of the numeric columns, and their values before :meth:`fit`."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_numeric: int,
-        vocabulary_sizes: list[int],
-        embedding_dim: int,
-        missing: str = "token",
-        standardize: bool = True,
-    ):
+    def __init__(self, *, num_numeric: int, vocabulary_sizes: list[int], embedding_dim: int, missing: str = "token"):
         super().__init__()
         if missing not in MISSING_OPTIONS:
             raise ValueError(f"missing={missing!r} is not one of {MISSING_OPTIONS}")
         if num_numeric + len(vocabulary_sizes) == 0:
             raise ValueError("a clinical encoder needs at least one column")
         self.num_numeric = num_numeric
-        self.missing, self.standardize = missing, standardize
+        self.missing = missing
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in vocabulary_sizes)
         self.layout = RecordLayout.of_columns(num_numeric, len(vocabulary_sizes), embedding_dim, missing)
         for name, value in self.STATISTICS.items():
@@ -162,7 +154,6 @@ class ClinicalEncoder(nn.Module):
             "vocabulary_sizes": [len(v) for v in c.VOCABULARIES],
             "embedding_dim": c.EMBEDDING_DIM,
             "missing": c.MISSING,
-            "standardize": c.STANDARDIZE,
         }
 
     @torch.no_grad()
@@ -207,8 +198,8 @@ class ClinicalEncoder(nn.Module):
         absent = torch.isnan(numeric)
         parts = [numeric]
         if self.num_numeric:
-            mean, std = (self.mean, self.std) if self.standardize else (0.0, 1.0)
-            center = self.mean if self.missing == "mean" else self.median
+            raw = self.missing == "raw_mean"
+            mean, std, center = (0.0, 1.0, self.mean) if raw else (self.mean, self.std, self.median)
             fill = (center - mean) / std if self.missing != "token" else self.numeric_token
             parts = [torch.where(absent, fill.to(numeric.dtype), (numeric - mean) / std)]
         for i, embedding in enumerate(self.embeddings):

@@ -21,7 +21,6 @@ from mdf_detectron.config import TIMM_BACKBONES
 from mdf_detectron.errors import ConfigError, shorten
 from mdf_detectron.modeling.backbones import TimmTrunk, build_image_backbone, create_trunk
 
-SILENT = "does not answer, and its cache lacks them"
 FROM_SCRATCH = "set MODEL.TIMM.PRETRAINED False and WEIGHTS_FILE '' to train from scratch"
 
 
@@ -65,18 +64,16 @@ def fetch_pretrained(cfgs: Iterable[CfgNode]) -> None:
     from huggingface_hub import constants
 
     asked = {(t.NAME, t.WEIGHTS_FILE): cfg for cfg in cfgs for t in [cfg.MODEL.TIMM] if t.PRETRAINED or t.WEIGHTS_FILE}
-    for (name, file), cfg in asked.items():
-        cached = file or any(Path(constants.HF_HUB_CACHE).glob("models--timm--*"))
-        if not cached and not _answers(constants.ENDPOINT):  # before timm is imported, which takes a second
-            raise _no_weights(f"timm's pretrained weights of '{name}'", f"{constants.ENDPOINT} {SILENT}")
+    if not all(file for _, file in asked) and not _answers(constants.ENDPOINT):
+        if not any(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):  # known before timm is imported
+            raise ConfigError(
+                f"{constants.ENDPOINT} does not answer, and its cache has none of timm's. Without a network, name "
+                f"a file that was downloaded elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
+            )
+        # its cache answers at once, here and in the trainings' processes; without a network its retries take a minute
+        os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    for cfg in asked.values():
         load_pretrained_trunks(cfg, build_image_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))))
-
-
-def _no_weights(source: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"could not load {source}: {why}. Without a network, name a file that was downloaded elsewhere by "
-        f"MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
-    )
 
 
 def _answers(url: str) -> bool:
@@ -88,19 +85,15 @@ def _answers(url: str) -> bool:
 
 
 def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, torch.Tensor]:
-    """Return pretrained weights under the names of ``trunk.model``; ask the network once, for three seconds at most.
+    """Return pretrained weights under the names of ``trunk.model``.
 
     ``weights_file`` is a local timm weights file; empty: timm's own, from its cache or the network.
     """
-    from huggingface_hub import constants  # where timm looks; slow to import
-
     name, options = trunk.model_name, trunk.options
     if weights_file and not os.path.isfile(weights_file):
         raise ConfigError(f"MODEL.TIMM.WEIGHTS_FILE: no file at {weights_file}; or {FROM_SCRATCH}")
     source = weights_file or f"timm's pretrained weights of '{name}'"
     overlay = {"pretrained_cfg_overlay": {"file": weights_file}} if weights_file else {}
-    hub, online = constants.ENDPOINT, weights_file or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE |= not online  # its cache answers at once; without a network its retries take a minute
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -108,9 +101,10 @@ def pretrained_weights(trunk: TimmTrunk, weights_file: str = "") -> dict[str, to
             torch.manual_seed(0)
             loaded = create_trunk(name, options, pretrained=True, **overlay).state_dict()
     except Exception as error:  # network, hub, file or model: timm and its hub raise all kinds
-        raise _no_weights(source, shorten(str(error), 200) if online else f"{hub} {SILENT}") from None
-    finally:
-        constants.HF_HUB_OFFLINE &= bool(online)
+        raise ConfigError(
+            f"could not load {source}: {shorten(str(error), 200)}. Without a network, name a file that was downloaded "
+            f"elsewhere by MODEL.TIMM.WEIGHTS_FILE, or {FROM_SCRATCH}"
+        ) from None
     # timm silently keeps the random start of weights that a file lacks; both models here have the same one.
     random = [n for n, value in loaded.items() if value.dim() > 1 and torch.equal(value, start[n])]
     if random:

@@ -117,17 +117,16 @@ class MimicOptions:
         """Return notes that readers of the results must know; ``split_file`` says who is in which split."""
         if self.protocol == "patient":
             return [] if split_file else ["Split by patient: no patient, image or reading is in two splits."]
-        leak = (
-            "Leaks: readings are split one by one, so that an image that was read twice, and a patient with several "
-            "images, can be in the train and in the test split."
-        )
         return [
             "**This folder follows the authors' protocol**; use it to compare with published numbers only.",
             "Choices: images inside exactly one visit; certainty above 0 makes 'unlikely' (below 10 %) a positive box; "
             f"one box an ellipse, of its first label ({', '.join(self.classes)}); masks are the boxes' rectangles; "
             "readings with discarded eye tracking are dropped, although their boxes are sound; values are "
             f"{'as they were written' if self.raw_values else 'cleaned, unlike theirs (--raw-values)'}.",
-            f"Splits: {split_file}." if split_file else leak,
+            f"Splits: {split_file}."
+            if split_file
+            else "Leaks: readings are split one by one, so that an image that was "
+            "read twice, and a patient with several images, can be in the train and in the test split.",
         ]
 
 
