@@ -59,7 +59,7 @@ OUTPUTS = {
 """A file of a model without masks lacks that output."""
 
 OPSET = 17
-BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE = 1e-2, 1e-4, 1e-2
+TOLERANCES = {"boxes": 1e-2, "scores": 1e-4, "masks": 1e-2}
 """Largest differences from the model: in pixels, in score, and as a fraction of a mask's pixels."""
 
 Arrays = dict[str, np.ndarray]
@@ -356,7 +356,7 @@ def compare(
     Raises:
         ConfigError: the number of detections differs, or a difference exceeds its tolerance.
     """
-    total = {"images": 0, "detections": 0, "boxes": 0.0, "scores": 0.0, "masks": 0.0}
+    total = {"images": 0, "detections": 0, **dict.fromkeys(TOLERANCES, 0.0)}
     for given in batches:
         # the size of the input, so that answers are in its pixels
         batch = [{**x, "height": x["image"].shape[1], "width": x["image"].shape[2]} for x in given]
@@ -371,28 +371,23 @@ def compare(
                 raise ConfigError(f"the exported file disagrees with the model on an image of {size}: {counts}")
             total["images"] += 1
             total["detections"] += len(instances)
-            for name, value in _differences(instances, own, size).items():
+            for name, value in _differences(instances, own, size) if len(instances) else ():
                 total[name] = max(total[name], value)
-    limits = {"boxes": BOX_TOLERANCE, "scores": SCORE_TOLERANCE, "masks": MASK_TOLERANCE}
-    if too_large := [
-        f"{name} by {total[name]:.2g} (at most {limits[name]:g})" for name in limits if total[name] > limits[name]
-    ]:
+    if too_large := [f"{n} by {total[n]:.2g} (at most {most:g})" for n, most in TOLERANCES.items() if total[n] > most]:
         raise ConfigError(f"the exported file disagrees with the model: {', '.join(too_large)}")
     return total
 
 
-def _differences(instances: Any, own: Arrays, size: tuple[int, int]) -> dict[str, float]:
-    """Return the largest differences between the model's detections and the file's nearest ones of the same class."""
+def _differences(instances: Any, own: Arrays, size: tuple[int, int]) -> Iterator[tuple[str, float]]:
+    """Yield the largest differences between the model's detections and the file's nearest ones of the same class."""
     boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
-    out = {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
-    for k, label in enumerate(instances.pred_classes.tolist()):
-        off = np.abs(own["boxes"] - boxes[k]).max(axis=1) + np.where(own["classes"] == label, 0.0, np.inf)
-        off = off + np.abs(own["scores"] - scores[k])  # breaks ties between boxes at one place
-        nearest = int(off.argmin())
-        out["boxes"] = max(out["boxes"], float(off[nearest]))
-        out["scores"] = max(out["scores"], abs(float(own["scores"][nearest] - scores[k])))
-        if "masks" in own:
-            chosen = torch.from_numpy(own["masks"][nearest][None]), torch.from_numpy(own["boxes"][nearest][None])
-            mask = paste_masks_in_image(*chosen, size)[0] ^ instances.pred_masks[k]
-            out["masks"] = max(out["masks"], float(mask.sum()) / max(1, int(instances.pred_masks[k].sum())))
-    return out
+    other_class = own["classes"] != instances.pred_classes.numpy()[:, None]
+    off = np.abs(own["boxes"] - boxes[:, None]).max(axis=2) + np.where(other_class, np.inf, 0.0)
+    off = off + np.abs(own["scores"] - scores[:, None])  # breaks ties between boxes at one place
+    nearest = off.argmin(axis=1)
+    yield "boxes", float(off.min(axis=1).max())
+    yield "scores", float(np.abs(own["scores"][nearest] - scores).max())
+    for k, mask in enumerate(instances.pred_masks if "masks" in own else ()):
+        chosen = [torch.from_numpy(own[name][nearest[k]][None]) for name in ("masks", "boxes")]
+        differing = paste_masks_in_image(*chosen, size)[0] ^ mask
+        yield "masks", float(differing.sum()) / max(1, int(mask.sum()))
