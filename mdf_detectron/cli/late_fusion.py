@@ -87,15 +87,17 @@ def _of_weights(args: argparse.Namespace) -> None:
 
 def _report(odds: RecordOdds, exponents: Exponents, split: str, found: dict[str, Detections]) -> str:
     """Say what the record alone tells, the exponents, AP50 of ``found``, and what the fusion leaves as it is."""
+    import numpy as np
+
     from mdf_detectron.evaluation import evaluate_coco
     from mdf_detectron.evaluation.evaluator import ground_truth_of
-    from mdf_detectron.evaluation.late_fusion import auc_of_presence
+    from mdf_detectron.evaluation.record_alone import auc, classes_present
     from mdf_detectron.fileio import markdown_table
 
     truth = ground_truth_of(split)
     ratios = odds.of_split(split, truth)
     scores = {name: evaluate_coco(truth, one, tasks=["bbox"]) for name, one in found.items()}
-    areas = auc_of_presence(truth, ratios)
+    areas = auc(ratios, classes_present(truth), np.ones((1, truth.num_images)))[0]
     tables = {"AP50 by IoBB": "bbox_iobb", "AP50 by IoU": "bbox"}
     columns = {f"{title}, {name}": one[table] for title, table in tables.items() for name, one in scores.items()}
     rows = [["all", "", "", *(f"{one['AP50']:.1f}" for one in columns.values())]] if found else []

@@ -162,18 +162,3 @@ def _logit(scores: np.ndarray) -> np.ndarray:
         )
     clipped = np.clip(scores, LOWEST_SCORE, 1 - LOWEST_SCORE)
     return np.log(clipped) - np.log1p(-clipped)
-
-
-def auc_of_presence(ground_truth: GroundTruth, values: np.ndarray) -> list[float]:
-    """Compute the :func:`auc` of (I, K) values for the presence of each class in an image."""
-    present = np.zeros(values.shape, dtype=bool)
-    present[ground_truth.image, ground_truth.category] = True
-    return [auc(present[:, k], values[:, k]) for k in range(values.shape[1])]
-
-
-def auc(positive: np.ndarray, values: np.ndarray) -> float:
-    """Compute the area under the ROC curve of (I,) values, ties counting half; NaN without both kinds."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    ones, zeros = positive.sum(), (~positive).sum()
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros)) if ones and zeros else float("nan")

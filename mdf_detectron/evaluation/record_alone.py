@@ -72,7 +72,7 @@ def record_alone(truth: GroundTruth, schema: ClinicalSchema, num_resamples: int 
     images, present = concatenate_folds({0: truth}), classes_present(truth)
     numeric, categorical = _encode(truth, schema)
     known = np.where(np.isnan(numeric), numeric, 0), np.minimum(categorical, 0)
-    fold = patient_folds(images.patients)
+    fold = patient_folds(patients_of(truth))
     scores = {
         "record": _fit(truth, schema, numeric, categorical)[1].held_out,
         "trees": _trees(numeric, categorical, present, fold),

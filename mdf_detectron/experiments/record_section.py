@@ -55,14 +55,14 @@ def record_section(estimator: StudyEstimator, intervals: str) -> tuple[list[Sect
 def test_rows(
     estimator: StudyEstimator, train: Mapping[int, GroundTruth], schema: ClinicalSchema
 ) -> dict[str, dict[str, Row]]:
-    """Estimate the AUC of each class by the record alone, the baseline and the model: title → class → row.
+    """Estimate the AUC of each class by the record alone and by each model: title → class → row.
 
     ``train`` maps each fold to its training images.
     """
     results, plan, truths = estimator.results, estimator.results.plan, estimator.images.truths
     present = {fold: classes_present(truth) for fold, truth in truths.items()}
     scores = {ALONE: {fold: [record_scores(train[fold], truth, schema)] for fold, truth in truths.items()}}
-    for name in (plan.baseline, plan.model):
+    for name in (plan.baseline, *([results.late.name] if results.late else []), plan.model):
         scores[results.title(name)] = {
             fold: [image_scores(truths[fold], one) for one in own] for fold, own in estimator.detections(name).items()
         }

@@ -16,7 +16,7 @@ from mdf_detectron.errors import DatasetError, ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import ground_truth_of
-from mdf_detectron.evaluation.late_fusion import LEAST_HITS, RecordOdds, auc, fit_exponents, fuse_scores
+from mdf_detectron.evaluation.late_fusion import LEAST_HITS, RecordOdds, fit_exponents, fuse_scores
 from mdf_detectron.evaluation.scoring import match_table
 
 
@@ -80,13 +80,6 @@ def test_few_true_positives_share_an_exponent_or_get_1(detected):
     assert alone.values.tolist() == [1, 1] and "exponent 1: " in alone.note and "20 are needed" in alone.note
     useless = fit_exponents(truth, Detections.load(results, truth), np.zeros_like(ratios))
     assert useless.values.tolist() == [1, 1]
-
-
-def test_the_area_under_the_curve():
-    positive, values = np.array([1, 0, 1, 0, 0], bool), np.array([3.0, 1, 2, 2, 0])
-    pairs = [(a > b) + (a == b) / 2 for a in values[positive] for b in values[~positive]]
-    assert auc(positive, values) == pytest.approx(np.mean(pairs))
-    assert np.isnan(auc(np.ones(3, bool), np.arange(3.0)))
 
 
 @pytest.fixture(scope="module")

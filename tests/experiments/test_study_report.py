@@ -148,7 +148,7 @@ def test_the_whole_report(study, tmp_path):
     for title, variant in (("Image-only", "image_only"), ("With the record", "fused")):
         for name, row in told[title].items():
             assert row["value"] == pytest.approx(slow_image_auc(study[2], study[1], variant, name))
-    assert list(told) == ["the record alone", "Image-only", "With the record"]
+    assert list(told) == ["the record alone", "Image-only", "Late fusion of Image-only", "With the record"]
     counts = (tmp_path / "out" / "tables" / "counts_counts.csv").read_text().splitlines()
     assert counts[3].startswith("With the record,10 ")  # 3 + 7 boxes, all found
 
