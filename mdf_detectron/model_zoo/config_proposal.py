@@ -230,25 +230,17 @@ def _pixels(choose: Choose, facts: FolderFacts, trunk: str, weights: str) -> Non
     if trunk:
         choose("MODEL.TIMM.NAME", trunk, "As requested.")
     if weights:
+        import timm
+
         name = trunk or get_mdf_cfg().MODEL.TIMM.NAME
-        mean, std = trunk_statistics(name, len(mean))
+        if (known := timm.get_pretrained_cfg(name)) is None:
+            raise ConfigError(f"--trunk {name}: timm {timm.__version__} has no pretrained model of this name")
+        expected = 255 * np.array([known.mean, known.std])
+        mean, std = (expected if len(mean) == 3 else expected.mean(axis=1, keepdims=True)).tolist()
         reason = f"Those with which timm's {name} was trained."
         choose("MODEL.TIMM.WEIGHTS_FILE", weights, "Pretrained; a checkpoint does not need the file.")
     choose("MODEL.PIXEL_MEAN", [round(value, 1) for value in mean], f"Mean and standard deviation: {reason}")
     choose("MODEL.PIXEL_STD", [round(value, 1) for value in std])
-
-
-def trunk_statistics(name: str, channels: int) -> tuple[list[float], list[float]]:
-    """Return the pixel mean and standard deviation, 0–255, that timm's pretrained model ``name`` expects.
-
-    Of one gray channel they are the averages over R, G and B, as one trunk reads it.
-    """
-    import timm
-
-    if (known := timm.get_pretrained_cfg(name)) is None:
-        raise ConfigError(f"--trunk {name}: timm {timm.__version__} has no pretrained model of this name")
-    mean, std = np.array([known.mean, known.std]) * 255
-    return (mean.tolist(), std.tolist()) if channels == 3 else ([float(mean.mean())], [float(std.mean())])
 
 
 def _schedule(choose: Choose, facts: FolderFacts) -> None:

@@ -49,7 +49,7 @@ from mdf_detectron.config import flat_config
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, read_annotations
 from mdf_detectron.data.catalog import dataset_dicts, read_prepared
-from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_size
+from mdf_detectron.data.readers import read_dicom_tags, read_mask, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare
@@ -344,6 +344,29 @@ def check_image(folder: Path, name: str | None) -> None:
 RASTER = raster_files()
 IMAGE = Boundary(file("image.png", st.sampled_from(RASTER).flatmap(changed_bytes)), check_image,
                  [*no_files("image.png"), *(put("image.png", one) for one in RASTER_ATTACKS)], small=19)  # fmt: skip
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Encode an array as NPY."""
+    np.save(buffer := io.BytesIO(), array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def check_mask(folder: Path, given: None) -> None:
+    samples = read_mask(next(folder.glob("mask.*"), folder / "mask.npy"))
+    expect(samples.ndim == 2 and samples.size > 0 and samples.dtype.kind in "biuf", f"{samples.shape} {samples.dtype}")
+
+
+ARRAYS = [npy(_pixels(top=2) > 0), npy(_pixels((24, 32, 1))), npy(_pixels(dtype=np.float32))]
+MASK = Boundary(
+    st.one_of(file("mask.npy", st.sampled_from(ARRAYS).flatmap(changed_bytes)),
+              file("mask.png", st.sampled_from(RASTER).flatmap(changed_bytes))),
+    check_mask,
+    [*no_files("mask.npy"), *(put("mask.npy", content) for content in (
+        b"", npy(np.array([{}])), npy(np.zeros((2, 2), "c8")), npy(np.zeros(3)), npy(np.zeros((0, 4))),
+        b"\x93NUMPY\x01\0\xff\xff" + b"{" * 65535, b"PK\x03\x04" * 9,
+        ARRAYS[0].replace(b"(24, 32)", b"(9**9,9)"), ARRAYS[0].replace(b"(24, 32)", b"(999999,"))),
+     *(put("mask.png", one) for one in RASTER_ATTACKS)], small=30)  # fmt: skip
 
 
 def dicom(pixels: np.ndarray, bits: int, syntax: str | None = None, **tags: Any) -> bytes:
@@ -716,6 +739,7 @@ BOUNDARIES: dict[str, Callable[[Path], Boundary]] = {
     "config": lambda folder: CONFIG, "schema": lambda folder: SCHEMAS, "plan": lambda folder: PLAN,
     "annotations": lambda folder: ANNOTATIONS, "predictions": lambda folder: PREDICTION,
     "own data": lambda folder: OWN, "records": lambda folder: RECORDS, "image": lambda folder: IMAGE,
-    "dicom": lambda folder: DICOM, "checkpoint": checkpoint_boundary, "upload": page_boundary,
+    "mask": lambda folder: MASK, "dicom": lambda folder: DICOM, "checkpoint": checkpoint_boundary,
+    "upload": page_boundary,
 }  # fmt: skip
 """Name → what makes the boundary, given an empty folder."""

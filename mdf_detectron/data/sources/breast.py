@@ -43,7 +43,7 @@ def read_breast(job: Preparation, root: str | Path, **drawing: Any) -> Content |
         (table.place(i), stem(str(row["Image_filename"])), fold(row["Classification"]), row["CaseID"], records[i])
         for i, row in enumerate(table.rows)
     ]
-    images = masks.list_images(root / FOLDER, "(?!.*_(tumor|other)).+")
+    images = masks.images_by_stem(root / FOLDER, "(?!.*_(tumor|other)).+")
     drawn = masks.pair_masks(job, CLASSES, rows, images, masks.list_masks(root / FOLDER, "{stem}_tumor"))
     job.notes.append(f"{sum(one.healthy for one in drawn)} normal cases are images without findings.")
     if other := sum(not is_empty(row["Mask_other_filename"]) for row in table.rows):

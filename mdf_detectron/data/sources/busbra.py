@@ -44,7 +44,7 @@ def read_busbra(job: Preparation, root: str | Path, *, with_birads: bool = False
         for number, row in enumerate(table.rows)
     ]  # fmt: skip
     found = {f"bus_{stem}": paths for stem, paths in masks.list_masks(root / "Masks", "mask_{stem}").items()}
-    drawn = masks.pair_masks(job, CLASSES, rows, masks.list_images(root / "Images"), found)
+    drawn = masks.pair_masks(job, CLASSES, rows, masks.images_by_stem(root / "Images"), found)
     if with_birads:
         job.notes.append("**BIRADS is a reader's assessment of the same images, not a clinical record**: a gain by it "
                          "is the reader's knowledge.")  # fmt: skip

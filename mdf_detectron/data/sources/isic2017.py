@@ -73,7 +73,7 @@ def _read_part(job: Preparation, root: Path, name: str, tables: list[Path]) -> l
     if absent := sum(not record for *_, record in rows):
         job.notes.append(f"{absent} images have no row in {metadata.path.name}: age and sex are missing.")
     found = masks.list_masks(root / f"{name}_Part1_GroundTruth", "{stem}_segmentation")
-    return masks.pair_masks(job, CLASSES, rows, masks.list_images(folder, r"ISIC_\d+"), found)
+    return masks.pair_masks(job, CLASSES, rows, masks.images_by_stem(folder, r"ISIC_\d+"), found)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

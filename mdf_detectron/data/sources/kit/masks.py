@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,6 +34,8 @@ MOST_PARTS = 200
 UNUSABLE_MASK, EMPTY_MASK, NO_MASK = "unusable mask", "mask without a pixel", "image without a mask"
 NO_IMAGE, NOT_LISTED, HEALTHY_MASK = "mask without an image", "image that no table lists", "mask of a healthy image"
 NO_CLASS, SPECK = "no class", "speck next to a larger part of its mask"
+EMPTY, SOFT = "have no finding", "have more than two values: a finding is what reaches half of white"
+SCALED = "have another size than their image and are scaled to it"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ class Found(NamedTuple):
 
     boxes: Sequence[dict[str, Any]] = ()
     specks: int = 0
-    soft: bool = False
-    scaled: bool = False
+    remarks: Sequence[str] = ()
     problem: tuple[str, str] | None = None
 
 
@@ -105,7 +107,7 @@ def list_masks(folder: Path, name: str) -> dict[str, list[Path]]:
     return found
 
 
-def list_images(folder: Path, pattern: str = ".+") -> dict[str, Path]:
+def images_by_stem(folder: Path, pattern: str = ".+") -> dict[str, Path]:
     """Map the stems that match ``pattern`` to the raster images in ``folder``."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else ()
     return {p.stem: p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and re.fullmatch(pattern, p.stem)}
@@ -160,36 +162,30 @@ def set_findings(
     drawn = [one for one in drawn if id(one.study) in usable]
     files = [(mask, one.study.path) for one in drawn for mask in one.masks]
     read = parallel_map(partial(read_findings, options=options), files, job.num_workers, "reading masks")
-    kept, soft, scaled, empty = [], 0, 0, 0
+    kept, remarks = [], Counter()
     for study, masks, healthy in drawn:
         found = [next(read) for _ in masks]
-        problems = [f.problem for f in found if f.problem]
-        any_drawn, where = any(f.boxes for f in found), f"{study.image.where}: {study.path.name}"
-        if not problems and healthy and any_drawn:
-            problems = [(HEALTHY_MASK, f"{where} is said to be healthy, and its mask has a finding")]
-        elif not problems and healthy is False and not any_drawn:
-            text = "its mask has no pixel of a finding" if found else "it has no mask file"
-            text = f"{where}: {text}; it may show a finding that nobody drew{remedy}"
-            problems = [(EMPTY_MASK if found else NO_MASK, text)]
-        empty += sum(not f.boxes for f in found)
         for mask, one in zip(masks, found, strict=True):
-            soft, scaled = soft + one.soft, scaled + one.scaled
+            remarks.update(one.remarks)
             source.boxes_in += len(one.boxes) + one.specks * options.components
             if one.specks:
                 (source.dropped if options.components else job.box_changes)[SPECK] += one.specks
             study.image.boxes += [{**box, "class": mask.class_name} for box in one.boxes]
+        problems = [one.problem for one in found if one.problem]
+        where = study.image.where if study.path.name in study.image.where else f"{study.image.where}: {study.path.name}"
+        if not problems and healthy and study.image.boxes:
+            problems = [(HEALTHY_MASK, f"{where} is said to be healthy, and its mask has a finding")]
+        elif not problems and healthy is False and not study.image.boxes:
+            text = "its mask has no pixel of a finding" if found else "it has no mask file"
+            text = f"{where}: {text}; it may show a finding that nobody drew{remedy}"
+            problems = [(EMPTY_MASK if found else NO_MASK, text)]
         for problem in problems:
             job.problems.add(*problem)
         if problems:
             job.image_drops[problems[0][0]] += 1
         else:
             kept.append(study)
-    if empty:
-        job.notes.append(f"{empty} masks have no pixel of a finding.")
-    if soft:
-        job.notes.append(f"{soft} masks have more than two values: a finding is what reaches half of white.")
-    if scaled:
-        job.notes.append(f"{scaled} masks have another size than their image and are scaled to it.")
+    job.notes += [f"{count} masks {text}." for text, count in remarks.items()]
     return kept
 
 
@@ -201,20 +197,20 @@ def read_findings(item: tuple[MaskFile, Path], options: MaskOptions) -> Found:
         if values and len(unknown := np.setdiff1d(samples, (0, *values))):
             raise ValueError(f"value {unknown[0]:g} is none of --mask-values; name its class there")
         mask, soft = (samples == value, False) if values else binary_mask(samples)
-        drawn = mask.shape[::-1]
+        drawn, remarks = mask.shape[::-1], [SOFT] * soft
         if differs_in_shape(drawn, (width, height)) and not options.stretch_masks:
             text = f"{drawn[0]} × {drawn[1]} pixels, its image has {width} × {height}"
             text = f"{path}: {text}; draw it on the image, or --stretch-masks if that was stretched"
             return Found(problem=(OTHER_SHAPE, text))
-        scaled = drawn != (width, height)
-        if scaled:
+        if drawn != (width, height):
+            remarks += [SCALED][: value in (None, *values[:1])]  # once a file
             mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         parts, specks = split_mask(mask, options)
     except (ImageReadError, ValueError) as error:
         return Found(problem=(UNUSABLE_MASK, str(error) if isinstance(error, ImageReadError) else f"{path}: {error}"))
     encoded = map(encode_mask, parts)
     boxes = [{"bbox": coco_mask.toBbox(rle).tolist(), "segmentation": rle} for rle in encoded]
-    return Found(boxes, specks, soft, scaled)
+    return Found(boxes, specks, remarks if boxes or values else [*remarks, EMPTY])
 
 
 def binary_mask(samples: np.ndarray) -> tuple[np.ndarray, bool]:
