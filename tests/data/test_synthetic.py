@@ -61,7 +61,8 @@ def test_cohort_keeps_its_promises():
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"num_patients": 2}, "num_patients"), ({"ambiguity": 1.5}, "ambiguity"), ({"signal": -1.0}, "signal"),
-     ({"image_size": 10}, "image_size")],
+     ({"image_size": 10}, "image_size"), ({"interaction": 1.5}, "interaction"),
+     ({"interaction": float("nan")}, "interaction")],
 )  # fmt: skip
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):

@@ -45,6 +45,8 @@ class RawSettings:
     def __post_init__(self) -> None:
         if self.radiographs < 20:
             raise SourceDataError(f"num_patients must be at least 16 for a raw tree, got {self.cohort.num_patients}")
+        if self.cohort.interaction:
+            raise SourceDataError("a raw tree has no interaction; use mdf prepare synthetic --interaction")
         for name, top in (("dirt", 1 / ODD_PAIN), ("reader_noise", 1 / MISS)):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value <= top):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mdf_detectron.data.synthetic.interaction import COLUMNS, LATERAL_SHIFT, draw_signs, heart_growth
+from mdf_detectron.data.synthetic.interaction import COLUMNS, LATERAL_SHIFT, draw_signs
 from mdf_detectron.errors import SourceDataError
 
 VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
@@ -42,9 +42,6 @@ CLASS_PRIORS: dict[str, dict[str | None, float]] = {
     "B": {"Pulmonary edema": 0.30, "Pleural abnormality": 0.47, None: 0.23},
 }
 CARDIAC_CLASS = "Enlarged cardiac silhouette"
-HEART_RATIOS = {False: (0.38, 0.47), True: (0.54, 0.64)}
-"""Cardiothoracic ratio, enlarged or not, where the normal one is at most 0.5."""
-
 FIRST_SUBJECT_ID = 90_000_000
 """Larger than the ids of any real release."""
 
@@ -95,7 +92,7 @@ class Finding:
 class Radiograph:
     """What is drawn on an image, distractors included; ``seed`` determines noise and anatomy.
 
-    ``cardiothoracic_ratio`` is heart width over thorax width; above ``normal_ratio`` the silhouette is enlarged.
+    ``cardiothoracic_ratio`` is heart width over thorax width; above 0.5 the silhouette is enlarged.
     """
 
     width: int
@@ -103,11 +100,6 @@ class Radiograph:
     cardiothoracic_ratio: float
     findings: tuple[Finding, ...]
     seed: int
-    normal_ratio: float = 0.5
-
-    @property
-    def enlarged(self) -> bool:
-        return self.cardiothoracic_ratio > self.normal_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +187,7 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
     shift = sum(np.array(CLASS_SHIFTS[a][labels[a]]) for a in ("A", "B"))
     latent = settings.vitals_signal * shift + rng.multivariate_normal(np.zeros(6), vital_correlation())
     missing = bool(rng.random() < settings.missing)
-    enlarged = bool(rng.random() < enlarged_heart_probability(age))
+    enlarged = rng.random() < enlarged_heart_probability(age)
     short_side = int(round(settings.image_size * rng.uniform(0.82, 0.98)))
     sides = [settings.image_size, short_side]
     width, height = sides if rng.random() < 0.3 else sides[::-1]
@@ -203,7 +195,7 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
         visit_id=visit_id,
         width=width,
         height=height,
-        cardiothoracic_ratio=float(rng.uniform(*HEART_RATIOS[enlarged])),
+        cardiothoracic_ratio=float(rng.uniform(0.54, 0.64) if enlarged else rng.uniform(0.38, 0.47)),
         findings=findings,
         latent_vitals=tuple(float(v) for v in latent),
         row=_make_row(rng, latent, missing, age, gender),
@@ -214,32 +206,26 @@ def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: in
 
 
 def _with_interaction(settings: CohortSettings, visit: Visit, labels: dict[str, str | None]) -> Visit:
-    """Give ambiguous findings signs and the heart its patient's size, by a stream of its own; all else stays."""
+    """Give a share of the findings signs, drawn from a stream of their own; all else stays."""
     rng = np.random.default_rng([settings.seed, visit.visit_id, 1])
     record = {name: visit.row[name] for name in COLUMNS}
     for name, values in COLUMNS.items():  # a missing value has its effect too
         record[name] = rng.choice(values) if record[name] is None else record[name]
     signs = {
-        a: draw_signs(rng, a, list(CLASS_PRIORS[a]).index(labels[a]), record)
+        a: draw_signs(rng, list(CLASS_PRIORS[a]).index(labels[a]), record)
         for a in ("A", "B")
         if rng.random() < settings.interaction
     }
-    growth = settings.interaction * float(heart_growth(record))
-    return replace(
-        visit,
-        cardiothoracic_ratio=visit.cardiothoracic_ratio + growth,
-        normal_ratio=visit.normal_ratio + growth,
-        findings=tuple(_with_signs(f, signs.get(f.archetype)) for f in visit.findings),
-    )
+    return replace(visit, findings=tuple(_with_signs(f, signs.get(f.archetype)) for f in visit.findings))
 
 
 def _with_signs(finding: Finding, signs: tuple[bool, ...] | None) -> Finding:
-    if signs is None or finding.appearance != "ambiguous":
+    if signs is None:
         return finding
     x, y = finding.center
     _, lateral, _ = signs
-    x = 0.5 + (x - 0.5) * (1 + LATERAL_SHIFT * (1 if lateral else -1))
-    return replace(finding, signs=signs, center=(x, y))
+    x = 0.5 + (x - 0.5) * (1 + LATERAL_SHIFT * lateral)
+    return replace(finding, appearance="ambiguous", center=(x, y), signs=signs)
 
 
 def enlarged_heart_probability(age: float) -> float:

@@ -20,11 +20,9 @@ from mdf_detectron.data.synthetic.cohort import (
     CARDIAC_CLASS,
     CLASS_PRIORS,
     CLASS_SHIFTS,
-    HEART_RATIOS,
-    enlarged_heart_probability,
     vital_correlation,
 )
-from mdf_detectron.data.synthetic.interaction import COLUMNS, heart_growth, sign_likelihood
+from mdf_detectron.data.synthetic.interaction import COLUMNS, sign_likelihood
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
 
@@ -74,29 +72,23 @@ def _shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:
     return {k: round(float(w) / total, 12) for k, w in zip(CLASS_PRIORS[archetype], weights, strict=True)}
 
 
-def beliefs(
-    image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, signal: float, interaction: float
-) -> dict[str, float]:
-    """Return P(each class is present | what is known), by enumerating classes and the unknown part of the record.
+def beliefs(image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, signal: float) -> dict[str, float]:
+    """Return P(class) of each class of A and B given what is known, summed over classes and unknown columns.
 
     Args:
         image: an entry of the truth file; None if the image is unknown.
         record: values of COLUMNS, None where missing, and "vitals" as in :func:`posteriors`; None if unknown.
         signal: λ of the vitals.
-        interaction: I.
     """
     possible = _possible_records(record)
-    findings = {f["archetype"]: f for f in image["findings"]} if image else {}  # one class and one look per archetype
+    findings = {f["archetype"]: f for f in image["findings"]} if image else {}  # one look per archetype
     looks = {a: f["appearance"] for a, f in findings.items()}
     classes = _class_weights(looks, record["vitals"] if record else None, signal)
-    by_signs = {a: np.ones((3, len(possible["age"]))) for a in CLASS_PRIORS}
-    by_signs |= {a: sign_likelihood(a, f["signs"], possible) for a, f in findings.items() if f.get("signs")}
-    enlarged = np.vectorize(enlarged_heart_probability)(possible["age"])
-    heart = np.array([1 - enlarged, enlarged]) * _heart_likelihood(image, interaction * heart_growth(possible))
-    joint = np.einsum("ab,ar,br,er->abe", classes, by_signs["A"], by_signs["B"], heart, optimize=True)
-    chances = _shares("A", joint.sum((1, 2))) | _shares("B", joint.sum((0, 2)))
-    del chances[None]
-    return chances | {CARDIAC_CLASS: round(float(joint[..., 1].sum() / joint.sum()), 12)}
+    by_signs = {a: np.ones((3, len(possible["gender"]))) for a in CLASS_PRIORS}
+    by_signs |= {a: sign_likelihood(f["signs"], possible) for a, f in findings.items() if "signs" in f}
+    joint = classes * (by_signs["A"] @ by_signs["B"].T)
+    chances = _shares("A", joint.sum(1)) | _shares("B", joint.sum(0))
+    return {label: chance for label, chance in chances.items() if label is not None}
 
 
 def _possible_records(record: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
@@ -106,29 +98,19 @@ def _possible_records(record: Mapping[str, Any] | None) -> dict[str, np.ndarray]
     return dict(zip(COLUMNS, map(np.ravel, np.meshgrid(*values, indexing="ij")), strict=True))
 
 
-def _heart_likelihood(image: Mapping[str, Any] | None, growth: np.ndarray) -> np.ndarray:
-    """Return the likelihood (2, R) of the heart's size if normal and if enlarged."""
-    if image is None:
-        return np.ones((2, len(growth)))
-    if "cardiac_ratio" not in image:  # no interaction: the size tells
-        present = image["cardiac_box"] is not None
-        return np.tile([[not present], [present]], len(growth))
-    ratio = image["cardiac_ratio"] - growth
-    return np.array([(low <= ratio) * (ratio <= high) / (high - low) for low, high in HEART_RATIOS.values()])
-
-
 @cache
 def _prior() -> dict[str, float]:
-    return beliefs(None, None, 0.0, 0.0)
+    return beliefs(None, None, 0.0)
 
 
 def late_fusion(image_only: Mapping[str, float], record_only: Mapping[str, float]) -> dict[str, float]:
     """Multiply the odds of each class by its odds given the record over its prior odds."""
-    fused = {}
+    fused = dict(image_only)
     for label, p in image_only.items():
-        q, prior = record_only[label], _prior()[label]
-        for_it, against = p * q * (1 - prior), (1 - p) * (1 - q) * prior
-        fused[label] = round(for_it / (for_it + against), 12)
+        if 0 < p < 1:
+            q, prior = record_only[label], _prior()[label]
+            present, absent = p * q / prior, (1 - p) * (1 - q) / (1 - prior)
+            fused[label] = round(present / (present + absent), 12)
     return fused
 
 
@@ -140,17 +122,18 @@ def oracle_predictions(root: str | Path, split: str, oracle: str) -> list[dict[s
     root = Path(root)
     truth = read_json(root / TRUTH_FILE_NAME, DatasetError)
     data = read_json(root / "annotations" / f"{split}.json", DatasetError)
-    category, law = {c["name"]: c["id"] for c in data["categories"]}, (truth["signal"], truth.get("interaction", 0.0))
+    category, signal = {c["name"]: c["id"] for c in data["categories"]}, truth["signal"]
     results = []
     for image in data["images"]:
         drawn = truth["images"][image["file_name"]]
         record = image["clinical"] | {"vitals": drawn["vitals"]}
-        chances = beliefs(drawn, record if oracle == "both" else None, *law)
+        chances = beliefs(drawn, record if oracle == "both" else None, signal)
         if oracle == "late fusion":
-            chances = late_fusion(chances, beliefs(None, record, *law))
+            chances = late_fusion(chances, beliefs(None, record, signal))
         regions = [(label, f["bbox"]) for f in drawn["findings"] for label in CLASS_PRIORS[f["archetype"]] if label]
         if drawn["cardiac_box"] is not None:
             regions.append((CARDIAC_CLASS, drawn["cardiac_box"]))
+            chances[CARDIAC_CLASS] = 1.0
         results += [
             {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chances[label]}
             for label, box in regions

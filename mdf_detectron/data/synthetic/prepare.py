@@ -36,8 +36,8 @@ NOTE = (
     "correlations published for real patients correspond to about 0.3 to 0.4 only."
 )
 INTERACTION_NOTE = (
-    "Interaction {}: pain, acuity, age and sex decide what a look means, whether a faint finding is real and how large "
-    "a heart is normal, so that scores of an image-only model updated by the record alone stay below a model of both."
+    "Interaction {}: sex decides what a look and a site mean, acuity what a faint contrast means, so that the "
+    "scores of an image-only model updated by the record alone stay below those of a model of both."
 )
 
 
@@ -79,7 +79,7 @@ def _draw(visit: Visit, folder: Path) -> str:
 
 def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
     ellipses = [(f.label, f.center, f.radii) for f in visit.findings if f.label is not None]
-    if visit.enlarged:
+    if visit.cardiothoracic_ratio > 0.5:
         ellipses.append((CARDIAC_CLASS, *heart_ellipse(visit.cardiothoracic_ratio)))
     return ellipses
 
@@ -107,20 +107,16 @@ def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], settings: Co
     for _, visit in visits:
         size = visit.width, visit.height
         heart = heart_ellipse(visit.cardiothoracic_ratio)
-        image = radiographs[file_name(visit)] = {
+        radiographs[file_name(visit)] = {
             "vitals": None if visit.vitals_missing else list(visit.latent_vitals),
-            "cardiac_box": ellipse_box(*heart, *size) if visit.enlarged else None,
+            "cardiac_box": ellipse_box(*heart, *size) if visit.cardiothoracic_ratio > 0.5 else None,
             "findings": [
                 {"archetype": f.archetype, "appearance": f.appearance, "bbox": ellipse_box(f.center, f.radii, *size)}
+                | ({"signs": f.signs} if f.signs else {})
                 for f in visit.findings
             ],
         }
-        if settings.interaction:
-            image |= {"cardiac_box": ellipse_box(*heart, *size), "cardiac_ratio": visit.cardiothoracic_ratio}
-            for entry, finding in zip(image["findings"], visit.findings, strict=True):
-                entry["signs"] = finding.signs
-    law = {"interaction": settings.interaction} if settings.interaction else {}
-    write_json(folder / TRUTH_FILE_NAME, {"signal": settings.vitals_signal, **law, "images": radiographs}, indent=None)
+    write_json(folder / TRUTH_FILE_NAME, {"signal": settings.vitals_signal, "images": radiographs}, indent=None)
 
 
 def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) -> Flow:

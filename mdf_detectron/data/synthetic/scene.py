@@ -82,8 +82,8 @@ def _opacity(x, y, finding: Finding) -> np.ndarray:
             "Consolidation": -0.30 * (np.abs(np.sin(4.0 * (u + v))) < 0.45) * (r < 0.85),
             "Atelectasis": 0.30 * (np.abs(v) < 0.28) * (r < 0.95),
             "none": -0.34 * (r < 0.55),
-            "core": 0.30 * (r < 0.5),
-            "slit": -0.32 * (np.abs(u) < 0.22) * (r < 0.95),
+            "core": 0.32 * (r < 0.65),
+            "slit": -0.36 * (np.abs(u) < 0.35) * (r < 0.95),
         }
     else:
         body = 0.30 * _inside(x, y, finding.center, finding.radii, 0.16)
@@ -97,7 +97,7 @@ def _opacity(x, y, finding: Finding) -> np.ndarray:
     if finding.signs is None:
         return body + cues.get(finding.appearance, 0.0)
     core, _, faint = finding.signs
-    return (0.5 if faint else 1.0) * (body + cues["core" if core else "slit"])
+    return (0.6 if faint else 1.0) * (body + cues["core" if core else "slit"])
 
 
 def _noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
