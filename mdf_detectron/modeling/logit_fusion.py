@@ -47,9 +47,9 @@ class LogitFusion(nn.Module):
         return dict.fromkeys((n for n, _ in self.named_parameters() if not n.startswith("region")), "clinical")
 
     def of_images(self, record: EncodedRecord) -> Tensor:
-        """Return what the records alone add to each class, (N, K)."""
+        """Return what the records alone add to each class, (N, K); 0 for a record without any value."""
         added = record.log_odds * self.exponent
-        return added + self.additive(F.relu(self.record(record.vector))) if self.rank else added
+        return added + self.additive(F.relu(self.record(record.vector))) * _any(record) if self.rank else added
 
     def forward(
         self, record: EncodedRecord, counts: Tensor, features: Tensor, places: Tensor, of_region: Tensor
@@ -67,7 +67,13 @@ class LogitFusion(nn.Module):
         if not self.rank:
             return added
         region = F.relu(self.region(torch.cat([features, places], dim=1)))
-        return added + self.product(region * torch.tanh(self.product_record(of_region)))
+        both = self.product(region * torch.tanh(self.product_record(of_region)))
+        return added + both * _any(record).repeat_interleave(counts, dim=0)
+
+
+def _any(record: EncodedRecord) -> Tensor:
+    """Return 1 for records with any value, else 0: (N, 1)."""
+    return (record.present.sum(dim=1, keepdim=True) > 0).to(record.vector.dtype)
 
 
 def relative_boxes(proposals: list[Instances]) -> Tensor:

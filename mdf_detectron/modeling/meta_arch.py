@@ -206,14 +206,17 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
         features, maps = self.backbone.features_and_maps(images.tensor, record)
         features = [features[name] for name in self.head_in_features]
         logits, deltas = self.head(features)
+        alone, predictions = (logits, deltas), (logits, deltas)
         if self.logit_fusion is not None:  # (N, anchors·K, H, W), an anchor's classes side by side
             added = self.logit_fusion.of_images(record).repeat(1, self.anchor_generator.num_cell_anchors[0])
-            logits = [x + added[:, :, None, None].to(x.dtype) for x in logits]
-        predictions = logits, deltas
+            predictions = [x + added[:, :, None, None].to(x.dtype) for x in logits], deltas
         if self.training:
             targets = [x["instances"].to(self.device) for x in batched_inputs]
-            losses = self.weighted(self.forward_training(images, features, predictions, targets))
-            return {**losses, **self.auxiliary_losses(maps, targets)}
+            losses = self.forward_training(images, features, predictions, targets)
+            if self.logit_fusion is not None:  # as in the RoI heads
+                of_image = self.forward_training(images, features, alone, targets)["loss_cls"]
+                losses["loss_cls"] = (losses["loss_cls"] + of_image) / 2
+            return {**self.weighted(losses), **self.auxiliary_losses(maps, targets)}
         found = self.forward_inference(images, features, predictions)
         return [
             {"instances": detector_postprocess(one, x.get("height", size[0]), x.get("width", size[1]))}

@@ -154,20 +154,39 @@ class ClinicalBoxBranchMixin:
     def _predictions(
         self, stage: int, head: nn.Module, predictor: nn.Module, regions: Tensor, proposals: list[Instances],
         record: EncodedRecord | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Run a stage's box head and predictor on pooled RoIs (R, D, P, P), each with its image's record."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+        """Run a stage's box head and predictor on pooled RoIs (R, D, P, P), each with its image's record.
+
+        Returns:
+            the predictor's logits (R, K + 1) and box deltas, and what logit fusion added to the logits, or None.
+        """
         if record is None:
-            return predictor(head(regions))
+            return *predictor(head(regions)), None
         # shapes_to_tensor keeps the number of RoIs variable in a trace
         counts = shapes_to_tensor([p.proposal_boxes.tensor.shape[0] for p in proposals], device=regions.device).long()
         of_region = record.vector.repeat_interleave(counts, dim=0).to(regions.dtype)
         features = head(regions, of_region) if getattr(head, "reads_record", False) else head(regions)
         logits, deltas = predictor(features)
-        if self.logit_fusion is not None:
-            places = relative_boxes(proposals).to(features.dtype)
-            added = self.logit_fusion[stage](record, counts, features, places, of_region)
-            logits = logits + F.pad(added.to(logits.dtype), (0, 1))  # background comes last
-        return logits, deltas
+        if self.logit_fusion is None:
+            return logits, deltas, None
+        places = relative_boxes(proposals).to(features.dtype)
+        added = self.logit_fusion[stage](record, counts, features, places, of_region)
+        added = F.pad(added.to(logits.dtype), (0, 1))  # background comes last
+        return logits + added, deltas, added
+
+    @staticmethod
+    def _losses(
+        predictor: nn.Module, predictions: tuple[Tensor, Tensor], added: Tensor | None, proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Return the predictor's losses; with logit fusion, the class loss is the mean of those with and without it.
+
+        So what the image says stays a detector of its own, for records that are not there.
+        """
+        losses = predictor.losses(predictions, proposals)
+        if added is not None:
+            alone = predictor.losses((predictions[0] - added, predictions[1]), proposals)
+            losses["loss_cls"] = (losses["loss_cls"] + alone["loss_cls"]) / 2
+        return losses
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -183,10 +202,10 @@ class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
     ) -> dict[str, Tensor] | list[Instances]:
         maps = [features[name] for name in self.box_in_features]
         regions = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
-        predictions = self._predictions(0, self.box_head, self.box_predictor, regions, proposals, record)
+        *predictions, added = self._predictions(0, self.box_head, self.box_predictor, regions, proposals, record)
         if not self.training:
             return self.box_predictor.inference(predictions, proposals)[0]
-        losses = self.box_predictor.losses(predictions, proposals)
+        losses = self._losses(self.box_predictor, predictions, added, proposals)
         if self.train_on_pred_boxes:  # after the losses, which read the proposals
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
@@ -221,23 +240,24 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
                 proposals = self._create_proposals_from_boxes(boxes, sizes)
                 if self.training:
                     proposals = self._match_and_label_boxes(proposals, number, targets)
-            predictions = self._run_stage(maps, proposals, number, record)
+            *predictions, added = self._run_stage(maps, proposals, number, record)
             boxes = predictor.predict_boxes(predictions, proposals)
-            stages.append((predictor, predictions, proposals))
+            stages.append((predictor, predictions, added, proposals))
         if self.training:
             losses = {}
             for number, (predictor, *given) in enumerate(stages):
                 with get_event_storage().name_scope(f"stage{number}"):
-                    losses |= {f"{name}_stage{number}": loss for name, loss in predictor.losses(*given).items()}
+                    losses |= {f"{name}_stage{number}": loss for name, loss in self._losses(predictor, *given).items()}
             return losses
-        probabilities = zip(*(predictor.predict_probs(*given) for predictor, *given in stages), strict=True)
+        of_stages = (predictor.predict_probs(found, given) for predictor, found, _, given in stages)
+        probabilities = zip(*of_stages, strict=True)
         scores = [sum(of_image) * (1.0 / len(stages)) for of_image in probabilities]
         limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
         return fast_rcnn_inference(boxes, scores, sizes, *limits)[0]
 
     def _run_stage(
         self, features: list[Tensor], proposals: list[Instances], stage: int, record: EncodedRecord | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         regions = self.box_pooler(features, [p.proposal_boxes for p in proposals])
         if self.training:
             regions = _ScaleGradient.apply(regions, 1.0 / self.num_cascade_stages)
