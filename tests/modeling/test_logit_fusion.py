@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from scipy.optimize import minimize
+from torch import nn
 
 from mdf_detectron.config_file import load_config
 from mdf_detectron.errors import ConfigError
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
+from mdf_detectron.modeling.logit_fusion import relative_boxes
 from mdf_detectron.modeling.record_model import KNOTS, RecordModel, _best_penalty, fit_logistic, patient_folds
 
 NAN = float("nan")
@@ -128,17 +132,37 @@ def test_logit_fusion_starts_as_late_fusion_and_learns(
         assert not fusion.region_dim or fusion.product.weight.grad.abs().sum() > 0
 
 
-def test_softmax_odds_change_by_the_ratio(small_config, make_batch, fit_encoder):
-    """In an R-CNN's softmax, the odds of a class against the background are multiplied by the record's ratio."""
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *LOGITS)
-    heads = fit_encoder(build_model(cfg)).roi_heads
-    fusion, features = heads.logit_fusion[0], torch.randn(3, heads.box_head.output_shape.channels)
-    width = fusion.record.in_features
-    log_odds = torch.tensor([[1.0] * 5, [-2.0] * 5])
-    record = EncodedRecord(torch.randn(2, width), torch.ones(2, 1, dtype=torch.bool), log_odds)
-    counts = torch.tensor([1, 2])
-    added = fusion(record, counts, features, record.vector.repeat_interleave(counts, dim=0))
-    torch.testing.assert_close(added, log_odds[[0, 1, 1]])
+def test_the_odds_of_a_class_change_by_the_records_ratio_unless_there_is_no_record(small_config, fit_encoder):
+    """At the start; later the learned terms add to it, but still nothing without a record."""
+    heads = fit_encoder(build_model(small_config("synthetic_cxr/mdf_net.yaml", *LOGITS))).roi_heads
+    fusion, features = heads.logit_fusion[0], torch.randn(4, heads.box_head.output_shape.channels)
+    log_odds = torch.tensor([[1.0] * 5, [-2.0] * 5, [0.0] * 5])
+    record = EncodedRecord(torch.randn(3, fusion.record.in_features), torch.eye(3)[:, :2] > 0, log_odds)
+    boxes = [Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]] * count)) for count in (1, 2, 1)]
+    places = relative_boxes([Instances((8, 16), proposal_boxes=one) for one in boxes])
+    torch.testing.assert_close(places[0], torch.tensor([-0.5, 0.0, 0.5, 1.0]))
+    counts = torch.tensor([1, 2, 1])
+    given = record, counts, features, places, record.vector.repeat_interleave(counts, dim=0)
+    torch.testing.assert_close(fusion(*given), log_odds[[0, 1, 1, 2]])
+    nn.init.normal_(fusion.product.weight)
+    nn.init.normal_(fusion.additive.weight)
+    added = fusion(*given)
+    assert (added[3] == 0).all() and not torch.isclose(added[:3], log_odds[[0, 1, 1]]).any()
+
+
+def test_the_class_loss_is_asked_with_and_without_the_record(small_config, make_batch, fit_encoder, event_storage):
+    """Where the record model says e times the odds of every class, the loss is the mean of two cross-entropies."""
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *LOGITS, "MODEL.LOSS_WEIGHTING.NAME", "none")
+    model, batch, seen = fit_encoder(build_model(cfg)).train(), make_batch(cfg), []
+    model.backbone.record_model.bias.fill_(1.0)
+    predictor = model.roi_heads.box_predictor
+    plain = predictor.losses
+    predictor.losses = lambda found, given: seen.append((found[0], given)) or plain(found, given)
+    loss = model(batch)["loss_cls"]
+    classes = torch.cat([one.gt_classes for one in seen[0][1]])
+    entropies = [F.cross_entropy(logits, classes) for logits, _ in seen]
+    torch.testing.assert_close(loss, sum(entropies) / 2)
+    torch.testing.assert_close(seen[0][0][:, :5] - seen[1][0][:, :5], torch.ones(len(classes), 5))
 
 
 def test_heads_that_read_no_record_are_refused():
