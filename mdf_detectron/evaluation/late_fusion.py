@@ -28,7 +28,7 @@ from mdf_detectron.modeling.record_model import RecordModel, fit_logistic, sigmo
 LEAST_HITS = 20
 """True positives on the validation split, in all or of a class, below which no exponent is fitted to them."""
 
-HIGHEST_EXPONENT = 4.0
+HIGHEST_EXPONENT = 2.0
 
 LOWEST_SCORE = 1e-9
 """Scores are clipped to [this, 1 - this] before their logit is taken."""

@@ -85,6 +85,8 @@ def planned_comparisons(plan: Plan, results: StudyResults) -> list[tuple[Side, S
     readers += [name for figure in plan.figures if figure.show == "records" for name in figure.variants]
     for name in readers:
         wanted += [((name, s), (name, FULL)) for s in results.states(name) if s != FULL and not is_share(s)]
+    if results.late:  # without a record it is its source, which is compared with it above
+        wanted = [pair for pair in wanted if pair[0] != (results.late.name, "removed")]
     finished = set(results.variants)
     return [pair for pair in dict.fromkeys(wanted) if {pair[0][0], pair[1][0]} <= finished]
 

@@ -180,6 +180,7 @@ def test_late_fusion_is_a_variant_without_trainings(study, tmp_path):
     pairs = planned_comparisons(results.plan, results)
     assert pairs[:3] == [((a, "full"), (b, "full")) for a, b in
                          (("image_only", "fused"), ("image_only", name), (name, "fused"))]  # fmt: skip
+    assert ((name, "shuffled"), (name, "full")) in pairs and ((name, "removed"), (name, "full")) not in pairs
     write_study_report(tmp_path / "out", before, 30)
     text = (tmp_path / "out" / "report.md").read_text()
     answer_text = text.splitlines()[2]
