@@ -177,9 +177,7 @@ def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str
     states = list(dict.fromkeys(state for one in rows.values() for state in one))
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + (0.2 + 0.14 * len(states)) * len(rows))
     for s, state in enumerate(states):
-        there = [
-            (i + shift_of(s, len(states)), one[state]) for i, one in enumerate(rows.values()) if state in one
-        ]
+        there = [(i + shift_of(s, len(states)), one[state]) for i, one in enumerate(rows.values()) if state in one]
         draw_points(
             axes,
             *zip(*there, strict=True),
