@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from raw_mimic.history import RawSettings
+from synthetic_oracle import main
 
 from mdf_detectron.data.catalog import read_report
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CohortSettings, make_cohort
@@ -61,24 +63,21 @@ def test_likelihoods_are_distributions():
     assert sum(sign_likelihood(s, record) for s in combinations) == pytest.approx(np.ones((3, 3)))
 
 
-@pytest.mark.parametrize("seen", ["image", "record", "both", "nothing"])
+@pytest.mark.parametrize("seen", ["image", "record", "both"])
 def test_beliefs_are_calibrated_against_the_drawn_classes(visits, seen):
     """Of the images to which a chance of about p is given, a share p has the class."""
     chances, truth = [], []
     for visit in visits:
         image, record = known(visit)
-        found = beliefs(
-            image if seen in ("image", "both") else None, record if seen in ("record", "both") else None, 0.5
-        )
-        drawn = {f.label for f in visit.findings}
+        found = beliefs(image if seen != "record" else None, record if seen != "image" else None, 0.5)
         chances += found.values()
-        truth += [label in drawn for label in found]
+        truth += [label in {f.label for f in visit.findings} for label in found]
     chances, truth = np.array(chances), np.array(truth)
     for low in np.arange(0, 1, 0.1):
         chosen = (low <= chances) & (chances <= low + 0.1)
         noise = 4 * np.sqrt(np.sum(chances[chosen] * (1 - chances[chosen]))) + 0.5
         assert abs(np.sum(truth[chosen]) - np.sum(chances[chosen])) <= noise, low
-    assert seen == "nothing" or np.ptp(chances) > 0.4, "it can fail"
+    assert np.ptp(chances) > 0.4, "it can fail"
 
 
 def test_late_fusion_by_hand():
@@ -94,35 +93,29 @@ def oracles(folder):
 
 
 def test_only_with_interaction_late_fusion_stays_below(tmp_path, capsys):
-    small = CohortSettings(num_patients=400, seed=1, image_size=64)
     for strength in (0.0, 1.0):
-        prepare_synthetic(tmp_path / f"{strength:g}", replace(small, interaction=strength), num_workers=1)
+        prepare_synthetic(tmp_path / f"{strength:g}", CohortSettings(400, 1, image_size=64, interaction=strength), 1)
     image, late, both = oracles(tmp_path / "0")
     assert late == pytest.approx(both, abs=1.0) and late > image + 12
     image, late, both = oracles(tmp_path / "1")
     assert both > late + 8 and late > image + 5
     assert "interaction" not in read_report(tmp_path / "0")["arguments"], "the folder is that of before"
-    from synthetic_oracle import main
-
     main([str(tmp_path / "1"), "--split", "val"])
     assert [line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()[2:5]] == list(ORACLES)
 
 
 def test_everything_else_stays(visits):
     for without, visit in zip(visits_of(replace(SETTINGS, interaction=0.0)), visits, strict=True):
-        assert [(f.label, f.radii, f.center[1]) for f in without.findings] == [
-            (f.label, f.radii, f.center[1]) for f in visit.findings
-        ]
+        drawn = [[(f.label, f.radii, f.center[1]) for f in v.findings] for v in (without, visit)]
+        assert drawn[0] == drawn[1]
         assert {k: without.row[k] for k in ("age", "gender", "acuity", "pain")}.items() <= visit.row.items()
     half = [finding_of(v, a).signs for v in visits_of(replace(SETTINGS, interaction=0.5)) for a in "AB"]
     assert np.mean([s is None for s in half]) == pytest.approx(0.5, abs=0.03)
-    faint, plain = (replace(visits[0], findings=(replace(visits[0].findings[0], signs=(True, True, s)),))
-                    for s in (True, False))  # fmt: skip
+    one = visits[0].findings[0]
+    faint, plain = (replace(visits[0], findings=(replace(one, signs=(True, True, s)),)) for s in (True, False))
     assert draw_radiograph(faint).mean() < draw_radiograph(plain).mean()
 
 
 def test_the_raw_tree_has_none():
-    from raw_mimic.history import RawSettings
-
     with pytest.raises(SourceDataError, match="interaction"):
         RawSettings(SETTINGS)
