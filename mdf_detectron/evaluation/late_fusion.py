@@ -112,7 +112,9 @@ class Exponents:
         return cls(np.ones(num_classes), np.zeros(num_classes, int) if hits is None else hits, f"exponent 1: {why}")
 
 
-def fit_exponents(ground_truth: GroundTruth, detections: Detections, log_odds: np.ndarray) -> Exponents:
+def fit_exponents(
+    ground_truth: GroundTruth, detections: Detections, log_odds: np.ndarray, by_class: bool = True
+) -> Exponents:
     """Fit the exponent of each class on a validation split.
 
     A logistic regression tells the true positives (IoBB of at least 0.5, each box once) by the logit of the score and
@@ -121,6 +123,7 @@ def fit_exponents(ground_truth: GroundTruth, detections: Detections, log_odds: n
 
     Args:
         log_odds: (I, K) of :class:`RecordOdds`.
+        by_class: False gives every class the exponent of all together.
     """
     found = match_table(ground_truth, detections, "bbox_iobb", thresholds=[0.5])
     used, classes = ~found.ignored[0], ground_truth.num_classes
@@ -131,6 +134,9 @@ def fit_exponents(ground_truth: GroundTruth, detections: Detections, log_odds: n
         return Exponents.one(classes, why, hits)
     x = np.column_stack([_logit(found.scores[used]), log_odds[found.image[used], category]])
     shared = _exponent(np.hstack([x, np.eye(classes)[category][:, 1:]]), hit)
+    if not by_class:
+        note = f"one exponent fitted to {hits.sum()} true positives of the validation split"
+        return Exponents(np.full(classes, shared), hits, note)
     values = [_exponent(x[category == k], hit[category == k]) if hits[k] >= LEAST_HITS else shared
               for k in range(classes)]  # fmt: skip
     few = [name for name, count in zip(ground_truth.class_names, hits, strict=True) if count < LEAST_HITS]

@@ -29,7 +29,7 @@ def write_late_fusion(
 ) -> tuple[RecordOdds, Exponents]:
     """Write the network of an image-only checkpoint with a record model that is added to its class logits.
 
-    The record model is fitted on the training's train split, the exponents on the model's own detections on its
+    The record model is fitted on the training's train split, the exponent on the model's own detections on its
     validation split; both must be registered.
 
     Args:
@@ -55,7 +55,8 @@ def write_late_fusion(
     model = _with_record(run, checkpoint, odds)
     with tempfile.TemporaryDirectory() as folder:  # exponents are 0 so far
         truth, alone = predictions_on(run, model, val, Path(folder))
-    exponents = fit_exponents(truth, alone, odds.of_split(val, truth))
+    # one for all: classes compete in a softmax, where exponents of their own disturb each other
+    exponents = fit_exponents(truth, alone, odds.of_split(val, truth), by_class=False)
     _set_exponents(model, torch.from_numpy(exponents.values))
     data = {"model": model.cpu().state_dict(), CONFIG_KEY: without_paths(cfg), CONTENTS_KEY: training_contents(cfg)}
     save_checkpoint_file(signed(data), path)

@@ -76,6 +76,8 @@ def test_few_true_positives_share_an_exponent_or_get_1(detected):
     shared = fit_exponents(truth, Detections.load(few + rare, truth), ratios)
     assert shared.hits[1] < LEAST_HITS < shared.hits[0] and shared.values[1] != 1
     assert f"{truth.class_names[1]}: fewer than 20, so that of all classes together" in shared.note
+    one = fit_exponents(truth, Detections.load(few + rare, truth), ratios, by_class=False)
+    assert one.values.tolist() == [shared.values[1]] * 2 and one.note.startswith("one exponent fitted to")
     alone = fit_exponents(truth, Detections.load(rare, truth), ratios)
     assert alone.values.tolist() == [1, 1] and "exponent 1: " in alone.note and "20 are needed" in alone.note
     useless = fit_exponents(truth, Detections.load(results, truth), np.zeros_like(ratios))
