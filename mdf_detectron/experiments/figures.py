@@ -46,7 +46,8 @@ class FigureMaker:
         results = self.results
         shown = [name for name in figure.variants if name in results.variants]
         absent = [results.title(name) for name in figure.variants if name not in shown]
-        notes = [figure.note] if figure.note else []
+        comparable = results.with_published or not results.plan.published_on  # a note is on what was published
+        notes = [figure.note] if figure.note and comparable else []
         if absent:
             notes.append(f"Without a finished training: {', '.join(absent)}.")
         for name in shown:

@@ -225,8 +225,10 @@ def test_published_values_stand_next_to_ours_only_if_data_and_selection_are_thei
     def shown(data, plan, trainings, **changes):
         finish(trainings, data, fused_is_better)
         results = read_results(plan, replace(data, **changes), trainings)
-        made = FigureMaker(StudyEstimator(results, 20), {}).section(plan.figures[0]).tables[0].to_csv()
-        return '"With the record, published",–,–,31.7,–' in made, _facts(results)[-1]
+        made = FigureMaker(StudyEstimator(results, 20), {}).section(plan.figures[0])
+        there = '"With the record, published",–,–,31.7,–' in made.tables[0].to_csv()
+        assert there == (plan.figures[0].note in made.paragraphs)
+        return there, _facts(results)[-1]
 
     plan, data, trainings = make_study(tiny_folder, **options)
     there, text = shown(data, plan, trainings, arguments=paper)
