@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=prepared_folder, help="prepared folder")
+    parser.add_argument("folder", type=prepared_folder, help="prepared folder, or its fold_N for a model of that fold")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--predictions", metavar="A.json", type=existing_file, help="COCO results on --split")
     source.add_argument("--weights", metavar="A.pth", type=checkpoint_file, help="image-only checkpoint")
