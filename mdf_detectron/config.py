@@ -97,9 +97,9 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     # Logit fusion: add what the record says of each class to its logit. It starts as late fusion, from a record model
     # that is fitted before training (the logarithm of the odds ratio of each class), and learns the rest.
     "MODEL.CLINICAL.FUSION_LOGITS": (False, ANY),
-    # Rank of what logit fusion learns: a term of the record, and a product of region and record. 0: the record model
-    # alone, which is late fusion.
-    "MODEL.CLINICAL.LOGITS_RANK": (32, at_least(0)),
+    # Hidden units of the small head of region and record that learns the rest. 0: the record model alone, which is late
+    # fusion.
+    "MODEL.CLINICAL.LOGITS_HIDDEN": (64, at_least(0)),
     # How the record becomes maps: "deconv" (paper: a pseudo-image and a second backbone), "compact" (deconvolved to the
     # feature map's size, plus a repeated linear map), "repeat" (the repeated linear map alone), or a class of
     # CLINICAL_BRANCH_REGISTRY. Fusions that read the record itself (FiLM, CrossAttention) ignore the branch's keys.

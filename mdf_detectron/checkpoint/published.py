@@ -71,7 +71,7 @@ def read_zoo() -> dict[str, ZooEntry]:
 
 
 def open_weights(weights: str | Path) -> Checkpoint:
-    """Open a checkpoint file, or the weights of a zoo model such as "synthetic_cxr/mdf_net_compact".
+    """Open a checkpoint file, or the weights of a zoo model such as "synthetic_cxr/logit_fusion".
 
     Raises:
         CheckpointError: neither exists, or the file cannot be used.

@@ -57,7 +57,7 @@ def checkpoint_file(text: str) -> str:
     except ConfigError:
         raise CheckpointError(
             f"no checkpoint at {shorten_path(text)}; give a .pth file, or a model of the zoo such as "
-            "synthetic_cxr/mdf_net_compact, which ships with the package"
+            "synthetic_cxr/logit_fusion, which ships with the package"
         ) from None
     return text
 

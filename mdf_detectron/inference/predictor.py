@@ -65,7 +65,7 @@ class Predictor:
 
     Args:
         weights: a ``.pth`` file of this project, the name of a zoo model with published weights
-            ("synthetic_cxr/mdf_net_compact" ships with the package), or an opened checkpoint.
+            ("synthetic_cxr/logit_fusion" ships with the package), or an opened checkpoint.
         device: "cpu" or "cuda"; by default the GPU if there is one.
         threshold: one operating threshold for all classes, or one by class name; by default the checkpoint's, else 0.5.
         force: accept DICOM files of other modalities than :data:`MODALITIES`, with a note.

@@ -68,7 +68,7 @@ def _read_by_logits(cfg: CfgNode, odds: RecordOdds) -> None:
     clinical, schema = cfg.MODEL.CLINICAL, odds.schema
     clinical.NUMERIC, clinical.CATEGORICAL = ([c.name for c in kind] for kind in (schema.numeric, schema.categorical))
     clinical.VOCABULARIES = [list(column.vocabulary) for column in schema.categorical]
-    clinical.FUSION_3D, clinical.FUSION_1D, clinical.FUSION_LOGITS, clinical.LOGITS_RANK = False, False, True, 0
+    clinical.FUSION_3D, clinical.FUSION_1D, clinical.FUSION_LOGITS, clinical.LOGITS_HIDDEN = False, False, True, 0
     clinical.DROPOUT_RECORD, clinical.DROPOUT_VALUE = 0.0, 0.0
 
 

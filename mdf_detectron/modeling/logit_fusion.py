@@ -1,6 +1,6 @@
 """Fusion in the class logits: what the record says of each class is added to what the image says of it.
 
-Shape letters: N images, R regions, K classes, Z width of the encoded record, D width of a region's features.
+Shape letters: N images, R regions, K classes, Z width of the encoded record, D values of a pooled region.
 """
 
 from __future__ import annotations
@@ -12,62 +12,60 @@ from torch import Tensor, nn
 
 from mdf_detectron.modeling.clinical_encoder import EncodedRecord
 
+PLACE_DIM = 4
+"""Numbers that say where a region is."""
+
 
 class LogitFusion(nn.Module):
-    """class logits += record model's log odds ratio + b(Z^C) + U·(A·region ⊙ B·Z^C).
+    """class logits += record model's log odds ratio + a small head of region and record.
 
     The first term is the fitted :class:`~mdf_detectron.modeling.record_model.RecordModel`, which is optimal where look
-    and record are independent given the class: the start is late fusion. The others are zero at the start; the last
-    one is a low-rank product for what depends on both. The background's logit stays.
+    and record are independent given the class: the start is late fusion. The head, V·ReLU(A·region + B·(Z^C ∪ place)),
+    learns what depends on both; it is zero at the start. The background's logit stays.
 
     Args:
         record_dim: Z.
         num_classes: K.
-        region_dim: D; 0 without regions (dense heads), then there is no product.
-        rank: rank of b and of the product; 0 gives the record model alone.
+        region_dim: D; 0 without regions (dense heads): the head then reads the record alone.
+        hidden: hidden units of the head; 0 gives the record model alone.
     """
 
-    def __init__(self, record_dim: int, num_classes: int, region_dim: int = 0, rank: int = 0):
+    def __init__(self, record_dim: int, num_classes: int, region_dim: int = 0, hidden: int = 0):
         super().__init__()
         self.register_buffer("exponent", torch.ones(num_classes))
-        self.rank, self.region_dim = rank, region_dim
-        if rank:
-            self.record = nn.Linear(record_dim, rank)
-            self.additive = nn.Linear(rank, num_classes)
-            nn.init.zeros_(self.additive.weight)
-            nn.init.zeros_(self.additive.bias)
-        if rank and region_dim:
-            self.region = nn.Linear(region_dim + 4, rank)
-            self.product_record = nn.Linear(record_dim, rank)
-            self.product = nn.Linear(rank, num_classes, bias=False)
-            nn.init.zeros_(self.product.weight)
+        self.hidden = hidden
+        if not hidden:
+            return
+        self.record = nn.Linear(record_dim + (PLACE_DIM if region_dim else 0), hidden)
+        if region_dim:
+            self.region = nn.Linear(region_dim, hidden, bias=False)
+        self.out = nn.Linear(hidden, num_classes)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def lr_groups(self) -> dict[str, str]:
         """Return the learning-rate groups of the layers that read the record (see ``engine/optimizer.py``)."""
-        return dict.fromkeys((n for n, _ in self.named_parameters() if not n.startswith("region")), "clinical")
+        return dict.fromkeys((name for name, _ in self.named_parameters() if name.startswith("record")), "clinical")
 
     def of_images(self, record: EncodedRecord) -> Tensor:
         """Return what the records alone add to each class, (N, K); 0 for a record without any value."""
         added = record.log_odds * self.exponent
-        return added + self.additive(F.relu(self.record(record.vector))) * _any(record) if self.rank else added
+        return added + self.out(F.relu(self.record(record.vector))) * _any(record) if self.hidden else added
 
-    def forward(
-        self, record: EncodedRecord, counts: Tensor, features: Tensor, places: Tensor, of_region: Tensor
-    ) -> Tensor:
-        """Return what is added to the class logits of R regions, (R, K).
+    def forward(self, record: EncodedRecord, counts: Tensor, regions: Tensor, places: Tensor) -> Tensor:
+        """Return what is added to the class logits of R regions, (R, K); 0 for those without any value.
 
         Args:
             record: of the N images.
             counts: (N,) long, regions of each image.
-            features: (R, D), the box head's output.
+            regions: (R, channels, side, side), pooled; D values each.
             places: (R, 4), the boxes as :func:`relative_boxes`.
-            of_region: (R, Z), Z^C of each region's image.
         """
-        added = self.of_images(record).repeat_interleave(counts, dim=0)
-        if not self.rank:
+        added = (record.log_odds * self.exponent).repeat_interleave(counts, dim=0)
+        if not self.hidden:
             return added
-        region = F.relu(self.region(torch.cat([features, places], dim=1)))
-        both = self.product(region * torch.tanh(self.product_record(of_region)))
+        given = torch.cat([record.vector.repeat_interleave(counts, dim=0).to(places.dtype), places], dim=1)
+        both = self.out(F.relu(self.region(regions.flatten(1)) + self.record(given)))
         return added + both * _any(record).repeat_interleave(counts, dim=0)
 
 

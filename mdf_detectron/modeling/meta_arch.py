@@ -191,7 +191,8 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
             raise ConfigError("MultimodalRetinaNet gives boxes only: set MODEL.MASK_ON False")
         parts, clinical = super().from_config(cfg), cfg.MODEL.CLINICAL
         if fuses_logits(cfg):
-            parts["logit_fusion"] = LogitFusion(record_layout(cfg).dim, num_classes(cfg)[1], rank=clinical.LOGITS_RANK)
+            sizes = record_layout(cfg).dim, num_classes(cfg)[1]
+            parts["logit_fusion"] = LogitFusion(*sizes, hidden=clinical.LOGITS_HIDDEN)
         return parts
 
     @staticmethod

@@ -128,8 +128,10 @@ class ClinicalBoxBranchMixin:
         if fuses_logits(cfg):
             head = parts["box_heads" if "box_heads" in parts else "box_head"]
             stages = list(head) if isinstance(head, (list, nn.ModuleList)) else [head]
-            width, dim, rank = record_layout(cfg).dim, stages[0].output_shape.channels, cfg.MODEL.CLINICAL.LOGITS_RANK
-            fusions = [LogitFusion(width, cfg.MODEL.ROI_HEADS.NUM_CLASSES, dim, rank) for _ in stages]
+            channels = input_shape[parts["box_in_features"][0]].channels
+            region_dim = channels * cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION**2
+            sizes = record_layout(cfg).dim, cfg.MODEL.ROI_HEADS.NUM_CLASSES, region_dim
+            fusions = [LogitFusion(*sizes, cfg.MODEL.CLINICAL.LOGITS_HIDDEN) for _ in stages]
             parts["logit_fusion"] = nn.ModuleList(fusions)
         return parts
 
@@ -170,7 +172,7 @@ class ClinicalBoxBranchMixin:
         if self.logit_fusion is None:
             return logits, deltas, None
         places = relative_boxes(proposals).to(features.dtype)
-        added = self.logit_fusion[stage](record, counts, features, places, of_region)
+        added = self.logit_fusion[stage](record, counts, regions, places)
         added = F.pad(added.to(logits.dtype), (0, 1))  # background comes last
         return logits + added, deltas, added
 

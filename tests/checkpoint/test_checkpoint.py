@@ -152,7 +152,7 @@ def test_checkpoints_and_images_are_opened_once(tiny_run, tiny_folder, tmp_path,
         found = {name: counts[name] for name in ("published.pth", "images/a.png", "images/b.dcm")}
         assert found == {"published.pth": 1, "images/a.png": images == "images", "images/b.dcm": 1}
     with openings(ZOO_FOLDER) as counts:
-        Predictor("synthetic_cxr/mdf_net_compact", device="cpu")
+        Predictor("synthetic_cxr/logit_fusion", device="cpu")
     assert sum(count for name, count in counts.items() if name.endswith(".pth")) == 1
 
 

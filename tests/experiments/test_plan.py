@@ -205,11 +205,11 @@ def test_a_results_folder_of_another_plan(make_study, tiny_folder, tmp_path):
     text = str(error.value)
     assert "seed1 is a results folder of another plan" in text and "was" in text and "it is" in text
     entry = json.loads((trainings[0].folder / ENTRY_FILE_NAME).read_text())
-    del entry["settings"]["MODEL.CLINICAL.LOGITS_RANK"]  # as before there was this key
+    del entry["settings"]["MODEL.CLINICAL.LOGITS_HIDDEN"]  # as before there was this key
     (trainings[0].folder / ENTRY_FILE_NAME).write_text(json.dumps(entry))
     check_results_folder(out, trainings)
-    with pytest.raises(ResultsError, match="LOGITS_RANK was 32, it is 4 now"):
-        check_results_folder(out, make_study(tiny_folder, out, ("MODEL.CLINICAL.LOGITS_RANK", "4"))[2])
+    with pytest.raises(ResultsError, match="LOGITS_HIDDEN was 64, it is 4 now"):
+        check_results_folder(out, make_study(tiny_folder, out, ("MODEL.CLINICAL.LOGITS_HIDDEN", "4"))[2])
     of_others = make_study(tiny_folder, out, question=None, figures=[], variants=[{"name": "alone"}])[2]
     with pytest.raises(ResultsError, match="trainings of another plan: this one has no variant '(fused|image_only)'"):
         check_results_folder(out, of_others)

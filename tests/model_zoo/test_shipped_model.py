@@ -15,7 +15,7 @@ from mdf_detectron.data.synthetic.cohort import CohortSettings, make_cohort
 from mdf_detectron.errors import CheckpointError
 from mdf_detectron.evaluation.evaluator import evaluate_records
 
-NAME = "synthetic_cxr/mdf_net_compact"
+NAME = "synthetic_cxr/logit_fusion"
 
 
 @pytest.fixture(scope="module")

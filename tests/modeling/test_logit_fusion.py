@@ -128,26 +128,27 @@ def test_logit_fusion_starts_as_late_fusion_and_learns(
     sum(losses.values()).backward()
     fusions = [m for m in model.modules() if hasattr(m, "exponent")]
     for fusion in fusions:
-        assert fusion.additive.weight.grad.abs().sum() > 0
-        assert not fusion.region_dim or fusion.product.weight.grad.abs().sum() > 0
+        assert fusion.out.weight.grad.abs().sum() > 0
 
 
 def test_the_odds_of_a_class_change_by_the_records_ratio_unless_there_is_no_record(small_config, fit_encoder):
     """At the start; later the learned terms add to it, but still nothing without a record."""
     heads = fit_encoder(build_model(small_config("synthetic_cxr/mdf_net.yaml", *LOGITS))).roi_heads
-    fusion, features = heads.logit_fusion[0], torch.randn(4, heads.box_head.output_shape.channels)
+    fusion, regions = heads.logit_fusion[0], torch.randn(4, 64, 7, 7)
     log_odds = torch.tensor([[1.0] * 5, [-2.0] * 5, [0.0] * 5])
-    record = EncodedRecord(torch.randn(3, fusion.record.in_features), torch.eye(3)[:, :2] > 0, log_odds)
+    record = EncodedRecord(torch.randn(3, fusion.record.in_features - 4), torch.eye(3)[:, :2] > 0, log_odds)
     boxes = [Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]] * count)) for count in (1, 2, 1)]
     places = relative_boxes([Instances((8, 16), proposal_boxes=one) for one in boxes])
     torch.testing.assert_close(places[0], torch.tensor([-0.5, 0.0, 0.5, 1.0]))
-    counts = torch.tensor([1, 2, 1])
-    given = record, counts, features, places, record.vector.repeat_interleave(counts, dim=0)
+    given = record, torch.tensor([1, 2, 1]), regions, places
     torch.testing.assert_close(fusion(*given), log_odds[[0, 1, 1, 2]])
-    nn.init.normal_(fusion.product.weight)
-    nn.init.normal_(fusion.additive.weight)
+    nn.init.normal_(fusion.out.weight)
     added = fusion(*given)
     assert (added[3] == 0).all() and not torch.isclose(added[:3], log_odds[[0, 1, 1]]).any()
+    joined = torch.cat([regions[1].flatten(), record.vector[1], places[1]])
+    weight = torch.cat([fusion.region.weight, fusion.record.weight], dim=1)
+    head = fusion.out(F.relu(F.linear(joined, weight, fusion.record.bias)))
+    torch.testing.assert_close(added[1], log_odds[1] + head, rtol=1e-4, atol=1e-4)
 
 
 def test_the_class_loss_is_asked_with_and_without_the_record(small_config, make_batch, fit_encoder, event_storage):
