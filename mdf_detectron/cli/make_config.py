@@ -20,8 +20,6 @@ _BASE_: with_record.yaml
 MODEL:
   CLINICAL:
     FUSION_LOGITS: False
-    FUSION_3D: False
-    FUSION_1D: False
 OUTPUT_DIR: output/{name}/image_only
 """
 

@@ -160,11 +160,8 @@ def _columns(choose: Choose, facts: FolderFacts) -> None:
     choose("MODEL.CLINICAL.NUMERIC", used["numeric"], reason)
     choose("MODEL.CLINICAL.CATEGORICAL", used["categorical"], "Their vocabularies come from the schema.")
     fuses = bool(used["numeric"] or used["categorical"])
-    reason = "The record is added to the class logits, with both other fusions: the best one measured (docs/models.md)."
+    reason = "The record is added to the class logits: the best of the fusions measured (docs/models.md)."
     choose("MODEL.CLINICAL.FUSION_LOGITS", fuses, reason if fuses else "There is no record to fuse.")
-    for key in ("FUSION_3D", "FUSION_1D"):
-        choose(f"MODEL.CLINICAL.{key}", fuses)
-    choose("MODEL.CLINICAL.EMBEDDING_DIM", 55, "With 4, a category was too quiet for what depends on it and the image.")
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:

@@ -90,10 +90,7 @@ def test_the_files_load_and_say_why(tiny_folder, tmp_path, capsys):
     recommended = load_config("mimic_eye/logit_fusion.yaml").MODEL.CLINICAL
     for key in ("FUSION_LOGITS", "LOGITS_HIDDEN", "EMBEDDING_DIM", "DROPOUT_RECORD", "DROPOUT_VALUE"):
         assert cfg.MODEL.CLINICAL[key] == recommended[key], "own data are read as the recommended configs read MIMIC"
-    assert (
-        "# The record is added to the class logits, with both other fusions: the best one measured (docs/models.md).\n"
-        in text
-    )
+    assert "# The record is added to the class logits: the best of the fusions measured (docs/models.md).\n" in text
     assert yaml.safe_load(text)["OUTPUT_DIR"] == "output/tiny_cxr/with_record"
     with pytest.raises(ConfigError, match="--force"):
         make_config.main([str(tiny_folder), "--out", str(tmp_path / "cfg")])
