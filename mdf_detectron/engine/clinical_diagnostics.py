@@ -115,7 +115,7 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
     last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
     handle = last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))
     try:
-        features = model.backbone(images.tensor, record)
+        features, _, record = model.backbone.features_for_logits(images.tensor, record)
         proposals = [p.to(model.device) for p in proposals]
         heads(images, features, proposals, None, **model.arguments_of_heads(record))
     finally:

@@ -25,11 +25,13 @@ class EncodedRecord(NamedTuple):
         vector: Z^C, (N, Z) float.
         present: (N, L) bool, False where a value is missing.
         log_odds: (N, K) float, how much a record changes the log odds of each class; None without logit fusion.
+        fused: with 3-D and logit fusion the fused feature maps, by name, which the head of logit fusion reads.
     """
 
     vector: Tensor
     present: Tensor
     log_odds: Tensor | None = None
+    fused: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,19 @@ class DualBackbone(Backbone):
     def forward(self, image: Tensor, record: EncodedRecord | None = None) -> dict[str, Tensor]:
         return self.features_and_maps(image, record)[0]
 
+    def features_for_logits(
+        self, image: Tensor, record: EncodedRecord | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], EncodedRecord | None]:
+        """Return features, clinical maps and record; with logit fusion the fused features go with the record.
+
+        The detector then reads the image alone, and only the head of logit fusion reads what is fused.
+        """
+        features = self.image_backbone(image)
+        fused, maps = self._fuse(features, image, record)
+        if self.record_model is None:
+            return fused, maps, record
+        return features, maps, record._replace(fused=fused if self.fusions is not None else None)
+
     def features_and_maps(
         self, image: Tensor, record: EncodedRecord | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -87,7 +100,11 @@ class DualBackbone(Backbone):
 
         ``image`` is (N, C, H, W) float, normalized and padded; 3-D fusion needs the N records of :meth:`encode`.
         """
-        features = self.image_backbone(image)
+        return self._fuse(self.image_backbone(image), image, record)
+
+    def _fuse(
+        self, features: dict[str, Tensor], image: Tensor, record: EncodedRecord | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         maps: dict[str, Tensor] = {}
         if self.fusions is None:
             return features, maps

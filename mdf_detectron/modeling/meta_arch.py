@@ -142,7 +142,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         record = self.encode_records(batched_inputs)
-        features, maps = self.backbone.features_and_maps(images.tensor, record)
+        features, maps, record = self.backbone.features_for_logits(images.tensor, record)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
         _, detector_losses = self.roi_heads(images, features, proposals, targets, **self.arguments_of_heads(record))
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
@@ -159,7 +159,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         assert not self.training
         images = self.preprocess_image(batched_inputs)
         record = self.encode_records(batched_inputs)
-        features = self.backbone(images.tensor, record)
+        features, _, record = self.backbone.features_for_logits(images.tensor, record)
         if detected_instances is None:
             proposals, _ = self.proposal_generator(images, features, None)
             results, _ = self.roi_heads(images, features, proposals, None, **self.arguments_of_heads(record))

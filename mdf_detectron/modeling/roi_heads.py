@@ -172,6 +172,9 @@ class ClinicalBoxBranchMixin:
         if self.logit_fusion is None:
             return logits, deltas, None
         places = relative_boxes(proposals).to(features.dtype)
+        if record.fused is not None:
+            boxes = [p.proposal_boxes for p in proposals]
+            regions = self.box_pooler([record.fused[name] for name in self.box_in_features], boxes)
         added = self.logit_fusion[stage](record, counts, regions, places)
         added = F.pad(added.to(logits.dtype), (0, 1))  # background comes last
         return logits + added, deltas, added
