@@ -20,6 +20,7 @@ _BASE_: with_record.yaml
 MODEL:
   CLINICAL:
     FUSION_LOGITS: False
+    FUSION_3D: False
 OUTPUT_DIR: output/{name}/image_only
 """
 

@@ -162,6 +162,8 @@ def _columns(choose: Choose, facts: FolderFacts) -> None:
     fuses = bool(used["numeric"] or used["categorical"])
     reason = "The record is added to the class logits: the best of the fusions measured (docs/models.md)."
     choose("MODEL.CLINICAL.FUSION_LOGITS", fuses, reason if fuses else "There is no record to fuse.")
+    choose("MODEL.CLINICAL.FUSION_3D", fuses, "Makes the map of image and record that logit fusion's head reads.")
+    choose("MODEL.CLINICAL.EMBEDDING_DIM", 55, "With 4, a category was too quiet for what depends on it and the image.")
 
 
 def _relative_boxes(train: Annotations) -> np.ndarray:

@@ -166,6 +166,32 @@ def test_the_class_loss_is_asked_with_and_without_the_record(small_config, make_
     torch.testing.assert_close(seen[0][0][:, :5] - seen[1][0][:, :5], torch.ones(len(classes), 5))
 
 
+def test_with_3d_fusion_the_detector_stays_image_only_and_the_small_head_reads_the_fused_maps(
+    small_config, make_batch, fit_encoder
+):
+    """Without a record the answer is that of the untrained head, whatever the head and the branch have learned."""
+    options = ["MODEL.CLINICAL.FUSION_3D", True, "MODEL.CLINICAL.BRANCH", "compact"]
+    cfg = small_config("synthetic_cxr/mdf_net.yaml", *LOGITS, *options, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
+    numbers, words = ("clinical_numeric", "clinical_categorical")
+    empty = [{**x, numbers: x[numbers] * NAN, words: x[words] * 0 - 1} for x in batch]
+
+    def scores(given):
+        with torch.no_grad():
+            return torch.cat([x["instances"].scores for x in model(given)])
+
+    start = scores(batch)
+    torch.testing.assert_close(scores(empty), start)
+    nn.init.normal_(model.roi_heads.logit_fusion[0].out.weight)
+    learned = scores(batch)
+    assert not torch.allclose(learned, start)
+    torch.testing.assert_close(scores(empty), start)
+    for fusion in model.backbone.fusions.values():
+        nn.init.normal_(fusion.conv.bias)
+    assert not torch.allclose(scores(batch), learned)
+    torch.testing.assert_close(scores(empty), start)
+
+
 def test_heads_that_read_no_record_are_refused():
     with pytest.raises(ConfigError, match="FUSION_LOGITS is on, but MODEL.ROI_HEADS.NAME 'StandardROIHeads'"):
         load_config("synthetic_cxr/mdf_net.yaml", [*LOGITS, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"])
