@@ -225,7 +225,7 @@ def fuses_logits(cfg: CfgNode) -> bool:
 
 def learns_from_record(cfg: CfgNode) -> bool:
     """Return whether training taught the model what to make of a record: false where it has the record model alone."""
-    return fuses_3d(cfg) or fuses_1d(cfg) or (fuses_logits(cfg) and cfg.MODEL.CLINICAL.LOGITS_RANK > 0)
+    return fuses_3d(cfg) or fuses_1d(cfg) or (fuses_logits(cfg) and cfg.MODEL.CLINICAL.LOGITS_HIDDEN > 0)
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int]:
