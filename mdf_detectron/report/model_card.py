@@ -30,7 +30,7 @@ def model_card(
     software = ", ".join(f"{library} {version}" for library, version in contents["software"].items())
     parts = [
         f"# Model card: {name}",
-        "A detector of mdf_detectron for chest radiographs and clinical records. Research software, no medical device.",
+        "A detector of mdf_detectron for medical images and clinical records. Research software, no medical device.",
         markdown_table(
             ("", ""),
             [
