@@ -90,7 +90,8 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     # It prepares the model for records that are missing in part or entirely.
     "MODEL.CLINICAL.DROPOUT_RECORD": (0.0, PROBABILITY),
     "MODEL.CLINICAL.DROPOUT_VALUE": (0.0, PROBABILITY),
-    # 3-D fusion: fuse the record with the image's feature maps, before the proposals.
+    # 3-D fusion: fuse the record with the image's feature maps, before the proposals; with logit fusion of an R-CNN for
+    # its small head alone, while the detector reads the image.
     "MODEL.CLINICAL.FUSION_3D": (False, ANY),
     # 1-D fusion: concatenate the encoded record to each flattened RoI before the box head.
     "MODEL.CLINICAL.FUSION_1D": (False, ANY),

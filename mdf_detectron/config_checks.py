@@ -90,6 +90,11 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.MODEL.CLINICAL.FUSION_LOGITS and META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).has_roi_heads:
         why = "MODEL.CLINICAL.FUSION_LOGITS is on"
         _check_registered(cfg, "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY, "reads_record", why, "read the record")
+        if cfg.MODEL.CLINICAL.FUSION_3D and not cfg.MODEL.CLINICAL.LOGITS_HIDDEN:
+            raise ConfigError(
+                "MODEL.CLINICAL.FUSION_3D is on, but with FUSION_LOGITS only the small head reads the fused map, and "
+                "LOGITS_HIDDEN is 0: set it to 64, or FUSION_3D to False"
+            )
     _check_training(cfg)
 
 

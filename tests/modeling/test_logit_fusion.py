@@ -195,3 +195,5 @@ def test_with_3d_fusion_the_detector_stays_image_only_and_the_small_head_reads_t
 def test_heads_that_read_no_record_are_refused():
     with pytest.raises(ConfigError, match="FUSION_LOGITS is on, but MODEL.ROI_HEADS.NAME 'StandardROIHeads'"):
         load_config("synthetic_cxr/mdf_net.yaml", [*LOGITS, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"])
+    with pytest.raises(ConfigError, match="LOGITS_HIDDEN is 0: set it to 64, or FUSION_3D to False"):
+        load_config("synthetic_cxr/logit_fusion.yaml", ["MODEL.CLINICAL.LOGITS_HIDDEN", 0])
