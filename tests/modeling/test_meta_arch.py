@@ -222,7 +222,7 @@ def test_the_record_reaches_proposals_and_classes(small_config, make_batch, fit_
     other = [{**batch[0], "clinical_numeric": batch[0]["clinical_numeric"] + 2.0}]
     found = []
     handles = [
-        model.backbone.register_forward_hook(lambda m, args, out: found.append(out["p4"])),
+        model.backbone.fusions["p4"].register_forward_hook(lambda m, args, out: found.append(out)),
         model.roi_heads.box_head.register_forward_pre_hook(lambda m, args: found.append(args[1][:1])),
     ]
     with torch.no_grad():
