@@ -1,4 +1,4 @@
-"""The demo: synthetic data, Mask R-CNN and MDF-Net trained and compared, oracle ceilings, pictures, a report."""
+"""The demo: a model with the record against one without, late fusion and oracles, on synthetic data; with pictures."""
 
 from __future__ import annotations
 
