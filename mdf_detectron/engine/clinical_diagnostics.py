@@ -113,14 +113,19 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
     logits: list[Tensor] = []
     predictor = heads.box_predictor
     last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
-    handle = last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))
+    handles = [last.register_forward_hook(lambda module, inputs, output: logits.append(output[0]))]
+    if getattr(heads, "logit_fusion", None) is not None:  # what it adds to them; background, the last one, stays
+        handles.append(
+            heads.logit_fusion[-1].register_forward_hook(lambda m, given, output: logits.append(F.pad(output, (0, 1))))
+        )
     try:
         features, _, record = model.backbone.features_for_logits(images.tensor, record)
         proposals = [p.to(model.device) for p in proposals]
         heads(images, features, proposals, None, **model.arguments_of_heads(record))
     finally:
-        handle.remove()
-    return logits[0]
+        for handle in handles:
+            handle.remove()
+    return sum(logits)
 
 
 @contextmanager

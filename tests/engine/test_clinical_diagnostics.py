@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from torch import nn
@@ -110,6 +111,19 @@ def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch
     partition = torch.tensor([5.0] + [0.0] * (classes - 1)).logsumexp(0)
     assert own == pytest.approx(float(partition) - 5.0, abs=1e-5)
     assert exchanged == pytest.approx(float(partition), abs=1e-5)
+
+
+def test_class_loss_counts_what_logit_fusion_adds(small_config, make_batch, fit_encoder):
+    cfg = small_config("synthetic_cxr/logit_fusion.yaml")
+    model, batch, seen = fit_encoder(build_model(cfg)).eval(), make_batch(cfg), []
+    torch.nn.init.normal_(model.backbone.record_model.weight)
+    plain = model.roi_heads._predictions
+    model.roi_heads._predictions = lambda *given: seen.append(plain(*given)) or seen[-1]
+    found = mean_class_loss(model, [batch])
+    classes = torch.cat([x["instances"].gt_classes for x in batch])
+    fused, _, added = seen[0]
+    assert found == pytest.approx(float(F.cross_entropy(fused[:, :-1], classes)), abs=1e-5)
+    assert abs(found - float(F.cross_entropy((fused - added)[:, :-1], classes))) > 0.01
 
 
 def test_a_process_of_several_takes_its_share_of_a_batch(tiny_config, monkeypatch):
