@@ -14,7 +14,7 @@ from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX
 from mdf_detectron.data.sources.kit.studies import FRACTION, NO_FINDING, SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.kit.table import Table, read_table, stem
 from mdf_detectron.data.sources.kit.values import fold, is_empty, parse_number
-from mdf_detectron.errors import DatasetError, SourceDataError, shorten
+from mdf_detectron.errors import DatasetError, SourceDataError, cut, shorten
 from mdf_detectron.fileio import read_json
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -161,9 +161,10 @@ def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
             roles[role] = known
     complete = [form for form in (CORNERS, SIZE) if set(form) <= roles.keys()]
     if "image" not in roles or not complete:
+        columns = cut(", ".join(table.columns), 100)  # a header may be as long as it likes
         raise SourceDataError(
             f"{table.path}: which columns are the image and the box? Name them: --box-columns image=COLUMN x1=COLUMN "
-            "y1=COLUMN x2=COLUMN y2=COLUMN (or x, y, w, h) and class=COLUMN; the file has " + ", ".join(table.columns)
+            f"y1=COLUMN x2=COLUMN y2=COLUMN (or x, y, w, h) and class=COLUMN; the file has {columns}"
         )
     return roles
 
