@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from mdf_detectron.cli.arguments import checkpoint_file, existing_file, prepared_folder
 
 if TYPE_CHECKING:
-    from mdf_detectron.evaluation.coco import Detections
+    import numpy as np
+
+    from mdf_detectron.evaluation.coco import Detections, GroundTruth
     from mdf_detectron.evaluation.late_fusion import Exponents, RecordOdds
 
 
@@ -64,38 +66,41 @@ def _of_predictions(args: argparse.Namespace) -> None:
         val = ground_truth_of(f"{name}_val")
         found = Detections.load(args.validation_predictions, val)
         exponents = fit_exponents(val, found, odds.of_split(f"{name}_val", val))
-    fused = fuse_scores(detections, odds.of_split(split, truth), exponents.values)
+    ratios = odds.of_split(split, truth)
+    fused = fuse_scores(detections, ratios, exponents.values)
     results = read_json(args.predictions, ResultsError, nan=True)
     new = [{**one, "score": float(score)} for one, score in zip(results, fused.scores, strict=True)]
     write_json(args.out, new, indent=None)
-    print(_report(odds, exponents, split, {"before": detections, "after": fused}))
+    print(_report(odds, exponents, truth, ratios, {"before": detections, "after": fused}))
     print(f"{len(new)} detections with updated scores: {args.out}")
 
 
 def _of_weights(args: argparse.Namespace) -> None:
     from mdf_detectron.checkpoint.checkpoint import Checkpoint
     from mdf_detectron.data.catalog import register_prepared_folder
+    from mdf_detectron.evaluation.evaluator import ground_truth_of
     from mdf_detectron.model_zoo.late_fusion import write_late_fusion
 
     checkpoint = Checkpoint.open(args.weights)
     name = checkpoint.saved_cfg.DATASETS.TRAIN[0].removesuffix("_train")
     register_prepared_folder(args.folder, name)
     odds, exponents = write_late_fusion(checkpoint, args.out, args.columns)
-    print(_report(odds, exponents, f"{name}_{args.split}", {}))
+    split = f"{name}_{args.split}"
+    truth = ground_truth_of(split)
+    print(_report(odds, exponents, truth, odds.of_split(split, truth), {}))
     print(f"{args.out} reads {', '.join(odds.schema.names)}; mdf publish measures it")
 
 
-def _report(odds: RecordOdds, exponents: Exponents, split: str, found: dict[str, Detections]) -> str:
+def _report(
+    odds: RecordOdds, exponents: Exponents, truth: GroundTruth, ratios: np.ndarray, found: dict[str, Detections]
+) -> str:
     """Say what the record alone tells, the exponents, AP50 of ``found``, and what the fusion leaves as it is."""
     import numpy as np
 
     from mdf_detectron.evaluation import evaluate_coco
-    from mdf_detectron.evaluation.evaluator import ground_truth_of
     from mdf_detectron.evaluation.record_alone import auc, classes_present
     from mdf_detectron.fileio import markdown_table
 
-    truth = ground_truth_of(split)
-    ratios = odds.of_split(split, truth)
     scores = {name: evaluate_coco(truth, one, tasks=["bbox"]) for name, one in found.items()}
     areas = auc(ratios, classes_present(truth), np.ones((1, truth.num_images)))[0]
     tables = {"AP50 by IoBB": "bbox_iobb", "AP50 by IoU": "bbox"}

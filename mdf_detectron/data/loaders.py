@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,9 +108,13 @@ def records_of(dataset_names: tuple[str, ...] | list[str]) -> list[dict[str, Any
 def train_clinical_records(cfg: CfgNode) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the train split's clinical records: (M, A) float32, NaN if missing, and (M, B) long, -1 if missing."""
     schema = model_schema(cfg, cfg.DATASETS.TRAIN[0])
-    records = [schema.encode(record["clinical"], record["file_name"]) for record in records_of(cfg.DATASETS.TRAIN)]
-    numeric, categorical = zip(*records, strict=True)
-    return torch.tensor(numeric, dtype=torch.float32), torch.tensor(categorical, dtype=torch.long)
+    return encoded_records(schema, records_of(cfg.DATASETS.TRAIN))
+
+
+def encoded_records(schema: ClinicalSchema, records: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode the records of N dataset dicts: (N, A) float32, NaN if missing, and (N, B) long, -1 if missing."""
+    parts = schema.encode_all((one["clinical"] for one in records), (str(one["file_name"]) for one in records))
+    return tuple(map(torch.from_numpy, parts))
 
 
 def classes_in_images(dataset_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -229,6 +229,14 @@ class ClinicalSchema:
             [column.encode(record.get(column.name), where) for column in self.categorical],
         )
 
+    def encode_all(
+        self, records: Iterable[Mapping[str, Value] | None], where: Iterable[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode N records as :meth:`encode` does: (N, A) float32, NaN if missing, and (N, B) int64, -1 if missing."""
+        rows = [self.encode(record, place) for record, place in zip(records, where, strict=True)]
+        numeric = np.array([numbers for numbers, _ in rows], np.float32).reshape(len(rows), len(self.numeric))
+        return numeric, np.array([codes for _, codes in rows], np.int64).reshape(len(rows), len(self.categorical))
+
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
         """Return a schema of the named columns, in the given order, numeric ones first; all must exist."""
         by_name = {c.name: c for c in self.columns}

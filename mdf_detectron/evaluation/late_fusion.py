@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import MetadataCatalog
 
 from mdf_detectron.data.catalog import load_schema
-from mdf_detectron.data.loaders import classes_in_images, dataset_classes, records_of
+from mdf_detectron.data.loaders import classes_in_images, dataset_classes, encoded_records, records_of
 from mdf_detectron.errors import DatasetError, ResultsError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.scoring import match_table
@@ -64,7 +63,7 @@ class RecordOdds:
         sizes = [len(column.vocabulary) for column in self.schema.categorical]
         self.model = RecordModel(len(self.schema.numeric), sizes, len(self.class_names))
         present, patients = classes_in_images([train])
-        fit = self.model.fit(*self._tensors(records), present, patients)
+        fit = self.model.fit(*encoded_records(self.schema, records), present, patients)
         self.without_example = [self.class_names[k] for k in np.flatnonzero(np.isnan(fit.penalty))]
 
     def __call__(self, records: Sequence[Mapping[str, Any]], image_ids: Sequence[Any]) -> np.ndarray:
@@ -74,22 +73,13 @@ class RecordOdds:
             records: dataset dicts of all the images, perhaps with changed records.
             image_ids: I, the order of the result.
         """
-        rows = dict(zip((one["image_id"] for one in records), self._ratios(records), strict=True))
+        ratios = self.model.log_odds_ratio(*encoded_records(self.schema, records)).double().numpy()
+        rows = dict(zip((one["image_id"] for one in records), ratios, strict=True))
         return np.array([rows[image_id] for image_id in image_ids]).reshape(-1, len(self.class_names))
 
     def of_split(self, dataset: str, ground_truth: GroundTruth) -> np.ndarray:
         """Compute the same of a registered split, in the order of its ground truth."""
         return self(records_of([dataset]), ground_truth.image_ids)
-
-    def _ratios(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        return self.model.log_odds_ratio(*self._tensors(records)).double().numpy()
-
-    def _tensors(self, records: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode (N, A) float, NaN where missing, and (N, B) long, -1 where missing."""
-        rows = [self.schema.encode(one["clinical"], str(one["file_name"])) for one in records]
-        numeric, categorical = np.array([a for a, _ in rows], np.float32), np.array([b for _, b in rows], np.int64)
-        sizes = (len(rows), len(self.schema.numeric)), (len(rows), len(self.schema.categorical))
-        return torch.from_numpy(numeric.reshape(sizes[0])), torch.from_numpy(categorical.reshape(sizes[1]))
 
 
 @dataclass(frozen=True)

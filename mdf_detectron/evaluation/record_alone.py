@@ -156,9 +156,8 @@ def _fit(
 
 def _encode(truth: GroundTruth, schema: ClinicalSchema) -> tuple[np.ndarray, np.ndarray]:
     """Encode the records: (N, A) float32, NaN where missing, and (N, B) int64, -1 where missing."""
-    rows = [schema.encode(image.get("clinical"), str(image["id"])) for image in truth.images]
-    numeric = np.array([a for a, _ in rows], np.float32).reshape(len(rows), len(schema.numeric))
-    return numeric, np.array([b for _, b in rows], np.int64).reshape(len(rows), len(schema.categorical))
+    images = truth.images
+    return schema.encode_all((image.get("clinical") for image in images), (str(image["id"]) for image in images))
 
 
 def _trees(numeric: np.ndarray, categorical: np.ndarray, present: np.ndarray, fold: np.ndarray) -> np.ndarray:

@@ -106,9 +106,8 @@ def _late_fusion(out: Path, opts: list[str], truth: GroundTruth, image_only: lis
     evaluate_records(cfg, load_model(cfg, out / "image_only" / "model_final.pth"), val, records_of([val]), folder)
     odds, val_truth = RecordOdds(f"{DATASET}_train"), ground_truth_of(val)
     found = Detections.load(folder / PREDICTIONS_FILE_NAME, val_truth)
-    exponents = fit_exponents(val_truth, found, odds(records_of([val]), val_truth.image_ids))
-    ratios = odds(records_of([TEST]), truth.image_ids)
-    return fuse_scores(Detections.load(image_only, truth), ratios, exponents.values)
+    exponents = fit_exponents(val_truth, found, odds.of_split(val, val_truth))
+    return fuse_scores(Detections.load(image_only, truth), odds.of_split(TEST, truth), exponents.values)
 
 
 def _differences(truth: GroundTruth, late: Detections, image_only: list, own: list, shuffled: Path) -> dict[str, Any]:

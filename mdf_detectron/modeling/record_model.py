@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mdf_detectron.data.schema import MISSING_CATEGORY
+from mdf_detectron.modeling.clinical_encoder import present_columns
 
 KNOTS = 6
 """Most knots of a numeric column; they lie at quantiles of the training split's values."""
@@ -21,6 +22,9 @@ PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 """Ridge penalties to choose from by cross-validation; with the last one the record says nothing."""
 
 FOLDS = 5
+
+STEPS = 50
+"""Most steps of Newton's method; it usually takes fewer than ten."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class RecordModel(nn.Module):
         features = self.features(numeric, categorical) - self.center
         centered = torch.where(torch.isnan(features), torch.zeros_like(features), features)
         change = centered @ self.weight.T + self.bias - torch.logit(self.prior)
-        present = (~torch.isnan(numeric)).sum(dim=1) + (categorical != MISSING_CATEGORY).sum(dim=1)
-        return change * (present > 0).to(change.dtype)[:, None]
+        present = present_columns(numeric, categorical).sum(dim=1, keepdim=True) > 0
+        return change * present.to(change.dtype)
 
     def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
         """(N, A) float with NaN, (N, B) long with -1 → (N, K) probability that the class is in the record's image."""
@@ -137,11 +141,12 @@ def patient_folds(groups: Sequence[str]) -> np.ndarray:
 def _best_penalty(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float, np.ndarray]:
     """Choose the penalty with the least held-out log loss; return it and the held-out probabilities (N,)."""
     best = (np.inf, PENALTIES[-1], np.full(len(y), y.mean()))
+    fits: list[tuple[float, np.ndarray] | None] = [None] * FOLDS  # of the next larger penalty: a near start
     for penalty in PENALTIES[::-1]:
         held_out = np.empty(len(y))
         for one in range(FOLDS):
             inside = fold != one
-            bias, weight = fit_logistic(x[inside], y[inside], penalty)
+            bias, weight = fits[one] = fit_logistic(x[inside], y[inside], penalty, fits[one])
             held_out[~inside] = sigmoid(bias + x[~inside] @ weight)
         p = np.clip(held_out, 1e-9, 1 - 1e-9)
         loss = -np.mean(y * np.log(p) + (1 - y) * np.log1p(-p))
@@ -149,11 +154,14 @@ def _best_penalty(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float
     return best[1], best[2]
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float, steps: int = 50) -> tuple[float, np.ndarray]:
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, penalty: float, start: tuple[float, np.ndarray] | None = None
+) -> tuple[float, np.ndarray]:
     """Minimize -log likelihood + penalty/2 · |weight|² by Newton's method; the bias is not penalized.
 
     Args:
         x: (N, F); y: (N,) 0 or 1.
+        start: bias and weight near the minimum, if known.
     """
     width = x.shape[1]
     x = x if np.isfinite(penalty) else x[:, :0]
@@ -162,7 +170,9 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float, steps: int = 50) 
     ridge[0] = 1e-6  # only so that a fold without a positive has a minimum
     beta = np.zeros(z.shape[1])
     beta[0] = np.log((y.sum() + 0.5) / (len(y) - y.sum() + 0.5))
-    for _ in range(steps):
+    if start is not None:
+        beta[0], beta[1:] = start[0], start[1][: len(beta) - 1]
+    for _ in range(STEPS):
         p = sigmoid(z @ beta)
         gradient = z.T @ (p - y) + ridge * beta
         curvature = (z * (p * (1 - p))[:, None]).T @ z + np.diag(ridge)

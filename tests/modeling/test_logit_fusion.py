@@ -101,7 +101,16 @@ def test_bayes_by_hand_when_look_and_record_are_independent_given_the_class():
     assert float(updated) == pytest.approx(joint, rel=1e-5)
 
 
-LOGITS = ["MODEL.CLINICAL.FUSION_LOGITS", True, "MODEL.CLINICAL.FUSION_3D", False, "MODEL.CLINICAL.FUSION_1D", False]
+LOGITS = [
+    "MODEL.CLINICAL.DROPOUT_RECORD",
+    0.0,
+    "MODEL.CLINICAL.FUSION_LOGITS",
+    True,
+    "MODEL.CLINICAL.FUSION_3D",
+    False,
+    "MODEL.CLINICAL.FUSION_1D",
+    False,
+]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "ClinicalCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 
 
