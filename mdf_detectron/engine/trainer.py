@@ -36,7 +36,6 @@ from mdf_detectron.data.loaders import (
     records_of,
     train_clinical_records,
 )
-from mdf_detectron.engine.accumulation import in_parts
 from mdf_detectron.engine.averaged_weights import AverageWeights, replaced_weights
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
@@ -92,7 +91,11 @@ class MultimodalTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = in_parts(loop, cfg.SOLVER.ACCUMULATE)(data_parallel(model), loader, optimizer)
+        if cfg.SOLVER.ACCUMULATE > 1:
+            from mdf_detectron.engine.accumulation import in_parts  # only when needed
+
+            loop = in_parts(loop, cfg.SOLVER.ACCUMULATE)
+        self._trainer = loop(data_parallel(model), loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

@@ -126,9 +126,8 @@ class RecordModel(nn.Module):
         for column, values in enumerate(numeric.double().unbind(1)):
             values = values[~torch.isnan(values)]
             if len(values):
-                self.knots[column] = values.quantile(
-                    torch.linspace(0.02, 0.98, KNOTS, dtype=values.dtype, device=values.device)
-                ).to(self.knots)
+                places = torch.linspace(0.02, 0.98, KNOTS, dtype=values.dtype, device=values.device)
+                self.knots[column] = values.quantile(places).to(self.knots)
 
 
 def patient_folds(groups: Sequence[str]) -> np.ndarray:

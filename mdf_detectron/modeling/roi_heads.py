@@ -166,10 +166,9 @@ class ClinicalBoxBranchMixin:
             return *predictor(head(regions)), None
         # shapes_to_tensor keeps the number of RoIs variable in a trace
         counts = shapes_to_tensor([p.proposal_boxes.tensor.shape[0] for p in proposals], device=regions.device).long()
-        given = (regions,)
-        if getattr(head, "reads_record", False):
-            given += (record.vector.repeat_interleave(counts, dim=0).to(regions.dtype),)
-        features = head(*given)
+        reads = getattr(head, "reads_record", False)
+        of_region = record.vector.repeat_interleave(counts, dim=0).to(regions.dtype) if reads else None
+        features = head(regions, of_region) if reads else head(regions)
         logits, deltas = predictor(features)
         if self.logit_fusion is None:
             return logits, deltas, None
