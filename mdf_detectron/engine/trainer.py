@@ -99,7 +99,6 @@ class MultimodalTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
-        fit_clinical_statistics(cfg, self._trainer.model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -190,6 +189,7 @@ class MultimodalTrainer(DefaultTrainer):
 
     def train(self) -> OrderedDict | None:
         """Train to the end or until validation no longer improves; return the last evaluation's results, if any."""
+        fit_clinical_statistics(self.cfg, self._trainer.model)  # where nothing was loaded
         for tracker in self._trackers:
             tracker.start(resumed=self.start_iter > 0)
         try:
@@ -233,7 +233,7 @@ class MultimodalTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint of ``OUTPUT_DIR``, with order of images and logs; or start from weights.
 
-        A new run loads its pretrained trunks first, then ``MODEL.WEIGHTS`` if set.
+        A new run fits its clinical statistics, loads its pretrained trunks, then ``MODEL.WEIGHTS`` if set.
 
         With ``resume`` but no checkpoint it logs a warning and starts a new run.
 
@@ -255,6 +255,7 @@ class MultimodalTrainer(DefaultTrainer):
                     self.cfg.OUTPUT_DIR,
                 )
                 self._cut_logs()
+            fit_clinical_statistics(self.cfg, self._trainer.model)
             load_pretrained_trunks(self.cfg, self._trainer.model)
             super().resume_or_load(resume=False)
             return
@@ -286,13 +287,10 @@ class MultimodalTrainer(DefaultTrainer):
 
 
 def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
-    """Set the clinical encoder's statistics, and the record model, if any, from the train split.
-
-    Loading a checkpoint replaces them.
-    """
+    """Set the clinical encoder's statistics, and the record model if any, from the train split, unless they are set."""
     backbone = unwrapped(model).backbone
     encoder, record_model = backbone.clinical_encoder, backbone.record_model
-    if encoder is None:
+    if encoder is None or encoder.fitted:
         return
     rows = [x.to(encoder.mean.device) for x in train_clinical_records(cfg)]
     encoder.fit(*rows)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, shapes_to_tensor
+from detectron2.layers import ShapeSpec, cross_entropy, shapes_to_tensor
 from detectron2.modeling.roi_heads import (
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
@@ -190,8 +190,9 @@ class ClinicalBoxBranchMixin:
         """
         losses = predictor.losses(predictions, proposals)
         if added is not None:
-            alone = predictor.losses((predictions[0] - added, predictions[1]), proposals)
-            losses["loss_cls"] = (losses["loss_cls"] + alone["loss_cls"]) / 2
+            asked = predictor.sigmoid_cross_entropy_loss if predictor.use_sigmoid_ce else cross_entropy
+            alone = asked(predictions[0] - added, torch.cat([p.gt_classes for p in proposals]))
+            losses["loss_cls"] = (losses["loss_cls"] + alone * predictor.loss_weight.get("loss_cls", 1.0)) / 2
         return losses
 
 
