@@ -33,7 +33,9 @@ COLOR = 8
 """Least mean difference of an image's channels, 0–255, that makes it a color image."""
 SMALL_BOX = 16
 """Wanted side of a small box (10th percentile) in the model's input, in pixels."""
-EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 600, 20_000
+EPOCHS, PRETRAINED_EPOCHS, LEAST_ITERATIONS, MOST_ITERATIONS = 20, 8, 600, 20_000
+FEW_IMAGES = 5_000
+"""Training images below which a pretrained trunk keeps its first stages (docs/experiments/2026-11-real-records.md)."""
 
 _SIDED = re.compile(r"(^|[^a-z])(left|right|lt|rt|l|r|sinister|dexter)([^a-z]|$)", re.IGNORECASE)
 
@@ -120,13 +122,14 @@ def propose_config(
     color = len(facts.pixel_mean) == 3
     _masks(choose, train)
     _flips(choose, names, flip, color)
-    _schedule(choose, facts)
+    _schedule(choose, facts, PRETRAINED_EPOCHS if weights else EPOCHS)
     if color:
         choose("INPUT.FORMAT", "RGB", "Most training images are color.")
     _pixels(choose, facts, trunk, weights)
     per_image = np.bincount(np.unique([a["image_id"] for a in train.annotations], return_inverse=True)[1])
     most = int(per_image.max())
     choose("TEST.DETECTIONS_PER_IMAGE", max(10, 2 * most), f"An image has up to {most} boxes.")
+    _proposals(choose, most)
     choose("MODEL.LOSS_WEIGHTING.NAME", "none", "The plain sum of the losses; the paper uses homoscedastic.")
     return choices
 
@@ -227,6 +230,14 @@ def _flips(choose: Choose, names: Sequence[str], flip: bool, color: bool) -> Non
         choose("INPUT.RANDOM_FLIP", "none", "As requested.")
 
 
+def _proposals(choose: Choose, most: int) -> None:
+    """Keep ten proposals for each box that an image can have, 100 to 1,000: a step with fewer is faster, and as good."""
+    kept = min(max(100, 10 * most), 1000)
+    for when in ("TRAIN", "TEST"):
+        choose(f"MODEL.RPN.PRE_NMS_TOPK_{when}", min(3 * kept, 1000))
+        choose(f"MODEL.RPN.POST_NMS_TOPK_{when}", kept, f"An image has up to {most} boxes.")
+
+
 def _pixels(choose: Choose, facts: FolderFacts, trunk: str, weights: str) -> None:
     mean, std, reason = facts.pixel_mean, facts.pixel_std, f"Of up to {PIXEL_SAMPLE} training images."
     if trunk:
@@ -241,15 +252,17 @@ def _pixels(choose: Choose, facts: FolderFacts, trunk: str, weights: str) -> Non
         mean, std = (expected if len(mean) == 3 else expected.mean(axis=1, keepdims=True)).tolist()
         reason = f"Those with which timm's {name} was trained."
         choose("MODEL.TIMM.WEIGHTS_FILE", weights, "Pretrained; a checkpoint does not need the file.")
+        if len(facts.splits["train"].images) < FEW_IMAGES:
+            choose("MODEL.BACKBONE.FREEZE_AT", 3, "Few images would make the trunk's first stages forget, and cost time.")
     choose("MODEL.PIXEL_MEAN", [round(value, 1) for value in mean], f"Mean and standard deviation: {reason}")
     choose("MODEL.PIXEL_STD", [round(value, 1) for value in std])
 
 
-def _schedule(choose: Choose, facts: FolderFacts) -> None:
+def _schedule(choose: Choose, facts: FolderFacts, epochs: int) -> None:
     images = len(facts.splits["train"].images)
     batch = min(BATCH, images)
     epoch = max(1, images // batch)
-    iterations = min(max(EPOCHS * epoch, LEAST_ITERATIONS), MOST_ITERATIONS)
+    iterations = min(max(epochs * epoch, LEAST_ITERATIONS), MOST_ITERATIONS)
     choose("SOLVER.IMS_PER_BATCH", batch)
     choose("SOLVER.MAX_ITER", iterations, f"{iterations / epoch:.0f} epochs of {images} images in batches of {batch}.")
     choose("SOLVER.WARMUP_ITERS", min(100, iterations // 10))

@@ -124,6 +124,7 @@ def test_pixels_of_a_pretrained_trunk():
     choices = propose_config(color, trunk="tf_efficientnet_lite0", weights="lite0.pth").values
     assert choices["MODEL.TIMM.NAME"] == "tf_efficientnet_lite0" and choices["MODEL.TIMM.WEIGHTS_FILE"] == "lite0.pth"
     assert choices["MODEL.PIXEL_MEAN"] == choices["MODEL.PIXEL_STD"] == [127.5] * 3
+    assert choices["MODEL.BACKBONE.FREEZE_AT"] == 3 and "MODEL.BACKBONE.FREEZE_AT" not in propose_config(color).values
     gray = propose_config(facts([(0, 0, 99, 99)]), trunk="resnet50", weights="r.pth").values
     assert gray["MODEL.PIXEL_MEAN"] == [round((0.485 + 0.456 + 0.406) * 85, 1)]
     with pytest.raises(ConfigError, match="--trunk nothing: timm .* has no pretrained model of this name"):
