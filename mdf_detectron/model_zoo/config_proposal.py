@@ -231,7 +231,7 @@ def _flips(choose: Choose, names: Sequence[str], flip: bool, color: bool) -> Non
 
 
 def _proposals(choose: Choose, most: int) -> None:
-    """Keep ten proposals for each box that an image can have, 100 to 1,000: a step with fewer is faster, and as good."""
+    """Keep ten proposals for each box that an image can have, 100 to 1,000: fewer are faster and as good."""
     kept = min(max(100, 10 * most), 1000)
     for when in ("TRAIN", "TEST"):
         choose(f"MODEL.RPN.PRE_NMS_TOPK_{when}", min(3 * kept, 1000))
@@ -253,7 +253,7 @@ def _pixels(choose: Choose, facts: FolderFacts, trunk: str, weights: str) -> Non
         reason = f"Those with which timm's {name} was trained."
         choose("MODEL.TIMM.WEIGHTS_FILE", weights, "Pretrained; a checkpoint does not need the file.")
         if len(facts.splits["train"].images) < FEW_IMAGES:
-            choose("MODEL.BACKBONE.FREEZE_AT", 3, "Few images would make the trunk's first stages forget, and cost time.")
+            choose("MODEL.BACKBONE.FREEZE_AT", 3, "Few images would make its first stages forget.")
     choose("MODEL.PIXEL_MEAN", [round(value, 1) for value in mean], f"Mean and standard deviation: {reason}")
     choose("MODEL.PIXEL_STD", [round(value, 1) for value in std])
 
