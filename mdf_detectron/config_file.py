@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
 from mdf_detectron import register
-from mdf_detectron.config import add_mdf_config
+from mdf_detectron.config import add_mdf_config, flat_config
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.catalog import dataset_schema
 from mdf_detectron.errors import ConfigError, cut, shorten
@@ -47,7 +49,7 @@ def load_config(config_file: str | Path, opts: list[str] | None = None) -> CfgNo
     try:
         cfg.merge_from_list(opts)
     except MERGE_ERRORS as error:
-        raise ConfigError(f"config override: {_text(error)}; overrides are pairs of KEY VALUE") from None
+        raise ConfigError(f"config override: {_text(error, cfg)}; overrides are pairs of KEY VALUE") from None
     check_config(cfg)
     fill_vocabularies(cfg)
     return cfg
@@ -60,7 +62,7 @@ def merge(cfg: CfgNode, values: dict[str, Any], where: str | Path) -> None:
     try:
         cfg.merge_from_other_cfg(CfgNode(values))
     except MERGE_ERRORS as error:
-        raise ConfigError(f"{where}: {_text(error)}") from None
+        raise ConfigError(f"{where}: {_text(error, cfg)}") from None
 
 
 def fill_vocabularies(cfg: CfgNode) -> None:
@@ -83,9 +85,14 @@ def fill_vocabularies(cfg: CfgNode) -> None:
     clinical.VOCABULARIES = [list(column.vocabulary) for column in columns]
 
 
-def _text(error: Exception) -> str:
-    """Return an error's message; ``str`` of a KeyError is the repr of it."""
-    return cut(" ".join(str(error.args[0] if error.args else type(error).__name__).split()), 240)
+def _text(error: Exception, cfg: CfgNode) -> str:
+    """Return an error's message (``str`` of a KeyError is the repr of it), for an unknown key with the nearest one."""
+    text = cut(" ".join(str(error.args[0] if error.args else type(error).__name__).split()), 240)
+    unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", text)
+    known = list(flat_config(cfg)) if unknown else []
+    same = [key for key in known if key.endswith(f".{unknown[1].rpartition('.')[2]}")]  # in another node
+    near = same or get_close_matches(unknown[1], known, n=1) if unknown else []
+    return f"{text}; did you mean {near[0]}?" if near else text
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

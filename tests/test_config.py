@@ -29,7 +29,8 @@ def write(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("MODEL:\n  CLINICAL:\n    NUMERICAL: [age]\n", r"c\.yaml: Non-existent config key: MODEL.CLINICAL.NUMERICAL"),
+    [("MODEL:\n  CLINICAL:\n    NUMERICAL: [age]\n",
+      r"c\.yaml: Non-existent config key: MODEL.CLINICAL.NUMERICAL; did you mean MODEL.CLINICAL.NUMERIC"),
      ("MODEL: !!python/object/apply:os.system ['true']\n", "not safe YAML"),
      ("SOLVER:\n  MAX_ITER: many\n", "c.yaml: Type mismatch"),
      ("MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n",
@@ -46,6 +47,8 @@ def test_bad_files(tmp_path, text, message):
     ("opts", "message"),
     [
         (["MODEL.NOPE", "1"], "Non-existent key: MODEL.NOPE"),
+        (["SOLVER.MAX_ITERS", "1"], "SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER[?]"),
+        (["MODEL.BASE_LR", "1"], "did you mean SOLVER.BASE_LR[?]"),
         (["MODEL.CLINICAL.VOCABULARIES", "[['F'], ['M']]"], "each column needs its list"),
         (["INPUT.FORMAT", "RGB"], "PIXEL_MEAN"),
         (["INPUT.FORMAT", "CMYK"], "INPUT.FORMAT is 'CMYK'; use one of"),

@@ -25,8 +25,8 @@ WRITING = ("fractions", "seed", "folds", "image_size", "bit_depth", "copy_images
 def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        sys.exit(0)
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        sys.exit(0 if words else 2)
     name = words[0]
     check_name(name, COLLECTIONS, "mdf prepare has no collection")
     collection = COLLECTIONS[name]

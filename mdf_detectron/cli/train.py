@@ -16,9 +16,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.cli import suppress_known_messages
 from mdf_detectron.cli.arguments import config_file
+from mdf_detectron.fileio import finite_or_none, markdown_table, write_figure
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+TABLE_METRICS = ("AP50", "AR50")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -32,6 +41,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--num-machines", type=int, default=1, metavar="N")
     add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
     add("--dist-url", default="auto", metavar="URL", help="tcp://ADDRESS:PORT of machine 0; a free port of one machine")
+    add("--verbose", action="store_true", help="show all of log.txt: the model, the config, Detectron2's messages")
     add("--peer-timeout", type=float, default=300.0, metavar="SECONDS", help="longest wait for the other processes")
     add("opts", default=[], nargs=argparse.REMAINDER, help="config overrides, KEY VALUE, after all other arguments")
     return parser
@@ -47,7 +57,48 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _work(args: argparse.Namespace) -> None:
+    from detectron2.utils import comm
+
     from mdf_detectron.engine.run import train_or_evaluate
 
     suppress_known_messages()
-    train_or_evaluate(args)
+    cfg, results = train_or_evaluate(args)
+    if comm.is_main_process():
+        print_results(cfg, results, trained=not args.eval_only)
+
+
+def print_results(cfg: CfgNode, results: Mapping[str, Any] | None, *, trained: bool) -> None:
+    """Print each class's results on ``DATASETS.TEST``; after a training draw its curves and name what comes next."""
+    from mdf_detectron.engine.resume import FINAL_CHECKPOINT, METRICS_FILE_NAME
+    from mdf_detectron.engine.validation import BEST_CHECKPOINT
+    from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
+    from mdf_detectron.report.charts import read_series, training_curves
+
+    folder, names = Path(cfg.OUTPUT_DIR), list(cfg.DATASETS.TEST)
+    for name, tables in (results if len(names) > 1 else dict.fromkeys(names, results) if results else {}).items():
+        print(f"{name}, boxes by IoBB, × 100:\n{class_table(name, tables['bbox_iobb'])}")
+    if not trained:
+        return
+    curves = training_curves(read_series(folder / METRICS_FILE_NAME), cfg.VALIDATION.METRIC)
+    print(f"curves: {write_figure(folder / 'curves.png', curves)}")
+    best = folder / f"{BEST_CHECKPOINT}.pth"
+    weights = best if best.is_file() else folder / f"{FINAL_CHECKPOINT}.pth"
+    commands = [["evaluate", "--dataset", name, "--predictions", folder / "inference" / name / PREDICTIONS_FILE_NAME,
+                 "--out", folder / "evaluation"] for name in names[:1]]  # fmt: skip
+    commands.append(["publish", "--weights", weights, "--out", folder / "model.pth"])
+    print("Next: " + "; ".join(shlex.join(["mdf", *map(str, words)]) for words in commands))
+
+
+def class_table(dataset_name: str, metrics: Mapping[str, float]) -> str:
+    """Return a Markdown table of each class: ground-truth boxes, AP50, AR50."""
+    import numpy as np
+
+    from mdf_detectron.evaluation.estimates import number
+    from mdf_detectron.evaluation.evaluator import ground_truth_of
+
+    truth, values = ground_truth_of(dataset_name), finite_or_none(dict(metrics))
+    boxes = np.bincount(truth.category[~truth.crowd], minlength=len(truth.class_names)).tolist()
+    rows = [[name, count, *(number(values.get(f"{metric}-{name}")) for metric in TABLE_METRICS)]
+            for name, count in zip(truth.class_names, boxes, strict=True)]  # fmt: skip
+    rows.append(["all", sum(boxes), *(number(values[metric]) for metric in TABLE_METRICS)])
+    return markdown_table(["class", "boxes", *TABLE_METRICS], rows).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.data.loaders import make_caches
+from mdf_detectron.engine.console import ProgressBar, training_logs
 from mdf_detectron.engine.hooks import check_trackers
 from mdf_detectron.engine.processes import launch, plan_processes
 from mdf_detectron.engine.resume import FINAL_CHECKPOINT, checkpoint_to_resume, is_finished, lock_output_dir
@@ -58,8 +60,14 @@ def _check_device(device: str, asked: bool) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Run :func:`setup_cfg`, then set up threads and memory, and Detectron2's logging, output folder and seeds."""
+    """Run :func:`setup_cfg`, then :func:`setup_process`."""
     cfg = setup_cfg(args)
+    setup_process(cfg, args)
+    return cfg
+
+
+def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Set up threads and memory, and Detectron2's logging, output folder and seeds."""
     if cfg.DETERMINISTIC:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first kernel runs
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -67,7 +75,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-    return cfg
 
 
 def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], how_to_resume: str) -> None:
@@ -97,6 +104,11 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise CheckpointError(f"no checkpoint at {cfg.MODEL.WEIGHTS}; MODEL.WEIGHTS names the file")
     first = plan.first_rank == 0 and not plan.started  # among all machines, and among torchrun's processes
+    if first and args.num_gpus > 1 and plan.device == "cpu":
+        print(f"no GPU is used: {plan.local} processes share the cores of the CPU")
+    if first and not args.eval_only and cfg.SOLVER.WARMUP_ITERS > cfg.SOLVER.MAX_ITER:
+        print(f"SOLVER.WARMUP_ITERS {cfg.SOLVER.WARMUP_ITERS} is more than SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the "
+              "learning rate reaches BASE_LR only at the end; lower it")  # fmt: skip
     hold = lock_output_dir(cfg, fresh=not args.eval_only, resume=args.resume) if first else nullcontext()
     with hold, nullcontext() if args.eval_only else when_stopped(_kept(cfg, how_to_resume)):
         if args.resume and not args.eval_only and is_finished(cfg, RESULTS_FILE_NAME):
@@ -106,17 +118,22 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
         launch(work, plan, args=(args,))
 
 
-def train_or_evaluate(args: argparse.Namespace) -> None:
-    """Train or evaluate in this process, and save the results."""
-    cfg = setup(args)
-    if args.eval_only:
-        results = evaluate_checkpoint(cfg)
-    else:
-        trainer = MultimodalTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        with when_stopped(lambda text: f"{text} at iteration {trainer.iter}"):
-            results = trainer.train()
-    save_results(cfg, results)
+def train_or_evaluate(args: argparse.Namespace) -> tuple[CfgNode, OrderedDict | None]:
+    """Train or evaluate in this process, and save the results; return the config and them."""
+    cfg = setup_cfg(args)
+    with training_logs(cfg.OUTPUT_DIR, verbose=args.verbose):
+        setup_process(cfg, args)
+        if args.eval_only:
+            results = evaluate_checkpoint(cfg)
+        else:
+            trainer = MultimodalTrainer(cfg)
+            if comm.is_main_process() and not args.verbose:
+                trainer.register_hooks([ProgressBar()])
+            trainer.resume_or_load(resume=args.resume)
+            with when_stopped(lambda text: f"{text} at iteration {trainer.iter}"):
+                results = trainer.train()
+        save_results(cfg, results)
+    return cfg, results
 
 
 def _kept(cfg: CfgNode, how_to_resume: str) -> Callable[[str], str]:

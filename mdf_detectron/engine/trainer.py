@@ -36,10 +36,10 @@ from mdf_detectron.data.loaders import (
     records_of,
     train_clinical_records,
 )
+from mdf_detectron.engine.averaged_weights import AverageWeights, replaced_weights
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
     AverageRunningStatistics,
-    AverageWeights,
     CheckedJSONWriter,
     FiniteLosses,
     ModelRunningState,
@@ -47,7 +47,6 @@ from mdf_detectron.engine.hooks import (
     ScalarHistory,
     SeedIterations,
     build_trackers,
-    replaced_weights,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.processes import data_parallel, unwrapped
@@ -265,6 +264,7 @@ class MultimodalTrainer(DefaultTrainer):
         self.checkpointer.load_whole(checkpoint)
         self._resumed_from = path.stem
         self.start_iter = self.iter + 1
+        logging.getLogger(__name__).info(f"resuming from iteration {self.start_iter}, from {path}")
         self._cut_logs()
         self._trainer.data_loader.dataset.sampler.skip(self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH)
 
@@ -339,4 +339,4 @@ def save_results(cfg: CfgNode, results: OrderedDict | None) -> None:
     """Write ``<OUTPUT_DIR>/results.json`` from the main process; undefined metrics become null."""
     if comm.is_main_process() and results:
         path = write_json(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE_NAME), finite_or_none(results))
-        logging.getLogger("detectron2").info(f"Results in {path}")
+        logging.getLogger(__name__).info(f"results: {path}")

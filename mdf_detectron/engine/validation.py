@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
-from mdf_detectron.engine.hooks import RUNNING_STATE, replaced_weights
+from mdf_detectron.engine.averaged_weights import replaced_weights
+from mdf_detectron.engine.hooks import RUNNING_STATE
 from mdf_detectron.engine.processes import copy_from_main, unwrapped
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
 from mdf_detectron.fileio import read_json, write_json
@@ -150,7 +151,10 @@ class ValidationHook(HookBase):
                 known = sorted(n.removeprefix("val/") for n in scalars if n.startswith("val/"))
                 raise ConfigError(f"VALIDATION.METRIC '{self._history.metric}' is not among {known}")
             value = scalars[f"val/{self._history.metric}"]
-            if self._history.is_better(value):
+            better = self._history.is_better(value)
+            shown = "undefined" if value is None else f"{value:.4f}{', the best so far' if better else ''}"
+            logger.info("%s after %d iterations: %s", self._history.metric, done, shown)
+            if better:
                 self._save_best(done)  # before the history names it, so that a killed run saves it again
             self._history.add(done, value)
             if best := self._history.best:

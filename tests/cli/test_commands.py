@@ -26,6 +26,9 @@ def test_help_lists_every_command(capsys):
     assert all(f"  {name} " in printed for name in cli.COMMANDS)
     cli.main(["--version"])
     assert __version__ in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:  # as the other commands without their argument
+        cli.main(["prepare"])
+    assert end.value.code == 2 and "  vindr " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

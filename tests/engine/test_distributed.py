@@ -122,7 +122,7 @@ def test_torchrun_starts_a_training(start, tmp_path):
     log = tmp_path / "torchrun.txt"
     assert training.wait(timeout=600) == 0, log.read_text()[-3000:]
     assert (tmp_path / "run" / "model_final.pth").is_file()
-    assert "World size: 2" in log.read_text()
+    assert "World size: 2" in (tmp_path / "run" / "log.txt").read_text()
     assert {path.name.split("_64_")[0] for path in decoded.iterdir()} == {
         f"tiny_cxr_{split}" for split in ("train", "val", "test")
     }, "the decoded images, which the two processes make once"

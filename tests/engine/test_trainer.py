@@ -1,11 +1,13 @@
 """Training end to end on a tiny folder: logs, saved files, resuming, safe loading, refusals."""
 
 import json
+import re
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from tiny_training import SMALL, datasets, words
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, Checkpoint
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer
@@ -66,6 +68,24 @@ def test_training_may_start_from_the_image_only_model(tiny_config, tmp_path):
     torch.testing.assert_close(fused.backbone.image_backbone.conv.weight, alone.backbone.image_backbone.conv.weight)
     with pytest.raises(CheckpointError, match="does not hold the whole model"):
         evaluate_checkpoint(tiny_config("MODEL.WEIGHTS", str(tmp_path / "alone.pth")))
+
+
+def test_the_console_of_a_training(run, tiny_config, tmp_path):
+    """A few lines and a table by class; what a resumed run continues; everything in log.txt, and with --verbose."""
+    tiny_config()  # registers the folder
+    command = ["train", "--config-file", "synthetic_cxr/mdf_net_compact.yaml"]
+    out = tmp_path / "out"
+    opts = words(*SMALL, "SOLVER.IMS_PER_BATCH", 4, *datasets("tiny_cxr"), "OUTPUT_DIR", out, "SOLVER.WARMUP_ITERS", 9)
+    text = run(*command, *opts, "SOLVER.MAX_ITER", 2)
+    assert len(text.splitlines()) < 20 and "MultimodalRCNN(" not in text and "copypaste" not in text, text
+    assert "SOLVER.WARMUP_ITERS 9 is more than SOLVER.MAX_ITER 2" in text
+    assert re.search(r"\| all \| 3 \| \d", text) and "| class | boxes | AP50 | AR50 |" in text
+    assert f"curves: {out / 'curves.png'}" in text and (out / "curves.png").is_file()
+    assert re.search(r"Next: mdf evaluate --dataset tiny_cxr_test .*; mdf publish --weights .*model_best.pth", text)
+    log = (out / "log.txt").read_text()
+    assert "MultimodalRCNN(" in log and "bbox_iobb/AP50 after 2 iterations" in log
+    text = run(*command, "--resume", "--verbose", *opts, "SOLVER.MAX_ITER", 3)
+    assert "resuming from iteration 2" in text and "resuming from iteration 2" in (out / "log.txt").read_text()
 
 
 class Malicious:
