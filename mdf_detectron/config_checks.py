@@ -98,6 +98,16 @@ def check_config(cfg: CfgNode) -> None:
     _check_training(cfg)
 
 
+def check_device(device: str) -> None:
+    """Raise :class:`ConfigError` for a device that torch does not know or this machine does not have."""
+    try:
+        known = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"the device is {shorten(device)}; expected cpu, cuda or cuda:1") from None
+    if known.type == "cuda" and (known.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"MODEL.DEVICE is {device}, but this machine has {count} GPU(s); set MODEL.DEVICE cpu")
+
+
 def _check_value(key: str, value: Any, default: Any) -> None:
     if problem := _problem(value, default):
         raise ConfigError(f"{key} is {shorten(value)}: {problem}")

@@ -40,6 +40,21 @@ def use_free_cores(workers: int = 0, processes: int = 1) -> None:
         torch.set_num_threads(free_cores(workers, processes))
 
 
+_forks_known = False
+
+
+def one_thread_in_forks() -> None:
+    """Give torch one thread in every process that is forked from now on: OpenMP's threads do not survive a fork, and
+    work for several would wait for them forever.
+    """
+    global _forks_known
+    if not _forks_known and hasattr(os, "register_at_fork"):
+        import torch
+
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    _forks_known = True
+
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Options of glibc's ``mallopt``, from ``malloc.h``."""
 _MOST = 2**31 - 1

@@ -8,11 +8,11 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -47,17 +47,23 @@ def _dicom() -> ModuleType:
 class OpenImage:
     """An image file, opened once, for its tags, size, digest and pixels; use it in a ``with`` statement.
 
+    Args:
+        source: path, content, or an open binary file, which is read from its start.
+
     A file that is absent, truncated, not an image, or too large for the memory raises
     :class:`~mdf_detectron.errors.ImageReadError`; every message names the file.
 
     Attributes:
+        path: of the file; of other sources their kind, for messages.
         is_dicom: the file has a DICOM suffix or preamble; any other is read as a raster file.
+        notes: oddities of the file, known once it is decoded.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, source: str | os.PathLike | bytes | IO[bytes]):
+        stored = isinstance(source, (str, os.PathLike))
+        self.path, self.notes = Path(source if stored else _kind(source)), ()
         with _one_line_errors(self.path):
-            self._file = open(self.path, "rb")
+            self._file = open(self.path, "rb") if stored else io.BytesIO(_content_of(source))
             self.is_dicom = self.path.suffix.lower() in DICOM_SUFFIXES or self._file.read(132)[128:] == b"DICM"
 
     def __enter__(self) -> OpenImage:
@@ -68,10 +74,14 @@ class OpenImage:
 
     @cached_property
     def _content(self) -> bytes | mmap.mmap:
-        if self.is_dicom:
-            return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         self._file.seek(0)
-        return self._file.read()
+        if not self.is_dicom:
+            return self._file.read()
+        if isinstance(self._file, io.BytesIO):
+            content = mmap.mmap(-1, len(self._file.getbuffer()))
+            content.write(self._file.read())
+            return content
+        return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str | None]:
         """Return DICOM tags as text, see :func:`~mdf_detectron.data.dicom.dicom_tags`."""
@@ -110,7 +120,9 @@ class OpenImage:
         """
         with _one_line_errors(self.path):
             read = _dicom().decode_dicom if self.is_dicom else _decode_raster
-            return read(self.path, self._content, bit_depth)
+            pixels, provenance = read(self.path, self._content, bit_depth)
+            self.notes = provenance.notes
+            return pixels, provenance
 
     def pixels(self, image_format: str = "L", sha256: str | None = None) -> np.ndarray:
         """Return the model's input at the stored depth.
@@ -128,8 +140,45 @@ class OpenImage:
                 f"{sha256[:8]}…): it was damaged or replaced since; restore it, or remove the folder and prepare it "
                 "again"
             )
-        pixels = _as_format(self.decode(AS_STORED)[0], image_format)
-        return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+        return as_input(self.decode(AS_STORED)[0], image_format)
+
+
+def as_input(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """Turn decoded pixels into the model's input, see :meth:`OpenImage.pixels`."""
+    pixels = _as_format(pixels, image_format)
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+
+
+def decode_samples(image: np.ndarray | Image.Image, bit_depth: int = AS_STORED) -> tuple[np.ndarray, Provenance]:
+    """Decode a Pillow image or samples in memory exactly as :meth:`OpenImage.decode` does the file that holds them.
+
+    Args:
+        image: samples (H, W), (H, W, C) or (C, H, W), C = 1, 3 or 4 (with alpha; of 8 or 16 bits), integers or float.
+
+    Raises:
+        ImageReadError: another shape or type.
+    """
+    path = Path(_kind(image))
+    with _one_line_errors(path):
+        if isinstance(image, Image.Image):
+            return _decode_image(path, image, bit_depth)
+        if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4):
+            image = np.moveaxis(image, 0, 2)
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[:, :, 0]
+        channels = (3, 4) if image.dtype in (np.uint8, np.uint16) else (3,)
+        known = image.dtype.kind in "biuf" and (image.ndim == 2 or image.ndim == 3 and image.shape[2] in channels)
+        if not known or not image.size:
+            raise ImageReadError(
+                f"pixels of type {image.dtype} and shape {image.shape} are no image: give (H, W), (H, W, C) or "
+                "(C, H, W) with C = 1 or 3 (4 of 8 or 16 bits), integers or float; for several images use predict_batch"
+            )
+        check_memory(path, image.shape[1], image.shape[0], samples=max(1, image.size / image[..., 0].size / 2))
+        image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        if image.dtype == np.uint8:
+            return _decode_image(path, Image.fromarray(image), bit_depth)
+        pixels, provenance = _scale(_opaque(image), bit_depth or 16)
+        return pixels, _with_size(provenance, pixels, [], "pixels")
 
 
 def is_dicom(path: Path) -> bool:
@@ -250,6 +299,24 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         raise ImageReadError(f"{text}; replace the file or remove it") from None
 
 
+def _kind(source: object) -> str:
+    return f"<{type(source).__name__}>"
+
+
+def _content_of(source: Any) -> bytes:
+    """Read an open file from its start, or return bytes; refuse what is no image."""
+    if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
+        with suppress(AttributeError, OSError):  # a stream
+            source.seek(0)
+        source = source.read()
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        raise ImageReadError(
+            f"a {type(source).__name__} is no image: give a path, bytes, an open binary file, a Pillow image, an array "
+            "or a tensor; several images go to predict_batch"
+        )
+    return bytes(source)
+
+
 def to_gray(pixels: np.ndarray) -> np.ndarray:
     """Convert (H, W, 3) RGB to (H, W) luma (ITU-R 601, like Pillow), same dtype; return gray pixels unchanged."""
     if pixels.ndim == 2:
@@ -300,28 +367,34 @@ def copy_bare_png(source: Path, target: Path) -> None:
 def _decode_raster(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
     # from memory: given a path, Pillow garbles rotated TIFFs and allocates any length that a PNG chunk claims
     with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
-        notes = []
-        pages = getattr(image, "n_frames", 1)
-        if pages > 1:
-            notes.append(f"{pages} pages: the first is read")
-        if _has_deep_color(image, content):
-            check_memory(path, *image.size, samples=len(image.getbands()))
-            pixels, provenance = _deep_color(path, content, bit_depth or 16)
-            return pixels, _with_size(provenance, pixels, notes, image.format)
-        kind = image.format or "image"
-        white_is_zero = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            notes.append("EXIF orientation applied")
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            full_range = image.info.get(FULL_RANGE_KEY) == "full range"
-            pixels, provenance = _scale(np.asarray(upright), bit_depth or 16, white_is_zero, full_range)
-        else:
-            pixels = change_depth(_eight_bit(upright), bit_depth or 8)
-            provenance = Provenance(kind, 0, 0, 1 if upright.mode == "1" else 8, inverted=white_is_zero)
-        return pixels, _with_size(provenance, pixels, notes, kind)
+        return _decode_image(path, image, bit_depth, content)
+
+
+def _decode_image(
+    path: Path, image: Image.Image, bit_depth: int, content: bytes = b""
+) -> tuple[np.ndarray, Provenance]:
+    check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
+    notes = []
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        notes.append(f"{pages} pages: the first is read")
+    if _has_deep_color(image, content):
+        check_memory(path, *image.size, samples=len(image.getbands()))
+        pixels, provenance = _scale(_deep_color(path, content), bit_depth or 16)
+        return pixels, _with_size(provenance, pixels, notes, image.format)
+    kind = image.format or "image"
+    white_is_zero = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        notes.append("EXIF orientation applied")
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        full_range = image.info.get(FULL_RANGE_KEY) == "full range"
+        pixels, provenance = _scale(np.asarray(upright), bit_depth or 16, white_is_zero, full_range)
+    else:
+        pixels = change_depth(_eight_bit(upright), bit_depth or 8)
+        provenance = Provenance(kind, 0, 0, 1 if upright.mode == "1" else 8, inverted=white_is_zero)
+    return pixels, _with_size(provenance, pixels, notes, kind)
 
 
 def _with_size(done: Provenance, pixels: np.ndarray, notes: list[str], kind: str | None) -> Provenance:
@@ -330,7 +403,9 @@ def _with_size(done: Provenance, pixels: np.ndarray, notes: list[str], kind: str
                       (*notes, *done.notes))  # fmt: skip
 
 
-def _scale(values: np.ndarray, bit_depth: int, invert: bool, full_range: bool = False) -> tuple[np.ndarray, Provenance]:
+def _scale(
+    values: np.ndarray, bit_depth: int, invert: bool = False, full_range: bool = False
+) -> tuple[np.ndarray, Provenance]:
     """Scale float samples or more than eight bits; non-finite pixels become black, with a note."""
     bits = values.dtype.itemsize * 8
     finite = np.isfinite(values)
@@ -370,18 +445,21 @@ def _has_deep_color(image: Image.Image, content: bytes) -> bool:
     return False
 
 
-def _deep_color(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+def _deep_color(path: Path, content: bytes) -> np.ndarray:
     decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise ImageReadError(f"cannot read image {path}: its 16-bit color cannot be decoded; save it as 16-bit gray")
-    if decoded.ndim == 3 and decoded.shape[2] == 4:
-        decoded = np.rint(decoded[:, :, :3] * (decoded[:, :, 3:] / 65535.0)).astype(np.uint16)
-    colors = decoded[:, :, ::-1] if decoded.ndim == 3 else decoded
-    if colors.ndim == 3 and (colors == colors[:, :, :1]).all():
-        colors = colors[:, :, 0]
-    low, high, rule = robust_range(colors.reshape(-1))
-    pixels = np.ascontiguousarray(quantize(colors, low, high, bit_depth))
-    return pixels, Provenance("", 0, 0, 16, rule, low, high)
+    if decoded.ndim == 2:
+        return decoded
+    return _opaque(decoded[:, :, [2, 1, 0, 3][: decoded.shape[2]]])
+
+
+def _opaque(samples: np.ndarray) -> np.ndarray:
+    """Compose (H, W, 4) uint16 with black by its alpha; return (H, W) where all colors of a pixel are equal."""
+    if samples.ndim == 3 and samples.shape[2] == 4:
+        samples = np.rint(samples[:, :, :3] * (samples[:, :, 3:] / 65535.0)).astype(np.uint16)
+    gray = samples.ndim == 3 and (samples == samples[:, :, :1]).all()
+    return samples[:, :, 0] if gray else samples
 
 
 _limit_lock, _limit_users, _limit_saved = threading.Lock(), 0, None

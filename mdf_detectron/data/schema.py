@@ -214,7 +214,9 @@ class ClinicalSchema:
         Returns:
             parsed value of every column, in schema order.
         """
-        record = record or {}
+        record = {} if record is None else dict(record.items()) if hasattr(record, "items") else record
+        if not isinstance(record, Mapping):
+            raise DatasetError(f"{where}: the record is {shorten(record)}; expected column → value, as a dict")
         self.check_names(record, where)
         return {column.name: column.parse(record.get(column.name), where) for column in self.columns}
 
@@ -272,9 +274,10 @@ class ClinicalSchema:
 
 
 def is_missing(value: Any) -> bool:
-    """Check whether a raw value is missing: None, NaN, or empty or blank text."""
+    """Check whether a raw value is missing: None, NaN, pandas' NA, or empty or blank text."""
     return (
         value is None
         or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, (float, np.floating)) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")  # of pandas
     )

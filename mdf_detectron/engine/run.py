@@ -15,6 +15,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from mdf_detectron.child_processes import when_stopped
+from mdf_detectron.config_checks import check_device
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.data.loaders import make_caches
@@ -42,21 +43,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     register_all()
     args.config_file = str(find_config_file(args.config_file))  # Detectron2 logs its text
     cfg = load_config(args.config_file, args.opts)
-    _check_device(cfg.MODEL.DEVICE, asked="MODEL.DEVICE" in args.opts)
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+    if cfg.MODEL.DEVICE == "cuda" and "MODEL.DEVICE" not in args.opts and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
-
-
-def _check_device(device: str, asked: bool) -> None:
-    """Refuse a GPU that does not exist; accept Detectron2's default "cuda", which the CPU can replace."""
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (device == "cuda" and not asked):
-        return
-    count = torch.cuda.device_count()
-    if not number.isdigit() and number or int(number or 0) >= count:
-        raise ConfigError(f"MODEL.DEVICE is {device}, but this machine has {count} GPU(s); set MODEL.DEVICE cpu")
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,11 +26,13 @@ from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.checkpoint.published import open_weights
 from mdf_detectron.config import columns_read, learns_from_record, num_classes
+from mdf_detectron.config_checks import check_device
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import OpenImage, to_eight_bits
+from mdf_detectron.data.readers import OpenImage, as_input, decode_samples, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
+from mdf_detectron.threads import one_thread_in_forks
 
 DEFAULT_THRESHOLD = 0.5
 """Operating threshold if none is given and the checkpoint holds none."""
@@ -38,7 +40,7 @@ DEFAULT_THRESHOLD = 0.5
 MODALITIES = ("CR", "DX", "RG", "XA", "RF")
 """DICOM modalities of projection radiographs."""
 
-ImageLike = str | Path | OpenImage | np.ndarray | Image.Image
+ImageLike = str | Path | bytes | IO[bytes] | OpenImage | np.ndarray | torch.Tensor | Image.Image
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Predictor:
     Args:
         weights: a ``.pth`` file of this project, the name of a zoo model with published weights
             ("synthetic_cxr/logit_fusion" ships with the package), or an opened checkpoint.
-        device: "cpu" or "cuda"; by default the GPU if there is one.
-        threshold: one operating threshold for all classes, or one by class name; by default the checkpoint's, else 0.5.
+        device: "cpu", "cuda" or a ``torch.device``; by default the GPU if there is one.
+        threshold: one operating threshold of 0 to 1 for all classes, or one by class name; by default the
+            checkpoint's, else 0.5.
         force: accept DICOM files of other modalities than :data:`MODALITIES`, with a note.
         half: run the model in float16 (torch's autocast), on a GPU only; by default ``SOLVER.AMP.ENABLED`` there.
 
@@ -80,7 +83,7 @@ class Predictor:
         thresholds, threshold_source, temperature: as in :class:`~mdf_detectron.inference.findings.StudyFindings`.
 
     Raises:
-        ConfigError: float16 on a CPU, or a threshold for an unknown class.
+        ConfigError: no such device, float16 on a CPU, or a threshold for an unknown class or outside 0 to 1.
         CheckpointError: the file is absent or damaged, or lacks what a predictor needs.
     """
 
@@ -88,14 +91,16 @@ class Predictor:
         self,
         weights: str | Path | Checkpoint,
         *,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         threshold: float | Mapping[str, float] | None = None,
         force: bool = False,
         half: bool | None = None,
     ):
         checkpoint = weights if isinstance(weights, Checkpoint) else open_weights(weights)
         self.contents, self.digest, self.cfg = checkpoint.contents, checkpoint.digest, checkpoint.cfg
-        self.cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.cfg.MODEL.DEVICE = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_device(self.cfg.MODEL.DEVICE)
+        one_thread_in_forks()
         self.half = self.cfg.SOLVER.AMP.ENABLED and self.cfg.MODEL.DEVICE != "cpu" if half is None else half
         if self.half and self.cfg.MODEL.DEVICE == "cpu":
             raise ConfigError("float16 needs a GPU, the model is on the CPU; leave it out there")
@@ -127,12 +132,15 @@ class Predictor:
         """Predict one study.
 
         Args:
-            image: path of a DICOM or raster file, (H, W) or (H, W, 3) RGB uint8 pixels, or a Pillow image.
-            record: column → value in the schema's unit; an absent column, None or an empty text is missing.
+            image: path, content or open binary file of a DICOM or raster image; a Pillow image, an array or a tensor,
+                read as its file would be, see :func:`~mdf_detectron.data.readers.decode_samples`.
+            record: a mapping or a pandas Series, column → value in the schema's unit; an absent column, None, NaN or an
+                empty text is missing.
 
         Raises:
             ImageReadError: the input is no image, or a DICOM file of another modality.
             DatasetError: the schema lacks a column of the record, or does not allow a value.
+            ConfigError: a forked process cannot use the GPU of its parent; on CPUs it predicts, with one thread.
         """
         return self.predict([self.prepare(image, record)])[0]
 
@@ -168,8 +176,14 @@ class Predictor:
 
     def predict(self, studies: Sequence[PreparedStudy]) -> list[StudyFindings]:
         """Predict prepared studies in one batch."""
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=self.half):
-            outputs = self.model([study.model_input for study in studies])
+        try:
+            with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=self.half):
+                outputs = self.model([study.model_input for study in studies])
+        except RuntimeError as error:
+            if "forked subprocess" not in str(error):
+                raise
+            text = "a forked process cannot use the GPU of its parent: make the Predictor in it, or start it by spawn"
+            raise ConfigError(text) from None
         return [self._findings(s, o["instances"].to("cpu")) for s, o in zip(studies, outputs, strict=True)]
 
     def with_record(self, study: PreparedStudy, record: Mapping[str, Any] | None) -> PreparedStudy:
@@ -230,26 +244,23 @@ class Predictor:
 
     def _read(self, image: ImageLike) -> tuple[np.ndarray, list[str]]:
         """Return pixels (H, W, C), uint8 or (of more than eight bits) float32 in 0–255, and notes about the file."""
-        image_format = self.cfg.INPUT.FORMAT
-        if isinstance(image, (str, Path)):
+        if isinstance(image, torch.Tensor):
+            image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+        if isinstance(image, (np.ndarray, Image.Image)):
+            pixels, provenance = decode_samples(image)
+            return as_input(pixels, self.cfg.INPUT.FORMAT), list(provenance.notes)
+        if not isinstance(image, OpenImage):
             with OpenImage(image) as file:
                 return self._read(file)
-        if isinstance(image, OpenImage):
-            notes = self._modality_notes(image)
-            return image.pixels(image_format), notes
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
-                raise ImageReadError(
-                    f"pixels of type {image.dtype} and shape {image.shape}: give (H, W) or (H, W, 3) uint8, or a file"
-                )
-            image = Image.fromarray(image.squeeze())
-        gray_or_rgb = np.asarray(image.convert("L" if image_format == "L" else "RGB"))
-        if image_format == "L":
-            return gray_or_rgb[:, :, None].copy(), []
-        return (gray_or_rgb[:, :, ::-1] if image_format == "BGR" else gray_or_rgb).copy(), []
+        notes = self._modality_notes(image)
+        pixels = image.pixels(self.cfg.INPUT.FORMAT)
+        return pixels, [*notes, *image.notes]
 
     def _thresholds(self, given: float | Mapping[str, float] | None) -> tuple[dict[str, float], str]:
         stored = self.contents["operating_point"]
+        for value in given.values() if isinstance(given, Mapping) else [] if given is None else [given]:
+            if not 0 <= value <= 1:  # NaN neither
+                raise ConfigError(f"the threshold is {value}: scores are from 0 to 1, give a number of that range")
         if isinstance(given, Mapping):
             if unknown := sorted(set(given) - set(self.class_names)):
                 raise ConfigError(f"thresholds for unknown classes {unknown}; the model has {self.class_names}")

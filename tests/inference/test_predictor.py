@@ -1,12 +1,17 @@
 """A predictor's findings equal the evaluator's predictions; records and images are checked."""
 
+import io
 import json
+import multiprocessing
 import re
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from detectron2.structures import pairwise_iou
+from dicom_files import radiograph, save
 from PIL import Image
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, DIGEST_KEY, Checkpoint, signed
@@ -125,10 +130,88 @@ def test_arrays_files_and_batches_agree(tiny_predictor, image, tiny_folder):
         tiny_predictor.predict_batch(images[:2], [RECORD])
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "12 bits", "float", "int32", "alpha", "16-bit color", "EXIF", "1 bit"])
+def test_every_kind_of_image_gives_what_its_file_gives(tiny_predictor, tmp_path, kind):
+    rng = np.random.default_rng(3)
+    deep = (rng.integers(0, 65536, (80, 96)) * np.linspace(0.2, 1, 96)).astype(np.uint16)
+    samples = {
+        "16 bits": deep, "12 bits": deep // 16, "float": deep.astype(np.float32) / 7 - 3, "1 bit": deep > 9999,
+        "int32": deep.astype(np.int32) - 999, "EXIF": (deep // 256).astype(np.uint8),
+        "alpha": rng.integers(0, 256, (80, 96, 4)).astype(np.uint8),
+        "16-bit color": np.stack([deep, deep // 2, deep], 2),
+    }[kind]  # fmt: skip
+    file = tmp_path / ("image.tif" if kind in ("float", "int32") else "image.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    if kind == "16-bit color":
+        cv2.imwrite(str(file), samples[:, :, ::-1])
+    else:
+        Image.fromarray(samples).save(file, **({"exif": exif} if kind == "EXIF" else {}))
+    stream = io.BytesIO(file.read_bytes())
+    stream.seek(0, io.SEEK_END)
+    given = [file.read_bytes(), stream, open(file, "rb")]
+    if kind != "16-bit color":  # of which Pillow keeps eight bits
+        given.append(Image.open(file))
+    if kind != "EXIF":
+        first = samples if samples.ndim == 2 else samples.transpose(2, 0, 1)
+        given += [samples, first, torch.from_numpy(first.astype(np.int32) if kind == "12 bits" else first)]
+    if samples.ndim == 2 and kind != "EXIF":
+        given += [samples[:, :, None], np.stack([samples] * 3, 2), np.stack([samples] * 3)]
+    expected = tiny_predictor.prepare(file, RECORD)
+    assert expected.model_input["image"].std() > 1
+    for number, one in enumerate(given):
+        study = tiny_predictor.prepare(one, RECORD)
+        assert torch.equal(study.model_input["image"], expected.model_input["image"]), number
+        assert np.array_equal(study.pixels, expected.pixels) and study.notes == expected.notes
+    assert ("EXIF orientation applied" in expected.notes) == (kind == "EXIF")
+
+
+def test_a_dicom_file_in_memory_is_its_file(tiny_predictor, tmp_path):
+    pixels = (np.arange(7680, dtype=np.uint16) % 4096).reshape(80, 96)
+    path = save(radiograph(pixels, Modality="DX"), tmp_path / "a.dcm")
+    one, other = (tiny_predictor.prepare(x) for x in (path, path.read_bytes()))
+    assert torch.equal(one.model_input["image"], other.model_input["image"]) and other.image == "image"
+
+
+def test_a_series_is_a_record(tiny_predictor, image):
+    series = pd.Series({**RECORD, "age": 43, "temperature": np.float32("nan")}, dtype=object)
+    table = pd.DataFrame([{"age": 43, "gender": pd.NA}]).convert_dtypes()
+    assert tiny_predictor(image, series).record == {"age": 43, "temperature": None, "gender": "F"}
+    assert tiny_predictor(image, table.iloc[0]).record == {"age": 43, "temperature": None, "gender": None}
+    with pytest.raises(DatasetError, match=r"the record is \[43\]; expected column"):
+        tiny_predictor(image, [43])
+
+
+def _in_a_fork(predictor, image, queue):
+    queue.put(predictor(image, RECORD).to_coco())
+
+
+def test_a_forked_process_predicts(tiny_run, image):
+    """Without one thread in forks it waits forever for the threads that its parent had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor = Predictor(tiny_run / "model_final.pth", device=torch.device("cpu"))
+        expected = predictor(image, RECORD).to_coco()
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        process = context.Process(target=_in_a_fork, args=(predictor, image, queue))
+        process.start()
+        found = queue.get(timeout=30)
+        process.join(5)
+    finally:
+        process.kill()
+        torch.set_num_threads(before)
+    assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
+
+
 def test_what_is_no_image_is_refused(tiny_predictor, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     for image, message in (
-        (np.zeros((4, 4)), "uint8"), (np.zeros((0, 4), np.uint8), "uint8"), (np.zeros(4, np.uint8), "uint8"),
+        (np.zeros((4, 4), complex), "complex"), (np.zeros((0, 4), np.uint8), "uint8"), (np.zeros(4, np.uint8), "uint8"),
+        (np.zeros((2, 3, 4, 4), np.uint8), "several images use predict_batch"), (np.zeros((4, 4, 4)), "float64"),
+        ([np.zeros((4, 4), np.uint8)], "a list is no image"), (open(tmp_path / "notes.txt"), "binary file"),
+        (b"text", "<bytes>: it is no image"), (None, "a NoneType is no image"),
         (tmp_path / "notes.txt", "notes.txt"), (tmp_path / "absent.png", "no image file at"),
     ):  # fmt: skip
         with pytest.raises(ImageReadError, match=message):
@@ -146,6 +229,12 @@ def test_thresholds(tiny_run, tiny_predictor, image):
     )
     with pytest.raises(ConfigError, match="unknown classes"):
         Predictor(path, device="cpu", threshold={"drak": 0.1})
+    for outside in (50, -0.1, float("nan"), {"dark": 1.5}):
+        with pytest.raises(ConfigError, match="scores are from 0 to 1"):
+            Predictor(path, device="cpu", threshold=outside)
+    for device, message in (("gpu", "expected cpu, cuda"), ("cuda:99", "this machine has")):
+        with pytest.raises(ConfigError, match=message):
+            Predictor(path, device=device)
 
 
 def test_an_image_only_model_takes_a_record_and_says_that_it_does_not_read_it(tiny_image_only_predictor, image):
