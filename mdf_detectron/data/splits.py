@@ -92,25 +92,17 @@ def _patient_numbers(groups: Sequence[Hashable]) -> np.ndarray:
     return np.array([codes[key] for key in keys], dtype=np.int64)
 
 
-def train_val_test(
-    groups: Sequence[Hashable],
-    strata: Sequence[Hashable],
-    seed: int,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
-) -> list[str]:
-    """Assign each record to "train", "val" or "test", by patient; approximate ``fractions`` by 20 folds.
+def train_val_test(groups: Sequence[Hashable], strata: Sequence[Hashable], seed: int) -> list[str]:
+    """Assign each record to "train", "val" or "test", by patient: 70, 15 and 15 %, by 20 folds.
 
     With fewer than 20 patients, the number of folds is the number of patients; fewer than 3 raise ``ValueError``.
     """
-    if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
-        raise ValueError(f"split fractions must be non-negative and sum to 1, got {fractions}")
     folds = min(20, _patient_numbers(groups).max(initial=-1) + 1)
     if folds < 3:
         raise ValueError(f"a train/val/test split needs at least 3 patients, got {folds}")
-    val = max(1, round(folds * fractions[1])) if fractions[1] else 0
-    test = max(1, round(folds * fractions[2])) if fractions[2] else 0
+    part = max(1, round(folds * 0.15))
     fold = grouped_folds(groups, strata, folds, seed)
-    return ["test" if f < test else "val" if f < test + val else "train" for f in fold]
+    return ["test" if f < part else "val" if f < 2 * part else "train" for f in fold]
 
 
 def balanced_parts(groups: Sequence[Hashable], counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:

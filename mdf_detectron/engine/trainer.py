@@ -36,10 +36,10 @@ from mdf_detectron.data.loaders import (
     records_of,
     train_clinical_records,
 )
-from mdf_detectron.engine.averaged_weights import AverageWeights, replaced_weights
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
     AverageRunningStatistics,
+    AverageWeights,
     CheckedJSONWriter,
     FiniteLosses,
     ModelRunningState,
@@ -47,6 +47,7 @@ from mdf_detectron.engine.hooks import (
     ScalarHistory,
     SeedIterations,
     build_trackers,
+    replaced_weights,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
 from mdf_detectron.engine.processes import data_parallel, unwrapped

@@ -18,8 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from mdf_detectron.checkpoint.checkpoint import Checkpoint
-from mdf_detectron.engine.averaged_weights import replaced_weights
-from mdf_detectron.engine.hooks import RUNNING_STATE
+from mdf_detectron.engine.hooks import RUNNING_STATE, replaced_weights
 from mdf_detectron.engine.processes import copy_from_main, unwrapped
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
 from mdf_detectron.fileio import read_json, write_json

@@ -29,7 +29,7 @@ from mdf_detectron.data.annotations import (
 )
 from mdf_detectron.data.masks import Segmentation, segmentation_problems
 from mdf_detectron.data.schema import is_missing
-from mdf_detectron.errors import DatasetError, ResultsError, shorten
+from mdf_detectron.errors import ResultsError, shorten
 from mdf_detectron.fileio import read_json
 
 
@@ -84,16 +84,6 @@ class GroundTruth:
         if not isinstance(annotations, Mapping):
             annotations = annotations.dataset
         return _ground_truth(check_annotations(annotations, "annotations", prepared=False))
-
-    def image_weights(self, image_ids) -> np.ndarray:
-        """Return (I,) float64 weights, 1 for the given images, else 0; raise ``DatasetError`` for an unknown id."""
-        index = {image_id: i for i, image_id in enumerate(self.image_ids)}
-        weights = np.zeros(self.num_images)
-        for image_id in image_ids:
-            if image_id not in index:
-                raise DatasetError(unknown_reference("image_id", image_id, index))
-            weights[index[image_id]] = 1.0
-        return weights
 
 
 def _ground_truth(annotations: Annotations) -> GroundTruth:

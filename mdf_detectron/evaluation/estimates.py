@@ -239,8 +239,7 @@ class Estimator:
         test = difference_test(second.values - first.values, second.samples - first.samples, num_patients,
                                training=training, seed=self.seed)  # fmt: skip
         keys = ("first", "second", "value", "low", "high", "p_value", "least_p")
-        columns = (first.values, second.values, test.difference, test.low, test.high, test.p_value, test.least_p)
-        return _rows(names, keys, columns)
+        return _rows(names, keys, (first.values, second.values, *test))
 
     def totals(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sum (I, M) counts over the images: (M,) totals, low and high ends."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,6 @@ class CXREvaluator(DatasetEvaluator):
     Args:
         output_dir: folder for :data:`PREDICTIONS_FILE_NAME`; None writes nothing.
         max_dets: highest-scoring detections to keep for each image and class.
-        image_ids: images to score; by default the whole dataset.
 
     Raises:
         DatasetError: the dataset has no ``json_file``, or its annotations are invalid.
@@ -77,12 +75,10 @@ class CXREvaluator(DatasetEvaluator):
         output_dir: str | Path | None = None,
         *,
         max_dets: int = MAX_DETS,
-        image_ids: Iterable[Any] | None = None,
     ) -> None:
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None
         self._max_dets = max_dets
-        self._image_ids = list(image_ids) if image_ids is not None else None
         self._ground_truth = ground_truth_of(dataset_name)
         to_contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
         if to_contiguous is None:
@@ -133,7 +129,6 @@ class CXREvaluator(DatasetEvaluator):
             results,
             tasks=("bbox", "segm") if masks else ("bbox",),
             max_dets=self._max_dets,
-            image_ids=self._image_ids,
         )
 
     def _category(self, contiguous: int) -> Any:
@@ -145,7 +140,7 @@ class CXREvaluator(DatasetEvaluator):
         return self._category_of[contiguous]
 
     def _warn_of_unseen(self, predictions: dict[Any, list]) -> None:
-        unseen = set(self._ground_truth.image_ids if self._image_ids is None else self._image_ids) - set(predictions)
+        unseen = set(self._ground_truth.image_ids) - set(predictions)
         if unseen:
             logger.warning(
                 "%d of the images of '%s' were not given to the model; their ground-truth boxes are false negatives",

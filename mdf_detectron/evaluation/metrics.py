@@ -38,13 +38,14 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tu
     scores); a weight of 0 leaves it out.
 
     Args:
-        weights: (I,) or (B, I), non-negative; None: all ones.
+        weights: (B, I), non-negative; None: all ones.
 
     Returns:
-        ap, ar: (B, T, K) float64 in [0, 1], NaN where undefined; (T, K) unless ``weights`` is (B, I).
+        ap, ar: (B, T, K) float64 in [0, 1], NaN where undefined; (T, K) without weights.
     """
-    single = weights is None or np.ndim(weights) == 1
-    weights = np.ones((1, matches.num_images)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
+    if weights is None:
+        return tuple(one[0] for one in average_precision(matches, np.ones((1, matches.num_images))))
+    weights = np.asarray(weights, dtype=float)
     shape = (len(weights), len(matches.thresholds), len(matches.class_names))
     ap, ar = np.full(shape, np.nan), np.full(shape, np.nan)
     true_positive = matches.true_positive
@@ -55,7 +56,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tu
         ap[:, :, k], ar[:, :, k] = _class_metrics(
             true_positive[:, begin:end], matches.ignored[:, begin:end], class_weights, positives
         )
-    return (ap[0], ar[0]) if single else (ap, ar)
+    return ap, ar
 
 
 def precision_recall_curve(matches: Matches, class_index: int, threshold: float) -> tuple[np.ndarray, ...]:
@@ -233,7 +234,7 @@ def metric_values(
 
     Args:
         matches: at least at the metrics' thresholds.
-        weights: (I,) or (B, I), see :func:`average_precision`; None: all ones.
+        weights: (B, I), see :func:`average_precision`; None: all ones.
         metrics: None: :data:`METRICS`.
 
     Returns:
@@ -243,8 +244,8 @@ def metric_values(
         ValueError: ``matches`` lacks a threshold, or a metric's values have the wrong shape.
     """
     metrics = METRICS if metrics is None else metrics
-    single = weights is None or np.ndim(weights) == 1
-    weights = np.ones((1, matches.num_images)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
+    single = weights is None
+    weights = np.ones((1, matches.num_images)) if single else np.asarray(weights, dtype=float)
     all_ap, all_ar = average_precision(matches, weights)
     overall, of_class = [], [[] for _ in matches.class_names]
     for metric in metrics:

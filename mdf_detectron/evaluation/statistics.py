@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -179,8 +180,7 @@ def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float
     return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
 
 
-@dataclass(frozen=True)
-class PairedTest:
+class PairedTest(NamedTuple):
     """Metrics of model B minus those of model A, on the same images.
 
     Attributes:

@@ -16,7 +16,6 @@ import numpy as np
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.counts import BACKGROUND, confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.estimates import ByFold, Estimator, Verdict, concatenate_folds
 from mdf_detectron.evaluation.froc import (
     FALSE_POSITIVE_RATES,
@@ -38,7 +37,14 @@ from mdf_detectron.evaluation.metrics import (
     precision_recall_curve,
     subgroup_metrics,
 )
-from mdf_detectron.evaluation.scoring import default_tasks, match_table, task_settings
+from mdf_detectron.evaluation.scoring import (
+    BACKGROUND,
+    confusion_matrix,
+    counts_per_image,
+    default_tasks,
+    match_table,
+    task_settings,
+)
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
 from mdf_detectron.evaluation.subgroups import list_subgroups
 from mdf_detectron.fileio import finite_or_none, read_json

@@ -225,7 +225,7 @@ class StudyEstimator(Estimator):
 
         def make() -> np.ndarray:
             at, own = self.names.index(self.metric), members[self.images.places[fold]].astype(float)
-            return np.array([metric_values(one, own)[1][[at]] for one in self.matches(*side)[fold]])
+            return np.array([metric_values(one, own[None])[1][0, [at]] for one in self.matches(*side)[fold]])
 
         return self._once(("values", side, fold, members.tobytes()), make)
 

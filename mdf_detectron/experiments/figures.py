@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mdf_detectron.evaluation.counts import counts_per_image
 from mdf_detectron.evaluation.estimates import estimate, number
 from mdf_detectron.evaluation.metrics import COUNT_THRESHOLD, METRICS
+from mdf_detectron.evaluation.scoring import counts_per_image
 from mdf_detectron.evaluation.summary import ALL, OUTCOMES, SWEEP, count_rows
 from mdf_detectron.experiments.correlation import correlations
 from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator

@@ -141,13 +141,6 @@ def test_weights_equal_repeated_images():
             np.testing.assert_allclose(ar[b], expected[1], atol=1e-9)
 
 
-def test_subset_of_images():
-    annotations, predictions = random_case(3, num_images=6)
-    part = evaluate_coco(annotations, predictions, image_ids=[2, 5])
-    alone = evaluate_coco(*repeated(annotations, predictions, [0, 1, 0, 0, 1, 0]))
-    np.testing.assert_allclose(list(part["bbox"].values()), list(alone["bbox"].values()), atol=1e-9)
-
-
 def test_precision_recall_curve():
     truth = GroundTruth.load(dataset([(1, 1, (0, 0, 10, 10), 0), (2, 1, (0, 0, 10, 10), 0)]))
     found = results([(1, 1, (0, 0, 10, 10), 0.9), (1, 1, (50, 50, 9, 9), 0.8), (2, 1, (0, 0, 5, 5), 0.7)])

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from slow_reference import slow_confusion, slow_matches
 
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.counts import confusion_matrix, counts_per_image
 from mdf_detectron.evaluation.matching import match
+from mdf_detectron.evaluation.scoring import confusion_matrix, counts_per_image
 
 A, B = (0, 0, 10, 10), (50, 50, 20, 20)
 

@@ -75,7 +75,9 @@ def test_values_are_those_of_the_part():
         (RECORD, "present", 10, 5),
     ]
     for result, ids in zip(found, ([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], range(1, 11)), strict=True):
-        expected = evaluate_coco(truth, predictions, image_ids=ids)["bbox"]
+        part = {**annotations, **{key: [one for one in annotations[key] if one[of] in ids]
+                                  for key, of in (("images", "id"), ("annotations", "image_id"))}}  # fmt: skip
+        expected = evaluate_coco(part, [one for one in predictions if one["image_id"] in ids])["bbox"]
         rows = estimator.rows(list(expected), cells, 5, members=result.members)
         values = [np.nan if row["value"] is None else row["value"] for row in rows.values()]
         np.testing.assert_allclose(values, list(expected.values()), atol=1e-9)

@@ -112,7 +112,7 @@ class WriteOptions:
     Attributes:
         fractions: of train, val and test.
         folds: if above 0, also write this many cross-validation folders.
-        splits: table of the splits of readings or images, see :mod:`.split_file`; others are dropped.
+        splits: table of readings or images and their splits (:func:`~.preparation.set_splits_by_file`); drop others.
         allow_shared_patients: accept a patient in several of these splits.
         image_size, bit_depth, copy_images: see :func:`~mdf_detectron.data.sources.kit.image_files.bring_images`.
     """

@@ -19,15 +19,16 @@ from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, place_boxes, shape
 from mdf_detectron.data.sources.kit.collection import Collection, Content, WriteOptions
 from mdf_detectron.data.sources.kit.image_files import bring_images
 from mdf_detectron.data.sources.kit.output import deal, write_folder
-from mdf_detectron.data.sources.kit.split_file import set_splits_by_file
-from mdf_detectron.data.sources.kit.studies import Study, read_tags
-from mdf_detectron.data.sources.kit.values import clean_value, is_age
+from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, Study, read_tags
+from mdf_detectron.data.sources.kit.table import read_table
+from mdf_detectron.data.sources.kit.values import clean_value, fold, is_age
 from mdf_detectron.data.splits import patient_key
 from mdf_detectron.errors import SourceDataError, shorten
 from mdf_detectron.fileio import check_regular
 
 NO_PATIENT, ABSENT, UNREADABLE = "no patient", "image file absent", "unreadable image"
 TWO_SPLITS, NO_USABLE_BOX = "patient in several splits", "none of its boxes is usable"
+KEYS, SPLIT = ("reading_id", "id", "dicom_id", "image_id", "image", "file_name"), "split"
 
 
 def prepare(
@@ -211,3 +212,34 @@ def _target_names(paths: Sequence[Path], as_png: bool) -> dict[Path, str]:
         count = taken[first.casefold()]
         names[path] = first if count == 1 else f"{Path(first).stem}~{count}{Path(first).suffix}"
     return names
+
+
+def set_splits_by_file(path: str | Path, studies: Sequence[Study], problems: ProblemList) -> None:
+    """Set each study's split, None if the table does not name it, by column "split" and the first of :data:`KEYS`.
+
+    A key is a reading, or an image by id, file name or stem. An unknown one and one in two splits are problems.
+    """
+    table = read_table(path, problems)
+    table.require([SPLIT], "--splits")
+    column = next((name for name in KEYS if name in table.columns), None)
+    if column is None:
+        known = ", ".join(table.columns)
+        raise SourceDataError(f"{path}: it has {known}; name the column of readings or images one of {', '.join(KEYS)}")
+    of_key: dict[str | None, list[Study]] = {}
+    for study in studies:
+        study.split = None
+        readings = str(study.extra.get("reading_id", "")).split()
+        for name in {*readings, study.image.image_id, study.image.name, study.path.name, study.path.stem}:
+            of_key.setdefault(patient_key(name), []).append(study)
+    for number, row in enumerate(table.rows):
+        split, where = SPLIT_WORDS.get(fold(row[SPLIT])), f"{table.place(number)}: {column} {shorten(row[column])}"
+        named = of_key.get(patient_key(row[column]), ())
+        if split is None:
+            problems.add("no split", f"{where} has split {shorten(row[SPLIT])}; expected train, val or test")
+        elif not named:
+            problems.add("unknown reading or image", f"{where} is not among the {len(studies)} entries that are left")
+        elif others := {study.split for study in named} - {None, split}:
+            problems.add("in two splits", f"{where} is in {split} and in {others.pop()}; name one")
+        else:
+            for study in named:
+                study.split = split
