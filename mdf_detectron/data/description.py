@@ -101,7 +101,8 @@ def describe_folder(root: str | Path, num_workers: int = 2) -> Description:
     schema, splits = read_folder(root)
     description = Description(root, splits, schema, associate(splits["train"], schema))
     images = [(split, image) for split, one in splits.items() for image in one.images]
-    hashes = _hash_images(root, images, num_workers)
+    paths = [root / "images" / image["file_name"] for _, image in images]
+    hashes = list(tqdm(thread_map(_hash_image, paths, num_workers), "hashing images", len(paths), unit="image"))
     description.unreadable = [h for h in hashes if isinstance(h, str)]
     readable = [(image, h) for image, h in zip(images, hashes, strict=True) if not isinstance(h, str)]
     bits = np.array([h for _, h in readable], dtype=bool).reshape(-1, HASH_SIDE**2)
@@ -138,11 +139,6 @@ def _association(column: ClinicalColumn, finding: str, values: list[Any], there:
             value = float(contingency.association(table, method="cramer"))
             p_value = float(contingency.chi2_contingency(table, correction=False).pvalue)
     return Association(column.name, finding, measure, value, p_value, int(known.sum()), *shares)
-
-
-def _hash_images(root: Path, images: Sequence[tuple[str, dict]], num_workers: int) -> list[np.ndarray | str]:
-    paths = [root / "images" / image["file_name"] for _, image in images]
-    return list(tqdm(thread_map(_hash_image, paths, num_workers), "hashing images", len(paths), unit="image"))
 
 
 def _hash_image(path: Path) -> np.ndarray | str:

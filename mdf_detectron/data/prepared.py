@@ -109,7 +109,8 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         old = out.with_name(out.name + ".old")
         if old.exists() and not out.exists():
             old.rename(out)  # an earlier run was killed between the two moves below
-        for leftover in (*_staging_folders(out), old):
+        of_killed = re.compile(rf"{re.escape(out.name)}\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
+        for leftover in (*(p for p in out.parent.glob(f"*{PARTIAL_SUFFIX}") if of_killed.fullmatch(p.name)), old):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = out.with_name(f"{out.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
         mask = os.umask(0o077)  # also applies to workers started in the block
@@ -124,11 +125,6 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
             os.umask(mask)
         for done in (old, out.with_name(out.name + IMAGE_CACHE_SUFFIX)):
             shutil.rmtree(done, ignore_errors=True)
-
-
-def _staging_folders(out: Path) -> list[Path]:
-    name = re.compile(rf"{re.escape(out.name)}\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
-    return [path for path in out.parent.glob(f"*{PARTIAL_SUFFIX}") if name.fullmatch(path.name)]
 
 
 def _replace(out: Path, staging: Path, old: Path) -> None:

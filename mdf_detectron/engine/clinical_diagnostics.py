@@ -158,10 +158,6 @@ def _hook(norms: dict[str, float], name: str):
     def record(module, inputs, output) -> None:
         if len(inputs) > 1:  # with a record
             for part, value in zip(("image", "record"), module.joined_parts(inputs, output), strict=True):
-                norms[f"{key}_{part}"] = _rms(value)
+                norms[f"{key}_{part}"] = float(value.detach().float().square().mean().sqrt()) if value.numel() else 0.0
 
     return record
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.detach().float().square().mean().sqrt()) if x.numel() else 0.0

@@ -65,16 +65,14 @@ class ValidationHistory:
         """Tell whether a value would be the best so far; None and NaN never are."""
         if value is None or not math.isfinite(value):
             return False
-        return self.best is None or self._gain(value) > 0
+        best = self.best and self.best["value"]
+        return best is None or (value > best if self.larger_is_better else value < best)
 
     @property
     def since_best(self) -> int:
         """Number of validations after the best one; undefined values (a split without annotations) do not count."""
         after = self.best["iteration"] if self.best else 0
         return sum(e["iteration"] > after and e["value"] is not None for e in self.entries)
-
-    def _gain(self, value: float) -> float:
-        return value - self.best["value"] if self.larger_is_better else self.best["value"] - value
 
 
 BEST_CHECKPOINT = "model_best"

@@ -228,7 +228,9 @@ def _check_entries(results: list, images: dict, classes: dict, where: str) -> No
 
 
 def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any, int], where: str) -> None:
-    unknown = [i for i, r in enumerate(results) if not _is_id(r[key]) or r[key] not in known]
+    ids = (int, str, float, np.integer)
+    unknown = [i for i, r in enumerate(results)
+               if not isinstance(r[key], ids) or isinstance(r[key], bool) or r[key] not in known]  # fmt: skip
     if not unknown:
         return
     i = unknown[0]
@@ -236,10 +238,6 @@ def _check_known(results: list[Mapping[str, Any]], key: str, known: Mapping[Any,
     if len(unknown) == len(results) and "same way" not in text:
         raise ResultsError(f"{text}; this is so for every entry: are these results of another dataset?")
     raise ResultsError(f"{text} ({len(unknown)} such entries)")
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str, float, np.integer)) and not isinstance(value, bool)
 
 
 def _boxes(results: list[Mapping[str, Any]], where: str) -> np.ndarray:

@@ -29,7 +29,9 @@ def annotation_file(dataset_name: str) -> Path:
     """Return the COCO JSON file of a dataset; raise ``DatasetError`` if it has none or is not prepared."""
     known = dataset_name in DatasetCatalog.list()
     if not known and dataset_name not in MetadataCatalog.list():
-        raise DatasetError(f"dataset '{dataset_name}' is not registered; registered are {_some_names()}")
+        ours = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("evaluator_type") == "cxr"]
+        names = ", ".join(ours or DatasetCatalog.list()[:5])
+        raise DatasetError(f"dataset '{dataset_name}' is not registered; registered are {names}")
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if json_file and known and not Path(json_file).is_file():
         DatasetCatalog.get(dataset_name)
@@ -43,11 +45,6 @@ def annotation_file(dataset_name: str) -> Path:
 def ground_truth_of(dataset_name: str) -> GroundTruth:
     """Return the ground truth of a registered dataset; a prepared split is read only once."""
     return GroundTruth.load(dataset_annotations(dataset_name) or annotation_file(dataset_name))
-
-
-def _some_names() -> str:
-    names = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("evaluator_type") == "cxr"]
-    return ", ".join(names or DatasetCatalog.list()[:5])
 
 
 PREDICTIONS_FILE_NAME = "coco_instances_results.json"
@@ -120,7 +117,11 @@ class CXREvaluator(DatasetEvaluator):
             return OrderedDict()
         predictions = {image_id: results for part, _ in gathered for image_id, results in part.items()}
         masks = any(has_masks for _, has_masks in gathered) and self._ground_truth.segmentations is not None
-        self._warn_of_unseen(predictions)
+        if unseen := set(self._ground_truth.image_ids) - set(predictions):
+            logger.warning(
+                f"{len(unseen)} of the images of '{self._dataset_name}' were not given to the model; their "
+                "ground-truth boxes are false negatives"
+            )
         results = list(itertools.chain.from_iterable(predictions.values()))
         if self._output_dir is not None:
             write_json(self._output_dir / PREDICTIONS_FILE_NAME, results, indent=None)
@@ -138,15 +139,6 @@ class CXREvaluator(DatasetEvaluator):
                 f"{len(self._category_of)} classes; MODEL.ROI_HEADS.NUM_CLASSES must be that number"
             )
         return self._category_of[contiguous]
-
-    def _warn_of_unseen(self, predictions: dict[Any, list]) -> None:
-        unseen = set(self._ground_truth.image_ids) - set(predictions)
-        if unseen:
-            logger.warning(
-                "%d of the images of '%s' were not given to the model; their ground-truth boxes are false negatives",
-                len(unseen),
-                self._dataset_name,
-            )
 
 
 def evaluate_records(

@@ -51,7 +51,8 @@ def froc_detections(ground_truth: GroundTruth, detections: Detections, *, criter
     )
     boxes, gt_boxes = detections.boxes[kept][pair_det], ground_truth.boxes[pair_gt]
     if criterion == "center":
-        near, threshold = _center_in(boxes, gt_boxes).astype(float), 1.0
+        center, (low, size) = boxes[:, :2] + boxes[:, 2:] / 2, np.hsplit(gt_boxes, 2)
+        near, threshold = ((center >= low) & (center <= low + size)).all(axis=1).astype(float), 1.0
     else:
         near, threshold = paired_box_overlaps(boxes, gt_boxes, criterion, ground_truth.crowd[pair_gt]), 0.5
     crowd = ground_truth.crowd
@@ -121,8 +122,3 @@ def _curves(detections: FrocDetections, class_index: int | None, weights: np.nda
     total = weights[:, gt_image].sum(axis=1, keepdims=True)
     sensitivity = np.divide(true_positives, total, out=np.full(true_positives.shape, np.nan), where=total > 0)
     return false_positives / images, sensitivity, np.append(np.inf, scores[ends])
-
-
-def _center_in(boxes: np.ndarray, gt_boxes: np.ndarray) -> np.ndarray:
-    center = boxes[:, :2] + boxes[:, 2:] / 2
-    return ((center >= gt_boxes[:, :2]) & (center <= gt_boxes[:, :2] + gt_boxes[:, 2:])).all(axis=1)

@@ -46,11 +46,11 @@ def overlap_matrix(
     check_overlap(overlap)
     if len(detections) == 0 or len(ground_truth) == 0:
         return np.zeros((len(detections), len(ground_truth)))
-    over_detection = [1] * len(ground_truth) if overlap == "iobb" else _crowd_flags(crowd, len(ground_truth))
+    over_detection = np.broadcast_to(overlap == "iobb" or (False if crowd is None else crowd), len(ground_truth))
     if isinstance(detections, np.ndarray):
         detections = np.ascontiguousarray(detections, dtype=np.float64)
         ground_truth = np.ascontiguousarray(ground_truth, dtype=np.float64)
-    matrix = np.asarray(mask_utils.iou(detections, ground_truth, over_detection), dtype=np.float64)
+    matrix = np.asarray(mask_utils.iou(detections, ground_truth, over_detection.astype(int).tolist()), dtype=np.float64)
     return np.nan_to_num(matrix, nan=0.0)  # pycocotools divides 0 by 0 for empty masks
 
 
@@ -87,10 +87,6 @@ def to_corners(boxes: np.ndarray) -> np.ndarray:
 def to_sizes(corners: np.ndarray) -> np.ndarray:
     """Convert (N, 4) XYXY boxes to XYWH."""
     return np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-
-
-def _crowd_flags(crowd: Sequence[bool] | None, length: int) -> list[int]:
-    return [0] * length if crowd is None else [int(c) for c in crowd]
 
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -175,7 +171,9 @@ def match(
         ValueError: an unknown overlap, type or area, or absent masks.
     """
     check_overlap(overlap)
-    low, high = _area_range(area)
+    if isinstance(area, str) and area not in AREAS:
+        raise ValueError(f"area '{area}' is not one of {tuple(AREAS)}")
+    low, high = AREAS[area] if isinstance(area, str) else area
     gt_ignored = ground_truth.crowd | (ground_truth.areas < low) | (ground_truth.areas > high)
     kept, rank = keep_best(detections, max_dets)
     masks = _masks_of(ground_truth, detections, kept) if iou_type == "segm" else None
@@ -267,14 +265,6 @@ def greedy(
         matched[row, det[starts[segment]]] = chosen
         taken[row, chosen] = ~gt_crowd[chosen]
     return matched
-
-
-def _area_range(area: str | tuple[float, float]) -> tuple[float, float]:
-    if isinstance(area, str):
-        if area not in AREAS:
-            raise ValueError(f"area '{area}' is not one of {tuple(AREAS)}")
-        return AREAS[area]
-    return area
 
 
 def keep_best(detections: Detections, max_dets: int) -> tuple[np.ndarray, np.ndarray]:

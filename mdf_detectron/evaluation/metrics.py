@@ -50,7 +50,8 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> tu
     ap, ar = np.full(shape, np.nan), np.full(shape, np.nan)
     true_positive = matches.true_positive
     for k in range(shape[2]):
-        positives = _positives(matches, k, weights)
+        to_find = (matches.gt_category == k) & ~matches.gt_ignored
+        positives = weights[:, matches.gt_image[to_find]].sum(axis=1)
         begin, end = np.searchsorted(matches.category, [k, k + 1])
         class_weights = weights[:, matches.image[begin:end]]
         ap[:, :, k], ar[:, :, k] = _class_metrics(
@@ -72,11 +73,6 @@ def precision_recall_curve(matches: Matches, class_index: int, threshold: float)
     positives = int(((matches.gt_category == class_index) & ~matches.gt_ignored).sum())
     recall = hits / positives if positives else np.full(len(hits), np.nan)
     return recall, hits / np.arange(1, len(hits) + 1), matches.scores[counted]
-
-
-def _positives(matches: Matches, class_index: int, weights: np.ndarray) -> np.ndarray:
-    to_find = (matches.gt_category == class_index) & ~matches.gt_ignored
-    return weights[:, matches.gt_image[to_find]].sum(axis=1)
 
 
 def _class_metrics(true_positive, ignored, weights, positives) -> tuple[np.ndarray, np.ndarray]:

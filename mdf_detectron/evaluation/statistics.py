@@ -166,18 +166,14 @@ def metric_intervals(
 def tail_share(alpha: float, num_patients: int | np.ndarray) -> float | np.ndarray:
     """Return the share of resamples to cut off at each end for a two-sided error; needs 2 or more patients."""
     spread = np.sqrt(num_patients / (num_patients - 1))
-    return special.ndtr(spread * _t_quantile(alpha / 2, num_patients - 1))
+    quantile = special.stdtrit(num_patients - 1, alpha / 2)  # scipy.stats is slow to import
+    return special.ndtr(spread * np.where(np.equal(alpha, 0.0), -np.inf, quantile))  # stdtrit gives +inf for 0
 
 
 def alpha_of_tail(tail: float | np.ndarray, num_patients: int | np.ndarray) -> float | np.ndarray:
     """Invert :func:`tail_share`."""
     spread = np.sqrt(num_patients / (num_patients - 1))
     return 2 * special.stdtr(num_patients - 1, special.ndtri(tail) / spread)
-
-
-def _t_quantile(share: float | np.ndarray, freedom: float | np.ndarray) -> float | np.ndarray:
-    """Compute a quantile of Student's t without the slow import of ``scipy.stats``."""
-    return np.where(np.equal(share, 0.0), -np.inf, special.stdtrit(freedom, share))  # stdtrit gives +inf for 0
 
 
 class PairedTest(NamedTuple):

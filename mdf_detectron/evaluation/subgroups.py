@@ -86,12 +86,9 @@ def groups_of(ground_truth: GroundTruth, column: str) -> dict[str, np.ndarray]:
         if len(distinct) <= MAX_VALUES:
             groups = {f"{v:g}": numbers == v for v in distinct}
         else:
-            groups = _bands(numbers, AGE_BANDS if column == "age" else _tertiles(numbers))
+            tertiles = np.unique(np.quantile(numbers[np.isfinite(numbers)], [1 / 3, 2 / 3])).tolist()
+            groups = _bands(numbers, AGE_BANDS if column == "age" else tertiles)
     return _not_empty({**groups, MISSING: missing})
-
-
-def _tertiles(numbers: np.ndarray) -> tuple[float, ...]:
-    return tuple(np.unique(np.quantile(numbers[np.isfinite(numbers)], [1 / 3, 2 / 3])).tolist())
 
 
 def _bands(numbers: np.ndarray, edges: Sequence[float]) -> dict[str, np.ndarray]:

@@ -57,7 +57,8 @@ def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> 
             code = process.wait()
             running.discard(process)
         if code and not stop.is_set():
-            note_failure(training, _ending(code), training.folder / OUTPUT_FILE_NAME)
+            ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            note_failure(training, ending, training.folder / OUTPUT_FILE_NAME)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -69,10 +70,6 @@ def run_processes(trainings: Sequence[Training], data: StudyData, jobs: int) -> 
             for process in list(running):
                 end_process(process)
             raise
-
-
-def _ending(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def note_failure(training: Training, ending: str, log: Path) -> None:

@@ -142,7 +142,8 @@ def overrides_of_data(data: StudyData, config: str, columns: Sequence[str] | Non
         found["MODEL.MASK_ON"] = False
     known = data.schema.names
     if columns is None:
-        own = _columns_of(config)
+        clinical = (read_config_file(find_config_file(config)).get("MODEL") or {}).get("CLINICAL") or {}
+        own = [*(clinical.get("NUMERIC") or []), *(clinical.get("CATEGORICAL") or [])]
         if own and set(own) <= set(known):
             return found
         columns = known
@@ -153,9 +154,3 @@ def overrides_of_data(data: StudyData, config: str, columns: Sequence[str] | Non
         found[f"MODEL.CLINICAL.{key}"] = [name for name in columns if kind[name] == wanted]
     found["MODEL.CLINICAL.VOCABULARIES"] = []
     return found
-
-
-def _columns_of(config: str) -> list[str]:
-    """List the columns that a config file names, without loading a data set for its vocabularies."""
-    clinical = (read_config_file(find_config_file(config)).get("MODEL") or {}).get("CLINICAL") or {}
-    return [*(clinical.get("NUMERIC") or []), *(clinical.get("CATEGORICAL") or [])]

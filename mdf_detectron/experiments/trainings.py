@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 
 from mdf_detectron.config import columns_read, flat_config, value_at
 from mdf_detectron.config_file import get_mdf_cfg, load_config
-from mdf_detectron.data.annotations import Annotations
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import FoldedImages, concatenate_folds
@@ -350,8 +349,10 @@ def read_results(plan: Plan, data: StudyData, trainings: Sequence[Training]) -> 
             continue
         fold = training.fold
         if training.train_images and fold not in train:
-            ids = set(scores["states"][TRAIN_PART]["image_ids"])
-            train[fold] = GroundTruth.load(_part(data.splits[fold]["train"], ids))
+            whole, ids = data.splits[fold]["train"], set(scores["states"][TRAIN_PART]["image_ids"])
+            images = [image for image in whole.images if image["id"] in ids]
+            boxes = [box for box in whole.annotations if box["image_id"] in ids]
+            train[fold] = GroundTruth.load(replace(whole, images=images, annotations=boxes))
         truths = {state: (train if state == TRAIN_PART else test)[fold] for state in sorted(training.wanted_states)}
         found = {
             state: Detections.load(predictions_file(training.folder, state), truth) for state, truth in truths.items()
@@ -361,11 +362,3 @@ def read_results(plan: Plan, data: StudyData, trainings: Sequence[Training]) -> 
         first = f"{runs[0].training.label}: {runs[0].failure}"
         raise ResultsError(f"none of {len(runs)} trainings is finished; the first is {first}")
     return StudyResults(plan, data, runs, concatenate_folds(test), concatenate_folds(train) if train else None)
-
-
-def _part(annotations: Annotations, ids: set[Any]) -> Annotations:
-    return replace(
-        annotations,
-        images=[image for image in annotations.images if image["id"] in ids],
-        annotations=[box for box in annotations.annotations if box["image_id"] in ids],
-    )

@@ -69,7 +69,8 @@ def _work(folder: Path) -> None:
         trainer.resume_or_load(resume=True)
         trainer.train()
         write_json(folder / TRAINED_FILE_NAME, _about_training(cfg, trainer))
-        _remove_unused_checkpoints(folder)
+        for intermediate in folder.glob("model_[0-9]*.pth"):
+            intermediate.unlink()
         del trainer
     about = read_json(folder / TRAINED_FILE_NAME, ResultsError)
     states = score(cfg, folder, about["checkpoint"], entry)
@@ -98,12 +99,6 @@ def step_seconds(folder: Path) -> float | None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     times = [entry["time"] for entry in map(json.loads, lines) if entry.get("time")]
     return statistics.median(times) if times else None
-
-
-def _remove_unused_checkpoints(folder: Path) -> None:
-    """Remove the intermediate checkpoints of a finished training; keep the best and the last one."""
-    for path in folder.glob("model_[0-9]*.pth"):
-        path.unlink()
 
 
 def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) -> dict[str, Any]:

@@ -43,13 +43,11 @@ class HomoscedasticLossWeighting(nn.Module):
                 "losses in the class' loss_names(cfg), or set MODEL.LOSS_WEIGHTING.NAME none"
             )
         weighted = {}
-        for name, s in zip(self.names, self._s(), strict=True):
+        every = self.alpha.square().log() if self.trains_alpha else self.log_alpha_squared
+        for name, s in zip(self.names, every, strict=True):
             penalty = F.softplus(s) if self.bounded else s
             weighted[name] = 0.5 * torch.exp(-s) * losses[name] + penalty
         return weighted
-
-    def _s(self) -> Tensor:
-        return self.alpha.square().log() if self.trains_alpha else self.log_alpha_squared
 
 
 def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLossWeighting | None:

@@ -67,7 +67,8 @@ def _training(contents: Mapping[str, Any]) -> str:
         column, seen = columns[name], training["columns"][name]
         if column.kind == "numeric":
             legal = f"{column.minimum:g} to {column.maximum:g}"
-            shown = "no value" if not seen["quantiles"] else _range(seen["quantiles"])
+            q = seen["quantiles"]
+            shown = f"{q[len(q) // 2]:g} ({q[0]:g} to {q[-1]:g})" if q else "no value"
         else:
             legal = ", ".join(column.vocabulary)
             shown = ", ".join(f"{value}: {count}" for value, count in seen["frequencies"].items())
@@ -78,10 +79,6 @@ def _training(contents: Mapping[str, Any]) -> str:
         return text
     header = ("column", "unit", "legal values", "median (range) or counts in training", "missing")
     return f"{text}\n\n{markdown_table(header, rows)}"
-
-
-def _range(quantiles: list[float]) -> str:
-    return f"{quantiles[len(quantiles) // 2]:g} ({quantiles[0]:g} to {quantiles[-1]:g})"
 
 
 def _results(contents: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:

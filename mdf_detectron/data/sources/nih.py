@@ -48,7 +48,8 @@ def read_nih(job: Account, root: str | Path) -> Content:
     box_file = find_file(root, [BOX_FILE], ORIGIN)
     source = SourceAnnotations(list(CLASSES), images_in=len(rows))
     boxes = _read_boxes(read_table(box_file, job.problems, origin=ORIGIN), findings, source, job)
-    files = {path.name: path for folder in _image_folders(root) for path in folder.iterdir()}
+    folders = (root / "images", *sorted(root.glob("images_*/images")))
+    files = {path.name: path for folder in folders if folder.is_dir() for path in folder.iterdir()}
     studies = []
     for name, number in rows.items():
         if name not in boxes and findings[name] != {HEALTHY}:
@@ -64,10 +65,6 @@ def read_nih(job: Account, root: str | Path) -> Content:
         job.notes.append(f"{partly} images with boxes have further findings without a box: a detection of one of them "
                          "counts as a false positive.")  # fmt: skip
     return Content("NIH ChestX-ray14", source, studies, SCHEMA, [entries.path, box_file])
-
-
-def _image_folders(root: Path) -> list[Path]:
-    return [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
 
 
 def _read_boxes(

@@ -182,7 +182,7 @@ def _make_patient(settings: CohortSettings, number: int) -> Patient:
 
 
 def _make_visit(settings: CohortSettings, rng: np.random.Generator, visit_id: int, age: int, gender: str) -> Visit:
-    labels = {a: _choose(rng, CLASS_PRIORS[a]) for a in ("A", "B")}
+    labels = {a: list(priors)[int(rng.choice(3, p=list(priors.values())))] for a, priors in CLASS_PRIORS.items()}
     findings = tuple(f for a in ("A", "B") for f in make_findings(rng, a, labels[a], settings.ambiguity))
     shift = sum(np.array(CLASS_SHIFTS[a][labels[a]]) for a in ("A", "B"))
     latent = settings.vitals_signal * shift + rng.multivariate_normal(np.zeros(6), vital_correlation())
@@ -231,11 +231,6 @@ def _with_signs(finding: Finding, signs: tuple[bool, ...] | None) -> Finding:
 def enlarged_heart_probability(age: float) -> float:
     """Return P(enlarged silhouette) at an age in years: logit P = −3.2 + 0.03·age."""
     return 1 / (1 + math.exp(3.2 - 0.03 * age))
-
-
-def _choose(rng: np.random.Generator, priors: dict[str | None, float]) -> str | None:
-    labels = list(priors)
-    return labels[int(rng.choice(len(labels), p=list(priors.values())))]
 
 
 def make_findings(rng: np.random.Generator, archetype: str, label: str | None, ambiguity: float) -> Iterator[Finding]:

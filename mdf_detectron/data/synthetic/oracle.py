@@ -52,18 +52,13 @@ def _class_weights(appearances: Mapping[str, str], vitals: list[float] | None, s
     for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
         weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
-        weight *= all(_is_possible(look, labels[a]) for a, look in appearances.items())
+        weight *= all(look in ("ambiguous", labels[a] or "none") for a, look in appearances.items())
         if weight and observed.any():
             mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
             offset = (np.array(vitals, dtype=float) - mean)[observed]
             weight *= math.exp(-0.5 * offset @ precision @ offset)
         joint.append(weight)
     return np.array(joint).reshape(3, 3)
-
-
-def _is_possible(look: str, label: str | None) -> bool:
-    """Tell whether a finding of this class can look like this."""
-    return look in ("ambiguous", label or "none")
 
 
 def _shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:

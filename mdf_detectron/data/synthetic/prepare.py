@@ -55,7 +55,8 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
         draw = partial(_draw, folder=folder / "images")
         digests = list(parallel_map(draw, [visit for _, visit in visits], num_workers, "drawing"))
         records = [_record(*visit, digest) for visit, digest in zip(visits, digests, strict=True)]
-        names = train_val_test([r.patient_id for r in records], [_stratum(r) for r in records], settings.seed)
+        strata = [tuple(sorted({a["category_id"] for a in r.annotations})) for r in records]
+        names = train_val_test([r.patient_id for r in records], strata, settings.seed)
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
         schema = mimic_clinical_schema()
         write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records")
@@ -95,10 +96,6 @@ def _record(patient: Patient, visit: Visit, digest: str) -> PreparedImage:
         for label, center, radii in _labeled_ellipses(visit)
     ]
     return PreparedImage(file_name(visit), *size, str(patient.subject_id), visit.row, annotations, sha256=digest)
-
-
-def _stratum(record: PreparedImage) -> tuple[int, ...]:
-    return tuple(sorted({a["category_id"] for a in record.annotations}))
 
 
 def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], settings: CohortSettings) -> None:

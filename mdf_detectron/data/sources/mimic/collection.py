@@ -109,10 +109,6 @@ class MimicOptions:
             raise SourceDataError(f"classes {unknown or list(self.classes)} unknown, doubled or none; after merging "
                                   f"the labels are: {', '.join(KNOWN_LABELS)}")  # fmt: skip
 
-    def effective(self) -> MimicOptions:
-        """Return the options after the protocol's overrides."""
-        return replace(self, **PAPER) if self.protocol == "paper" else self
-
     def notes(self, split_file: str | None) -> list[str]:
         """Return notes that readers of the results must know; ``split_file`` says who is in which split."""
         if self.protocol == "patient":
@@ -237,7 +233,8 @@ def read_mimic(
     overrides = {name: path for name in PATHS if (path := choices.pop(name, None))}
     if mimic_eye and overrides:
         raise SourceDataError(f"{', '.join(f'--{name}' for name in overrides)} goes with --physionet")
-    options = MimicOptions(**choices).effective()
+    options = MimicOptions(**choices)
+    options = replace(options, **PAPER) if options.protocol == "paper" else options
     files = mimic_eye_files(mimic_eye) if mimic_eye else physionet_files(physionet, overrides)
     ellipses = [path for folder in files.reading_folders for path in sorted(folder.glob(f"*/{ELLIPSE_FILE}"))]
     tables = [*sum(files.tables.values(), []), *files.readings, *ellipses]

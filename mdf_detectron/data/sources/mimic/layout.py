@@ -146,15 +146,12 @@ def _given_or_found(name: str, root: Path, given: Mapping[str, Path]) -> Path:
 
 def _latest(root: Path, patterns: tuple[str, ...], parent: bool = False) -> Path | None:
     """Return the match with the highest release number; within a release, the first pattern wins."""
-    found = [(_release(path, root), -rank, path) for rank, p in enumerate(patterns) for path in root.glob(p)]
+    found = [(tuple(map(int, re.findall(r"\d+", path.relative_to(root).parts[1]))), -rank, path)
+             for rank, p in enumerate(patterns) for path in root.glob(p)]  # fmt: skip
     if not found:
         return None
     path = max(found)[2]
     return path.parent if parent else path
-
-
-def _release(path: Path, root: Path) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", path.relative_to(root).parts[1]))
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -114,7 +114,8 @@ def read_ellipses(
         (float pixels, as written); labels that merge into one give one pair. And the ids of readings without a usable
         file: their findings are unknown, which differs from no findings.
     """
-    by_name = _index_folders(folders) if len(folders) > 1 else {}
+    children = (child for folder in reversed(folders) for child in folder.iterdir()) if len(folders) > 1 else ()
+    by_name = {child.name: child for child in children if _READING.fullmatch(child.name)}
     pairs: list[tuple] = []
     rows_in, kept, dropped, without_file = 0, 0, Counter(), set()
     for reading_id in readings["reading_id"]:
@@ -144,15 +145,6 @@ def read_ellipses(
     columns = ["reading_id", "ellipse", "label", "certainty", *CORNERS]
     numeric = dict.fromkeys(["certainty", *CORNERS], "float64")
     return pd.DataFrame(pairs, columns=columns).astype({"ellipse": "int64", **numeric}), without_file
-
-
-def _index_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    return {
-        child.name: child
-        for folder in reversed(folders)
-        for child in folder.iterdir()
-        if _READING.fullmatch(child.name)
-    }
 
 
 def _ellipse(row: Row) -> tuple[float, list[float], list[str]]:
