@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from mdf_detectron.inference.predictor import Predictor
 
 FORMATS = ("json", "csv", "coco", "png", "dicom-sr")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm"}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -52,7 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="clinical columns from DICOM tags by keyword, e.g. age=PatientAge")  # fmt: skip
     source.add_argument("--annotations", metavar="FILE.json", type=existing_file,
                         help="COCO file: its images (below the folder --images), with ids and records")  # fmt: skip
-    parser.add_argument("--key", metavar="COLUMN", help="column of --records with the image's file name or stem")
+    parser.add_argument("--key", metavar="COLUMN", help="column of --records with the image's file name or path")
     parser.add_argument("--key-tag", metavar="TAG", help="with --records: the key is this DICOM tag of the image")
     parser.add_argument("--columns", metavar="NAME=COLUMN", nargs="+", default=[],
                         help="with --records: clinical column NAME is called COLUMN in the table")  # fmt: skip
@@ -89,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     table = None
     if args.records:
         columns = parse_pairs(args.columns, "--columns")
-        table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, columns)
+        kind = "id" if args.key_tag else "stem"
+        table = RecordTable.load(args.records, args.key, predictor.schema, args.ignore_columns, columns, kind)
     studies = annotated_studies(args) if args.annotations else listed_studies(args, predictor, table)
     kept = f"what is predicted is kept in {args.out}; run the same command again to continue"
     with FolderLock(args.out), when_stopped(lambda text: f"{text}; {kept}"):
@@ -106,6 +106,7 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor, table: Record
     from mdf_detectron.inference.folders import Study
 
     paths, skipped = find_images(args.images)
+    folders = [path for path in args.images if path.is_dir()]
     if skipped:
         print(f"{skipped} file(s) in the folders are no images by their name; left out")
     typed: Mapping[str, Any] | None = None
@@ -116,7 +117,7 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor, table: Record
 
     def record(image: OpenImage) -> Mapping[str, Any] | None:
         if table is not None:
-            return table.record(keys_of(image, args.key_tag))
+            return table.record(keys_of(image, args.key_tag, folders))
         return dicom_record(image, tags) if tags else typed
 
     return [Study(path, str(path), number, record) for number, path in enumerate(paths, start=1)]
@@ -124,16 +125,15 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor, table: Record
 
 def find_images(given: list[Path]) -> tuple[list[Path], int]:
     """Resolve files, folders and .txt lists; return the images and the number of other files in the folders."""
-    from mdf_detectron.data.readers import is_dicom
+    from mdf_detectron.data.image_paths import list_images
 
     found: list[Path] = []
     skipped = 0
     for path in given:
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES or is_dicom(p)]
+            images, others = list_images(path)
             found += images
-            skipped += len(files) - len(images)
+            skipped += others
         elif path.suffix.lower() == ".txt":
             found += [Path(line.strip()) for line in read_text(path, ImageReadError).splitlines() if line.strip()]
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.splits import look_alike
+from mdf_detectron.data.times import is_later, parse_time
 from mdf_detectron.errors import DatasetError, ImageReadError, shorten
 from mdf_detectron.fileio import read_json
 
@@ -238,12 +238,15 @@ def _boxes(split: str, annotations: Annotations) -> Iterator[Problem]:
 def _times(images: list[tuple[str, Image]]) -> Iterator[Problem]:
     for split, image in images:
         study, record = image.get("study_time"), image.get("row_time")
-        try:
-            late = study and record and datetime.fromisoformat(study) < datetime.fromisoformat(record)
-        except (TypeError, ValueError):
-            times = f"study_time {shorten(study)}, row_time {shorten(record)}; expected ISO 8601 for both"
-            yield Problem("unreadable time", f"{split}: {image['file_name']}: {times}")
+        if not (study and record):
             continue
-        if late:
+        image_time, record_time = parse_time(study), parse_time(record)
+        late = is_later(record_time, image_time) if image_time and record_time else None
+        if late is None:
+            times = (
+                f"study_time {shorten(study)}, row_time {shorten(record)}; expected ISO 8601, a zone in both or none"
+            )
+            yield Problem("unreadable time", f"{split}: {image['file_name']}: {times}")
+        elif late:
             message = f"{split}: {image['file_name']} of {study} has a clinical record of {record}"
             yield Problem("image older than its clinical record", message)

@@ -18,6 +18,9 @@ from mdf_detectron.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
 _NOBODY = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown"}
+ROUNDED = "an id that a spreadsheet rounded"
+ROUNDED_TEXT = "a spreadsheet rounded it, and others may read the same: format the column as text, and export it again"
+_ROUNDED = re.compile(r"[1-9](?:[.,]\d+)?[eE]\+\d+")
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
@@ -42,6 +45,13 @@ def patient_key(value: Any) -> str | None:
     whole = _WHOLE.fullmatch(text)
     text = whole[1] if whole else text
     return None if text.casefold() in _NOBODY else text
+
+
+def is_rounded(value: Any) -> bool:
+    """Tell whether a spreadsheet rounded an id: "1.23E+08", or a number of more than 15 digits."""
+    if isinstance(value, float):
+        return math.isfinite(value) and abs(value) >= 1e15
+    return _ROUNDED.fullmatch(str(value).strip()) is not None
 
 
 def look_alike(key: str) -> str:

@@ -12,11 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.kit import masks
 from mdf_detectron.data.sources.kit.collection import AGE, Collection, Content, root_option
 from mdf_detectron.data.sources.kit.preparation import Preparation
-from mdf_detectron.data.sources.kit.table import find_file, read_table, stem
+from mdf_detectron.data.sources.kit.table import find_file, read_table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
 
 CLASSES = ("benign", "malignant")

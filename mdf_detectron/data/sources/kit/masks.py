@@ -16,12 +16,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mdf_detectron.child_processes import parallel_map
+from mdf_detectron.data.image_paths import IMAGE_SUFFIXES
 from mdf_detectron.data.readers import read_mask, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape, encode_mask
 from mdf_detectron.data.sources.kit.collection import Content
 from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
-from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
 
 if TYPE_CHECKING:

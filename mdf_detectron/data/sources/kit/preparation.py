@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.prepared import SPLITS, PreparedImage, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.sources.kit.account import Account, ProblemList
@@ -22,7 +23,7 @@ from mdf_detectron.data.sources.kit.output import deal, write_folder
 from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, Study, read_tags
 from mdf_detectron.data.sources.kit.table import read_table
 from mdf_detectron.data.sources.kit.values import clean_value, fold, is_age
-from mdf_detectron.data.splits import patient_key
+from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
 from mdf_detectron.errors import SourceDataError, shorten
 from mdf_detectron.fileio import check_regular
 
@@ -103,8 +104,11 @@ class Preparation(Account):
         """Drop studies without a patient or a file; normalize the patient ids of the others."""
         kept = []
         for study in studies:
-            study.patient, where = patient_key(study.patient), study.image.where
-            if study.patient is None:
+            raw, where = study.patient, study.image.where
+            study.patient = patient_key(raw)
+            if is_rounded(raw):
+                self.drop(ROUNDED, f"{where}: patient {shorten(raw)}; {ROUNDED_TEXT}")
+            elif study.patient is None:
                 why = f" ({study.no_patient})" if study.no_patient else ""
                 self.drop(NO_PATIENT, f"{where}: no patient{why}; an image without a patient cannot be split soundly")
             elif not study.path.is_file():
@@ -207,7 +211,7 @@ def _target_names(paths: Sequence[Path], as_png: bool) -> dict[Path, str]:
     taken: Counter[str] = Counter()
     names = {}
     for path in dict.fromkeys(paths):
-        first = f"{path.stem}.png" if as_png else path.name
+        first = f"{stem(path.name)}.png" if as_png else path.name
         taken[first.casefold()] += 1
         count = taken[first.casefold()]
         names[path] = first if count == 1 else f"{Path(first).stem}~{count}{Path(first).suffix}"
@@ -229,7 +233,7 @@ def set_splits_by_file(path: str | Path, studies: Sequence[Study], problems: Pro
     for study in studies:
         study.split = None
         readings = str(study.extra.get("reading_id", "")).split()
-        for name in {*readings, study.image.image_id, study.image.name, study.path.name, study.path.stem}:
+        for name in {*readings, study.image.image_id, study.image.name, study.path.name, stem(study.path.name)}:
             of_key.setdefault(patient_key(name), []).append(study)
     for number, row in enumerate(table.rows):
         split, where = SPLIT_WORDS.get(fold(row[SPLIT])), f"{table.place(number)}: {column} {shorten(row[column])}"

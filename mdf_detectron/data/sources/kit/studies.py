@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.child_processes import parallel_map
-from mdf_detectron.data.readers import DICOM_SUFFIXES, is_dicom, read_dicom_tags
+from mdf_detectron.data.readers import is_dicom, read_dicom_tags
 from mdf_detectron.data.sources.kit.table import Row
 from mdf_detectron.errors import ImageReadError
 
@@ -91,7 +91,7 @@ class Study:
 
 def read_tags(studies: Sequence[Study], tags: Sequence[str], num_workers: int) -> None:
     """Set the requested tags of studies whose file is DICOM."""
-    dicom = [s for s in studies if tags and (s.path.suffix.lower() in DICOM_SUFFIXES or is_dicom(s.path))]
+    dicom = [s for s in studies if tags and is_dicom(s.path)]
     for study in studies:
         study.tags = dict.fromkeys(tags)
     function = partial(_tags_of, keywords=list(tags))

@@ -26,7 +26,6 @@ MOST_BYTES = {".xlsx": 64 << 20, ".xls": 64 << 20, ".parquet": 1 << 30, ".pq": 1
 """Most bytes of other unpacked files: a sheet's XML takes many times that in memory, and a second per few MiB."""
 
 DELIMITERS = ",;\t|"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom", ".dic")
 
 OTHER_LENGTH = "row of another length than the header"
 
@@ -194,12 +193,3 @@ def _unpacked(path: Path, suffix: str) -> int:
             # repeated values take no bytes in the file, but do in memory
             return max(sum(g.total_byte_size for g in groups), 64 * metadata.num_rows * metadata.num_columns)
     return 0
-
-
-def stem(name: str) -> str:
-    """Return a file name without folders and image suffix."""
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    for suffix in IMAGE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name

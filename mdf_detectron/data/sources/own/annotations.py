@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.annotations import check_annotations
+from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX
 from mdf_detectron.data.sources.kit.studies import FRACTION, NO_FINDING, SourceAnnotations, SourceImage
-from mdf_detectron.data.sources.kit.table import Table, read_table, stem
+from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.kit.values import fold, is_empty, parse_number
 from mdf_detectron.errors import DatasetError, SourceDataError, cut, shorten
 from mdf_detectron.fileio import read_json
@@ -29,18 +29,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Roles of the columns of a table of boxes, and names by which they are recognized."""
 
 CORNERS, SIZE = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")
-
-_ROBOFLOW = re.compile(r"^(?P<stem>.+?)(?:_(?:png|jpe?g|tiff?|bmp|dcm|dicom))?\.rf\.[0-9a-fA-F]{16,}$")
-_LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?P<stem>.+)$")
-
-
-def original_stems(name: str) -> list[str]:
-    """Return stems that a file may have had before a labeling tool renamed it, starting with the given one."""
-    stems = [stem(name)]
-    for pattern in (_ROBOFLOW, _LABEL_STUDIO):
-        if match := pattern.match(stems[0]):
-            stems.append(match["stem"])
-    return stems
 
 
 def read_annotation_files(

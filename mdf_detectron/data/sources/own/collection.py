@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mdf_detectron.data.image_paths import IMAGE_SUFFIXES, list_images
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
 from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Content
 from mdf_detectron.data.sources.kit.masks import MaskOptions, list_masks, mask_options
@@ -29,9 +30,9 @@ from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.own.annotations import ROLES, read_annotation_files
 from mdf_detectron.data.sources.own.joining import (
     DICOM_TIME,
+    REGEX_KINDS,
     find_files,
     join_table,
-    list_images,
     set_patients,
     set_splits,
 )
@@ -44,7 +45,7 @@ DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
 
 BOX_UNITS = ("pixels", "fraction")
 KEY_KINDS = ("stem", "name", "id")
-"""What a table's key can match, besides a DICOM tag: file name without or with suffix, or image id."""
+"""What a table's key can match, besides a DICOM tag or a part of the path: file without or with suffix, or image id."""
 
 _SPEC = re.compile(r'\s*(?P<source>"[^"]+"|[^\s:{}"]+)(?::(?P<name>[^\s:{}"]+))?(?:\{(?P<mapping>[^{}]*)\})?(?=\s|$)')
 
@@ -75,13 +76,21 @@ def _mapping(text: str | None, source: str) -> dict[str, str]:
     return {raw.strip(): value.strip() for raw, _, value in pairs}
 
 
+def _groups(pattern: str) -> int:
+    try:
+        return re.compile(pattern).groups
+    except re.error:
+        return 0
+
+
 @dataclass(frozen=True)
 class OwnOptions(MaskOptions):
     """Validated options.
 
     Attributes:
-        key: "COLUMN" or "COLUMN=KIND", KIND of :data:`KEY_KINDS` or a DICOM tag: matches rows to images.
-        patient: a table column, "dicom:TAG", "stem=REGEX" (its first group), or None: each image is a patient.
+        key: "COLUMN" or "COLUMN=KIND", KIND of :data:`KEY_KINDS`, a DICOM tag, or "stem=REGEX" or "path=REGEX" (the
+            first group in the file's stem or path): matches rows to images.
+        patient: a table column, "dicom:TAG", "stem=REGEX", "path=REGEX", or None: each image is a patient.
         columns, dicom_columns: clinical columns from the table and from DICOM tags, see :func:`parse_columns`; empty
             ``columns`` take all of the table.
         box_columns: "ROLE=COLUMN" for a table of boxes, see :mod:`.annotations`; others are guessed.
@@ -118,6 +127,9 @@ class OwnOptions(MaskOptions):
             raise SourceDataError(f"--box-units {self.box_units} is none of {', '.join(BOX_UNITS)}")
         if any("=" not in pair for pair in self.box_columns):
             raise SourceDataError(f"--box-columns {' '.join(self.box_columns)}: write ROLE=COLUMN, as x1=xmin")
+        for text in (self.key_kind, self.patient or ""):
+            if text.startswith(REGEX_KINDS) and not _groups(text.partition("=")[2]):
+                raise SourceDataError(f"{shorten(text)}: expected a regular expression with a group, as stem=^(P\\d+)_")
         if self.class_column in {spec.source for spec, dicom in self.specs if not dicom}:
             raise SourceDataError(f"--columns has {self.class_column}, which --class-column says is the outcome")
         if self.record_time and not self.time:
@@ -141,7 +153,7 @@ class OwnOptions(MaskOptions):
 
     def table_columns(self) -> dict[str, list[str]]:
         """Map each command-line option that names table columns to these columns."""
-        of_table = self.patient and not self.patient.startswith(("dicom:", "stem="))
+        of_table = self.patient and not self.patient.startswith(("dicom:", *REGEX_KINDS))
         named = {"--key": self.key_column, "--patient": self.patient if of_table else None,
                  "--split-column": self.split_column, "--class-column": self.class_column,
                  "--time": None if self.time == DICOM_TIME else self.time,
@@ -151,7 +163,7 @@ class OwnOptions(MaskOptions):
 
     def dicom_tags(self) -> list[str]:
         tags = [spec.source for spec, dicom in self.specs if dicom]
-        if self.key and self.key_kind not in KEY_KINDS:
+        if self.key and self.key_kind not in KEY_KINDS and not self.key_kind.startswith(REGEX_KINDS):
             tags.append(self.key_kind)
         if self.patient and self.patient.startswith("dicom:"):
             tags.append(self.patient.removeprefix("dicom:"))
@@ -185,7 +197,11 @@ def read_own(
         raise SourceDataError("name the findings by --annotations FILE or by --masks DIR, one of them")
     found = list_masks(Path(o.masks), o.mask_name) if o.masks else {}
     masks = [path for paths in found.values() for path in paths]
-    files, given = list_images(folder, set(masks)), ClinicalSchema.load(schema) if schema else None
+    if not folder.is_dir():
+        raise SourceDataError(f"{folder}: no such folder of images")
+    (files, _), given = list_images(folder, set(masks)), ClinicalSchema.load(schema) if schema else None
+    if not files:
+        raise SourceDataError(f"{folder}: no image in it, neither DICOM nor {', '.join(IMAGE_SUFFIXES)}")
     paths = [Path(path) for path in annotations]
     tables = [*paths, Path(table)] if table else paths
     if job.is_done(tables, [*files, *masks], asdict(o) | {"schema": given.to_dict() if given else None}):
@@ -205,10 +221,13 @@ def read_own(
     tags = o.dicom_tags() if rows or o.dicom_columns else [*o.dicom_tags(), *DEFAULT_DICOM_COLUMNS]
     read_tags(studies, tags, job.num_workers)
     if rows is not None:
-        _join(studies, rows, o, job)
-    set_patients(studies, o)
+        _join(studies, rows, o, folder, job)
+    versions = set_patients(studies, o, folder)
     if o.patient is None:
         job.say_patients_unknown("; name the patient with --patient")
+    if versions:
+        job.notes.append(f"{versions} images are augmented versions (Roboflow's names): those of one original count as "
+                         "one patient and stay in one split.")  # fmt: skip
     if o.split_column:
         set_splits(studies, o.split_column, job.problems, job.image_drops)
     studies = job.usable(studies)
@@ -243,9 +262,9 @@ def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
     return table
 
 
-def _join(studies: list[Study], table: Table, o: OwnOptions, job: Preparation) -> None:
+def _join(studies: list[Study], table: Table, o: OwnOptions, folder: Path, job: Preparation) -> None:
     """Join the table; count its rows, images without a record by reason, and records without a time."""
-    rest = join_table(studies, table, o, job.problems, job.image_drops)
+    rest = join_table(studies, table, o, folder, job.problems, job.image_drops)
     used = rest.pop("used")
     total = used + sum(rest.values()) + sum(table.dropped.values())
     job.flow.add(f"rows of {table.path.name}", total, used, Counter(table.dropped) + rest)
@@ -308,8 +327,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(files, "--title", help="of the report (default: the folder's name)")
     joins = parser.add_argument_group("what belongs together")
     add(joins, "--key", metavar="COLUMN[=KIND]",
-        help=f"column of the table that names the image; KIND: {', '.join(KEY_KINDS)} of the image, or a "
-        "DICOM tag such as AccessionNumber (default stem, the file's name without suffix)")
+        help=f"column of the table that names the image; KIND: {', '.join(KEY_KINDS)} of the image, a "
+        "DICOM tag such as AccessionNumber, or stem=REGEX (default stem, the file's name or path without suffix)")
     add(joins, "--patient", metavar="COLUMN", help="column of the table, dicom:TAG, or stem=REGEX with a group")
     add(joins, "--split-column", metavar="COLUMN", help="column of the table with train, val or test")
     add(joins, "--time", metavar="COLUMN", help="time of the image: a column of the table, or 'dicom'")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from mdf_detectron.data.readers import is_dicom
+from mdf_detectron.data.image_paths import PathIndex, meant_paths, original_stems, path_key, version_of
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Study
-from mdf_detectron.data.sources.kit.table import IMAGE_SUFFIXES, Row, Table, stem
+from mdf_detectron.data.sources.kit.table import Row, Table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
-from mdf_detectron.data.sources.own.annotations import original_stems
-from mdf_detectron.data.splits import patient_key
+from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
+from mdf_detectron.data.times import Moment, dicom_time, is_later, parse_time
 from mdf_detectron.errors import SourceDataError, shorten
 
 if TYPE_CHECKING:
@@ -27,49 +23,28 @@ if TYPE_CHECKING:
 DICOM_TIME = "dicom"
 """``--time dicom``: read times from the image files."""
 
+FILE_KINDS, REGEX_KINDS = ("stem", "name"), ("stem=", "path=")
+"""Keys that name the file of an image, and how keys that are a part of its name or path begin."""
+
 NO_SPLIT = "no split"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
 NO_ROW, LATE = "no row of the table", "record later than its image"
 
 
-def list_images(folder: Path, masks: Collection[Path] = ()) -> list[Path]:
-    """List the image files below a folder but ``masks``, sorted: with a known suffix, or DICOM files without one."""
-    if not folder.is_dir():
-        raise SourceDataError(f"{folder}: no such folder of images")
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if name.startswith(".") or path in masks:
-                continue
-            if name.lower().endswith(IMAGE_SUFFIXES) or ("." not in name and is_dicom(path)):
-                found.append(path)
-    if not found:
-        raise SourceDataError(f"{folder}: no image in it; known suffixes are {', '.join(IMAGE_SUFFIXES)}")
-    return found
-
-
 def find_files(
     images: Sequence[SourceImage], files: Sequence[Path], folder: Path, problems: ProblemList, drops: Counter[str]
 ) -> list[Study]:
-    """Find the file of each image by path, then name, then stem; the match must be unique."""
-    keys: list[Callable[[Path], str]] = [
-        lambda p: p.relative_to(folder).as_posix(),
-        lambda p: p.name,
-        lambda p: stem(p.name),
-    ]
-    found: dict[tuple[int, str], list[Path]] = {}
-    for number, key in enumerate(keys):
-        for path in files:
-            found.setdefault((number, key(path)), []).append(path)
+    """Find the file of each image by its path, without folders that only the labeling tool knew; it must be unique.
+
+    A file of that name in another folder is another image: where any name's folders exist, they count for all names.
+    """
+    names = [(path.relative_to(folder).as_posix(), path) for path in files]
+    indices = [PathIndex((path_key(name, suffix), path) for name, path in names) for suffix in (True, False)]
+    found = [_file_of(image.name, *indices) for image in images]
+    real = {dropped for _, dropped, in_folder in found if in_folder}
     studies, owner = [], {}
-    for image in images:
-        name = image.name.replace("\\", "/")
-        candidates = found.get((0, name)) or found.get((1, name.rsplit("/", 1)[-1]))
-        for one in original_stems(name):
-            candidates = candidates or found.get((2, one))
-        if not candidates:
+    for image, (candidates, dropped, in_folder) in zip(images, found, strict=True):
+        if not candidates or (dropped and not in_folder and real - {dropped}):
             reason, text = "no file of that name", f"no file of that name below {folder}; --images is its folder"
         elif len(candidates) > 1:
             listed = ", ".join(p.relative_to(folder).as_posix() for p in candidates[:3])
@@ -88,8 +63,21 @@ def find_files(
     return studies
 
 
+def _file_of(name: str, whole: PathIndex[Path], stems: PathIndex[Path]) -> tuple[list[Path], str, bool]:
+    """Return the files that a name may mean, its folders that they are not in, and whether they are in one of it."""
+    for meant in meant_paths(name):
+        for index, key in ((whole, path_key(meant, True)), (stems, path_key(meant))):
+            files, dropped = index.find(key)
+            if files:
+                return files, dropped, "/" in key[len(dropped) :].lstrip("/")
+    for original in original_stems(name):  # the tool renamed the file, and its folders are the tool's
+        if files := stems.find(path_key(original))[0]:
+            return files, "", False
+    return [], "", False
+
+
 def join_table(
-    studies: list[Study], table: Table, options: OwnOptions, problems: ProblemList, drops: Counter[str]
+    studies: list[Study], table: Table, options: OwnOptions, folder: Path, problems: ProblemList, drops: Counter[str]
 ) -> Counter[str]:
     """Set the row and the times of each study; return counts of used and unused table rows, by reason.
 
@@ -100,11 +88,12 @@ def join_table(
     column, kind = options.key_column, options.key_kind
     assert column is not None
     found = rows_by_key(table, column, kind, problems)
+    keys = _keys_of_studies(studies, kind, found, folder)
     used: set[int] = set()
     refused: dict[int, str] = {}
     unclear: list[Study] = []
-    for study in studies:
-        numbers = next((found[key] for key in _keys(study, kind) if key in found), [])
+    for study, (own, ambiguous) in zip(studies, keys, strict=True):
+        numbers = [number for key in own for number in found[key]]
         study.identity = table.rows[numbers[0]] if numbers else {}
         moment = _image_time(study, table, numbers, options, problems)
         usable, why_not = _usable_rows(study, table, numbers, moment, options, problems)
@@ -113,26 +102,28 @@ def join_table(
             drops[UNREADABLE_TIME] += 1
             unclear.append(study)
             continue
-        if len(usable) > 1 and not options.record_time:
-            lines = ", ".join(table.place(n) for n in numbers[:3])
-            text = f"{lines}: several rows of one {column} ({shorten(table.rows[numbers[0]][column])}) that differ"
-            problems.add(SEVERAL_ROWS, f"{text}; keep one, or name the time of each with --record-time")
+        if ambiguous or (len(usable) > 1 and not options.record_time):
+            lines, value = ", ".join(table.place(n) for n in numbers[:3]), shorten(table.rows[numbers[0]][column])
+            text = f"{lines}: several rows of one {column} ({value}) that differ; keep one, or name the time of each "
+            text = f"{lines}: {ambiguous}; write the whole path" if ambiguous else f"{text}with --record-time"
+            problems.add(SEVERAL_ROWS, text)
             drops[SEVERAL_ROWS] += 1
             unclear.append(study)
             continue
         if usable:
-            number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] or (), -pair[0]))
+            number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] and pair[1].utc, -pair[0]))
             used.add(number)
             study.row = table.rows[number]
-            study.times = (_iso(moment), _iso(recorded))
+            study.times = (_text(moment), _text(recorded))
         else:
-            study.times = (_iso(moment), None)
+            study.times = (_text(moment), None)
             study.no_record = LATE if why_not else NO_ROW
     if not used and not problems.counts:
-        rows, files = (", ".join(map(repr, list(found)[:3])), ", ".join(repr(_keys(s, kind)[0]) for s in studies[:3]))
+        rows, files = (", ".join(map(repr, list(found)[:3])), ", ".join(repr(_keys(s, kind, folder)[0])
+                                                                        for s in studies[:3]))  # fmt: skip
         raise SourceDataError(
             f"{table.path}: no row belongs to any image: column '{column}' has {rows}, the images' {kind} {files}; "
-            "see --key"
+            f"see --key, and write --key '{column}=stem=REGEX' if the key is a part of the file's name"
         )
     gone = set(map(id, unclear))
     studies[:] = [study for study in studies if id(study) not in gone]
@@ -142,15 +133,42 @@ def join_table(
     return rest
 
 
-def _keys(study: Study, kind: str) -> list[str]:
-    if kind == "id":
-        return [normal_key(study.image.image_id, "id") or ""]
-    if kind == "name":
-        return [normal_key(study.image.name, "name") or "", study.path.name]
-    if kind == "stem":
-        stems = [*original_stems(study.image.name), stem(study.path.name)]
-        return [key for s in stems if (key := normal_key(s, "id"))]
-    return [normal_key(study.tags[kind], "id") or ""]
+def _keys_of_studies(
+    studies: Sequence[Study], kind: str, found: Collection[str], folder: Path
+) -> list[tuple[list[str], str]]:
+    """Return each study's keys in the table, and why they are not sure to be its own ("" if they are)."""
+    if kind not in FILE_KINDS:
+        return [([key for key in _keys(study, kind, folder) if key in found], "") for study in studies]
+    index, result, named = PathIndex((key, key) for key in found), [], {}
+    for study in studies:
+        path, *others = _keys(study, kind, folder)
+        keys, dropped = index.find(path)
+        keys = keys or next((k for other in others if (k := index.find(other)[0])), [])
+        if dropped:
+            named.setdefault(keys[0], []).append(path)
+        result.append((keys, f"{path} may be {' or '.join(keys[:3])}" if len(keys) > 1 else ""))
+    several = {key: f"{key} may be {' or '.join(paths[:3])}" for key, paths in named.items() if len(set(paths)) > 1}
+    return [(keys, why or several.get("".join(keys[:1]), "")) for keys, why in result]
+
+
+def _keys(study: Study, kind: str, folder: Path) -> list[str]:
+    """List the keys that a study may have in a table, best first."""
+    if kind in FILE_KINDS:
+        names = [study.path.relative_to(folder).as_posix(), *meant_paths(study.image.name)]
+        names += [one for name in names[:2] for one in original_stems(name)] if kind == "stem" else []
+        return [path_key(name, kind == "name") for name in names]
+    raw = (
+        study.image.image_id if kind == "id" else study.tags[kind] if "=" not in kind else part_of(study, kind, folder)
+    )
+    return [normal_key(raw, "id") or ""]
+
+
+def part_of(study: Study, how: str, folder: Path) -> str | None:
+    """Return the first group of REGEX in ``how``, "stem=REGEX" or "path=REGEX"; None where it does not match."""
+    kind, _, pattern = how.partition("=")
+    path = path_key(study.path.relative_to(folder).as_posix())
+    match = re.search(pattern, path if kind == "path" else path.rpartition("/")[2])
+    return match and match[1]
 
 
 def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOptions, problems: ProblemList):
@@ -159,19 +177,6 @@ def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOpti
     if options.time is None or not numbers:
         return None
     return time_of(table.rows[numbers[0]], options.time, table.place(numbers[0]), options.time_format, problems)
-
-
-def dicom_time(tags: dict[str, str | None]):
-    """Return the time of acquisition, or else of the study, and whether it has a clock time; None if unknown."""
-    for kind in ("Acquisition", "Study"):
-        day, clock = tags.get(f"{kind}Date"), tags.get(f"{kind}Time")
-        if day and re.fullmatch(r"\d{8}", day):
-            digits = re.match(r"\d{6}", clock or "")
-            text = f"{day[:4]}-{day[4:6]}-{day[6:]}"
-            if digits:
-                text += f" {clock[:2]}:{clock[2:4]}:{clock[4:6]}"
-            return parse_time(text, None)
-    return None
 
 
 def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
@@ -187,11 +192,15 @@ def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options
     for number in numbers:
         row, place = table.rows[number], table.place(number)
         recorded = time_of(row, options.record_time, place, options.time_format, problems)
+        later = is_later(recorded, moment) if moment and recorded else False
+        text = f"{place}: record of {recorded}, its image {study.image.name} is of {moment}"
         if image_unreadable or (recorded is None and _is_filled(row, options.record_time)):
             refused[number] = UNREADABLE_TIME
-        elif moment and recorded and is_later(recorded, moment):
+        elif later is None:
+            refused[number] = UNREADABLE_TIME
+            problems.add(UNREADABLE_TIME, f"{text}; one names its time zone: write both with it, or both without")
+        elif later:
             refused[number] = LATE
-            text = f"{place}: record of {_iso(recorded)}, its image {study.image.name} is of {_iso(moment)}"
             first_late = first_late or f"{text}; a later record knows what followed: leave it out"
         else:
             kept.append((number, recorded))
@@ -204,28 +213,31 @@ def _is_filled(row: Row, column: str | None) -> bool:
     return column in row and not is_empty(row[column])
 
 
-def _iso(moment) -> str | None:
-    if moment is None:
-        return None
-    return moment[0].isoformat() if moment[1] else moment[0].date().isoformat()
+def _text(moment: Moment | None) -> str | None:
+    return None if moment is None else str(moment)
 
 
-def set_patients(studies: list[Study], options: OwnOptions) -> None:
-    """Set each study's patient, or why it has none; if no option is given, each image is a patient."""
-    kind, _, pattern = (options.patient or "").partition("=")
+def set_patients(studies: list[Study], options: OwnOptions, folder: Path) -> int:
+    """Set each study's patient, or why it has none; if no option is given, each image is a patient.
+
+    Augmented versions of one image are then one patient; return their number.
+    """
+    versions = 0
     for study in studies:
         if options.patient is None:
-            study.patient = f"image {study.image.name}"
+            original = version_of(study.image.name) or version_of(study.path.name)
+            study.patient = f"image {original or study.image.name}"
+            versions += original is not None
             continue
         if options.patient.startswith("dicom:"):
             raw = study.tags[options.patient.removeprefix("dicom:")]
-        elif kind == "stem" and pattern:
-            match = re.search(pattern, stem(study.path.name))
-            raw = match[1] if match and match.groups() else None
+        elif options.patient.startswith(REGEX_KINDS):
+            raw = part_of(study, options.patient, folder)
         else:
             raw = study.identity.get(options.patient)
         study.patient = None if is_empty(raw) else raw
         study.no_patient = f"{options.patient} is {shorten(raw)}"
+    return versions
 
 
 def set_splits(studies: list[Study], column: str, problems: ProblemList, drops: Counter[str]) -> None:
@@ -240,15 +252,12 @@ def set_splits(studies: list[Study], column: str, problems: ProblemList, drops: 
 
 
 def normal_key(value: Any, kind: str) -> str | None:
-    """Normalize a key: "200.0" and " 200" become "200"; drop folders, and the suffix for "stem"."""
+    """Normalize a key: "200.0" and " 200" become "200"; for files, see :func:`path_key`."""
     try:
         key = patient_key(value)
     except TypeError:
         return None
-    if key is None or kind not in ("stem", "name"):
-        return key
-    name = key.replace("\\", "/").rsplit("/", 1)[-1]
-    return stem(name) if kind == "stem" else name
+    return path_key(key, kind == "name") or None if key and kind in FILE_KINDS else key
 
 
 def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> dict[str, list[int]]:
@@ -261,33 +270,16 @@ def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> 
             problems.add("row without a key", text)
             table.dropped["row without a key"] += 1
             continue
+        if is_rounded(row[column]):
+            problems.add(ROUNDED, f"{table.place(number)}: column '{column}' is {shorten(row[column])}; {ROUNDED_TEXT}")
+            table.dropped[ROUNDED] += 1
+            continue
         same = found.setdefault(key, [])
         if any(table.rows[other] == row for other in same):
             table.dropped["repeats another row"] += 1
         else:
             same.append(number)
     return found
-
-
-def parse_time(value: Any, time_format: str | None) -> tuple[datetime, bool] | None:
-    """Parse a time, and whether it has a clock time; None if unreadable. Time zones are ignored."""
-    if isinstance(value, datetime):
-        moment = pd.Timestamp(value).to_pydatetime().replace(tzinfo=None)
-        return moment, bool(moment.time() != datetime.min.time())
-    text = str(value).strip()
-    try:
-        moment = datetime.strptime(text, time_format) if time_format else datetime.fromisoformat(text.replace("Z", ""))
-    except (ValueError, TypeError):
-        return None
-    clock = any(code in time_format for code in ("%H", "%I", "%c", "%X")) if time_format else len(text) > 10
-    return moment.replace(tzinfo=None), clock
-
-
-def is_later(record: tuple[datetime, bool], image: tuple[datetime, bool]) -> bool:
-    """Tell whether a record is later than its image; compare dates if either has no clock time."""
-    if record[1] and image[1]:
-        return record[0] > image[0]
-    return record[0].date() > image[0].date()
 
 
 def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.sources.kit.account import Account
 from mdf_detectron.data.sources.kit.masks import NO_CLASS, NO_IMAGE, Drawn, MaskFile, set_findings
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
-from mdf_detectron.data.sources.kit.table import stem
 from mdf_detectron.data.sources.kit.values import fold, is_empty
 from mdf_detectron.errors import SourceDataError, shorten
 
