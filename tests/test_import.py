@@ -84,7 +84,7 @@ NUMPY_ONLY = """
 import mdf_detectron.data.splits, mdf_detectron.data.schema, mdf_detectron.data.record_changes
 import mdf_detectron.data.prepared, mdf_detectron.data.audit, mdf_detectron.data.description
 from mdf_detectron import cli
-from mdf_detectron.evaluation import coco, counts, estimates, evaluate_coco, froc, matching, metrics
+from mdf_detectron.evaluation import coco, estimates, evaluate_coco, froc, matching, metrics
 from mdf_detectron.evaluation import scoring, statistics, subgroups, summary
 truth = {"images": [{"id": 1, "height": 9, "width": 9, "file_name": "a.png"}], "categories": [{"id": 1, "name": "a"}],
          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}]}
