@@ -267,7 +267,12 @@ LONGEST_LINE = 1 << 20
 
 
 def read_csv(
-    path: str | Path, error: type[UserError], *, delimiter: str = ",", most: int | None = None
+    path: str | Path,
+    error: type[UserError],
+    *,
+    delimiter: str = ",",
+    most: int | None = None,
+    encoding: str = "utf-8-sig",
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line number, values) of each row of a UTF-8 CSV file, header first; skip empty lines.
 
@@ -279,7 +284,7 @@ def read_csv(
     path = Path(path)
     check_regular(path, error)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="") as file:
             reader = csv.reader(_lines(file, most), delimiter=delimiter)
             line = 1
             for row in reader:

@@ -8,6 +8,8 @@ A schema is a YAML file of a prepared folder (``clinical_schema.yaml``)::
       - {name: gender, kind: categorical, vocabulary: [F, M]}
 
 Columns are in the order of the model's inputs; ``columns: []`` means no clinical records (image-only models).
+``source``, ``mapping`` and ``missing`` of a column, and the entry ``table`` (:class:`TableRecipe`), say how a table was
+read and how one of new patients is read.
 
 A record is *parsed* once, on entry (:meth:`ClinicalSchema.parse_record`), into floats, words of the vocabulary, or None
 for missing values (``null``, NaN, empty text). Any other value is an error that names record and column: a value that
@@ -21,7 +23,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -78,6 +80,39 @@ def _limit(value: Any) -> float:
     raise ValueError(f"{shorten(value)} is not a number{hint}")
 
 
+def _pairs(values: Any) -> dict[str, str]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{shorten(values)} is not a mapping; write {{male: M, female: F}}, for example")
+    return dict(zip(_words(list(values)), _words(list(values.values())), strict=True))
+
+
+def _codes(values: Any) -> tuple[float | str, ...]:
+    if not isinstance(values, (list, tuple)) or any(type(v) not in (int, float, str) for v in values):
+        raise ValueError(f"{shorten(values)} is not a list of values; write [-9, 999], for example")
+    return tuple(values)
+
+
+@dataclass(frozen=True)
+class TableRecipe:
+    """How the table of records was read; the options of ``mdf prepare own`` of the same names, with their defaults."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    key: str | None = None
+    patient: str | None = None
+    time: str | None = None
+    record_time: str | None = None
+    time_format: str | None = None
+    sheet: str | None = None
+    encoding: str | None = None
+    decimal_comma: bool = False
+    thousands: Literal["", ",", "."] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries that are not defaults."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
 @dataclass(frozen=True)
 class ClinicalColumn:
     """One column of the clinical records.
@@ -89,6 +124,9 @@ class ClinicalColumn:
         minimum, maximum: legal range of a numeric column, inclusive.
         vocabulary: legal values of a categorical column; a value's code is its index.
         description: one line for display.
+        source: column of the table, or "dicom:TAG"; empty: the name.
+        mapping: raw spelling → value, ignoring case.
+        missing: raw values that mean a missing value, such as -9.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -100,6 +138,9 @@ class ClinicalColumn:
     maximum: Annotated[float, PlainValidator(_limit)] = math.inf
     vocabulary: Annotated[tuple[str, ...], PlainValidator(_words)] = ()
     description: Annotated[str, PlainValidator(_text)] = ""
+    source: Annotated[str, PlainValidator(_text)] = ""
+    mapping: Annotated[Mapping[str, str], PlainValidator(_pairs)] = field(default_factory=dict, hash=False)
+    missing: Annotated[tuple[float | str, ...], PlainValidator(_codes)] = ()
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -167,8 +208,11 @@ class ClinicalColumn:
             out |= {k: v for k, v in (("minimum", self.minimum), ("maximum", self.maximum)) if math.isfinite(v)}
         else:
             out["vocabulary"] = list(self.vocabulary)
-        if self.description:
-            out["description"] = self.description
+        out |= {k: getattr(self, k) for k in ("description", "source") if getattr(self, k)}
+        if self.mapping:
+            out["mapping"] = dict(self.mapping)
+        if self.missing:
+            out["missing"] = list(self.missing)
         return out
 
 
@@ -180,6 +224,7 @@ class ClinicalSchema:
 
     columns: tuple[ClinicalColumn, ...]
     version: Literal[1] = VERSION
+    table: TableRecipe = field(default_factory=TableRecipe)
 
     def __post_init__(self) -> None:
         if doubled := find_doubled(self.names):
@@ -252,7 +297,10 @@ class ClinicalSchema:
         return ClinicalSchema(tuple(chosen))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": self.version, "columns": [c.to_dict() for c in self.columns]}
+        table = self.table.to_dict()
+        return {"version": self.version, "columns": [c.to_dict() for c in self.columns]} | (
+            {"table": table} if table else {}
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "clinical schema") -> ClinicalSchema:

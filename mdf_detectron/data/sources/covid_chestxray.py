@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mdf_detectron.data.readers import read_size
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.account import Account
 from mdf_detectron.data.sources.kit.boxes import NO_AREA, OTHER_SHAPE, differs_in_shape
 from mdf_detectron.data.sources.kit.collection import AGE, SEX, Collection, Content, root_option
@@ -76,7 +77,7 @@ def read_covid(job: Account, root: str | Path, *, decimal_comma: bool = False) -
     job.flow.add("rows of images", len(rows), len(rows) - unannotated, {"image without lung boxes": unannotated})
     tables, choices = [table.path, annotation_file], {"decimal_comma": decimal_comma}
     title = "Lungs in public chest radiographs"
-    return Content(title, source, studies, SCHEMA, tables, choices, decimal_comma=decimal_comma)
+    return Content(title, source, studies, replace(SCHEMA, table=TableRecipe(**choices)), tables, choices)
 
 
 def read_lung_boxes(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ images share their patient with another one.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from mdf_detectron.data.schema import ClinicalSchema
@@ -24,13 +25,18 @@ from mdf_detectron.fileio import read_json
 CLASSES = ("Lung opacity",)
 LABELS_FILE, IMAGE_FOLDER = "stage_2_train_labels.csv", "stage_2_train_images"
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
-SCHEMA = ClinicalSchema((AGE, SEX, VIEW))
+SCHEMA = ClinicalSchema(
+    (
+        replace(AGE, source="dicom:PatientAge"),
+        replace(SEX, source="dicom:PatientSex"),
+        replace(VIEW, source="dicom:ViewPosition"),
+    )
+)
 ORIGIN = "kaggle.com/c/rsna-pneumonia-detection-challenge"
 MAPPING_ORIGIN = "the challenge's page at rsna.org"
 SIDE = 1024
 """Width and height of each image; boxes are in these pixels."""
 
-TAGS = {"age": "PatientAge", "sex": "PatientSex", "view": "ViewPosition"}
 BOX_COLUMNS = ("x", "y", "width", "height")
 NOT_MAPPED = "image not in the mapping"
 
@@ -61,7 +67,7 @@ def read_rsna(job: Account, root: str | Path) -> Content:
             continue
         studies.append(Study(image, root / IMAGE_FOLDER / f"{image.name}.dcm", patient=patient))
     tables = [labels.path] if patients is None else [labels.path, mapping]
-    return Content("RSNA Pneumonia Detection Challenge", source, studies, SCHEMA, tables, tags=TAGS)
+    return Content("RSNA Pneumonia Detection Challenge", source, studies, SCHEMA, tables)
 
 
 def _patients(path: Path) -> dict[str, str]:

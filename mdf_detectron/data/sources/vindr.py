@@ -27,9 +27,10 @@ KAGGLE_FILE = "train.csv"
 PHYSIONET_FILE = "annotations/annotations_train.csv"
 KAGGLE_ORIGIN = "kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection"
 PHYSIONET_ORIGIN = "physionet.org/content/vindr-cxr"
-SCHEMA = ClinicalSchema((replace(AGE, minimum=1), SEX))  # 000Y means unknown
+SCHEMA = ClinicalSchema(
+    (replace(AGE, minimum=1, source="dicom:PatientAge"), replace(SEX, source="dicom:PatientSex"))  # 000Y means unknown
+)
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
-TAGS = {"age": "PatientAge", "sex": "PatientSex"}
 UNLABELED, FUSED = "a finding, but no box: unlabeled, not healthy", "fused with another box"
 
 
@@ -72,7 +73,7 @@ def read_vindr(job: Account, root: str | Path, *, readers: str = "keep", fuse_io
     job.image_drops[UNLABELED] += len(images) - len(healthy)
     job.say_patients_unknown()
     choices = {"readers": readers, "fuse_iou": fuse_iou if readers == "fuse" else None}
-    return Content("VinDr-CXR", source, healthy, SCHEMA, tables, choices, TAGS)
+    return Content("VinDr-CXR", source, healthy, SCHEMA, tables, choices)
 
 
 def fuse_boxes(boxes: Sequence[dict[str, Any]], iou: float) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,15 @@ from mdf_detectron.data.sources.kit.values import clean_value, parse_age, parse_
 from mdf_detectron.errors import SourceDataError
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
+TEMPERATURE = ClinicalColumn("temperature", "numeric", "°C", 20, 47)
 SEX = ClinicalColumn("sex", "categorical", vocabulary=("F", "M"))
 
 
 @pytest.mark.parametrize("text, comma, expected", [
-    ("38.1", False, 38.1), (" 38 ", False, 38), ("1e3", False, 1000), (".5", False, 0.5), (np.float64(2.5), False, 2.5),
+    ("4\u202f100", False, 4100), ("12'500.5", False, 12500.5), ("1,234.5", False, 1234.5), ("7,250,000", False, 7.25e6),
+    ("7,250", False, None), ("1 2345", False, None), ("\u22120.4", False, -0.4), ("12 mg/l", False, None),
+    (3.0, True, 3), (10**400, False, None), ("38.1", False, 38.1), (" 38 ", False, 38),
+    ("1e3", False, 1000), (".5", False, 0.5), (np.float64(2.5), False, 2.5),
     ("38,1", True, 38.1), ("1.234,5", True, 1234.5), ("38.1", True, 38.1), ("<0.5", False, 0.5), ("> 100", False, 100),
     ("38,1", False, None), ("abc", False, None), ("1 2", False, None), (True, False, None), (np.True_, False, None),
     ("yes", False, None), ("inf", False, None), (math.inf, False, None), ("1e999", False, None), ("0x10", False, None),
@@ -26,7 +31,19 @@ def test_numbers(text, comma, expected):
     assert parse_number(text, comma)[0] == expected
 
 
+@pytest.mark.parametrize("text, options, expected", [
+    ("7,250", {"thousands": ","}, 7250), ("4,5", {"thousands": ","}, None), ("1.250", {"decimal_comma": True}, 1.25),
+    ("1.250", {"decimal_comma": True, "thousands": "."}, 1250),
+    ("< 0,5 mg/L", {"decimal_comma": True, "unit": "mg/l"}, 0.5),
+    ("93 %", {"unit": "%"}, 93), ("7.2 x10^9/L", {"unit": "10^9/l"}, 7.2), ("38.5°C", {"unit": "°C"}, 38.5),
+    ("120/80", {"unit": "mmHg"}, None), ("2b", {"unit": "b"}, None), ("7 mg/dl", {"unit": "mg/l"}, None),
+])  # fmt: skip
+def test_numbers_with_thousands_and_units(text, options, expected):
+    assert parse_number(text, **options)[0] == expected
+
+
 @pytest.mark.parametrize("text, years", [
+    ("> 89", 89), (">=85", 85), ("90+", 90), ("≥ 88 years", 88),
     ("062Y", 62), ("62", 62), (62, 62), ("62.0", 62), ("62 years", 62), ("62y", 62), ("062y old", 62), ("62 J", 62),
     ("018M", 1.5), ("010D", 0.03), ("026W", 0.5), ("-3", -3), ("abc", None), (True, None), ("Y", None), ("inf", None),
 ])  # fmt: skip
@@ -37,15 +54,20 @@ def test_ages_in_every_spelling(text, years):
 @pytest.mark.parametrize("raw, column, options, value, reason", [
     ("f", SEX, {}, "F", "another spelling"), ("Female", SEX, {}, "F", "another spelling"),
     ("F ", SEX, {}, "F", "another spelling"), ("x", SEX, {}, None, "not in the vocabulary"),
-    ("1", SEX, {"mapping": {"1": "M"}}, "M", "mapped by --columns"), ("", SEX, {}, None, "empty"),
+    ("1", SEX, {"mapping": {"1": "M"}}, "M", "mapped by the schema"),
+    (1.0, SEX, {"mapping": {"1": "M"}}, "M", "mapped by the schema"),
+    ("weiblich", SEX, {}, "F", "another spelling"), ("None", SEX, {"vocabulary": ("None", "F")}, "None", None),
+    (None, SEX, {"mapping": {"none": "M"}}, None, "empty"), ("#DIV/0!", AGE, {}, None, "empty"),
+    ("<NA>", SEX, {}, None, "empty"), ("99.0", AGE, {"missing": (99,)}, None, "a code for a missing value"),
+    ("x", SEX, {"missing": ("X",)}, None, "a code for a missing value"), ("", SEX, {}, None, "empty"),
     ("N/A", AGE, {}, None, "empty"), (float("nan"), AGE, {}, None, "empty"),
     ("155", AGE, {}, None, "outside 0 to 120 years"), ("-1", AGE, {}, None, "outside 0 to 120 years"),
-    ("062Y", AGE, {"as_age": True}, 62.0, "an age with its unit"), ("62", AGE, {}, 62.0, None),
-    ("38,5", AGE, {}, None, "a decimal comma (--decimal-comma reads it)"), ("M", SEX, {}, "M", None),
+    ("062Y", AGE, {}, 62.0, "an age with its unit"), ("62", AGE, {}, 62.0, None),
+    ("38,5", TEMPERATURE, {}, None, "a decimal comma (--decimal-comma reads it)"), ("M", SEX, {}, "M", None),
 ])  # fmt: skip
 def test_every_change_has_a_reason(raw, column, options, value, reason):
     log = ValueLog()
-    assert clean_value(raw, column, log, **options) == value
+    assert clean_value(raw, replace(column, **options), log) == value
     reasons = [r[2] for r in log.rows()]
     assert reasons == ([] if reason is None else [reason])
     assert sum(log.removed.values()) == (value is None)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_pixels
-from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.schema import ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
 from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions, parse_columns
@@ -67,13 +67,15 @@ def test_the_proposed_schema_is_a_schema_that_prepares_the_same(messy, tmp_path)
     text = (tmp_path / "mine" / "clinical_schema.yaml").read_text()
     schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")
     assert [c.name for c in schema.columns] == ["age", "sex", "lactate", "smoker"]
-    assert schema.columns[2].minimum == 0 and 3.1 < schema.columns[2].maximum < 10
-    assert "DECIDE: far from all others and outside the range: 999" in text and "ward: 40 distinct texts" in text
+    assert (schema.columns[2].minimum, schema.columns[2].maximum, schema.columns[2].missing) == (0, 360, (999,))
+    assert "DECIDE: 999 (1 times) is apart from all others" in text and "ward: 40 distinct texts" in text
+    assert schema.table == TableRecipe(key="File", patient="MRN", decimal_comma=True)
     edited = yaml.safe_load(text)
-    edited["columns"][2]["maximum"] = 2000
+    edited["columns"][2] |= {"maximum": 2000, "missing": []}
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(edited))
-    images, _, _ = prepare(messy, tmp_path / "again", schema=tmp_path / "schema.yaml", **options)
-    assert images["scan_14.dcm"]["clinical"]["lactate"] == 999
+    images, _, _ = prepare(messy, tmp_path / "again", schema=tmp_path / "schema.yaml")  # and no option repeated
+    assert images["scan_14.dcm"]["clinical"] == {"age": None, "sex": "M", "lactate": 999, "smoker": "no"}
+    assert images["scan_00.dcm"]["patient_id"] == "100"
 
 
 def test_dicom_tags_are_key_patient_time_and_columns(messy, tmp_path):
@@ -275,6 +277,52 @@ def test_excel_parquet_and_tsv_give_the_same_as_csv(messy, tmp_path):
     ]
     assert made[0] == made[1] == made[2] == made[3] and made[0]["scan_01.png"]["clinical"] == {"age": 31.5, "sex": "M"}
     assert made[0]["scan_01.png"]["patient_id"] == "200"
+
+
+ROWS = ["File;Größe;CRP [mg/l]", *(f"scan_{n:02d};{150 + n};{n},5" for n in range(40))]
+
+
+def written(folder, form):
+    """Write ROWS as programs do; the numbers of the workbook are numbers."""
+    path, text = folder / "t.csv", "\n".join(ROWS)
+    cells = [row.replace(",", ".").split(";") for row in ROWS]
+    cells[1:] = [[file, *map(float, rest)] for file, *rest in cells[1:]]
+    if form == "pandas":
+        path.write_text("\n".join(f"{n or ''};{row}" for n, row in enumerate(ROWS)))
+    elif form in ("cp1252", "utf-8-sig"):
+        path.write_text("sep=;\n" + text, encoding=form)
+    else:
+        path = folder / "t.xlsx"
+        with pd.ExcelWriter(path) as book:
+            pd.DataFrame(cells).to_excel(book, sheet_name="Werte", index=False, header=False)
+            pd.DataFrame([["a", "b"]]).to_excel(book, sheet_name="Legende", index=False, header=False)
+    return path
+
+
+@pytest.mark.parametrize("form, needs", [("pandas", {}), ("utf-8-sig", {}), ("cp1252", {"encoding": "cp1252"}),
+                                         ("workbook", {"sheet": "Werte"})])  # fmt: skip
+def test_tables_as_programs_write_them(form, needs, messy, tmp_path):
+    files = {**messy, "table": written(tmp_path, form)}
+    options = {"key": "File", "columns": ["CRP [mg/l]:crp", "Größe"], "decimal_comma": True}
+    if needs:
+        with pytest.raises(SourceDataError, match="--encoding cp1252|which sheet. It has Werte, Legende; .*--sheet"):
+            prepare(files, tmp_path / "mine", **options)
+    images, _, _ = prepare(files, tmp_path / "mine", **options, **needs)
+    schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")
+    assert images["scan_07.png"]["clinical"] == {"crp": 7.5, "Größe": 157}
+    assert (schema.columns[0].unit, schema.columns[0].source, schema.columns[0].maximum) == ("mg/l", "CRP [mg/l]", 1000)
+    assert schema.table == TableRecipe(key="File", decimal_comma=True, **needs)
+
+
+@pytest.mark.parametrize("cells, message", [
+    ([["File", "x", "x"], ["scan_00", 1, 2]], "the column 'x' is in the header twice"),
+    ([["File", "x", None], ["scan_00", 1, 2]], "column 3 of the header has no name"),
+    ([["File", "x", "y"], ["scan_00", 1, "=B2*2"], ["scan_01", 2, "=B3*2"]], "2 formulas without a result, .* C2:"),
+])  # fmt: skip
+def test_workbooks_that_cannot_be_meant(cells, message, messy, tmp_path):
+    pd.DataFrame(cells).to_excel(tmp_path / "t.xlsx", index=False, header=False)
+    with pytest.raises(SourceDataError, match=message):
+        prepare({**messy, "table": tmp_path / "t.xlsx"}, tmp_path / "mine", key="File", columns=["x"])
 
 
 def test_a_text_of_a_parquet_file_that_is_no_utf_8_is_one_line(messy, tmp_path):

@@ -59,7 +59,7 @@ def root_option(parser: argparse.ArgumentParser, text: str) -> None:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A clinical column: its source column, its name in the records, and a mapping of spellings."""
+    """A clinical column: its source (a column, or "dicom:TAG"), its name, and a mapping of spellings."""
 
     source: str
     name: str
@@ -72,13 +72,10 @@ class Content:
 
     Attributes:
         source: classes, and counts of images and boxes.
-        schema: clinical columns, read by name from each study's ``row`` unless ``columns`` or ``tags`` say otherwise.
+        schema: clinical columns, each read from its source (by default its name) as ``schema.table`` says.
         tables: files read; they and the image files decide whether a folder is up to date.
         choices: the collection's own options, for the report.
-        tags: column → DICOM keyword, for values that only image headers hold.
-        columns: source of each column, and whether it is a DICOM header.
         schema_text, schema_questions: commented file of a proposed schema, and (column, question) about it.
-        decimal_comma: numbers are written "38,1".
         has_times: write the times of image and record too.
         split_patients: False splits images regardless of patients, which leaks.
         details: called with the splits; returns further entries of the report.
@@ -90,19 +87,11 @@ class Content:
     schema: ClinicalSchema
     tables: Sequence[Path] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    columns: Sequence[tuple[ColumnSpec, bool]] = ()
     schema_text: str | None = None
     schema_questions: Sequence[tuple[str, str]] = ()
-    decimal_comma: bool = False
     has_times: bool = False
     split_patients: bool = True
     details: Callable[[Mapping[str, Sequence[PreparedImage]]], dict[str, Any]] | None = None
-
-    def column_specs(self) -> dict[str, tuple[ColumnSpec, bool]]:
-        """Return the source of each column of the schema, and whether it is a DICOM header."""
-        own = {n: (ColumnSpec(self.tags.get(n, n), n), n in self.tags) for n in self.schema.names}
-        return own | {spec.name: (spec, dicom) for spec, dicom in self.columns}
 
 
 @dataclass(frozen=True)

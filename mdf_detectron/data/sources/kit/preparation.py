@@ -20,9 +20,9 @@ from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, place_boxes, shape
 from mdf_detectron.data.sources.kit.collection import Collection, Content, WriteOptions
 from mdf_detectron.data.sources.kit.image_files import bring_images
 from mdf_detectron.data.sources.kit.output import deal, write_folder
-from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, Study, read_tags
+from mdf_detectron.data.sources.kit.studies import DICOM, SPLIT_WORDS, Study, read_tags
 from mdf_detectron.data.sources.kit.table import read_table
-from mdf_detectron.data.sources.kit.values import clean_value, fold, is_age
+from mdf_detectron.data.sources.kit.values import clean_value, fold
 from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
 from mdf_detectron.errors import SourceDataError, shorten
 from mdf_detectron.fileio import check_regular
@@ -66,8 +66,9 @@ def prepare(
     images = [study.path for study in content.studies]
     if not job.arguments and job.is_done(content.tables, images, content.choices):
         return False
-    if content.tags:
-        read_tags(content.studies, list(content.tags.values()), num_workers)
+    tags = [c.source.removeprefix(DICOM) for c in content.schema.columns if c.source.startswith(DICOM)]
+    if content.studies and not set(tags) <= content.studies[0].tags.keys():
+        read_tags(content.studies, tags, num_workers)
     with staged_folder(job.out) as folder:
         records = job.make_records(content, folder / "images")
         job.problems.stop_if_any()
@@ -157,7 +158,7 @@ class Preparation(Account):
 
     def make_records(self, content: Content, folder: Path) -> list[tuple[PreparedImage, str | None]]:
         """Read the images into ``folder`` and return records, each with its split if it has one."""
-        o, source, columns = self.options, content.source, content.column_specs()
+        o, source = self.options, content.source
         names = _target_names([s.path for s in content.studies], o.image_size is not None)
         copies = {"image_size": o.image_size, "bit_depth": o.bit_depth, "copy": o.copy_images}
         results = dict(zip(names, bring_images(names.items(), self.out, folder, **copies,
@@ -182,10 +183,8 @@ class Preparation(Account):
                 continue
             row = {}
             for column in content.schema.columns:
-                spec, dicom = columns[column.name]
-                raw = (study.tags if dicom else study.row).get(spec.source)
-                row[column.name] = clean_value(raw, column, self.log, decimal_comma=content.decimal_comma,
-                                               mapping=spec.mapping, as_age=is_age(spec.name, spec.source))  # fmt: skip
+                raw = study.value(column.source or column.name)
+                row[column.name] = clean_value(raw, column, self.log, content.schema.table)
             times = {"study_time": study.times[0], "row_time": study.times[1]} if content.has_times else {}
             name, extra = names[study.path], {**study.extra, **times}
             image = PreparedImage(name, file.width, file.height, study.patient, row, boxes, extra, file.sha256)

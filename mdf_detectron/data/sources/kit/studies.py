@@ -14,6 +14,9 @@ from mdf_detectron.data.readers import is_dicom, read_dicom_tags
 from mdf_detectron.data.sources.kit.table import Row
 from mdf_detectron.errors import ImageReadError
 
+DICOM = "dicom:"
+"""Prefix of a source that is a DICOM tag."""
+
 FRACTION = (1, 1)
 """Image size that marks boxes given as fractions of the image's sides."""
 
@@ -87,6 +90,11 @@ class Study:
     extra: dict[str, Any] = field(default_factory=dict)
     identity: Row = field(default_factory=dict)
     no_record: str = ""
+
+    def value(self, source: str) -> Any:
+        """Return the raw value of a table column, or of "dicom:TAG"."""
+        tag = source.removeprefix(DICOM)
+        return self.row.get(source) if tag == source else self.tags.get(tag)
 
 
 def read_tags(studies: Sequence[Study], tags: Sequence[str], num_workers: int) -> None:

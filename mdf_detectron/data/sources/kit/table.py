@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ MOST_BYTES = {".xlsx": 64 << 20, ".xls": 64 << 20, ".parquet": 1 << 30, ".pq": 1
 """Most bytes of other unpacked files: a sheet's XML takes many times that in memory, and a second per few MiB."""
 
 DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?[,;|\t]*', re.IGNORECASE)
 
 OTHER_LENGTH = "row of another length than the header"
 
@@ -64,31 +66,34 @@ def read_table(
     origin: str = "",
     only: bool = False,
     may_be_empty: bool = False,
+    encoding: str | None = None,
+    sheet: str | None = None,
 ) -> Table:
-    """Read a CSV, TSV, XLSX or Parquet file; values of CSV and TSV stay text.
+    """Read a CSV, TSV, XLSX or Parquet file; values of CSV and TSV stay text. A column of row numbers without a name,
+    as pandas writes it first, is left out.
 
     Args:
         needed: required columns; if empty, all column names must be distinct.
         origin: where to get the file, for messages.
         only: keep only the needed columns in memory.
         may_be_empty: accept a table without rows.
+        encoding: of a CSV or TSV file that is not UTF-8.
+        sheet: of a workbook; by default the only one with content, or the first one if columns are ``needed``.
     """
     path = Path(path)
     if origin and not path.is_file():
         raise SourceDataError(f"no {path}; it comes from {origin}")
     suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if suffix in (".xlsx", ".xls", ".parquet", ".pq"):
-        table = _read_frame(path, suffix)
+        table = _read_frame(path, suffix, sheet, bool(needed))
     elif suffix in (".csv", ".tsv", ".txt", ".tab"):
-        table = _read_text(path, problems, needed if only else ())
+        table = _read_text(path, problems, needed if only else (), _encoding(path, encoding))
     else:
         raise SourceDataError(f"{path}: a table must be .csv, .tsv, .xlsx or .parquet; save it as one of them")
-    names = Counter(table.columns)
     if needed:
         table.require(needed, f"of {origin}" if origin else "")
-    elif "" in names or max(names.values()) > 1:
-        wrong = "has no name" if "" in names else f"{names.most_common(1)[0][0]!r} occurs twice"
-        raise SourceDataError(f"{path}: a column of the header {wrong}; name each column once")
+    else:
+        _check_header(table)
     if not table.rows and not may_be_empty:
         raise SourceDataError(f"{path}: no rows below the header")
     return table
@@ -105,10 +110,36 @@ def find_file(root: Path, names: Sequence[str], origin: str) -> Path:
     raise SourceDataError(f"no {root / names[0]}; it comes from {origin}")
 
 
-def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
-    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else _delimiter(path)
-    rows = read_csv(path, SourceDataError, delimiter=delimiter, most=MOST_CHARACTERS)
+def _check_header(table: Table) -> None:
+    """Remove a first column of row numbers without a name; raise SourceDataError for other names than distinct ones."""
+    names = Counter(table.columns)
+    if names[""] == 1 and table.columns[0] == "" and all(str(row[""]).strip().isdigit() for row in table.rows):
+        table.columns = table.columns[1:]
+        for row in table.rows:
+            del row[""]
+    elif "" in names or max(names.values(), default=0) > 1:
+        wrong = f"column {table.columns.index('') + 1} of the header has no name" if "" in names else (
+            f"the column {names.most_common(1)[0][0]!r} is in the header twice")  # fmt: skip
+        raise SourceDataError(f"{table.path}: {wrong}; name each column once")
+
+
+def _encoding(path: Path, given: str | None) -> str:
+    """Return UTF-8, or the ``given`` encoding of a file that is not UTF-8."""
+    check_regular(path, SourceDataError)
+    if given and path.suffix.lower() != ".gz":
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError:
+            return given
+    return "utf-8-sig"
+
+
+def _read_text(path: Path, problems: ProblemList, only: Sequence[str], encoding: str) -> Table:
+    delimiter = _delimiter(path, encoding)
+    rows = read_csv(path, SourceDataError, delimiter=delimiter, most=MOST_CHARACTERS, encoding=encoding)
     _, header = next(rows, (1, []))
+    if _SEPARATOR_LINE.fullmatch(delimiter.join(header).rstrip(delimiter) + delimiter):
+        _, header = next(rows, (1, []))
     header = [name.strip() for name in header]
     while header and header[-1] == "":  # every line ends with a delimiter
         header.pop()
@@ -138,21 +169,28 @@ def _read_text(path: Path, problems: ProblemList, only: Sequence[str]) -> Table:
     return table
 
 
-def _delimiter(path: Path) -> str:
-    """Return the delimiter that splits the header into the most columns."""
+def _delimiter(path: Path, encoding: str) -> str:
+    """Return the delimiter that the line "sep=;" names, as Excel writes it, or that makes the most columns."""
     if path.suffix.lower() == ".gz":
         return ","
     check_regular(path, SourceDataError)
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding=encoding) as file:
             lines = (file.readline(LONGEST_LINE) for _ in range(1000))
             first = next((line for line in lines if line.strip()), "")
+        if named := _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n")):
+            return named[1]
+        if path.suffix.lower() in (".tsv", ".tab"):
+            return "\t"
         return max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        text = "save it again as UTF-8, or name the encoding of the clinical table, as --encoding cp1252"
+        raise SourceDataError(f"{path}: not a text in UTF-8 (byte {error.start}); {text}") from None
+    except (OSError, csv.Error) as error:
         raise SourceDataError(f"{path}: cannot be read as a CSV table ({error}); save it again as UTF-8") from None
 
 
-def _read_frame(path: Path, suffix: str) -> Table:
+def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Table:
     size = check_regular(path, SourceDataError).st_size
     try:
         size = max(size, _unpacked(path, suffix))
@@ -163,20 +201,56 @@ def _read_frame(path: Path, suffix: str) -> Table:
             f"{path}: {size / 2**20:,.0f} MiB unpacked are too many to hold in memory; save it as CSV, or in parts"
         )
     try:
-        frame = pd.read_parquet(path) if suffix in (".parquet", ".pq") else pd.read_excel(path, dtype=object)
-        cells = list(frame.itertuples(index=False, name=None))  # texts of a Parquet file are decoded here
+        if suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+            cells = [tuple(frame.columns), *frame.itertuples(index=False, name=None)]  # its texts are decoded here
+        else:
+            cells = _read_workbook(path, suffix, sheet, first)
+    except SourceDataError:
+        raise
     except ImportError as error:
         raise SourceDataError(f"{path}: {error}; run: pip install 'mdf_detectron[tables]'") from None
     except Exception as error:  # engines raise errors of many types
         raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
-    columns = [str(c).strip() for c in frame.columns]
-    rows = [
-        {c: (None if pd.api.types.is_scalar(v) and pd.isna(v) else v) for c, v in zip(columns, values, strict=True)}
-        for values in cells
-    ]
+    cells = [tuple(None if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in row) for row in cells]
+    used = [at for at, values in enumerate(zip(*cells, strict=True)) if any(v is not None for v in values)]
+    columns = ["" if cells[0][at] is None else str(cells[0][at]).strip() for at in used]
+    rows = [dict(zip(columns, (row[at] for at in used), strict=True)) for row in cells[1:]]
     kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
     dropped = Counter({"empty row": len(rows) - len(kept)})
     return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped)
+
+
+def _read_workbook(path: Path, suffix: str, sheet: str | None, first: bool) -> list[tuple]:
+    """Return the rows of a sheet, the header first."""
+    with pd.ExcelFile(path) as book:
+        names = book.sheet_names[:1] if first else book.sheet_names
+        as_written = {"header": None, "dtype": object, "keep_default_na": False, "na_values": [""]}
+        frames = {str(name): pd.read_excel(book, name, **as_written) for name in names}
+    filled = [name for name, frame in frames.items() if not frame.empty]
+    if sheet not in frames if sheet else len(filled) > 1:
+        raise SourceDataError(f"{path}: which sheet? It has {', '.join(frames)}; name one with --sheet")
+    name = sheet or [*filled, *frames][0]
+    if suffix == ".xlsx":
+        _check_formulas(path, name, frames[name])
+    return list(frames[name].itertuples(index=False, name=None))
+
+
+def _check_formulas(path: Path, sheet: str, frame: pd.DataFrame) -> None:
+    """Raise SourceDataError if the sheet has formulas and none has a result, as programs write them."""
+    from openpyxl import load_workbook
+
+    with zipfile.ZipFile(path) as archive:
+        sheets = [archive.read(name) for name in archive.namelist() if name.startswith("xl/worksheets/sheet")]
+    if not any(b"<f>" in content or b"<f " in content for content in sheets):
+        return
+    cells = [c for row in load_workbook(path, read_only=True)[sheet].iter_rows(max_row=len(frame)) for c in row]
+    found = [c for c in cells if str(c.value).startswith("=")]
+    if found and all(c.column > frame.shape[1] or pd.isna(frame.iat[c.row - 1, c.column - 1]) for c in found):
+        text = "no program has calculated them; open the file in a spreadsheet program and save it"
+        raise SourceDataError(
+            f"{path}: {len(found)} formulas without a result, the first in {found[0].coordinate}: {text}"
+        )
 
 
 def _unpacked(path: Path, suffix: str) -> int:

@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
-from mdf_detectron.data.schema import ClinicalColumn
+from mdf_detectron.data.schema import ClinicalColumn, TableRecipe, Value
 from mdf_detectron.data.sources.kit.account import ValueLog
 
-EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", ".", "?",
-                         "unknown", "unk", "missing"})  # fmt: skip
-"""Folded spellings of a missing value."""
+EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", "–", "—", ".",
+                         "?", "unknown", "unk", "missing", "not available", "unbekannt", "keine angabe", "<na>",
+                         "(null)", "\\n", "#n/a", "#na", "#n/a n/a", "#null!", "#div/0!", "#ref!", "#value!", "#num!",
+                         "#name?", "-nan", "1.#qnan", "1.#ind"})  # fmt: skip
+"""Folded spellings of a missing value, those of spreadsheets, databases and pandas included."""
 
-SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "m": "M", "male": "M", "man": "M", "o": "O", "other": "O"}
+SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "weiblich": "F", "frau": "F", "m": "M", "male": "M",
+             "man": "M", "männlich": "M", "maennlich": "M", "mann": "M", "o": "O", "other": "O", "d": "O",
+             "divers": "O"}  # fmt: skip
 
-YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "no": "no", "n": "no", "false": "no"}
+YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "ja": "yes", "j": "yes",
+                "no": "no", "n": "no", "false": "no", "nein": "no"}  # fmt: skip
+
+UNITS = frozenset("% ‰ c f mmhg cmh2o kpa pa kg g mg μg ng ml dl l m cm mm mol mmol μmol nmol pmol u iu ie mmu bpm s "
+                  "sec min h meq fl pg years".split())  # fmt: skip
+"""Folded units without a slash or degree sign, which tell others from text."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
+_WITH_UNIT = re.compile(
+    r"([+-]?(?:\d{1,3}(?:[ '’]\d{3})+|\d)[\d.,]*(?:e[+-]?\d+)?) ?((?:x ?)?10\^?\d+ ?/.*|[^\d\s.,].*)", re.IGNORECASE
+)
 _AGE = re.compile(
     r"(-?\d+(?:[.,]\d+)?)\s*(y|yr|yrs|years?|j|jahre?|m|mo|months?|w|wk|weeks?|d|days?)?\.?(?:\s*old)?", re.IGNORECASE
 )
-_AGE_NAME = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter", re.IGNORECASE)
+_AGE_NAME = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter(?![a-z])", re.IGNORECASE)
 _UNITS_A_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}
+_MINUS = str.maketrans(dict.fromkeys("−‒–—﹣-", "-"))
 
 NOT_A_NUMBER, BOOLEAN, INFINITE = "not a number", "a boolean is not a number", "not finite"
 DECIMAL_COMMA = "a decimal comma (--decimal-comma reads it)"
+GROUPS_OR_DECIMALS = "a comma before three digits: thousands (--thousands ,) or decimals (--decimal-comma)?"
+OTHER_UNIT = "in another unit than the column's"
 NOT_A_CATEGORY = "not in the vocabulary"
+EMPTY, CODE = "empty", "a code for a missing value"
+LIMIT, GROUPED = "the limit of a value beyond it (<, >)", "with thousands separators"
 
 
 def fold(value: Any) -> str:
@@ -45,44 +62,96 @@ def _is_boolean(value: Any) -> bool:
     return type(value).__name__ in ("bool", "bool_") or fold(value) in ("true", "false", "yes", "no")
 
 
-def parse_number(value: Any, decimal_comma: bool = False) -> tuple[float | None, str | None]:
-    """Parse a number from a raw value that is not empty; ``decimal_comma`` reads "1.234,5" as 1234.5.
+def parse_number(
+    value: Any, decimal_comma: bool = False, thousands: str = "", unit: str = ""
+) -> tuple[float | None, str | None]:
+    """Parse a number from a raw value that is not empty.
+
+    Blanks and apostrophes separate thousands, as does a mark that cannot be the decimal one ("1,234.5").
+
+    Args:
+        decimal_comma: read "1.234,5" as 1234.5.
+        thousands: a further separator, which is "," or ".".
+        unit: accept this unit after the number, in any case.
 
     Returns:
         (number, None), (number, how it was read) for notations such as "<0.5", or (None, why not).
     """
     if _is_boolean(value):
         return None, BOOLEAN
-    text, how = " ".join(str(value).split()), None
-    if text[:1] in "<>≤≥" and text:
-        text, how = text.lstrip("<>≤≥= "), "the limit of a value beyond it (<, >)"
-    if decimal_comma and "," in text:
-        text = text.replace(".", "").replace(",", ".")
+    if isinstance(value, Real):  # of a spreadsheet
+        return (float(value), None) if -1e308 < value < 1e308 else (None, INFINITE)
+    text, how = _without_limit(value)
+    text, found = split_unit(text)
+    if found and unit_key(found) != unit_key(unit):
+        return None, OTHER_UNIT
+    mark, other = (",", ".") if decimal_comma else (".", ",")
+    groups = " '’" + thousands + (other if mark in text or text.count(other) > 1 else "")
+    if re.fullmatch(rf"[+-]?\d{{1,3}}([{groups}]\d{{3}})+({re.escape(mark)}\d+)?", text):
+        text, how = re.sub(f"[{groups}]", "", text), how or GROUPED
+    if decimal_comma and "." not in text:
+        text = text.replace(",", ".")
     elif _COMMA_NUMBER.fullmatch(text):
-        return None, DECIMAL_COMMA
+        return None, DECIMAL_COMMA if not is_grouped(text, ",") else GROUPS_OR_DECIMALS
     if text.casefold().lstrip("+-") in ("inf", "infinity"):
         return None, INFINITE
     if not _NUMBER.fullmatch(text):
         return None, NOT_A_NUMBER
     number = float(text)
-    return (number, how) if math.isfinite(number) else (None, INFINITE)
+    return (number, how or ("a number with its unit" if found else None)) if math.isfinite(number) else (None, INFINITE)
+
+
+def is_grouped(value: Any, mark: str) -> bool:
+    """Tell whether a text could be a number with ``mark`` between thousands."""
+    return re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+", str(value).strip()) is not None
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """Split "7,2 G/l" into "7,2" and "G/l"; the unit is "" if the text is not a number with a unit."""
+    match = _WITH_UNIT.fullmatch(text)
+    return (match[1], match[2].strip()) if match and is_unit(match[2]) else (text, "")
+
+
+def unit_of(value: Any) -> str:
+    """Return the unit after the number of a raw value, or ""."""
+    return split_unit(_without_limit(value)[0])[1]
+
+
+def is_unit(text: str) -> bool:
+    """Tell whether a text is a unit: a known one, or letters with a slash or a degree sign."""
+    key = unit_key(text)
+    return key in UNITS or (
+        any(mark in key for mark in "/°") and re.search(r"[^\W\d_]", key) is not None and len(key) < 24
+    )
+
+
+def unit_key(unit: str) -> str:
+    """Normalize a unit for comparison: "10^9 / L" gives "109/l"."""
+    return re.sub(r"[\s^*·]|^x(?=10)", "", fold(unit))
+
+
+def _without_limit(value: Any) -> tuple[str, str | None]:
+    """Return a text with plain blanks and minus signs and without "<" or ">", and whether it had one."""
+    text = " ".join(str(value).split()).translate(_MINUS)
+    return (text.lstrip("<>≤≥= "), LIMIT) if text[:1] in set("<>≤≥") else (text, None)
 
 
 def parse_age(value: Any) -> tuple[float | None, str | None]:
-    """Parse an age in years from a number or a DICOM age ("062Y", "62", "62 years", "018M", "10D").
+    """Parse an age in years from a number or a DICOM age ("062Y", "62", "62 years", "018M", "10D", "> 89", "90+").
 
     Return as :func:`parse_number` does; ages in months, weeks or days have two decimals.
     """
     if _is_boolean(value):
         return None, BOOLEAN
-    match = _AGE.fullmatch(" ".join(str(value).split()))
+    text, limit = _without_limit(value)
+    match = _AGE.fullmatch(text.removesuffix("+").strip())
     if not match:
-        return None, INFINITE if fold(value).lstrip("+-") in ("inf", "infinity") else NOT_A_NUMBER
+        return None, INFINITE if text.casefold().lstrip("+-") in ("inf", "infinity") else NOT_A_NUMBER
     number, unit = float(match[1].replace(",", ".")), (match[2] or "y")[0].lower()
+    limit = LIMIT if text.endswith("+") else limit
     if unit in "yj":
-        plain = match[2] is None
-        return number, None if plain else "an age with its unit"
-    return round(number / _UNITS_A_YEAR[unit], 2), "an age in months, weeks or days"
+        return number, limit or (None if match[2] is None else "an age with its unit")
+    return round(number / _UNITS_A_YEAR[unit], 2), limit or "an age in months, weeks or days"
 
 
 def is_age(*names: str) -> bool:
@@ -90,51 +159,67 @@ def is_age(*names: str) -> bool:
     return any(_AGE_NAME.search(name) for name in names)
 
 
-def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, *, decimal_comma: bool = False,
-                mapping: Mapping[str, str] | None = None, as_age: bool = False) -> Any:  # fmt: skip
-    """Return a raw value as the schema's column allows it, or None; log changes and removals.
+def read_value(value: Any, column: ClinicalColumn, recipe: TableRecipe) -> tuple[Value, str | None, str | None]:
+    """Read a raw value of a table, a DICOM tag or a form as the schema's column allows it.
 
-    Args:
-        mapping: raw spelling → value of the vocabulary; applied first, ignoring case and spaces.
-        as_age: accept a unit of time.
+    Returns:
+        (value, how it differs from what was written, None), or (None, None, why not); :data:`EMPTY` and :data:`CODE`
+        are missing values.
     """
-    if is_empty(value):
-        log.remove(column.name, "empty")
-        return None
-    if mapping:
-        folded = {fold(raw): to for raw, to in mapping.items()}
-        if fold(value) in folded:
-            mapped = folded[fold(value)]
-            if str(value) != mapped:
-                log.change(column.name, "mapped by --columns", value)
-            value = mapped
+    if value is None or value != value:
+        return None, None, EMPTY
+    mapped = {fold(raw): to for raw, to in column.mapping.items()}.get(_spelling(value))
+    changed = None if mapped is None or str(value) == mapped else "mapped by the schema"
+    value = value if mapped is None else mapped
+    is_word = column.kind == "categorical" and str(value) in column.vocabulary
+    if is_empty(value) and not is_word:
+        return None, None, EMPTY
+    if _spelling(value) in map(_spelling, column.missing):
+        return None, None, CODE
     if column.kind == "categorical":
-        return _category(value, column, log)
-    number, how = parse_age(value) if as_age else parse_number(value, decimal_comma)
+        word, how = _category(value, column)
+        return word, how or changed, NOT_A_CATEGORY if word is None else None
+    if is_age(column.name, column.source):
+        number, how = parse_age(value)
+    else:
+        number, how = parse_number(value, recipe.decimal_comma, recipe.thousands, column.unit)
     if number is None:
-        log.remove(column.name, how or NOT_A_NUMBER, value)
-        return None
+        return None, None, how
+    if number in column.missing:
+        return None, None, CODE
     if not column.minimum <= number <= column.maximum:
-        log.remove(column.name, f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip(), value)
-        return None
-    if how:
+        return None, None, outside(column)
+    return number, how or changed, None
+
+
+def outside(column: ClinicalColumn) -> str:
+    """Return why a numeric column does not have a value outside its range."""
+    return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+
+
+def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, recipe: TableRecipe | None = None) -> Value:
+    """Return a raw value as :func:`read_value` reads it, or None; log changes and removals."""
+    read, how, why_not = read_value(value, column, recipe or TableRecipe())
+    if why_not:
+        log.remove(column.name, why_not, None if why_not == EMPTY else value)
+    elif how:
         log.change(column.name, how, value)
-    return number
+    return read
 
 
-def _category(value: Any, column: ClinicalColumn, log: ValueLog) -> str | None:
-    text = str(value)
-    if text in column.vocabulary:
-        return text
-    if isinstance(value, float) and value.is_integer() and str(int(value)) in column.vocabulary:
-        return str(int(value))  # columns with missing values hold codes as floats
+def _spelling(value: Any) -> str:
+    """Fold a value; a whole float, as columns with missing values hold codes, gives "2"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else fold(value)
+
+
+def _category(value: Any, column: ClinicalColumn) -> tuple[str | None, str | None]:
+    """Return the word of the vocabulary, or None, and how it differs from the value."""
+    for text in (str(value), _spelling(value)):
+        if text in column.vocabulary:
+            return text, None
     chosen = {fold(word): word for word in column.vocabulary}.get(fold(value))
     for words in (SEX_WORDS, YES_NO_WORDS):
         word = words.get(fold(value))
         if chosen is None and word in column.vocabulary and set(column.vocabulary) <= set(words.values()):
             chosen = word
-    if chosen is None:
-        log.remove(column.name, NOT_A_CATEGORY, value)
-        return None
-    log.change(column.name, "another spelling", value)
-    return chosen
+    return chosen, "another spelling"

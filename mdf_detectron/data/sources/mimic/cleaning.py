@@ -8,6 +8,7 @@ import pandas as pd
 
 from mdf_detectron.data.schema import ClinicalColumn
 from mdf_detectron.data.sources.kit.account import ValueLog
+from mdf_detectron.data.sources.kit.values import outside
 from mdf_detectron.data.sources.mimic.schema import mimic_clinical_schema
 from mdf_detectron.data.sources.mimic.tables import VITAL_COLUMNS
 
@@ -22,10 +23,6 @@ PAIN_MEAN, PAIN_OF_TEN = "'a-b' read as its mean", "'n/10' read as n"
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"{_NUMBER}\s*(?:-|–|to)\s*{_NUMBER}(?:\s*/\s*10)?")
 _OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
-
-
-def outside(column: ClinicalColumn) -> str:
-    return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
 
 
 AGE = next(c for c in mimic_clinical_schema().numeric if c.name == "age")

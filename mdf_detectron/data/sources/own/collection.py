@@ -12,20 +12,20 @@ its clinical_schema.yaml: edit a copy and prepare again with --schema COPY.
 from __future__ import annotations
 
 import argparse
+import codecs
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.image_paths import IMAGE_SUFFIXES, list_images
-from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
+from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Content
 from mdf_detectron.data.sources.kit.masks import MaskOptions, list_masks, mask_options
 from mdf_detectron.data.sources.kit.preparation import Preparation
-from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study, read_tags
+from mdf_detectron.data.sources.kit.studies import DICOM, SourceAnnotations, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.own.annotations import ROLES, read_annotation_files
 from mdf_detectron.data.sources.own.joining import (
@@ -38,6 +38,7 @@ from mdf_detectron.data.sources.own.joining import (
 )
 from mdf_detectron.data.sources.own.masks import masked_studies, set_own_findings
 from mdf_detectron.data.sources.own.proposal import Proposal, propose
+from mdf_detectron.data.sources.own.suspicions import near_names
 from mdf_detectron.errors import SourceDataError, find_doubled, shorten
 
 DEFAULT_DICOM_COLUMNS = ("PatientAge", "PatientSex", "ViewPosition")
@@ -47,21 +48,24 @@ BOX_UNITS = ("pixels", "fraction")
 KEY_KINDS = ("stem", "name", "id")
 """What a table's key can match, besides a DICOM tag or a part of the path: file without or with suffix, or image id."""
 
-_SPEC = re.compile(r'\s*(?P<source>"[^"]+"|[^\s:{}"]+)(?::(?P<name>[^\s:{}"]+))?(?:\{(?P<mapping>[^{}]*)\})?(?=\s|$)')
+_SPEC = r'\s*(?P<source>{}"[^"]+"|[^\s:{{}}"]+)(?::(?P<name>[^\s:{{}}"]+))?(?:\{{(?P<mapping>[^{{}}]*)\}})?(?=\s|$)'
 
 
-def parse_columns(words: str | Sequence[str]) -> tuple[ColumnSpec, ...]:
-    """Parse ``Age:age Lactate Sex:sex{male=M,female=F} "White cells":wbc``."""
+def parse_columns(words: str | Sequence[str], header: Sequence[str] = ()) -> tuple[ColumnSpec, ...]:
+    """Parse ``Age:age Lactate Sex:sex{male=M,female=F} "White cells":wbc``; names of the header need no quotes."""
     text = words if isinstance(words, str) else " ".join(words)
-    specs, at = [], 0
+    known = "".join(
+        f"{re.escape(name)}|" for name in sorted(header, key=len, reverse=True) if re.search(r'[\s:{}"]', name)
+    )
+    pattern, specs, at = re.compile(_SPEC.format(known)), [], 0
     while text[at:].strip():
-        match = _SPEC.match(text, at)
+        match = pattern.match(text, at)
         if not match:
             raise SourceDataError(
                 f"columns: cannot read {shorten(text[at:].strip())}; write SOURCE, SOURCE:name or "
                 'SOURCE:name{raw=value,raw=value}, and a source with blanks in double quotes, as "White cells":wbc'
             )
-        source = match["source"].strip('"')
+        source = match["source"] if match["source"] in header else match["source"].strip('"')
         specs.append(ColumnSpec(source, match["name"] or source, _mapping(match["mapping"], source)))
         at = match.end()
     if doubled := find_doubled(spec.name for spec in specs):
@@ -100,6 +104,8 @@ class OwnOptions(MaskOptions):
         time, record_time: columns with the time of the image and of the record; ``time`` may be "dicom".
         time_format: strptime format of both; None: ISO 8601.
         decimal_comma: numbers are written "38,1".
+        thousands: "," or ".", if it separates thousands; encoding, sheet: of the table, see
+            :func:`~mdf_detectron.data.sources.kit.table.read_table`.
         masks, mask_name, mask_values, class_column, healthy_without_mask: see :mod:`.masks`.
     """
 
@@ -115,6 +121,9 @@ class OwnOptions(MaskOptions):
     record_time: str | None = None
     time_format: str | None = None
     decimal_comma: bool = False
+    thousands: str = ""
+    encoding: str | None = None
+    sheet: str | None = None
     masks: str | None = None
     mask_name: str = "{stem}"
     mask_values: Sequence[str] = ()
@@ -130,18 +139,30 @@ class OwnOptions(MaskOptions):
         for text in (self.key_kind, self.patient or ""):
             if text.startswith(REGEX_KINDS) and not _groups(text.partition("=")[2]):
                 raise SourceDataError(f"{shorten(text)}: expected a regular expression with a group, as stem=^(P\\d+)_")
-        if self.class_column in {spec.source for spec, dicom in self.specs if not dicom}:
-            raise SourceDataError(f"--columns has {self.class_column}, which --class-column says is the outcome")
         if self.record_time and not self.time:
             raise SourceDataError("--record-time is compared with the image's: add --time COLUMN, or --time dicom")
-        if doubled := find_doubled(spec.name for spec, _ in self.specs):
-            raise SourceDataError(f"columns: {', '.join(doubled)} comes from the table and from DICOM; rename one")
+        if self.thousands == (",." if self.decimal_comma else ".,")[0]:
+            raise SourceDataError(f"--thousands {self.thousands}: this is the decimal mark; --decimal-comma says that "
+                                  "numbers are written 1.234,5")  # fmt: skip
+        if self.encoding:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise SourceDataError(f"--encoding {self.encoding}: not known; cp1252 is that of Excel") from None
 
-    @cached_property
-    def specs(self) -> list[tuple[ColumnSpec, bool]]:
-        """Return the named clinical columns, and whether each comes from DICOM."""
-        return [(c, dicom) for dicom, words in enumerate((self.columns, self.dicom_columns))
-                for c in parse_columns(words)]  # fmt: skip
+    def specs(self, header: Sequence[str] = ()) -> list[ColumnSpec]:
+        """Return the named clinical columns of a table with this header, and of DICOM."""
+        of_tags = [replace(spec, source=DICOM + spec.source) for spec in parse_columns(self.dicom_columns)]
+        found = [*parse_columns(self.columns, header), *of_tags]
+        if doubled := find_doubled(spec.name for spec in found):
+            raise SourceDataError(f"columns: {', '.join(doubled)} comes from the table and from DICOM; rename one")
+        if self.class_column in {spec.source for spec in found}:
+            raise SourceDataError(f"--columns has {self.class_column}, which --class-column says is the outcome")
+        return found
+
+    @property
+    def recipe(self) -> TableRecipe:
+        return TableRecipe(**{field.name: getattr(self, field.name) for field in fields(TableRecipe)})
 
     @property
     def key_column(self) -> str | None:
@@ -151,18 +172,18 @@ class OwnOptions(MaskOptions):
     def key_kind(self) -> str:
         return (self.key or "").partition("=")[2] or "stem"
 
-    def table_columns(self) -> dict[str, list[str]]:
-        """Map each command-line option that names table columns to these columns."""
+    def table_columns(self, header: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Map each command-line option that names columns of a table with this header to these columns."""
         of_table = self.patient and not self.patient.startswith(("dicom:", *REGEX_KINDS))
         named = {"--key": self.key_column, "--patient": self.patient if of_table else None,
                  "--split-column": self.split_column, "--class-column": self.class_column,
                  "--time": None if self.time == DICOM_TIME else self.time,
                  "--record-time": self.record_time}  # fmt: skip
-        columns = [spec.source for spec, dicom in self.specs if not dicom]
+        columns = [spec.source for spec in self.specs(header) if not spec.source.startswith(DICOM)]
         return {option: [c] for option, c in named.items() if c} | ({"--columns": columns} if columns else {})
 
     def dicom_tags(self) -> list[str]:
-        tags = [spec.source for spec, dicom in self.specs if dicom]
+        tags = [spec.source for spec in parse_columns(self.dicom_columns)]
         if self.key and self.key_kind not in KEY_KINDS and not self.key_kind.startswith(REGEX_KINDS):
             tags.append(self.key_kind)
         if self.patient and self.patient.startswith("dicom:"):
@@ -186,11 +207,14 @@ def read_own(
 
     Args:
         images: folder that is searched for the annotated files.
-        schema: schema file; None proposes one and writes it, commented, as the folder's schema.
+        schema: schema file; its ``table``, sources and mappings are defaults of the choices. None proposes one and
+            writes it, commented, as the folder's schema.
         title: of the report; by default the folder's name.
         choices: fields of :class:`OwnOptions`.
     """
-    o, folder = OwnOptions(**choices), Path(images)
+    given, folder = ClinicalSchema.load(schema) if schema else None, Path(images)
+    recipe = {k: v for k, v in given.table.to_dict().items() if table and not choices.get(k)} if given else {}
+    o = OwnOptions(**choices | recipe)
     if o.split_column and job.options.folds:
         raise SourceDataError("--split-column and --folds exclude each other: folds split the patients again")
     if bool(annotations) == bool(o.masks):
@@ -199,7 +223,7 @@ def read_own(
     masks = [path for paths in found.values() for path in paths]
     if not folder.is_dir():
         raise SourceDataError(f"{folder}: no such folder of images")
-    (files, _), given = list_images(folder, set(masks)), ClinicalSchema.load(schema) if schema else None
+    files, _ = list_images(folder, set(masks))
     if not files:
         raise SourceDataError(f"{folder}: no image in it, neither DICOM nor {', '.join(IMAGE_SUFFIXES)}")
     paths = [Path(path) for path in annotations]
@@ -219,7 +243,8 @@ def read_own(
             job.notes.append(f"{others} image files have no entry in the annotations and are not used: an image "
                              "without an entry may hold a finding that nobody annotated.")  # fmt: skip
     tags = o.dicom_tags() if rows or o.dicom_columns else [*o.dicom_tags(), *DEFAULT_DICOM_COLUMNS]
-    read_tags(studies, tags, job.num_workers)
+    tags += [c.source.removeprefix(DICOM) for c in (given.columns if given else ()) if c.source.startswith(DICOM)]
+    read_tags(studies, sorted(set(tags)), job.num_workers)
     if rows is not None:
         _join(studies, rows, o, folder, job)
     versions = set_patients(studies, o, folder)
@@ -234,9 +259,9 @@ def read_own(
     if o.masks:
         studies = set_own_findings(studies, found, o, source, job)
     job.problems.stop_if_any()
-    specs = _column_specs(studies, rows, o, job)
-    content = Content(title or job.out.name, source, studies, given or ClinicalSchema(()), columns=specs,
-                      decimal_comma=o.decimal_comma, has_times=o.time is not None)  # fmt: skip
+    specs = _column_specs(studies, rows, o, job, given)
+    content = Content(title or job.out.name, source, studies, _with_sources(given, specs, rows, o),
+                      has_times=o.time is not None)  # fmt: skip
     if given is None:
         proposal = _propose_schema(specs, studies, o, job, asked=rows is not None or bool(o.dicom_columns))
         content.schema, content.schema_text = proposal.schema, proposal.to_yaml()
@@ -249,15 +274,18 @@ def _read_annotations(paths: Sequence[Path], o: OwnOptions, job: Preparation) ->
     boxes = {"box_columns": dict(pair.split("=", 1) for pair in o.box_columns), "box_units": o.box_units}
     source = read_annotation_files(paths, job.problems, **boxes, class_name=o.class_name, decimal_comma=o.decimal_comma)
     job.notes += source.notes
+    if near := near_names(source.class_names):
+        job.notes.append(f"**Classes that are nearly the same**: {'; '.join(near[:5])}. If they are one, give them one "
+                         "name in the annotations.")  # fmt: skip
     return source
 
 
 def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
-    table = read_table(path, job.problems)
+    table = read_table(path, job.problems, encoding=o.encoding, sheet=o.sheet)
     if not o.key:
         raise SourceDataError(f"{path}: which column names the image of a row? Name it with --key COLUMN, or "
                               f"--key COLUMN=TAG for a DICOM tag; it has {', '.join(table.columns)}")  # fmt: skip
-    for option, columns in o.table_columns().items():
+    for option, columns in o.table_columns(table.columns).items():
         table.require(columns, option)
     return table
 
@@ -278,26 +306,43 @@ def _join(studies: list[Study], table: Table, o: OwnOptions, folder: Path, job: 
                          "in the table.")  # fmt: skip
 
 
+def _with_sources(
+    given: ClinicalSchema | None, specs: Sequence[ColumnSpec], table: Table | None, o: OwnOptions
+) -> ClinicalSchema:
+    """Return a given schema with the sources and mappings of ``specs``, and how the table was read."""
+    named, columns = {spec.name: spec for spec in specs}, []
+    for column in given.columns if given else ():
+        if spec := named.get(column.name):
+            source = "" if spec.source == column.name else spec.source
+            column = replace(column, source=source, mapping={**column.mapping, **spec.mapping})
+        elif table is not None and not column.source.startswith(DICOM):
+            table.require([column.source or column.name], f"of the schema's column {column.name}")
+        columns.append(column)
+    return ClinicalSchema(tuple(columns), table=o.recipe)
+
+
 def _column_specs(
-    studies: list[Study], table: Table | None, o: OwnOptions, job: Preparation
-) -> list[tuple[ColumnSpec, bool]]:
-    """Return the clinical columns, and whether each comes from DICOM."""
-    if o.specs:
-        return o.specs
+    studies: list[Study], table: Table | None, o: OwnOptions, job: Preparation, given: ClinicalSchema | None
+) -> list[ColumnSpec]:
+    """Return the sources of the clinical columns: as named, or else of the schema, or all of the table."""
+    if named := o.specs(table.columns if table else ()):
+        return named
+    if given is not None:
+        return []
     if table is None:
         filled = [tag for tag in DEFAULT_DICOM_COLUMNS if any(study.tags.get(tag) for study in studies)]
-        return [(ColumnSpec(tag, tag), True) for tag in filled]
+        return [ColumnSpec(DICOM + tag, tag) for tag in filled]
     job.notes.append("No --columns were named: all columns of the table are taken. Check that each is known "
                      "when the image is taken, not only later.")  # fmt: skip
     used = {o.key_column, o.patient, o.split_column, o.class_column, o.time, o.record_time}
-    return [(ColumnSpec(c, c), False) for c in table.columns if c not in used]
+    return [ColumnSpec(c, c) for c in table.columns if c not in used]
 
 
 def _propose_schema(
-    specs: Sequence[tuple[ColumnSpec, bool]], studies: Sequence[Study], o: OwnOptions, job: Preparation, asked: bool
+    specs: Sequence[ColumnSpec], studies: Sequence[Study], o: OwnOptions, job: Preparation, asked: bool
 ) -> Proposal:
-    values = {spec.name: [(s.tags if dicom else s.row).get(spec.source) for s in studies] for spec, dicom in specs}
-    proposal = propose([spec for spec, _ in specs], values, o.decimal_comma)
+    values = {spec.name: [study.value(spec.source) for study in studies] for spec in specs}
+    proposal = propose(specs, values, o.recipe)
     listed = "; ".join(f"{name}: {why}" for name, why in proposal.left_out.items())
     if not proposal.columns and asked:
         raise SourceDataError(f"no column can be used: {listed}")
@@ -340,6 +385,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(values, "--dicom-columns", nargs="+", default=[], metavar="SPEC",
         help="the same of DICOM tags, as PatientAge:age PatientSex:sex ViewPosition:view")
     add(values, "--decimal-comma", action="store_true", help="numbers of the tables are written 38,1")
+    add(values, "--thousands", choices=(",", "."), default="", help="separates thousands in the table")
+    add(values, "--encoding", metavar="NAME", help="of a table that is not UTF-8, as cp1252")
+    add(values, "--sheet", metavar="NAME", help="of a workbook (default: the only one with content)")
     boxes = parser.add_argument_group("a table of boxes")
     add(boxes, "--box-columns", nargs="+", default=[], metavar="ROLE=COLUMN",
         help=f"roles: {', '.join(ROLES)} (corners or a corner and a size; default: guessed by name)")

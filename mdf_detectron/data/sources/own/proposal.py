@@ -8,32 +8,46 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import yaml
 
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.collection import ColumnSpec
 from mdf_detectron.data.sources.kit.values import (
     DECIMAL_COMMA,
+    GROUPS_OR_DECIMALS,
+    OTHER_UNIT,
     SEX_WORDS,
     YES_NO_WORDS,
     fold,
     is_age,
     is_empty,
+    is_grouped,
+    is_unit,
     parse_age,
     parse_number,
+    unit_key,
+    unit_of,
+)
+from mdf_detectron.data.sources.own.suspicions import (
+    MOSTLY,
+    missing_codes,
+    mixed_units,
+    near_names,
+    no_measurement,
+    possible_units,
+    wide_range,
 )
 
 MOST_CATEGORIES = 12
-MOSTLY = 0.8
-"""Least share of numbers among the values of a numeric column."""
 FENCE = 6.0
-"""Values this many interquartile ranges outside the quartiles count as errors."""
+"""Values this many interquartile ranges outside the quartiles are asked about."""
 FEW_CODES = 6
 
+_IN_BRACKETS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]\s*$")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?$")
 
 
@@ -45,60 +59,76 @@ class Proposal:
     reasons: dict[str, list[str]] = field(default_factory=dict)
     questions: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    recipe: TableRecipe = field(default_factory=TableRecipe)
 
     @property
     def schema(self) -> ClinicalSchema:
-        return ClinicalSchema(tuple(self.columns))
+        return ClinicalSchema(tuple(self.columns), table=self.recipe)
 
     def to_yaml(self) -> str:
         lines = [
             "# Proposed from the data. Edit it where you know better, then prepare again with --schema THIS_FILE.",
             "# kind: numeric (minimum, maximum: a value outside becomes missing) or categorical (vocabulary).",
+            "# missing: values that mean a missing one. mapping: {spelling: value}. source: column of the table.",
             "version: 1",
             "columns:" if self.columns else "columns: []  # no clinical record: for image-only models",
         ]
         for column in self.columns:
             lines += [f"  # {text}" for text in self.reasons.get(column.name, ())]
             lines += [f"  # DECIDE: {text}" for text in self.questions.get(column.name, ())]
-            text = yaml.safe_dump(
-                [column.to_dict()], sort_keys=False, allow_unicode=True, default_flow_style=True, width=10_000
-            )
-            lines.append(f"  - {text.strip()[1:-1]}")
+            lines.append(f"  - {_flow(column.to_dict())}")
         if self.left_out:
             lines.append("# Left out; add a column here to use it:")
             lines += [f"#   {name}: {reason}" for name, reason in self.left_out.items()]
+        if table := self.recipe.to_dict():
+            lines += ["# How the table was read, and a table of new patients will be:", f"table: {_flow(table)}"]
         return "\n".join(lines) + "\n"
 
 
-def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], decimal_comma: bool) -> Proposal:
+def _flow(entries: dict[str, Any]) -> str:
+    text = yaml.safe_dump([entries], sort_keys=False, allow_unicode=True, default_flow_style=True, width=10_000)
+    return text.strip()[1:-1]
+
+
+def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], recipe: TableRecipe) -> Proposal:
     """Propose a schema for ``specs`` from name → raw values of the table or the DICOM tags, one per image."""
-    proposal = Proposal()
+    proposal = Proposal(recipe=recipe)
     for spec in specs:
-        filled = [v for v in values[spec.name] if not is_empty(v)]
-        column = _column(spec, filled, len(values[spec.name]), proposal, decimal_comma)
+        column = _column(spec, values[spec.name], proposal)
         if column is not None:
-            proposal.columns.append(column)
+            source = "" if spec.source == spec.name else spec.source
+            proposal.columns.append(replace(column, source=source, mapping=spec.mapping))
     return proposal
 
 
-def _column(
-    spec: ColumnSpec, filled: list[Any], total: int, proposal: Proposal, decimal_comma: bool
-) -> ClinicalColumn | None:
-    name = spec.name
+def _column(spec: ColumnSpec, values: list[Any], proposal: Proposal) -> ClinicalColumn | None:
+    name, filled, recipe = spec.name, [v for v in values if not is_empty(v)], proposal.recipe
     reasons, questions = proposal.reasons.setdefault(name, []), proposal.questions.setdefault(name, [])
-    reasons.append(f"{name}: from '{spec.source}', {total - len(filled)} of {total} values empty.")
+    reasons.append(f"{name}: from '{spec.source}', {len(values) - len(filled)} of {len(values)} values empty.")
     if not filled:
         proposal.left_out[name] = "all values are empty"
         return None
     if spec.mapping:
         reasons.append("Vocabulary: the values that --columns maps to.")
         return ClinicalColumn(name, "categorical", vocabulary=tuple(dict.fromkeys(spec.mapping.values())))
-    read = [parse_age(v) if is_age(spec.name, spec.source) else parse_number(v, decimal_comma) for v in filled]
-    numbers = np.array([n for n, _ in read if n is not None])
+    units = Counter() if is_age(name, spec.source) else _units(spec.source, filled)
+    unit = next(iter(units), "")
+    read = [parse_age(v) if is_age(name, spec.source)
+            else parse_number(v, recipe.decimal_comma, recipe.thousands, unit) for v in filled]  # fmt: skip
+    numbers, why_not = np.array([n for n, _ in read if n is not None]), Counter(how for n, how in read if n is None)
+    if why_not[OTHER_UNIT] and len(numbers) + why_not[OTHER_UNIT] >= MOSTLY * len(filled):
+        proposal.left_out[name] = f"numbers in several units ({', '.join(units)}); convert them to one in the table"
+        return None
     if len(numbers) >= MOSTLY * len(filled):
-        return _numeric(spec, numbers, len(filled) - len(numbers), proposal)
-    if len(numbers) + sum(how == DECIMAL_COMMA for _, how in read) >= MOSTLY * len(filled):
-        proposal.left_out[name] = "numbers with a decimal comma; prepare again with --decimal-comma"
+        if not is_age(name, spec.source) and (reason := no_measurement(name, numbers, map(str, filled))):
+            proposal.left_out[name] = reason
+            return None
+        _ask_about_notation(filled, why_not, recipe, questions)
+        return _numeric(spec, numbers, unit, proposal)
+    commas = why_not[DECIMAL_COMMA] + why_not[GROUPS_OR_DECIMALS]
+    if len(numbers) + commas >= MOSTLY * len(filled):
+        decimal = "numbers with a decimal comma; prepare again with --decimal-comma"
+        proposal.left_out[name] = decimal if why_not[DECIMAL_COMMA] else f"numbers with {GROUPS_OR_DECIMALS}"
         return None
     folded = Counter(fold(v) for v in filled)
     if sum(bool(_DATE.match(str(v))) for v in filled) >= MOSTLY * len(filled):
@@ -110,48 +140,94 @@ def _column(
         return ClinicalColumn(name, "categorical", vocabulary=tuple(sorted(words | {"F", "M"})))
     if len(numbers) >= 0.3 * len(filled):
         questions.append(f"{len(numbers)} of {len(filled)} values are numbers, the others text; taken as categories.")
+    if nones := sum(isinstance(v, str) and fold(v) == "none" for v in values):
+        questions.append(f"None ({nones} times) is read as missing. If it is a value, add it to the vocabulary.")
     return _categorical(name, filled, folded, proposal)
 
 
-def _numeric(spec: ColumnSpec, numbers: np.ndarray, unreadable: int, proposal: Proposal) -> ClinicalColumn | None:
+def _units(source: str, filled: Sequence[Any]) -> Counter[str]:
+    """Count the units in the brackets of a header and after numbers, most frequent first; in one spelling each."""
+    header = _IN_BRACKETS.search(source)
+    found = Counter(u for value in filled if isinstance(value, str) if (u := unit_of(value)))
+    if header and is_unit(header[1]):
+        found[header[1]] += len(filled)
+    merged: dict[str, str] = {}
+    return Counter(merged.setdefault(unit_key(unit), unit) for unit, _ in found.most_common())
+
+
+def _ask_about_notation(
+    filled: Sequence[Any], why_not: Counter[str | None], recipe: TableRecipe, questions: list[str]
+) -> None:
+    if why_not:
+        listed = "; ".join(f"{reason}: {n}" for reason, n in why_not.most_common())
+        questions.append(f"{why_not.total()} values become missing: {listed}.")
+    for mark in ",." if recipe.decimal_comma else ():
+        marked = [v for v in filled if isinstance(v, str) and mark in v]
+        if mark != recipe.thousands and len(marked) > 1 and all(is_grouped(v, mark) for v in marked):
+            option = "--thousands . too" if mark == "." else "--thousands , instead of --decimal-comma"
+            questions.append(f"{len(marked)} values have three digits after each '{mark}'. If it separates thousands, "
+                             f"prepare again with {option}.")  # fmt: skip
+
+
+def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposal) -> ClinicalColumn | None:
     name, questions, reasons = spec.name, proposal.questions[spec.name], proposal.reasons[spec.name]
     if len(set(numbers)) == 1:
         proposal.left_out[name] = f"only one value, {numbers[0]:g}"
         return None
-    if unreadable:
-        questions.append(f"{unreadable} values are no numbers and become missing; see the report.")
-    if is_age(spec.name, spec.source):
+    codes = missing_codes(numbers)
+    values = numbers[~np.isin(numbers, codes)]
+    if codes:
+        listed = ", ".join(f"{code:g} ({(numbers == code).sum()} times)" for code in codes)
+        questions.append(f"{listed} is apart from all others ({values.min():g} to {values.max():g}) and taken as "
+                         "a code for a missing value. If it is a value, remove it from 'missing'.")  # fmt: skip
+    missing = tuple(int(code) if code.is_integer() else code for code in codes)
+    if is_age(name, spec.source):
         reasons.append("An age: 0 to 120 years.")
-        outside = int(((numbers < 0) | (numbers > 120)).sum())
-        if outside:
+        if outside := int(((values < 0) | (values > 120)).sum()):
             questions.append(f"{outside} ages are outside and become missing.")
-        return ClinicalColumn(name, "numeric", "years", 0, 120)
-    low, high = np.percentile(numbers, [25, 75])
-    reach = FENCE * max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
-    inside = numbers[(numbers >= low - reach) & (numbers <= high + reach)]
-    suspects = Counter(numbers[(numbers < low - reach) | (numbers > high + reach)].tolist())
-    if suspects:
-        listed = ", ".join(f"{v:g}" + (f" ({n} times)" if n > 1 else "") for v, n in suspects.most_common(5))
+        return ClinicalColumn(name, "numeric", "years", 0, 120, missing=missing)
+    if text := mixed_units(values):
+        questions.append(f"{text}.")
+    fitting = possible_units(f"{spec.name} {spec.source}", unit, values)
+    if fitting:
+        low, high = min(r[0] for r in fitting.values()), max(r[1] for r in fitting.values())
+        reasons.append(f"Range: what is possible in a patient, by the name of the column. Found: {_span(values)}.")
+        if len(fitting) > 1:
+            questions.append(f"the unit is {' or '.join(fitting)}? Name it with unit: ... and narrow the range.")
+        elif not unit:
+            questions.append(f"the unit is {next(iter(fitting))} by name and values. Correct it if it is another.")
+        unit = next(iter(fitting)) if len(fitting) == 1 else ""
+    else:
+        low, high = wide_range(values)
+        reasons.append(f"Range: ten times as wide as the values ({_span(values)}), since the column is not known.")
         questions.append(
-            f"far from all others and outside the range: {listed}. An error or code? Else widen the range."
+            "write the range that is possible in a patient" + ("." if unit else ", and the unit as unit: ...")
         )
-    distinct = sorted(set(inside.tolist()))
-    if len(distinct) <= FEW_CODES and all(v.is_integer() for v in distinct):
+    _ask_about_values(values, low, high, questions)
+    return ClinicalColumn(name, "numeric", unit, low, high, missing=missing)
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{values.min():g} to {values.max():g}"
+
+
+def _ask_about_values(values: np.ndarray, low: float, high: float, questions: list[str]) -> None:
+    """Ask about values outside the range or far from all others, and about whole numbers that may be codes or ids."""
+    first, third = np.percentile(values, [25, 75])
+    reach = FENCE * max(third - first, 0.05 * max(abs(first), abs(third)), 1e-9)
+    outside = (values < low) | (values > high)
+    far = ~outside & ((values < first - reach) | (values > third + reach))
+    for chosen, text in ((outside, "outside the range, and missing"), (far, "far from all others, but kept")):
+        if chosen.any():
+            found = Counter(values[chosen].tolist()).most_common(5)
+            listed = ", ".join(f"{v:g}" + (f" ({n} times)" if n > 1 else "") for v, n in found)
+            questions.append(f"{text}: {listed}. An error, or another unit? Else correct the range.")
+    distinct = sorted(set(values[~outside].tolist()))
+    if all(v.is_integer() for v in distinct) and len(distinct) <= FEW_CODES:
         codes = ", ".join(f"{v:g}" for v in distinct)
         questions.append(f"only the whole numbers {codes}: if codes, make it categorical with that vocabulary.")
-    questions.append("the unit is not known; name it with unit: ...")
-    minimum, maximum = _widened(float(inside.min()), float(inside.max()))
-    reasons.append(f"Range: of the values ({inside.min():g} to {inside.max():g}), widened by a quarter of its width.")
-    return ClinicalColumn(name, "numeric", "", minimum, maximum)
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """Widen a range for new patients, rounded outward to two significant digits; it does not cross zero."""
-    room = 0.25 * (high - low)
-    step = 10 ** np.floor(np.log10(max(room, 1e-12)))
-    minimum = float(np.floor(round((low - room) / step, 9)) * step)
-    maximum = float(np.ceil(round((high + room) / step, 9)) * step)
-    return (max(minimum, 0.0) if low >= 0 else round(minimum, 10)), round(maximum, 10)
+    elif all(v.is_integer() for v in distinct) and len(distinct) == len(values) >= 20:
+        questions.append("whole numbers, another one in each row. If they are identifiers, remove the column.")
 
 
 def _categorical(name: str, filled: list[Any], folded: Counter[str], proposal: Proposal) -> ClinicalColumn | None:
@@ -169,9 +245,13 @@ def _categorical(name: str, filled: list[Any], folded: Counter[str], proposal: P
     for value in filled:
         spellings.setdefault(fold(value), Counter())[" ".join(str(value).split())] += 1
     words = sorted(counts.most_common(1)[0][0] for counts in spellings.values())
-    several = sum(len(counts) > 1 for counts in spellings.values())
-    proposal.reasons[name].append("Vocabulary: the values found" + (", most frequent spellings." if several else "."))
+    proposal.reasons[name].append("Vocabulary: the values found, each in its most frequent spelling.")
+    if near := near_names(words):
+        listed = "; ".join(near[:5])
+        proposal.questions[name].append(f"nearly the same: {listed}. One value? Then add mapping: {{one: other}}.")
     if rare := [word for word in words if folded[fold(word)] < 3]:
         listed = ", ".join(rare[:5])
-        proposal.questions[name].append(f"rare: {listed}. A misspelling of another? Then map it, as in --columns.")
+        proposal.questions[name].append(
+            f"rare: {listed}. A misspelling of another? Then map it, as in mapping: {{misspelled: right}}."
+        )
     return ClinicalColumn(name, "categorical", vocabulary=tuple(words))
