@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -241,6 +243,22 @@ def value_at(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, CfgNode) else None
     return value
+
+
+def without_paths(cfg: CfgNode) -> CfgNode:
+    """Return a copy in which absolute paths, paths out of the folder and URLs are cut to their last component."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in cfg.items():
+        cfg[key] = without_paths(value) if isinstance(value, CfgNode) else _cut(value)
+    return cfg
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_cut(one) for one in value)
+    outside = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "..")) or "://" in value)
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if outside else value
 
 
 def flat_config(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

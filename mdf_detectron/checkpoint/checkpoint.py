@@ -202,8 +202,10 @@ def _verified(data: Any, path: str | Path) -> dict[str, Any]:
     for name, value in state.items():
         if problem := _weight_problem(name, value):
             raise CheckpointError(f"{path}: the weight {shorten(name)} {problem}; name a .pth of this project")
+    ours = bool({CONFIG_KEY, CONTENTS_KEY, DIGEST_KEY, TRAINING_DIGEST_KEY} & set(data))
+    needed = {DIGEST_KEY: ours, TRAINING_DIGEST_KEY: ours and "trainer" in data}
     for key, compute in ((DIGEST_KEY, digest), (TRAINING_DIGEST_KEY, training_digest)):
-        if key in data and compute(data) != data[key]:
+        if (needed[key] or key in data) and data.get(key) != compute(data):
             raise CheckpointError(f"{path} is damaged or was edited: its SHA-256 is not the stored one; copy it again")
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

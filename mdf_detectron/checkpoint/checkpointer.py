@@ -18,7 +18,7 @@ from mdf_detectron.checkpoint.checkpoint import (
     signed,
 )
 from mdf_detectron.checkpoint.contents import check_dataset
-from mdf_detectron.config import reads_record
+from mdf_detectron.config import reads_record, without_paths
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import write_text
 from mdf_detectron.modeling.meta_arch import build_model
@@ -56,7 +56,8 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.weights() or self.model.state_dict(), CONFIG_KEY: self.cfg.dump(), **kwargs}
+        weights, cfg = self.weights() or self.model.state_dict(), without_paths(self.cfg)
+        data = {"model": weights, CONFIG_KEY: cfg.dump(), **kwargs}
         data |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         if self.contents is not None:
             data[CONTENTS_KEY] = self.contents

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mdf_detectron.child_processes import thread_map
 from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.errors import DatasetError, ImageReadError
-from mdf_detectron.fileio import atomic_path, file_stamp, read_json, remove_partial_files, write_json
+from mdf_detectron.fileio import atomic_path, file_stamp, for_owner_only, read_json, remove_partial_files, write_json
 from mdf_detectron.locks import FolderLock
 
 VERSION = 1
@@ -101,7 +101,7 @@ class DecodedCache:
         cache, _ = cls.open(path, records)
         if cache is not None:
             return cache
-        with FolderLock(path, in_parent=True, wait=True):
+        with for_owner_only(), FolderLock(path, in_parent=True, wait=True):
             cache, reason = cls.open(path, records)
             if cache is None:
                 logging.getLogger(__name__).info(f"{path}: {reason}; making it now")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from mdf_detectron.data.splits import SPLITS, patient_key
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import (
     PARTIAL_SUFFIX,
+    for_owner_only,
     markdown_table,
     read_json,
     sha256_of,
@@ -113,16 +113,14 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         for leftover in (*(p for p in out.parent.glob(f"*{PARTIAL_SUFFIX}") if of_killed.fullmatch(p.name)), old):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = out.with_name(f"{out.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        mask = os.umask(0o077)  # also applies to workers started in the block
         try:
-            staging.mkdir()
-            yield staging
-            _replace(out, staging, old)
+            with for_owner_only():
+                staging.mkdir()
+                yield staging
+                _replace(out, staging, old)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        finally:
-            os.umask(mask)
         for done in (old, out.with_name(out.name + IMAGE_CACHE_SUFFIX)):
             shutil.rmtree(done, ignore_errors=True)
 

@@ -24,7 +24,7 @@ from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 
 _HEX_DIGITS = 64
 _DIGITS = 16
-_MOST_DAYS = 3650
+_LONGEST_SHIFT = 3650 * 24 * 3600 * 10**6
 
 KEPT_KEYS = ("id", "width", "height", "clinical", "match")
 """Image keys that identify nobody; all others, except times and ids, are removed."""
@@ -61,9 +61,9 @@ class Pseudonyms:
         return f"{kind[0]}{self._digest(kind, str(identifier))[:_DIGITS]}"
 
     def shifted(self, patient: Any, time: str) -> str:
-        """Shift an ISO 8601 time back by whole days, the same number for all of a patient's times."""
-        days = 1 + int(self._digest("days", str(patient)), 16) % _MOST_DAYS
-        return (datetime.fromisoformat(time) - timedelta(days=days)).isoformat()
+        """Shift an ISO 8601 time back by up to ten years, clock included; all of a patient's by the same duration."""
+        back = timedelta(days=1) + timedelta(microseconds=int(self._digest("time", str(patient)), 16) % _LONGEST_SHIFT)
+        return (datetime.fromisoformat(time) - back).isoformat()
 
     @property
     def fingerprint(self) -> str:

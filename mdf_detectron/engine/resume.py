@@ -18,7 +18,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mdf_detectron.checkpoint.checkpoint import TRAINING_DIGEST_KEY, Checkpoint
-from mdf_detectron.config import flat_config
+from mdf_detectron.config import flat_config, without_paths
 from mdf_detectron.errors import CheckpointError, ConfigError, shorten
 from mdf_detectron.fileio import remove_partial_files, shorten_path
 from mdf_detectron.locks import FolderLock
@@ -153,7 +153,7 @@ def check_resumable(checkpoint: Checkpoint, trainer: Any) -> None:
             not fit the parameters or is not finite.
     """
     where = shorten_path(checkpoint.path)
-    differ = differing_keys(checkpoint.saved_cfg, trainer.cfg)
+    differ = differing_keys(checkpoint.saved_cfg, without_paths(trainer.cfg))
     if differ:
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise CheckpointError(

@@ -20,7 +20,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from mdf_detectron.config import flat_config
+from mdf_detectron.config import flat_config, without_paths
 from mdf_detectron.engine.validation import EarlyStop
 from mdf_detectron.errors import ResultsError, UserError, shorten
 from mdf_detectron.fileio import read_json, write_json
@@ -211,11 +211,4 @@ def build_trackers(cfg: CfgNode) -> list[TrackerWriter]:
 
 def shared_config(cfg: CfgNode) -> dict[str, Any]:
     """Flatten a config for trackers; cut absolute paths and URLs to their last component."""
-    return {key: _without_place(value) for key, value in flat_config(cfg).items()}
-
-
-def _without_place(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_place(item) for item in value]
-    outside = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "..")) or "://" in value)
-    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if outside else value
+    return flat_config(without_paths(cfg))

@@ -22,8 +22,20 @@ from mdf_detectron.engine.hooks import RUNNING_STATE, replaced_weights
 from mdf_detectron.engine.processes import copy_from_main, unwrapped
 from mdf_detectron.errors import CheckpointError, ConfigError, UserError
 from mdf_detectron.fileio import read_json, write_json
+from mdf_detectron.validation import Strict, validated
 
 HISTORY_FILE_NAME = "validation_history.json"
+
+
+class _Validation(Strict):
+    iteration: int
+    value: float | None
+
+
+class _History(Strict):
+    metric: str
+    best: _Validation | None
+    entries: list[_Validation]
 
 
 class ValidationHistory:
@@ -43,12 +55,12 @@ class ValidationHistory:
         if iteration == 0 or not self.path.is_file():
             return
         try:
-            data = read_json(self.path, CheckpointError)
-            entries, best, metric = data["entries"], data["best"], data["metric"]
-        except (UserError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path} is damaged ({error!r}); remove it to start counting again") from None
-        if metric == self.metric:
-            self.entries, self.best = [e for e in entries if e["iteration"] <= iteration], best
+            data = validated(_History, read_json(self.path, CheckpointError), "it", CheckpointError)
+        except UserError as error:
+            raise CheckpointError(f"{self.path} is damaged; remove it to start counting again ({error})") from None
+        if data.metric == self.metric:
+            self.entries = [one.model_dump() for one in data.entries if one.iteration <= iteration]
+            self.best = data.best and data.best.model_dump()
 
     def add(self, iteration: int, value: float | None) -> bool:
         """Record a validation's value; return :meth:`is_better`."""

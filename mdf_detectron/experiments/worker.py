@@ -7,7 +7,6 @@ a killed process can be run again. At the end the folder holds ``scores.json`` o
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -95,9 +94,10 @@ def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
 
 def step_seconds(folder: Path) -> float | None:
     """Return the median time of a logged training step, in seconds; None if the log has no times."""
+    from mdf_detectron.report.charts import read_series  # draws: slow to import
+
     path = folder / METRICS_FILE_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    times = [entry["time"] for entry in map(json.loads, lines) if entry.get("time")]
+    times = read_series(path).get("time", ((), ()))[1] if path.is_file() else ()
     return statistics.median(times) if times else None
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_FILE_NAME = "progress.jsonl"
 _FOLDERS = {"png": ("pictures", ".png"), "dicom-sr": ("reports", ".dcm")}
@@ -236,20 +240,25 @@ class _Progress:
         header, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         if header != self.header:
             return []
-        kept = []
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self.done[entry["key"]] = {"findings": entry["findings"], "coco": entry["coco"]}
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed run may be truncated
-            kept.append(line)
+        *whole, _ = lines or [""]  # a killed run may leave part of a line
+        kept = [line for line in whole if line == _line("{" + line[_CRC_LENGTH:])]
+        if damaged := len(whole) - len(kept):
+            logger.warning("%s: %d damaged line(s); these images are predicted again", self.path, damaged)
+        for entry in map(json.loads, kept):
+            self.done[entry["key"]] = {"findings": entry["findings"], "coco": entry["coco"]}
         return kept
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        line = json.dumps(finite_or_none({"key": key, **entry}), allow_nan=False)
-        self._file.write(line + "\n")
+        self._file.write(_line(json.dumps(finite_or_none({"key": key, **entry}), allow_nan=False)) + "\n")
         self._file.flush()
+
+
+_CRC_LENGTH = len('{"crc": "01234567", ')
+
+
+def _line(entry: str) -> str:
+    """Return a JSON object with its checksum as the first key."""
+    return f'{{"crc": "{zlib.crc32(entry.encode()):08x}", {entry[1:]}'
 
 
 def first_error(errors: Sequence[tuple[str, str]]) -> str:

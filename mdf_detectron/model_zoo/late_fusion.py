@@ -12,12 +12,12 @@ from torch import nn
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
 from mdf_detectron.checkpoint.contents import check_dataset, training_contents
-from mdf_detectron.config import columns_read
+from mdf_detectron.config import columns_read, without_paths
 from mdf_detectron.config_checks import check_config
 from mdf_detectron.data.loaders import records_of, train_clinical_records
 from mdf_detectron.errors import CheckpointError, ConfigError, shorten
 from mdf_detectron.evaluation.late_fusion import Exponents, RecordOdds, fit_exponents
-from mdf_detectron.model_zoo.publishing import predictions_on, without_paths
+from mdf_detectron.model_zoo.publishing import predictions_on
 from mdf_detectron.modeling.logit_fusion import LogitFusion
 from mdf_detectron.modeling.meta_arch import build_model
 
@@ -58,7 +58,8 @@ def write_late_fusion(
     # one for all: classes compete in a softmax, where exponents of their own disturb each other
     exponents = fit_exponents(truth, alone, odds.of_split(val, truth), by_class=False)
     _set_exponents(model, torch.from_numpy(exponents.values))
-    data = {"model": model.cpu().state_dict(), CONFIG_KEY: without_paths(cfg), CONTENTS_KEY: training_contents(cfg)}
+    config = without_paths(cfg).dump()
+    data = {"model": model.cpu().state_dict(), CONFIG_KEY: config, CONTENTS_KEY: training_contents(cfg)}
     save_checkpoint_file(signed(data), path)
     return odds, exponents
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
 from mdf_detectron.checkpoint.checkpointer import load_model
-from mdf_detectron.config import reads_record
+from mdf_detectron.config import reads_record, without_paths
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
@@ -200,17 +200,9 @@ def write_published(
     """
     weights = {name: _half(name, value) for name, value in checkpoint.weights.items()} if half else checkpoint.weights
     contents = {**checkpoint.contents, **entries}
-    data = {"model": weights, CONFIG_KEY: without_paths(checkpoint.saved_cfg), CONTENTS_KEY: contents}
+    data = {"model": weights, CONFIG_KEY: without_paths(checkpoint.saved_cfg).dump(), CONTENTS_KEY: contents}
     save_checkpoint_file(signed(data), path)
     return Checkpoint.open(path)
-
-
-def without_paths(saved: CfgNode) -> str:
-    """Return a config as YAML, without paths of the training machine."""
-    cfg = saved.clone()
-    cfg.OUTPUT_DIR = f"output/{Path(cfg.OUTPUT_DIR or 'output').name}"
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS_FILE = "", ""
-    return cfg.dump()
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -71,6 +71,18 @@ def test_every_entry_counts_in_the_digest(saved, tmp_path):
     assert digest({**saved, "iteration": -1}) == before
 
 
+def test_a_flipped_bit_in_the_name_of_an_entry_is_noticed(saved, tmp_path):
+    """Such a file looks as if it had no digest, no config or no training: it never loads without being verified."""
+    assert len(saved) == 7
+    for name in saved:
+        flipped = {name[:-1] + chr(ord(name[-1]) ^ 1) if key == name else key: value for key, value in saved.items()}
+        torch.save(flipped, tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match=r"x\.pth"):
+            Checkpoint.open(tmp_path / "x.pth")
+    torch.save({"model": saved["model"]}, tmp_path / "x.pth")  # another program's: weights alone
+    assert Checkpoint.open(tmp_path / "x.pth").data.keys() == {"model"}
+
+
 def test_damaged_and_non_finite_files_are_refused_with_one_line(saved, tiny_run, tmp_path):
     raw = bytearray((tiny_run / "model_final.pth").read_bytes())
     for position in (len(raw) // 3, len(raw) // 2):

@@ -108,7 +108,7 @@ def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path
     assert [one["record"]["age"] for one in good] == [40, 41]
 
 
-def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys):
+def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys, caplog):
     options = ("--images", images, "--out", tmp_path / "o", "--record", "age=43")
     predict(weights, *options)
     whole = (tmp_path / "o" / "findings.json").read_bytes()
@@ -118,6 +118,11 @@ def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys):
     capsys.readouterr()
     predict(weights, *options)
     assert "2 image(s) predicted, 2 were there already" in capsys.readouterr().out
+    assert (tmp_path / "o" / "findings.json").read_bytes() == whole
+    progress.write_text(progress.read_text().replace('"score": 0.', '"score": 0.0', 1))  # damaged, still JSON
+    predict(weights, *options)
+    assert "1 image(s) predicted, 3 were there already" in capsys.readouterr().out
+    assert "1 damaged line(s); these images are predicted again" in caplog.text
     assert (tmp_path / "o" / "findings.json").read_bytes() == whole
     Image.fromarray(np.full((80, 96), 90, np.uint8)).save(images / "test_1.png")  # another image of the same name
     predict(weights, *options)

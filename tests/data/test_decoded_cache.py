@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 import threading
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def deepen(record):
 def test_training_sees_the_same_images_boxes_and_masks(cfg, plain):
     (cache,) = make_caches(cfg, [TRAIN])
     assert len(cache) == 8 and cache.path.stat().st_size < 8 * 48 * 48 + 200
+    made = (cache.path, cache.path.with_suffix(".json"), cache.path.parent)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o600, 0o600, 0o700], "for the owner alone"
     unchanged, records = build_loss_mapper(cfg, TRAIN), {r["image_id"]: r for r in records_of([TRAIN])}
     cached, flipped = batches(cfg), 0
     for one, other in zip(cached, batches(plain), strict=True):

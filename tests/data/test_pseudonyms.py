@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -34,8 +35,9 @@ def test_by_hand(tmp_path):
     expected = hmac.new(b"k" * 32, b"patient\x00" + b"200", hashlib.sha256).hexdigest()[:16]
     assert names.of("patient", "200") == names.of("patient", 200) == "p" + expected
     assert names.of("study_id", "200") != "s" + expected != Pseudonyms(b"l" * 32).of("patient", "200")
-    first, second = names.shifted("200", "2020-03-01T10:00:00"), names.shifted("200", "2020-03-02T11:30:00")
-    assert first < "2020-03-01" and first.endswith("T10:00:00") and second.endswith("T11:30:00")
+    one, other = (datetime.fromisoformat(names.shifted("200", f"2020-03-0{t}")) for t in ("1T10:00:00", "2T11:30:00"))
+    assert other - one == timedelta(days=1, hours=1, minutes=30) and one < datetime(2020, 3, 1)
+    assert (one.minute, one.second) != (0, 0) and "T10:00" not in names.shifted("201", "2020-03-01T10:00:00")
 
 
 def test_a_folder_keeps_its_content_and_loses_its_names(folder, tmp_path):

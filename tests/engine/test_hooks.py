@@ -130,9 +130,16 @@ def test_history_counts_by_hand(tmp_path):
     other.resume(5)
     assert other.best is None
     assert [other.add(k, v) for k, v in ((1, 3.0), (2, 4.0), (3, 2.0))] == [True, False, True]
-    path.write_text("{")
-    with pytest.raises(CheckpointError, match="h.json is damaged"):
-        ValidationHistory(path, "AP").resume(3)
+    for damaged in (
+        "{",
+        "[]",
+        path.read_text().replace("iteration", "iterbtion", 1),
+        path.read_text().replace("[", "3, ["),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(CheckpointError, match="h.json is damaged") as error:
+            ValidationHistory(path, "loss").resume(3)
+        assert "\n" not in str(error.value)
 
 
 def test_mean_losses_change_nothing_and_repeat(tiny_config):

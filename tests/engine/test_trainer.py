@@ -30,6 +30,7 @@ def test_train_evaluate_resume_and_load(tiny_config, train, tmp_path):
     assert saved["model"]["backbone.clinical_encoder.fitted"]
     assert saved["model"]["backbone.clinical_encoder.mean"][0].item() == pytest.approx(43.5)
     assert not list(tmp_path.glob("*.partial"))
+    assert str(tmp_path).encode() not in (tmp_path / "model_final.pth").read_bytes(), "a path of this machine"
 
     again = evaluate_checkpoint(tiny_config("MODEL.WEIGHTS", str(tmp_path / "model_final.pth")))
     assert json.dumps(again) == json.dumps(results)

@@ -12,7 +12,7 @@ from mdf_detectron.errors import ConfigError, ResultsError, UserError
 from mdf_detectron.experiments import cost
 from mdf_detectron.experiments.launch import left_to_do, parse_cluster_options, run_cluster
 from mdf_detectron.experiments.trainings import FAILURE_FILE_NAME, SCORES_FILE_NAME, read_results
-from mdf_detectron.experiments.worker import work
+from mdf_detectron.experiments.worker import step_seconds, work
 from mdf_detectron.fileio import read_json, write_json
 from mdf_detectron.locks import FolderLock
 from tests.experiments.conftest import SMALL
@@ -55,6 +55,15 @@ def test_the_time_of_a_dry_run_is_limited(tiny_folder, make_study, tmp_path, mon
     monkeypatch.setattr(cost, "MOST_ROUNDS", 3)
     cost.measure_speed(trainings[0].cfg, 60.0)
     assert batches == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_a_damaged_log_of_a_training_is_one_line(tmp_path):
+    log = tmp_path / "metrics.json"
+    log.write_text("".join(f'{{"iteration": {i}, "time": {t}}}\n' for i, t in ((19, 0.5), (39, 0.1), (59, 0.2))))
+    assert step_seconds(tmp_path) == 0.2
+    log.write_text(log.read_text()[:-9])
+    with pytest.raises(ResultsError, match=r"metrics\.json: line 3 is not a JSON object with an iteration$"):
+        step_seconds(tmp_path)
 
 
 def test_no_network_is_one_line_before_anything_starts(plan_file, tiny_folder, tmp_path, monkeypatch):
