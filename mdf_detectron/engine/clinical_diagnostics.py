@@ -105,7 +105,7 @@ def mean_class_loss(model: nn.Module, batches: Batches) -> float:
 
 def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
     """Return (R, K + 1) logits of a batch's R ground-truth boxes, background last."""
-    images, record, heads = model.preprocess_image(batch), model.encode_records(batch), model.roi_heads
+    (images, features, _, record), heads = model.read(batch), model.roi_heads
     proposals = [
         Instances(size, proposal_boxes=x["instances"].gt_boxes, objectness_logits=torch.zeros(len(x["instances"])))
         for x, size in zip(batch, images.image_sizes, strict=True)
@@ -119,7 +119,6 @@ def _logits_of_ground_truth(model: nn.Module, batch: list[dict[str, Any]]) -> Te
             heads.logit_fusion[-1].register_forward_hook(lambda m, given, output: logits.append(F.pad(output, (0, 1))))
         )
     try:
-        features, _, record = model.backbone.features_for_logits(images.tensor, record)
         proposals = [p.to(model.device) for p in proposals]
         heads(images, features, proposals, None, **model.arguments_of_heads(record))
     finally:

@@ -52,17 +52,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def lr_factors(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
     """Map each parameter's name to its learning-rate factor, where that may differ from 1.
 
-    A module's ``lr_groups()`` maps its parameters to a group: ``"clinical"`` reads the record directly
-    (``SOLVER.CLINICAL_LR_FACTOR``); ``"deconv_deep"`` and ``"deconv_out"`` belong to the paper's branch
-    (``SOLVER.DECONV_LR_FACTORS``). The weight of a fully connected layer with more than ``SOLVER.FULL_LR_FAN_IN``
-    inputs has the factor ``FULL_LR_FAN_IN`` / inputs, times that of its group. An unknown group is a ``KeyError``.
+    A module's ``lr_groups()`` maps its parameters to a group, or its ``lr_group`` names that of all: ``"clinical"``
+    reads the record directly (``SOLVER.CLINICAL_LR_FACTOR``); ``"deconv_deep"`` and ``"deconv_out"`` belong to the
+    paper's branch (``SOLVER.DECONV_LR_FACTORS``). The weight of a fully connected layer with more than
+    ``SOLVER.FULL_LR_FAN_IN`` inputs has the factor ``FULL_LR_FAN_IN`` / inputs, times that of its group. An unknown
+    group is a ``KeyError``.
     """
     deep, out = cfg.SOLVER.DECONV_LR_FACTORS
     rates = {"clinical": cfg.SOLVER.CLINICAL_LR_FACTOR, "deconv_deep": deep, "deconv_out": out}
     factors: dict[str, float] = {}
     full = cfg.SOLVER.FULL_LR_FAN_IN
     for name, module in model.named_modules():
-        groups = module.lr_groups() if hasattr(module, "lr_groups") else {}
+        group = getattr(module, "lr_group", None)
+        groups = {part: group for part, _ in module.named_parameters() if group}
+        groups |= module.lr_groups() if hasattr(module, "lr_groups") else {}
         factors |= {f"{name}.{part}": rates[group] for part, group in groups.items()}
         if "deconv_deep" in groups.values() and "deconv_out" not in groups.values() and deep != out:
             logging.getLogger(__name__).warning(

@@ -7,7 +7,7 @@ Shapes: I test images of all folds, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -106,13 +106,13 @@ class StudyEstimator(Estimator):
     @cached_property
     def spread(self) -> TrainingSpread | None:
         """Spread of a single training in every metric; None without repeated seeds."""
-        return pooled_spread(
-            [
-                np.array([metric_values(one)[1] for one in of_fold])
-                for variant in self.results.trained
-                for of_fold in self.matches(variant).values()
-            ]
-        )
+        return self.spread_of(_by_fold(self.matches(variant)) for variant in self.results.trained)
+
+    def spread_of(self, models: Iterable[ByFold]) -> TrainingSpread | None:
+        """Pool the spread of a single training in the statistics of several models; None without repeated seeds."""
+        whole = {fold: np.ones((1, truth.num_images)) for fold, truth in self.images.truths.items()}
+        return pooled_spread([np.array([one(whole[fold])[0] for one in own])
+                              for by_fold in models for fold, own in by_fold.items()])  # fmt: skip
 
     def estimates(self, variant: str, state: str | None = None, folds: Collection[int] | None = None) -> dict[str, Row]:
         """Estimate every metric of a variant, over all its folds or only ``folds``."""
@@ -136,10 +136,7 @@ class StudyEstimator(Estimator):
             }
             for name in variants
         }
-        ones = {fold: np.ones((1, truth.num_images)) for fold, truth in self.images.truths.items()}
-        every = [(ones[fold], own) for of_variant in by_fold.values() for fold, own in of_variant.items()]
-        spread = pooled_spread([np.array([one(whole)[0] for one in own]) for whole, own in every])
-        size = int(self.sizes[0])
+        spread, size = self.spread_of(by_fold.values()), int(self.sizes[0])
         return {
             name: sweep_rows(self, own, len(SWEEP), size, _of_mean(spread, _count(own)))
             for name, own in by_fold.items()

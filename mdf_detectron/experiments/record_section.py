@@ -20,7 +20,6 @@ from mdf_detectron.evaluation.record_alone import (
     record_alone,
     record_scores,
 )
-from mdf_detectron.evaluation.statistics import pooled_spread
 from mdf_detectron.experiments.estimates import StudyEstimator
 from mdf_detectron.report.html import Section
 from mdf_detectron.report.tables import Table, record_alone_table
@@ -68,8 +67,7 @@ def test_rows(
         }
     by_fold = {title: {fold: [partial(auc, one, present[fold]) for one in own] for fold, own in of_title.items()}
                for title, of_title in scores.items()}  # fmt: skip
-    spread = pooled_spread([np.array([one(np.ones((1, len(present[fold]))))[0] for one in own])
-                            for of_title in by_fold.values() for fold, own in of_title.items()])  # fmt: skip
+    spread = estimator.spread_of(by_fold.values())
     sizes = pair_sizes(estimator.images, np.concatenate(list(present.values())))
     rows = {}
     for title, of_title in by_fold.items():

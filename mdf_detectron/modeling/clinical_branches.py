@@ -65,6 +65,8 @@ class RepeatBranch(ClinicalBranch):
         channels: D of each map, by name.
     """
 
+    lr_group = "clinical"
+
     @configurable
     def __init__(self, *, in_dim: int, channels: dict[str, int]):
         super().__init__()
@@ -73,10 +75,6 @@ class RepeatBranch(ClinicalBranch):
     @classmethod
     def from_config(cls, cfg: CfgNode, in_dim: int, image_shape: ShapeSpec, features: Features) -> dict[str, Any]:
         return {"in_dim": in_dim, "channels": _channels(features)}
-
-    def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
-        return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, encoded: Tensor, image_size: Size, sizes: dict[str, Size]) -> dict[str, Tensor]:
         return {

@@ -119,6 +119,7 @@ class ClinicalEncoder(nn.Module):
         layout: of the output; its width is Z = A + B·E (+ A with indicators).
     """
 
+    lr_group = "clinical"
     STATISTICS = {"mean": 0.0, "std": 1.0, "median": 0.0}
     """Buffers of the numeric columns, and their values before :meth:`fit`."""
 
@@ -143,10 +144,6 @@ class ClinicalEncoder(nn.Module):
         if missing == "token" and vocabulary_sizes:
             means = [embedding.weight.detach().mean(dim=0) for embedding in self.embeddings]
             self.categorical_token = nn.Parameter(torch.stack(means))
-
-    def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
-        return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     @classmethod
     def from_config(cls, cfg):

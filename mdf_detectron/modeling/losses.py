@@ -71,6 +71,8 @@ class FindingsFromRecord(nn.Module):
         weight: factor of the loss.
     """
 
+    lr_group = "clinical"
+
     def __init__(self, *, channels: dict[str, int], num_classes: int, weight: float):
         super().__init__()
         self.num_classes = num_classes
@@ -78,10 +80,6 @@ class FindingsFromRecord(nn.Module):
         self.readouts = nn.ModuleDict(
             {n: nn.Conv2d(width, num_classes, kernel_size=1) for n, width in channels.items()}
         )
-
-    def lr_groups(self) -> dict[str, str]:
-        """Return the learning-rate group of each parameter (see ``engine/optimizer.py``)."""
-        return dict.fromkeys((name for name, _ in self.named_parameters()), "clinical")
 
     def forward(self, maps: dict[str, Tensor], classes: list[Tensor]) -> Tensor:
         """Return the weighted loss (scalar), a mean over images, classes, cells and maps.

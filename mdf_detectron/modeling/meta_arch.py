@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, Generali
 from detectron2.modeling import build_model as build_by_registry
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
@@ -139,10 +139,8 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         """Run the parent's forward pass; backbone and heads read the record, and training losses are weighted."""
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
-        record = self.encode_records(batched_inputs)
-        features, maps, record = self.backbone.features_for_logits(images.tensor, record)
+        images, features, maps, record = self.read(batched_inputs)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
         _, detector_losses = self.roi_heads(images, features, proposals, targets, **self.arguments_of_heads(record))
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
@@ -157,9 +155,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
     ):
         """Detect as the parent does; see there for ``detected_instances`` (masks for given boxes)."""
         assert not self.training
-        images = self.preprocess_image(batched_inputs)
-        record = self.encode_records(batched_inputs)
-        features, _, record = self.backbone.features_for_logits(images.tensor, record)
+        images, features, _, record = self.read(batched_inputs)
         if detected_instances is None:
             proposals, _ = self.proposal_generator(images, features, None)
             results, _ = self.roi_heads(images, features, proposals, None, **self.arguments_of_heads(record))
@@ -167,6 +163,11 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
             detected_instances = [x.to(self.device) for x in detected_instances]
             results = self.roi_heads.forward_with_given_boxes(features, detected_instances)
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
+
+    def read(self, batched_inputs: Inputs) -> tuple[ImageList, dict[str, Tensor], dict[str, Tensor], EncodedRecord]:
+        """Return a batch's images, features, clinical maps and encoded records (None where the model reads none)."""
+        images, record = self.preprocess_image(batched_inputs), self.encode_records(batched_inputs)
+        return images, *self.backbone.features_for_logits(images.tensor, record)
 
     def arguments_of_heads(self, record: EncodedRecord | None) -> dict[str, EncodedRecord]:
         """Return the RoI heads' arguments beyond Detectron2's: the record, for heads that read it."""
