@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.errors import CheckpointError, DatasetError, ResultsError, UserError, shorten
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, Detections, GroundTruth
 from mdf_detectron.evaluation.froc import CRITERIA, froc_detections
 from mdf_detectron.evaluation.matching import AREAS
 from mdf_detectron.fileio import check_regular, write_json
@@ -55,16 +55,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
-    """Return --names, or else the file names, with folders where file names are equal."""
+    """Return --names, or else the runs' names, with folders or letters where they are equal."""
     files = [args.predictions, *([args.compare] if args.compare else [])]
-    names = args.names or [f.stem for f in files]
-    if not args.names and len(set(names)) < len(names):
-        names = [f"{f.resolve().parent.name}/{f.stem}" for f in files]
-    if not args.names and len(set(names)) < len(names):
-        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
+    parts = [list(_run_of(file.resolve()).parts) for file in files]
+    choices = [args.names or [p[-1] for p in parts], ["/".join(p[-2:]) for p in parts]]
+    choices.append([f"{p[-1]} ({letter})" for p, letter in zip(parts, "AB", strict=False)])
+    names = next((n for n in choices if args.names or len(set(n)) == len(n)), choices[-1])
     if len(names) != len(files) or len(set(names)) < len(names):
         raise UserError(f"--names needs {len(files)} different name(s), got {names}")
     return names
+
+
+def _run_of(file: Path) -> Path:
+    """Return the path whose last part names a file of predictions: its run's folder, or the file itself."""
+    if file.name != PREDICTIONS_FILE_NAME:
+        return file.with_suffix("")
+    return file.parents[2] if file.parent.parent.name == "inference" else file.parent
 
 
 def area_of(words: list[str]) -> str | tuple[float, float]:
@@ -121,6 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     metrics, *compared = (values_of(summary["metrics"]) for summary in evaluation["models"].values())
     if compared:
         metrics |= {"compare": compared[0], "comparison": evaluation["comparison"]}
+    for name, summary in evaluation["models"].items():
+        print(*(f"note on {name}: {text}\n" for text in summary["dataset"]["unusual"]), sep="", end="")
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / FILE_NAME, evaluation)
     write_evaluation_report(args.out, evaluation, {} if args.no_report else all_charts(evaluation["models"]))

@@ -71,7 +71,7 @@ def print_results(cfg: CfgNode, results: Mapping[str, Any] | None, *, trained: b
     """Print each class's results on ``DATASETS.TEST``; after a training draw its curves and name what comes next."""
     from mdf_detectron.engine.resume import FINAL_CHECKPOINT, METRICS_FILE_NAME
     from mdf_detectron.engine.validation import BEST_CHECKPOINT
-    from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
+    from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
     from mdf_detectron.report.charts import read_series, training_curves
 
     folder, names = Path(cfg.OUTPUT_DIR), list(cfg.DATASETS.TEST)

@@ -32,6 +32,9 @@ from mdf_detectron.data.schema import is_missing
 from mdf_detectron.errors import ResultsError, shorten
 from mdf_detectron.fileio import read_json
 
+PREDICTIONS_FILE_NAME = "coco_instances_results.json"
+"""Of a run."""
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -285,3 +288,35 @@ def _mask_box(segmentation: Any) -> list[float]:
     if isinstance(segmentation["counts"], list):
         segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
     return mask_utils.toBbox(segmentation).tolist()
+
+
+def unusual(truth: GroundTruth, found: Detections) -> list[str]:
+    """Say in one sentence each what is legal in predictions but makes their metrics mean little."""
+    if not len(found):
+        return []
+    notes, (scores, boxes) = [], (found.scores, found.boxes)
+    if len(found) > 1 and (scores == scores[0]).all():
+        notes.append(f"all scores are {scores[0]:g}: AP ranks detections by score, so here it is of an arbitrary order")
+    if outside := int(((scores < 0) | (scores > 1)).sum()):
+        text = f"{outside} scores are not within 0 to 1 ({scores.min():g} to {scores.max():g})"
+        notes.append(f"{text}: AP holds, thresholds and calibration do not; divide percentages by 100")
+    rows = np.column_stack([found.image, found.category, boxes, scores])
+    if doubled := len(found) - len(np.unique(rows, axis=0)):
+        text = f"{doubled} of {len(found)} detections repeat another in image, class, box and score"
+        notes.append(f"{text}: each counts as a false positive; were two runs written to one file?")
+    sizes = np.array([[one.get("width") or np.inf, one.get("height") or np.inf] for one in truth.images])[found.image]
+    if (boxes[:, :2] + boxes[:, 2:]).max() <= 1:
+        notes.append("all boxes lie within the first pixel: are they fractions? Multiply them by width and height")
+    elif beyond := int(
+        ((boxes[:, :2] < -1 - sizes / 20) | (boxes[:, :2] + boxes[:, 2:] > 1 + sizes * 1.05)).any(1).sum()
+    ):
+        text = f"{beyond} of {len(found)} boxes reach out of their image by more than 5 %"
+        notes.append(f"{text}: are they of a resized image, or x0, y0, x1, y1 instead of x, y, width, height?")
+    counts = np.bincount(truth.image[~truth.crowd], minlength=truth.num_images)
+    empty = np.bincount(found.image, minlength=truth.num_images) == 0
+    if (missed := int((empty & (counts > 0)).sum())) > 0.05 * (counts > 0).sum():
+        text = f"{int(empty.sum())} of {truth.num_images} images have no detection, {missed} of them with annotations"
+        notes.append(f"{text}: did the run end early, or were low scores left out, which AP needs?")
+    if never := [truth.class_names[k] for k in sorted({*truth.category} - {*found.category})]:
+        notes.append(f"no detection of {shorten(never)}, which the annotations have: are category ids counted alike?")
+    return notes

@@ -19,7 +19,7 @@ from torch import nn
 from mdf_detectron.data.catalog import dataset_annotations
 from mdf_detectron.data.loaders import build_test_loader
 from mdf_detectron.errors import DatasetError
-from mdf_detectron.evaluation.coco import GroundTruth
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, GroundTruth
 from mdf_detectron.evaluation.matching import MAX_DETS
 from mdf_detectron.evaluation.scoring import evaluate_coco
 from mdf_detectron.fileio import write_json
@@ -46,8 +46,6 @@ def ground_truth_of(dataset_name: str) -> GroundTruth:
     """Return the ground truth of a registered dataset; a prepared split is read only once."""
     return GroundTruth.load(dataset_annotations(dataset_name) or annotation_file(dataset_name))
 
-
-PREDICTIONS_FILE_NAME = "coco_instances_results.json"
 
 logger = logging.getLogger(__name__)
 

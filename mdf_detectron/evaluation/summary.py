@@ -15,7 +15,7 @@ import numpy as np
 
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation.calibration import calibration_of
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth, unusual
 from mdf_detectron.evaluation.estimates import ByFold, Estimator, Verdict, concatenate_folds
 from mdf_detectron.evaluation.froc import (
     FALSE_POSITIVE_RATES,
@@ -244,6 +244,7 @@ def _describe(data: _Data, detections: Detections) -> dict[str, Any]:
         "patients_with_boxes": len(np.unique(patients[with_boxes])),
         "images_without_patient_id": sum(image.get("patient_id") is None for image in truth.images),
         "detections": len(detections),
+        "unusual": unusual(truth, detections),
         "boxes": dict(zip(truth.class_names, boxes.tolist(), strict=True)),
     }
 

@@ -23,9 +23,9 @@ from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.engine.trainer import RESULTS_FILE_NAME
 from mdf_detectron.errors import DatasetError, ResultsError, UserError
 from mdf_detectron.evaluation import evaluate_coco
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import Verdict
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
+from mdf_detectron.evaluation.evaluator import evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.late_fusion import RecordOdds, fit_exponents, fuse_scores
 from mdf_detectron.evaluation.summary import Protocol, compare, headline_row
 from mdf_detectron.fileio import finite_or_none, markdown_table, read_json, write_figure, write_json, write_text

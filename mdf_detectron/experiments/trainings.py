@@ -14,9 +14,8 @@ from detectron2.config import CfgNode
 from mdf_detectron.config import columns_read, flat_config, value_at
 from mdf_detectron.config_file import get_mdf_cfg, load_config
 from mdf_detectron.errors import ConfigError, ResultsError, UserError, shorten
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, Detections, GroundTruth
 from mdf_detectron.evaluation.estimates import FoldedImages, concatenate_folds
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME
 from mdf_detectron.evaluation.metrics import metric_names
 from mdf_detectron.evaluation.scoring import TASKS, task_settings
 from mdf_detectron.experiments.plan import FULL, Plan, Variant, split_state

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
@@ -194,7 +195,7 @@ def _write_results(out: Path, formats: Sequence[str], ordered: list[tuple[Study,
         write_text(out / "findings.csv", csv_table(*_csv_rows([entry["findings"] for _, entry in ordered])))
     if "coco" in formats:
         results = [result for _, entry in ordered for result in entry["coco"]]
-        write_json(out / "coco_instances_results.json", results, indent=None)
+        write_json(out / PREDICTIONS_FILE_NAME, results, indent=None)
         images = [
             {"id": s.image_id, "file_name": s.name, "width": e["findings"]["width"], "height": e["findings"]["height"]}
             for s, e in ordered

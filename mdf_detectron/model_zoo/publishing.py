@@ -26,8 +26,8 @@ from mdf_detectron.evaluation.calibration import (
     fit_temperature,
     reliability,
 )
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.evaluator import PREDICTIONS_FILE_NAME, evaluate_records, ground_truth_of
+from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, Detections, GroundTruth
+from mdf_detectron.evaluation.evaluator import evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.froc import FrocDetections, froc_detections
 from mdf_detectron.evaluation.summary import Protocol, compare, summarize
 from mdf_detectron.modeling.clinical_encoder import ClinicalEncoder

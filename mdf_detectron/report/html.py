@@ -139,6 +139,7 @@ def _facts(evaluation: dict[str, Any]) -> list[str]:
     for name, one in evaluation["models"].items():
         value = estimate(one["metrics"][table][metric])
         lines.append(f"{name}: {metric} of {TABLE_TITLES[table]} {value}; {one['dataset']['detections']} detections.")
+        lines += [f"{name}: {note}." for note in one["dataset"].get("unusual", ())]
     if protocol["area"] != "all":
         area = protocol["area"]
         area = area if isinstance(area, str) else f"{area[0]:g} to {area[1]:g} pixels²"

@@ -94,6 +94,28 @@ def test_area_and_sweep(run, files, tmp_path):
     assert "area range 0 to 6000 pixels²" in (out / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("plain/inference/mine_test", "with/inference/mine_test", ["plain", "with"]),
+        ("plain/seed1/inference/mine_test", "with/seed1/inference/mine_test", ["plain/seed1", "with/seed1"]),
+        ("predicted", "a/predicted_again", ["predicted", "predicted_again"]),
+    ],
+)
+def test_models_are_named_by_their_runs_and_what_is_unusual_is_said(run, files, tmp_path, first, second, names):
+    _, (weak, strong), (truth, _, _) = files
+    paths = [tmp_path / folder / "coco_instances_results.json" for folder in (first, second)]
+    for path, found in zip(paths, (weak, strong + strong[:5]), strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(found))
+    out = tmp_path / "out"
+    printed = run("evaluate", "--annotations", truth, "--predictions", paths[0], "--compare", paths[1], "--out", out,
+                  "--resamples", 10, "--no-report")  # fmt: skip
+    assert list(json.loads((out / "evaluation.json").read_text())["models"]) == names
+    note = f"5 of {len(strong) + 5} detections repeat another in image, class, box and score"
+    assert f"note on {names[1]}: {note}" in printed and f"{names[1]}: {note}" in (out / "report.md").read_text()
+
+
 def test_one_patient_has_values_but_no_intervals(run, files, tmp_path):
     annotations, _, (truth, a, b) = files
     for image in annotations["images"]:

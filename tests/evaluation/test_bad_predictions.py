@@ -1,6 +1,7 @@
 """What bad annotations and predictions get: one clear message that names the entry."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from evaluation_cases import dataset, random_case, results
 
 from mdf_detectron.errors import UserError
 from mdf_detectron.evaluation import evaluate_coco
-from mdf_detectron.evaluation.coco import Detections, GroundTruth
+from mdf_detectron.evaluation.coco import Detections, GroundTruth, unusual
 from mdf_detectron.evaluation.subgroups import groups_of
 
 BOX = (0, 0, 10, 10)
@@ -170,3 +171,31 @@ def test_a_byte_order_mark_and_texts_as_numbers(tmp_path):
             "30": [True, False],
             "50": [False, True],
         }
+
+
+FOUND = [
+    (image, category, (20, 30, 8, 6), (10 * image + category) / 100) for image in range(1, 5) for category in (1, 2)
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found, []),
+        (lambda found: [(*one[:3], 0.7) for one in found], ["all scores are 0.7"]),
+        (lambda found: [(*one[:3], 100 * one[3]) for one in found], [r"8 scores are not within 0 to 1 \(11 to 42\)"]),
+        (lambda found: found + found[2:5], [r"3 of 11 detections repeat another"]),
+        (lambda found: [(i, c, (0.2, 0.5, 0.1, 0.1), s) for i, c, _, s in found], ["all boxes lie within the first"]),
+        (lambda found: [*found[1:], (1, 1, (60, 10, 30, 5), 0.5)], ["1 of 8 boxes reach out of their image by more"]),
+        (lambda found: [*found[1:], (1, 1, (60, 10, 22, 5), 0.5)], []),  # 2 pixels of 80
+        (lambda found: found[:6], ["1 of 4 images have no detection, 1 of them with annotations"]),
+        (lambda found: [one for one in found if one[1] == 1], [r"no detection of \['dark'\], which"]),
+        (lambda found: [], []),
+    ],
+)
+def test_what_is_legal_but_makes_metrics_mean_little_is_said(change, said):
+    boxes = [(image, category, (20, 30, 9, 9), 0) for image in range(1, 5) for category in (1, 2)]
+    truth = dataset(boxes, 4, ("bright", "dark"), (64, 80))
+    ground_truth = GroundTruth.load(truth)
+    notes = unusual(ground_truth, Detections.load(results(change(FOUND)), ground_truth))
+    assert len(notes) == len(said) and all(re.match(text, note) for text, note in zip(said, notes, strict=True)), notes
