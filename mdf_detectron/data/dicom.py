@@ -5,17 +5,19 @@ pydicom converts values on access; :class:`~mdf_detectron.data.readers.OpenImage
 
 from __future__ import annotations
 
+import io
 import mmap
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
-from mdf_detectron.data.readers import DICOM_SUFFIXES
-from mdf_detectron.errors import ImageReadError, SourceDataError, short_text
+from mdf_detectron.errors import ImageReadError, SourceDataError, short_text, shorten
 from mdf_detectron.fileio import shorten_path
 
 if TYPE_CHECKING:
@@ -27,6 +29,13 @@ Content = mmap.mmap
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Transfer syntax of files compressed as a whole."""
 
+_ITEM = b"\xfe\xff\x00\xe0"
+"""How compressed pixels begin."""
+
+_NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PixelSpacing", "ImagerPixelSpacing",
+            "PixelAspectRatio")  # fmt: skip
+_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
+_OVERLAYS = range(0x6000, 0x6020, 2)
 _STANDARD_ORIENTATION = ["L", "F"]  # rows run to the patient's left, columns to the feet
 _LEAST_INSIDE = 0.01
 
@@ -49,8 +58,9 @@ def decode_dicom(path: Path, content: Content, bit_depth: int = 8) -> tuple[np.n
     """
     dataset = _parse(path, content)
     check_memory(path, int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
-    pixels = _decode(path, dataset)
-    notes = _notes(dataset, pixels)
+    notes = _mend_numbers(path, dataset)
+    pixels = _decode(path, dataset, notes)
+    notes += _notes(dataset, pixels)
     bits = int(dataset.get("BitsStored") or pixels.dtype.itemsize * 8)
     bit_depth = bit_depth or (16 if bits > 8 else 8)
     if pixels.ndim == 3:
@@ -116,14 +126,41 @@ def _parse(path: Path, content: Content, only: list[str] | None = None) -> Datas
         content.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values that break DICOM's own rules ("62" for an age) are common
-            return pydicom.dcmread(content, force=path.suffix.lower() in DICOM_SUFFIXES, **arguments)
+            return pydicom.dcmread(content, force=True, **arguments)
     except Exception as error:  # pydicom has no common base class for errors of broken files
         cause = getattr(error, "strerror", None) or short_text(error)
         text = f"cannot read image {shorten_path(path)}: not DICOM ({cause}); replace the file"
         raise ImageReadError(text) from None
 
 
-def _decode(path: Path, dataset: Dataset) -> np.ndarray:
+def _mend_numbers(path: Path, dataset: Dataset) -> list[str]:
+    """Read decimal commas in the numbers that decoding uses, and take a slope of 0 for none; return notes."""
+    notes = []
+    for keyword in _NUMBERS:
+        value = dataset.get(keyword)
+        values = [value] if isinstance(value, (str, float, int)) else list(value or ())
+        try:
+            numbers = [float(_COMMA.sub(r"\1.\2", v) if isinstance(v, str) else v) for v in values]
+            if len(numbers) > 1 and keyword.startswith("Rescale"):
+                raise ValueError
+        except (ValueError, TypeError):
+            if keyword.startswith("Rescale"):
+                text = f"its {keyword} is {shorten(_text(value))}, expected one number; correct the tag"
+                raise ImageReadError(f"cannot read image {shorten_path(path)}: {text}") from None
+            del dataset[keyword]
+            notes.append(f"its {keyword} is no number and is not used")
+            continue
+        if any(isinstance(v, str) for v in values):
+            del dataset[keyword]
+            setattr(dataset, keyword, numbers[0] if len(numbers) == 1 else numbers)
+            notes.append(f"its {keyword} has a decimal comma")
+    if dataset.get("RescaleSlope") == 0:
+        del dataset.RescaleSlope
+        notes.append("its RescaleSlope is 0, which would make all pixels equal: 1 is taken")
+    return notes
+
+
+def _decode(path: Path, dataset: Dataset, notes: list[str]) -> np.ndarray:
     """Decode the stored samples, (H, W) or (H, W, 3) RGB."""
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageReadError(f"cannot read image {path}: a DICOM file without pixels; leave it out")
@@ -131,13 +168,22 @@ def _decode(path: Path, dataset: Dataset) -> np.ndarray:
     if frames > 1:
         raise ImageReadError(f"cannot read image {path}: {frames} frames, a radiograph has one; export the frame")
     pydicom = _pydicom()
+    _set_syntax(dataset, notes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            plugin = {}
             syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
             if syntax == pydicom.uid.JPEGBaseline8Bit and dataset.get("SamplesPerPixel") == 1:
-                dataset.pixel_array_options(decoding_plugin="pillow")  # three times as fast as the default plug-in
-            pixels = np.asarray(dataset.pixel_array)
+                plugin = {"decoding_plugin": "pillow"}  # three times as fast as the default plug-in
+            dataset.pixel_array_options(correct_unused_bits=False, **plugin)
+            try:
+                pixels = np.asarray(dataset.pixel_array)
+            except ValueError:
+                if not _follow_stream(dataset, notes):
+                    raise
+                pixels = np.asarray(dataset.pixel_array)
+            pixels = _stored_values(pixels, dataset, notes)
             if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
                 pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
                 dataset.BitsStored = pixels.dtype.itemsize * 8
@@ -156,8 +202,69 @@ def _decode(path: Path, dataset: Dataset) -> np.ndarray:
     return pixels
 
 
+def _set_syntax(dataset: Dataset, notes: list[str]) -> None:
+    """Set the transfer syntax that a file without preamble lacks, if its pixels are not compressed."""
+    uid, meta = _pydicom().uid, getattr(dataset, "file_meta", None)
+    if meta is None or meta.get("TransferSyntaxUID") or dataset.get("PixelData", b"")[:4] == _ITEM:
+        return
+    implicit, little = dataset.original_encoding
+    meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+    if little is False:
+        meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    notes.append(f"its header names no transfer syntax: read as {meta.TransferSyntaxUID.name}")
+
+
+def _follow_stream(dataset: Dataset, notes: list[str]) -> bool:
+    """Set the samples per pixel to those of a JPEG stream; return whether the header says others."""
+    try:
+        frame = _pydicom().encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+            samples, said = len(image.getbands()), int(dataset.SamplesPerPixel)
+    except Exception:  # no JPEG at all: the first error stands
+        return False
+    if samples == said or samples not in (1, 3):
+        return False
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = samples, 0
+    dataset.PhotometricInterpretation = "MONOCHROME2" if samples == 1 else "YBR_FULL_422"
+    notes.append(f"its pixels have {samples} samples, its header says {said}: the pixels are followed")
+    return True
+
+
+def _stored_values(pixels: np.ndarray, dataset: Dataset, notes: list[str]) -> np.ndarray:
+    """Return the values that samples of more bits than are stored hold; the header is followed where it can be true.
+
+    Samples may be in the upper bits (HighBit), and bits outside may hold the sign or an overlay. If they need more bits
+    than BitsStored, it is set to what they need.
+    """
+    size, said = 8 * pixels.dtype.itemsize, int(dataset.get("BitsStored") or 0)
+    if pixels.dtype.kind not in "ui" or not 0 < said < size:
+        return pixels
+    high, signed = dataset.get("HighBit"), pixels.dtype.kind == "i"
+    words = pixels.view(pixels.dtype.str.replace("i", "u"))
+    used = int(np.bitwise_or.reduce(words, axis=None))
+    shift = 0 if high is None else int(high) - said + 1
+    in_range = -(1 << said - 1) * signed <= int(pixels.min()) and int(pixels.max()) < 1 << said
+    if 0 < shift <= size - said and not in_range:
+        notes.append(f"its values are in the upper bits (HighBit {high}, {said} bits stored)")
+        pixels = pixels >> shift
+    elif shift:
+        notes.append(f"its HighBit is {high}, but its values are in the lowest {said} bits")
+    elif (
+        not in_range
+        and (used ^ int(np.bitwise_and.reduce(words, axis=None))) >> said  # bits that no pixel changes say nothing
+        and not any(dataset.get((group, 0x0102)) for group in _OVERLAYS)
+    ):
+        dataset.BitsStored = size if signed else used.bit_length()
+        notes.append(f"its values need {dataset.BitsStored} bits, its header says {said}")
+        return pixels
+    return (pixels << size - said) >> size - said if signed or used >> said else pixels
+
+
 def _notes(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     notes = []
+    shape, photometric = dataset.get("PresentationLUTShape"), dataset.get("PhotometricInterpretation")
+    if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        notes.append(f"its PresentationLUTShape {shape} contradicts {photometric}, which is followed")
     orientation = [str(v) for v in dataset.get("PatientOrientation") or ()]
     if orientation and orientation != _STANDARD_ORIENTATION and dataset.get("ViewPosition") in ("PA", "AP"):
         notes.append(f"PatientOrientation is {'/'.join(orientation)}, not L/F: pixels are not turned")
@@ -248,7 +355,10 @@ def _ends(modality: np.ndarray, values: np.ndarray, low: float, high: float) -> 
 def _modality(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if dataset.get("ModalityLUTSequence"):
         return _lookup(stored, dataset.ModalityLUTSequence[0], dataset)[0]
-    values = _pydicom().pixels.apply_modality_lut(stored, dataset)
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if slope is None and intercept is None:
+        return stored
+    values = stored * float(1 if slope is None else slope) + float(intercept or 0)
     if not np.isfinite(values).all():
         raise ValueError("its RescaleSlope and RescaleIntercept give values that are not finite")
     return values

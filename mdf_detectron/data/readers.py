@@ -33,6 +33,9 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM"
 """Formats that Pillow may detect; not PostScript, which it would have another program execute."""
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
+_DICOM_TAGS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
+"""How a file without preamble begins: with one of its first tags."""
+
 _COMPRESSION = 1  # PNG level: noise hardly compresses, and higher levels are several times slower
 _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
@@ -64,7 +67,9 @@ class OpenImage:
         self.path, self.notes = Path(source if stored else _kind(source)), ()
         with _one_line_errors(self.path):
             self._file = open(self.path, "rb") if stored else io.BytesIO(_content_of(source))
-            self.is_dicom = self.path.suffix.lower() in DICOM_SUFFIXES or self._file.read(132)[128:] == b"DICM"
+            head = self._file.read(132)
+            begins = head[128:] == b"DICM" or head[:4] in _DICOM_TAGS
+            self.is_dicom = begins or self.path.suffix.lower() in DICOM_SUFFIXES
 
     def __enter__(self) -> OpenImage:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pydicom
 import pytest
@@ -133,6 +135,82 @@ def test_what_is_unusual_is_noted(stored, tmp_path):
             "BurnedInAnnotation": "YES"}  # fmt: skip
     _, done = read_pixels(save(radiograph(stored, **tags), tmp_path / "x.dcm"))
     assert [note.split()[0] for note in done.notes] == ["PatientOrientation", "pixels", "burned-in"]
+
+
+WINDOW = {"WindowCenter": 1700, "WindowWidth": 2400}
+BITS = {
+    "upper": (lambda v: v << 4, {"HighBit": 15}, "upper bits .HighBit 15, 12 bits"),
+    "upper and noise": (lambda v: v << 4 | 5, {"HighBit": 15}, "upper bits"),
+    "signed upper": (lambda v: (v << 4).astype(np.int16), {"HighBit": 15}, "upper bits"),
+    "not upper": (lambda v: v, {"HighBit": 14}, "HighBit is 14, but its values are in the lowest 12"),
+    "too few": (lambda v: v, {"BitsStored": 9, "HighBit": 8}, "values need 12 bits, its header says 9"),
+    "overlay": (lambda v: v | (v % 2 << 12), {"overlay": 12}, None),
+    "constant": (lambda v: v | 0xA000, {}, None),
+    "no sign": (lambda v: (v & 0xFFF).astype(np.int16), {}, None),
+    "sign": (lambda v: np.where(v >> 11, v | 0xF000, v).astype(np.uint16).view(np.int16), {}, None),
+}
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_values_are_read_from_the_bits_that_hold_them(case, stored, tmp_path):
+    change, tags, note = BITS[case]
+    values = stored // 2 if case == "signed upper" else stored
+    plain = np.where(values >= 2048, values - 4096.0, values) if "sign" in case else values.astype(float)
+    tags = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 700, "WindowWidth": 3400, **tags}
+    overlay = tags.pop("overlay", None)
+    dataset = radiograph(change(values), **tags)
+    if overlay:
+        dataset.add_new((0x6000, 0x0102), "US", overlay)
+    pixels, done = read_pixels(save(dataset, tmp_path / "x.dcm"))
+    assert np.abs(pixels - expected_by_window(plain, 700, 3400)).max() <= 1
+    assert bool(done.notes) == bool(note) and re.search(note or "", "".join(done.notes))
+
+
+@pytest.mark.parametrize(("tags", "written", "slope", "note"), [
+    ({"RescaleSlope": None, "RescaleIntercept": None}, {}, 1, None),
+    ({"RescaleSlope": "0", "RescaleIntercept": "0"}, {}, 1, "RescaleSlope is 0"),
+    ({"RescaleSlope": "0.75", "RescaleIntercept": "0"}, {b"0.75": b"0,75"}, 0.75, "RescaleSlope has a decimal comma"),
+    ({"RescaleSlope": "2.5"}, {}, 2.5, None),
+    ({"PixelSpacing": ["0.14", "0.14"]}, {b"0.14": b"0,14"}, 1, "PixelSpacing has a decimal comma"),
+    ({"PixelSpacing": ["0.14", "0.14"]}, {b"0.14": b"a.14"}, 1, "PixelSpacing is no number"),
+    ({"PresentationLUTShape": "INVERSE"}, {}, 1, "INVERSE contradicts MONOCHROME2"),
+    ({"PresentationLUTShape": "IDENTITY"}, {}, 1, None),
+])  # fmt: skip
+def test_numbers_that_break_the_rules_are_read_and_noted(tags, written, slope, note, stored, tmp_path):
+    path = save(radiograph(stored, **WINDOW, **tags), tmp_path / "x.dcm")
+    for before, after in written.items():
+        path.write_bytes(path.read_bytes().replace(before, after))
+    pixels, done = read_pixels(path)
+    assert np.abs(pixels - expected_by_window(stored * slope, 1700, 2400)).max() <= 1
+    assert (note is None and done.notes == ()) or (note in done.notes[0] and len(done.notes) == 1)
+    path = save(radiograph(stored, RescaleSlope="1.75", RescaleIntercept="0"), tmp_path / "y.dcm")
+    path.write_bytes(path.read_bytes().replace(b"1.75", b"1,7,"))
+    with pytest.raises(ImageReadError, match="y.dcm: its RescaleSlope is '1,7,', expected one number"):
+        read_pixels(path)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_is_read(implicit, stored, tmp_path):
+    dataset = radiograph(stored, **WINDOW)
+    del dataset.file_meta
+    pydicom.dcmwrite(tmp_path / "I.1.5", dataset, implicit_vr=implicit, little_endian=True)
+    pixels, done = read_pixels(tmp_path / "I.1.5")
+    assert np.abs(pixels - expected_by_window(stored, 1700, 2400)).max() <= 1
+    assert "names no transfer syntax: read as " + ("Implicit" if implicit else "Explicit") in done.notes[0]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_jpeg_stream_knows_its_samples(samples, tmp_path):
+    shape = (48, 64, 3)[: 3 if samples == 3 else 2]
+    values = np.broadcast_to(np.linspace(60, 180, 64).astype(np.uint8).reshape(1, 64, *[1] * (samples == 3)), shape)
+    dataset = radiograph(np.ascontiguousarray(values), 8)
+    save(dataset, tmp_path / "x.dcm", JPEGBaseline8Bit)
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 4 - samples, 0
+    dataset.PhotometricInterpretation = "RGB" if samples == 1 else "MONOCHROME2"
+    pydicom.dcmwrite(tmp_path / "x.dcm", dataset, enforce_file_format=True)
+    pixels, done = read_pixels(tmp_path / "x.dcm")
+    assert pixels.shape == shape and np.abs(pixels.astype(int) - values).max() <= 4
+    assert f"{samples} samples, its header says {4 - samples}" in done.notes[0]
 
 
 def test_a_file_without_suffix_is_known_by_its_preamble(stored, tmp_path):

@@ -397,9 +397,9 @@ TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "SamplesPer
         "PhotometricInterpretation", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept",
         "NumberOfFrames", "PixelPaddingValue", "PixelPaddingRangeLimit", "PlanarConfiguration", "PatientAge",
         "PatientOrientation", "PixelSpacing", "LossyImageCompression", "VOILUTFunction",
-        "PixelAspectRatio")  # fmt: skip
+        "PixelAspectRatio", "PresentationLUTShape")  # fmt: skip
 TAG_VALUES = (0, 1, 2, 7, 16, 64, 65535, "", "x", "1e400", "nan", "-1", "0", [1, 2], ["1", "x"], "PALETTE COLOR",
-              "MONOCHROME1", "YBR_FULL", "SIGMOID", "inf", "1" * 60, None)  # fmt: skip
+              "MONOCHROME1", "YBR_FULL", "INVERSE", "0,5", "1,", "SIGMOID", "inf", "1" * 60, None)  # fmt: skip
 
 
 def with_tag(content: bytes, keyword: str, value: Any) -> bytes:
