@@ -48,11 +48,9 @@ _DEFAULT_SIZE = "set INPUT.IMAGE_SIZE: inputs are square, and their aspect ratio
 _PROPOSALS = "proposals are computed from the image and the record"
 _KEYPOINTS = "keypoints are not supported"
 _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
-    ("INPUT.MIN_SIZE_TRAIN", ((800,),), _DEFAULT_SIZE),
-    ("INPUT.MAX_SIZE_TRAIN", (1333,), _DEFAULT_SIZE),
-    ("INPUT.MIN_SIZE_TEST", (800,), _DEFAULT_SIZE),
-    ("INPUT.MAX_SIZE_TEST", (1333,), _DEFAULT_SIZE),
-    ("INPUT.MIN_SIZE_TRAIN_SAMPLING", ("choice",), _DEFAULT_SIZE),
+    *((f"INPUT.{name}", (default,), _DEFAULT_SIZE) for name, default in (
+        ("MIN_SIZE_TRAIN", (800,)), ("MAX_SIZE_TRAIN", 1333), ("MIN_SIZE_TEST", 800), ("MAX_SIZE_TEST", 1333),
+        ("MIN_SIZE_TRAIN_SAMPLING", "choice"))),
     ("INPUT.CROP.ENABLED", (False,), "use RANDOM_SCALE and RANDOM_SHIFT, which keep the input's size"),
     ("INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical", "both"), "use none, horizontal, vertical or both"),
     ("INPUT.MASK_FORMAT", ("polygon", "bitmask"), "use polygon, or bitmask for run-length encoded masks"),
@@ -62,17 +60,13 @@ _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
     ("MODEL.PROPOSAL_GENERATOR.NAME", ("RPN",), _PROPOSALS + " by RPN"),
     ("DATASETS.PROPOSAL_FILES_TRAIN", ((),), _PROPOSALS),
     ("DATASETS.PROPOSAL_FILES_TEST", ((),), _PROPOSALS),
-    (
-        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
-        (False,),
-        "the federated loss needs class counts that these data sets do not declare; for rare classes use "
-        "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler",
-    ),
+    ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", (False,), "the federated loss needs class counts that these data sets do not "
+     "declare; for rare classes use DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler"),
     ("MODEL.KEYPOINT_ON", (False,), _KEYPOINTS),
     ("TEST.KEYPOINT_OKS_SIGMAS", ([],), _KEYPOINTS),
     ("TEST.AUG.ENABLED", (False,), "test-time augmentation does not know the record"),
     ("TEST.EXPECTED_RESULTS", ([],), "compare results.json with what you expect"),
-)
+)  # fmt: skip
 """Detectron2's keys that are honored for some values only: key, these values, advice."""
 
 

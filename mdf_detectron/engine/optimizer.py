@@ -29,23 +29,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     # On a CPU the fused kernel takes a quarter of the time; on a GPU torch chooses.
     fused = True if next(model.parameters()).device.type == "cpu" else None
+    shared = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "fused": fused}
     if cfg.SOLVER.OPTIMIZER == "AdamW":
-        optimizer = torch.optim.AdamW(
-            params,
-            lr=cfg.SOLVER.BASE_LR,
-            betas=ADAMW_BETAS,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            fused=fused,
-        )
+        optimizer = torch.optim.AdamW(params, betas=ADAMW_BETAS, **shared)
     else:
-        optimizer = torch.optim.SGD(
-            params,
-            lr=cfg.SOLVER.BASE_LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            nesterov=cfg.SOLVER.NESTEROV,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            fused=fused,
-        )
+        optimizer = torch.optim.SGD(params, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV, **shared)
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 

@@ -200,13 +200,7 @@ class ClinicalBoxBranchMixin:
 class ClinicalROIHeads(ClinicalBoxBranchMixin, StandardROIHeads):
     """``StandardROIHeads`` with 1-D fusion where ``MODEL.CLINICAL.FUSION_1D`` is on."""
 
-    def _forward_box(
-        self,
-        features: Features,
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-        record: EncodedRecord | None = None,
-    ) -> dict[str, Tensor] | list[Instances]:
+    def _forward_box(self, features, proposals, targets=None, record=None) -> dict[str, Tensor] | list[Instances]:
         maps = [features[name] for name in self.box_in_features]
         regions = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
         *predictions, added = self._predictions(0, self.box_head, self.box_predictor, regions, proposals, record)
@@ -231,13 +225,7 @@ class ClinicalCascadeROIHeads(ClinicalBoxBranchMixin, CascadeROIHeads):
         names, stages = super().loss_names(cfg), range(len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS))
         return [f"{name}_stage{k}" for k in stages for name in names]
 
-    def _forward_box(
-        self,
-        features: Features,
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-        record: EncodedRecord | None = None,
-    ) -> dict[str, Tensor] | list[Instances]:
+    def _forward_box(self, features, proposals, targets=None, record=None) -> dict[str, Tensor] | list[Instances]:
         """Run the stages as the parent does, which hands them no record."""
         maps = [features[name] for name in self.box_in_features]
         sizes = [p.image_size for p in proposals]
