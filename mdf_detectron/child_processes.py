@@ -1,7 +1,5 @@
 """Map functions over many items in processes and threads; end programs with their parent, or in one line."""
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

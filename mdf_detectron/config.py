@@ -3,8 +3,6 @@
 ``config_checks.py`` compares a config with them and checks what concerns several keys.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 yacs compares the outermost type only, and accepts null for every key.
 """
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from typing import Any

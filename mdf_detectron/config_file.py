@@ -1,7 +1,5 @@
 """Read config files (safe YAML, ``_BASE_`` honored, local files only) into a checked config."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

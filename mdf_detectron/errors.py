@@ -1,7 +1,5 @@
 """Errors that a user can correct; commands print each as one line without a traceback."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

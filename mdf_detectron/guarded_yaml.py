@@ -5,8 +5,6 @@ laughs"), recursive aliases, deep nesting, integers beyond 64 bits, a key twice 
 lost), and unpaired surrogates (they cannot be written again).
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, NoReturn
 

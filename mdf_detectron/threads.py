@@ -1,7 +1,5 @@
 """Set how a process uses cores and memory: thread count, waiting, freed memory. Imports nothing that loads OpenMP."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

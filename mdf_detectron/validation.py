@@ -1,7 +1,5 @@
 """Validate parsed JSON or YAML with pydantic models; report the first mistake in one line with file and place."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, TypeVar
 

@@ -10,8 +10,6 @@ one is refused. Prints a table; exit status 1 where anything differs. Everything
 on one core and in a temporary folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

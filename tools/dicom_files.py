@@ -1,7 +1,5 @@
 """DICOM radiographs of any kind, written for tests and the crash test."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Commands in forked processes, as separate as programs of their own, which may kill themselves at a chosen call."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import os

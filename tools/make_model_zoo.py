@@ -16,8 +16,6 @@ the last one for isic2017 with MODEL.TIMM.WEIGHTS_FILE lite0.pth. RUNS/published
 cards. A model without a training there keeps its entry.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

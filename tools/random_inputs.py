@@ -1,7 +1,5 @@
 """Random model inputs, for tests and benchmarks."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from detectron2.config import CfgNode

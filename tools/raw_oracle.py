@@ -9,8 +9,6 @@ The oracle knows how the data were drawn and sees what a model sees; it also tru
 patient, so its loss by exchanged records is about what a model that reads the record as it should can lose.
 """
 
-from __future__ import annotations
-
 import argparse
 from contextlib import redirect_stdout
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small sources of every kind of preparation, and its command lines; a part of crash_test.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@
 Late fusion is the image-only oracle, its odds multiplied by what the record alone says about the presence of a class.
 """
 
-from __future__ import annotations
-
 import argparse
 from contextlib import redirect_stdout
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The prepared folder that the tests make, and what makes a training on it small enough for a test."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

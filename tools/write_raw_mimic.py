@@ -5,8 +5,6 @@ python tools/write_raw_mimic.py --out output/raw --num-patients 200 --seed 1
 python tools/write_raw_mimic.py --out output/tables --num-patients 300000 --tables-only --seed 1  # the real size
 """
 
-from __future__ import annotations
-
 import argparse
 
 from raw_mimic.history import RawSettings

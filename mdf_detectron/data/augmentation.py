@@ -1,7 +1,5 @@
 """Resize every input image, and augment training images at random."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Describe a prepared folder: annotations, columns' associations with findings, and look-alike images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find image files, and what belongs to an image by the path that an annotation or a table gives it."""
 
-from __future__ import annotations
-
 import os
 import re
 import unicodedata

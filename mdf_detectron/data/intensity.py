@@ -3,8 +3,6 @@
 More than eight bits are never scaled by an image's extremes: three saturated marker pixels would turn it black.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 pycocotools accepts any text as a mask, and polygons anywhere. This module needs NumPy only.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -10,8 +10,6 @@
 Writing is atomic: a folder is written next to its final place and moved there at the end.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

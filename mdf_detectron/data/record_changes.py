@@ -1,7 +1,5 @@
 """Change clinical records: exchange them between patients, remove them, or hide part of their values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

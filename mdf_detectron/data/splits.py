@@ -4,8 +4,6 @@
 record. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Read the times of images and records, and tell whether a record is later than its image."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone

@@ -1,7 +1,5 @@
 """Gradient accumulation: a batch goes through the model in parts, then the optimizer takes one step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Measure during training whether the model reads the record: losses with exchanged records, and path magnitudes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Hooks of a training (seeds, running state, log history, finite losses, averaged weights), and its log writers."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Build the optimizer: SGD or AdamW, with the learning rates that a clinical path needs next to a large image path."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -4,8 +4,6 @@ Detectron2's ``launch`` chooses NCCL wherever there is a GPU, waits half an hour
 traceback per process; here the processes connect within a time limit, and the first that fails says why.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -3,8 +3,6 @@
 A training continues only from a complete checkpoint of the same config and data.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

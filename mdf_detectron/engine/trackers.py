@@ -5,8 +5,6 @@ source code, user or host names; absolute paths are cut to their last component.
 choose server and project (``WANDB_MODE``, ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` …).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -4,8 +4,6 @@ Functions on arrays cover one class, or all classes pooled: (D,) scores, and (D,
 ground-truth box. A threshold t keeps the detections with score ≥ t. Dictionaries are JSON-ready.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

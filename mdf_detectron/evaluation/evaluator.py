@@ -1,7 +1,5 @@
 """Detectron2 evaluator: all metrics by IoBB and by IoU, healthy images included."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections import OrderedDict

@@ -8,8 +8,6 @@ score enter the curve together.
 Shapes: D detections, G ground-truth boxes, K classes, I images, B weightings of the images, R false-positive rates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -8,8 +8,6 @@ MDF-Net paper): a tiny box inside a ground-truth box has IoBB = 1, so read it to
 crowd box is the same formula, so pycocotools computes IoBB of boxes and masks here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

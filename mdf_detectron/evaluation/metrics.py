@@ -17,8 +17,6 @@ Shapes: B weightings of the images (1 for the plain metric, one per resample in 
 thresholds, K classes, M reported values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

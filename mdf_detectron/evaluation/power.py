@@ -7,8 +7,6 @@ project's bootstrap gives the interval of their difference, which any study of t
 difference of 1.43 times its half-width is shown (the interval excludes 0) in four of five studies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ A *table* is a task scored by one overlap: ``"bbox_iobb"``, ``"bbox"`` (by IoU),
 Shapes: K classes, D detections, G ground-truth boxes, I images.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Subgroup analysis: find the images of each subgroup of a clinical column, (I,) bool."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

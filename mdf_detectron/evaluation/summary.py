@@ -4,8 +4,6 @@ Undefined numbers are None. Metrics are times 100; sensitivities are in [0, 1]. 
 ``{"value", "low", "high"}`` with the ends of the 95 % patient-level bootstrap interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

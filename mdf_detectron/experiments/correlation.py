@@ -3,8 +3,6 @@
 Shapes: I images, B weightings, Q columns, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

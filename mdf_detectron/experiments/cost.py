@@ -1,7 +1,5 @@
 """Estimate the hours and disk space of the trainings that are left to do, from measured steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

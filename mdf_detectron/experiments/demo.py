@@ -1,7 +1,5 @@
 """Run ``mdf demo``: train two models on synthetic data, compare them with late fusion and an oracle, write a report."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

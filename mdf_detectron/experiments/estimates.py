@@ -5,8 +5,6 @@ The training spread is the spread between trainings that differ only in the seed
 Shapes: I test images of all folds, M metrics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

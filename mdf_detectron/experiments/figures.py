@@ -1,7 +1,5 @@
 """Make report sections from the figures of a plan: what the paper shows, for these data, with intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Late fusion of a study's image-only baseline: a further variant, of its detections and the record alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from mdf_detectron.config import columns_read

@@ -1,7 +1,5 @@
 """Run the trainings of a study as processes on this machine, or as jobs on a cluster through submitit."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Make the section of a study's report that compares record, image and both: is a class in the image?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Write the report of a study: answer, figures of the plan, tests, ensembles, speed, and the score of each training."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path

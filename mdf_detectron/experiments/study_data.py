@@ -1,7 +1,5 @@
 """Read and check the prepared folder of a study, and choose the config keys that follow from it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping, Sequence

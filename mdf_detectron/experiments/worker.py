@@ -4,8 +4,6 @@
 a killed process can be run again. At the end the folder holds ``scores.json`` or ``failure.json``.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -9,8 +9,6 @@ Shape letters: N images, C channels, H×W pixels, A numeric columns, B categoric
 cells of a mask.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence

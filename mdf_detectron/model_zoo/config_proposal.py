@@ -1,7 +1,5 @@
 """Propose a config for a prepared folder, with a comment on the reason for each choice."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

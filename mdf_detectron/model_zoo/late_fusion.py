@@ -1,7 +1,5 @@
 """Put the clinical record on an image-only checkpoint without training: late fusion in its class logits."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

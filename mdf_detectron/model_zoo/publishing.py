@@ -1,7 +1,5 @@
 """Publish a training checkpoint as one file with operating points, calibration and test results."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Mapping, Sequence

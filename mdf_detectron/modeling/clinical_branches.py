@@ -4,8 +4,6 @@ Shape letters: N records, Z width of the encoded record, H×W pixels of the mode
 a map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parameters, operations and activations of each part of a model."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

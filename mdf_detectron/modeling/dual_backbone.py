@@ -4,8 +4,6 @@ Shape letters: N images, C channels, H×W pixels, s stride and D channels of a f
 columns.
 """
 
-from __future__ import annotations
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec

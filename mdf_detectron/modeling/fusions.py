@@ -6,8 +6,6 @@ FiLM, cross-attention; these start as the identity.
 Shape letters: N images, D channels, H×W cells of a feature map, Z width of the encoded record, L columns.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

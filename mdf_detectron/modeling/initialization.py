@@ -1,7 +1,5 @@
 """The authors' initialization: torch's and torchvision's defaults, instead of starts that let the record through."""
 
-from __future__ import annotations
-
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, MaskRCNNConvUpsampleHead
 from torch import nn
 

@@ -3,8 +3,6 @@
 Shape letters: N images, R regions, K classes, Z width of the encoded record, D values of a pooled region.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances

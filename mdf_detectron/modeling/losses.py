@@ -3,8 +3,6 @@
 Shape letters: N images, D channels and h×w cells of a map, K classes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode

@@ -3,8 +3,6 @@
 Shape letters: A numeric columns, B categorical columns.
 """
 
-from __future__ import annotations
-
 import traceback
 from pathlib import Path
 from typing import Any

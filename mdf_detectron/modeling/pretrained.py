@@ -3,8 +3,6 @@
 They are loaded when a training starts, not when a model is built: a checkpoint holds its own and needs no network.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable

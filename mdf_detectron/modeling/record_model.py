@@ -3,8 +3,6 @@
 Shape letters: N records, A numeric columns, B categorical columns, K classes, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

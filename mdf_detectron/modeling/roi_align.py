@@ -6,8 +6,6 @@ mean weights of bilinear interpolation along each axis. Values and gradients equ
 Shape letters: N images, D channels, H×W cells of a feature map, R RoIs, P bins per side, S samples per bin and axis.
 """
 
-from __future__ import annotations
-
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler

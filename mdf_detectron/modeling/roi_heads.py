@@ -3,8 +3,6 @@
 Shape letters: R RoIs of all images, D channels, P pooler resolution, Z width of the encoded record.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ Shape letters: N records, Z width of the encoded record, C channels and H×W pix
 I channels in, D of the deconvolution, O out, h×w cells in, 2h×2w pixels out.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

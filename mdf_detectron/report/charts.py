@@ -3,8 +3,6 @@
 Charts of an evaluation take ``{model name: summary}``, see :mod:`~mdf_detectron.evaluation.summary`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write an HTML page with tables and charts of a prepared folder, to check it before training."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Write reports: ``report.md`` with images, and ``report.html`` as one self-contained file."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Draw radiographs with boxes and masks, next to the clinical record."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

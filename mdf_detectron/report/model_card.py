@@ -1,7 +1,5 @@
 """Write the model card of a published model: training data, results and what is unknown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

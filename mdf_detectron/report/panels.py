@@ -1,7 +1,5 @@
 """Draw the parts that charts share, and the charts of studies and of what-if questions."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar

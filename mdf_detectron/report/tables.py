@@ -1,7 +1,5 @@
 """Build the tables of a report from the dicts of :mod:`~mdf_detectron.evaluation.summary`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

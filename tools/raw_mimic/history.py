@@ -1,7 +1,5 @@
 """Settings of the raw tree, and the history of each synthetic patient: visits, studies, readings."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ process: they swap the classes of a look-alike pair, which the scores take into 
 edges, which nothing can foresee and which therefore lowers the ceiling.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

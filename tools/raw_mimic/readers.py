@@ -4,8 +4,6 @@ A reader misses findings, swaps the classes of a look-alike pair, sets edges a l
 label and now and then draws beyond the image.  What became of each finding is kept as truth.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

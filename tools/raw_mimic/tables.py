@@ -1,7 +1,5 @@
 """Triage values with their dirt, and the source tables in PhysioNet's columns."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

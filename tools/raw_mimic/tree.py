@@ -6,8 +6,6 @@
     <out>/report.json  what it was made with
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path

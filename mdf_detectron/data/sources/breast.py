@@ -5,8 +5,6 @@ mdf prepare breast --root BREAST_ROOT --out datasets/breast --image-size 256
 One case is one patient. What was read off the image (shape, margin, BI-RADS and so on) and the outcome are never read.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ mdf prepare busbra --root BUSBRA_ROOT --out datasets/busbra --image-size 256
 Many images carry burnt-in calipers and text. Histology is the outcome and is never read.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

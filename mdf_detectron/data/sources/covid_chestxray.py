@@ -6,8 +6,6 @@ Columns that describe what followed the study (survival, intubation, intensive c
 future.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from dataclasses import replace

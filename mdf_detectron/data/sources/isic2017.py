@@ -5,8 +5,6 @@ mdf prepare isic2017 --root ISIC_ROOT --out datasets/isic2017 --image-size 256
 The images are color. The files have no patient id: each image counts as a patient.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

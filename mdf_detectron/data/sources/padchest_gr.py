@@ -5,8 +5,6 @@ mdf prepare padchest-gr --root PADCHEST_GR_ROOT --out datasets/padchest_gr --ima
 The splits are the collection's own, by patient.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ mdf prepare vindr --root VINDR_ROOT --out datasets/vindr --image-size 512 --read
 The files have no patient id: each image counts as a patient.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

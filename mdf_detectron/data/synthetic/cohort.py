@@ -8,8 +8,6 @@ them. "Nothing" is drawn too, as a distractor without annotation. The image alon
 No value is sampled from a real table.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -11,8 +11,6 @@ Neither look and site alone nor sex and acuity alone tell the two classes of an 
 shifted by λ·(1 − I/2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ P(y | image, record) with it. Late fusion multiplies the odds of the first by P(
 :func:`oracle_predictions` scores the drawn findings by these, for the usual evaluator.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 mdf prepare synthetic --out datasets/synthetic_cxr --num-patients 700 --seed 1 --signal 1.0
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from functools import partial

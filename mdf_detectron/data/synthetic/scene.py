@@ -1,7 +1,5 @@
 """Draw a schematic frontal radiograph: thorax, lungs, ribs, spine, heart and findings."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Clean triage values and make the clinical record of each image; count every change by column and reason."""
 
-from __future__ import annotations
-
 import re
 
 import pandas as pd

@@ -4,8 +4,6 @@ mdf prepare mimic-eye --physionet ROOT --out datasets/mimic_eye
 mdf prepare mimic-eye --mimic-eye ROOT --out datasets/mimic_eye --image-size 512
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import math

@@ -1,7 +1,5 @@
 """Locate the source files in PhysioNet downloads or in MIMIC-Eye's folders, one per patient."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence

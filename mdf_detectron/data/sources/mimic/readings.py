@@ -1,7 +1,5 @@
 """Read the metadata and the ellipses of each reading; make boxes and masks of the ellipses."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

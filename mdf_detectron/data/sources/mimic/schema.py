@@ -1,7 +1,5 @@
 """Define MIMIC's ten clinical columns, the paper's five classes and the label vocabulary."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import inf
 

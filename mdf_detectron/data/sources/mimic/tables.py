@@ -5,8 +5,6 @@ latest one that ended shortly before. It never belongs to a visit that begins af
 leak the future.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
