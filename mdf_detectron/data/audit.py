@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mdf_detectron.child_processes import thread_map
 from mdf_detectron.data.annotations import Annotations, read_annotations
+from mdf_detectron.data.intensity import pixel_digest
 from mdf_detectron.data.prepared import PATIENTS_KNOWN, REPORT_FILE_NAME, SPLITS, check_prepared
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema
@@ -25,8 +26,8 @@ TOLERANCE = 0.5
 """Pixels by which a box may cross the image edge; box coordinates are rounded."""
 
 Image = dict[str, Any]
-Contents = dict[Path, "tuple[tuple[int, int], str] | str"]
-"""File → ((width, height), SHA-256), or an error message."""
+Contents = dict[Path, "tuple[tuple[int, int], str, str] | str"]
+"""File → ((width, height), SHA-256, digest of the pixels), or an error message."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Audit:
 def audit_folder(root: str | Path, num_workers: int = 2) -> Audit:
     """Audit a prepared folder and the ``fold_*`` folders in it.
 
-    Each patient, image (one file under any name) and byte-identical file must be in one split only, and all splits must
+    Each patient, image (one file under any name) and set of equal pixels must be in one split only, and all splits must
     have the same classes. Every file must match its recorded digest and size. Entries must pass
     :mod:`~mdf_detectron.data.annotations`, boxes must lie in their images and values in the schema. No clinical record
     may be later than its image (entries with ``study_time`` and ``row_time``). ``num_workers`` threads read the images.
@@ -111,7 +112,8 @@ class _FolderAudit:
             if without:
                 which = "no image has" if without == len(images) else f"{without} of {len(images)} images lack"
                 self._unchecked(f"{what}: {which} {' and '.join(keys)}")
-        self._unchecked("whether two files of other bytes show one image, re-encoded or resized for one")
+        self._unchecked("whether two files of other pixels show one image, compressed or resized; mdf describe lists "
+                        "those that look alike")  # fmt: skip
 
     def _unchecked(self, text: str) -> None:
         self.audit.unchecked.append(text)
@@ -147,14 +149,14 @@ class _FolderAudit:
         progress = tqdm(read, desc="reading images", total=len(paths), unit="image")
         self.contents.update(zip(paths, progress, strict=True))
 
-    def _content(self, image: Image) -> tuple[tuple[int, int], str] | str:
+    def _content(self, image: Image) -> tuple[tuple[int, int], str, str] | str:
         return self.contents[self.paths[image["file_name"]]]
 
     def _identical(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
         readable = [(split, image) for split, image in images if not isinstance(self._content(image), str)]
-        for splits in _splits_by(readable, lambda image: self._content(image)[1]).values():
+        for splits in _splits_by(readable, lambda image: self._content(image)[2]).values():
             if len(splits) > 1 and len({self.paths[name] for names in splits.values() for name in names}) > 1:
-                yield Problem("byte-identical files in several splits", f"the same bytes are in {_where(splits)}")
+                yield Problem("equal pixels in several splits", f"the same pixels are in {_where(splits)}")
 
     def _files(self, images: list[tuple[str, Image]]) -> Iterator[Problem]:
         """Find files that are unreadable, differ from their recorded size, or changed since preparation."""
@@ -165,7 +167,7 @@ class _FolderAudit:
                 unread += 1
                 yield Problem("unreadable image", f"{split}: {content}")
                 continue
-            size, digest = content
+            size, digest, _ = content
             if size != (image["width"], image["height"]):
                 found, written = (f"{w} × {h}" for w, h in (size, (image["width"], image["height"])))
                 message = f"{named} has {found} pixels, {written} are written (width × height)"
@@ -174,14 +176,14 @@ class _FolderAudit:
                 message = f"{named} is not the file that was prepared, its SHA-256 is another"
                 yield Problem("image that was changed", f"{message}; restore it, or prepare the folder again")
         if unread:
-            self._unchecked(f"the sizes of {unread} images, and whether they are byte-identical to others: unreadable")
+            self._unchecked(f"the sizes of {unread} images, and whether they equal others: unreadable")
 
 
-def _read_file(path: Path) -> tuple[tuple[int, int], str] | str:
+def _read_file(path: Path) -> tuple[tuple[int, int], str, str] | str:
     try:
         with OpenImage(path) as image:
-            height, width = image.decode()[0].shape[:2]
-            return (width, height), image.sha256
+            pixels = image.decode()[0]
+            return pixels.shape[1::-1], image.sha256, pixel_digest(pixels)
     except ImageReadError as error:
         return str(error)
 

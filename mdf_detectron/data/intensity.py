@@ -3,6 +3,7 @@
 More than eight bits are never scaled by an image's extremes: three saturated marker pixels would turn it black.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,11 @@ def change_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels if bit_depth == 8 else pixels.astype(np.uint16) * 257
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """Return a digest of pixels and their shape: the same for files of any format that hold the same image."""
+    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
 
 
 def check_memory(path: Path, width: int, height: int, samples: float = 1) -> None:

@@ -58,7 +58,7 @@ def write_rsna(root: Path, more=(), rows=RSNA_ROWS, patients=(1, 1, 2, 3, 4, 5),
     pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 16
     for number, age in enumerate(("62", "148", "062Y", "", "45", "7")):
         tags = {"PatientID": f"a{number}", "PatientSex": "FM"[number % 2], "ViewPosition": ("PA", "AP")[number % 2]}
-        image = radiograph(pixels + number, PatientAge=age, **tags)
+        image = radiograph(np.roll(pixels, 5 * number), PatientAge=age, **tags)
         save(image, root / "stage_2_train_images" / f"a{number}.dcm")
     header = "patientId,x,y,width,height,Target"
     (root / "stage_2_train_labels.csv").write_text("\n".join([header, *rows, *more]) + "\n")
@@ -91,7 +91,7 @@ def write_nih(root: Path, more=(), rows=NIH_ROWS, v1=False, kaggle=False) -> Pat
 def _vindr_images(folder: Path, names) -> None:
     folder.mkdir(parents=True)
     for number, name in enumerate(names):
-        pixels = np.arange(80 * 64, dtype=np.uint16).reshape(80, 64) // 2 + number
+        pixels = np.arange(80 * 64, dtype=np.uint16).reshape(80, 64) // 2 + 9 * number * np.eye(80, 64, dtype=np.uint16)
         age, sex = ("052Y", "000Y", "", "238Y")[number % 4], "MFOM"[number % 4]
         image = radiograph(pixels, PatientAge=age, PatientSex=sex, PhotometricInterpretation="MONOCHROME1")
         save(image, folder / f"{name}.dicom")
@@ -140,7 +140,7 @@ def write_padchest(root: Path, more=(), findings=None) -> Path:
     folder = root / "Padchest_GR_files" / "PadChest_GR"
     folder.mkdir(parents=True)
     for number, name in enumerate(lists):
-        Image.fromarray(np.arange(40 * 80, dtype=np.uint16).reshape(40, 80) + number).save(folder / name)
+        Image.fromarray(np.roll(np.arange(40 * 80, dtype=np.uint16), 5 * number).reshape(40, 80)).save(folder / name)
     entries = [{"ImageID": name, "findings": found} for name, found in lists.items()]
     (root / "grounded_reports_20240819.json").write_text(json.dumps(entries))
     header = "StudyID,ImageID,label,split,PatientID,PatientSex_DICOM,PatientAge"

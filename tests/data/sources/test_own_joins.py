@@ -13,6 +13,7 @@ from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
 from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions
 from mdf_detectron.data.splits import is_rounded
@@ -45,10 +46,12 @@ class Export:
 
     def prepare(self, on_error="stop", **options):
         """Prepare; return the records, patients and times by the image's place in the export."""
-        out = self.root / "out"
-        prepare_collection(COLLECTION, out, annotations=[self.root / "x.json"], images=self.root / "scans",
-                           on_error=on_error, num_workers=0, **options)  # fmt: skip
+        out, files = self.root / "out", {"annotations": [self.root / "x.json"], "images": self.root / "scans"}
+        writing = options.pop("writing", None)
+        prepare_collection(COLLECTION, out, writing, on_error=on_error, num_workers=0, **files, **options)
         images, self.report = read_prepared(out)
+        if writing and writing.image_size:
+            return images
         sources = {path.resolve().relative_to(self.root / "scans").with_suffix("").as_posix(): images[path.name]
                    for path in (out / "images").iterdir()}  # fmt: skip
         return {name: sources[name] for name in self.names if name in sources}
@@ -178,3 +181,22 @@ def test_augmented_versions_of_one_image_stay_together(tmp_path):
     rows = [f"knee_{n},{70 + n}" for n in range(5)]  # a row of the original is each version's
     images = export.prepare(table=export.table("file,age", rows), key="file", columns=["age"])
     assert [image["clinical"]["age"] for image in images.values()] == [70 + n // 2 for n in range(10)]
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_pixels_that_patients_share_and_a_split_of_one_patient_are_said(size, tmp_path):
+    export = Export(tmp_path, [f"s{n}" for n in range(12)])
+    for n in (9, 10):  # copies by another name, one of them in another format
+        with Image.open(tmp_path / "scans/s0.png") as image:
+            image.save(tmp_path / f"scans/s{n}.png", "TIFF" if n == 9 else "PNG")
+    rows = [f"s{n},m{max(n - 6, 0)},{50 + n},{'train' if n < 7 else 'val' if n < 10 else 'test'}" for n in range(12)]
+    options = {"key": "file", "patient": "mrn", "columns": ["age"], "split_column": "part"}
+    export.prepare(table=export.table("file,mrn,age,part", rows), writing=WriteOptions(image_size=size), **options)
+    notes = "\n".join(export.report["notes"])
+    assert "7 of the 7 images of split train are one patient's" in notes and "split val" not in notes
+    assert "3 images have the pixels of another patient's image** (1 groups, 1 in several splits)" in notes
+    (problem,) = audit_folder(tmp_path / "out").problems
+    assert problem.kind == "equal pixels in several splits"
+    assert all(f"{split} (s{n}.png)" in problem.message for split, n in (("train", 0), ("val", 9), ("test", 10)))
+    export.prepare(table=tmp_path / "t.csv", writing=WriteOptions(image_size=size, seed=2), **options)  # from the cache
+    assert "3 images have the pixels" in "\n".join(export.report["notes"])

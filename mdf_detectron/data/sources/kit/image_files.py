@@ -21,6 +21,7 @@ import cv2
 from PIL import Image
 
 from mdf_detectron.child_processes import parallel_map
+from mdf_detectron.data.intensity import pixel_digest
 from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX, REPORT_FILE_NAME
 from mdf_detectron.data.readers import OpenImage, read_pixels, to_gray, write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
@@ -36,6 +37,7 @@ class ImageFile:
     Attributes:
         source_width, source_height: pixels of the original, upright.
         kind, scaling, inverted, notes: see :class:`~mdf_detectron.data.intensity.Provenance`.
+        sha256, pixels: digests of the file and of its pixels.
     """
 
     width: int
@@ -47,6 +49,7 @@ class ImageFile:
     inverted: bool
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    pixels: str = ""
 
 
 def how_images_were_read(files: Iterable[ImageFile]) -> dict[str, Any]:
@@ -127,11 +130,12 @@ def _made(path: Path) -> Path:
 def _check(source: Path) -> ImageFile | str:
     try:
         with OpenImage(source) as image:
-            done, digest = image.decode()[1], image.sha256
+            pixels, done = image.decode()
+            digests = image.sha256, pixel_digest(pixels)
     except (ImageReadError, OSError) as error:
         return str(error)
     size = done.width, done.height
-    return ImageFile(*size, *size, done.kind, done.scaling, done.inverted, done.notes, digest)
+    return ImageFile(*size, *size, done.kind, done.scaling, done.inverted, done.notes, *digests)
 
 
 def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> ImageFile | str:
@@ -150,7 +154,7 @@ def _resize(item: tuple[Path, str], cache: Path, side: int, bit_depth: int) -> I
     factor = min(1.0, side / min(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if factor < 1 else pixels
-    made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes)
+    made = ImageFile(*size, width, height, done.kind, done.scaling, done.inverted, done.notes, "", pixel_digest(small))
     partial_file = _made(target).with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         fields = {key: value for key, value in asdict(made).items() if key != "sha256"}  # no file holds its own digest
@@ -178,6 +182,7 @@ def _known(target: Path, source: Path, changed: int) -> ImageFile | None:
             if fields.pop("origin") != _origin(source):
                 return None
             image.verify()  # check the chunk checksums, so that a damaged copy is not hashed as good
-        return ImageFile(**{**fields, "notes": tuple(fields["notes"]), "sha256": sha256_of(target)})
+        notes, pixels = tuple(fields["notes"]), fields["pixels"]
+        return ImageFile(**{**fields, "notes": notes, "pixels": pixels, "sha256": sha256_of(target)})
     except (OSError, KeyError, ValueError, TypeError, SyntaxError):
         return None

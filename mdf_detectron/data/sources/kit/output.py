@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def write_folder(
         splits = {name: [record for record, split in records if split == name] for name in SPLITS}
     else:
         splits = _split(images, content, options.fractions, dict(enumerate(SPLITS)), options.seed)
+    account.notes += _doubts(splits, account)
     _write(folder, splits, content, title)
     body = _report_body(account, splits, content)
     if content.details:
@@ -87,6 +89,24 @@ def _drop_partial_masks(images: Sequence[PreparedImage], notes: list[str]) -> No
                      "train with masks.")  # fmt: skip
     if crowds := sum(bool(a.get("iscrowd")) for a in boxes):
         notes.append(f"{crowds} boxes are marked iscrowd: they are neither trained on nor counted as findings.")
+
+
+def _doubts(splits: Splits, account: Account) -> list[str]:
+    """Say which splits are mostly one patient, and whether patients or splits share pixels."""
+    notes, same = [], defaultdict(list)
+    for split, images in splits.items():
+        for image in images:
+            same[account.files[image.file_name].pixels].append((split, image.patient_id))
+        most = max(Counter(image.patient_id for image in images).values(), default=0)
+        if 1 < len(images) < 2 * most:
+            notes.append(f"**{most} of the {len(images)} images of split {split} are one patient's**: its results say "
+                         "little about others. Add patients, or divide in another way.")  # fmt: skip
+    several = [places for places in same.values() if len({patient for _, patient in places}) > 1]
+    if several:
+        across = sum(len({split for split, _ in places}) > 1 for places in several)
+        notes.append(f"**{sum(map(len, several))} images have the pixels of another patient's image** ({len(several)} "
+                     f"groups, {across} in several splits): give copies one patient, or leave them out.")  # fmt: skip
+    return notes
 
 
 def _split(
