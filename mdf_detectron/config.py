@@ -137,10 +137,9 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "MODEL.TIMM.PRETRAINED": (False, ANY),
     # The same from a local timm weights file (.pth or .safetensors) instead of the network. Empty: no file.
     "MODEL.TIMM.WEIGHTS_FILE": ("", ANY),
-    # "none" (plain sum), "homoscedastic" (paper: sum of L/(2 a^2) + log a^2, log a^2 trained), "homoscedastic_bounded"
-    # (log(1 + a^2) instead, never negative) or "homoscedastic_released" (the same with a trained: the authors' code).
-    "MODEL.LOSS_WEIGHTING.NAME": ("homoscedastic", one_of("none", "homoscedastic", "homoscedastic_bounded",
-                                                          "homoscedastic_released")),
+    # "none" (plain sum), "homoscedastic" (paper: sum of L/(2 a^2) + log a^2, log a^2 trained) or
+    # "homoscedastic_released" (log(1 + a^2) instead, never negative, and a trained: the authors' code).
+    "MODEL.LOSS_WEIGHTING.NAME": ("homoscedastic", one_of("none", "homoscedastic", "homoscedastic_released")),
     # Initialize heads, spatializer, fusion and the convolutions after the trunks as torch and torchvision do (the
     # authors' code), instead of so that the record is read from the start.
     "MODEL.TORCH_INITIALIZATION": (False, ANY),

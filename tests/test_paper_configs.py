@@ -41,7 +41,7 @@ def test_hyperparameters(name):
     assert {g["lr"] for g in groups} == {1e-3} and set(decays.values()) == {decay}
     assert len(decays) == len(list(model.parameters())) and id(model.loss_weighting.alpha) in decays
     weighting = model.loss_weighting
-    assert weighting.bounded and weighting.alpha.tolist() == [1.0] * (5 if masks else 4)
+    assert weighting.released and weighting.alpha.tolist() == [1.0] * (5 if masks else 4)
     places = (model.backbone.fusions is not None, heads.box_head.reads_record)
     assert heads.mask_on is masks and places == (in_3d, in_1d)
     assert cfg.INPUT.IMAGE_SIZE == 512 and cfg.INPUT.FORMAT == "RGB" and cfg.INPUT.RANDOM_FLIP == "horizontal"

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-RELEASED = "homoscedastic_released"
-
 
 class HomoscedasticLossWeighting(nn.Module):
     """Weight each loss L as L/(2α²) + log α² with α trained (optimum: α² = L/2).
@@ -18,17 +16,14 @@ class HomoscedasticLossWeighting(nn.Module):
 
     Args:
         names: the losses, in a fixed order.
-        bounded: use log(1 + α²), the form of the authors' released code, which is never negative.
-        trains_alpha: make α itself the parameter, as there: the same loss, but a step of gradient descent moves s
-            4/α² times as far.
+        released: the authors' code: log(1 + α²), which is never negative, and α itself is the parameter: a step of
+            gradient descent moves s 4/α² times as far.
     """
 
-    def __init__(self, names: list[str], bounded: bool = False, trains_alpha: bool = False):
+    def __init__(self, names: list[str], released: bool = False):
         super().__init__()
-        self.names = list(names)
-        self.bounded = bounded
-        self.trains_alpha = trains_alpha
-        if trains_alpha:
+        self.names, self.released = list(names), released
+        if released:
             self.alpha = nn.Parameter(torch.ones(len(self.names)))
         else:
             self.log_alpha_squared = nn.Parameter(torch.zeros(len(self.names)))
@@ -40,12 +35,9 @@ class HomoscedasticLossWeighting(nn.Module):
                 f"loss weighting was built for {sorted(self.names)}, the model returned {sorted(losses)}; name its "
                 "losses in the class' loss_names(cfg), or set MODEL.LOSS_WEIGHTING.NAME none"
             )
-        weighted = {}
-        every = self.alpha.square().log() if self.trains_alpha else self.log_alpha_squared
-        for name, s in zip(self.names, every, strict=True):
-            penalty = F.softplus(s) if self.bounded else s
-            weighted[name] = 0.5 * torch.exp(-s) * losses[name] + penalty
-        return weighted
+        s = self.alpha.square().log() if self.released else self.log_alpha_squared
+        penalty = F.softplus(s) if self.released else s
+        return {n: 0.5 * torch.exp(-s[i]) * losses[n] + penalty[i] for i, n in enumerate(self.names)}
 
 
 def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLossWeighting | None:
@@ -53,7 +45,7 @@ def build_loss_weighting(cfg: CfgNode, loss_names: list[str]) -> HomoscedasticLo
     name = cfg.MODEL.LOSS_WEIGHTING.NAME
     if name == "none":
         return None
-    return HomoscedasticLossWeighting(loss_names, bounded=name != "homoscedastic", trains_alpha=name == RELEASED)
+    return HomoscedasticLossWeighting(loss_names, released=name == "homoscedastic_released")
 
 
 class FindingsFromRecord(nn.Module):

@@ -9,33 +9,22 @@ from detectron2.modeling import build_model
 from mdf_detectron.modeling.losses import FindingsFromRecord, HomoscedasticLossWeighting
 
 
-@pytest.mark.parametrize(
-    ("bounded", "alpha_squared", "losses", "expected"),
-    [
-        (False, [1.0, 4.0], [3.0, 8.0], [3 / 2, 8 / (2 * 4) + math.log(4)]),
-        (True, [0.25, 1.0], [0.1, 0.0], [0.1 / 0.5 + math.log(1.25), math.log(2)]),
-    ],
-    ids=["plain", "bounded, never negative"],
-)
-def test_weighting_by_hand(bounded, alpha_squared, losses, expected):
-    weighting = HomoscedasticLossWeighting(["a", "b"], bounded=bounded)
-    weighting.log_alpha_squared.data = torch.tensor(alpha_squared).log()
-    out = weighting({"b": torch.tensor(losses[1]), "a": torch.tensor(losses[0])})
-    assert [out["a"].item(), out["b"].item()] == pytest.approx(expected)
+def test_weighting_by_hand():
+    weighting = HomoscedasticLossWeighting(["a", "b"])
+    weighting.log_alpha_squared.data = torch.tensor([1.0, 4.0]).log()
+    out = weighting({"b": torch.tensor(8.0), "a": torch.tensor(3.0)})
+    assert [out["a"].item(), out["b"].item()] == pytest.approx([3 / 2, 8 / (2 * 4) + math.log(4)])
 
 
-def test_the_released_form_trains_alpha_itself():
-    """The same loss as the bounded form, but a step of SGD is of α, against the derivative by hand."""
-    released = HomoscedasticLossWeighting(["a", "b"], bounded=True, trains_alpha=True)
-    bounded = HomoscedasticLossWeighting(["a", "b"], bounded=True)
-    losses = {"a": torch.tensor(0.3), "b": torch.tensor(2.5)}
+def test_the_released_form_is_never_negative_and_trains_alpha_itself():
+    """Losses by hand, and the step of SGD, of α, by the derivative by hand."""
+    released = HomoscedasticLossWeighting(["a", "b"], released=True)
     released.alpha.data = torch.tensor([0.5, -1.5])
-    bounded.log_alpha_squared.data = torch.tensor([0.25, 2.25]).log()
-    assert {k: v.item() for k, v in released(losses).items()} == pytest.approx(
-        {k: v.item() for k, v in bounded(losses).items()}
-    )
-    sum(released(losses).values()).backward()
-    by_hand = [-loss / a**3 + 2 * a / (1 + a * a) for loss, a in ((0.3, 0.5), (2.5, -1.5))]
+    out = released({"a": torch.tensor(0.1), "b": torch.tensor(2.5)})
+    by_hand = [0.1 / 0.5 + math.log(1.25), 2.5 / 4.5 + math.log(3.25)]
+    assert [out["a"].item(), out["b"].item()] == pytest.approx(by_hand)
+    sum(out.values()).backward()
+    by_hand = [-loss / a**3 + 2 * a / (1 + a * a) for loss, a in ((0.1, 0.5), (2.5, -1.5))]
     assert released.alpha.grad.tolist() == pytest.approx(by_hand)
 
 
