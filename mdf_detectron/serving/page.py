@@ -1,7 +1,7 @@
 """Serve a web page: an image, a form made from the schema, and findings with and without the record.
 
 Images stay in the session's memory. Gradio stores an upload in a temporary file, in ``/dev/shm`` if there is one; it is
-deleted as soon as it is read, and its folder at the end.
+deleted as soon as it is read, and its folder at the end. :mod:`~mdf_detectron.serving.doors` guards the page.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import io
 import os
-import shutil
-import tempfile
+import secrets
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 from mdf_detectron.inference.what_if import DISCLAIMER, MatchedFinding, match_findings
 from mdf_detectron.report import CLASS_COLORS
+from mdf_detectron.serving.doors import Door, is_loopback, uploads_folder
 
 UNKNOWN = "not known"
 MAX_MEGAPIXELS = 60
@@ -182,38 +184,55 @@ def _field(gr: Any, column: ClinicalColumn) -> Any:
     )  # fmt: skip
 
 
-def serve(predictor: Predictor, *, host: str, port: int, title: str, block: bool = True) -> Any:
-    """Start the page.
+@contextmanager
+def open_page(
+    predictor: Predictor, *, host: str, port: int, title: str, names: Sequence[str] = ()
+) -> Iterator[tuple[str, Any, Path]]:
+    """Serve the page during a block; yield its URL, Gradio's blocks and the folder of uploads.
 
     Args:
-        host: address to listen on; "127.0.0.1" is this machine alone.
-        block: serve until interrupted; False returns the URL, Gradio's blocks and the folder of uploads.
+        host: address to listen on; "127.0.0.1" is this machine alone. Others' requests need the token in the URL.
+        names: host names under which browsers reach the page, besides ``host`` and this machine's.
 
     Raises:
         UserError: Gradio is not installed, or the port is taken.
     """
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = tempfile.mkdtemp(prefix="mdf_page_", dir=memory)
-    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-    gr = _gradio()
-    blocks = build_page(StudyPage(predictor), title)
-    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        _, url, _ = blocks.launch(
-            server_name=host, server_port=port, share=False, quiet=True, theme=theme, css=CSS,
-            max_file_size=f"{MAX_UPLOAD_MEGABYTES}mb", footer_links=[], prevent_thread_lock=True,
-            enable_monitoring=False,
-        )  # fmt: skip
-        if not block:
-            return url, blocks, folder
+    token = "" if is_loopback(host) else secrets.token_urlsafe(32)
+    own = ["localhost", *([socket.gethostname().lower(), socket.getfqdn().lower(), host.lower()] if token else [])]
+    with uploads_folder() as folder:
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False",
+                       "GRADIO_RUN_HISTORY": "False"}  # fmt: skip
+        gr = _gradio()
+        blocks = build_page(StudyPage(predictor), title)
+        theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        door = (Door, (), {"names": own, "front": [name.lower() for name in names], "token": token,
+                           "most_bytes": MAX_UPLOAD_MEGABYTES * 2**20})  # fmt: skip
+        try:
+            _, url, _ = blocks.launch(
+                server_name=host, server_port=port, share=False, quiet=True, theme=theme, css=CSS,
+                max_file_size=f"{MAX_UPLOAD_MEGABYTES}mb", footer_links=[], prevent_thread_lock=True,
+                enable_monitoring=False, app_kwargs={"middleware": [door]},
+            )  # fmt: skip
+        except OSError as cause:
+            raise UserError(f"the page cannot be started on {host}:{port} ({cause}); name another --port") from None
+        try:
+            yield f"{url}?token={token}" if token else url, blocks, folder
+        finally:
+            blocks.close(verbose=False)
+
+
+def serve(predictor: Predictor, *, host: str, port: int, title: str, names: Sequence[str] = ()) -> None:
+    """Serve the page until interrupted, see :func:`open_page`."""
+    with open_page(predictor, host=host, port=port, title=title, names=names) as (url, blocks, _):
+        url = url.replace("//0.0.0.0:", f"//{socket.gethostname()}:")
         print(f"{title}: {url} (Ctrl+C ends it)", flush=True)
+        if not is_loopback(host):
+            print(
+                "Other machines can reach this page, and only who opens this address with its token is let in. Token "
+                "and images travel unencrypted, unless a server with TLS stands before the page.",
+                flush=True,
+            )
         blocks.block_thread()
-    except OSError as cause:
-        raise UserError(f"the page cannot be started on {host}:{port} ({cause}); name another --port") from None
-    finally:
-        if block:
-            shutil.rmtree(folder, ignore_errors=True)
-    return None
 
 
 def _gradio() -> Any:

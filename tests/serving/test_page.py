@@ -1,17 +1,22 @@
 """The web page in a real browser: Chromium of the system, driven by Playwright."""
 
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_files import radiograph, save
+from forked import Forked, wait_for
 from PIL import Image
 
 from mdf_detectron import cli
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.serving import page as page_module
-from mdf_detectron.serving.page import StudyPage, serve, views
+from mdf_detectron.serving.doors import uploads_folder
+from mdf_detectron.serving.page import StudyPage, open_page, views
 
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
@@ -28,10 +33,9 @@ def address(predictor, free_ports):
     (port,) = free_ports()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_module, "MAX_UPLOAD_MEGABYTES", 2)
-        url, blocks, folder = serve(predictor, host="127.0.0.1", port=port, title="Test page", block=False)
-    yield url, Path(folder)
-    blocks.close()
-    shutil.rmtree(folder, ignore_errors=True)
+        with open_page(predictor, host="127.0.0.1", port=port, title="Test page") as (url, _, folder):
+            yield url, folder
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +159,65 @@ def test_a_path_in_the_name_of_an_upload_reaches_nothing(address, tiny_folder, t
     assert {p.name for p in folder.parent.iterdir()} & {"a.png", "b.png", "c.png", "d.png"} == set()
     for path in ("/etc/hostname", f"{folder}/../../etc/hostname", __file__):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_requests_that_are_not_meant_for_the_page(address, tiny_folder):
+    """A name that points here (DNS rebinding), another page's request, and files that together are too large."""
+    httpx = pytest.importorskip("httpx")
+    url, folder = address
+    upload, port = f"{url}gradio_api/upload", url.rstrip("/").rpartition(":")[2]
+    files = {"files": ("a.png", (tiny_folder / "images" / "test_2.png").read_bytes(), "image/png")}
+    before = len(list(folder.rglob("*")))
+    for headers in (
+        {"Host": f"evil.example:{port}"}, {"Origin": "https://evil.example"}, {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{int(port) + 1}"}, {"Origin": f"http://localhost:{port}"},
+    ):  # fmt: skip
+        assert httpx.post(upload, files=files, headers=headers).status_code == 403, headers
+        assert httpx.get(url, headers=headers).status_code == 403, headers
+    several = [("files", (f"{n}.png", bytes(900_000), "image/png")) for n in range(3)]  # each below the limit
+    assert httpx.post(upload, files=several).status_code == 413
+    assert httpx.post(upload, content=iter([bytes(900_000)] * 3)).status_code == 413, "chunks, of no stated length"
+    assert len(list(folder.rglob("*"))) == before, "nothing was stored"
+    assert httpx.post(upload, files=files, headers={"Origin": f"http://127.0.0.1:{port}"}).status_code == 200
+
+
+def test_a_page_for_others_asks_for_its_token(predictor, free_ports):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra serve)")
+    (port,) = free_ports()
+    with open_page(predictor, host="0.0.0.0", port=port, title="x", names=["Ward.Example"]) as (url, _, _):
+        page, _, token = url.partition("?token=")
+        assert len(token) > 40
+        for wrong in (page, f"{page}?token=", f"{page}?token={token[:-1]}", f"{page}gradio_api/info"):
+            for cookies in ({}, {"mdf_token": ""}, {"mdf_token": token[:-1]}):
+                assert httpx.get(wrong, cookies=cookies).status_code == 401
+        with httpx.Client(follow_redirects=True) as visitor:
+            opened = visitor.get(url)
+            assert opened.status_code == 200 and token not in str(opened.url) and visitor.get(page).status_code == 200
+            assert visitor.get(page, headers={"Host": "evil.example"}).status_code == 403
+            assert visitor.get(page, headers={"Host": "ward.example", "Origin": "https://ward.example"}).is_success
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_uploads_do_not_outlive_a_killed_page(tmp_path):
+    def serve_forever():
+        with uploads_folder(tmp_path) as folder:
+            folder.mkdir()
+            (folder / "patient.dcm").write_bytes(b"x")
+            time.sleep(600)
+
+    pages = [Forked(serve_forever) for _ in range(2)]
+    wait_for(lambda: len(list(tmp_path.glob("*/uploads/patient.dcm"))) == 2)
+    os.kill(pages[0].pid, signal.SIGKILL)
+    pages[0].wait()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".lock").write_text("mine")
+    with uploads_folder(tmp_path) as folder:
+        left = list(tmp_path.glob("*/uploads/patient.dcm"))
+        assert len(left) == 1 and folder.parent.is_dir(), "the other page still runs"
+    os.kill(pages[1].pid, signal.SIGTERM)
+    pages[1].wait()
+    assert (tmp_path / "elsewhere" / ".lock").read_text() == "mine"
 
 
 def test_an_upload_is_deleted_whatever_it_holds(predictor, tmp_path, tiny_folder):
