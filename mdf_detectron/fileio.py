@@ -22,8 +22,10 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers.expat import ExpatError, ParserCreate
 
-from mdf_detectron.errors import ConfigError, UserError, find_doubled, shorten
+from mdf_detectron.errors import ConfigError, UserError, find_doubled, short_text, shorten
 from mdf_detectron.guarded_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -211,8 +213,8 @@ def read_text(path: str | Path, error: type[UserError], *, digest: hashlib._Hash
 
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_JSON_MEMORY = 10
-"""Bytes of memory per byte of JSON, measured on boxes."""
+_JSON_MEMORY, _XML_MEMORY = 10, 30
+"""Bytes of memory per byte of JSON, measured on boxes, and most per byte of XML."""
 
 
 def read_json(
@@ -258,6 +260,24 @@ def read_json(
 def read_yaml(path: str | Path, error: type[UserError]) -> Any:
     """Read a YAML file of plain values within the limits of :mod:`mdf_detectron.guarded_yaml`."""
     return parse_yaml(read_text(path, error), str(path), error)
+
+
+def read_xml(path: str | Path, error: type[UserError]) -> Element:
+    """Read the root of an XML file in any encoding; refuse document types, whose entities unpack to any size."""
+    if check_regular(path, error).st_size * _XML_MEMORY > machine_memory() / 2:
+        raise error(f"{path}: more XML than half of this machine's memory could hold; split it")
+    builder, parser = TreeBuilder(), ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, _refuse_document_type
+    try:
+        parser.Parse(Path(path).read_bytes(), True)
+        return builder.close()
+    except (OSError, ExpatError, ValueError, LookupError, MemoryError) as cause:
+        raise error(f"{path}: not readable as XML ({short_text(cause)})") from None
+
+
+def _refuse_document_type(*declared: Any) -> None:
+    raise ValueError("it declares a document type, whose entities may unpack to any size; remove the DOCTYPE")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

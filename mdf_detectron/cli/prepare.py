@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,10 @@ def announce(out: str, made: bool) -> None:
         boxes = ", ".join(f"{name} {count}" for name, count in summary["boxes"].items())
         total = f"{sum(summary['boxes'].values())} boxes ({boxes})"
         print(f"  {split}: {summary['images']} images of {summary['patients']} patients, {total}")
+    counts = Counter()
+    for summary in report["splits"].values():
+        counts.update(summary["boxes"])
+    print(f"  classes: {', '.join(f'{name} {count} boxes' for name, count in counts.items())}")
     for stage in report["flow"]:
         if stage["dropped"]:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in stage["dropped"].items())

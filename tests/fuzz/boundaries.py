@@ -51,8 +51,11 @@ from mdf_detectron.data.annotations import LARGEST_COORDINATE, LARGEST_SIDE, rea
 from mdf_detectron.data.catalog import dataset_dicts, read_prepared
 from mdf_detectron.data.readers import read_dicom_tags, read_mask, read_pixels, read_size
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.kit.annotation_formats import Builder
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare
+from mdf_detectron.data.sources.own.annotations import annotation_files, read_annotation_files
 from mdf_detectron.data.sources.own.collection import COLLECTION
 from mdf_detectron.data.study_records import RecordTable
 from mdf_detectron.errors import DatasetError, ImageReadError
@@ -559,6 +562,76 @@ OWN = Boundary(changed_own_data(), check_own_data, [_own(attack) for attack in (
 )], small=52)  # fmt: skip
 
 
+# --- what labeling tools write
+
+_REGION = {"original_width": 16, "original_height": 12, "id": "r", "value": {
+    "x": 10, "y": 20, "width": 30, "height": 40, "rotation": 5, "rectanglelabels": ["mass"]}}  # fmt: skip
+_DRAWN = [{"name": "rect", "x": 2, "y": 2, "width": 6, "height": 5}, {"name": "circle", "cx": 6, "cy": 6, "r": 3},
+          {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 8]}]  # fmt: skip
+_LABELED = [
+    [{"id": 1, "data": {"image": "/data/upload/1/a.png"}, "annotations": [{"result": [_REGION]}]}],
+    {"imagePath": "a.png", "imageWidth": 16, "imageHeight": 12, "shapes": [
+        {"label": "mass", "shape_type": kind, "points": [[2, 2], [8, 2], [8, 7]][:n]}
+        for kind, n in (("rectangle", 2), ("circle", 2), ("polygon", 3))]},
+    {"a.png1": {"filename": "a.png", "size": 1, "regions": [
+        {"shape_attributes": one, "region_attributes": {"class": "mass"}} for one in _DRAWN]}},
+]  # fmt: skip
+_LABELED_XML = [
+    b"<annotation><filename>a.png</filename><size><width>16</width><height>12</height></size><object><name>mass</name>"
+    b"<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>8</xmax><ymax>7</ymax></bndbox></object></annotation>",
+    b'<annotations><image id="0" name="a.png" width="16" height="12"><box label="mass" xtl="2" ytl="2" xbr="8" ybr="7" '
+    b'rotation="9"/><ellipse label="mass" cx="6" cy="6" rx="3" ry="2"/><polygon label="mass" points="1,1;9,1;9,8"/>'
+    b"</image></annotations>",
+]
+_CLASSES = b"nc: 2\nnames:\n  0: mass\n  1: cyst\n"
+_LAUGHS = b"".join(b"<!ENTITY l%d '%s'>" % (i, b"&l%d;" % (i - 1) * 10) for i in range(1, 12))
+
+
+@st.composite
+def changed_labels(draw: st.DrawFn) -> tuple[dict[str, bytes], str]:
+    """Draw labels of a format of which one part is broken."""
+    suffix = draw(st.sampled_from((".json", ".json", ".xml", ".txt", ".yaml")))
+    if suffix == ".json":
+        return {"a.json": draw(st.sampled_from(_LABELED).flatmap(lambda data: changed_text(data, dump_json)))}, "a.json"
+    if suffix == ".xml":
+        return {"a.xml": draw(st.sampled_from(_LABELED_XML).flatmap(changed_bytes))}, "a.xml"
+    files = {"a.txt": b"0 .5 .5 .2 .2\n1 .1 .1 .5 .1 .5 .6\n", "data.yaml": _CLASSES}
+    changed = "a.txt" if suffix == ".txt" else "data.yaml"
+    return files | {changed: draw(changed_bytes(files[changed]))}, "a.txt"
+
+
+def check_labels(folder: Path, name: str) -> None:
+    problems = ProblemList(skip=True)
+    found = read_annotation_files(annotation_files([folder / name]), Builder(problems))
+    boxes = [box for image in found.images for box in image.boxes]
+    expect(found.boxes_in == len(boxes) + sum(found.dropped.values()), "boxes in = kept + dropped")
+    expect(all(isinstance(box["class"], str) and box["class"].strip() for box in boxes), "classes")
+    expect(
+        all(len(box["bbox"]) == 4 and np.isfinite(box["bbox"]).all() and min(box["bbox"][2:]) > 0 for box in boxes),
+        "bbox",
+    )
+    if not boxes:
+        raise DatasetError("; ".join(text for texts in problems.listed.values() for text in texts)[:200] or "none")
+
+
+def _named(attack: Attack, name: str) -> Attack:
+    def write(folder: Path) -> str:
+        attack(folder)
+        return name
+
+    return write
+
+
+LABELS = Boundary(changed_labels(), check_labels, [
+    *(_named(attack, name) for name in ("a.json", "a.xml") for attack in text_attacks(name)),
+    *(put("a.xml", content, "a.xml") for content in (
+        b"<!DOCTYPE a [<!ENTITY l0 'ha'>" + _LAUGHS + b"]><annotation><filename>&l11;</filename></annotation>",
+        "<!DOCTYPE a [<!ENTITY l0 'ha'>]><annotation>&l0;</annotation>".encode("utf-16"),
+        b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><annotation/>", b"<a>" * 300_000, b"<a b='c'/>" * 300_000,
+        b"<annotation>" + b"<object/>" * 300_000 + b"</annotation>", b"<annotations>" + b"<a/>" * 1_000_000)),
+])  # fmt: skip
+
+
 def check_records(folder: Path, given: None) -> None:
     table = RecordTable.load(folder / "table.csv", "file", SCHEMA)
     for key in table.rows:
@@ -738,8 +811,8 @@ def page_boundary(folder: Path) -> Boundary:
 BOUNDARIES: dict[str, Callable[[Path], Boundary]] = {
     "config": lambda folder: CONFIG, "schema": lambda folder: SCHEMAS, "plan": lambda folder: PLAN,
     "annotations": lambda folder: ANNOTATIONS, "predictions": lambda folder: PREDICTION,
-    "own data": lambda folder: OWN, "records": lambda folder: RECORDS, "image": lambda folder: IMAGE,
-    "mask": lambda folder: MASK, "dicom": lambda folder: DICOM, "checkpoint": checkpoint_boundary,
-    "upload": page_boundary,
+    "own data": lambda folder: OWN, "labels": lambda folder: LABELS, "records": lambda folder: RECORDS,
+    "image": lambda folder: IMAGE, "mask": lambda folder: MASK, "dicom": lambda folder: DICOM,
+    "checkpoint": checkpoint_boundary, "upload": page_boundary,
 }  # fmt: skip
 """Name → what makes the boundary, given an empty folder."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.sources.kit.account import Account
-from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX, parse_box
 from mdf_detectron.data.sources.kit.collection import Collection, Content, root_option
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage
 from mdf_detectron.data.sources.kit.table import Table, read_table
@@ -105,8 +105,6 @@ def _read_boxes(table: Table, job: Account) -> SourceAnnotations:
         label = row["category_name"].strip()
         if box is None:
             source.dropped[UNUSABLE_BOX] += 1
-        elif any((other["bbox"], other["class"]) == (box, label) for other in image.boxes):
-            source.dropped[REPEATED_BOX] += 1  # two phrases about one place
         else:
             image.boxes.append({"bbox": box, "class": label})
     source.images_in = len(images)

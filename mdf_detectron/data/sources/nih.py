@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.account import Account
-from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX, parse_box
 from mdf_detectron.data.sources.kit.collection import AGE, SEX, VIEW, Collection, Content, root_option
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import Table, find_file, read_table
@@ -89,11 +89,9 @@ def _read_boxes(
             text = f"{name} has a box of {shorten(label)}, its findings are {', '.join(sorted(findings[name]))}"
             job.problems.add(OTHER_LABEL, f"{place}: {text}")
             source.dropped[OTHER_LABEL] += 1
-        elif {"bbox": box, "class": label} in boxes.setdefault(name, []):
-            source.dropped[REPEATED_BOX] += 1
         else:
-            boxes[name].append({"bbox": box, "class": label})
-    return {name: found for name, found in boxes.items() if found}
+            boxes.setdefault(name, []).append({"bbox": box, "class": label})
+    return boxes
 
 
 COLLECTION = Collection(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.account import Account
-from mdf_detectron.data.sources.kit.boxes import REPEATED_BOX, UNUSABLE_BOX, parse_box
+from mdf_detectron.data.sources.kit.boxes import UNUSABLE_BOX, parse_box
 from mdf_detectron.data.sources.kit.collection import AGE, SEX, VIEW, Collection, Content, root_option
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import Table, find_file, read_table
@@ -103,8 +103,6 @@ def _read_labels(labels: Table, job: Account) -> SourceAnnotations:
             if box is None:
                 source.dropped[UNUSABLE_BOX] += 1
                 unusable.add(key)
-            elif any(other["bbox"] == box for other in image.boxes):
-                source.dropped[REPEATED_BOX] += 1
             else:
                 image.boxes.append({"bbox": box, "class": CLASSES[0]})
     source.images_in = len(images)

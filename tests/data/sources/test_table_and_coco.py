@@ -12,6 +12,7 @@ import yaml
 from own_files import CLASSES, write_all, write_coco, write_images
 from PIL import Image
 
+from mdf_detectron.cli.prepare import main
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.data.schema import ClinicalSchema, TableRecipe
@@ -391,3 +392,140 @@ def test_an_unreadable_image_stops_or_is_counted(messy, tmp_path):
     images, boxes, report = prepare(files, tmp_path / "mine", "skip", **options)
     assert len(images) == 7 and stage(report, "boxes")["dropped"] == {"its image was dropped": 1}
     assert set(boxes) == set(CLASSES) and not (tmp_path / "mine/images/more.png").exists()
+
+
+def coco(path, annotations, classes=("mass",), size=(96, 80), **more):
+    """Write COCO JSON of scan_01.png and scan_03.png; annotations are (image, box, further keys)."""
+    images = [{"id": n, "file_name": f"scan_{n:02d}.png", "width": size[0], "height": size[1]} for n in (1, 3)]
+    entries = [{"id": i, "image_id": n, "category_id": 0, "bbox": box, **keys}
+               for i, (n, box, keys) in enumerate(annotations)]  # fmt: skip
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes)]
+    path.write_text(json.dumps({"images": images, "annotations": entries, "categories": categories, **more}))
+    return path
+
+
+def prepared(messy, tmp_path, *paths, on_error="stop", **options):
+    prepare_collection(COLLECTION, tmp_path / "out", WriteOptions(fractions=(0.4, 0.3, 0.3)), on_error=on_error,
+                       num_workers=1, annotations=paths, images=messy["images"], **options)  # fmt: skip
+    images, report = read_prepared(tmp_path / "out")
+    return {name: [box["bbox"] for box in image["boxes"]] for name, image in images.items()}, report
+
+
+def three(tmp_path, annotations, **keys):
+    """Write COCO JSON with a third image, as there are three splits."""
+    path = coco(tmp_path / "boxes.json", annotations, **keys)
+    data = json.loads(path.read_text())
+    data["images"].append({"id": 5, "file_name": "scan_05.png", "width": 96, "height": 80})
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_turned_repeated_and_nearly_equal_boxes_of_coco(messy, tmp_path):
+    boxes = [(1, [20, 30, 40, 8], {"attributes": {"occluded": False, "rotation": 60.0}}), (3, [10, 10, 20, 20], {}),
+             (3, [10.0, 10, 20, 20], {"iscrowd": 0}), (3, [11, 10, 20, 20], {})]  # fmt: skip
+    found, report = prepared(messy, tmp_path, three(tmp_path, boxes))
+    # 40 cos 60° + 8 sin 60° wide, 40 sin 60° + 8 cos 60° high, about (40, 34)
+    assert found["scan_01.png"] == [[26.54, 14.68, 26.93, 38.64]]
+    assert found["scan_03.png"] == [[10, 10, 20, 20], [11, 10, 20, 20]] and found["scan_05.png"] == []
+    assert stage(report, "boxes")["dropped"] == {"repeats another box": 1}
+    notes = " ".join(report["notes"])
+    assert "1 turned boxes became the boxes that enclose them." in notes
+    assert "1 boxes of 1 images nearly coincide with another one of their class" in notes and "scan_03" not in notes
+
+
+@pytest.mark.parametrize("keys, count", [
+    ({"segmentation": [[11, 12, 31, 12, 31, 28, 11, 28]]}, 2), ({"area": 320}, 2),
+    ({"area": 64, "segmentation": []}, 0),
+    ({"segmentation": [[2, 2, 10, 2, 10, 10, 2, 10]], "area": 40}, 0), ({"area": 0}, 0), ({}, 0)])  # fmt: skip
+def test_boxes_that_contradict_their_mask_or_area_are_said(keys, count, messy, tmp_path):
+    _, report = prepared(messy, tmp_path, three(tmp_path, [(1, [2, 2, 8, 8], keys), (3, [2, 2, 8, 8], keys)]))
+    said = [note for note in report["notes"] if "disagree with their mask or area" in note]
+    assert len(said) == (count > 0) and all("2 of 2 boxes of boxes.json" in note for note in said)
+
+
+def test_fractions_are_asked_for(messy, tmp_path):
+    path = three(tmp_path, [(1, [0.25, 0.5, 0.5, 0.25], {}), (3, [0.5, 0.5, 0.5, 0.5], {})])
+    with pytest.raises(
+        SourceDataError, match=r"(?s)2 problems.*scan_01.png: box .* within the first pixel; .*--box-units"
+    ):
+        prepared(messy, tmp_path, path)
+    found, _ = prepared(messy, tmp_path, path, box_units="fraction")
+    assert found["scan_01.png"] == [[24, 40, 48, 20]] and found["scan_03.png"] == [[48, 40, 48, 40]]
+    path = three(tmp_path, [(1, [0.25, 0.5, 0.5, 0.25], {}), (3, [10, 10, 20, 20], {})])
+    with pytest.raises(SourceDataError, match="scan_03.png: box .* is in pixels; a fraction"):
+        prepared(messy, tmp_path, path, box_units="fraction")
+
+
+def test_an_image_with_unusable_boxes_alone_is_not_healthy(messy, tmp_path):
+    data = json.loads(messy["annotations"].read_text())
+    kept = [a for a in data["annotations"] if a["image_id"] == 1]
+    kept[0]["bbox"] = [10, 10, -5, 5]
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    _, _, report = prepare({**messy, "annotations": tmp_path / "x.json"}, tmp_path / "mine", "skip", **MESSY)
+    assert stage(report, "annotated images")["dropped"] == {"none of its boxes is usable": 1}
+
+
+def test_two_tasks_on_the_same_images_are_put_together(messy, tmp_path):
+    first = three(tmp_path, [(1, [10, 10, 20, 20], {})])
+    second = coco(tmp_path / "second.json", [(1, [10, 10, 20, 20], {}), (3, [5, 5, 9, 9], {})], classes=("cyst",))
+    found, report = prepared(messy, tmp_path, first, second)
+    assert found == {"scan_01.png": [[10, 10, 20, 20]] * 2, "scan_03.png": [[5, 5, 9, 9]], "scan_05.png": []}
+    assert stage(report, "annotated images")["in"] == 5 and stage(report, "annotated images")["kept"] == 3
+    notes = " ".join(report["notes"])
+    assert "2 images are in several annotation files" in notes and "1 are in one of them only" in notes
+    coco(tmp_path / "second.json", [(3, [5, 5, 9, 9], {})], size=(48, 40))  # which of the sizes is it?
+    with pytest.raises(SourceDataError, match="second.json: image scan_01.png: its file .* belongs to boxes.json"):
+        prepared(messy, tmp_path, first, tmp_path / "second.json")
+
+
+def test_an_export_without_annotations_says_so(messy, tmp_path):
+    with pytest.raises(SourceDataError, match="boxes.json: 3 images and no box in it; was it exported before"):
+        prepared(messy, tmp_path, three(tmp_path, []))
+
+
+@pytest.mark.parametrize("box", ["[10, 20, 20, 40]", "10 20 20 40", "{10;20;20;40}"])
+def test_a_box_in_one_column(box, messy, tmp_path):
+    rows = [f'scan_01.png,96,80,"{box}",mass', "scan_03.png,96,80,,", 'scan_05.png,96,80,"[1, 2, 3]",mass']
+    (tmp_path / "boxes.csv").write_text("\n".join(["image_id,width,height,bbox,class", *rows]))
+    with pytest.raises(
+        SourceDataError, match=r"boxes.csv line 4: bbox '\[1, 2, 3\]': box: 3 numbers; expected a box of 4"
+    ):
+        prepared(messy, tmp_path, tmp_path / "boxes.csv")
+    (tmp_path / "boxes.csv").write_text(
+        "\n".join(["image_id,width,height,bbox,class", *rows]).replace("2, 3]", "2, 3, 4]")
+    )
+    found, report = prepared(messy, tmp_path, tmp_path / "boxes.csv")
+    assert found == {"scan_01.png": [[10, 20, 20, 40]], "scan_03.png": [], "scan_05.png": [[1, 2, 3, 4]]}
+    assert "boxes.csv: 'bbox' is read as x, y, width, height." in report["notes"]
+
+
+def test_corners_in_the_place_of_a_size_are_said(messy, tmp_path):
+    boxes = [(1, [50, 40, 80, 70], {}), (3, [60, 50, 90, 75], {}), (5, [1, 1, 9, 9], {})]
+    _, report = prepared(messy, tmp_path, three(tmp_path, boxes))
+    assert any("**2 of 3 boxes reach beyond their images**" in note for note in report["notes"])
+
+
+def test_a_folder_of_a_labeling_tool(messy, tmp_path, capsys):
+    (tmp_path / "set/labels").mkdir(parents=True)
+    (tmp_path / "set/classes.txt").write_text("nodule\nmass\n")
+    for name, text in {"scan_01": "1 0.5 0.5 0.5 0.25", "scan_03": "", "scan_06": "0 0.5 0.5 0.25 0.25"}.items():
+        (tmp_path / f"set/labels/{name}.txt").write_text(text)
+    command = [
+        "own",
+        "--annotations",
+        str(tmp_path / "set"),
+        "--images",
+        str(messy["images"]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    main([*command, "--fractions", "0.4", "0.3", "0.3"])
+    images, report = read_prepared(tmp_path / "out")
+    assert images["scan_01.png"]["boxes"][0]["bbox"] == [24, 30, 48, 20]
+    assert images["scan_06.dcm"]["boxes"][0]["bbox"] == [36, 30, 24, 20] and images["scan_03.png"]["boxes"] == []
+    assert "classes: mass 1 boxes, nodule 1 boxes" in capsys.readouterr().out
+    main([*command, "--fractions", "0.4", "0.3", "0.3"])
+    assert "already up to date" in capsys.readouterr().out
+    (tmp_path / "set/classes.txt").write_text("mass\nnodule\n")
+    main([*command, "--fractions", "0.4", "0.3", "0.3"])
+    assert read_prepared(tmp_path / "out")[0]["scan_01.png"]["boxes"][0]["class"] == "nodule"

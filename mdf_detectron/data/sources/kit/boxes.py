@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,12 @@ SHAPE_TOLERANCE = 0.02
 
 UNUSABLE_BOX, REPEATED_BOX, BOX_WITHOUT_AREA = "unusable box", "repeats another box", "box without area"
 OTHER_SHAPE = "annotated at another shape"
+PARTS = ("class", "segmentation", "iscrowd", "reader", "certainty")
+"""What two boxes share besides their place if one repeats the other."""
+
+NEAR, MOST_NEAR = 0.8, 2000
+"""Least IoU of boxes that nearly coincide, and the most boxes of a class in an image that are compared."""
+
 NO_AREA, CLIPPED, SCALED = "box without area inside its image", "box clipped to its image", "box scaled to its image"
 
 
@@ -65,13 +72,18 @@ def shape_problem(image: SourceImage, file: ImageFile) -> str:
 def place_boxes(
     image: SourceImage, file: ImageFile, class_names: list[str], dropped: Counter[str], changed: Counter[str]
 ) -> list[dict[str, Any]]:
-    """Scale boxes and masks to ``file``, clip the boxes, and drop those without area; return COCO annotations."""
+    """Scale boxes and masks to ``file``, clip the boxes, drop repeats and those without area; return annotations."""
     width, height = image.size or (file.source_width, file.source_height)
     scale = np.array([file.width / width, file.height / height])
     scaled_by_tool = image.size not in (None, FRACTION, (file.source_width, file.source_height))
-    kept = []
+    kept, seen = [], set()
     for box in image.boxes:
         x, y, w, h = box["bbox"]
+        known = len(seen)
+        seen.add((float(x), float(y), float(w), float(h), repr([box.get(key) for key in PARTS])))
+        if len(seen) == known:
+            dropped[REPEATED_BOX] += 1
+            continue
         corners = np.array([[x, y], [x + w, y + h]]) * scale
         inside = np.clip(corners, 0, [file.width, file.height])
         size = inside[1] - inside[0]
@@ -92,6 +104,25 @@ def place_boxes(
             annotation["iscrowd"] = 1
         kept.append(annotation | {key: box[key] for key in ("reader", "certainty") if box.get(key)})
     return kept
+
+
+def say_what_is_double(images: Sequence[SourceImage], notes: list[str]) -> None:
+    """Note images of several tasks, and boxes that two readers, or two exports, may have drawn of one finding."""
+    near: Counter[str] = Counter()
+    for image in images:
+        for name in {box["class"] for box in image.boxes} if len(image.boxes) > 1 else ():
+            boxes = np.unique([box["bbox"] for box in image.boxes if box["class"] == name], axis=0).astype(float)
+            boxes = boxes[:MOST_NEAR]
+            overlaps = np.triu(coco_mask.iou(boxes, boxes, [0] * len(boxes)), 1)
+            near[image.name] += int((overlaps >= NEAR).any(axis=0).sum())
+    if near := +near:
+        notes.append(f"{near.total()} boxes of {len(near)} images nearly coincide with another one of their class: two "
+                     "readers, or two exports? A finding should have one.")  # fmt: skip
+        logging.getLogger(__name__).info(f"boxes that nearly coincide: {', '.join(list(near)[:5])}")
+    alone = sum(image.tasks == 1 for image in images)
+    if several := len(images) - alone:
+        notes.append(f"{several} images are in several annotation files, their boxes are put together; {alone} are in "
+                     "one of them only, there a class of the others may be missing.")  # fmt: skip
 
 
 def scale_mask(segmentation: Any, scale: np.ndarray, size: tuple[int, int]) -> Any:

@@ -16,7 +16,7 @@ from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.prepared import SPLITS, PreparedImage, is_up_to_date, staged_folder
 from mdf_detectron.data.pseudonyms import OPEN, Privacy
 from mdf_detectron.data.sources.kit.account import Account, ProblemList
-from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, place_boxes, shape_problem
+from mdf_detectron.data.sources.kit.boxes import CLIPPED, OTHER_SHAPE, place_boxes, shape_problem
 from mdf_detectron.data.sources.kit.collection import Collection, Content, WriteOptions
 from mdf_detectron.data.sources.kit.image_files import bring_images
 from mdf_detectron.data.sources.kit.output import deal, write_folder
@@ -176,7 +176,9 @@ class Preparation(Account):
                 reason = OTHER_SHAPE
             else:
                 boxes = place_boxes(study.image, file, source.class_names, dropped, self.box_changes)
-                if study.image.boxes and not boxes:  # an image whose findings have no usable box is not healthy
+                if (
+                    study.image.boxes or study.image.unusable
+                ) and not boxes:  # an image whose findings have no usable box is not healthy
                     reason = NO_USABLE_BOX
             if reason:
                 self.image_drops[reason] += 1
@@ -201,6 +203,9 @@ class Preparation(Account):
         boxes = sum(len(image.annotations) for image, _ in records)
         dropped["its image was dropped"] += source.boxes_in - boxes - sum(dropped.values())
         self.flow.add("boxes", source.boxes_in, boxes, dropped)
+        if 2 * self.box_changes[CLIPPED] > boxes:
+            self.notes.append(f"**{self.box_changes[CLIPPED]} of {boxes} boxes reach beyond their images**: corners in "
+                              "the place of a size, or boxes of other images?")  # fmt: skip
         values = len(records) * len(content.schema.columns)
         self.flow.add("clinical values", values, values - sum(self.log.removed.values()), self.log.dropped())
 

@@ -38,6 +38,8 @@ class SourceImage:
         size: (width, height) of the boxes' coordinates, :data:`FRACTION`, or None for the image's own pixels.
         boxes: dicts of ``bbox`` (XYWH), ``class``, and optionally ``segmentation``, ``iscrowd``, ``reader``,
             ``certainty``.
+        unusable: number of boxes that cannot be used; with these alone the image is not healthy.
+        task: file or folder that it was read from; ``tasks`` counts those of which it holds the boxes.
     """
 
     name: str
@@ -45,6 +47,9 @@ class SourceImage:
     where: str
     size: tuple[int, int] | None = None
     boxes: list[dict[str, Any]] = field(default_factory=list)
+    unusable: int = 0
+    task: Path | None = None
+    tasks: int = 1
 
 
 @dataclass

@@ -15,19 +15,21 @@ import argparse
 import codecs
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.image_paths import IMAGE_SUFFIXES, list_images
 from mdf_detectron.data.schema import SCHEMA_FILE_NAME, ClinicalSchema, TableRecipe
+from mdf_detectron.data.sources.kit.annotation_formats import Builder
+from mdf_detectron.data.sources.kit.boxes import say_what_is_double
 from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Content
 from mdf_detectron.data.sources.kit.masks import MaskOptions, list_masks, mask_options
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceAnnotations, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table, read_table
-from mdf_detectron.data.sources.own.annotations import ROLES, read_annotation_files
+from mdf_detectron.data.sources.own.annotations import ROLES, annotation_files, read_annotation_files
 from mdf_detectron.data.sources.own.joining import (
     DICOM_TIME,
     REGEX_KINDS,
@@ -226,9 +228,10 @@ def read_own(
     files, _ = list_images(folder, set(masks))
     if not files:
         raise SourceDataError(f"{folder}: no image in it, neither DICOM nor {', '.join(IMAGE_SUFFIXES)}")
-    paths = [Path(path) for path in annotations]
-    tables = [*paths, Path(table)] if table else paths
-    if job.is_done(tables, [*files, *masks], asdict(o) | {"schema": given.to_dict() if given else None}):
+    boxes, tables = annotation_files([Path(path) for path in annotations]), [Path(table)] if table else []
+    if len(boxes) < 10:  # files of one image are named like it, and names may not be in the report
+        tables = [*boxes, *tables]
+    if job.is_done(tables, [*files, *masks, *boxes], asdict(o) | {"schema": given.to_dict() if given else None}):
         return None
     rows = _read_clinical_table(Path(table), o, job) if table else None
     if rows is None and (named := list(o.table_columns())):
@@ -236,8 +239,9 @@ def read_own(
     if o.masks:
         source, studies = SourceAnnotations(images_in=len(files)), masked_studies(files, folder, found, job)
     else:
-        source = _read_annotations(paths, o, job)
+        source = _read_annotations(boxes, o, job)
         studies = find_files(source.images, files, folder, job.problems, job.image_drops)
+        say_what_is_double([study.image for study in studies], job.notes)
         job.image_drops["unusable entry (see the problems)"] += source.images_in - len(source.images)
         if others := len(files) - len(studies):
             job.notes.append(f"{others} image files have no entry in the annotations and are not used: an image "
@@ -270,9 +274,10 @@ def read_own(
     return content
 
 
-def _read_annotations(paths: Sequence[Path], o: OwnOptions, job: Preparation) -> SourceAnnotations:
-    boxes = {"box_columns": dict(pair.split("=", 1) for pair in o.box_columns), "box_units": o.box_units}
-    source = read_annotation_files(paths, job.problems, **boxes, class_name=o.class_name, decimal_comma=o.decimal_comma)
+def _read_annotations(files: Mapping[Path, Path], o: OwnOptions, job: Preparation) -> SourceAnnotations:
+    columns = dict(pair.split("=", 1) for pair in o.box_columns)
+    build = Builder(job.problems, o.class_name, columns, o.decimal_comma)
+    source = read_annotation_files(files, build, o.box_units)
     job.notes += source.notes
     if near := near_names(source.class_names):
         job.notes.append(f"**Classes that are nearly the same**: {'; '.join(near[:5])}. If they are one, give them one "
@@ -365,7 +370,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     files = parser.add_argument_group("files")
     add(files, "--annotations", nargs="+", default=[], metavar="FILE",
-        help="COCO JSON (several: classes are matched by name), or a table with one row per box")
+        help="COCO JSON, a table with one row per box, or files or a folder of YOLO (with data.yaml), Pascal VOC, "
+        "CVAT, Label Studio, Labelme or VIA; several of one format are put together")
     add(files, "--images", required=True, metavar="DIR", help="folder of the images, searched with subfolders")
     add(files, "--table", metavar="FILE", help="clinical values: .csv, .tsv, .xlsx or .parquet")
     add(files, "--schema", metavar="FILE", help="of the columns (default: one is proposed)")
@@ -391,7 +397,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     boxes = parser.add_argument_group("a table of boxes")
     add(boxes, "--box-columns", nargs="+", default=[], metavar="ROLE=COLUMN",
         help=f"roles: {', '.join(ROLES)} (corners or a corner and a size; default: guessed by name)")
-    add(boxes, "--box-units", choices=BOX_UNITS, default="pixels", help="of the coordinates (%(default)s)")
+    add(boxes, "--box-units", choices=BOX_UNITS, default="pixels", help="of the coordinates (%(default)s), COCO's too")
     add(boxes, "--class-name", default="finding", help="of boxes and masks without a class (%(default)s)")
     add_mask = mask_options(parser)
     add_mask("--masks", metavar="DIR", help="folder of masks (PNG, TIFF, NPY), instead of --annotations")

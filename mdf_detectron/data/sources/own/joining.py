@@ -26,7 +26,7 @@ DICOM_TIME = "dicom"
 FILE_KINDS, REGEX_KINDS = ("stem", "name"), ("stem=", "path=")
 """Keys that name the file of an image, and how keys that are a part of its name or path begin."""
 
-NO_SPLIT = "no split"
+NO_SPLIT, OF_SEVERAL_TASKS = "no split", "put together with the same image's other entry"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"
 NO_ROW, LATE = "no row of the table", "record later than its image"
 
@@ -49,13 +49,16 @@ def find_files(
         elif len(candidates) > 1:
             listed = ", ".join(p.relative_to(folder).as_posix() for p in candidates[:3])
             reason, text = "several files of that name", f"several files may be meant ({listed}); write the path"
-        elif candidates[0] in owner:
-            reason, text = (
-                "file of another entry",
-                f"its file {candidates[0].name} belongs to {owner[candidates[0]]} too",
-            )
+        elif (other := owner.get(candidates[0])) and other.task != image.task and other.size == image.size:
+            other.boxes += image.boxes
+            other.unusable += image.unusable
+            other.tasks += 1
+            drops[OF_SEVERAL_TASKS] += 1
+            continue
+        elif other:
+            reason, text = "file of another entry", f"its file {candidates[0].name} belongs to {other.where} too"
         else:
-            owner[candidates[0]] = image.where
+            owner[candidates[0]] = image
             studies.append(Study(image, candidates[0]))
             continue
         problems.add(reason, f"{image.where}: {text}")
