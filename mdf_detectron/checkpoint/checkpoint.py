@@ -195,6 +195,13 @@ def _verified(data: Any, path: str | Path) -> dict[str, Any]:
     """Return a checkpoint's entries after checking its digests and weights."""
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint; name a .pth of this project")
+    inner = [
+        key for key, one in data.items() if isinstance(one, dict) and any(isinstance(v, Tensor) for v in one.values())
+    ]
+    if inner and "model" not in data:
+        whose = "PyTorch Lightning" if "pytorch-lightning_version" in data else "another program"
+        text = f"a checkpoint of {whose}, with its weights under {shorten(inner[0])}"
+        raise CheckpointError(f"{path}: {text}; name a .pth of this project")
     data = data if "model" in data else {"model": data}  # a bare state dict
     state = data["model"]
     if not isinstance(state, dict):

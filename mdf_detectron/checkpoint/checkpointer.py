@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from mdf_detectron.checkpoint.checkpoint import (
     signed,
 )
 from mdf_detectron.checkpoint.contents import check_dataset
-from mdf_detectron.config import reads_record, without_paths
+from mdf_detectron.checkpoint.published import open_weights
+from mdf_detectron.checkpoint.transfer import clinical_signature, starting_weights
+from mdf_detectron.config import without_paths
 from mdf_detectron.errors import CheckpointError, shorten
 from mdf_detectron.fileio import write_text
 from mdf_detectron.modeling.meta_arch import build_model
+
+_logger = logging.getLogger(__name__)
 
 
 class MultimodalCheckpointer(DetectionCheckpointer):
@@ -74,29 +79,35 @@ class MultimodalCheckpointer(DetectionCheckpointer):
     def load(self, path: str | Path | Checkpoint, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights to start from, and the states saved with them; an empty path loads nothing.
 
+        What :func:`~mdf_detectron.checkpoint.transfer.starting_weights` chooses is taken, and logged in one line.
+
         Args:
-            path: a file, a URL of Detectron2's path manager, or an opened checkpoint.
+            path: a file, the name of a zoo model, a URL of Detectron2's path manager, or an opened checkpoint.
             checkpointables: names of the states to load; None loads all.
 
         Raises:
-            CheckpointError: the file cannot be opened, or its model reads other clinical columns.
+            CheckpointError: the file cannot be opened, or none of its weights fits.
         """
         if not path:
             return super().load("", checkpointables)
+        return self._load(path, checkpointables, whole=False)
+
+    def _load(self, path: str | Path | Checkpoint, states: list[str] | None, whole: bool) -> dict[str, Any]:
         if not isinstance(path, Checkpoint):
-            path = Checkpoint.open(self.path_manager.get_local_path(path) if "://" in str(path) else path)
-        self._opened = path
-        self._check_columns(path)
-        return super(DetectionCheckpointer, self).load(str(path.path), checkpointables)
+            path = open_weights(self.path_manager.get_local_path(path) if "://" in str(path) else path)
+        self._opened, self._whole = path, whole
+        if whole:
+            self._check_columns(path)
+        return super(DetectionCheckpointer, self).load(str(path.path), states)
 
     def load_whole(self, path: str | Path | Checkpoint) -> None:
         """Load the complete model, and the states saved with it: :meth:`load` that allows no missing weight.
 
         Raises:
-            CheckpointError: a weight is missing from the file or has another shape, or the classes or columns of
-                ``DATASETS.TEST`` differ from those of the training.
+            CheckpointError: a weight is missing from the file or has another shape, or the columns of the model or the
+                classes or columns of ``DATASETS.TEST`` differ from those of the training.
         """
-        self.load(path)
+        self._load(path, None, whole=True)
         if CONTENTS_KEY in self._opened.data:
             for name in self.cfg.DATASETS.TEST:
                 check_dataset(self._opened.contents, name, self._opened.path)
@@ -110,7 +121,7 @@ class MultimodalCheckpointer(DetectionCheckpointer):
             )
 
     def _check_columns(self, checkpoint: Checkpoint) -> None:
-        """Refuse weights for other clinical columns; image-only weights may start a model that reads a record."""
+        """Refuse weights for other clinical columns."""
         if CONFIG_KEY not in checkpoint.data:
             return
         saved, wanted = clinical_signature(checkpoint.saved_cfg), clinical_signature(self.cfg)
@@ -124,8 +135,29 @@ class MultimodalCheckpointer(DetectionCheckpointer):
         return {**self._opened.data, "model": dict(self._opened.weights)}  # copied, as the parent removes what it loads
 
     def _load_model(self, checkpoint: Any) -> Any:
+        if not self._whole:
+            own = self.model.state_dict()
+            checkpoint["model"], self._texts = starting_weights(self._opened, own, self.cfg, self.contents)
         self._incompatible = super()._load_model(checkpoint)
         return self._incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Say in one line what a training starts from; refuse weights of which none fits."""
+        if self._whole:
+            return super()._log_incompatible_keys(incompatible)
+        shapes = [name for name, *_ in incompatible.incorrect_shapes]
+        own = [name for name in self.model.state_dict() if not name.endswith("num_batches_tracked")]  # torch adds it
+        absent, path = [name for name in incompatible.missing_keys if name not in shapes], self._opened.path
+        taken = len(own) - len(absent) - len(shapes)
+        if taken <= 0:
+            raise CheckpointError(
+                f"{path}: none of its {len(self._opened.weights)} weights fits the model: they are called "
+                f"{shorten(list(self._opened.weights), 120)}, the model's {shorten(own, 120)}; name a model of this "
+                "project, or the weights of a timm trunk by MODEL.TIMM.WEIGHTS_FILE"
+            )
+        for what, names in (("of another shape", shapes), ("not taken or not in the file", absent)):
+            self._texts += [f"{len(names)} {what}, the first {names[0]}"] if names else []
+        _logger.info(f"start: {taken} of {len(own)} weights from {'; '.join([str(path), *self._texts])}")
 
 
 def load_model(cfg: CfgNode, checkpoint: str | Path | Checkpoint) -> nn.Module:
@@ -133,15 +165,3 @@ def load_model(cfg: CfgNode, checkpoint: str | Path | Checkpoint) -> nn.Module:
     model = build_model(cfg)
     MultimodalCheckpointer(model, cfg=cfg).load_whole(checkpoint)
     return model.eval()
-
-
-def clinical_signature(cfg: CfgNode) -> dict[str, Any]:
-    """Return what a checkpoint and a config must have in common: the columns in order and the vocabularies."""
-    c = cfg.MODEL.CLINICAL
-    if not reads_record(cfg):
-        return {"numeric": [], "categorical": [], "vocabularies": []}
-    return {
-        "numeric": list(c.NUMERIC),
-        "categorical": list(c.CATEGORICAL),
-        "vocabularies": [list(v) for v in c.VOCABULARIES],
-    }

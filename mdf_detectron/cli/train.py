@@ -2,6 +2,7 @@
 
 mdf train --config-file synthetic_cxr/mdf_net.yaml
 mdf train --config-file ... --resume
+mdf train --config-file ... --from synthetic_cxr/logit_fusion
 mdf train --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
 
 Several processes, each with its share of SOLVER.IMS_PER_BATCH: --num-gpus N, one a GPU, or N on the CPUs of a machine
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdf_detectron.cli import suppress_known_messages
-from mdf_detectron.cli.arguments import config_file
+from mdf_detectron.cli.arguments import checkpoint_file, config_file
 from mdf_detectron.fileio import finite_or_none, markdown_table, write_figure
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", required=True, type=config_file, metavar="FILE", help="path, or a name in the model zoo")
+    add("--from", dest="start", metavar="MODEL", type=checkpoint_file,
+        help="start from the weights of a .pth file or a model of the zoo, as MODEL.WEIGHTS")  # fmt: skip
     add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes of each machine, one a GPU")
@@ -50,6 +53,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     args = argument_parser().parse_args(words)
+    if args.start:
+        args.opts = ["MODEL.WEIGHTS", args.start, *args.opts]
     from mdf_detectron.engine.run import run
 
     resumed = words if "--resume" in words else ["--resume", *words]

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
+from mdf_detectron.checkpoint.published import open_weights
 from mdf_detectron.child_processes import when_stopped
 from mdf_detectron.config_checks import check_device
 from mdf_detectron.config_file import load_config
@@ -30,7 +31,7 @@ from mdf_detectron.engine.trainer import (
     evaluate_checkpoint,
     save_results,
 )
-from mdf_detectron.errors import CheckpointError, ConfigError
+from mdf_detectron.errors import ConfigError
 from mdf_detectron.fileio import find_config_file
 from mdf_detectron.threads import keep_freed_memory, use_free_cores
 
@@ -92,8 +93,8 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
     check_datasets(cfg, names)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: add MODEL.WEIGHTS path/to/model_final.pth")
-    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
-        raise CheckpointError(f"no checkpoint at {cfg.MODEL.WEIGHTS}; MODEL.WEIGHTS names the file")
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        open_weights(cfg.MODEL.WEIGHTS)  # refused before anything starts
     first = plan.first_rank == 0 and not plan.started  # among all machines, and among torchrun's processes
     if first and args.num_gpus > 1 and plan.device == "cpu":
         print(f"no GPU is used: {plan.local} processes share the cores of the CPU")

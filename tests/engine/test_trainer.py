@@ -49,7 +49,7 @@ def test_a_checkpoint_of_other_columns_is_refused(tiny_config, tmp_path):
     swapped = tiny_config("MODEL.CLINICAL.NUMERIC", ["temperature", "age"])
     checkpointer = MultimodalCheckpointer(build_model(swapped), str(tmp_path), cfg=swapped)
     with pytest.raises(CheckpointError, match="was trained with the clinical columns"):
-        checkpointer.load(str(tmp_path / "m.pth"))
+        checkpointer.load_whole(str(tmp_path / "m.pth"))
 
 
 def test_only_a_whole_model_is_evaluated(tiny_config, tmp_path):

@@ -1,0 +1,104 @@
+"""Choose what a new training takes from another model: what fits, classes by name, the record's path by its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint
+from mdf_detectron.config import columns_read, num_classes, reads_record
+from mdf_detectron.errors import shorten
+from mdf_detectron.modeling.meta_arch import build_model
+
+_IMAGE_ONLY = [word for key in ("3D", "1D", "LOGITS") for word in (f"MODEL.CLINICAL.FUSION_{key}", False)]
+
+
+def clinical_signature(cfg: CfgNode, contents: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what two models that share the record's weights have in common: columns in order, values, known units."""
+    c = cfg.MODEL.CLINICAL
+    if not reads_record(cfg):
+        return {"numeric": [], "categorical": [], "vocabularies": []}
+    units = {column["name"]: column.get("unit", "") for column in contents["schema"]["columns"]} if contents else {}
+    return {
+        "numeric": list(c.NUMERIC),
+        "categorical": list(c.CATEGORICAL),
+        "vocabularies": [list(v) for v in c.VOCABULARIES],
+        **({"units": [units[name] for name in columns_read(cfg)]} if contents else {}),
+    }
+
+
+def starting_weights(
+    checkpoint: Checkpoint, own: Mapping[str, Tensor], cfg: CfgNode, contents: Mapping[str, Any] | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of a checkpoint that a new model may take, and what was matched or left out, one text each.
+
+    Columns, vocabularies or units that differ leave out all that reads the record: its statistics and layers are of
+    other numbers. Classes that differ are matched by name, without case; new ones keep the model's own weights, and so
+    does then the record model, whose parts are fitted together.
+
+    Args:
+        own: the new model's state.
+        contents: what its checkpoints will say of its data; None matches by shape alone.
+    """
+    weights, texts, there = dict(checkpoint.weights), [], checkpoint.data.get(CONTENTS_KEY) and checkpoint.contents
+    if CONFIG_KEY in checkpoint.data:
+        both = bool(there and contents)
+        theirs = clinical_signature(checkpoint.saved_cfg, there if both else None)
+        ours = clinical_signature(cfg, contents if both else None)
+        if theirs != ours and any(theirs.values()) and reads_record(cfg):
+            of_image = _shapes(cfg, *_IMAGE_ONLY)
+            weights = {name: value for name, value in weights.items() if name in of_image}
+            differ = [key for key in ours if theirs.get(key) != ours[key]]
+            texts.append(f"what reads the record starts anew, as {differ[0]} are {shorten(theirs.get(differ[0], []))} "
+                         f"there and {shorten(ours[differ[0]])} here")  # fmt: skip
+    if there and contents and there["class_names"] != contents["class_names"]:
+        theirs, ours = ([name.casefold() for name in one["class_names"]] for one in (there, contents))
+        new = [name for name in contents["class_names"] if name.casefold() not in theirs]
+        if new:
+            weights = {name: value for name, value in weights.items() if ".record_model." not in name}
+        weights |= _by_class(weights, own, _shapes(cfg, num_classes(cfg)[0], len(ours) + 1), theirs, ours)
+        texts.append(f"classes by name, {len(new)} of {len(ours)} are new{f': {shorten(new)}' if new else ''}")
+    return weights, texts
+
+
+def _shapes(cfg: CfgNode, *opts: Any) -> dict[str, torch.Size]:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *opts])
+    with torch.random.fork_rng(devices=[]):
+        return {name: value.shape for name, value in build_model(cfg).state_dict().items()}
+
+
+def _by_class(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], grown: Mapping[str, torch.Size], theirs: list, ours: list
+) -> dict[str, Tensor]:
+    """Copy the classes that both have into the new model's weights; an axis with classes is longer in ``grown``."""
+    taken = {}
+    for name in weights.keys() & own.keys():
+        axes = [a for a, (size, more) in enumerate(zip(own[name].shape, grown[name], strict=True)) if size != more]
+        if not axes:
+            continue
+        axis, new, old = axes[0], own[name].detach().cpu().clone(), weights[name]
+        each = grown[name][axis] - new.shape[axis]
+        rest = new.shape[axis] - each * len(ours)  # the background comes last
+        fitting = [*new.shape[:axis], each * len(theirs) + rest, *new.shape[axis + 1 :]]
+        if list(old.shape) != fitting:
+            continue
+        pairs = [(ours.index(one), theirs.index(one)) for one in ours if one in theirs]
+        for to, source in pairs:
+            places = (_places(name, k, each, n) for k, n in ((to, len(ours)), (source, len(theirs))))
+            to_rows, rows = map(torch.tensor, places)
+            new.index_copy_(axis, to_rows, old.index_select(axis, rows).to(new.dtype))
+        if rest:
+            new.narrow(axis, each * len(ours), rest).copy_(old.narrow(axis, each * len(theirs), rest))
+        taken[name] = new
+    return taken
+
+
+def _places(name: str, k: int, each: int, count: int) -> list[int]:
+    """Return the entries of class k: side by side in a box head's deltas, one for each anchor in a dense head."""
+    return [k * each + j if ".bbox_pred." in name else j * count + k for j in range(each)]
