@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from boundaries import BOUNDARIES, DICOMS, RASTER, check_dicom, check_image
+from boundaries import BOUNDARIES, DICOMS, HEADER, RASTER, ROWS, check_dicom, check_image, table_content
 from hypothesis import HealthCheck, given, settings
 from sandbox import ACCEPTED, REFUSED, Sandbox, expect
 
@@ -58,6 +58,14 @@ def test_sound_images_are_accepted(tmp_path, name, contents, check):
     for content in contents:
         (tmp_path / name).write_bytes(content)
         check(tmp_path, None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".xlsx", ".parquet"])
+def test_the_same_table_has_the_same_bytes(suffix):
+    """Hypothesis draws places in them again when it repeats an input, and stops if the length is another."""
+    first = table_content(suffix, [HEADER, *ROWS])
+    time.sleep(1.01)  # workbooks and archives hold the second at which they were written
+    assert table_content(suffix, [HEADER, *ROWS]) == first
 
 
 # --- the sandbox itself sees what it is there for
