@@ -6,13 +6,12 @@ import json
 import numpy as np
 import pytest
 from raw_mimic.history import RawSettings
-from raw_mimic.oracle import raw_oracle_predictions, read_as, read_settings
+from raw_mimic.oracle import posteriors, raw_oracle_predictions, read_as, read_settings
 from raw_mimic.tree import write_raw_tree
 
 from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.mimic.collection import COLLECTION
 from mdf_detectron.data.synthetic.cohort import CLASS_PRIORS, CLASS_SHIFTS, CohortSettings, vital_correlation
-from mdf_detectron.data.synthetic.oracle import posteriors
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.evaluation import evaluate_coco
 

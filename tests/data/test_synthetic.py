@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from raw_mimic.oracle import posteriors
 
 from mdf_detectron.data.synthetic.cohort import (
     CLASS_PRIORS,
@@ -12,10 +13,7 @@ from mdf_detectron.data.synthetic.cohort import (
     make_cohort,
     vital_correlation,
 )
-from mdf_detectron.data.synthetic.oracle import (
-    oracle_predictions,
-    posteriors,
-)
+from mdf_detectron.data.synthetic.oracle import oracle_predictions
 from mdf_detectron.data.synthetic.prepare import prepare_synthetic
 from mdf_detectron.data.synthetic.scene import draw_radiograph, ellipse_box, ellipse_polygon
 from mdf_detectron.evaluation import evaluate_coco

@@ -23,7 +23,7 @@ from mdf_detectron.data.synthetic.cohort import (
     CohortSettings,
     Radiograph,
 )
-from mdf_detectron.data.synthetic.oracle import posteriors
+from mdf_detectron.data.synthetic.oracle import class_weights, shares
 from mdf_detectron.data.synthetic.scene import ellipse_box, heart_ellipse
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_json
@@ -42,6 +42,20 @@ def read_settings(raw: str | Path) -> RawSettings:
     if not arguments.pop("raw", False):
         raise SourceDataError(f"{path} is not the report of a tree that tools/write_raw_mimic.py wrote")
     return RawSettings(CohortSettings(**arguments.pop("cohort")), **arguments)
+
+
+def posteriors(
+    appearances: dict[str, str], vitals: list[float] | None, signal: float
+) -> dict[str, dict[str | None, float]]:
+    """Return P(class | look, vitals) for both archetypes of an image without interaction.
+
+    Args:
+        appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
+        vitals: (6,) in SD units, NaN where missing; None if all are missing or unused.
+        signal: λ.
+    """
+    joint = class_weights(appearances, vitals, signal)
+    return {"A": shares("A", joint.sum(1)), "B": shares("B", joint.sum(0))}
 
 
 @lru_cache(maxsize=1)

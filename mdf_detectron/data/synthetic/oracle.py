@@ -28,21 +28,7 @@ TRUTH_FILE_NAME = "oracle_truth.json"
 ORACLES = ("image", "late fusion", "both")
 
 
-def posteriors(
-    appearances: dict[str, str], vitals: list[float] | None, signal: float
-) -> dict[str, dict[str | None, float]]:
-    """Return P(class | look, vitals) for both archetypes of an image without interaction.
-
-    Args:
-        appearances: look of archetypes "A" and "B": a class, "none" or "ambiguous".
-        vitals: (6,) in SD units, NaN where missing; None if all are missing or unused.
-        signal: λ.
-    """
-    joint = _class_weights(appearances, vitals, signal)
-    return {"A": _shares("A", joint.sum(1)), "B": _shares("B", joint.sum(0))}
-
-
-def _class_weights(appearances: Mapping[str, str], vitals: list[float] | None, signal: float) -> np.ndarray:
+def class_weights(appearances: Mapping[str, str], vitals: list[float] | None, signal: float) -> np.ndarray:
     """Return weights (3, 3) proportional to P(classes of A and B | looks, vitals), in the order of the priors."""
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
     precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing vitals are integrated out
@@ -59,7 +45,7 @@ def _class_weights(appearances: Mapping[str, str], vitals: list[float] | None, s
     return np.array(joint).reshape(3, 3)
 
 
-def _shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:
+def shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:
     """Normalize, rounded so that equal probabilities tie despite floating-point error."""
     total = float(weights.sum())
     return {k: round(float(w) / total, 12) for k, w in zip(CLASS_PRIORS[archetype], weights, strict=True)}
@@ -70,17 +56,18 @@ def beliefs(image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, s
 
     Args:
         image: an entry of the truth file; None if the image is unknown.
-        record: values of COLUMNS, None where missing, and "vitals" as in :func:`posteriors`; None if unknown.
+        record: values of COLUMNS, None where missing, and "vitals": (6,) in SD units, NaN where missing, or None;
+            None if unknown.
         signal: λ of the vitals.
     """
     possible = _possible_records(record)
     findings = {f["archetype"]: f for f in image["findings"]} if image else {}  # one look per archetype
     looks = {a: f["appearance"] for a, f in findings.items()}
-    classes = _class_weights(looks, record["vitals"] if record else None, signal)
+    classes = class_weights(looks, record["vitals"] if record else None, signal)
     by_signs = {a: np.ones((3, len(possible["gender"]))) for a in CLASS_PRIORS}
     by_signs |= {a: sign_likelihood(f["signs"], possible) for a, f in findings.items() if "signs" in f}
     joint = classes * (by_signs["A"] @ by_signs["B"].T)
-    chances = _shares("A", joint.sum(1)) | _shares("B", joint.sum(0))
+    chances = shares("A", joint.sum(1)) | shares("B", joint.sum(0))
     return {label: chance for label, chance in chances.items() if label is not None}
 
 
