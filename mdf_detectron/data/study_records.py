@@ -1,129 +1,181 @@
-"""Read clinical records of new studies from a table or DICOM tags."""
+"""Read clinical records of new studies as those of the training data were read: from a table, DICOM tags or a form."""
 
 from __future__ import annotations
 
-import re
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mdf_detectron.data.image_paths import PathIndex, path_key
-from mdf_detectron.data.readers import OpenImage
-from mdf_detectron.data.schema import ClinicalSchema
-from mdf_detectron.data.sources.kit.values import parse_age
-from mdf_detectron.data.splits import patient_key
+from mdf_detectron.data.schema import ClinicalSchema, TableRecipe, Value
+from mdf_detectron.data.sources.kit.account import ProblemList
+from mdf_detectron.data.sources.kit.studies import DICOM, SourceImage, Study, read_tags
+from mdf_detectron.data.sources.kit.values import CODE, EMPTY, outside, read_value
 from mdf_detectron.errors import DatasetError, find_doubled, shorten
 
-_DICOM_AGE = re.compile(r"\d{1,3}[DWMY]")
+if TYPE_CHECKING:
+    from mdf_detectron.data.readers import OpenImage
+    from mdf_detectron.data.sources.kit.table import Table
 
 
 @dataclass
-class RecordTable:
-    """The records of a table by the value of a key column.
+class FoundRecord:
+    """The record of an image, or None, and notes about its values; ``error`` says why it cannot be known."""
 
-    Attributes:
-        rows: key → (line number, record) of each of its rows; a key with several rows cannot be looked up.
-        kind: "stem", the key is the path or the name of an image file, or "id", a value of another kind.
-        used: keys looked up so far, and by what.
+    values: dict[str, Value] | None = None
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+
+    def get(self) -> dict[str, Value] | None:
+        """Return the record; raise ``DatasetError`` if it cannot be known."""
+        if self.error:
+            raise DatasetError(self.error)
+        return self.values
+
+
+def read_record(
+    raw: Mapping[str, Any], schema: ClinicalSchema, where: str, *, typed: bool = False
+) -> tuple[dict[str, Value], list[str]]:
+    """Read raw values by column as preparation does; return the record and notes about values that it cannot read.
+
+    Args:
+        typed: a person wrote them: refuse what cannot be read, too.
+
+    Raises:
+        DatasetError: an unknown column, or a value outside the range that is possible in a patient.
     """
-
-    path: Path
-    rows: dict[str, list[tuple[int, dict[str, Any]]]]
-    kind: str = "stem"
-    used: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._index = PathIndex((key, key) for key in self.rows)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        key: str,
-        schema: ClinicalSchema,
-        ignored: Iterable[str] = (),
-        columns: Mapping[str, str] | None = None,
-        kind: str = "stem",
-    ) -> RecordTable:
-        """Read a table as ``mdf prepare`` does: CSV, TSV, XLSX or Parquet, rows that repeat another left out.
-
-        Args:
-            key: the column that identifies the image.
-            ignored: columns that are not clinical.
-            columns: clinical column → its name in the table, where they differ.
-            kind: see :class:`RecordTable`.
-
-        Raises:
-            SourceDataError: no such file, key or column, or a row of another length.
-            DatasetError: a column that is neither in the schema nor ignored.
-        """
-        # not at the top: pandas takes a while to import
-        from mdf_detectron.data.sources.kit.account import ProblemList
-        from mdf_detectron.data.sources.kit.table import read_table
-        from mdf_detectron.data.sources.own.joining import rows_by_key
-
-        problems = ProblemList()
-        table = read_table(path, problems)
-        table.require([key], "--key")
-        table.require(list((columns or {}).values()), "--columns")
-        names = {name: name for name in table.columns if name != key and name not in set(ignored)}
-        names |= {name: clinical for clinical, name in (columns or {}).items()}
-        if unknown := sorted(set(names.values()) - set(schema.names)):
-            raise DatasetError(
-                f"{path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
-                "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
-            )
-        if doubled := find_doubled(names.values()):
-            raise DatasetError(f"{path}: two columns are named {doubled[0]}; leave one out with --ignore-columns")
-        found = rows_by_key(table, key, kind, problems)
-        if problems.counts:
-            raise DatasetError(next(iter(problems.listed.values()))[0])
-        records = [{clinical: _stripped(row[name]) for name, clinical in names.items()} for row in table.rows]
-        rows = {value: [(table.lines[n], records[n]) for n in numbers] for value, numbers in found.items()}
-        return cls(Path(path), rows, kind)
-
-    def record(self, keys: Sequence[str]) -> dict[str, Any] | None:
-        """Return the record of the first key found, or None; raise ``DatasetError`` if it is not sure to be its own."""
-        for key in filter(None, map(patient_key, keys)):
-            key = path_key(key) if self.kind == "stem" else key
-            found = self._index.find(key)[0] if self.kind == "stem" else [key] * (key in self.rows)
-            if not found:
-                continue
-            first = self.used.setdefault(found[0], key)
-            if len(found) > 1 or (first != key and self.kind == "stem"):
-                meant = f"{key} may be {' or '.join(found[:3])}" if len(found) > 1 else f"{found[0]}: {first} or {key}"
-                raise DatasetError(f"{self.path}: {shorten(meant)}; write the whole path of the image as its key")
-            (_, record), *others = self.rows[found[0]]
-            if others:
-                lines = [line for line, _ in self.rows[found[0]]]
-                raise DatasetError(f"{self.path}: the key {shorten(found[0])} is in lines {lines}; keep one")
-            return record
-        return None
-
-    @property
-    def unused(self) -> list[str]:
-        return [key for key in self.rows if key not in self.used]
+    schema.check_names(raw, where)
+    record, notes = {}, []
+    for column in schema.columns:
+        if column.name not in raw:
+            continue
+        record[column.name], _, why_not = read_value(raw[column.name], column, schema.table)
+        if why_not in (None, EMPTY, CODE):
+            continue
+        text = f"column '{column.name}' is {shorten(raw[column.name])}: {why_not}"
+        if typed or (column.kind == "numeric" and why_not == outside(column)):
+            raise DatasetError(f"{where}: {text}; correct the value, or leave it empty")
+        notes.append(f"{text}; it is missing to the model")
+    return record, notes
 
 
-def keys_of(image: OpenImage, tag: str | None = None, folders: Iterable[Path] = ()) -> list[str]:
-    """List the keys that may identify an image in a table: its path below one of the folders, or a DICOM tag."""
-    if tag is None:
-        folder = next((folder for folder in folders if image.path.is_relative_to(folder)), None)
-        return [str(image.path.relative_to(folder) if folder else image.path.absolute())]
-    value = image.tags([tag])[tag]
-    return [] if value is None else [value]
+def dicom_tags(given: Mapping[str, str], schema: ClinicalSchema) -> dict[str, str]:
+    """Return the tags of clinical columns: those given, column → DICOM keyword, or else those of the training data."""
+    schema.check_names(given, "--dicom-record")
+    known = {c.name: c.source.removeprefix(DICOM) for c in schema.columns if c.source.startswith(DICOM)}
+    if not (given or known):
+        raise DatasetError("--dicom-record: the model's data had no column from DICOM tags; write COLUMN=TAG")
+    return dict(given or known)
 
 
-def dicom_record(image: OpenImage, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Read a record from ``tags``, clinical column → DICOM keyword; an age ("062Y") becomes years."""
+def dicom_record(image: OpenImage, tags: Mapping[str, str], schema: ClinicalSchema) -> FoundRecord:
+    """Read the record of an image from ``tags``, clinical column → DICOM keyword."""
     found = image.tags(list(tags.values()))
-    return {column: _value(found[keyword]) for column, keyword in tags.items()}
+    return FoundRecord(*read_record({name: found[tag] for name, tag in tags.items()}, schema, str(image.path)))
 
 
-def _stripped(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+def table_records(
+    table: str | Path,
+    paths: Sequence[Path],
+    folder: Path,
+    schema: ClinicalSchema,
+    *,
+    key: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    ignored: Iterable[str] = (),
+) -> tuple[list[FoundRecord], list[str]]:
+    """Find the records of images in a table by the schema's recipe, as ``mdf prepare own`` joins it.
+
+    Args:
+        folder: that paths in the table start in.
+        key: "COLUMN" or "COLUMN=KIND" instead of the recipe's.
+        columns: clinical column → its name in the table, instead of the schema's sources.
+        ignored: columns that are not clinical, or clinical columns that this table lacks.
+
+    Returns:
+        a record for each path, and what was not used, for the console.
+
+    Raises:
+        SourceDataError: no such file, key or column, a row of another length, or no row of any image.
+        DatasetError: without a recipe, a column that is neither in the schema nor ignored.
+    """
+    # not at the top: pandas takes a while to import
+    from mdf_detectron.data.sources.kit.table import read_table
+    from mdf_detectron.data.sources.own.collection import OwnOptions
+    from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table
+
+    recipe, problems, said = replace(schema.table, patient=None), ProblemList(), []
+    read = read_table(table, problems, encoding=recipe.encoding, sheet=recipe.sheet)
+    if not (key or recipe.key):
+        raise DatasetError(f"{table}: which column names the image of a row? Name it with --key; it has "
+                           f"{', '.join(read.columns)}")  # fmt: skip
+    options = OwnOptions(**asdict(replace(recipe, key=key or recipe.key)))
+    if recipe.record_time and not {recipe.time, recipe.record_time} & set(read.columns):
+        options, text = replace(options, time=None, record_time=None), "times of image and record are not compared"
+        said.append(f"{table} has no column {recipe.record_time}: {text}")
+    for option, names in options.table_columns().items():
+        read.require(names, option)
+    sources = _sources(read, schema, options.key_column or "", columns or {}, set(ignored))
+    studies = _studies(paths, folder, [*sources.values(), *(DICOM + tag for tag in options.dicom_tags())])
+    joined, drops = list(studies), Counter()
+    rest = join_table(joined, read, options, folder, problems, drops)
+    if others := [kind for kind in problems.counts if kind not in (LATE, SEVERAL_ROWS, UNREADABLE_TIME)]:
+        raise DatasetError(problems.listed[others[0]][0])
+    known, places = set(map(id, joined)), {id(row): read.place(number) for number, row in enumerate(read.rows)}
+    found = []
+    for study in studies:
+        if id(study) not in known:
+            found.append(FoundRecord(error=study.no_record))
+        elif not study.row:
+            found.append(FoundRecord())
+        else:
+            raw = {name: study.value(source) for name, source in sources.items()}
+            try:
+                found.append(FoundRecord(*read_record(raw, schema, places[id(study.row)])))
+            except DatasetError as error:
+                found.append(FoundRecord(error=str(error)))
+    rest.pop("used")
+    reasons = Counter(study.no_record for study in joined if study.no_record)
+    said += [f"{n} image(s) have no record: {reason}" for reason, n in reasons.items()]
+    said += [f"{n} row(s) of {table} are not used: {reason}" for reason, n in rest.items() if n]
+    return found, said
 
 
-def _value(text: str | None) -> Any:
-    return parse_age(text)[0] if _DICOM_AGE.fullmatch(text or "") else text
+def _sources(
+    table: Table, schema: ClinicalSchema, key: str, given: Mapping[str, str], ignored: set[str]
+) -> dict[str, str]:
+    """Return the source of each clinical column that the table is asked for."""
+    schema.check_names(given, "--columns")
+    table.require(list(given.values()), "--columns")
+    sources = {c.name: c.source for c in schema.columns} | given
+    if schema.table != TableRecipe():
+        for name, source in sources.items():  # a table of the clinical names will do, too
+            own = source and (source in table.columns or source.startswith(DICOM) or name not in table.columns)
+            sources[name] = source if own else name
+        sources = {name: source for name, source in sources.items() if name not in ignored}
+        for name, source in sources.items():
+            remedy = f"name it with --columns {name}=COLUMN, or leave it out with --ignore-columns {name}"
+            table.require([] if source.startswith(DICOM) else [source], remedy)
+        return sources
+    renamed = {source: name for name, source in given.items()}
+    names = {c: renamed.get(c, c) for c in table.columns if c != key and (c in renamed or c not in ignored)}
+    if unknown := sorted(set(names.values()) - set(schema.names)):
+        raise DatasetError(
+            f"{table.path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
+            "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
+        )
+    if doubled := find_doubled(names.values()):
+        raise DatasetError(f"{table.path}: two columns are named {doubled[0]}; leave one out with --ignore-columns")
+    return {name: column for column, name in names.items()}
+
+
+def _studies(paths: Sequence[Path], folder: Path, sources: Iterable[str]) -> list[Study]:
+    """Return a study of each image below a folder, with the DICOM tags among the sources."""
+    studies = []
+    for number, path in enumerate(paths):
+        file = Path(os.path.abspath(path))
+        studies.append(Study(SourceImage(file.relative_to(folder).as_posix(), str(number), str(path)), file))
+    read_tags(studies, sorted({s.removeprefix(DICOM) for s in sources if s.startswith(DICOM)}), 0)
+    return studies

@@ -12,7 +12,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mdf_detectron.data.readers import OpenImage
+from mdf_detectron.data.study_records import FoundRecord
 from mdf_detectron.errors import UserError, shorten
 from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
@@ -50,7 +51,7 @@ class Study:
     path: Path
     name: str
     image_id: Any
-    record: Callable[[OpenImage], Mapping[str, Any] | None] = field(default=lambda image: None)
+    record: Callable[[OpenImage], FoundRecord] = field(default=lambda image: FoundRecord())
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,14 @@ def run_predictions(
     def read(number: int, study: Study) -> tuple[str, PreparedStudy | None]:
         """Return a study's fingerprint and its prepared form, or None if it is already done."""
         with OpenImage(study.path) as image:
-            record = study.record(image)
+            found = study.record(image)
+            record = found.get()
             key = _fingerprint(study, record)
             done = key in progress.done and all(_side_file(out, f, number, study).exists() for f in formats)
-            return key, None if done else predictor.prepare(image, record, study.name)
+            if done:
+                return key, None
+            ready = predictor.prepare(image, record, study.name)
+            return key, replace(ready, notes=[*ready.notes, *found.notes])
 
     with progress, tqdm(total=len(studies), unit="image", desc="predicting") as bar:
 

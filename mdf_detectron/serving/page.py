@@ -23,6 +23,7 @@ from PIL import Image
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn
+from mdf_detectron.data.study_records import read_record
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
@@ -93,9 +94,9 @@ class StudyPage:
             path.unlink(missing_ok=True)
 
     def record(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the record of the form's values."""
-        pairs = zip(self.columns, values, strict=True)
-        return {c.name: None if v in (None, UNKNOWN) else str(v).strip() for c, v in pairs}
+        """Return the record of the form's values, written as in the table of the training data."""
+        raw = {c.name: None if v == UNKNOWN else v for c, v in zip(self.columns, values, strict=True)}
+        return read_record(raw, self.predictor.schema, "the record", typed=True)[0]
 
     def answer(self, study: PreparedStudy | None, *values: Any) -> tuple[str, str, str]:
         """Predict with and without the form's record; return HTML of the views, the table and the messages."""

@@ -15,8 +15,8 @@ from mdf_detectron.cli import publish, train
 from mdf_detectron.cli.predict import main
 from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.readers import OpenImage
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
-from mdf_detectron.data.study_records import RecordTable, dicom_record, keys_of
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
+from mdf_detectron.data.study_records import dicom_record, dicom_tags, table_records
 from mdf_detectron.errors import CheckpointError, DatasetError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
@@ -100,10 +100,11 @@ def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path
     with pytest.raises(UserError, match="3 image"):
         predict(weights, *options, "--ignore-columns", "ward")
     said = capsys.readouterr().out
-    assert "1 file(s) in the folders are no images" in said and "1 key(s)" in said and "ghost" in said
+    assert "1 file(s) in the folders are no images" in said and "3 row(s) of" in said and "1 image(s) have no" in said
     errors = {e["image"].split("/")[-1]: e["error"] for e in read(tmp_path / "o" / "errors.json")}
     assert set(errors) == {"broken.png", "test_2.png", "test_3.png"}
-    assert "outside its legal range" in errors["test_2.png"] and "is in lines [5, 6]" in errors["test_3.png"]
+    assert "table.csv line 4: column 'temperature' is '37': outside 80 to 113 °F" in errors["test_2.png"]
+    assert "line 5, table.csv line 6: several rows of one image" in errors["test_3.png"]
     good = read(tmp_path / "o" / "findings.json")
     assert [one["record"]["age"] for one in good] == [40, 41]
 
@@ -138,7 +139,9 @@ def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys, caplo
         (("--record", "Age=43"), "unknown clinical column"),
         (("--record", "age"), "expected NAME=VALUE"),
         (("--record", "age=1", "age=2"), "given twice"),
-        (("--record", "age=500"), "outside its legal range"),
+        (("--record", "age=500"), "'500': outside 0 to 120"),
+        (("--record", "temperature=98,1"), "'98,1': a decimal comma"),
+        (("--dicom-record",), "no column from DICOM tags; write COLUMN=TAG"),
         (("--dicom-record", "age=PatientAge", "sex=PatientSex"), "unknown clinical column"),
         (("--annotations", "absent.json"), "absent.json"),
         (("--annotations", "nameless.json"), "image 1 has no file_name"),
@@ -168,9 +171,19 @@ def test_dicom_images_and_records_from_their_tags(weights, images, tmp_path):
     assert first["record"] == {"age": 43.0, "temperature": None, "gender": "F"}
     assert second["record"]["gender"] is None and second["record"]["age"] == pytest.approx(0.5, abs=0.001)
     assert any("modality CT" in note for note in second["notes"])
+    schema = ClinicalSchema((ClinicalColumn("age", "numeric", source="dicom:PatientAge"),))
     with OpenImage(folder / "a.dcm") as image:
-        assert keys_of(image, "AccessionNumber") == ["77"]
-        assert dicom_record(image, {"age": "PatientAge"}) == {"age": 43.0}
+        assert dicom_record(image, dicom_tags({}, schema), schema).values == {"age": 43.0}
+    (tmp_path / "t.csv").write_text("acc,age\n77,41\n78,42\n")
+    by_tag = ("--images", folder, "--out", tmp_path / "o", "--records", tmp_path / "t.csv")
+    predict(weights, *by_tag, "--key", "acc=AccessionNumber", "--force")
+    assert [one["record"]["age"] for one in read(tmp_path / "o" / "findings.json")] == [41, 42]
+
+
+def found(path, names, schema, **options):
+    """Return the records of images of these names, and what is said."""
+    records, said = table_records(path, [path.parent / name for name in names], path.parent, schema, **options)
+    return [one.values or one.error for one in records], said
 
 
 def test_a_table_is_checked(tmp_path):
@@ -181,17 +194,19 @@ def test_a_table_is_checked(tmp_path):
         ("name,age\n1,2\n", r"no column 'id' \(--key\)"),
         ("id,Age\n1,2\n", "unknown clinical column"),
         ("id,age\n1,2\n,3\n", "line 3: column 'id' is ''; every row needs its key"),
+        ("id,age\n7,2\n", "no row belongs to any image: column 'id' has '7', the images' stem '1'"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            RecordTable.load(path, "id", schema)
+            found(path, ["1.png"], schema, key="id")
+    with pytest.raises(DatasetError, match="which column names the image of a row"):
+        found(path, ["1.png"], schema)
     path.write_text("id,age,years\n1,2,3\n")
     with pytest.raises(DatasetError, match="two columns are named age"):
-        RecordTable.load(path, "id", schema, columns={"age": "years"})
-    path.write_text("id,age\n7, 60 \n")
-    table = RecordTable.load(path, "id", schema)
-    assert table.unused == ["7"] and table.record(["x", "7"]) == {"age": "60"} and table.unused == []
-    assert table.record(["x"]) is None
+        found(path, ["1.png"], schema, key="id", columns={"age": "years"})
+    path.write_text("id,age\n7, 60 \n8,abc\n")
+    records, said = found(path, ["7.png", "x.png", "8.png"], schema, key="id")
+    assert records == [{"age": 60}, "", {"age": None}] and said == ["1 image(s) have no record: no row of the table"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".parquet"])
@@ -204,6 +219,40 @@ def test_tables_of_every_kind_that_prepare_reads(tmp_path, suffix):
     options = {".csv": {"sep": ";"}, ".tsv": {"sep": "\t"}}.get(suffix, {})
     writers.get(suffix, frame.to_csv)(path, index=False, **options)
     schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
-    table = RecordTable.load(path, "scan", schema, columns={"age": "Alter"})  # the row of 8 is there twice
-    records = [schema.parse_record(table.record([key]), "record") for key in ("7", "8")]
+    records, _ = found(path, ["7.png", "8.png"], schema, key="scan", columns={"age": "Alter"})  # 8 is there twice
     assert records == [{"age": 60.5}, {"age": None}]
+
+
+TABLE = TableRecipe("Bild", None, "Aufnahme", "Abnahme", "%d.%m.%Y", decimal_comma=True, encoding="cp1252")
+RECIPE = ClinicalSchema((
+    ClinicalColumn("age", "numeric", "years", 0, 120, source="Alter"),
+    ClinicalColumn("crp", "numeric", "mg/l", 0, 1000, source="CRP [mg/l]", missing=(-9,)),
+    ClinicalColumn("sex", "categorical", vocabulary=("F", "M"), mapping={"weibl.": "F"}),
+), table=TABLE)  # fmt: skip
+
+
+def test_a_table_of_new_patients_is_read_as_that_of_training(tmp_path):
+    """Names, spellings, units, marks, codes and times by the recipe; columns that training did not have are ignored."""
+    rows = ["Bild;Alter;CRP [mg/l];sex;Station;Aufnahme;Abnahme", "a/1;> 89;12,5 mg/l;weibl.;Süd;02.03.2021;01.03.2021",
+            "a/1;88;7,5;M;Süd;02.03.2021;28.02.2021", "b/1;061Y;-9;x;West;02.03.2021;01.03.2021",
+            "b/2;40;1.200,5;m;Ost;02.03.2021;01.03.2021", "b/3;41;2;f;Ost;02.03.2021;05.03.2021"]  # fmt: skip
+    path, names = tmp_path / "neu.csv", ["a/1.png", "b/1.png", "b/2.png", "b/3.png"]
+    path.write_text("\n".join(rows), encoding="cp1252")
+    schema = ClinicalSchema.from_dict(RECIPE.to_dict())  # as a checkpoint holds it
+    records, said = found(path, names, schema)
+    assert (
+        schema == RECIPE
+        and records[0] == {"age": 89, "crp": 12.5, "sex": "F"}
+        and records[1] == {"age": 61, "crp": None, "sex": None}
+    )
+    assert "neu.csv line 5: column 'crp' is '1.200,5': outside 0 to 1000 mg/l; correct the value" in records[2]
+    assert records[3] == "" and "1 image(s) have no record: record later than its image" in said
+    one = table_records(path, [tmp_path / "b" / "1.png"], tmp_path, RECIPE)[0][0]
+    assert one.notes == ["column 'sex' is 'x': not in the vocabulary; it is missing to the model"]
+    rows = ["Bild;age;CRP;sex", "a/1;30;1;f"]
+    path.write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"no column 'CRP .mg/l.' .*--columns crp=COLUMN, or .*--ignore-columns crp"):
+        found(path, names, RECIPE)
+    records, said = found(path, names, RECIPE, columns={"crp": "CRP"})
+    assert records[0] == {"age": 30, "crp": 1, "sex": "F"} and "no column Abnahme: times" in said[0]
+    assert found(path, names, RECIPE, ignored=["crp"])[0][0] == {"age": 30, "sex": "F"}

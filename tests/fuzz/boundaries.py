@@ -57,8 +57,8 @@ from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.own.annotations import annotation_files, read_annotation_files
 from mdf_detectron.data.sources.own.collection import COLLECTION
-from mdf_detectron.data.study_records import RecordTable
-from mdf_detectron.errors import DatasetError, ImageReadError
+from mdf_detectron.data.study_records import table_records
+from mdf_detectron.errors import ImageReadError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.experiments.plan import PLANS, read_plan
@@ -645,14 +645,9 @@ LABELS = Boundary(changed_labels(), check_labels, [
 
 
 def check_records(folder: Path, given: None) -> None:
-    table = RecordTable.load(folder / "table.csv", "file", SCHEMA)
-    for key in table.rows:
-        try:
-            record = table.record([key])
-        except DatasetError as error:
-            expect("in lines" in str(error), str(error))
-            continue
-        SCHEMA.parse_record(record, "record")
+    found, _ = table_records(folder / "table.csv", [folder / f"{i}.png" for i in range(4)], folder, SCHEMA, key="file")
+    for one in found:
+        expect(bool(one.error) or SCHEMA.parse_record(one.values, "record") is not None, str(one))
 
 
 RECORD_ROWS = [["file", *SCHEMA.names], *([f"{i}.png", 40 + i, "", "F"] for i in range(4))]

@@ -17,9 +17,9 @@ from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
 from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions
 from mdf_detectron.data.splits import is_rounded
-from mdf_detectron.data.study_records import RecordTable, keys_of
+from mdf_detectron.data.study_records import table_records
 from mdf_detectron.data.times import is_later, parse_time
-from mdf_detectron.errors import DatasetError, SourceDataError
+from mdf_detectron.errors import SourceDataError
 from tests.data.sources.reading_back import read_prepared
 
 VISITS = [f"case{n}/{view}" for n in range(4) for view in ("pa", "lat")]
@@ -69,12 +69,10 @@ def test_a_key_with_folders_is_compared_as_a_path(key, times, tmp_path):
         n: 50 + i for i, n in enumerate(VISITS)
     }
     # mdf predict finds the same rows
-    records = RecordTable.load(table, "file", ClinicalSchema((ClinicalColumn("age", "numeric"),)),
-                               ["mrn", "taken", "drawn"])  # fmt: skip
-    folder = tmp_path / "scans"
-    for i, name in enumerate(VISITS):
-        image = type("Opened", (), {"path": folder / f"{name}.png"})
-        assert records.record(keys_of(image, folders=[folder])) == {"age": str(50 + i)}
+    schema, folder = ClinicalSchema((ClinicalColumn("age", "numeric"),)), tmp_path / "scans"
+    paths = [folder / f"{name}.png" for name in VISITS]
+    found, _ = table_records(table, paths, folder, schema, key="file", ignored=["mrn", "taken", "drawn"])
+    assert [one.values for one in found] == [{"age": 50 + i} for i in range(len(VISITS))]
 
 
 def test_a_name_that_several_images_have_is_no_key(tmp_path):
@@ -84,10 +82,10 @@ def test_a_name_that_several_images_have_is_no_key(tmp_path):
         export.prepare(table=table, key="file", columns=["age"])
     images = export.prepare("skip", table=table, key="file", columns=["age"])
     assert {name: i["clinical"]["age"] for name, i in images.items()} == {"c/lat": 51, "d/x": 52, "e/y": 53}
-    records = RecordTable.load(table, "file", ClinicalSchema((ClinicalColumn("age", "numeric"),)))
-    assert records.record(["a/pa.png"]) == {"age": "50"}
-    with pytest.raises(DatasetError, match="a/pa or b/pa.*write the whole path"):
-        records.record(["b/pa.png"])
+    schema, folder = ClinicalSchema((ClinicalColumn("age", "numeric"),)), tmp_path / "scans"
+    paths = [folder / f"{name}.png" for name in ("a/pa", "b/pa", "c/lat")]
+    found, _ = table_records(table, paths, folder, schema, key="file")
+    assert "a/pa or b/pa; write the whole path" in found[1].error and found[2].values == {"age": 51}
 
 
 @pytest.mark.parametrize(("files", "listed", "absent"), [

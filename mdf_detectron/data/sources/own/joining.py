@@ -103,6 +103,7 @@ def join_table(
         refused |= why_not
         if not usable and UNREADABLE_TIME in why_not.values():
             drops[UNREADABLE_TIME] += 1
+            study.no_record = problems.listed[UNREADABLE_TIME][-1]
             unclear.append(study)
             continue
         if ambiguous or (len(usable) > 1 and not options.record_time):
@@ -111,6 +112,7 @@ def join_table(
             text = f"{lines}: {ambiguous}; write the whole path" if ambiguous else f"{text}with --record-time"
             problems.add(SEVERAL_ROWS, text)
             drops[SEVERAL_ROWS] += 1
+            study.no_record = text
             unclear.append(study)
             continue
         if usable:
