@@ -58,7 +58,7 @@ from mdf_detectron.data.sources.kit.preparation import prepare
 from mdf_detectron.data.sources.own.annotations import annotation_files, read_annotation_files
 from mdf_detectron.data.sources.own.collection import COLLECTION
 from mdf_detectron.data.study_records import table_records
-from mdf_detectron.errors import ImageReadError
+from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 from mdf_detectron.evaluation.froc import froc_detections
 from mdf_detectron.experiments.plan import PLANS, read_plan
