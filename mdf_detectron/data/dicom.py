@@ -29,9 +29,7 @@ Content = mmap.mmap
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Transfer syntax of files compressed as a whole."""
 
-_ITEM = b"\xfe\xff\x00\xe0"
-"""How compressed pixels begin."""
-
+_ITEM = b"\xfe\xff\x00\xe0"  # compressed pixels begin with it
 _NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PixelSpacing", "ImagerPixelSpacing",
             "PixelAspectRatio")  # fmt: skip
 _COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
@@ -137,23 +135,18 @@ def _mend_numbers(path: Path, dataset: Dataset) -> list[str]:
     """Read decimal commas in the numbers that decoding uses, and take a slope of 0 for none; return notes."""
     notes = []
     for keyword in _NUMBERS:
-        value = dataset.get(keyword)
-        values = [value] if isinstance(value, (str, float, int)) else list(value or ())
+        text = _text(dataset.get(keyword)) or ""
         try:
-            numbers = [float(_COMMA.sub(r"\1.\2", v) if isinstance(v, str) else v) for v in values]
-            if len(numbers) > 1 and keyword.startswith("Rescale"):
-                raise ValueError
-        except (ValueError, TypeError):
-            if keyword.startswith("Rescale"):
-                text = f"its {keyword} is {shorten(_text(value))}, expected one number; correct the tag"
-                raise ImageReadError(f"cannot read image {shorten_path(path)}: {text}") from None
+            numbers = [float(_COMMA.sub(r"\1.\2", part)) for part in text.split("\\") if text]
+        except ValueError:
+            numbers = None
+        if keyword.startswith("Rescale") and (numbers is None or len(numbers) > 1):
+            found = f"its {keyword} is {shorten(text)}, expected one number; correct the tag"
+            raise ImageReadError(f"cannot read image {shorten_path(path)}: {found}")
+        if numbers is None or "," in text:
             del dataset[keyword]
-            notes.append(f"its {keyword} is no number and is not used")
-            continue
-        if any(isinstance(v, str) for v in values):
-            del dataset[keyword]
-            setattr(dataset, keyword, numbers[0] if len(numbers) == 1 else numbers)
-            notes.append(f"its {keyword} has a decimal comma")
+            setattr(dataset, keyword, numbers)
+            notes.append(f"its {keyword} {'is no number: unused' if numbers is None else 'has a decimal comma'}")
     if dataset.get("RescaleSlope") == 0:
         del dataset.RescaleSlope
         notes.append("its RescaleSlope is 0, which would make all pixels equal: 1 is taken")
@@ -207,10 +200,7 @@ def _set_syntax(dataset: Dataset, notes: list[str]) -> None:
     uid, meta = _pydicom().uid, getattr(dataset, "file_meta", None)
     if meta is None or meta.get("TransferSyntaxUID") or dataset.get("PixelData", b"")[:4] == _ITEM:
         return
-    implicit, little = dataset.original_encoding
-    meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
-    if little is False:
-        meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else uid.ExplicitVRLittleEndian
     notes.append(f"its header names no transfer syntax: read as {meta.TransferSyntaxUID.name}")
 
 
@@ -221,7 +211,7 @@ def _follow_stream(dataset: Dataset, notes: list[str]) -> bool:
         with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
             samples, said = len(image.getbands()), int(dataset.SamplesPerPixel)
     except Exception:  # no JPEG at all: the first error stands
-        return False
+        samples = said = 0
     if samples == said or samples not in (1, 3):
         return False
     dataset.SamplesPerPixel, dataset.PlanarConfiguration = samples, 0

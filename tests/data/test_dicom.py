@@ -172,7 +172,7 @@ def test_values_are_read_from_the_bits_that_hold_them(case, stored, tmp_path):
     ({"RescaleSlope": "0.75", "RescaleIntercept": "0"}, {b"0.75": b"0,75"}, 0.75, "RescaleSlope has a decimal comma"),
     ({"RescaleSlope": "2.5"}, {}, 2.5, None),
     ({"PixelSpacing": ["0.14", "0.14"]}, {b"0.14": b"0,14"}, 1, "PixelSpacing has a decimal comma"),
-    ({"PixelSpacing": ["0.14", "0.14"]}, {b"0.14": b"a.14"}, 1, "PixelSpacing is no number"),
+    ({"PixelSpacing": ["0.14", "0.14"]}, {b"0.14": b"a.14"}, 1, "PixelSpacing is no number: unused"),
     ({"PresentationLUTShape": "INVERSE"}, {}, 1, "INVERSE contradicts MONOCHROME2"),
     ({"PresentationLUTShape": "IDENTITY"}, {}, 1, None),
 ])  # fmt: skip
