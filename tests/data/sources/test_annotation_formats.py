@@ -40,15 +40,16 @@ def test_yolo(tmp_path):
                      "train/c": [("mass", [0.4, 0.4, 0.2, 0.2])]}  # fmt: skip
     assert found.images[0].size == FRACTION and found.images[1].unusable == 4
     assert [text.partition(":")[0] for text in problems] == [f"c.txt line {n}" for n in (1, 2, 4)] + ["c.txt"]
-    assert "class None" in problems[0] and "5 numbers" in problems[1] and "is in pixels" in problems[3]
+    assert "class None" in problems[0] and "expected four numbers" in problems[1] and "is in pixels" in problems[3]
     # the data.yaml alone names the folder, a classes.txt is found above the labels, and with neither nothing is guessed
     assert read(tmp_path, {}, "data.yaml")[0] == boxes
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(SourceDataError, match="a.txt: which class is 0"):
         read(tmp_path, {}, "labels/train")
     assert read(tmp_path, {"classes.txt": "cyst\nscar"}, "labels/train/a.txt")[0]["train/a"][0][0] == "cyst"
-    with pytest.raises(SourceDataError, match="other.yaml: no 'names'"):
-        read(tmp_path, {"other.yaml": "names: 3"}, "labels/val", "other.yaml")
+    for content in ("names: 3", "names: [a]\nkpt_shape: [17, 3]"):  # no classes, labels of poses
+        with pytest.raises(SourceDataError, match="other.yaml: no 'names'"):
+            read(tmp_path, {"other.yaml": content}, "labels/val", "other.yaml")
 
 
 VOC = """<?xml version="1.0" encoding="utf-8"?><annotation><folder>scans</folder><filename>{0}.png</filename>
@@ -82,7 +83,7 @@ def test_cvat(tmp_path):
                                    ("nodule", [10, 10, 20, 15]), ("mass", [3, 4, 5, 6])], "b.png": []}  # fmt: skip
     assert found.images[0].boxes[3]["segmentation"] == [[10, 10, 30, 10, 30, 25]]
     assert [image.image_id for image in found.images] == ["3", "4"] and found.images[1].size is None
-    assert problems == ["a.xml: image sub/a.png: box 6: polyline: 4 numbers; expected a box of 4 or a polygon"]
+    assert problems == ["a.xml: image sub/a.png: box 6: polyline is no box and no polygon"]
     assert "2 turned boxes became the boxes that enclose them." in found.notes
     with pytest.raises(SourceDataError, match="CVAT for video; export the task as 'CVAT for images"):
         read(tmp_path, {"a.xml": "<annotations><track id='0'/></annotations>"})
@@ -139,7 +140,7 @@ def test_labelme(tmp_path):
     assert boxes == {"a.png": [("mass", box) for box in ([20, 10, 40, 30], [45, 35, 10, 10], [10, 10, 20, 15],
                                                          [1, 1, 8, 3])], "b.png": []}  # fmt: skip
     assert found.images[0].boxes[2]["segmentation"] and found.images[0].size == (96, 80)
-    assert problems == ["a.json: image a.png: box 3: point: 2 numbers; expected a box of 4 or a polygon"]
+    assert problems == ["a.json: image a.png: box 3: point is no box and no polygon"]
 
 
 def test_via(tmp_path):
@@ -155,7 +156,10 @@ def test_via(tmp_path):
     assert boxes == {"a.png": [("mass", [5, 6, 7, 8]), ("mass", [45, 35, 10, 10]), ("cyst", [45, 35, 10, 10]),
                                ("mass", [45, 30, 10, 20]), ("mass", [10, 10, 20, 15])],
                      "b.png": [("finding", [5, 6, 7, 8])]}  # fmt: skip
-    assert len(problems) == 1 and "polyline: 4 numbers" in problems[0] and found.images[0].size is None
+    assert len(problems) == 1 and "polyline is no box" in problems[0] and found.images[0].size is None
+    named = [{"shape_attributes": drawn[0], "region_attributes": {"type": "scar", "difficult": False}}]
+    boxes, *_ = read(tmp_path, {"a.json": {"k": {"filename": "a.png", "regions": named}}})
+    assert boxes == {"a.png": [("scar", [5, 6, 7, 8])]}
     regions[0]["region_attributes"] = {"what": "scar", "where": "left"}
     with pytest.raises(SourceDataError, match="a.json: which of the attributes what, where is the class"):
         read(tmp_path, {"a.json": entries})

@@ -25,6 +25,7 @@ CLASS_COLUMNS = ("class", "class_name", "label", "category", "category_name", "f
                  "finding_label")  # fmt: skip
 """Folded names by which the column, or the attribute, of the class is recognized."""
 
+VIA_CLASSES = (*CLASS_COLUMNS, "type", "name")
 CLASS_LISTS = ("data.yaml", "classes.txt", "obj.names")
 """Files that name the classes of YOLO's labels."""
 
@@ -64,8 +65,8 @@ class Builder:
             problems = [box_problem(bbox), "" if min(bbox[2:]) > 0 else "the box has no area"]
             problems += [text for _, text in segmentation_problems([([polygon], height, width)])] if polygon else []
             problem = next(filter(None, problems), "")
-        except (ValueError, TypeError, OverflowError) as error:
-            problem = "expected numbers" if isinstance(error, TypeError) else short_text(error)
+        except ValueError as error:
+            problem = short_text(error)
         for label in [labels] if isinstance(labels, str) else list(labels) or [None]:
             self.read.boxes_in += 1
             if not problem and (not isinstance(label, str) or is_empty(label) or fold(label) in NO_FINDING):
@@ -101,16 +102,20 @@ def enclose(kind: str, values: Iterable[Any], degrees: Any = 0) -> tuple[list[fl
         kind: "box" (x, y, width, height), "pinned box" (turned about x, y), "centered box" (center, width, height),
             "corners" (two points), "circle" (center, a point on it), "ellipse" (center, radii) or "polygon".
     """
-    v, angle = [float(value) for value in values], math.radians(float(degrees or 0))
-    if not all(map(math.isfinite, (*v, angle))):
-        raise ValueError(f"{shorten(v)} are not all finite")
+    values = [*values, degrees or 0]
+    if kind not in ("box", "pinned box", "centered box", "corners", "circle", "ellipse", "polygon"):
+        raise ValueError(f"{kind} is no box and no polygon")
+    try:
+        *v, angle = map(float, values)
+    except (OverflowError, TypeError, ValueError):
+        v, angle = [], math.nan
+    if not all(map(math.isfinite, (*v, angle))) or len(v) < 4 or (len(v) > 4 and kind != "polygon"):
+        raise ValueError(f"{shorten(values[:-1])}: expected {'a polygon' if kind == 'polygon' else 'four numbers'}")
     if kind == "polygon":
         xs, ys = v[::2], v[1::2]
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], v
-    if len(v) != 4 or kind not in ("box", "pinned box", "centered box", "corners", "circle", "ellipse"):
-        raise ValueError(f"{kind}: {len(v)} numbers; expected a box of 4 or a polygon")
     x, y, w, h = v
-    cos, sin = math.cos(angle), math.sin(angle)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     if kind in ("circle", "ellipse"):
         w, h = (w, h) if kind == "ellipse" else [math.dist(v[:2], v[2:])] * 2
         w, h = math.hypot(w * cos, h * sin), math.hypot(w * sin, h * cos)
@@ -137,17 +142,15 @@ def read_class_list(path: Path) -> dict[str, Any]:
         return {str(number): name for number, name in enumerate(read_text(path, SourceDataError).splitlines())}
     data = read_yaml(path, SourceDataError)
     names = data.get("names") if isinstance(data, Mapping) else None
-    if not isinstance(names, (Mapping, list)):
-        raise SourceDataError(f"{path}: no 'names' of the classes, as YOLO's data.yaml has")
+    if not isinstance(names, (Mapping, list)) or "kpt_shape" in data:
+        raise SourceDataError(f"{path}: no 'names' of the classes of boxes, as YOLO's data.yaml has")
     return {str(number): name for number, name in (names.items() if isinstance(names, Mapping) else enumerate(names))}
 
 
 def _yolo(path: Path, text: str, build: Builder) -> None:
     lists = build.class_lists
-    names = next(
-        (lists[p] for p in path.parents if p in lists), next(iter(lists.values())) if len(lists) == 1 else None
-    )
-    if names is None:
+    near = [lists[folder] for folder in path.parents if folder in lists] or list(lists.values())[: len(lists) == 1]
+    if not near:
         raise SourceDataError(f"{path}: which class is 0? Name the data.yaml or classes.txt after the labels")
     parts = path.with_suffix("").parts  # labels/a.txt is of an image images/a
     image = build.image("/".join("images" if part == "labels" else part for part in parts), path.name)
@@ -156,7 +159,7 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
         label, *values = line.split() or [""]
         kind = "polygon" if len(values) > 5 else "centered box"  # five are predictions with their scores
         if label:
-            build.box(image, [names.get(label)], kind, values, where=f"{path.name} line {number}")
+            build.box(image, [near[0].get(label)], kind, values, where=f"{path.name} line {number}")
 
 
 def _voc(path: Path, root: Element, build: Builder) -> None:
@@ -209,15 +212,13 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
         image.size = image.size or FRACTION
         for region in regions.values():
             value, angle = region["value"], region["value"].get("rotation")
-            kind, keys = "pinned box", "x y width height"
+            kind, keys = "pinned box", ("x", "y", "width", "height")
             if "radiusX" in value:
-                kind, keys = "ellipse", "x y radiusX radiusY"
-            values = [value.get(key) for key in keys.split()]
-            if "points" in value:
-                kind, values = "polygon", [v for point in value["points"] for v in point]
-            if region.get("image_rotation") or (angle and image.size == FRACTION):
-                kind = "shape of a turned image, or turned one of an image without a size"
-            kind = "brush mask, see --masks" if "rle" in value else kind
+                kind, keys = "ellipse", ("x", "y", "radiusX", "radiusY")
+            values = [v for point in value.get("points", ()) for v in point] or [value.get(key) for key in keys]
+            if "rle" in value or region.get("image_rotation") or (angle and image.size == FRACTION):
+                kind = "brush mask (see --masks), or shape turned in a turned image or one of unknown size,"
+            kind = "polygon" if "points" in value else kind
             labels = next((v for key, v in value.items() if key.endswith("labels")), build.class_name)
             scaled = [float(v or 0) / 100 * image.size[i % 2] for i, v in enumerate(values)]
             build.box(image, labels, kind, scaled, angle)
@@ -244,7 +245,7 @@ def _via(path: Path, data: Mapping[str, Any], build: Builder) -> None:
         image, regions = build.image(entry.get("filename"), path.name), entry["regions"]
         for region in regions.values() if isinstance(regions, Mapping) else regions:
             drawn, given = region["shape_attributes"], region.get("region_attributes") or {"": build.class_name}
-            keys = [build.columns.get("class"), *(k for k in given if len(given) == 1 or fold(k) in CLASS_COLUMNS)]
+            keys = [build.columns.get("class"), *(k for k in given if len(given) == 1 or fold(k) in VIA_CLASSES)]
             label = next((given[key] for key in keys if key in given), None)
             if label is None:
                 raise SourceDataError(f"{path}: which of the attributes {', '.join(given)} is the class? Name it: "

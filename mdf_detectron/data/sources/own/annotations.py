@@ -90,7 +90,8 @@ def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str
         except UserError:
             raise
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise SourceDataError(f"{path}: not as {reader.name} writes it ({short_text(error)})") from None
+            why = short_text(error) if type(error) in (KeyError, ValueError) else "a value of another kind"
+            raise SourceDataError(f"{path}: not as {reader.name} writes it ({why}); export it again") from None
         images = build.read.images[before:]
         for image in images:
             image.task = path.parent if len(images) == 1 and files[path] == path else files[path]
