@@ -57,10 +57,10 @@ setup(
         "dicom": [
             "pydicom>=3.0",
             "pylibjpeg>=2.0",
-            "pylibjpeg-libjpeg>=2.2",
             "pylibjpeg-openjpeg>=2.3",
             "pylibjpeg-rle>=2.0",
             "pyjpegls>=1.4",
+            "python-gdcm>=3.0.24",
         ],
         "explain": ["captum>=0.7"],
         "serve": ["gradio>=6"],

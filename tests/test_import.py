@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -207,6 +209,30 @@ def test_every_requirement_is_pinned_within_its_range():
     for requirement in wanted:
         versions = pins.get(canonicalize_name(requirement.name), [])
         assert versions and all(requirement.specifier.contains(v) for v in versions), (str(requirement), versions)
+
+
+PERMISSIVE = re.compile(
+    r"Apache|BSD|\bMIT\b|\bISC\b|Python Software Foundation|PSF|HPND|MPL|Mozilla|\b0BSD|Unlicense|NVIDIA", re.IGNORECASE
+)
+
+
+def test_nothing_that_is_installed_asks_for_the_source_of_what_uses_it():
+    """The license of each installed package that requirements.lock names: none is of the GNU family."""
+    names = re.findall(r"^([\w.-]+)==", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
+    licenses = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):  # of another system
+            about = metadata.metadata(name)
+            stated = [about.get("License-Expression"), (about.get("License") or "")[:200]]
+            stated += [line for line in about.get_all("Classifier") or [] if line.startswith("License")]
+            licenses[name] = " ".join(filter(None, stated))
+    assert len(licenses) > 50
+    bad = {
+        n: text
+        for n, text in licenses.items()
+        if "GPL" in text or "General Public" in text or not PERMISSIVE.search(text)
+    }
+    assert set(bad) <= {"cuda-toolkit"}, bad  # names NVIDIA's libraries, holds no files
 
 
 LOCK_COMMAND = re.search(r"uv pip compile .*", (REPOSITORY / "SECURITY.md").read_text())[0]

@@ -9,7 +9,13 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 
 
 def radiograph(pixels: np.ndarray, bits: int = 12, **tags) -> Dataset:
@@ -49,7 +55,25 @@ def save(dataset: Dataset, path: Path, syntax: str | None = None) -> Path:
         dataset.PixelData = encapsulate([buffer.getvalue()])
         dataset["PixelData"].VR = "OB"
         dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    elif syntax is not None:
+    elif syntax not in (None, JPEGLosslessSV1):
         dataset.compress(syntax)
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    if syntax == JPEGLosslessSV1:
+        _compress_lossless(path)
     return path
+
+
+def _compress_lossless(path: Path) -> None:
+    """Compress a file in place by JPEG Lossless, which pydicom cannot write."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    assert reader.Read()
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()

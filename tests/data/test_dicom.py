@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from dicom_files import lookup_table, radiograph, save
 from pydicom.pixels import apply_modality_lut, apply_windowing
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from mdf_detectron.data.readers import read_dicom_tags, read_pixels, read_radiograph, read_record_image, read_size
 from mdf_detectron.errors import ImageReadError, SourceDataError
@@ -39,7 +39,7 @@ def expected_by_window(pixels, center, width, bits=12):
     return np.rint(out)
 
 
-@pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1])
 def test_every_lossless_syntax_gives_the_same_picture(syntax, stored, tmp_path):
     plain, _ = read_pixels(save(radiograph(stored, WindowCenter=1700, WindowWidth=2400), tmp_path / "plain.dcm"))
     dataset = radiograph(stored, WindowCenter=1700, WindowWidth=2400)
