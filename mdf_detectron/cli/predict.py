@@ -168,6 +168,7 @@ def annotated_studies(args: argparse.Namespace) -> list[Study]:
 def report(result: RunResult, said: list[str], args: argparse.Namespace, predictor: Predictor) -> None:
     """Print the counts; raise :class:`UserError` if any image failed."""
     print(f"{result.predicted} image(s) predicted, {result.resumed} were there already: {args.out / 'findings.json'}")
+    print(f"findings above the threshold: {sum(result.findings)}; {result.findings.count(0)} image(s) have none")
     if predictor.columns and result.without_record:
         print(f"{result.without_record} of them had no clinical record; all of its values were missing to the model")
     for line in said:

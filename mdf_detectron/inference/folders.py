@@ -62,12 +62,14 @@ class RunResult:
         predicted: studies that this run predicted.
         resumed: studies taken from an earlier run.
         without_record: studies of both kinds whose record has no value.
+        findings: above the threshold, in each study of both kinds.
         errors: (name, message) of each study that failed.
     """
 
     predicted: int
     resumed: int
     without_record: int
+    findings: list[int]
     errors: list[tuple[str, str]]
 
 
@@ -141,7 +143,8 @@ def run_predictions(
     _write_results(out, formats, ordered, predictor)
     write_json(out / "errors.json", [{"image": name, "error": message} for name, message in errors])
     empty = sum(not any(v is not None for v in e["findings"]["record"].values()) for _, e in ordered)
-    return RunResult(len(entries) - resumed, resumed, empty, errors)
+    above = [sum(f["above_threshold"] for f in e["findings"]["findings"]) for _, e in ordered]
+    return RunResult(len(entries) - resumed, resumed, empty, above, errors)
 
 
 def _reason(error: Exception) -> str:

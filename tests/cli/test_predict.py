@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def test_coco_results_equal_those_of_eval_only_and_can_be_scored(weights, tiny_f
     words = ["--config-file", str(tmp_path / "config.yaml"), "--eval-only", "OUTPUT_DIR", str(tmp_path / "evaluated")]
     train.main([*words, "MODEL.WEIGHTS", str(weights)])
     kept = (tmp_path / "evaluated" / "config.yaml").read_bytes()
-    with pytest.raises(CheckpointError, match="no checkpoint at nope.pth; MODEL.WEIGHTS names the file"):
+    with pytest.raises(CheckpointError, match="no checkpoint at nope.pth; give a .pth file"):
         train.main([*words, "MODEL.WEIGHTS", "nope.pth"])
     assert (tmp_path / "evaluated" / "config.yaml").read_bytes() == kept
     predict(published, "--images", tiny_folder / "images", "--annotations", tiny_folder / "annotations" / "test.json",
@@ -83,7 +84,37 @@ def test_every_format_says_the_same(weights, images, tmp_path, capsys):
     assert [(paths[r["image_id"]], names[r["category_id"]], r["score"]) for r in coco] == flat
     pictures = sorted((out / "pictures").iterdir())
     assert len(pictures) == 4 and np.asarray(Image.open(pictures[0])).std() > 10
-    assert "4 image(s) predicted" in capsys.readouterr().out
+    above = [sum(f["above_threshold"] for f in one["findings"]) for one in findings]
+    said = capsys.readouterr().out
+    assert f"findings above the threshold: {sum(above)}; {above.count(0)} image(s) have none" in said
+    assert "4 image(s) predicted" in said
+    predict(weights, "--images", images, "--out", tmp_path / "none", "--threshold", "1")
+    assert "findings above the threshold: 0; 4 image(s) have none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "folders", "error"),
+    [
+        (("a/7.png", "b/7.png"), ("",), ""),
+        (("a/7.png", "b/7.png"), ("b", "a"), ""),
+        (("c/7.png", "8"), ("",), "no row belongs to any image"),
+        (("7.png", "8"), ("",), "7"),
+    ],
+)
+def test_keys_are_paths_and_some_must_fit(weights, images, tmp_path, keys, folders, error):
+    for number, name in enumerate("ab"):
+        (images / name).mkdir()
+        shutil.move(images / f"test_{number}.png", images / name / "7.png")
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    rows = "".join(f"{key};{age};98;F\n" for key, age in zip(keys, (43, 45), strict=True))
+    table.write_text("image;age;temperature;gender\n" + rows)
+    with pytest.raises(UserError, match=error) if error else nullcontext():
+        predict(weights, "--images", *(images / one for one in folders), "--records", table, "--key", "image",
+                "--out", out)  # fmt: skip
+    assert out.exists() != ("no row" in error)
+    if not error:
+        ages = {one["image"]: one["record"]["age"] for one in read(out / "findings.json")}
+        assert [ages[str(images / name / "7.png")] for name in ("a", "b")] == [43, 45]
 
 
 def test_records_by_key_and_what_goes_wrong_is_counted(weights, images, tmp_path, capsys):

@@ -250,9 +250,9 @@ def test_checkpoints_that_are_not_enough_are_refused(tiny_run, tmp_path):
     unsigned = {key: value for key, value in data.items() if key != DIGEST_KEY}
     for name, content, message in (
         ("later", later, "format 99"),
-        ("bare", without["contents"], "holds no contents"),
+        ("bare", signed(without["contents"]), "holds no contents"),
         ("plain", signed(without[CONFIG_KEY]), "holds no config"),
-        ("unsigned", unsigned, "holds no digest"),
+        ("unsigned", unsigned, "its SHA-256 is not the stored one"),
     ):
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(CheckpointError, match=message):
