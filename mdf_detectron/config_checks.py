@@ -12,33 +12,24 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 
-from mdf_detectron.config import (
-    KEYS,
-    NAMES,
-    Allowed,
-    add_mdf_config,
-    at_least,
-    flat_config,
-    one_of,
-    value_at,
-)
+from mdf_detectron import config
 from mdf_detectron.errors import ConfigError, find_doubled, shorten
 
 _MOST_VALUES = 10_000
 _LARGEST = 10**12
 """Largest absolute number in a config."""
 
-_DETECTRON2_KEYS: dict[str, Allowed] = {
-    **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST"), NAMES),
+_DETECTRON2_KEYS: dict[str, config.Allowed] = {
+    **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST"), config.NAMES),
     **dict.fromkeys(
         ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "MODEL.ROI_HEADS.NUM_CLASSES",
-         "MODEL.RETINANET.NUM_CLASSES", "TEST.DETECTIONS_PER_IMAGE"), at_least(1)
+         "MODEL.RETINANET.NUM_CLASSES", "TEST.DETECTIONS_PER_IMAGE"), config.at_least(1)
     ),
     **dict.fromkeys(
         ("SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.WARMUP_ITERS", "SOLVER.MOMENTUM", "DATALOADER.NUM_WORKERS",
-         "TEST.EVAL_PERIOD", "MODEL.BACKBONE.FREEZE_AT", "VIS_PERIOD"), at_least(0)
+         "TEST.EVAL_PERIOD", "MODEL.BACKBONE.FREEZE_AT", "VIS_PERIOD"), config.at_least(0)
     ),
-    "INPUT.FORMAT": one_of("L", "RGB", "BGR"),
+    "INPUT.FORMAT": config.one_of("L", "RGB", "BGR"),
 }  # fmt: skip
 """What Detectron2's keys may be, beyond their type."""
 
@@ -71,10 +62,10 @@ _NOT_HONORED: tuple[tuple[str, tuple, str], ...] = (
 def check_config(cfg: CfgNode) -> None:
     """Raise :class:`ConfigError` for the first value that its key cannot have or that contradicts others."""
     for key, default in _defaults().items():
-        _check_value(key, value_at(cfg, key), default)
+        _check_value(key, config.value_at(cfg, key), default)
     _check_model(cfg)
     for key, allowed, advice in _NOT_HONORED:
-        if (value := value_at(cfg, key)) not in allowed:
+        if (value := config.value_at(cfg, key)) not in allowed:
             raise ConfigError(f"{key} is {value!r}, which is not supported: {advice}")
     _check_columns(cfg)
     if cfg.MODEL.CLINICAL.FUSION_1D:
@@ -103,7 +94,7 @@ def check_device(device: str) -> None:
 def _check_value(key: str, value: Any, default: Any) -> None:
     if problem := _problem(value, default):
         raise ConfigError(f"{key} is {shorten(value)}: {problem}")
-    allowed = KEYS[key][1] if key in KEYS else _DETECTRON2_KEYS.get(key)
+    allowed = config.KEYS[key][1] if key in config.KEYS else _DETECTRON2_KEYS.get(key)
     try:
         holds = allowed is None or allowed.holds(value)
     except TypeError:  # a value of another kind than the key's
@@ -161,7 +152,7 @@ def _check_fusion_1d(cfg: CfgNode) -> None:
 
 def _check_registered(cfg: CfgNode, key: str, registry: Registry, attribute: str, why: str, does: str) -> None:
     """Refuse a name that is not registered, or whose class lacks the attribute."""
-    name = value_at(cfg, key)
+    name = config.value_at(cfg, key)
     able = sorted(other for other, part in registry if hasattr(part, attribute))
     if name not in registry:
         raise ConfigError(f"{key} is '{name}', which is not registered; use one of {able}")
@@ -192,8 +183,8 @@ def _check_training(cfg: CfgNode) -> None:
 @cache
 def _defaults() -> dict[str, Any]:
     cfg = get_cfg()
-    add_mdf_config(cfg)
-    return flat_config(cfg)
+    config.add_mdf_config(cfg)
+    return config.flat_config(cfg)
 
 
 def _problem(value: Any, default: Any) -> str:

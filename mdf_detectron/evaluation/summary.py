@@ -12,16 +12,10 @@ from typing import Any
 import numpy as np
 
 from mdf_detectron.errors import ResultsError
+from mdf_detectron.evaluation import froc, scoring
 from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth, unusual
 from mdf_detectron.evaluation.estimates import ByFold, Estimator, Verdict, concatenate_folds
-from mdf_detectron.evaluation.froc import (
-    FALSE_POSITIVE_RATES,
-    FrocDetections,
-    froc_curve,
-    froc_detections,
-    sensitivity_at,
-)
 from mdf_detectron.evaluation.matching import MAX_DETS, Matches, mean_of_defined
 from mdf_detectron.evaluation.metrics import (
     COUNT_THRESHOLD,
@@ -34,14 +28,6 @@ from mdf_detectron.evaluation.metrics import (
     metric_values,
     precision_recall_curve,
     subgroup_metrics,
-)
-from mdf_detectron.evaluation.scoring import (
-    BACKGROUND,
-    confusion_matrix,
-    counts_per_image,
-    default_tasks,
-    match_table,
-    task_settings,
 )
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
 from mdf_detectron.evaluation.subgroups import list_subgroups
@@ -91,16 +77,16 @@ class _Data:
 
     def match(self, detections: Detections, table: str, thresholds: Sequence[float] | None = None) -> Matches:
         options = {"max_dets": self.protocol.max_dets, "area": self.protocol.area}
-        return match_table(self.truth, detections, table, thresholds=thresholds, **options)
+        return scoring.match_table(self.truth, detections, table, thresholds=thresholds, **options)
 
 
 def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Protocol = Protocol()) -> dict[str, Any]:  # noqa: B008
     """Compute all results of one model as a JSON-ready dict."""
     data = _Data(ground_truth, protocol)
-    tables = task_settings(protocol.tasks or default_tasks(ground_truth, detections))
+    tables = scoring.task_settings(protocol.tasks or scoring.default_tasks(ground_truth, detections))
     matches = {table: data.match(detections, table) for table in tables}
-    of_froc = froc_detections(ground_truth, detections, criterion=protocol.froc_criterion)
-    confusion = confusion_matrix(
+    of_froc = froc.froc_detections(ground_truth, detections, criterion=protocol.froc_criterion)
+    confusion = scoring.confusion_matrix(
         ground_truth, detections, score_threshold=protocol.score_threshold, max_dets=protocol.max_dets
     )
     return finite_or_none(
@@ -110,10 +96,12 @@ def summarize(ground_truth: GroundTruth, detections: Detections, protocol: Proto
             "metric_list": describe_metrics(),
             "metrics": {table: _metrics(data, one) for table, one in matches.items()},
             "counts": {
-                table: count_rows(data.estimator, counts_per_image(one, protocol.score_threshold), one.class_names)
+                table: count_rows(
+                    data.estimator, scoring.counts_per_image(one, protocol.score_threshold), one.class_names
+                )
                 for table, one in matches.items()
             },
-            "confusion": {"labels": [*ground_truth.class_names, BACKGROUND], "matrix": confusion.tolist()},
+            "confusion": {"labels": [*ground_truth.class_names, scoring.BACKGROUND], "matrix": confusion.tolist()},
             "precision_recall": {table: _precision_recall(one) for table, one in matches.items()},
             "froc": _froc(data, of_froc),
             "calibration": calibration_of(of_froc, ground_truth.class_names, protocol.froc_criterion),
@@ -137,9 +125,11 @@ def compare(
         value is second minus first, "least_p" the smallest p value that this many resamples can give.
     """
     data = _Data(ground_truth, protocol)
-    tasks = protocol.tasks or sorted(set(default_tasks(ground_truth, first)) & set(default_tasks(ground_truth, second)))
+    tasks = protocol.tasks or sorted(
+        set(scoring.default_tasks(ground_truth, first)) & set(scoring.default_tasks(ground_truth, second))
+    )
     differences = {}
-    for table in task_settings(tasks):
+    for table in scoring.task_settings(tasks):
         matches = [data.match(detections, table) for detections in (first, second)]
         samples = [data.estimator.sampled({0: [metric_statistic(one)]}) for one in matches]
         sizes = data.images.count_patients(metric_support(matches[0]))
@@ -261,13 +251,13 @@ def _precision_recall(matches: Matches) -> dict[str, dict[str, list[float]]]:
     return out
 
 
-def _froc(data: _Data, detections: FrocDetections) -> dict[str, Any]:
-    curves, names = {}, [*map(str, FALSE_POSITIVE_RATES), "mean"]
+def _froc(data: _Data, detections: froc.FrocDetections) -> dict[str, Any]:
+    curves, names = {}, [*map(str, froc.FALSE_POSITIVE_RATES), "mean"]
     for class_name, k in [(ALL, None), *((name, k) for k, name in enumerate(data.truth.class_names))]:
-        false_positives, sensitivity, _ = froc_curve(detections, k)
+        false_positives, sensitivity, _ = froc.froc_curve(detections, k)
 
         def statistic(weights: np.ndarray, k: int | None = k) -> np.ndarray:
-            at_rates = sensitivity_at(detections, class_index=k, weights=weights)
+            at_rates = froc.sensitivity_at(detections, class_index=k, weights=weights)
             return np.hstack([at_rates, at_rates.mean(axis=1, keepdims=True)])
 
         chosen = slice(None) if k is None else detections.gt_category == k
@@ -280,7 +270,7 @@ def _froc(data: _Data, detections: FrocDetections) -> dict[str, Any]:
             "mean": rows.pop("mean"),
             "at": rows,
         }
-    return {"criterion": data.protocol.froc_criterion, "rates": list(FALSE_POSITIVE_RATES), "curves": curves}
+    return {"criterion": data.protocol.froc_criterion, "rates": list(froc.FALSE_POSITIVE_RATES), "curves": curves}
 
 
 def _sweep(data: _Data, detections: Detections, table: str) -> dict[str, Any]:

@@ -13,17 +13,10 @@ from mdf_detectron.experiments.estimates import Comparison, Side, StudyEstimator
 from mdf_detectron.experiments.plan import FULL, PlannedFigure, is_share, share_kept, state_words
 from mdf_detectron.experiments.trainings import TRAIN_PART
 from mdf_detectron.fileio import finite_or_none
+from mdf_detectron.report import panels
 from mdf_detectron.report.charts import counts as counts_chart
 from mdf_detectron.report.charts import threshold_sweep as sweep_chart
 from mdf_detectron.report.html import Section
-from mdf_detectron.report.panels import (
-    differences_chart,
-    draw_matrix,
-    metric_panels,
-    metrics_by_state,
-    shares_chart,
-    train_against_test,
-)
 from mdf_detectron.report.tables import Table, difference_table
 
 SCORE_THRESHOLD = 0.1
@@ -80,7 +73,7 @@ class FigureMaker:
         rows = {name: self.estimator.estimates(name) for name in shown}
         overall = [metric.name for metric in METRICS if metric.charted and metric.name != "AP"]
         published = {metric: [self.published(name).get(metric) for name in shown] for metric in overall}
-        chart = metric_panels(
+        chart = panels.metric_panels(
             [self._title(name) for name in shown],
             {metric: {"this study": [rows[name][metric] for name in shown]} for metric in overall},
             self.intervals,
@@ -114,16 +107,16 @@ class FigureMaker:
         tested = [one for name in shown for one in self.comparisons.values() if one.first[0] == one.second[0] == name]
         titled = {self._title(n): one for n, one in rows.items()}
         by_state = {name: {s: row for s, row in one.items() if not is_share(s)} for name, one in titled.items()}
-        chart = metrics_by_state(by_state, self.metric, self.intervals)
+        chart = panels.metrics_by_state(by_state, self.metric, self.intervals)
         losses = {f"{self._title(one.first[0])} ({state_words(one.first[1])})": one.row for one in tested}
         label = f"loss of {self.metric} (× 100)"
-        more = {f"{figure.name}_losses": differences_chart(losses, label, self.intervals)} if losses else {}
+        more = {f"{figure.name}_losses": panels.differences_chart(losses, label, self.intervals)} if losses else {}
         if any(map(is_share, states)):
             shares = {name: {share_kept(s): row for s, row in one.items() if share_kept(s) is not None}
                       for name, one in titled.items()}  # fmt: skip
             curves = {name: one for name, one in shares.items() if len(one) > 1}
             lines = {name: one[100] for name, one in shares.items() if len(one) == 1}
-            more[f"{figure.name}_shares"] = shares_chart(curves, lines, self.metric, self.intervals)
+            more[f"{figure.name}_shares"] = panels.shares_chart(curves, lines, self.metric, self.intervals)
         return chart, [table, *self._tests(figure, tested)], more
 
     def _counts(self, figure: PlannedFigure, shown: list[str]):
@@ -189,7 +182,7 @@ class FigureMaker:
                       ["variant", "training images", "test images", "gap"], values,
                       f"{self.intervals}. There are as many training images as test images, the same for all "
                       "variants.")  # fmt: skip
-        return train_against_test(rows, self.metric, self.intervals), [table]
+        return panels.train_against_test(rows, self.metric, self.intervals), [table]
 
     def _correlation(self, figure: PlannedFigure, shown: list[str]):
         splits = next(iter(self.results.data.splits.values()))
@@ -207,7 +200,7 @@ class FigureMaker:
         header = ["column", "images", *found.classes]
         table = Table(f"{figure.name}_correlation", "Columns and classes", header, values, note)
         clear = (found.low > 0) | (found.high < 0)
-        return draw_matrix(found.values, found.columns, found.classes, bold=clear), [table]
+        return panels.draw_matrix(found.values, found.columns, found.classes, bold=clear), [table]
 
 
 def comparison_table(name: str, comparisons: Sequence[Comparison], titles: Callable[[str], str], metric: str) -> Table:

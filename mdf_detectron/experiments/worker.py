@@ -24,15 +24,8 @@ from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
 from mdf_detectron.evaluation.evaluator import evaluate_records
+from mdf_detectron.experiments import trainings
 from mdf_detectron.experiments.plan import change_records
-from mdf_detectron.experiments.trainings import (
-    ENTRY_FILE_NAME,
-    FAILURE_FILE_NAME,
-    SCORES_FILE_NAME,
-    TRAIN_PART,
-    VAL_PART,
-    predictions_file,
-)
 from mdf_detectron.fileio import finite_or_none, read_json, write_json
 from mdf_detectron.locks import FolderLock
 
@@ -48,17 +41,17 @@ def work(folder: str | Path) -> None:
     folder = Path(folder)
     with FolderLock(folder, in_parent=True):
         with suppress(FileNotFoundError):
-            (folder / FAILURE_FILE_NAME).unlink()
+            (folder / trainings.FAILURE_FILE_NAME).unlink()
         try:
             _work(folder)
         except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            write_json(folder / FAILURE_FILE_NAME, {"reason": reason.strip().splitlines()[0] if reason.strip() else ""})
+            reason = (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
+            write_json(folder / trainings.FAILURE_FILE_NAME, {"reason": reason.splitlines()[0] if reason else ""})
             raise
 
 
 def _work(folder: Path) -> None:
-    entry = read_json(folder / ENTRY_FILE_NAME, ResultsError)
+    entry = read_json(folder / trainings.ENTRY_FILE_NAME, ResultsError)
     opts = [*entry["opts"], "OUTPUT_DIR", str(folder)]
     cfg = setup(argparse.Namespace(config_file=entry["config"], opts=opts, eval_only=False, resume=True))
     if not (folder / TRAINED_FILE_NAME).is_file():
@@ -71,7 +64,7 @@ def _work(folder: Path) -> None:
         del trainer
     about = read_json(folder / TRAINED_FILE_NAME, ResultsError)
     states = score(cfg, folder, about["checkpoint"], entry)
-    write_json(folder / SCORES_FILE_NAME, {**about, "states": states})
+    write_json(folder / trainings.SCORES_FILE_NAME, {**about, "states": states})
 
 
 def _about_training(cfg: CfgNode, trainer: MultimodalTrainer) -> dict[str, Any]:
@@ -106,14 +99,14 @@ def score(cfg: CfgNode, folder: Path, checkpoint: str, entry: dict[str, Any]) ->
         state → {"metrics": {table: {metric: value}}, "seconds_per_image", "image_ids"}.
     """
     found, model = {}, None
-    parts = {TRAIN_PART: entry["train_images"], VAL_PART: entry.get("on_val")}
+    parts = {trainings.TRAIN_PART: entry["train_images"], trainings.VAL_PART: entry.get("on_val")}
     for state in (*entry["states"], *(part for part, wanted in parts.items() if wanted)):
         dataset = entry["datasets"][state if state in parts else "test"]
-        out = predictions_file(folder, state).parent
+        out = trainings.predictions_file(folder, state).parent
         result = out / "metrics.json"
         if not result.is_file():
             model = model or load_model(cfg, folder / f"{checkpoint}.pth")
-            records = train_part(cfg, entry["train_images"]) if state == TRAIN_PART else records_of([dataset])
+            records = train_part(cfg, entry["train_images"]) if state == trainings.TRAIN_PART else records_of([dataset])
             records = records if state in parts else change_records(state, records)
             write_json(result, _score_one(cfg, model, dataset, records, out))
         found[state] = read_json(result, ResultsError)

@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf_detectron.data.synthetic.cohort import (
-    CARDIAC_CLASS,
-    CLASS_PRIORS,
-    CLASS_SHIFTS,
-    vital_correlation,
-)
+from mdf_detectron.data.synthetic import cohort
 from mdf_detectron.data.synthetic.interaction import COLUMNS, sign_likelihood
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json
@@ -31,14 +26,16 @@ ORACLES = ("image", "late fusion", "both")
 def class_weights(appearances: Mapping[str, str], vitals: list[float] | None, signal: float) -> np.ndarray:
     """Return weights (3, 3) proportional to P(classes of A and B | looks, vitals), in the order of the priors."""
     observed = np.isfinite(np.array(vitals, dtype=float)) if vitals is not None else np.zeros(6, dtype=bool)
-    precision = np.linalg.inv(vital_correlation()[np.ix_(observed, observed)])  # missing vitals are integrated out
+    precision = np.linalg.inv(
+        cohort.vital_correlation()[np.ix_(observed, observed)]
+    )  # missing vitals are integrated out
     joint = []
-    for label_a, label_b in itertools.product(CLASS_PRIORS["A"], CLASS_PRIORS["B"]):
+    for label_a, label_b in itertools.product(cohort.CLASS_PRIORS["A"], cohort.CLASS_PRIORS["B"]):
         labels = {"A": label_a, "B": label_b}
-        weight = CLASS_PRIORS["A"][label_a] * CLASS_PRIORS["B"][label_b]
+        weight = cohort.CLASS_PRIORS["A"][label_a] * cohort.CLASS_PRIORS["B"][label_b]
         weight *= all(look in ("ambiguous", labels[a] or "none") for a, look in appearances.items())
         if weight and observed.any():
-            mean = signal * (np.array(CLASS_SHIFTS["A"][label_a]) + np.array(CLASS_SHIFTS["B"][label_b]))
+            mean = signal * (np.array(cohort.CLASS_SHIFTS["A"][label_a]) + np.array(cohort.CLASS_SHIFTS["B"][label_b]))
             offset = (np.array(vitals, dtype=float) - mean)[observed]
             weight *= math.exp(-0.5 * offset @ precision @ offset)
         joint.append(weight)
@@ -48,7 +45,7 @@ def class_weights(appearances: Mapping[str, str], vitals: list[float] | None, si
 def shares(archetype: str, weights: np.ndarray) -> dict[str | None, float]:
     """Normalize, rounded so that equal probabilities tie despite floating-point error."""
     total = float(weights.sum())
-    return {k: round(float(w) / total, 12) for k, w in zip(CLASS_PRIORS[archetype], weights, strict=True)}
+    return {k: round(float(w) / total, 12) for k, w in zip(cohort.CLASS_PRIORS[archetype], weights, strict=True)}
 
 
 def beliefs(image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, signal: float) -> dict[str, float]:
@@ -64,7 +61,7 @@ def beliefs(image: Mapping[str, Any] | None, record: Mapping[str, Any] | None, s
     findings = {f["archetype"]: f for f in image["findings"]} if image else {}  # one look per archetype
     looks = {a: f["appearance"] for a, f in findings.items()}
     classes = class_weights(looks, record["vitals"] if record else None, signal)
-    by_signs = {a: np.ones((3, len(possible["gender"]))) for a in CLASS_PRIORS}
+    by_signs = {a: np.ones((3, len(possible["gender"]))) for a in cohort.CLASS_PRIORS}
     by_signs |= {a: sign_likelihood(f["signs"], possible) for a, f in findings.items() if "signs" in f}
     joint = classes * (by_signs["A"] @ by_signs["B"].T)
     chances = shares("A", joint.sum(1)) | shares("B", joint.sum(0))
@@ -110,10 +107,12 @@ def oracle_predictions(root: str | Path, split: str, oracle: str) -> list[dict[s
         chances = beliefs(drawn, record if oracle == "both" else None, signal)
         if oracle == "late fusion":
             chances = late_fusion(chances, beliefs(None, record, signal))
-        regions = [(label, f["bbox"]) for f in drawn["findings"] for label in CLASS_PRIORS[f["archetype"]] if label]
+        regions = [
+            (label, f["bbox"]) for f in drawn["findings"] for label in cohort.CLASS_PRIORS[f["archetype"]] if label
+        ]
         if drawn["cardiac_box"] is not None:
-            regions.append((CARDIAC_CLASS, drawn["cardiac_box"]))
-            chances[CARDIAC_CLASS] = 1.0
+            regions.append((cohort.CARDIAC_CLASS, drawn["cardiac_box"]))
+            chances[cohort.CARDIAC_CLASS] = 1.0
         results += [
             {"image_id": image["id"], "category_id": category[label], "bbox": box, "score": chances[label]}
             for label, box in regions

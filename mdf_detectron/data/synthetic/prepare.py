@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.child_processes import parallel_map
-from mdf_detectron.data.prepared import (
-    Flow,
-    PreparedImage,
-    is_up_to_date,
-    staged_folder,
-    summarize_splits,
-    write_annotations,
-    write_report,
-)
+from mdf_detectron.data import prepared
 from mdf_detectron.data.readers import write_image
 from mdf_detectron.data.sources.kit.collection import Collection
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
@@ -44,11 +36,11 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
     arguments = asdict(settings)
     if not settings.interaction:
         del arguments["interaction"]  # the same folder as before there was one
-    if is_up_to_date(out, arguments):
+    if prepared.is_up_to_date(out, arguments):
         return False
     patients = make_cohort(settings)
     visits = [(patient, visit) for patient in patients for visit in patient.visits]
-    with staged_folder(out) as folder:
+    with prepared.staged_folder(out) as folder:
         (folder / "images").mkdir()
         draw = partial(_draw, folder=folder / "images")
         digests = list(parallel_map(draw, [visit for _, visit in visits], num_workers, "drawing"))
@@ -57,11 +49,13 @@ def prepare_synthetic(out: str | Path, settings: CohortSettings, num_workers: in
         names = train_val_test([r.patient_id for r in records], strata, settings.seed)
         splits = {s: [r for r, n in zip(records, names, strict=True) if n == s] for s in ("train", "val", "test")}
         schema = mimic_clinical_schema()
-        write_annotations(folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records")
+        prepared.write_annotations(
+            folder, splits, MIMIC_CLASSES, schema, "Synthetic chest radiographs with clinical records"
+        )
         _write_truth(folder, visits, settings)
         notes = [NOTE, *([INTERACTION_NOTE.format(settings.interaction)] if settings.interaction else [])]
-        body = {"synthetic": True, "notes": notes, "splits": summarize_splits(splits, MIMIC_CLASSES, schema)}
-        write_report(folder, "Synthetic radiographs", arguments, _account(visits, records), body)
+        body = {"synthetic": True, "notes": notes, "splits": prepared.summarize_splits(splits, MIMIC_CLASSES, schema)}
+        prepared.write_report(folder, "Synthetic radiographs", arguments, _account(visits, records), body)
     return True
 
 
@@ -83,7 +77,7 @@ def _labeled_ellipses(visit: Visit) -> list[tuple[str, tuple, tuple]]:
     return ellipses
 
 
-def _record(patient: Patient, visit: Visit, digest: str) -> PreparedImage:
+def _record(patient: Patient, visit: Visit, digest: str) -> prepared.PreparedImage:
     size = visit.width, visit.height
     annotations = [
         {
@@ -93,7 +87,9 @@ def _record(patient: Patient, visit: Visit, digest: str) -> PreparedImage:
         }
         for label, center, radii in _labeled_ellipses(visit)
     ]
-    return PreparedImage(file_name(visit), *size, str(patient.subject_id), visit.row, annotations, sha256=digest)
+    return prepared.PreparedImage(
+        file_name(visit), *size, str(patient.subject_id), visit.row, annotations, sha256=digest
+    )
 
 
 def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], settings: CohortSettings) -> None:
@@ -114,8 +110,8 @@ def _write_truth(folder: Path, visits: list[tuple[Patient, Visit]], settings: Co
     write_json(folder / TRUTH_FILE_NAME, {"signal": settings.vitals_signal, "images": radiographs}, indent=None)
 
 
-def _account(visits: list[tuple[Patient, Visit]], records: list[PreparedImage]) -> Flow:
-    flow = Flow()
+def _account(visits: list[tuple[Patient, Visit]], records: list[prepared.PreparedImage]) -> prepared.Flow:
+    flow = prepared.Flow()
     flow.add("images", len(visits), len(records))
     drawn = sum(len(v.findings) for _, v in visits)
     distractors = sum(f.label is None for _, v in visits for f in v.findings)

@@ -22,14 +22,8 @@ from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape
 from mdf_detectron.data.sources.kit.collection import Collection, Content
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
+from mdf_detectron.data.sources.mimic import layout, tables
 from mdf_detectron.data.sources.mimic.cleaning import add_clinical_values, clean_triage
-from mdf_detectron.data.sources.mimic.layout import (
-    PATHS,
-    SourceFiles,
-    add_path_options,
-    mimic_eye_files,
-    physionet_files,
-)
 from mdf_detectron.data.sources.mimic.readings import (
     ELLIPSE_FILE,
     MASK_SHAPES,
@@ -40,15 +34,6 @@ from mdf_detectron.data.sources.mimic.readings import (
 )
 from mdf_detectron.data.sources.mimic.report import list_details
 from mdf_detectron.data.sources.mimic.schema import KNOWN_LABELS, MIMIC_CLASSES, mimic_clinical_schema
-from mdf_detectron.data.sources.mimic.tables import (
-    INSIDE_SEVERAL,
-    MATCHED,
-    match_visits,
-    read_patients,
-    read_radiographs,
-    read_stays,
-    read_triage,
-)
 from mdf_detectron.errors import SourceDataError
 
 RECORDS, VIEWS, PROTOCOLS = ("reading", "image"), ("frontal", "all"), ("patient", "paper")
@@ -147,17 +132,17 @@ class Cohort:
     changed: dict[str, int] = field(default_factory=dict)
 
 
-def read_cohort(files: SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
+def read_cohort(files: layout.SourceFiles, options: MimicOptions, problems: ProblemList, flow: Flow) -> Cohort:
     """Read, check, join and clean the tables; account for every image, reading and box in ``flow``."""
     log.info("reading the tables of patients, visits, triage and images")
-    patients = read_patients(files.tables["patients"], problems, flow)
-    stays = read_stays(files.tables["edstays"], problems, flow)
-    triage = read_triage(files.tables["triage"], stays, problems, flow)
-    radiographs = read_radiographs(files.tables["metadata"], problems, flow)
+    patients = tables.read_patients(files.tables["patients"], problems, flow)
+    stays = tables.read_stays(files.tables["edstays"], problems, flow)
+    triage = tables.read_triage(files.tables["triage"], stays, problems, flow)
+    radiographs = tables.read_radiographs(files.tables["metadata"], problems, flow)
     log.info("finding the visit of %d images", len(radiographs))
-    radiographs = radiographs.join(match_visits(radiographs, stays, options.stay_window_days))
+    radiographs = radiographs.join(tables.match_visits(radiographs, stays, options.stay_window_days))
     radiograph_matches = radiographs["match"].value_counts().to_dict()
-    matched = radiographs["match"].isin(MATCHED)
+    matched = radiographs["match"].isin(tables.MATCHED)
     flow.add("images of the table", len(radiographs), int(matched.sum()), Counter(radiographs.loc[~matched, "match"]))
     clean, cleaning = clean_triage(triage, options.raw_values)
     log.info("reading the readers' metadata and ellipses")
@@ -199,9 +184,9 @@ def _choose_readings(
     if options.view == "frontal":
         drop(~joined["view"].isin(FRONTAL_VIEWS), "view " + joined["view"].replace("", "unknown").fillna("unknown"))
     if not options.keep_unmatched:
-        drop(~joined["match"].isin(MATCHED), joined["match"])
+        drop(~joined["match"].isin(tables.MATCHED), joined["match"])
     if options.protocol == "paper":
-        drop(joined["match"] == INSIDE_SEVERAL, "inside several visits")
+        drop(joined["match"] == tables.INSIDE_SEVERAL, "inside several visits")
     kept = reason == ""
     flow.add("readings", len(readings), int(kept.sum()), dropped)
     return joined[kept].drop(columns="radiograph_subject").astype({"study_id": "int64"}).reset_index(drop=True)
@@ -228,15 +213,15 @@ def read_mimic(
     ``choices`` are fields of :class:`MimicOptions`, and with ``physionet`` overrides of
     :data:`~mdf_detectron.data.sources.mimic.layout.PATHS`.
     """
-    overrides = {name: path for name in PATHS if (path := choices.pop(name, None))}
+    overrides = {name: path for name in layout.PATHS if (path := choices.pop(name, None))}
     if mimic_eye and overrides:
         raise SourceDataError(f"{', '.join(f'--{name}' for name in overrides)} goes with --physionet")
     options = MimicOptions(**choices)
     options = replace(options, **PAPER) if options.protocol == "paper" else options
-    files = mimic_eye_files(mimic_eye) if mimic_eye else physionet_files(physionet, overrides)
+    files = layout.mimic_eye_files(mimic_eye) if mimic_eye else layout.physionet_files(physionet, overrides)
     ellipses = [path for folder in files.reading_folders for path in sorted(folder.glob(f"*/{ELLIPSE_FILE}"))]
-    tables = [*sum(files.tables.values(), []), *files.readings, *ellipses]
-    if job.is_done(tables, (), asdict(options) | {"layout": files.layout}):
+    read = [*sum(files.tables.values(), []), *files.readings, *ellipses]
+    if job.is_done(read, (), asdict(options) | {"layout": files.layout}):
         return None
     job.notes += options.notes(job.options.splits and Path(job.options.splits).name)
     if files.synthetic:
@@ -254,11 +239,11 @@ def read_mimic(
     source = SourceAnnotations(list(options.classes), len(cohort.boxes), len(studies))
     details = partial(list_details, cohort=cohort, flow=job.flow, synthetic=bool(files.synthetic))
     schema = mimic_clinical_schema(ranges=not options.raw_values)
-    return Content("MIMIC chest radiographs with triage values", source, studies, schema, tables,
+    return Content("MIMIC chest radiographs with triage values", source, studies, schema, read,
                    has_times=True, split_patients=options.split_by == "patient", details=details)  # fmt: skip
 
 
-def _studies(cohort: Cohort, files: SourceFiles, options: MimicOptions, job: Preparation) -> list[Study]:
+def _studies(cohort: Cohort, files: layout.SourceFiles, options: MimicOptions, job: Preparation) -> list[Study]:
     """Make one study per reading, or per image with the boxes of all its readings."""
     boxes = dict(tuple(cohort.boxes.groupby("reading_id", sort=False)))
     studies: dict[str, Study] = {}
@@ -285,13 +270,13 @@ def _studies(cohort: Cohort, files: SourceFiles, options: MimicOptions, job: Pre
     return list(studies.values())
 
 
-def _study(reading: Any, files: SourceFiles) -> Study:
+def _study(reading: Any, files: layout.SourceFiles) -> Study:
     where = f"reading {reading.reading_id} of image {reading.dicom_id}"
     image = SourceImage(reading.dicom_id, reading.dicom_id, where, (reading.width, reading.height))
     return study_of(image, reading._asdict(), files, reading_id=reading.reading_id)
 
 
-def study_of(image: SourceImage, record: dict[str, Any], files: SourceFiles, **extra: Any) -> Study:
+def study_of(image: SourceImage, record: dict[str, Any], files: layout.SourceFiles, **extra: Any) -> Study:
     """Make an image's study from its joined row: image table, visit, patient and clean values."""
     dicom_id, subject_id, study_id = record["dicom_id"], int(record["subject_id"]), int(record["study_id"])
     stay_id, arrival = (None if pd.isna(record[name]) else record[name] for name in ("stay_id", "intime"))
@@ -311,7 +296,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--physionet", metavar="ROOT", help="folder with mimiciv/, mimic-iv-ed/, mimic-cxr-jpg/ …")
     source.add_argument("--mimic-eye", metavar="ROOT", help="folder with patient_<subject_id>/ and spreadsheets/")
-    add_path_options(parser, PATHS)
+    layout.add_path_options(parser, layout.PATHS)
     parser.add_argument("--classes", nargs="+", default=MIMIC_CLASSES, help="labels (default: the paper's five)")
     parser.add_argument("--min-certainty", type=int, default=3, help="of a box, 1 (unlikely) to 5 (default 3)")
     parser.add_argument("--mask-shape", choices=MASK_SHAPES, default="ellipse")
