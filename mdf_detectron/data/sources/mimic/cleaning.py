@@ -39,7 +39,9 @@ def clean_triage(triage: pd.DataFrame, raw: bool = False) -> tuple[pd.DataFrame,
     for column in VITAL_COLUMNS:
         values = _pain(triage[column], log, changes) if column == "pain" else _as_numbers(triage[column], log)
         clean[column] = values
-    clean["temperature"] = _fahrenheit(clean["temperature"], changes)
+    celsius = clean["temperature"].between(*CELSIUS)
+    changes.append(("temperature", FROM_CELSIUS, celsius))
+    clean["temperature"] = clean["temperature"].mask(celsius, (clean["temperature"] * 1.8 + 32).round(2))
     cut = (clean["o2sat"] > 100) & (clean["o2sat"] <= 105)
     changes.append(("o2sat", SATURATION_CUT, cut))
     clean["o2sat"] = clean["o2sat"].mask(cut, 100.0)
@@ -78,12 +80,6 @@ def _count_missing(values: pd.Series, numbers: pd.Series, log: ValueLog) -> None
     log.remove(values.name, NOT_A_NUMBER, count=(numbers.isna() & ~blank).sum())
 
 
-def _fahrenheit(values: pd.Series, changes: list) -> pd.Series:
-    celsius = values.between(*CELSIUS)
-    changes.append(("temperature", FROM_CELSIUS, celsius))
-    return values.mask(celsius, (values * 1.8 + 32).round(2))
-
-
 def _pain(values: pd.Series, log: ValueLog, changes: list) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return _as_numbers(values, log)
@@ -116,9 +112,9 @@ def add_clinical_values(
     joined["triaged"] = joined["stay_id"].isin(rows.index)
     joined["known_patient"] = joined["subject_id"].isin(patients["subject_id"])
     age = age_at_study(joined["anchor_age"], joined["anchor_year"], joined["time"])
-    impossible = age.notna() & ~age.between(AGE.minimum, AGE.maximum)
-    cleaning.remove("age", outside(AGE), count=impossible.sum())
-    return joined.assign(age=age.mask(impossible), age_removed=impossible).drop(columns=["anchor_age", "anchor_year"])
+    kept = _within(age, AGE, cleaning)
+    removed = age.notna() & kept.isna()
+    return joined.assign(age=kept, age_removed=removed).drop(columns=["anchor_age", "anchor_year"])
 
 
 def age_at_study(anchor_age: pd.Series, anchor_year: pd.Series, time: pd.Series) -> pd.Series:
