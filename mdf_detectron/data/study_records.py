@@ -13,7 +13,7 @@ from mdf_detectron.data.schema import ClinicalSchema, TableRecipe, Value
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceImage, Study, read_tags
 from mdf_detectron.data.sources.kit.values import CODE, EMPTY, outside, read_value
-from mdf_detectron.errors import DatasetError, find_doubled, shorten
+from mdf_detectron.errors import DatasetError, shorten
 
 if TYPE_CHECKING:
     from mdf_detectron.data.readers import OpenImage
@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 class FoundRecord:
     """The record of an image, or None, and notes about its values; ``error`` says why it cannot be known."""
 
-    values: dict[str, Value] | None = None
+    values: Mapping[str, Value] | None = None
     notes: list[str] = field(default_factory=list)
     error: str = ""
-
-    def get(self) -> dict[str, Value] | None:
-        """Return the record; raise ``DatasetError`` if it cannot be known."""
-        if self.error:
-            raise DatasetError(self.error)
-        return self.values
 
 
 def read_record(
@@ -106,15 +100,15 @@ def table_records(
     from mdf_detectron.data.sources.own.collection import OwnOptions
     from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table
 
-    recipe, problems, said = replace(schema.table, patient=None), ProblemList(), []
-    read = read_table(table, problems, encoding=recipe.encoding, sheet=recipe.sheet)
-    if not (key or recipe.key):
-        raise DatasetError(f"{table}: which column names the image of a row? Name it with --key; it has "
-                           f"{', '.join(read.columns)}")  # fmt: skip
-    options = OwnOptions(**asdict(replace(recipe, key=key or recipe.key)))
-    if recipe.record_time and not {recipe.time, recipe.record_time} & set(read.columns):
-        options, text = replace(options, time=None, record_time=None), "times of image and record are not compared"
-        said.append(f"{table} has no column {recipe.record_time}: {text}")
+    options, problems, said = OwnOptions(**asdict(schema.table) | ({"key": key} if key else {})), ProblemList(), []
+    read = read_table(table, problems, encoding=options.encoding, sheet=options.sheet)
+    if options.key_column is None:
+        known = ", ".join(read.columns)
+        raise DatasetError(f"{table}: which column names the image of a row? Name it with --key; it has {known}")
+    if options.record_time and not {options.time, options.record_time} & set(read.columns):
+        said.append(f"{table} has no column {options.record_time}: times of image and record are not compared")
+        options = replace(options, time=None, record_time=None)
+    options = replace(options, patient=None)
     for option, names in options.table_columns().items():
         read.require(names, option)
     sources = _sources(read, schema, options.key_column or "", columns or {}, set(ignored))
@@ -124,18 +118,14 @@ def table_records(
     if others := [kind for kind in problems.counts if kind not in (LATE, SEVERAL_ROWS, UNREADABLE_TIME)]:
         raise DatasetError(problems.listed[others[0]][0])
     known, places = set(map(id, joined)), {id(row): read.place(number) for number, row in enumerate(read.rows)}
-    found = []
-    for study in studies:
-        if id(study) not in known:
-            found.append(FoundRecord(error=study.no_record))
-        elif not study.row:
-            found.append(FoundRecord())
-        else:
+    found = [FoundRecord(error="" if id(study) in known else study.no_record) for study in studies]
+    for one, study in zip(found, studies, strict=True):
+        if study.row:
             raw = {name: study.value(source) for name, source in sources.items()}
             try:
-                found.append(FoundRecord(*read_record(raw, schema, places[id(study.row)])))
+                one.values, one.notes = read_record(raw, schema, places[id(study.row)])
             except DatasetError as error:
-                found.append(FoundRecord(error=str(error)))
+                one.error = str(error)
     rest.pop("used")
     reasons = Counter(study.no_record for study in joined if study.no_record)
     said += [f"{n} image(s) have no record: {reason}" for reason, n in reasons.items()]
@@ -149,26 +139,25 @@ def _sources(
     """Return the source of each clinical column that the table is asked for."""
     schema.check_names(given, "--columns")
     table.require(list(given.values()), "--columns")
-    sources = {c.name: c.source for c in schema.columns} | given
-    if schema.table != TableRecipe():
-        for name, source in sources.items():  # a table of the clinical names will do, too
-            own = source and (source in table.columns or source.startswith(DICOM) or name not in table.columns)
-            sources[name] = source if own else name
-        sources = {name: source for name, source in sources.items() if name not in ignored}
-        for name, source in sources.items():
+    sources, has_recipe = dict(given), schema.table != TableRecipe()
+    for column in schema.columns:
+        name, source = column.name, column.source
+        if name in sources or name in ignored:
+            continue
+        if name in table.columns and source not in table.columns and not source.startswith(DICOM):
+            source = ""  # a table with the schema's names will do, too
+        if has_recipe and not source.startswith(DICOM):
             remedy = f"name it with --columns {name}=COLUMN, or leave it out with --ignore-columns {name}"
-            table.require([] if source.startswith(DICOM) else [source], remedy)
-        return sources
-    renamed = {source: name for name, source in given.items()}
-    names = {c: renamed.get(c, c) for c in table.columns if c != key and (c in renamed or c not in ignored)}
-    if unknown := sorted(set(names.values()) - set(schema.names)):
+            table.require([source or name], remedy)
+        if source or name in table.columns:
+            sources[name] = source or name
+    unknown = [c for c in table.columns if c not in {key, *sources.values(), *ignored}]
+    if unknown and not has_recipe:
         raise DatasetError(
             f"{table.path}: unknown clinical column(s) {shorten(unknown)}; the schema has {shorten(schema.names)}; "
             "rename them with --columns NAME=COLUMN, or name those that are not clinical with --ignore-columns"
         )
-    if doubled := find_doubled(names.values()):
-        raise DatasetError(f"{table.path}: two columns are named {doubled[0]}; leave one out with --ignore-columns")
-    return {name: column for column, name in names.items()}
+    return sources
 
 
 def _studies(paths: Sequence[Path], folder: Path, sources: Iterable[str]) -> list[Study]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.study_records import FoundRecord
-from mdf_detectron.errors import UserError, shorten
+from mdf_detectron.errors import DatasetError, UserError, shorten
 from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
 from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
 from mdf_detectron.inference.findings import StudyFindings
@@ -102,7 +102,9 @@ def run_predictions(
         """Return a study's fingerprint and its prepared form, or None if it is already done."""
         with OpenImage(study.path) as image:
             found = study.record(image)
-            record = found.get()
+            if found.error:
+                raise DatasetError(found.error)
+            record = found.values
             key = _fingerprint(study, record)
             done = key in progress.done and all(_side_file(out, f, number, study).exists() for f in formats)
             if done:

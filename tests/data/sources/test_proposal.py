@@ -65,6 +65,7 @@ def test_codes_stand_apart_and_repeat(values, codes):
     (spread(1.55, 1.95, digits=2), spread(156, 192), "m and cm"),
     (spread(0.88, 0.99, digits=2), spread(89, 99), "0.97 and 97 %"),
     (spread(4, 9), spread(80, 160), "mmol/l and mg/dl"),
+    (spread(2, 2.2), spread(5, 150), None),
     (spread(4, 9), spread(9.2, 20), None), (spread(4, 9), ["300"], None), (["0", "1"] * 9, ["10"], None),
 ])  # fmt: skip
 def test_two_units_in_one_column_are_asked_about(low, high, units):
@@ -104,6 +105,7 @@ def test_words_that_nearly_agree_and_none_beside_words_are_asked_about():
     column, asked, _ = proposed("finding", ["Infiltrat", "Infiltrate", "None", "Stauung"] * 4)
     assert column.vocabulary == ("Infiltrat", "Infiltrate", "Stauung")
     assert "nearly the same: Infiltrat, Infiltrate" in asked and "None (4 times) is read as missing" in asked
-    assert near_names(["Grade 1", "Grade 2", "left lung", "right lung"]) == []
+    assert near_names(["Grade 1", "Grade 2", "left lung", "right lung", "T1", "T1a"]) == []
+    assert near_names(["w", "weibl", "d", "Stent"]) == ["w, weibl"]
     column, _, _ = proposed("Geschlecht", ["m", "männlich", "Male", "w", "weiblich"] * 3)
     assert column.vocabulary == ("F", "M")

@@ -87,7 +87,7 @@ def read_table(
     if suffix in (".xlsx", ".xls", ".parquet", ".pq"):
         table = _read_frame(path, suffix, sheet, bool(needed))
     elif suffix in (".csv", ".tsv", ".txt", ".tab"):
-        table = _read_text(path, problems, needed if only else (), _encoding(path, encoding))
+        table = _read_text(path, problems, needed if only else (), "utf-8-sig" if needed else _encoding(path, encoding))
     else:
         raise SourceDataError(f"{path}: a table must be .csv, .tsv, .xlsx or .parquet; save it as one of them")
     if needed:
@@ -126,11 +126,14 @@ def _check_header(table: Table) -> None:
 def _encoding(path: Path, given: str | None) -> str:
     """Return UTF-8, or the ``given`` encoding of a file that is not UTF-8."""
     check_regular(path, SourceDataError)
-    if given and path.suffix.lower() != ".gz":
-        try:
+    try:
+        if path.suffix.lower() != ".gz":
             path.read_bytes().decode()
-        except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if given:
             return given
+        text = "save it again as UTF-8, or name the encoding of the clinical table, as --encoding cp1252"
+        raise SourceDataError(f"{path}: not a text in UTF-8 (byte {error.start}); {text}") from None
     return "utf-8-sig"
 
 
@@ -183,10 +186,7 @@ def _delimiter(path: Path, encoding: str) -> str:
         if path.suffix.lower() in (".tsv", ".tab"):
             return "\t"
         return max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
-    except UnicodeDecodeError as error:
-        text = "save it again as UTF-8, or name the encoding of the clinical table, as --encoding cp1252"
-        raise SourceDataError(f"{path}: not a text in UTF-8 (byte {error.start}); {text}") from None
-    except (OSError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceDataError(f"{path}: cannot be read as a CSV table ({error}); save it again as UTF-8") from None
 
 

@@ -12,13 +12,12 @@ from mdf_detectron.data.sources.kit.account import ValueLog
 
 EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", "–", "—", ".",
                          "?", "unknown", "unk", "missing", "not available", "unbekannt", "keine angabe", "<na>",
-                         "(null)", "\\n", "#n/a", "#na", "#n/a n/a", "#null!", "#div/0!", "#ref!", "#value!", "#num!",
-                         "#name?", "-nan", "1.#qnan", "1.#ind"})  # fmt: skip
-"""Folded spellings of a missing value, those of spreadsheets, databases and pandas included."""
+                         "(null)", "\\n", "-nan", "1.#qnan", "1.#ind"})  # fmt: skip
+"""Folded spellings of a missing value, besides the errors of spreadsheets (#N/A, #DIV/0!, #NV, #WERT!)."""
 
-SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "weiblich": "F", "frau": "F", "m": "M", "male": "M",
-             "man": "M", "männlich": "M", "maennlich": "M", "mann": "M", "o": "O", "other": "O", "d": "O",
-             "divers": "O"}  # fmt: skip
+SEX_WORDS = {"f": "F", "female": "F", "woman": "F", "w": "F", "weiblich": "F", "weibl.": "F", "frau": "F",
+             "m": "M", "male": "M", "man": "M", "männlich": "M", "männl.": "M", "mann": "M",
+             "o": "O", "other": "O", "d": "O", "divers": "O"}  # fmt: skip
 
 YES_NO_WORDS = {"yes": "yes", "y": "yes", "true": "yes", "ja": "yes", "j": "yes",
                 "no": "no", "n": "no", "false": "no", "nein": "no"}  # fmt: skip
@@ -27,6 +26,7 @@ UNITS = frozenset("% ‰ c f mmhg cmh2o kpa pa kg g mg μg ng ml dl l m cm mm mo
                   "sec min h meq fl pg years".split())  # fmt: skip
 """Folded units without a slash or degree sign, which tell others from text."""
 
+_SHEET_ERROR = re.compile(r"#n/?[av]( n/a)?|#[^\W\d]+(/0)?[!?]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
 _WITH_UNIT = re.compile(
@@ -55,7 +55,10 @@ def fold(value: Any) -> str:
 
 def is_empty(value: Any) -> bool:
     """Tell whether a raw value is missing, in any common spelling."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or fold(value) in EMPTY_WORDS
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    text = fold(value)
+    return text in EMPTY_WORDS or (text[0] == "#" and _SHEET_ERROR.fullmatch(text) is not None)
 
 
 def _is_boolean(value: Any) -> bool:
@@ -166,7 +169,7 @@ def read_value(value: Any, column: ClinicalColumn, recipe: TableRecipe) -> tuple
         (value, how it differs from what was written, None), or (None, None, why not); :data:`EMPTY` and :data:`CODE`
         are missing values.
     """
-    if value is None or value != value:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, None, EMPTY
     mapped = {fold(raw): to for raw, to in column.mapping.items()}.get(_spelling(value))
     changed = None if mapped is None or str(value) == mapped else "mapped by the schema"

@@ -12,7 +12,6 @@ its clinical_schema.yaml: edit a copy and prepare again with --schema COPY.
 from __future__ import annotations
 
 import argparse
-import codecs
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -148,7 +147,7 @@ class OwnOptions(MaskOptions):
                                   "numbers are written 1.234,5")  # fmt: skip
         if self.encoding:
             try:
-                codecs.lookup(self.encoding)
+                "".encode(self.encoding)
             except LookupError:
                 raise SourceDataError(f"--encoding {self.encoding}: not known; cp1252 is that of Excel") from None
 

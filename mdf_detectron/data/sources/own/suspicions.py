@@ -95,7 +95,8 @@ def mixed_units(numbers: np.ndarray) -> str | None:
     gaps = ordered[1:] / ordered[:-1]
     at = int(gaps.argmax())
     low, high = numbers[(numbers > 0) & (numbers <= ordered[at])], numbers[numbers > ordered[at]]
-    if min(len(low), len(high)) < max(2, 0.05 * len(numbers)) or gaps[at] - 1 < 2 * (np.sort(gaps)[-2] - 1):
+    spread = max(g.max() / g.min() for g in (low, high))
+    if min(len(low), len(high)) < max(2, 0.05 * len(numbers)) or gaps[at] < max(1.5, spread / 2):
         return None
     middle, factor = np.median(low), np.median(high) / np.median(low)
     near = min(FACTORS, key=lambda known: abs(np.log(factor / known)))
@@ -133,10 +134,11 @@ def _is_day(number: int) -> bool:
 
 
 def near_names(names: Sequence[str]) -> list[str]:
-    """List pairs of names that nearly agree, as "Infiltrat, Infiltrate"; names that differ in numbers do not."""
+    """List pairs of names that nearly agree, as "Infiltrat, Infiltrate" and "m, männlich"; not if numbers differ."""
     found = []
-    for one, other in combinations(sorted(names)[:200], 2):
-        a, b = fold(one), fold(other)
-        if SequenceMatcher(None, a, b).ratio() >= 0.88 and re.sub(r"\d", "", a) != re.sub(r"\d", "", b):
+    for one, other in combinations(sorted(names, key=len)[:200], 2):
+        a, b = fold(one).rstrip("."), fold(other)
+        near = SequenceMatcher(None, a, b).ratio() >= 0.88 or (b.startswith(a) and b.isalpha())
+        if near and re.sub(r"\d", "", a) != re.sub(r"\d", "", b):
             found.append(f"{one}, {other}")
     return found
