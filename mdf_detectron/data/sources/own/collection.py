@@ -228,7 +228,7 @@ def read_own(
     if not files:
         raise SourceDataError(f"{folder}: no image in it, neither DICOM nor {', '.join(IMAGE_SUFFIXES)}")
     boxes, tables = annotation_files([Path(path) for path in annotations]), [Path(table)] if table else []
-    if len(boxes) < 10:  # files of one image are named like it, and names may not be in the report
+    if len(boxes) < 3:  # more may be files of one image each, whose names may not be in the report
         tables = [*boxes, *tables]
     if job.is_done(tables, [*files, *masks, *boxes], asdict(o) | {"schema": given.to_dict() if given else None}):
         return None
