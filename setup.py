@@ -69,8 +69,6 @@ setup(
         "fusion": ["ensemble-boxes>=1.0.9"],
         "experiments": ["ensemble-boxes>=1.0.9", "submitit>=1.5"],
         "tables": ["openpyxl>=3.1", "pyarrow>=16"],
-        # mlflow-skinny is MLflow's client; the other two are what it needs to write a local file
-        "trackers": ["wandb>=0.24", "mlflow-skinny>=2.14", "sqlalchemy>=2.0", "alembic>=1.13"],
         "dev": ["pytest>=8", "playwright>=1.48", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
     },
 )

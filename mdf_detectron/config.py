@@ -37,13 +37,6 @@ def one_of(*options: str) -> Allowed:
     return Allowed(f"use one of {options}", lambda value: value in options)
 
 
-def any_of(*options: str) -> Allowed:
-    """Allow a list with any of several names, each once."""
-    return Allowed(
-        f"use any of {options}, each once", lambda value: set(value) <= {*options} and len({*value}) == len(value)
-    )
-
-
 def pair(text: str, first: Callable[[float], bool], second: Callable[[float], bool], empty: bool = False) -> Allowed:
     """Allow a list of two numbers, or an empty list where ``empty``."""
     return Allowed(text, lambda value: empty and not value or len(value) == 2 and first(value[0]) and second(value[1]))
@@ -172,9 +165,6 @@ KEYS: dict[str, tuple[Any, Allowed]] = {
     "VALIDATION.METRIC": ("bbox_iobb/AP50", ANY),
     # Stop training after this many validations without a better METRIC; 0: never.
     "VALIDATION.PATIENCE": (0, at_least(0)),
-    # Experiment trackers, any of "wandb", "mlflow", that get the config and the scalars of metrics.json, as TensorBoard
-    # does. Their own environment variables set server and project.
-    "TRACKERS": ([], any_of("wandb", "mlflow")),
     # Write clinical/... scalars every this many iterations and after the last: the loss of fixed images with their own
     # and with exchanged records, and the size of each path where the two are joined. 0: never.
     "CLINICAL_DIAGNOSTICS.PERIOD": (0, at_least(0)),

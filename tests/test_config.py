@@ -83,7 +83,6 @@ def test_bad_files(tmp_path, text, message):
         (["MODEL.PIXEL_MEAN", "['a']"], "expected a list of numbers"),
         (["MODEL.PIXEL_MEAN", "[...]"], "ellipsis is neither a number"),
         (["MODEL.CLINICAL.CATEGORICAL", "[['a']]"], "expected a list of names"),
-        (["TRACKERS", "[['csv']]"], "use any of"),
         (["OUTPUT_DIR", "a\0b"], "legal characters"),
         (["MODEL.DEVICE.x", "1"], "config override"),
         (["SOLVER.STEPS", "-" * 50_000 + "1"], "config override"),

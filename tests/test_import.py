@@ -36,7 +36,7 @@ assert not [n for n in detectron2.data.DatasetCatalog.list() if "_cxr" in n or "
 mdf_detectron.add_mdf_config
 import mdf_detectron.engine.trainer
 mdf_detectron.Predictor
-slow = {"timm", "sklearn", "scipy.stats", "scipy.optimize", "pandas", "matplotlib", "wandb", "pyarrow"}
+slow = {"timm", "sklearn", "scipy.stats", "scipy.optimize", "pandas", "matplotlib", "pyarrow"}
 assert not slow & set(sys.modules), slow & set(sys.modules)
 """
 
@@ -138,7 +138,7 @@ IMPORTS = {path: list(imports(path)) for path in PACKAGE.rglob("*.py")}
 
 def test_packages_of_extras_are_imported_where_they_are_used():
     extras = {"pydicom", "pylibjpeg", "jpeg_ls", "captum", "gradio", "highdicom", "onnx", "onnxruntime", "onnxscript",
-              "ensemble_boxes", "submitit", "openpyxl", "pyarrow", "wandb", "mlflow", "sqlalchemy", "alembic", "pytest",
+              "ensemble_boxes", "submitit", "openpyxl", "pyarrow", "pytest",
               "playwright", "xdist", "hypothesis"}  # fmt: skip
     used = {(module.split(".")[0], at_once) for found in IMPORTS.values() for _, module, at_once in found}
     assert {name for name, at_once in used if at_once} & extras == set()
@@ -176,7 +176,7 @@ def test_imports_go_one_way():
 def test_all_that_is_imported_is_declared():
     """Each third-party module that the package imports belongs to a distribution named in setup.py."""
     distribution = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
-                    "imagehash": "ImageHash", "skimage": "scikit-image", "mlflow": "mlflow-skinny"}  # fmt: skip
+                    "imagehash": "ImageHash", "skimage": "scikit-image"}  # fmt: skip
     declared = {re.split(r"[><=\[ ]", text)[0].lower() for text in re.findall(r'"([\w-]+[><=][^"]*)"', SETUP)}
     modules = {name.split(".")[0] for found in IMPORTS.values() for _, name, _ in found}
     third_party = modules - set(sys.stdlib_module_names) - {"mdf_detectron", "detectron2"}

@@ -4,20 +4,18 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdf_detectron.data.loaders import derive_seed, seed_everything
 from mdf_detectron.engine.processes import average, unwrapped
-from mdf_detectron.errors import CheckpointError, ConfigError, TrainingDivergedError, UserError
+from mdf_detectron.errors import CheckpointError, TrainingDivergedError, UserError
 
 RUNNING_STATE = ("loss_normalizer",)
 """Plain attributes that a model updates with every loss (RetinaNet's running number of positive anchors)."""
@@ -254,22 +252,3 @@ class ResumableTensorBoardWriter(TensorboardXWriter):
         with _in_one_line(self._writer_args["log_dir"]):
             super().write()
             self._writer.flush()
-
-
-def check_trackers(cfg: CfgNode) -> None:
-    """Raise ``ConfigError``, which says what to install, if the package of a tracker in ``TRACKERS`` is missing."""
-    absent = [name for name in cfg.TRACKERS if find_spec(name) is None]
-    if absent:
-        raise ConfigError(
-            f"TRACKERS names {', '.join(absent)}, which is not installed; run: pip install 'mdf_detectron[trackers]'"
-        )
-
-
-def build_trackers(cfg: CfgNode) -> list[EventWriter]:
-    """Build the writers that ``TRACKERS`` names, see :mod:`~mdf_detectron.engine.trackers`."""
-    if not cfg.TRACKERS:
-        return []
-    check_trackers(cfg)
-    from mdf_detectron.engine import trackers  # only when needed
-
-    return trackers.build_trackers(cfg)

@@ -27,14 +27,14 @@ FINAL_CHECKPOINT = "model_final"
 ARCHIVE = "previous_runs"
 _OF_A_RUN = (LAST_CHECKPOINT_FILE_NAME, "*.pth", METRICS_FILE_NAME, "validation_history.json")
 """Files that only a training writes; the first is moved first, so that a partly moved run is never resumed."""
-_MORE_FILES = ("results.json", "events.out.tfevents.*", "config.yaml", "log.txt*", "trackers.json", "inference")
+_MORE_FILES = ("results.json", "events.out.tfevents.*", "config.yaml", "log.txt*", "inference")
 _NUMBERED = re.compile(r"model_(\d{7})\.pth")
 
 FREE_KEYS = (
     "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "DETERMINISTIC", "MODEL.WEIGHTS", "MODEL.DEVICE",
     "DATASETS.TEST", "DATASETS.VAL", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "DATALOADER.NUM_WORKERS",
     "DATALOADER.DECODED_CACHE", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "TEST.", "VALIDATION.",
-    "CLINICAL_DIAGNOSTICS.", "TRACKERS",
+    "CLINICAL_DIAGNOSTICS.",
 )  # fmt: skip
 """Prefixes of config keys that a resumed run may change: where and how fast a training runs, what it measures, and how
 long it is (from then on the schedule follows the new ``MAX_ITER`` and ``STEPS``)."""

@@ -21,7 +21,6 @@ from mdf_detectron.config_file import load_config
 from mdf_detectron.data.catalog import register_all
 from mdf_detectron.data.loaders import make_caches
 from mdf_detectron.engine.console import ProgressBar, training_logs
-from mdf_detectron.engine.hooks import check_trackers
 from mdf_detectron.engine.processes import launch, plan_processes
 from mdf_detectron.engine.resume import FINAL_CHECKPOINT, checkpoint_to_resume, is_finished, lock_output_dir
 from mdf_detectron.engine.trainer import (
@@ -78,7 +77,6 @@ def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None], ho
         how_to_resume: command line to show when Ctrl-C or SIGTERM stops a training.
     """
     cfg = setup_cfg(args)
-    check_trackers(cfg)
     plan = plan_processes(
         cfg,
         num_gpus=args.num_gpus,

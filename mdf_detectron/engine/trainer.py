@@ -46,7 +46,6 @@ from mdf_detectron.engine.hooks import (
     ResumableTensorBoardWriter,
     ScalarHistory,
     SeedIterations,
-    build_trackers,
     replaced_weights,
 )
 from mdf_detectron.engine.optimizer import build_optimizer
@@ -132,7 +131,6 @@ class MultimodalTrainer(DefaultTrainer):
             weights=lambda: self._average and self._average.values,
             trainer=weakref.proxy(self),
         )
-        self._trackers = build_trackers(self.cfg) if comm.is_main_process() else []
         seeding = [SeedIterations(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         averaging = [AverageRunningStatistics()] if comm.get_world_size() > 1 else []  # before statistics are read
         smoothing = [self._average] if self._average else []
@@ -191,8 +189,6 @@ class MultimodalTrainer(DefaultTrainer):
     def train(self) -> OrderedDict | None:
         """Train to the end or until validation no longer improves; return the last evaluation's results, if any."""
         fit_clinical_statistics(self.cfg, self._trainer.model)  # where nothing was loaded
-        for tracker in self._trackers:
-            tracker.start(resumed=self.start_iter > 0)
         try:
             if self.start_iter >= self.max_iter:  # killed after its last step, before the final checkpoint
                 self._save_final(self.max_iter)
@@ -277,13 +273,12 @@ class MultimodalTrainer(DefaultTrainer):
                 writer.skip_until(last)
 
     def build_writers(self) -> list[EventWriter]:
-        """Build Detectron2's three writers and the trackers; :meth:`resume_or_load` makes them continue their logs."""
+        """Build Detectron2's three writers; :meth:`resume_or_load` makes them continue their logs."""
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         self._log_writers = [
             ResumableTensorBoardWriter(folder),
             CheckedJSONWriter(os.path.join(folder, METRICS_FILE_NAME)),
-            *self._trackers,
         ]
         return [CommonMetricPrinter(self.max_iter), *self._log_writers]
 
