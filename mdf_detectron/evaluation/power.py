@@ -109,6 +109,8 @@ def answer_in_words(
     where = f"{patients} test patients with {boxes} ground-truth boxes{of}"
     if smallest is None:
         return f"Can these data answer? No: {where} give no interval."
+    if smallest >= 100:
+        return f"Can these data answer? No: {where} would show no difference; take more seeds or folds."
     text = f"Can these data answer? {where}: a difference of {smallest:.1f} points of {metric} would be shown in four "
     text += "of five such studies, smaller ones less often."
     if smallest > LARGE_DIFFERENCE and all_patients > 1.5 * patients:

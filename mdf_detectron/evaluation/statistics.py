@@ -199,14 +199,14 @@ def difference_test(
     training: TrainingSpread | None = None,
     seed: int = 0,
 ) -> PairedTest:
-    """Test (M,) differences of two models from their (R, M) bootstrap samples on the same resampled patients.
+    """Test (M,) differences × 100 of two models from their (R, M) bootstrap samples on the same resampled patients.
 
     The small-sample bias of both models is nearly the same and mostly cancels; correcting the rest would add more noise
     than it removes.
     """
     counts = np.broadcast_to(num_patients, len(difference))
     samples = samples if training is None else training.add(samples, seed)
-    low, high = interval(samples, difference, counts, bounds=(-np.inf, np.inf))
+    low, high = interval(samples, difference, counts, bounds=(-100.0, 100.0))
     least = _alpha(np.full(len(counts), 1 / (len(samples) + 1)), counts)
     return PairedTest(difference, low, high, _two_sided_p(samples, counts), least)
 

@@ -98,11 +98,11 @@ def compare_all(estimator: StudyEstimator) -> dict[tuple[Side, Side], Comparison
 
 
 def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
-    """Compare the model with the baseline in every subgroup of the plan's columns, or by default of the schema's."""
+    """Compare the model with the baseline in every subgroup of the plan's columns, or by default of the schema's categories and ages."""
     plan, schema = estimator.results.plan, estimator.results.data.schema
     columns = plan.subgroups
     if columns is None:
-        columns = [c.name for c in schema.columns if c.name == "age" or c.kind == "categorical"]
+        columns = [c.name for c in schema.columns if c.unit == "years" or c.kind == "categorical"]
     groups = [one for one in list_subgroups(estimator.images, [*columns, RECORD]) if not one.members.all()]
     sides = (plan.baseline, FULL), (plan.model, FULL)
     tests = corrected([estimator.compare(*sides, group.members) for group in groups])

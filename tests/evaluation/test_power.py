@@ -55,6 +55,7 @@ def test_more_patients_seeds_and_folds_show_less(truth):
     text = power.answer_in_words({0: truth}, one, ", 1 seed", all_patients=400)
     assert f"a difference of {one:.1f} points of AP50" in text and "`--folds 5`" in text and "all 400 patients" in text
     assert "--folds" not in power.answer_in_words({0: truth}, one, ", 1 seed")
+    assert "No: " in power.answer_in_words({0: truth}, 120.0, ", 2 seeds")
     nobody = GroundTruth.load({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
     assert power.smallest_difference({0: nobody}, 3) is None
     assert "No: 0 test patients" in power.answer_in_words({0: nobody}, None, "")

@@ -17,6 +17,7 @@ from mdf_detectron.evaluation.statistics import (
     TrainingSpread,
     alpha_of_tail,
     bootstrap,
+    difference_test,
     half_weights,
     holm,
     interval,
@@ -277,6 +278,12 @@ def test_intervals_with_the_chance_of_training_cover_what_they_should():
             covered = low[0] <= 50 <= high[0]
             inside, without = inside + (covered and noise is not None), without + (covered and noise is None)
     assert 0.91 <= inside / 200 <= 0.99 and without / 200 < 0.75, (inside, without)
+
+
+def test_a_difference_ends_at_100_points():
+    """The spread of two seeds has one degree of freedom: Student's t then goes further than metrics can differ."""
+    one = difference_test(np.array([5.0]), np.zeros((1000, 1)), 50, TrainingSpread(np.array([40.0]), 1))
+    assert (one.low[0], one.high[0]) == (-100, 100)
 
 
 def test_noise_is_the_same_for_the_same_seed():

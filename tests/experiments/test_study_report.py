@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from mdf_detectron.config import value_at
 from mdf_detectron.config_file import load_config
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records, remove_records
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation import evaluate_coco
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
-from mdf_detectron.evaluation.estimates import Verdict, number
+from mdf_detectron.evaluation.estimates import Verdict, concatenate_folds, number
 from mdf_detectron.evaluation.late_fusion import RecordOdds
 from mdf_detectron.experiments.correlation import correlations, weighted_correlation
 from mdf_detectron.experiments.estimates import Comparison, StudyEstimator, fuse_detections
@@ -22,7 +24,14 @@ from mdf_detectron.experiments.figures import FigureMaker
 from mdf_detectron.experiments.late_fusion import with_late_fusion
 from mdf_detectron.experiments.launch import note_failure
 from mdf_detectron.experiments.plan import PlannedFigure
-from mdf_detectron.experiments.report import _facts, answer, not_tested, planned_comparisons, write_study_report
+from mdf_detectron.experiments.report import (
+    _facts,
+    answer,
+    compare_subgroups,
+    not_tested,
+    planned_comparisons,
+    write_study_report,
+)
 from mdf_detectron.experiments.trainings import CHOSEN_BY, SCORES_FILE_NAME, predictions_file, read_results
 from mdf_detectron.fileio import read_json
 from tests.experiments.conftest import PLAN, SMALL
@@ -40,6 +49,22 @@ def study(make_study, finish, make_folds):
     plan, data, trainings = make_study(make_folds(), folds="all")
     finish(trainings, data, fused_is_better)
     return plan, data, trainings
+
+
+def test_subgroups_are_found_by_kind_and_unit_in_any_language():
+    columns = (ClinicalColumn("Alter", "numeric", "years", 0, 120), ClinicalColumn("CRP", "numeric", "mg/l", 0, 500),
+               ClinicalColumn("Geschlecht", "categorical", vocabulary=("m", "w")))  # fmt: skip
+    images = [{"id": n, "file_name": "x.png", "width": 9, "height": 9, "patient_id": str(n),
+               "clinical": {"Alter": 20 + 9 * n, "CRP": n, "Geschlecht": "mw"[n % 2]}} for n in range(8)]  # fmt: skip
+    truth = GroundTruth.load({"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}]})
+    undefined = Verdict.of(dict.fromkeys(("value", "low", "high", "p_value")))
+    plan, data = (
+        SimpleNamespace(subgroups=None, baseline="a", model="b"),
+        SimpleNamespace(schema=ClinicalSchema(columns)),
+    )
+    estimator = SimpleNamespace(results=SimpleNamespace(plan=plan, data=data), images=concatenate_folds({0: truth}),
+                                compare=lambda *sides: Comparison(*sides[:2], undefined, (1, 1)))  # fmt: skip
+    assert {group.column for group, _ in compare_subgroups(estimator)} == {"Alter", "Geschlecht"}
 
 
 def slow_mean(trainings, data, variant, state, metric="AP50"):

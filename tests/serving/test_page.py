@@ -14,6 +14,8 @@ from PIL import Image
 
 from mdf_detectron import cli
 from mdf_detectron.inference.predictor import Predictor
+from mdf_detectron.report.html import Section, write_report
+from mdf_detectron.report.tables import Table
 from mdf_detectron.serving import page as page_module
 from mdf_detectron.serving.doors import uploads_folder
 from mdf_detectron.serving.page import StudyPage, open_page, views
@@ -115,6 +117,18 @@ def test_a_dicom_file_and_a_slider_on_a_phone(address, browser, predictor, tiny_
     assert f"{best.score:.2f}" in page.inner_text("#table")
     page.evaluate("window.scrollTo(0, 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")  # nothing to scroll sideways
+    page.close()
+
+
+@needs_browser
+def test_a_report_fits_a_phone(browser, tmp_path):
+    """Long words break; wide tables and charts scroll or shrink within the page."""
+    table = Table("t", "T", ["a column of a long name"] * 12, [["a value of some length"] * 12])
+    long = "a" * 200
+    write_report(tmp_path, long, [long], [long], [Section(long, [long], tables=[table])])
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.close()
 
 
