@@ -98,7 +98,7 @@ def compare_all(estimator: StudyEstimator) -> dict[tuple[Side, Side], Comparison
 
 
 def compare_subgroups(estimator: StudyEstimator) -> list[SubgroupTest]:
-    """Compare the model with the baseline in every subgroup of the plan's columns, or by default of the schema's categories and ages."""
+    """Compare the model with the baseline in the subgroups of the plan's columns, else of all categories and ages."""
     plan, schema = estimator.results.plan, estimator.results.data.schema
     columns = plan.subgroups
     if columns is None:
