@@ -18,17 +18,13 @@ _IMAGE_ONLY = [word for key in ("3D", "1D", "LOGITS") for word in (f"MODEL.CLINI
 
 
 def clinical_signature(cfg: CfgNode, contents: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what two models that share the record's weights have in common: columns in order, values, known units."""
-    c = cfg.MODEL.CLINICAL
-    if not reads_record(cfg):
-        return {"numeric": [], "categorical": [], "vocabularies": []}
+    """Return what models that share the record's weights have in common: columns in order, values, units if known."""
+    c, names = cfg.MODEL.CLINICAL, columns_read(cfg)
+    signature = {"numeric": c.NUMERIC, "categorical": c.CATEGORICAL, "vocabularies": c.VOCABULARIES}
+    signature = {key: [list(v) if isinstance(v, tuple) else v for v in value] if names else []
+                 for key, value in signature.items()}  # fmt: skip
     units = {column["name"]: column.get("unit", "") for column in contents["schema"]["columns"]} if contents else {}
-    return {
-        "numeric": list(c.NUMERIC),
-        "categorical": list(c.CATEGORICAL),
-        "vocabularies": [list(v) for v in c.VOCABULARIES],
-        **({"units": [units[name] for name in columns_read(cfg)]} if contents else {}),
-    }
+    return {**signature, "units": [units.get(name) for name in names]}
 
 
 def starting_weights(
@@ -46,19 +42,17 @@ def starting_weights(
     """
     weights, texts, there = dict(checkpoint.weights), [], checkpoint.data.get(CONTENTS_KEY) and checkpoint.contents
     if CONFIG_KEY in checkpoint.data:
-        both = bool(there and contents)
-        theirs = clinical_signature(checkpoint.saved_cfg, there if both else None)
-        ours = clinical_signature(cfg, contents if both else None)
+        known = (there, contents) if there and contents else (None, None)
+        theirs, ours = map(clinical_signature, (checkpoint.saved_cfg, cfg), known)
         if theirs != ours and any(theirs.values()) and reads_record(cfg):
             of_image = _shapes(cfg, *_IMAGE_ONLY)
             weights = {name: value for name, value in weights.items() if name in of_image}
-            differ = [key for key in ours if theirs.get(key) != ours[key]]
-            texts.append(f"what reads the record starts anew, as {differ[0]} are {shorten(theirs.get(differ[0], []))} "
-                         f"there and {shorten(ours[differ[0]])} here")  # fmt: skip
+            key = next(key for key in ours if theirs[key] != ours[key])
+            differ = f"{key} are {shorten(theirs[key])} there and {shorten(ours[key])} here"
+            texts.append(f"what reads the record starts anew, as {differ}")
     if there and contents and there["class_names"] != contents["class_names"]:
         theirs, ours = ([name.casefold() for name in one["class_names"]] for one in (there, contents))
-        new = [name for name in contents["class_names"] if name.casefold() not in theirs]
-        if new:
+        if new := [name for name in contents["class_names"] if name.casefold() not in theirs]:
             weights = {name: value for name, value in weights.items() if ".record_model." not in name}
         weights |= _by_class(weights, own, _shapes(cfg, num_classes(cfg)[0], len(ours) + 1), theirs, ours)
         texts.append(f"classes by name, {len(new)} of {len(ours)} are new{f': {shorten(new)}' if new else ''}")
@@ -79,23 +73,21 @@ def _by_class(
     """Copy the classes that both have into the new model's weights; an axis with classes is longer in ``grown``."""
     taken = {}
     for name in weights.keys() & own.keys():
-        axes = [a for a, (size, more) in enumerate(zip(own[name].shape, grown[name], strict=True)) if size != more]
-        if not axes:
+        new, old = own[name].detach().cpu(), weights[name]
+        axis = next((a for a, size in enumerate(grown[name]) if size != new.shape[a]), None)
+        if axis is None:
             continue
-        axis, new, old = axes[0], own[name].detach().cpu().clone(), weights[name]
-        each = grown[name][axis] - new.shape[axis]
-        rest = new.shape[axis] - each * len(ours)  # the background comes last
-        fitting = [*new.shape[:axis], each * len(theirs) + rest, *new.shape[axis + 1 :]]
-        if list(old.shape) != fitting:
+        each = grown[name][axis] - new.shape[axis]  # entries of a class; the background's come last
+        rest = new.shape[axis] - each * len(ours)
+        if old.shape != (*new.shape[:axis], each * len(theirs) + rest, *new.shape[axis + 1 :]):
             continue
-        pairs = [(ours.index(one), theirs.index(one)) for one in ours if one in theirs]
-        for to, source in pairs:
-            places = (_places(name, k, each, n) for k, n in ((to, len(ours)), (source, len(theirs))))
-            to_rows, rows = map(torch.tensor, places)
-            new.index_copy_(axis, to_rows, old.index_select(axis, rows).to(new.dtype))
-        if rest:
-            new.narrow(axis, each * len(ours), rest).copy_(old.narrow(axis, each * len(theirs), rest))
-        taken[name] = new
+        shared = [(to, theirs.index(label)) for to, label in enumerate(ours) if label in theirs]
+        to, source = (
+            torch.tensor([p for pair in shared for p in _places(name, pair[side], each, len(names))]
+                         + list(range(each * len(names), each * len(names) + rest)), dtype=torch.long)
+            for side, names in enumerate((ours, theirs))
+        )  # fmt: skip
+        taken[name] = new.index_copy(axis, to, old.index_select(axis, source).to(new.dtype))
     return taken
 
 

@@ -41,6 +41,9 @@ _PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF tags
 
 
+Decoded = tuple[np.ndarray, Provenance]
+
+
 def _dicom() -> ModuleType:
     from mdf_detectron.data import dicom
 
@@ -57,7 +60,7 @@ class OpenImage:
     :class:`~mdf_detectron.errors.ImageReadError`; every message names the file.
 
     Attributes:
-        path: of the file; of other sources their kind, for messages.
+        path: of the file, or the kind of another source, for messages.
         is_dicom: the file has a DICOM suffix or preamble; any other is read as a raster file.
         notes: oddities of the file, known once it is decoded.
     """
@@ -82,11 +85,11 @@ class OpenImage:
         self._file.seek(0)
         if not self.is_dicom:
             return self._file.read()
-        if isinstance(self._file, io.BytesIO):
-            content = mmap.mmap(-1, len(self._file.getbuffer()))
-            content.write(self._file.read())
-            return content
-        return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        if not isinstance(self._file, io.BytesIO):
+            return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = mmap.mmap(-1, len(self._file.getbuffer()))
+        content.write(self._file.read())
+        return content
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str | None]:
         """Return DICOM tags as text, see :func:`~mdf_detectron.data.dicom.dicom_tags`."""
@@ -113,7 +116,7 @@ class OpenImage:
         with _one_line_errors(self.path):
             return hashlib.sha256(self._content).hexdigest()
 
-    def decode(self, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+    def decode(self, bit_depth: int = 8) -> Decoded:
         """Decode the image upright, with bone bright, at 8 or 16 bits or :data:`AS_STORED`.
 
         Raster files may be gray, palette, RGB, CMYK or with alpha (transparent becomes black), of 1 to 32 bits or
@@ -148,42 +151,31 @@ class OpenImage:
         return as_input(self.decode(AS_STORED)[0], image_format)
 
 
-def as_input(pixels: np.ndarray, image_format: str) -> np.ndarray:
-    """Turn decoded pixels into the model's input, see :meth:`OpenImage.pixels`."""
-    pixels = _as_format(pixels, image_format)
-    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
+def input_of_samples(image: np.ndarray | Image.Image, image_format: str) -> tuple[np.ndarray, Sequence[str]]:
+    """Return what :meth:`OpenImage.pixels` does for the file of a Pillow image or of samples, and its notes.
 
-
-def decode_samples(image: np.ndarray | Image.Image, bit_depth: int = AS_STORED) -> tuple[np.ndarray, Provenance]:
-    """Decode a Pillow image or samples in memory exactly as :meth:`OpenImage.decode` does the file that holds them.
-
-    Args:
-        image: samples (H, W), (H, W, C) or (C, H, W), C = 1, 3 or 4 (with alpha; of 8 or 16 bits), integers or float.
-
-    Raises:
-        ImageReadError: another shape or type.
+    Samples are (H, W), (H, W, C) or (C, H, W), C = 1, 3 or 4 (with alpha; of 8 or 16 bits), integers or float; others
+    raise ``ImageReadError``.
     """
     path = Path(_kind(image))
     with _one_line_errors(path):
-        if isinstance(image, Image.Image):
-            return _decode_image(path, image, bit_depth)
-        if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4):
-            image = np.moveaxis(image, 0, 2)
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[:, :, 0]
-        channels = (3, 4) if image.dtype in (np.uint8, np.uint16) else (3,)
-        known = image.dtype.kind in "biuf" and (image.ndim == 2 or image.ndim == 3 and image.shape[2] in channels)
-        if not known or not image.size:
-            raise ImageReadError(
-                f"pixels of type {image.dtype} and shape {image.shape} are no image: give (H, W), (H, W, C) or "
-                "(C, H, W) with C = 1 or 3 (4 of 8 or 16 bits), integers or float; for several images use predict_batch"
-            )
-        check_memory(path, image.shape[1], image.shape[0], samples=max(1, image.size / image[..., 0].size / 2))
-        image = image.astype(np.uint8) * 255 if image.dtype == bool else image
-        if image.dtype == np.uint8:
-            return _decode_image(path, Image.fromarray(image), bit_depth)
-        pixels, provenance = _scale(_opaque(image), bit_depth or 16)
-        return pixels, _with_size(provenance, pixels, [], "pixels")
+        if isinstance(image, np.ndarray):
+            if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4):
+                image = np.moveaxis(image, 0, 2)
+            channels = image.shape[2] if image.ndim == 3 else 1
+            known = (1, 3, 4) if image.dtype in (np.uint8, np.uint16) else (1, 3)
+            if image.dtype.kind not in "biuf" or image.ndim not in (2, 3) or channels not in known or not image.size:
+                raise ImageReadError(
+                    f"pixels of type {image.dtype} and shape {image.shape} are no image: give (H, W), (H, W, C) or "
+                    "(C, H, W), C = 1 or 3 (4 of 8 or 16 bits), integers or float; several images go to predict_batch"
+                )
+            image = image[:, :, 0] if image.shape[2:] == (1,) else image
+            image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+            check_memory(path, image.shape[1], image.shape[0], samples=max(1, channels / 2))
+            image = Image.fromarray(image) if image.dtype == np.uint8 else image
+        deep = isinstance(image, np.ndarray)
+        pixels, provenance = _scale(_opaque(image), 16) if deep else _decode_image(path, image, AS_STORED)
+        return as_input(pixels, image_format), provenance.notes
 
 
 def is_dicom(path: Path) -> bool:
@@ -196,7 +188,7 @@ def is_dicom(path: Path) -> bool:
 
 def read_radiograph(path: str | Path, image_format: str = "L") -> np.ndarray:
     """Read an image at eight bits, for display or comparison: (H, W, C) uint8, C = 1 for "L", else 3."""
-    return _as_format(read_pixels(path)[0], image_format)
+    return as_input(read_pixels(path)[0], image_format)
 
 
 def read_record_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
@@ -223,7 +215,7 @@ def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
         )
 
 
-def read_pixels(path: str | Path, bit_depth: int = 8) -> tuple[np.ndarray, Provenance]:
+def read_pixels(path: str | Path, bit_depth: int = 8) -> Decoded:
     """Decode an image file, see :meth:`OpenImage.decode`."""
     with OpenImage(path) as image:
         return image.decode(bit_depth)
@@ -275,12 +267,13 @@ def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
-def _as_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
-    if image_format == "L":
-        return to_gray(pixels)[:, :, None]
+def as_input(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """Turn decoded pixels into the model's input, see :meth:`OpenImage.pixels`."""
+    pixels = to_gray(pixels) if image_format == "L" else pixels
     if pixels.ndim == 2:
-        return np.repeat(pixels[:, :, None], 3, axis=2)
-    return pixels[:, :, ::-1].copy() if image_format == "BGR" else pixels
+        pixels = np.repeat(pixels[:, :, None], 1 if image_format == "L" else 3, axis=2)
+    pixels = pixels[:, :, ::-1].copy() if image_format == "BGR" else pixels
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / np.float32(257)
 
 
 @contextmanager
@@ -369,15 +362,13 @@ def copy_bare_png(source: Path, target: Path) -> None:
     target.write_bytes(b"".join(kept))
 
 
-def _decode_raster(path: Path, content: bytes, bit_depth: int) -> tuple[np.ndarray, Provenance]:
+def _decode_raster(path: Path, content: bytes, bit_depth: int) -> Decoded:
     # from memory: given a path, Pillow garbles rotated TIFFs and allocates any length that a PNG chunk claims
     with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return _decode_image(path, image, bit_depth, content)
 
 
-def _decode_image(
-    path: Path, image: Image.Image, bit_depth: int, content: bytes = b""
-) -> tuple[np.ndarray, Provenance]:
+def _decode_image(path: Path, image: Image.Image, bit_depth: int, content: bytes = b"") -> Decoded:
     check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
     notes = []
     pages = getattr(image, "n_frames", 1)
@@ -408,9 +399,7 @@ def _with_size(done: Provenance, pixels: np.ndarray, notes: list[str], kind: str
                       (*notes, *done.notes))  # fmt: skip
 
 
-def _scale(
-    values: np.ndarray, bit_depth: int, invert: bool = False, full_range: bool = False
-) -> tuple[np.ndarray, Provenance]:
+def _scale(values: np.ndarray, bit_depth: int, invert: bool = False, full_range: bool = False) -> Decoded:
     """Scale float samples or more than eight bits; non-finite pixels become black, with a note."""
     bits = values.dtype.itemsize * 8
     finite = np.isfinite(values)

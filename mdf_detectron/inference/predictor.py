@@ -28,7 +28,7 @@ from mdf_detectron.checkpoint.published import open_weights
 from mdf_detectron.config import columns_read, learns_from_record, num_classes
 from mdf_detectron.config_checks import check_device
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import OpenImage, as_input, decode_samples, to_eight_bits
+from mdf_detectron.data.readers import OpenImage, input_of_samples, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
@@ -133,7 +133,7 @@ class Predictor:
 
         Args:
             image: path, content or open binary file of a DICOM or raster image; a Pillow image, an array or a tensor,
-                read as its file would be, see :func:`~mdf_detectron.data.readers.decode_samples`.
+                read as its file would be, see :func:`~mdf_detectron.data.readers.input_of_samples`.
             record: a mapping or a pandas Series, column → value in the schema's unit; an absent column, None, NaN or an
                 empty text is missing.
 
@@ -247,8 +247,7 @@ class Predictor:
         if isinstance(image, torch.Tensor):
             image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
         if isinstance(image, (np.ndarray, Image.Image)):
-            pixels, provenance = decode_samples(image)
-            return as_input(pixels, self.cfg.INPUT.FORMAT), list(provenance.notes)
+            return input_of_samples(image, self.cfg.INPUT.FORMAT)
         if not isinstance(image, OpenImage):
             with OpenImage(image) as file:
                 return self._read(file)

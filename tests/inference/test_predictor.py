@@ -209,7 +209,7 @@ def test_what_is_no_image_is_refused(tiny_predictor, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     for image, message in (
         (np.zeros((4, 4), complex), "complex"), (np.zeros((0, 4), np.uint8), "uint8"), (np.zeros(4, np.uint8), "uint8"),
-        (np.zeros((2, 3, 4, 4), np.uint8), "several images use predict_batch"), (np.zeros((4, 4, 4)), "float64"),
+        (np.zeros((2, 3, 4, 4), np.uint8), "several images go to predict_batch"), (np.zeros((4, 4, 4)), "float64"),
         ([np.zeros((4, 4), np.uint8)], "a list is no image"), (open(tmp_path / "notes.txt"), "binary file"),
         (b"text", "<bytes>: it is no image"), (None, "a NoneType is no image"),
         (tmp_path / "notes.txt", "notes.txt"), (tmp_path / "absent.png", "no image file at"),
