@@ -29,7 +29,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import yaml
-from pydantic import ConfigDict, PlainValidator
+from pydantic import ConfigDict, PlainValidator, StrictFloat, StrictInt, StrictStr
 
 from mdf_detectron.errors import DatasetError, find_doubled, shorten
 from mdf_detectron.fileio import read_yaml, shorten_path, write_text
@@ -86,12 +86,6 @@ def _pairs(values: Any) -> dict[str, str]:
     return dict(zip(_words(list(values)), _words(list(values.values())), strict=True))
 
 
-def _codes(values: Any) -> tuple[float | str, ...]:
-    if not isinstance(values, (list, tuple)) or any(type(v) not in (int, float, str) for v in values):
-        raise ValueError(f"{shorten(values)} is not a list of values; write [-9, 999], for example")
-    return tuple(values)
-
-
 @dataclass(frozen=True)
 class TableRecipe:
     """How the table of records was read; the options of ``mdf prepare own`` of the same names, with their defaults."""
@@ -140,7 +134,7 @@ class ClinicalColumn:
     description: Annotated[str, PlainValidator(_text)] = ""
     source: Annotated[str, PlainValidator(_text)] = ""
     mapping: Annotated[Mapping[str, str], PlainValidator(_pairs)] = field(default_factory=dict, hash=False)
-    missing: Annotated[tuple[float | str, ...], PlainValidator(_codes)] = ()
+    missing: tuple[StrictInt | StrictFloat | StrictStr, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.strip():

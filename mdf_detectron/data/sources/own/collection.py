@@ -89,7 +89,7 @@ def _groups(pattern: str) -> int:
 
 
 @dataclass(frozen=True)
-class OwnOptions(MaskOptions):
+class OwnOptions(MaskOptions, TableRecipe):
     """Validated options.
 
     Attributes:
@@ -110,21 +110,12 @@ class OwnOptions(MaskOptions):
         masks, mask_name, mask_values, class_column, healthy_without_mask: see :mod:`.masks`.
     """
 
-    key: str | None = None
-    patient: str | None = None
     columns: Sequence[str] = ()
     dicom_columns: Sequence[str] = ()
     box_columns: Sequence[str] = ()
     box_units: str = "pixels"
     class_name: str = "finding"
     split_column: str | None = None
-    time: str | None = None
-    record_time: str | None = None
-    time_format: str | None = None
-    decimal_comma: bool = False
-    thousands: str = ""
-    encoding: str | None = None
-    sheet: str | None = None
     masks: str | None = None
     mask_name: str = "{stem}"
     mask_values: Sequence[str] = ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from difflib import SequenceMatcher
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from mdf_detectron.data.sources.kit.values import fold, unit_key
 
@@ -116,7 +116,8 @@ def no_measurement(name: str, numbers: np.ndarray, texts: Iterable[str]) -> str 
     if len(distinct) < 5 or not all(v.is_integer() for v in distinct):
         return None
     remedy = "a model reads numbers: compute an age or a number of days from it"
-    if all(19000101 <= v <= 21001231 and _is_day(int(v)) for v in distinct):
+    days = pd.to_datetime(pd.Series([f"{v:.0f}" for v in distinct]), format="%Y%m%d", errors="coerce")
+    if days.between("1900-01-01", "2100-12-31").all():
         return f"dates, as 20190531; {remedy}"
     named = _OF_DATES.search(name.casefold()) is not None
     if all((3654 if named else 36526) <= v <= (73050 if named else 51501) for v in distinct):
@@ -124,13 +125,6 @@ def no_measurement(name: str, numbers: np.ndarray, texts: Iterable[str]) -> str 
     if len(distinct) == len(numbers) >= 10 and (min(distinct) >= 1e5 or any(re.fullmatch(r"0\d+", t) for t in texts)):
         return "whole numbers, another one in each row: an identifier?"
     return None
-
-
-def _is_day(number: int) -> bool:
-    try:
-        return bool(datetime.strptime(str(number), "%Y%m%d"))
-    except ValueError:
-        return False
 
 
 def near_names(names: Sequence[str]) -> list[str]:
