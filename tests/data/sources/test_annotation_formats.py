@@ -40,7 +40,11 @@ def test_yolo(tmp_path):
                      "train/c": [("mass", [0.4, 0.4, 0.2, 0.2])]}  # fmt: skip
     assert found.images[0].size == FRACTION and found.images[1].unusable == 4
     assert [text.partition(":")[0] for text in problems] == [f"c.txt line {n}" for n in (1, 2, 4)] + ["c.txt"]
-    assert "class None" in problems[0] and "expected four numbers" in problems[1] and "is in pixels" in problems[3]
+    assert (
+        "class ['7'] with a box" in problems[0]
+        and "expected four numbers" in problems[1]
+        and "is in pixels" in problems[3]
+    )
     # the data.yaml alone names the folder, a classes.txt is found above the labels, and with neither nothing is guessed
     assert read(tmp_path, {}, "data.yaml")[0] == boxes
     (tmp_path / "data.yaml").unlink()
@@ -191,6 +195,8 @@ def test_the_format_is_chosen_by_content_and_must_be_one(tmp_path):
     for content in ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], {"a": 1}, 3):
         with pytest.raises(SourceDataError, match="c.json: none of the formats that are read, YOLO, .*, COCO, a table"):
             read(tmp_path, {"c.json": content}, "c.json")
+    with pytest.raises(SourceDataError, match="boxes.docx: none of the formats that are read"):
+        read(tmp_path, {"boxes.docx": "x"}, "boxes.docx")
     for name, content in {"d.xml": "<annotations><image/></annotations>", "d.json": {"shapes": 3},
                           "e.json": {"a": {"regions": [3]}}, "f.json": [{"data": {}, "annotations": [{}]}],
                           }.items():  # fmt: skip

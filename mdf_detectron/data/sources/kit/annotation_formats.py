@@ -161,7 +161,7 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
         label, *values = line.split() or [""]
         kind = "polygon" if len(values) > 5 else "centered box"  # five are predictions with their scores
         if label:
-            build.box(image, [near[0].get(label)], kind, values, where=f"{path.name} line {number}")
+            build.box(image, [near[0].get(label, [label])], kind, values, where=f"{path.name} line {number}")
 
 
 def _voc(path: Path, root: Element, build: Builder) -> None:

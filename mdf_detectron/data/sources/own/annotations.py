@@ -45,6 +45,7 @@ NO_IMAGE = "box without an image"
 AGREEMENT = 0.7
 """Least IoU of a box with the extent of its mask, and least ratio of its area to the one that is given."""
 
+TABLES = (".csv", ".tsv", ".tab", ".gz", ".xlsx", ".xls", ".parquet", ".pq")
 _NO_LABELS = re.compile(r"(readme.*|train|val|valid|test|trainval)\.txt|notes\.json")
 
 
@@ -112,7 +113,7 @@ def _content(path: Path) -> Any:
     if suffix == ".txt":
         text = read_text(path, SourceDataError)
         return None if set(",;\t|") & set(text.lstrip().partition("\n")[0]) else text
-    return read_xml(path, SourceDataError) if suffix == ".xml" else None
+    return read_xml(path, SourceDataError) if suffix == ".xml" else None if suffix in TABLES else {}
 
 
 def _check_units(build: Builder, units: str) -> None:
