@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for variant in plan.variants:
         find_config_file(variant.config)
 
+    from mdf_detectron.config_checks import check_device
     from mdf_detectron.data.catalog import register_all
     from mdf_detectron.engine.trainer import check_datasets
     from mdf_detectron.evaluation.coco import GroundTruth
@@ -85,6 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(args.variants or ()) - set(names)):
         raise ConfigError(f"--variants: there is no variant '{unknown[0]}'; there are {', '.join(names)}")
     chosen = [t for t in trainings if not args.variants or t.variant in args.variants]
+    for training in chosen if args.slurm is None else ():
+        if "MODEL.DEVICE" in training.opts:  # Detectron2's default gives way to the CPU
+            check_device(training.cfg.MODEL.DEVICE)
     if not args.dry_run:
         print(f"{len(trainings)} trainings: {len(names)} variants × seeds {plan.seeds}"
               f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip

@@ -99,6 +99,9 @@ def test_two_processes_train_like_one_and_resume_exactly(start, small_config, ti
     resumed = start("resumed.txt", "--num-gpus", "2", "--resume", steps=STEPS)
     before, alone = train_alone(small_config, tiny_folder, tmp_path / "alone")
     assert resumed.wait() == 0, (tmp_path / "resumed.txt").read_text()[-3000:]
+    said = (tmp_path / "resumed.txt").read_text()
+    assert said.count("no GPU is used: 2 processes share the cores") == 1
+    assert said.count(f"resuming from iteration {STEPS // 2}") == 1, "one process says it"
 
     together = Checkpoint.open(out / "model_final.pth").weights
     assert [name for name in through if not torch.equal(through[name], together[name])] == []

@@ -66,6 +66,14 @@ def test_a_damaged_log_of_a_training_is_one_line(tmp_path):
         step_seconds(tmp_path)
 
 
+def test_an_absent_gpu_is_one_line_before_anything_starts(plan_file, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    path = plan_file(dataset=str(tiny_folder), **ONE, overrides=SMALL)
+    with pytest.raises(ConfigError, match=r"^MODEL.DEVICE is cuda:7, but this machine has 1 GPU"):
+        run_experiments.main([str(path), "--out", str(tmp_path / "out"), "--opts", "MODEL.DEVICE", "cuda:7"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_network_is_one_line_before_anything_starts(plan_file, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("mdf_detectron.modeling.pretrained._answers", lambda url: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
