@@ -24,18 +24,8 @@ from mdf_detectron.checkpoint.checkpoint import Checkpoint
 from mdf_detectron.checkpoint.checkpointer import MultimodalCheckpointer, load_model
 from mdf_detectron.checkpoint.contents import training_contents
 from mdf_detectron.config import reads_record
+from mdf_detectron.data import loaders
 from mdf_detectron.data.catalog import check_images, check_masks, check_not_empty
-from mdf_detectron.data.loaders import (
-    build_loss_loader,
-    build_test_loader,
-    build_train_loader,
-    check_num_classes,
-    check_same_classes,
-    classes_in_images,
-    model_schema,
-    records_of,
-    train_clinical_records,
-)
 from mdf_detectron.engine.clinical_diagnostics import ClinicalDiagnostics, fixed_batches
 from mdf_detectron.engine.hooks import (
     AverageRunningStatistics,
@@ -102,11 +92,11 @@ class MultimodalTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_train_loader(cfg)
+        return loaders.build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_test_loader(cfg, dataset_name)
+        return loaders.build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CXREvaluator:
@@ -179,7 +169,7 @@ class MultimodalTrainer(DefaultTrainer):
             evaluate=lambda: inference_on_dataset(
                 self.model, self.build_test_loader(cfg, val), self.build_evaluator(cfg, val)
             ),
-            losses=(lambda: mean_losses(self.model, build_loss_loader(cfg, val))) if v.LOSSES else None,
+            losses=(lambda: mean_losses(self.model, loaders.build_loss_loader(cfg, val))) if v.LOSSES else None,
             history=self._history,
             save_best=lambda done: self.checkpointer.save(BEST_CHECKPOINT, tag_last=False, iteration=done - 1),
             patience=v.PATIENCE,
@@ -289,10 +279,10 @@ def fit_clinical_statistics(cfg: CfgNode, model: nn.Module) -> None:
     encoder, record_model = backbone.clinical_encoder, backbone.record_model
     if encoder is None or encoder.fitted:
         return
-    rows = [x.to(encoder.mean.device) for x in train_clinical_records(cfg)]
+    rows = [x.to(encoder.mean.device) for x in loaders.train_clinical_records(cfg)]
     encoder.fit(*rows)
     if record_model is not None:
-        record_model.fit(*rows, *classes_in_images(cfg.DATASETS.TRAIN))
+        record_model.fit(*rows, *loaders.classes_in_images(cfg.DATASETS.TRAIN))
 
 
 def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
@@ -303,11 +293,11 @@ def check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
     logger = logging.getLogger(__name__)
     patients: dict[str, str] = {}
     for name in names:
-        records = records_of([name])
+        records = loaders.records_of([name])
         check_not_empty(records, name)
-        model_schema(cfg, name)
-        check_num_classes(cfg, name)
-        check_same_classes(names[0], name)
+        loaders.model_schema(cfg, name)
+        loaders.check_num_classes(cfg, name)
+        loaders.check_same_classes(names[0], name)
         if cfg.MODEL.MASK_ON and (name in cfg.DATASETS.TRAIN or (name in cfg.DATASETS.VAL and cfg.VALIDATION.LOSSES)):
             check_masks(records, name)
         check_images(records)

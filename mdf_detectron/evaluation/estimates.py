@@ -16,25 +16,15 @@ from functools import cached_property
 
 import numpy as np
 
+from mdf_detectron.evaluation import statistics
 from mdf_detectron.evaluation.coco import GroundTruth
-from mdf_detectron.evaluation.statistics import (
-    NUM_RESAMPLES,
-    Statistic,
-    TrainingSpread,
-    bootstrap,
-    count_patients,
-    difference_test,
-    interval,
-    metric_intervals,
-    patients_of,
-)
 from mdf_detectron.fileio import finite_or_none
 
 Row = Mapping[str, float | None]
 """An estimate: "value", "low", "high"; for a difference also "first", "second", "p_value", "least_p", among several
 "corrected", and "untrained" where a side has learned nothing. None where undefined."""
 
-ByFold = Mapping[int, Sequence[Statistic]]
+ByFold = Mapping[int, Sequence[statistics.Statistic]]
 """Fold → for each training a statistic, (B, images of the fold) → (B, M)."""
 
 ALPHA = 0.05
@@ -175,7 +165,7 @@ def concatenate_folds(truths: Mapping[int, GroundTruth]) -> FoldedImages:
         places[fold] = slice(len(images), len(images) + truth.num_images)
         images += [{**image, "id": f"{fold}/{image['id']}"} for image in truth.images]
     whole = GroundTruth(tuple(images), (), (), (), *np.zeros((2, 0), int), *np.zeros((3, 0)), None)
-    return FoldedImages(truths, places, patients_of(whole), whole)
+    return FoldedImages(truths, places, statistics.patients_of(whole), whole)
 
 
 @dataclass(frozen=True)
@@ -189,10 +179,10 @@ class Sampled:
 class Estimator:
     """Estimate means over folds and trainings, with intervals and tests that resample patients."""
 
-    def __init__(self, images: FoldedImages, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, images: FoldedImages, num_resamples: int = statistics.NUM_RESAMPLES, seed: int = 0) -> None:
         self.images, self.num_resamples, self.seed = images, num_resamples, seed
 
-    def statistic(self, by_fold: ByFold, members: np.ndarray | None = None) -> tuple[Statistic, np.ndarray]:
+    def statistic(self, by_fold: ByFold, members: np.ndarray | None = None) -> tuple[statistics.Statistic, np.ndarray]:
         """Make the statistic (B, members) → (B, M) that averages trainings, then folds; also the members' patients."""
         total, places = len(self.images.patients), self.images.places
         index = np.arange(total) if members is None else np.flatnonzero(members)
@@ -211,20 +201,20 @@ class Estimator:
         by_fold: ByFold,
         num_patients: int | np.ndarray,
         *,
-        training: TrainingSpread | None = None,
+        training: statistics.TrainingSpread | None = None,
         members: np.ndarray | None = None,
         highest: float = 100.0,
     ) -> dict[str, dict[str, float | None]]:
         """Estimate averages, shares or areas from 0 to ``highest``: name → row."""
         statistic, patients = self.statistic(by_fold, members)
-        columns = metric_intervals(statistic, patients, num_patients, self.num_resamples, self.seed,
+        columns = statistics.metric_intervals(statistic, patients, num_patients, self.num_resamples, self.seed,
                                    bounds=(0.0, highest), training=training)  # fmt: skip
         return _rows(names, ("value", "low", "high"), columns)
 
     def sampled(self, by_fold: ByFold, members: np.ndarray | None = None, num_resamples: int | None = None) -> Sampled:
         """Compute a statistic and its bootstrap samples; the same members give the same resamples."""
         statistic, patients = self.statistic(by_fold, members)
-        samples = bootstrap(statistic, patients, num_resamples or self.num_resamples, self.seed)
+        samples = statistics.bootstrap(statistic, patients, num_resamples or self.num_resamples, self.seed)
         return Sampled(statistic(np.ones((1, len(patients))))[0], samples)
 
     def differences(
@@ -233,10 +223,10 @@ class Estimator:
         first: Sampled,
         second: Sampled,
         num_patients: int | np.ndarray,
-        training: TrainingSpread | None = None,
+        training: statistics.TrainingSpread | None = None,
     ) -> dict[str, dict[str, float | None]]:
         """Test second minus first, paired over the same resamples: name → row."""
-        test = difference_test(second.values - first.values, second.samples - first.samples, num_patients,
+        test = statistics.difference_test(second.values - first.values, second.samples - first.samples, num_patients,
                                training=training, seed=self.seed)  # fmt: skip
         keys = ("first", "second", "value", "low", "high", "p_value", "least_p")
         return _rows(names, keys, (first.values, second.values, *test))
@@ -244,9 +234,9 @@ class Estimator:
     def totals(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sum (I, M) counts over the images: (M,) totals, low and high ends."""
         patients = self.images.patients
-        samples = bootstrap(lambda weights: weights @ counts, patients, self.num_resamples, self.seed)
+        samples = statistics.bootstrap(lambda weights: weights @ counts, patients, self.num_resamples, self.seed)
         values = counts.sum(axis=0)
-        return values, *interval(samples, values, count_patients(patients))
+        return values, *statistics.interval(samples, values, statistics.count_patients(patients))
 
 
 def _rows(names: Sequence[str], keys: Sequence[str], columns: Sequence[np.ndarray]) -> dict[str, dict]:
