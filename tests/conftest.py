@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_training
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from filelock import FileLock
 from hypothesis import settings
@@ -146,6 +147,17 @@ def fit_encoder():
         return model
 
     return fit
+
+
+@pytest.fixture
+def fitted(small_config, make_batch, fit_encoder):
+    """``fitted(name or config, *opts, images=2)``: a model to train, whose encoder has its statistics, and a batch."""
+
+    def make(cfg, *opts, images: int = 2):
+        cfg = small_config(cfg, *opts) if isinstance(cfg, str) else cfg
+        return fit_encoder(build_model(cfg)), make_batch(cfg, images)
+
+    return make
 
 
 @pytest.fixture(scope="session")

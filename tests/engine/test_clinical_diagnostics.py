@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from torch import nn
 
 from mdf_detectron.engine.clinical_diagnostics import (
@@ -47,12 +46,10 @@ def test_norms_by_hand():
     assert norms["fusion_p4_record"] == pytest.approx(5.0), "outside of the context nothing is recorded"
 
 
-def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml")
-    batch = make_batch(cfg)
+def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(fitted):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml")
     rows = [{k: v for k, v in x.items() if k.startswith("clinical")} for x in batch]
     shuffled = [{**x, **row} for x, row in zip(batch, rows[::-1], strict=True)]
-    model = fit_encoder(build_model(cfg)).train()
     scalars = clinical_scalars(model, [batch], [shuffled])
     assert model.training
     assert scalars["clinical/loss_gain"] == scalars["clinical/loss_shuffled"] - scalars["clinical/loss"] != 0
@@ -66,29 +63,25 @@ def test_exchanged_rows_change_the_loss_only_where_the_row_is_read(small_config,
     assert scalars["clinical/class_loss_gain"] != 0 == blind["clinical/class_loss_gain"]
 
 
-def test_class_loss_against_one_box_at_a_time(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml")
-    batch, model = make_batch(cfg), fit_encoder(build_model(cfg)).eval()
-    heads, total, count = model.roi_heads, 0.0, 0
+def test_class_loss_against_one_box_at_a_time(fitted):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml")
+    heads, total, count = model.eval().roi_heads, 0.0, 0
     with torch.no_grad():
         for x in batch:
             record = model.encode_records([x])
             maps = model.backbone(model.preprocess_image([x]).tensor, record)
             for k in range(len(x["instances"])):
                 pooled = heads.box_pooler([*maps.values()], [x["instances"].gt_boxes[k : k + 1].to(model.device)])
-                scores = heads.box_predictor(heads.box_head(pooled, record.vector))[0][
-                    0, : cfg.MODEL.ROI_HEADS.NUM_CLASSES
-                ].double()
+                scores = heads.box_predictor(heads.box_head(pooled, record.vector))[0][0, : heads.num_classes].double()
                 total -= float(scores[x["instances"].gt_classes[k]] - scores.exp().sum().log())
                 count += 1
     assert mean_class_loss(model, [batch]) == pytest.approx(total / count, rel=1e-5)
 
 
-def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch, fit_encoder):
+def test_class_loss_finds_a_record_that_tells_the_class(fitted):
     """The record alone sets the logits: right with the own record, wrong with the exchanged one."""
-    cfg = small_config("synthetic_cxr/msf_net_1d.yaml")
-    batch = make_batch(cfg)
-    model = fit_encoder(build_model(cfg)).eval()
+    model, batch = fitted("synthetic_cxr/msf_net_1d.yaml")
+    model.eval()
     for number, x in enumerate(batch):
         x["instances"].gt_classes[:] = number
         x["clinical_numeric"] = torch.full_like(x["clinical_numeric"], float(number))
@@ -107,15 +100,15 @@ def test_class_loss_finds_a_record_that_tells_the_class(small_config, make_batch
     now = shuffled
     exchanged = mean_class_loss(model, [shuffled])
     handle.remove()
-    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    partition = torch.tensor([5.0] + [0.0] * (classes - 1)).logsumexp(0)
+    partition = torch.tensor([5.0] + [0.0] * (model.roi_heads.num_classes - 1)).logsumexp(0)
     assert own == pytest.approx(float(partition) - 5.0, abs=1e-5)
     assert exchanged == pytest.approx(float(partition), abs=1e-5)
 
 
-def test_class_loss_counts_what_logit_fusion_adds(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/logit_fusion.yaml")
-    model, batch, seen = fit_encoder(build_model(cfg)).eval(), make_batch(cfg), []
+def test_class_loss_counts_what_logit_fusion_adds(fitted):
+    model, batch = fitted("synthetic_cxr/logit_fusion.yaml")
+    model.eval()
+    seen = []
     torch.nn.init.normal_(model.backbone.record_model.weight)
     plain = model.roi_heads._predictions
     model.roi_heads._predictions = lambda *given: seen.append(plain(*given)) or seen[-1]

@@ -8,7 +8,6 @@ refused on a CPU.
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
 
 FAMILIES = {
     "image-only": ("synthetic_cxr/mask_rcnn.yaml",),
@@ -20,15 +19,15 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_in_bfloat16_is_near_one_in_float32(family, small_config, make_batch, fit_encoder, event_storage):
+def test_a_step_in_bfloat16_is_near_one_in_float32(family, fitted, event_storage):
     """Losses of classes that depend on no sampled box agree; gradients are finite, of float32, and point the same way.
 
     Proposals differ in their last digits and with them what is sampled, so that no more can be asked of the rest.
     """
     torch.manual_seed(0)
     name, *opts = FAMILIES[family]
-    cfg = small_config(name, "INPUT.IMAGE_SIZE", 64, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32, *opts)
-    model, batch = fit_encoder(build_model(cfg)).train(), make_batch(cfg, 4)
+    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32]
+    model, batch = fitted(name, *small, *opts, images=4)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     normalizer = getattr(model, "loss_normalizer", None)  # RetinaNet's, a running mean that is no buffer
     steps = []

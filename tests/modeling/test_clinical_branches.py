@@ -42,12 +42,10 @@ def test_compact_pools_its_finest_map_for_coarser_ones():
 
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
-def test_whole_model_trains_and_reads_the_record(branch, small_config, make_batch, fit_encoder, event_storage):
+def test_whole_model_trains_and_reads_the_record(branch, fitted, event_storage):
     torch.manual_seed(0)  # about one seed in sixty starts a squeeze-excite layer whose few units are all dead
     opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.CLINICAL.FUSION_1D", False]
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
-    model = fit_encoder(build_model(cfg)).train()
-    batch = make_batch(cfg)
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", *opts)
     sum(model(batch).values()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.clinical_branch.parameters()
                if p.ndim > 1)  # fmt: skip
@@ -61,11 +59,10 @@ def test_whole_model_trains_and_reads_the_record(branch, small_config, make_batc
 
 @pytest.mark.parametrize("branch", ["deconv", "repeat", "compact"])
 @pytest.mark.parametrize("name", ["ElementwiseSum", "HadamardProduct", "ConcatenationLinear", "ConcatenationConv"])
-def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, small_config, make_batch, fit_encoder):
+def test_an_untrained_fusion_leaves_the_image_nearly_as_it_is(name, branch, fitted):
     torch.manual_seed(0)
     opts = ["MODEL.CLINICAL.BRANCH", branch, "MODEL.FUSION.NAME", name]
-    model = fit_encoder(build_model(cfg := small_config("synthetic_cxr/msf_net_3d.yaml", *opts))).train()
-    batch = make_batch(cfg, 4)
+    model, batch = fitted("synthetic_cxr/msf_net_3d.yaml", *opts, images=4)
     images = model.preprocess_image(batch).tensor
     with torch.no_grad():
         fused = model.backbone(images, model.encode_records(batch))["p4"]
@@ -98,12 +95,10 @@ def _explained_by_a_cell(branch, records, columns):
 
 @pytest.mark.parametrize("name", ["mdf_net_fpn", "retinanet_mdf_net"])
 @pytest.mark.parametrize("fusion", ["ElementwiseSum", "HadamardProduct"])
-def test_a_pyramid_starts_near_the_image_too(name, fusion, small_config, make_batch, fit_encoder):
+def test_a_pyramid_starts_near_the_image_too(name, fusion, fitted):
     torch.manual_seed(0)
     small = ["INPUT.IMAGE_SIZE", 128, "MODEL.SPATIALIZER.CHANNELS", 8]
-    cfg = small_config(f"mimic_eye/{name}.yaml", *small, "MODEL.FUSION.NAME", fusion)
-    model = fit_encoder(build_model(cfg)).train()
-    batch = make_batch(cfg, 2)
+    model, batch = fitted(f"mimic_eye/{name}.yaml", *small, "MODEL.FUSION.NAME", fusion)
     images = model.preprocess_image(batch).tensor
     with torch.no_grad():
         fused = model.backbone(images, model.encode_records(batch))
@@ -138,16 +133,16 @@ class ScaledTile(ClinicalBranch):
         torch.nn.init.constant_(self.linear.bias, neutral)
 
 
-def test_a_new_branch_with_a_hyperparameter(small_config, make_batch, fit_encoder, event_storage, monkeypatch):
+def test_a_new_branch_with_a_hyperparameter(small_config, fitted, event_storage, monkeypatch):
     monkeypatch.setitem(CLINICAL_BRANCH_REGISTRY._obj_map, "ScaledTile", ScaledTile)
     opts = ["MODEL.CLINICAL.BRANCH", "ScaledTile", "MODEL.FUSION.NAME", "HadamardProduct"]
     cfg = small_config("synthetic_cxr/msf_net_3d.yaml", *opts)
     cfg.MODEL.SCALED_TILE = type(cfg)({"SCALE": 2.5})
-    model = fit_encoder(build_model(cfg)).train()
+    model, batch = fitted(cfg)
     branch = model.backbone.clinical_branch
     assert branch.scale == 2.5 and branch.linear.bias.item() == 1.0  # a product is neutral at one
     encoded = torch.randn(2, branch.linear.in_features)
     expected = 2.5 * (encoded @ branch.linear.weight[0] + 1.0)
     torch.testing.assert_close(branch(encoded, (128, 128), {"p4": (8, 8)})["p4"][:, 5, 3, 2], expected)
-    sum(model(make_batch(cfg, 2)).values()).backward()
+    sum(model(batch).values()).backward()
     assert branch.linear.weight.grad.abs().sum() > 0

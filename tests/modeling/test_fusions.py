@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import build_model
 
 from mdf_detectron.engine.optimizer import lr_factors
 from mdf_detectron.errors import ConfigError
@@ -167,14 +166,13 @@ def test_an_empty_batch(name):
 
 
 @pytest.mark.parametrize("name", ["ConcatenationConv", "CrossAttention"])
-def test_every_level_of_a_pyramid_is_fused(name, small_config, make_batch, fit_encoder):
+def test_every_level_of_a_pyramid_is_fused(name, fitted):
     torch.manual_seed(0)
     small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8]
-    cfg = small_config("mimic_eye/mdf_net_fpn.yaml", *small, "MODEL.FUSION.NAME", name)
-    model = fit_encoder(build_model(cfg)).eval()
+    model, batch = fitted("mimic_eye/mdf_net_fpn.yaml", *small, "MODEL.FUSION.NAME", name, images=1)
+    model.eval()
     for level in model.backbone.fusions.values():
         randomize(level)
-    batch = make_batch(cfg, 1)
     images = model.preprocess_image(batch).tensor
     with torch.no_grad():
         before = model.backbone(images, model.encode_records(batch))
@@ -219,16 +217,14 @@ class GatedSum(Fusion):
         return image + self.gate(self.hidden(record.vector).relu()).sigmoid()[:, :, None, None] * clinical_map
 
 
-def test_a_new_fusion_with_a_hyperparameter_that_reads_map_and_record(
-    small_config, make_batch, fit_encoder, event_storage, monkeypatch
-):
+def test_a_new_fusion_with_a_hyperparameter_that_reads_map_and_record(small_config, fitted, event_storage, monkeypatch):
     monkeypatch.setitem(FUSION_REGISTRY._obj_map, "GatedSum", GatedSum)
     cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.FUSION.NAME", "GatedSum")
     cfg.MODEL.GATED_SUM = type(cfg)({"WIDTH": 5})
-    model = fit_encoder(build_model(cfg)).train()
+    model, batch = fitted(cfg, images=4)
     fusion = model.backbone.fusions["p4"].fusion
     assert fusion.hidden.out_features == 5 and model.backbone.clinical_branch is not None
-    sum(model(make_batch(cfg, 4)).values()).backward()
+    sum(model(batch).values()).backward()
     assert all(p.grad.abs().sum() > 0 for p in fusion.parameters())
     factors = lr_factors(cfg, model)
     assert factors["backbone.fusions.p4.fusion.gate.bias"] == cfg.SOLVER.CLINICAL_LR_FACTOR

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from scipy.optimize import minimize
 from torch import nn
@@ -119,14 +118,10 @@ CASCADE = ["MODEL.ROI_HEADS.NAME", "ClinicalCascadeROIHeads", "MODEL.ROI_BOX_HEA
     [("synthetic_cxr/mdf_net.yaml", []), ("synthetic_cxr/mdf_net.yaml", CASCADE),
      ("mimic_eye/retinanet_mdf_net.yaml", ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0])],
 )  # fmt: skip
-def test_logit_fusion_starts_as_late_fusion_and_learns(
-    config, opts, small_config, make_batch, fit_encoder, event_storage
-):
+def test_logit_fusion_starts_as_late_fusion_and_learns(config, opts, fitted, event_storage):
     """The record model raises the scores, and every learned part has a gradient at the start."""
-    cfg = small_config(config, *LOGITS, *opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    model = fit_encoder(build_model(cfg))
-    batch, record_model = make_batch(cfg), model.backbone.record_model
-    model.eval()
+    model, batch = fitted(config, *LOGITS, *opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    record_model = model.eval().backbone.record_model
     with torch.no_grad():
         before = [x["instances"] for x in model(batch)]
         record_model.bias += 1.0  # every class has e times its odds, whatever the record
@@ -140,9 +135,9 @@ def test_logit_fusion_starts_as_late_fusion_and_learns(
         assert fusion.out.weight.grad.abs().sum() > 0
 
 
-def test_the_odds_of_a_class_change_by_the_records_ratio_unless_there_is_no_record(small_config, fit_encoder):
+def test_the_odds_of_a_class_change_by_the_records_ratio_unless_there_is_no_record(fitted):
     """At the start; later the learned terms add to it, but still nothing without a record."""
-    heads = fit_encoder(build_model(small_config("synthetic_cxr/mdf_net.yaml", *LOGITS))).roi_heads
+    heads = fitted("synthetic_cxr/mdf_net.yaml", *LOGITS)[0].roi_heads
     fusion, regions = heads.logit_fusion[0], torch.randn(4, 64, 7, 7)
     log_odds = torch.tensor([[1.0] * 5, [-2.0] * 5, [0.0] * 5])
     record = EncodedRecord(torch.randn(3, fusion.record.in_features - 4), torch.eye(3)[:, :2] > 0, log_odds)
@@ -160,13 +155,13 @@ def test_the_odds_of_a_class_change_by_the_records_ratio_unless_there_is_no_reco
     torch.testing.assert_close(added[1], log_odds[1] + head, rtol=1e-4, atol=1e-4)
 
 
-def test_the_class_loss_is_asked_with_and_without_the_record(small_config, make_batch, fit_encoder, event_storage):
+def test_the_class_loss_is_asked_with_and_without_the_record(fitted, event_storage):
     """Where the record model says e times the odds of every class, the loss is the mean of two cross-entropies.
 
     The box loss is computed once, and the logged accuracy is that of the logits with the record.
     """
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *LOGITS, "MODEL.LOSS_WEIGHTING.NAME", "none")
-    model, batch, seen = fit_encoder(build_model(cfg)).train(), make_batch(cfg), []
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", *LOGITS, "MODEL.LOSS_WEIGHTING.NAME", "none")
+    seen = []
     model.backbone.record_model.bias.fill_(1.0)
     predictor = model.roi_heads.box_predictor
     plain = predictor.losses
@@ -180,13 +175,12 @@ def test_the_class_loss_is_asked_with_and_without_the_record(small_config, make_
     assert accuracy == pytest.approx((logits.argmax(dim=1) == classes).float().mean())
 
 
-def test_with_3d_fusion_the_detector_stays_image_only_and_the_small_head_reads_the_fused_maps(
-    small_config, make_batch, fit_encoder
-):
+def test_with_3d_fusion_the_detector_stays_image_only_and_the_small_head_reads_the_fused_maps(fitted):
     """Without a record the answer is that of the untrained head, whatever the head and the branch have learned."""
     options = ["MODEL.CLINICAL.FUSION_3D", True, "MODEL.CLINICAL.BRANCH", "compact"]
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *LOGITS, *options, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
+    options += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", *LOGITS, *options)
+    model.eval()
     numbers, words = ("clinical_numeric", "clinical_categorical")
     empty = [{**x, numbers: x[numbers] * NAN, words: x[words] * 0 - 1} for x in batch]
 

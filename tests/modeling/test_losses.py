@@ -66,13 +66,9 @@ def test_auxiliary_loss_against_a_loop():
 
 
 @pytest.mark.parametrize("name", ["mimic_eye/msf_net_3d.yaml", "mimic_eye/retinanet_mdf_net.yaml"])
-def test_joins_the_losses_of_training_and_leaves_predictions(
-    name, small_config, make_batch, fit_encoder, event_storage
-):
-    small = ["INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8]
-    cfg = small_config(name, *small, *WEIGHT)
-    model = fit_encoder(build_model(cfg)).train()
-    losses = model(make_batch(cfg, 4))
+def test_joins_the_losses_of_training_and_leaves_predictions(name, fitted, event_storage):
+    model, batch = fitted(name, "INPUT.IMAGE_SIZE", 64, "MODEL.SPATIALIZER.CHANNELS", 8, *WEIGHT, images=4)
+    losses = model(batch)
     assert losses["loss_findings_from_record"] > 0
     model.zero_grad()
     losses["loss_findings_from_record"].backward()
@@ -83,7 +79,7 @@ def test_joins_the_losses_of_training_and_leaves_predictions(
     called = []
     model.findings_from_record.register_forward_hook(lambda *_: called.append(1))
     with torch.no_grad():
-        model(make_batch(cfg, 1))
+        model(batch[:1])
     assert not called
 
 

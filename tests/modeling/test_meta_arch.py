@@ -19,11 +19,9 @@ PAPER = ["MODEL.CLINICAL.EMBEDDING_DIM", 55, "MODEL.CLINICAL.AUXILIARY_WEIGHT", 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_gradients_and_inference(name, small_config, make_batch, fit_encoder, event_storage):
+def test_losses_gradients_and_inference(name, small_config, fitted, event_storage):
     torch.manual_seed(0)
-    cfg = small_config(f"synthetic_cxr/{name}.yaml")
-    model = fit_encoder(build_model(cfg)).train()
-    batch = make_batch(cfg)
+    model, batch = fitted(cfg := small_config(f"synthetic_cxr/{name}.yaml"))
     losses = model(batch)
     auxiliary = {"loss_findings_from_record"} if cfg.MODEL.CLINICAL.FUSION_3D else set()
     assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"} | auxiliary
@@ -96,12 +94,12 @@ def assert_same_predictions(first, second):
         torch.testing.assert_close(first.get(field), second.get(field))
 
 
-def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, fit_encoder, event_storage):
+def test_zeroed_clinical_path_is_the_image_only_model(small_config, fitted, event_storage):
     """A few steps of training, then C = 0 and W_clinical = 0: what is left is Mask R-CNN with the same weights."""
     torch.manual_seed(0)
     opts = ["MODEL.FUSION.CONV", False, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
-    fused = fit_encoder(build_model(cfg := small_config("synthetic_cxr/mdf_net.yaml", *opts))).train()
-    optimizer, batch = build_optimizer(cfg, fused), make_batch(cfg)
+    fused, batch = fitted(cfg := small_config("synthetic_cxr/mdf_net.yaml", *opts))
+    optimizer = build_optimizer(cfg, fused)
     for _ in range(3):
         optimizer.zero_grad()
         sum(fused(batch).values()).backward()
@@ -122,11 +120,10 @@ def test_zeroed_clinical_path_is_the_image_only_model(small_config, make_batch, 
     assert not torch.allclose(with_record.scores, zeroed.scores), "before, the record did play a part"
 
 
-def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
+def test_shapes_at_every_arrow(small_config, fitted):
     """The path of a study, paper sizes: Z^C, I, S, C, Z, the regions."""
-    cfg = small_config("mimic_eye/mdf_net_deconv.yaml", *PAPER)
-    model = fit_encoder(build_model(cfg)).eval()
-    backbone, shapes = model.backbone, {}
+    model, batch = fitted(cfg := small_config("mimic_eye/mdf_net_deconv.yaml", *PAPER), images=1)
+    backbone, shapes = model.eval().backbone, {}
 
     def record(name):
         def hook(module, inputs, output):
@@ -144,7 +141,7 @@ def test_shapes_at_every_arrow(small_config, make_batch, fit_encoder):
     for name, part in parts.items():
         part.register_forward_hook(record(name))
     with torch.no_grad():
-        model(make_batch(cfg, 1))
+        model(batch)
     regions = shapes["regions"][0]
     assert 0 < regions <= cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     assert shapes == {
@@ -164,24 +161,22 @@ def test_without_columns_the_model_is_the_image_only_one(small_config, make_batc
 
 
 @pytest.mark.parametrize("columns", [(["age"], []), ([], ["gender"])])
-def test_subsets_of_the_columns(columns, small_config, make_batch, fit_encoder, event_storage):
+def test_subsets_of_the_columns(columns, fitted, event_storage):
     numeric, categorical = columns
     opts = ["MODEL.CLINICAL.NUMERIC", numeric, "MODEL.CLINICAL.CATEGORICAL", categorical,
             "MODEL.CLINICAL.VOCABULARIES", [["F", "M"]] * len(categorical)]  # fmt: skip
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *opts)
-    model = fit_encoder(build_model(cfg)).train()
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", *opts, images=4)
     assert model.backbone.clinical_encoder.layout.dim == len(numeric) + 55 * len(categorical)
-    losses = model(make_batch(cfg, 4))
+    losses = model(batch)
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() < 1e4 for p in model.parameters())
 
 
-def test_clinical_dropout_hides_records_in_training_only(small_config, make_batch, fit_encoder, event_storage):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_RECORD", 0.999)
-    model, seen = fit_encoder(build_model(cfg)), []
+def test_clinical_dropout_hides_records_in_training_only(fitted, event_storage):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.DROPOUT_RECORD", 0.999)
+    seen = []
     model.backbone.clinical_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
-    batch = make_batch(cfg)
     model.train()(batch)
     model.eval()(batch)
     (hidden, hidden_codes), (full, codes) = seen
@@ -189,9 +184,8 @@ def test_clinical_dropout_hides_records_in_training_only(small_config, make_batc
     assert torch.isnan(full).sum() == 1 and (codes == -1).sum() == 1  # as the batch has it
 
 
-def test_records_that_do_not_fit_are_refused(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml")
-    model, batch = fit_encoder(build_model(cfg)).eval(), make_batch(cfg)
+def test_records_that_do_not_fit_are_refused(fitted):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml")
 
     def change(key, values):
         return [batch[0], {**batch[1], key: torch.tensor(values)}]
@@ -206,28 +200,24 @@ def test_records_that_do_not_fit_are_refused(small_config, make_batch, fit_encod
         model(narrow)
 
 
-def test_an_input_without_a_record_is_refused(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml")
-    model = fit_encoder(build_model(cfg)).eval()
-    batch = [{k: v for k, v in x.items() if k != "clinical_numeric"} for x in make_batch(cfg)]
+def test_an_input_without_a_record_is_refused(fitted):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml")
     with pytest.raises(KeyError, match="use mdf_detectron's MultimodalDatasetMapper"):
-        model(batch)
+        model.eval()([{k: v for k, v in x.items() if k != "clinical_numeric"} for x in batch])
 
 
-def test_the_record_reaches_proposals_and_classes(small_config, make_batch, fit_encoder):
+def test_the_record_reaches_proposals_and_classes(fitted):
     torch.manual_seed(0)
-    cfg = small_config("synthetic_cxr/mdf_net.yaml")
-    model = fit_encoder(build_model(cfg)).eval()
-    batch = make_batch(cfg)[:1]
-    other = [{**batch[0], "clinical_numeric": batch[0]["clinical_numeric"] + 2.0}]
+    model, (first, _) = fitted("synthetic_cxr/mdf_net.yaml")
+    other = {**first, "clinical_numeric": first["clinical_numeric"] + 2.0}
     found = []
     handles = [
         model.backbone.fusions["p4"].register_forward_hook(lambda m, args, out: found.append(out)),
         model.roi_heads.box_head.register_forward_pre_hook(lambda m, args: found.append(args[1][:1])),
     ]
     with torch.no_grad():
-        model(batch)
-        model(other)
+        model.eval()([first])
+        model([other])
     for handle in handles:
         handle.remove()
     for first, second in zip(found[:2], found[2:], strict=True):  # the fused map, and what joins a region
@@ -247,17 +237,16 @@ def test_parts_that_do_not_fit_are_refused_when_built(name, opts, message, small
         build_model(small_config(f"{name}.yaml", *opts))
 
 
-def test_3d_fusion_needs_no_heads_of_this_project(small_config, make_batch, fit_encoder, event_storage):
+def test_3d_fusion_needs_no_heads_of_this_project(fitted, event_storage):
     """Detectron2's own heads get no record; with the same weights both give the same losses."""
     losses = []
     for heads in ("StandardROIHeads", "ClinicalROIHeads"):
-        cfg = small_config("synthetic_cxr/msf_net_3d.yaml", "MODEL.ROI_HEADS.NAME", heads)
         torch.manual_seed(0)
-        model = fit_encoder(build_model(cfg)).train()
+        model, batch = fitted("synthetic_cxr/msf_net_3d.yaml", "MODEL.ROI_HEADS.NAME", heads, images=4)
         torch.manual_seed(1)
-        losses.append(model(make_batch(cfg, 4)))
-        assert len(model.eval()(make_batch(cfg, 1))) == 1
-        own = [make_batch(cfg, 2)]
+        losses.append(model(batch))
+        assert len(model.eval()(batch[:1])) == 1
+        own = [batch[:2]]
         assert clinical_scalars(model, own, own)["clinical/class_loss"] > 0
     assert losses[0].keys() == losses[1].keys()
     for name, value in losses[0].items():
@@ -265,11 +254,11 @@ def test_3d_fusion_needs_no_heads_of_this_project(small_config, make_batch, fit_
 
 
 @pytest.mark.parametrize("branch", ["deconv", "compact"])
-def test_views_of_one_study_share_their_record_s_maps(branch, small_config, make_batch, fit_encoder):
+def test_views_of_one_study_share_their_record_s_maps(branch, fitted):
     """Records a, b, a, a: the branch sees two; each image's detections are those that it has by itself."""
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", branch)
-    model = fit_encoder(build_model(cfg)).eval()
-    batch = [{k: v for k, v in x.items() if k != "instances"} for x in make_batch(cfg, 4)]
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", "MODEL.CLINICAL.BRANCH", branch, images=4)
+    model.eval()
+    batch = [{k: v for k, v in x.items() if k != "instances"} for x in batch]
     for view in (2, 3):
         batch[view] |= {k: batch[0][k] for k in ("clinical_numeric", "clinical_categorical")}
     seen = []
@@ -297,10 +286,8 @@ def waits_of_the_package(found):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: whether the package makes one wait is not tested")
 @pytest.mark.parametrize("name", ["mask_rcnn", "mdf_net", "mdf_net_compact"])
-def test_the_step_does_not_make_a_gpu_wait(name, small_config, make_batch, fit_encoder, event_storage):
-    cfg = small_config(f"synthetic_cxr/{name}.yaml", "MODEL.DEVICE", "cuda")
-    model = fit_encoder(build_model(cfg)).train()
-    batch = make_batch(cfg)
+def test_the_step_does_not_make_a_gpu_wait(name, fitted, event_storage):
+    model, batch = fitted(f"synthetic_cxr/{name}.yaml", "MODEL.DEVICE", "cuda")
     sum(model(batch).values()).backward()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")

@@ -53,10 +53,9 @@ def test_the_first_layer_is_one_linear_map_of_region_and_record():
     torch.testing.assert_close(head(regions, torch.zeros(7, 3)), alone(regions))
 
 
-def test_cascade_heads_are_fused_too(small_config, make_batch, fit_encoder, event_storage):
-    cfg = small_config("synthetic_cxr/mdf_net.yaml", *CASCADE)
-    model = fit_encoder(build_model(cfg)).train()
-    losses = model(make_batch(cfg))
+def test_cascade_heads_are_fused_too(fitted, event_storage):
+    model, batch = fitted("synthetic_cxr/mdf_net.yaml", *CASCADE)
+    losses = model(batch)
     assert len(losses) == 2 + 3 * 2 + 1 + 1, "of proposals, of three stages, of masks, and the auxiliary one"
     sum(losses.values()).backward()
     assert all(h.fc1_record.weight.grad.abs().sum() > 0 for h in model.roi_heads.box_head)
@@ -199,9 +198,8 @@ def test_a_third_partys_detector_or_heads_train(config, opts, small_config, tiny
     assert any(not torch.equal(x, y) for x, y in zip(before, trainer.model.parameters(), strict=True))
 
 
-def test_losses_of_a_third_partys_detector_are_those_of_inference(small_config, make_batch, fit_encoder):
-    cfg = small_config("synthetic_cxr/msf_net_3d.yaml", *DETECTOR)
-    model, batch = fit_encoder(build_model(cfg)).train(), make_batch(cfg)
+def test_losses_of_a_third_partys_detector_are_those_of_inference(fitted):
+    model, batch = fitted("synthetic_cxr/msf_net_3d.yaml", *DETECTOR)
     model.decoder.norm.eval()
     flags, state = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
     first, second = (mean_losses(model, [batch, *more])["total_loss"] for more in ([], [batch]))
