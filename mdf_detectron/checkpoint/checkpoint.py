@@ -97,7 +97,9 @@ class Checkpoint:
         cfg = get_mdf_cfg()
         try:
             values = parse_yaml(text, "its config", ConfigError)
-            merge(cfg, values if isinstance(values, dict) else {"": values}, "its config")
+            values = values if isinstance(values, dict) else {"": values}
+            values.pop("TRACKERS", None)  # a key of earlier versions, for the training alone
+            merge(cfg, values, "its config")
         except ConfigError as error:
             raise CheckpointError(f"{self.path}: cannot be used by this version: {error}") from None
         return cfg
