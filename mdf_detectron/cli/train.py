@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,18 @@ def print_results(cfg: CfgNode, results: Mapping[str, Any] | None, *, trained: b
     from mdf_detectron.engine.resume import FINAL_CHECKPOINT, METRICS_FILE_NAME
     from mdf_detectron.engine.validation import BEST_CHECKPOINT
     from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
+    from mdf_detectron.evaluation.estimates import number
+    from mdf_detectron.evaluation.evaluator import ground_truth_of
     from mdf_detectron.report.charts import read_series, training_curves
 
     folder, names = Path(cfg.OUTPUT_DIR), list(cfg.DATASETS.TEST)
     for name, tables in (results if len(names) > 1 else dict.fromkeys(names, results) if results else {}).items():
-        print(f"{name}, boxes by IoBB, × 100:\n{class_table(name, tables['bbox_iobb'])}")
+        truth, values = ground_truth_of(name), finite_or_none(dict(tables["bbox_iobb"]))
+        boxes = Counter(truth.category[~truth.crowd].tolist())
+        rows = [[one, boxes[k], *(number(values.get(f"{metric}-{one}")) for metric in TABLE_METRICS)]
+                for k, one in enumerate(truth.class_names)]  # fmt: skip
+        rows.append(["all", boxes.total(), *(number(values[metric]) for metric in TABLE_METRICS)])
+        print(f"{name}, boxes by IoBB, × 100:\n{markdown_table(['class', 'boxes', *TABLE_METRICS], rows)}", end="")
     if not trained:
         return
     curves = training_curves(read_series(folder / METRICS_FILE_NAME), cfg.VALIDATION.METRIC)
@@ -92,18 +100,3 @@ def print_results(cfg: CfgNode, results: Mapping[str, Any] | None, *, trained: b
                  "--out", folder / "evaluation"] for name in names[:1]]  # fmt: skip
     commands.append(["publish", "--weights", weights, "--out", folder / "model.pth"])
     print("Next: " + "; ".join(shlex.join(["mdf", *map(str, words)]) for words in commands))
-
-
-def class_table(dataset_name: str, metrics: Mapping[str, float]) -> str:
-    """Return a Markdown table of each class: ground-truth boxes, AP50, AR50."""
-    import numpy as np
-
-    from mdf_detectron.evaluation.estimates import number
-    from mdf_detectron.evaluation.evaluator import ground_truth_of
-
-    truth, values = ground_truth_of(dataset_name), finite_or_none(dict(metrics))
-    boxes = np.bincount(truth.category[~truth.crowd], minlength=len(truth.class_names)).tolist()
-    rows = [[name, count, *(number(values.get(f"{metric}-{name}")) for metric in TABLE_METRICS)]
-            for name, count in zip(truth.class_names, boxes, strict=True)]  # fmt: skip
-    rows.append(["all", sum(boxes), *(number(values[metric]) for metric in TABLE_METRICS)])
-    return markdown_table(["class", "boxes", *TABLE_METRICS], rows).rstrip()

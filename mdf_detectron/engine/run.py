@@ -50,13 +50,6 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Run :func:`setup_cfg`, then :func:`setup_process`."""
-    cfg = setup_cfg(args)
-    setup_process(cfg, args)
-    return cfg
-
-
 def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Set up threads and memory, and Detectron2's logging, output folder and seeds."""
     if cfg.DETERMINISTIC:

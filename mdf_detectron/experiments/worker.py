@@ -19,7 +19,7 @@ from mdf_detectron.checkpoint.checkpointer import load_model
 from mdf_detectron.child_processes import end_with_caller, stop_in_one_line
 from mdf_detectron.data.loaders import records_of, train_part
 from mdf_detectron.engine.resume import METRICS_FILE_NAME
-from mdf_detectron.engine.run import setup
+from mdf_detectron.engine.run import setup_cfg, setup_process
 from mdf_detectron.engine.trainer import MultimodalTrainer
 from mdf_detectron.engine.validation import BEST_CHECKPOINT
 from mdf_detectron.errors import ResultsError, UserError
@@ -53,7 +53,8 @@ def work(folder: str | Path) -> None:
 def _work(folder: Path) -> None:
     entry = read_json(folder / trainings.ENTRY_FILE_NAME, ResultsError)
     opts = [*entry["opts"], "OUTPUT_DIR", str(folder)]
-    cfg = setup(argparse.Namespace(config_file=entry["config"], opts=opts, eval_only=False, resume=True))
+    args = argparse.Namespace(config_file=entry["config"], opts=opts, eval_only=False, resume=True)
+    setup_process(cfg := setup_cfg(args), args)
     if not (folder / TRAINED_FILE_NAME).is_file():
         trainer = MultimodalTrainer(cfg)
         trainer.resume_or_load(resume=True)

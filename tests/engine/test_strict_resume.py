@@ -235,7 +235,8 @@ def test_set_up_of_a_process(tmp_path, tiny_folder, monkeypatch):
     threads = []
     try:
         for wanted in (False, True):
-            running.setup(Namespace(config_file=str(CONFIG), opts=[*TINY, "DETERMINISTIC", wanted]))
+            args = Namespace(config_file=str(CONFIG), opts=[*TINY, "DETERMINISTIC", wanted])
+            running.setup_process(running.setup_cfg(args), args)
             assert torch.are_deterministic_algorithms_enabled() == wanted
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
         assert torch.is_deterministic_algorithms_warn_only_enabled() and threads == [(0, 1)] * 2
