@@ -19,7 +19,7 @@ from mdf_detectron.checkpoint.checkpoint import Checkpoint, save_checkpoint_file
 from mdf_detectron.cli import run_main
 from mdf_detectron.data import decoded_cache
 from mdf_detectron.data.prepared import Flow, staged_folder, write_report
-from mdf_detectron.data.readers import write_image
+from mdf_detectron.data.raster import write_image
 from mdf_detectron.data.sources.kit.image_files import bring_images, cache_folder
 from mdf_detectron.engine.hooks import CheckedJSONWriter, ResumableTensorBoardWriter
 from mdf_detectron.fileio import csv_table, write_json, write_text

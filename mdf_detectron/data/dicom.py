@@ -348,7 +348,8 @@ def _modality(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if slope is None and intercept is None:
         return stored
-    values = stored * float(1 if slope is None else slope) + float(intercept or 0)
+    with np.errstate(over="ignore"):
+        values = stored * float(1 if slope is None else slope) + float(intercept or 0)
     if not np.isfinite(values).all():
         raise ValueError("its RescaleSlope and RescaleIntercept give values that are not finite")
     return values

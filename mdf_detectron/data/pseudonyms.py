@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, renew_digests
-from mdf_detectron.data.readers import copy_bare_png
+from mdf_detectron.data.raster import write_png
+from mdf_detectron.data.readers import AS_STORED, read_pixels
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 
@@ -133,7 +134,7 @@ def _new_name(name: str, pseudonyms: Pseudonyms) -> str:
 def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> str:
     """Rewrite an image under its pseudonym; return the SHA-256 of the new file."""
     target = images / _new_name(name, pseudonyms)
-    copy_bare_png(images / name, target)
+    write_png(target, read_pixels(images / name, AS_STORED)[0])
     (images / name).unlink()
     return sha256_of(target)
 

@@ -22,7 +22,7 @@ from mdf_detectron.data.loaders import (
     open_caches,
     records_of,
 )
-from mdf_detectron.data.readers import write_png
+from mdf_detectron.data.raster import write_png
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import sha256_of
 from mdf_detectron.locks import FolderLock

@@ -28,7 +28,7 @@ from mdf_detectron.data.loaders import (
     train_clinical_records,
 )
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
-from mdf_detectron.data.readers import write_png
+from mdf_detectron.data.raster import write_png
 from mdf_detectron.errors import ConfigError, DatasetError
 
 TINY = [*DATA, "MODEL.CLINICAL.NUMERIC", ["temperature", "age"], *datasets("tiny_cxr", "train", "test")]

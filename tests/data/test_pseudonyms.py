@@ -13,7 +13,8 @@ import pytest
 
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.pseudonyms import Privacy, Pseudonyms, pseudonymize_folder
-from mdf_detectron.data.readers import read_pixels, write_png
+from mdf_detectron.data.raster import write_png
+from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.errors import DatasetError
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mdf_detectron.data.intensity import change_depth, quantize, robust_range
+from mdf_detectron.data.raster import write_png
 from mdf_detectron.data.readers import (
     OpenImage,
     read_pixels,
@@ -19,7 +20,6 @@ from mdf_detectron.data.readers import (
     read_record_image,
     read_size,
     to_eight_bits,
-    write_png,
 )
 from mdf_detectron.errors import ImageReadError
 from mdf_detectron.fileio import sha256_of

@@ -15,7 +15,7 @@ from dicom_files import radiograph, save
 from PIL import Image
 
 from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, DIGEST_KEY, Checkpoint, signed
-from mdf_detectron.data.readers import write_png
+from mdf_detectron.data.raster import write_png
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
 from mdf_detectron.inference.predictor import Predictor
 

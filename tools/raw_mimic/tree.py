@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.prepared import Flow, is_up_to_date, staged_folder, write_report
-from mdf_detectron.data.readers import write_image
+from mdf_detectron.data.raster import write_image
 from mdf_detectron.data.sources.mimic.layout import SYNTHETIC_FILE_NAME
 from mdf_detectron.data.synthetic.cohort import Radiograph
 from mdf_detectron.data.synthetic.prepare import NOTE

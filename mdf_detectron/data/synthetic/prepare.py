@@ -11,7 +11,7 @@ from typing import Any
 
 from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data import prepared
-from mdf_detectron.data.readers import write_image
+from mdf_detectron.data.raster import write_image
 from mdf_detectron.data.sources.kit.collection import Collection
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES, mimic_clinical_schema
 from mdf_detectron.data.splits import train_val_test

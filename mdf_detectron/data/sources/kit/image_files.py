@@ -23,7 +23,8 @@ from PIL import Image
 from mdf_detectron.child_processes import parallel_map
 from mdf_detectron.data.intensity import pixel_digest
 from mdf_detectron.data.prepared import IMAGE_CACHE_SUFFIX, REPORT_FILE_NAME
-from mdf_detectron.data.readers import OpenImage, read_pixels, to_gray, write_png
+from mdf_detectron.data.raster import to_gray, write_png
+from mdf_detectron.data.readers import OpenImage, read_pixels
 from mdf_detectron.errors import DatasetError, ImageReadError
 from mdf_detectron.fileio import read_json, sha256_of
 
