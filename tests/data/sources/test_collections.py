@@ -77,7 +77,7 @@ def test_a_made_up_collection_is_one_file(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(COLLECTIONS.entries, "made-up", Entry("made_up_shadows", "shadows_cxr"))
     with pytest.raises(SystemExit):
-        main([])
+        main(["--help"])
     assert "  made-up      Made-up radiographs: shadows, with the weight of the patient\n" in capsys.readouterr().out
     assert "made_up_shadows" not in sys.modules
     root = write_nih(tmp_path / "raw") / "images"

@@ -472,7 +472,7 @@ def test_two_tasks_on_the_same_images_are_put_together(messy, tmp_path):
     assert found == {"scan_01.png": [[10, 10, 20, 20]] * 2, "scan_03.png": [[5, 5, 9, 9]], "scan_05.png": []}
     assert stage(report, "annotated images")["in"] == 5 and stage(report, "annotated images")["kept"] == 3
     notes = " ".join(report["notes"])
-    assert "2 images are in several annotation files" in notes and "1 are in one of them only" in notes
+    assert "2 images are in several annotation files" in notes and "**1 are in one of them only**" in notes
     coco(tmp_path / "second.json", [(3, [5, 5, 9, 9], {})], size=(48, 40))  # which of the sizes is it?
     with pytest.raises(SourceDataError, match="second.json: image scan_01.png: its file .* belongs to boxes.json"):
         prepared(messy, tmp_path, first, tmp_path / "second.json")

@@ -121,8 +121,8 @@ def say_what_is_double(images: Sequence[SourceImage], notes: list[str]) -> None:
         logging.getLogger(__name__).info(f"boxes that nearly coincide: {', '.join(list(near)[:5])}")
     alone = sum(image.tasks == 1 for image in images)
     if several := len(images) - alone:
-        notes.append(f"{several} images are in several annotation files, their boxes are put together; {alone} are in "
-                     "one of them only, there a class of the others may be missing.")  # fmt: skip
+        rest = f"; **{alone} are in one of them only**, where a class of the others may be missing" if alone else ""
+        notes.append(f"{several} images are in several annotation files, their boxes are put together{rest}.")
 
 
 def scale_mask(segmentation: Any, scale: np.ndarray, size: tuple[int, int]) -> Any:
