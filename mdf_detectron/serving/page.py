@@ -225,14 +225,11 @@ def open_page(
 def serve(predictor: Predictor, *, host: str, port: int, title: str, names: Sequence[str] = ()) -> None:
     """Serve the page until interrupted, see :func:`open_page`."""
     with open_page(predictor, host=host, port=port, title=title, names=names) as (url, blocks, _):
-        url = url.replace("//0.0.0.0:", f"//{socket.gethostname()}:")
-        print(f"{title}: {url} (Ctrl+C ends it)", flush=True)
         if not is_loopback(host):
-            print(
-                "Other machines can reach this page, and only who opens this address with its token is let in. Token "
-                "and images travel unencrypted, unless a server with TLS stands before the page.",
-                flush=True,
-            )
+            url = url.replace("//localhost:", f"//{socket.gethostname()}:")  # Gradio's name of all addresses
+            print("Other machines can reach this page, and only who opens this address with its token is let in. Token "
+                  "and images travel unencrypted, unless a server with TLS stands before the page.")  # fmt: skip
+        print(f"{title}: {url} (Ctrl+C ends it)", flush=True)
         blocks.block_thread()
 
 
