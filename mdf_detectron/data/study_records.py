@@ -84,9 +84,7 @@ def table_records(
 
     Args:
         folder: that paths in the table start in.
-        key: "COLUMN" or "COLUMN=KIND" instead of the recipe's.
-        columns: clinical column → its name in the table, instead of the schema's sources.
-        ignored: columns that are not clinical, or clinical columns that this table lacks.
+        key, columns, ignored: the options of ``mdf predict``; ``columns`` is clinical column → its name in the table.
 
     Returns:
         a record for each path, and what was not used, for the console.
@@ -97,8 +95,8 @@ def table_records(
     """
     # not at the top: pandas takes a while to import
     from mdf_detectron.data.sources.kit.table import read_table
-    from mdf_detectron.data.sources.own.collection import OwnOptions
     from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table
+    from mdf_detectron.data.sources.own.options import OwnOptions
 
     options, problems, said = OwnOptions(**asdict(schema.table) | ({"key": key} if key else {})), ProblemList(), []
     read = read_table(table, problems, encoding=options.encoding, sheet=options.sheet)

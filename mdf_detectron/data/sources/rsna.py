@@ -25,13 +25,8 @@ from mdf_detectron.fileio import read_json
 CLASSES = ("Lung opacity",)
 LABELS_FILE, IMAGE_FOLDER = "stage_2_train_labels.csv", "stage_2_train_images"
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
-SCHEMA = ClinicalSchema(
-    (
-        replace(AGE, source="dicom:PatientAge"),
-        replace(SEX, source="dicom:PatientSex"),
-        replace(VIEW, source="dicom:ViewPosition"),
-    )
-)
+SCHEMA = ClinicalSchema((replace(AGE, source="dicom:PatientAge"), replace(SEX, source="dicom:PatientSex"),
+                         replace(VIEW, source="dicom:ViewPosition")))  # fmt: skip
 ORIGIN = "kaggle.com/c/rsna-pneumonia-detection-challenge"
 MAPPING_ORIGIN = "the challenge's page at rsna.org"
 SIDE = 1024

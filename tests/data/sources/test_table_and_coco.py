@@ -18,7 +18,8 @@ from mdf_detectron.data.readers import read_pixels
 from mdf_detectron.data.schema import ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
-from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions, parse_columns
+from mdf_detectron.data.sources.own.collection import COLLECTION
+from mdf_detectron.data.sources.own.options import OwnOptions, parse_columns
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.reading_back import read_prepared
 

@@ -45,6 +45,7 @@ GROUPS_OR_DECIMALS = "a comma before three digits: thousands (--thousands ,) or 
 OTHER_UNIT = "in another unit than the column's"
 NOT_A_CATEGORY = "not in the vocabulary"
 EMPTY, CODE = "empty", "a code for a missing value"
+Parsed = tuple[float | None, str | None]
 LIMIT, GROUPED = "the limit of a value beyond it (<, >)", "with thousands separators"
 
 
@@ -65,9 +66,7 @@ def _is_boolean(value: Any) -> bool:
     return type(value).__name__ in ("bool", "bool_") or fold(value) in ("true", "false", "yes", "no")
 
 
-def parse_number(
-    value: Any, decimal_comma: bool = False, thousands: str = "", unit: str = ""
-) -> tuple[float | None, str | None]:
+def parse_number(value: Any, decimal_comma: bool = False, thousands: str = "", unit: str = "") -> Parsed:
     """Parse a number from a raw value that is not empty.
 
     Blanks and apostrophes separate thousands, as does a mark that cannot be the decimal one ("1,234.5").
@@ -123,9 +122,7 @@ def unit_of(value: Any) -> str:
 def is_unit(text: str) -> bool:
     """Tell whether a text is a unit: a known one, or letters with a slash or a degree sign."""
     key = unit_key(text)
-    return key in UNITS or (
-        any(mark in key for mark in "/°") and re.search(r"[^\W\d_]", key) is not None and len(key) < 24
-    )
+    return key in UNITS or (len(key) < 24 and re.search(r"[/°]", key) and re.search(r"[^\W\d_]", key)) is not None
 
 
 def unit_key(unit: str) -> str:
@@ -139,7 +136,7 @@ def _without_limit(value: Any) -> tuple[str, str | None]:
     return (text.lstrip("<>≤≥= "), LIMIT) if text[:1] in set("<>≤≥") else (text, None)
 
 
-def parse_age(value: Any) -> tuple[float | None, str | None]:
+def parse_age(value: Any) -> Parsed:
     """Parse an age in years from a number or a DICOM age ("062Y", "62", "62 years", "018M", "10D", "> 89", "90+").
 
     Return as :func:`parse_number` does; ages in months, weeks or days have two decimals.

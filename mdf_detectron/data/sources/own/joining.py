@@ -18,7 +18,7 @@ from mdf_detectron.data.times import Moment, dicom_time, is_later, parse_time
 from mdf_detectron.errors import SourceDataError, shorten
 
 if TYPE_CHECKING:
-    from mdf_detectron.data.sources.own.collection import OwnOptions
+    from mdf_detectron.data.sources.own.options import OwnOptions
 
 DICOM_TIME = "dicom"
 """``--time dicom``: read times from the image files."""

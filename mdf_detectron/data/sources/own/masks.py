@@ -20,7 +20,7 @@ from mdf_detectron.data.sources.kit.values import fold, is_empty
 from mdf_detectron.errors import SourceDataError, shorten
 
 if TYPE_CHECKING:
-    from mdf_detectron.data.sources.own.collection import OwnOptions
+    from mdf_detectron.data.sources.own.options import OwnOptions
 
 REMEDY = " (--healthy-without-mask: such images show none)"
 

@@ -200,9 +200,7 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
     else:
         low, high = wide_range(values)
         reasons.append(f"Range: ten times as wide as the values ({_span(values)}), since the column is not known.")
-        questions.append(
-            "write the range that is possible in a patient" + ("." if unit else ", and the unit as unit: ...")
-        )
+        questions.append(f"write the possible range in a patient{'' if unit else ', and the unit as unit: ...'}.")
     _ask_about_values(values, low, high, questions)
     return ClinicalColumn(name, "numeric", unit, low, high, missing=missing)
 
@@ -251,7 +249,5 @@ def _categorical(name: str, filled: list[Any], folded: Counter[str], proposal: P
         proposal.questions[name].append(f"nearly the same: {listed}. One value? Then add mapping: {{one: other}}.")
     if rare := [word for word in words if folded[fold(word)] < 3]:
         listed = ", ".join(rare[:5])
-        proposal.questions[name].append(
-            f"rare: {listed}. A misspelling of another? Then map it, as in mapping: {{misspelled: right}}."
-        )
+        proposal.questions[name].append(f"rare: {listed}. A misspelling? Then add mapping: {{misspelled: right}}.")
     return ClinicalColumn(name, "categorical", vocabulary=tuple(words))

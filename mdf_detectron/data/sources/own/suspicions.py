@@ -68,7 +68,8 @@ def wide_range(numbers: np.ndarray) -> tuple[float, float]:
     most = max(10 * float(np.abs(numbers).max()), 1e-9)
     step = 10 ** np.floor(np.log10(most))
     top = float(f"{next(n for n in (1, 2, 5, 10) if n * step >= most * (1 - 1e-9)) * step:.6g}")
-    return (-top if numbers.min() < 0 else 0.0), top
+    top = int(top) if top.is_integer() else top
+    return (-top if numbers.min() < 0 else 0), top
 
 
 def missing_codes(numbers: np.ndarray) -> list[float]:
