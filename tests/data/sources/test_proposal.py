@@ -33,7 +33,7 @@ def spread(low, high, count=24, digits=1):
     ("Kreatinin", spread(0.6, 3.4), "mg/dl", (0, 50), "mg/dl"),
     ("marker", spread(3, 61), "", (0, 1000), "write the possible range in a patient, and the unit"),
     ("marker", spread(-3, 4), "", (-50, 50), "write the possible range"),
-    ("wbc", [f"{v}%" for v in spread(20, 80)], "%", (0, 1000), "write the possible range"),  # a share of them has no known range
+    ("wbc", [f"{v}%" for v in spread(20, 80)], "%", (0, 1000), "write the possible range"),  # not known of a share
     ("marker", [*spread(1, 2), "190"], "", (0, 2000), "far from all others, but kept: 190"),
     ("temp", [*spread(36, 40), "370"], "°C", (20, 47), "outside the range, and missing: 370"),
 ])  # fmt: skip
