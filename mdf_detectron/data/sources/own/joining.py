@@ -14,7 +14,7 @@ from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Stu
 from mdf_detectron.data.sources.kit.table import Row, Table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
 from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
-from mdf_detectron.data.times import Moment, dicom_time, is_later, parse_time
+from mdf_detectron.data.times import dicom_time, is_later, parse_time
 from mdf_detectron.errors import SourceDataError, shorten
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def find_files(
     studies, owner = [], {}
     for image, (candidates, dropped, in_folder) in zip(images, found, strict=True):
         if not candidates or (dropped and not in_folder and real - {dropped}):
-            reason, text = "no file of that name", f"no file of that name below {folder}; --images is its folder"
+            other = f", and {candidates[0].relative_to(folder)} is in another folder" if candidates else ""
+            reason, text = "no file of that name", f"no file of that name below {folder}{other}; --images is its folder"
         elif len(candidates) > 1:
             listed = ", ".join(p.relative_to(folder).as_posix() for p in candidates[:3])
             reason, text = "several files of that name", f"several files may be meant ({listed}); write the path"
@@ -119,9 +120,9 @@ def join_table(
             number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] and pair[1].utc, -pair[0]))
             used.add(number)
             study.row = table.rows[number]
-            study.times = (_text(moment), _text(recorded))
+            study.times = (moment and str(moment), recorded and str(recorded))
         else:
-            study.times = (_text(moment), None)
+            study.times = (moment and str(moment), None)
             study.no_record = LATE if why_not else NO_ROW
     if not used and not problems.counts:
         rows, files = (", ".join(map(repr, list(found)[:3])), ", ".join(repr(_keys(s, kind, folder)[0])
@@ -162,9 +163,7 @@ def _keys(study: Study, kind: str, folder: Path) -> list[str]:
         names = [study.path.relative_to(folder).as_posix(), *meant_paths(study.image.name)]
         names += [one for name in names[:2] for one in original_stems(name)] if kind == "stem" else []
         return [path_key(name, kind == "name") for name in names]
-    raw = (
-        study.image.image_id if kind == "id" else study.tags[kind] if "=" not in kind else part_of(study, kind, folder)
-    )
+    raw = part_of(study, kind, folder) if "=" in kind else study.image.image_id if kind == "id" else study.tags[kind]
     return [normal_key(raw, "id") or ""]
 
 
@@ -218,10 +217,6 @@ def _is_filled(row: Row, column: str | None) -> bool:
     return column in row and not is_empty(row[column])
 
 
-def _text(moment: Moment | None) -> str | None:
-    return None if moment is None else str(moment)
-
-
 def set_patients(studies: list[Study], options: OwnOptions, folder: Path) -> int:
     """Set each study's patient, or why it has none; if no option is given, each image is a patient.
 
@@ -234,12 +229,11 @@ def set_patients(studies: list[Study], options: OwnOptions, folder: Path) -> int
             study.patient = f"image {original or study.image.name}"
             versions += original is not None
             continue
-        if options.patient.startswith("dicom:"):
-            raw = study.tags[options.patient.removeprefix("dicom:")]
-        elif options.patient.startswith(REGEX_KINDS):
+        kind, _, name = options.patient.partition(":")
+        if options.patient.startswith(REGEX_KINDS):
             raw = part_of(study, options.patient, folder)
         else:
-            raw = study.identity.get(options.patient)
+            raw = study.tags[name] if kind == "dicom" and name else study.identity.get(options.patient)
         study.patient = None if is_empty(raw) else raw
         study.no_patient = f"{options.patient} is {shorten(raw)}"
     return versions
@@ -270,14 +264,10 @@ def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> 
     found: dict[str, list[int]] = {}
     for number, row in enumerate(table.rows):
         key = normal_key(row[column], kind)
-        if key is None:
-            text = f"{table.place(number)}: column '{column}' is {shorten(row[column])}; every row needs its key"
-            problems.add("row without a key", text)
-            table.dropped["row without a key"] += 1
-            continue
-        if is_rounded(row[column]):
-            problems.add(ROUNDED, f"{table.place(number)}: column '{column}' is {shorten(row[column])}; {ROUNDED_TEXT}")
-            table.dropped[ROUNDED] += 1
+        if key is None or is_rounded(row[column]):
+            kind_of, why = ("row without a key", "every row needs its key") if key is None else (ROUNDED, ROUNDED_TEXT)
+            problems.add(kind_of, f"{table.place(number)}: column '{column}' is {shorten(row[column])}; {why}")
+            table.dropped[kind_of] += 1
             continue
         same = found.setdefault(key, [])
         if any(table.rows[other] == row for other in same):
