@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+from functools import cache
 
 SPIN_COUNT = 200
 """Rounds that a GNU OpenMP thread spins before it sleeps. Thousands are slightly faster on a quiet machine, but make
@@ -38,19 +39,13 @@ def use_free_cores(workers: int = 0, processes: int = 1) -> None:
         torch.set_num_threads(free_cores(workers, processes))
 
 
-_forks_known = False
-
-
+@cache
 def one_thread_in_forks() -> None:
-    """Give torch one thread in every process that is forked from now on: OpenMP's threads do not survive a fork, and
-    work for several would wait for them forever.
-    """
-    global _forks_known
-    if not _forks_known and hasattr(os, "register_at_fork"):
+    """Give torch one thread in every process forked from now on: it would wait forever for its parent's others."""
+    if hasattr(os, "register_at_fork"):
         import torch
 
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-    _forks_known = True
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

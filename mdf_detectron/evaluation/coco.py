@@ -112,31 +112,28 @@ def _ground_truth(annotations: Annotations) -> GroundTruth:
 
 def _with_numbers(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Convert numeric text in clinical columns that hold only numbers, as training does with the schema."""
-    texts, words = set(), set()
+    values: dict[str, list[Any]] = {}
     for image in images:
         for name, value in (image.get("clinical") or {}).items():
-            if isinstance(value, str) and not is_missing(value):
-                (texts if _as_number(value) is not None else words).add(name)
-            elif isinstance(value, bool):
-                words.add(name)
-    numeric = texts - words
-    if not numeric:
-        return images
+            if not is_missing(value):
+                values.setdefault(name, []).append(value)
+    numeric = {name for name, found in values.items() if not any(_as_number(v) is None for v in found)}
     return [
         {**image, "clinical": {
-            name: _as_number(value) if name in numeric and isinstance(value, str) and not is_missing(value) else value
+            name: _as_number(value) if name in numeric and isinstance(value, str) else value
             for name, value in (image.get("clinical") or {}).items()
         }}
         for image in images
-    ]  # fmt: skip
+    ] if any(isinstance(v, str) for name in numeric for v in values[name]) else images  # fmt: skip
 
 
-def _as_number(text: str) -> float | None:
+def _as_number(value: Any) -> float | None:
+    """Return a finite number, as it is or of its text; None of anything else, missing values and booleans too."""
     try:
-        value = float(text)
-    except ValueError:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return value if math.isfinite(value) else None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_a_study_in_the_browser(address, browser, predictor, tiny_folder, tmp_pa
     find(page, "old => document.querySelector('#views').innerHTML !== old", first)  # boxes have changed
 
     page.fill("#field-age textarea, #field-age input", "500")
-    find(page, "document.querySelector('.mdf-error')?.innerText.includes('outside its legal range')")
+    find(page, "document.querySelector('.mdf-error')?.innerText.includes(': outside ')")
     page.fill("#field-age textarea, #field-age input", "old")
     find(page, "document.querySelector('.mdf-error')?.innerText.includes('not a number')")
     page.fill("#field-age textarea, #field-age input", "")
