@@ -205,6 +205,14 @@ def test_a_forked_process_predicts(tiny_run, image):
     assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
 
 
+def test_a_forked_process_cannot_use_its_parents_gpu_and_says_so(tiny_run, image, monkeypatch):
+    predictor = Predictor(tiny_run / "model_final.pth", device="cpu")
+    error = RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, …")
+    monkeypatch.setattr(predictor.model, "forward", lambda inputs: (_ for _ in ()).throw(error))
+    with pytest.raises(ConfigError, match="make the Predictor in it, or start it by spawn"):
+        predictor(image, RECORD)
+
+
 def test_what_is_no_image_is_refused(tiny_predictor, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     for image, message in (
