@@ -167,14 +167,6 @@ def _keys(study: Study, kind: str, folder: Path) -> list[str]:
     return [normal_key(raw, "id") or ""]
 
 
-def has_group(pattern: str) -> bool:
-    """Tell whether a text is a regular expression with a group."""
-    try:
-        return re.compile(pattern).groups > 0
-    except re.error:
-        return False
-
-
 def part_of(study: Study, how: str, folder: Path) -> str | None:
     """Return the first group of REGEX in ``how``, "stem=REGEX" or "path=REGEX"; None where it does not match."""
     kind, _, pattern = how.partition("=")
