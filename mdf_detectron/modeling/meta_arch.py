@@ -212,8 +212,10 @@ class MultimodalRetinaNet(MultimodalMixin, RetinaNet):
             predictions = [x + added[:, :, None, None].to(x.dtype) for x in logits], deltas
         if self.training:
             targets = [x["instances"].to(self.device) for x in batched_inputs]
+            normalizer = getattr(self, "loss_normalizer", 100)  # Detectron2's start
             losses = self.forward_training(images, features, predictions, targets)
-            if self.logit_fusion is not None:  # as in the RoI heads
+            if self.logit_fusion is not None:  # as in the RoI heads; a step moves the running normalizer once
+                self.loss_normalizer = normalizer
                 of_image = self.forward_training(images, features, alone, targets)["loss_cls"]
                 losses["loss_cls"] = (losses["loss_cls"] + of_image) / 2
             return {**self.weighted(losses), **self.auxiliary_losses(maps, targets)}

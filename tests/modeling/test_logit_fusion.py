@@ -205,3 +205,14 @@ def test_heads_that_read_no_record_are_refused():
         load_config("synthetic_cxr/mdf_net.yaml", [*LOGITS, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"])
     with pytest.raises(ConfigError, match="LOGITS_HIDDEN is 0: set it to 64, or FUSION_3D to False"):
         load_config("synthetic_cxr/logit_fusion.yaml", ["MODEL.CLINICAL.LOGITS_HIDDEN", 0])
+
+
+def test_a_step_of_retinanet_moves_its_running_normalizer_once(fitted, event_storage):
+    """A step with logit fusion, which asks the class loss twice, leaves it as a step without logit fusion does."""
+    after = []
+    for more in (LOGITS, [*LOGITS, "MODEL.CLINICAL.FUSION_LOGITS", False]):
+        model, batch = fitted("mimic_eye/retinanet_mdf_net.yaml", *more)
+        model.loss_normalizer = 7.0
+        model.train()(batch)
+        after.append(model.loss_normalizer)
+    assert after[0] == pytest.approx(after[1]) and after[0] != 7.0
