@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MOST_FILES, MOST_LINES = 62, 10_600
+MOST_FILES, MOST_LINES = 64, 11_100
 OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL.ROI_HEADS.NUM_CLASSES {classes}
     INPUT.IMAGE_SIZE 64 MODEL.MASK_ON False SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS ()
     SOLVER.MAX_ITER 2 DATALOADER.NUM_WORKERS 0 DATASETS.TRAIN ('{name}_train',) DATASETS.VAL ('{name}_val',)
@@ -18,9 +18,14 @@ OPTIONS = """MODEL.DEVICE cpu MODEL.CLINICAL.NUMERIC ['age','temperature'] MODEL
 PROGRAM = """
 import os, sys
 from mdf_detectron import cli
+loaded = {}
+def at_results(event, args):
+    if event == "os.rename" and os.path.basename(os.fspath(args[1])) == "results.json":
+        loaded.update(sys.modules)
+sys.addaudithook(at_results)
 cli.main(["train", "--config-file", "synthetic_cxr/mdf_net.yaml", *sys.argv[1:]])
 assert os.path.isfile(os.path.join(sys.argv[-1], "results.json"))
-for name, module in sorted(sys.modules.items()):
+for name, module in sorted(loaded.items()):
     if name.split(".")[0] == "mdf_detectron" and module.__file__:
         print("MODULE", name, sum(1 for _ in open(module.__file__, "rb")))
 """
