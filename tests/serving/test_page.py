@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from forked import Forked, wait_for
 from PIL import Image
 
 from mdf_detectron import cli
+from mdf_detectron.data.schema import TableRecipe
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.report.html import Section, write_report
 from mdf_detectron.report.tables import Table
@@ -242,6 +244,16 @@ def test_an_upload_is_deleted_whatever_it_holds(predictor, tmp_path, tiny_folder
         study, message = page.load(str(path))
         assert study is None and "mdf-error" in message and not path.exists() and str(tmp_path) not in message
     assert page.answer(None)[2].startswith('<p class="mdf-error"')
+
+
+def test_a_typed_record_is_read_as_the_table_of_training(predictor, tiny_folder, monkeypatch):
+    page = StudyPage(predictor)
+    study = predictor.prepare(tiny_folder / "images" / "test_1.png")
+    values = {"age": "> 89", "temperature": "98,6", "gender": "F"}
+    form = [values[column.name] for column in page.columns]
+    assert "temperature" in (said := page.answer(study, *form)[2]) and "a decimal comma" in said
+    monkeypatch.setattr(predictor, "schema", replace(predictor.schema, table=TableRecipe(decimal_comma=True)))
+    assert page.record(form) == {"age": 89, "temperature": 98.6, "gender": "F"}
 
 
 def test_names_cannot_bring_markup(predictor):

@@ -31,7 +31,7 @@ def spread(low, high, count=24, digits=1):
     ("wbc", spread(3000, 14000, digits=0), "/μl", (0, 1_000_000), "the unit is /μl"),
     ("SpO2", [f"{v} %" for v in spread(80, 99, digits=0)], "%", (1.5, 100), ""),
     ("Kreatinin", spread(0.6, 3.4), "mg/dl", (0, 50), "mg/dl"),
-    ("marker", spread(3, 61), "", (0, 1000), "write the possible range in a patient, and the unit"),
+    ("marker", spread(3, 61), "", (0, 1000), "write the possible range in a patient and its unit"),
     ("marker", spread(-3, 4), "", (-50, 50), "write the possible range"),
     ("wbc", [f"{v}%" for v in spread(20, 80)], "%", (0, 1000), "write the possible range"),  # not known of a share
     ("marker", [*spread(1, 2), "190"], "", (0, 2000), "far from all others, but kept: 190"),
@@ -80,7 +80,7 @@ def test_two_units_in_one_column_are_asked_about(low, high, units):
     ("day", ["20190531", "20190602", "20200101", "20200229", "20211231"], "dates, as 20190531"),
     ("acc", range(7120031, 7120431, 21), "an identifier?"),
     ("id", [f"{v:06d}" for v in range(91, 900, 55)], "an identifier?"),
-    ("marker", ["3,250", "800", "4,125"], "(--thousands ,) or decimals (--decimal-comma)?"),
+    ("marker", ["3,250", "800", "4,125"], "(--thousands ,) or decimals (--decimal-comma)"),
     ("marker", ["3,2", "8", "4,125"], "--decimal-comma"),
     ("crp", ["12 mg/l", "1.4 mg/dl", "30 mg/l"], "numbers in several units (mg/l, mg/dl)"),
     ("age", [f"{v:03d}Y" for v in range(30, 60)], None), ("crp", ["3", "4"] * 3, None),

@@ -41,7 +41,7 @@ _MINUS = str.maketrans(dict.fromkeys("−‒–—﹣-", "-"))
 
 NOT_A_NUMBER, BOOLEAN, INFINITE = "not a number", "a boolean is not a number", "not finite"
 DECIMAL_COMMA = "a decimal comma (--decimal-comma reads it)"
-GROUPS_OR_DECIMALS = "a comma before three digits: thousands (--thousands ,) or decimals (--decimal-comma)?"
+GROUPS_OR_DECIMALS = "a comma before three digits: thousands (--thousands ,) or decimals (--decimal-comma)"
 OTHER_UNIT = "in another unit than the column's"
 NOT_A_CATEGORY = "not in the vocabulary"
 EMPTY, CODE = "empty", "a code for a missing value"

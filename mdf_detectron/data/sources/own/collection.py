@@ -204,7 +204,7 @@ def _propose_schema(
         job.notes.append("**No clinical column**: there is no --table, and the images' headers tell nothing. The "
                          "folder is for image-only models.")  # fmt: skip
     if listed:
-        job.notes.append(f"Columns that are left out: {listed}.")
+        job.notes.append(f"Columns that are left out: {listed}")
     if undecided := [name for name, questions in proposal.questions.items() if questions]:
         job.notes.append(f"The schema is a proposal: {SCHEMA_FILE_NAME} says what to decide about "
                          f"{', '.join(undecided)}.")  # fmt: skip

@@ -200,7 +200,7 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
     else:
         low, high = wide_range(values)
         reasons.append(f"Range: ten times as wide as the values ({_span(values)}), since the column is not known.")
-        questions.append(f"write the possible range in a patient{'' if unit else ', and the unit as unit: ...'}.")
+        questions.append(f"write the possible range in a patient{'' if unit else ' and its unit'}.")
     _ask_about_values(values, low, high, questions)
     return ClinicalColumn(name, "numeric", unit, low, high, missing=missing)
 
