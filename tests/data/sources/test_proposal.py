@@ -65,7 +65,7 @@ def test_codes_stand_apart_and_repeat(values, codes):
     (spread(1.55, 1.95, digits=2), spread(156, 192), "m and cm"),
     (spread(0.88, 0.99, digits=2), spread(89, 99), "0.97 and 97 %"),
     (spread(4, 9), spread(80, 160), "mmol/l and mg/dl"),
-    (spread(2, 2.2), spread(5, 150), None),
+    (spread(2, 2.2), spread(5, 150), None), (["2"] * 9, ["5", "6", "7"] * 3, None),
     (spread(4, 9), spread(9.2, 20), None), (spread(4, 9), ["300"], None), (["0", "1"] * 9, ["10"], None),
 ])  # fmt: skip
 def test_two_units_in_one_column_are_asked_about(low, high, units):
@@ -79,10 +79,13 @@ def test_two_units_in_one_column_are_asked_about(low, high, units):
     ("wbc", range(12000, 30000, 999), None),
     ("day", ["20190531", "20190602", "20200101", "20200229", "20211231"], "dates, as 20190531"),
     ("acc", range(7120031, 7120431, 21), "an identifier?"),
-    ("id", [f"{v:06d}" for v in range(91, 900, 55)], "an identifier?"),
+    ("nr", [f"{v:06d}" for v in range(91, 900, 55)], "an identifier?"),
     ("marker", ["3,250", "800", "4,125"], "(--thousands ,) or decimals (--decimal-comma)"),
     ("marker", ["3,2", "8", "4,125"], "--decimal-comma"),
     ("crp", ["12 mg/l", "1.4 mg/dl", "30 mg/l"], "numbers in several units (mg/l, mg/dl)"),
+    ("Patient ID", [v % 9 for v in range(40)], "its name says that they are identifiers"),
+    ("valid", [v % 9 for v in range(40)], None),
+    ("doi", [f"10.{v}/abc.2020.{v}" for v in range(1000, 1020)], "free text"),
     ("age", [f"{v:03d}Y" for v in range(30, 60)], None), ("crp", ["3", "4"] * 3, None),
 ])  # fmt: skip
 def test_what_is_no_number_of_a_patient_is_left_out(source, values, reason):

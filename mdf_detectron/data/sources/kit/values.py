@@ -122,7 +122,8 @@ def unit_of(value: Any) -> str:
 def is_unit(text: str) -> bool:
     """Tell whether a text is a unit: a known one, or letters with a slash or a degree sign."""
     key = unit_key(text)
-    return key in UNITS or (len(key) < 24 and re.search(r"[/°]", key) and re.search(r"[^\W\d_]", key)) is not None
+    letters, digits = (len(re.findall(kind, key)) for kind in (r"[^\W\d_]", r"\d"))
+    return key in UNITS or (any(mark in key for mark in "/°") and 0 < letters < 20 and digits < 6)
 
 
 def unit_key(unit: str) -> str:

@@ -46,7 +46,10 @@ FACTORS = {2.2046: "kg and lb", 2.54: "inches and cm", 9.01: "mmol/l and mg/dl",
            18.02: "mmol/l and mg/dl", 88.4: "mg/dl and μmol/l", 100: "m and cm, or 0.97 and 97 %",
            1000: "units a factor of 1000 apart"}  # fmt: skip
 _CODE = re.compile(r"-[1-9]|-?(9{2,}|8{2,}|7{2,})|-?9+\.9+")
-_OF_DATES = re.compile(r"dat(e|um)|birth|geb(urt|\b)|\bdob\b")
+_OF_IDS = re.compile(
+    r"\b(mrn|pid|fall ?(nr|nummer)|accession( ?(no|nr|number))?)\b|(\b|patient|case|study|subject|visit)id$"
+)
+_OF_DATES = re.compile(r"dat(e|um)\b|birth|\bgeb(urt|\b)|\bdob\b")
 
 
 def possible_units(name: str, unit: str, numbers: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -91,10 +94,10 @@ def missing_codes(numbers: np.ndarray) -> list[float]:
 def mixed_units(numbers: np.ndarray) -> str | None:
     """Describe two groups of values with nothing between that are a known factor apart, as °C and °F."""
     ordered = np.unique(numbers[numbers > 0])
-    if len(ordered) < 4:
-        return None
     gaps = ordered[1:] / ordered[:-1]
-    at = int(gaps.argmax())
+    at = int(gaps.argmax()) if len(gaps) else 0
+    if not 1 <= at < len(gaps) - 1:
+        return None  # one value alone: a code
     low, high = numbers[(numbers > 0) & (numbers <= ordered[at])], numbers[numbers > ordered[at]]
     spread = max(g.max() / g.min() for g in (low, high))
     if min(len(low), len(high)) < max(2, 0.05 * len(numbers)) or gaps[at] < max(1.5, spread / 2):
@@ -116,11 +119,14 @@ def no_measurement(name: str, numbers: np.ndarray, texts: Iterable[str]) -> str 
     distinct = set(numbers.tolist())
     if len(distinct) < 5 or not all(v.is_integer() for v in distinct):
         return None
+    name = re.sub(r"[\W_]+", " ", name.casefold())
+    if _OF_IDS.search(name):
+        return "whole numbers, and its name says that they are identifiers"
     remedy = "a model reads numbers: compute an age or a number of days from it"
     days = pd.to_datetime(pd.Series([f"{v:.0f}" for v in distinct]), format="%Y%m%d", errors="coerce")
     if days.between("1900-01-01", "2100-12-31").all():
         return f"dates, as 20190531; {remedy}"
-    named = _OF_DATES.search(name.casefold()) is not None
+    named = _OF_DATES.search(name) is not None
     if all((3654 if named else 36526) <= v <= (73050 if named else 51501) for v in distinct):
         return f"dates, as Excel counts days; {remedy}"
     if len(distinct) == len(numbers) >= 10 and (min(distinct) >= 1e5 or any(re.fullmatch(r"0\d+", t) for t in texts)):
