@@ -1,7 +1,5 @@
 """Save and load models: Detectron2's checkpointer for this project's checkpoint files."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choose what a new training takes from another model: what fits, classes by name, the record's path by its columns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Each command is a module of this package with ``main(argv)``, imported when it r
 and modules that need them only after parsing its arguments, so --help, typos and missing files are answered at once.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import importlib

@@ -4,8 +4,6 @@ Operations are fvcore's count (a multiply-add is one) of one image through the m
 output elements of its convolutions and products, in MiB of float32.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Check names, files and folders of the command line before heavy imports; an error is one line."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence

@@ -3,8 +3,6 @@
 mdf audit datasets/mimic_eye
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 

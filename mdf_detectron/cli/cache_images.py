@@ -3,8 +3,6 @@
 mdf cache --config-file mimic_eye/mdf_net.yaml DATALOADER.DECODED_CACHE /fast/disk/decoded
 """
 
-from __future__ import annotations
-
 import argparse
 
 from mdf_detectron.cli.arguments import config_file

@@ -1,7 +1,5 @@
 """The demo: a model with the record against one without, late fusion and oracles, on synthetic data; with pictures."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

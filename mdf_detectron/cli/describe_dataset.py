@@ -3,8 +3,6 @@
 mdf describe datasets/mine --out output/mine.html
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -8,8 +8,6 @@ Writes DIR/metrics.json, DIR/evaluation.json (everything, for mdf plot), DIR/tab
 DIR/report.md and DIR/report.html.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

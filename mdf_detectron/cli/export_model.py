@@ -7,8 +7,6 @@ The file takes any number of images of any size at once. It is written only if i
 scores to 0.0001 with the model's, on random images and records and on --images, none of which it was made with.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ show detectron2`` knows. The rest of LabGym (GPL-3.0) is neither kept nor instal
 ``detectron2._C`` is not part of it: rotated boxes and deformable convolution are absent; mdf_detectron uses neither.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib

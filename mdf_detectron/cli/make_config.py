@@ -6,8 +6,6 @@ Writes with_record.yaml, whose comments give the reasons, and image_only.yaml, t
 folder without clinical records image_only.yaml alone.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ DIR is what mdf evaluate wrote: precision and recall, FROC, threshold sweep, TP,
 analysis.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Operating thresholds and calibration come from the validation split, results fro
 here. OUT.md is the model card, OUT_reliability.png the reliability diagram.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

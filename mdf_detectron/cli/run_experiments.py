@@ -8,8 +8,6 @@ The plan is one of the package's (does_it_help, fusions, paper) or a YAML file. 
 was stopped; finished trainings are kept, a failed one is tried again. Writes OUT/report.html, report.md and study.json.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

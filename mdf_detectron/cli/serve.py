@@ -7,8 +7,6 @@ It listens on this machine alone unless --host says otherwise: then it prints an
 nobody is let in. Nothing is stored or logged.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Writes DIR/what_if.json, DIR/what_if.png (before and after), DIR/sweep_COLUMN.pn
 shown is the model's association, and no cause.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ file's ``sha256``. Whole floats become integers; patient ids are normalized by
 :func:`~mdf_detectron.data.splits.patient_key`. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -1,7 +1,5 @@
 """Audit a prepared folder: find what splits share, what is broken, and what could not be checked."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Show a training on the console in a few lines; ``log.txt`` holds everything."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

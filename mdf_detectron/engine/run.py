@@ -1,7 +1,5 @@
 """Run a training or evaluation from command-line arguments: config, checks, then the processes."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections import OrderedDict

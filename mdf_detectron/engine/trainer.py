@@ -1,7 +1,5 @@
 """Train with Detectron2's ``DefaultTrainer`` and this project's loaders, evaluator, optimizer and checkpointer."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Validate during training: metrics and losses on held-out data, their history, best checkpoint, early stopping."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping

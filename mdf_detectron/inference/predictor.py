@@ -9,8 +9,6 @@ clinical dropout (``MODEL.CLINICAL.DROPOUT_RECORD`` 0) saw missing values only w
 column that was never missing, its response to a missing value is untrained, and a note says so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

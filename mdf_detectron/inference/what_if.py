@@ -12,8 +12,6 @@ shapley:  Shapley values (captum's permutation sampling); they sum to score − 
 Shape letters: F findings, R records, L columns that the model reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Guard the web page: whose requests are answered, how much one may hold, and that uploads outlive no page."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import os

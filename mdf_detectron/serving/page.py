@@ -4,8 +4,6 @@ Images stay in the session's memory. Gradio stores an upload in a temporary file
 deleted as soon as it is read, and its folder at the end. :mod:`~mdf_detectron.serving.doors` guards the page.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import os

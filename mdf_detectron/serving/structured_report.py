@@ -1,7 +1,5 @@
 """Write findings as a DICOM structured report (TID 1500) whose boxes refer to the source image."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -6,8 +6,6 @@ The images, visits, triage values and patients are those of MIMIC. MS-CXR only h
 is one of phrases, and is not used.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

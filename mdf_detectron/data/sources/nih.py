@@ -5,8 +5,6 @@ mdf prepare nih --root NIH_ROOT --out datasets/nih --image-size 512
 Only 880 images have boxes. Another image with a finding is unlabeled, not healthy: only "No Finding" is healthy.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mdf_detectron.data.schema import ClinicalSchema

@@ -6,8 +6,6 @@ The challenge's patientId is one per image. Its mapping to NIH ChestX-ray14 tell
 images share their patient with another one.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

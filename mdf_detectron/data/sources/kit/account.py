@@ -1,7 +1,5 @@
 """Keep account of a preparation: broken entries, changed values, images and boxes kept and dropped."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Read what labeling tools write: YOLO, Pascal VOC, CVAT, Label Studio, Labelme and VIA, each chosen by content."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

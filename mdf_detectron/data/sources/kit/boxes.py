@@ -1,7 +1,5 @@
 """Read boxes from tables; scale boxes and masks to the pixels of the image that was read."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Sequence

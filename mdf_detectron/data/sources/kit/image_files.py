@@ -4,8 +4,6 @@ Copying can be resumed: each copy is written atomically, carries its original's 
 made, and is kept in a cache folder that survives an interrupted run. Copies of a replaced folder are reused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Write a prepared folder: splits, folds, the schema, the report."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run the steps from a collection's tables to the prepared folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

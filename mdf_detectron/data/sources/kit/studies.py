@@ -1,7 +1,5 @@
 """Define a study: one image with its boxes, file, patient, raw clinical values, times and split."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

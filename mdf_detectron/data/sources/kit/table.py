@@ -1,7 +1,5 @@
 """Read tables of any file type and keep the line number of each row."""
 
-from __future__ import annotations
-
 import csv
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Parse dirty numbers, ages and categories; log every change and removal with its reason."""
 
-from __future__ import annotations
-
 import math
 import re
 from numbers import Real

@@ -1,7 +1,5 @@
 """Read annotations: COCO JSON, a table of boxes, or a format of :mod:`..kit.annotation_formats`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Define the options of ``mdf prepare own`` that say how annotations, table and images belong together."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

@@ -3,8 +3,6 @@
 The proposal is a commented schema file; the user edits it and prepares again with ``--schema``.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

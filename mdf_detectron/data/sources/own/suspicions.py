@@ -1,7 +1,5 @@
 """Know what numbers can be: possible ranges by name and unit, codes, mixed units, dates and identifiers."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
