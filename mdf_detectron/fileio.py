@@ -292,17 +292,13 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which JSON does not have; write null")
 
 
+_UTF_8 = "utf-8-sig"  # with or without a byte order mark
 LONGEST_LINE = 1 << 20
 """Maximum number of characters in a line of a CSV file; a gzipped file can unpack to a line of any length."""
 
 
 def read_csv(
-    path: str | Path,
-    error: type[UserError],
-    *,
-    delimiter: str = ",",
-    most: int | None = None,
-    encoding: str = "utf-8-sig",
+    path: str | Path, error: type[UserError], *, delimiter: str = ",", most: int | None = None, encoding: str = _UTF_8
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line number, values) of each row of a UTF-8 CSV file, header first; skip empty lines.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ from mdf_detectron.fileio import read_json, read_text, remove_partial_files
 from mdf_detectron.locks import FolderLock
 
 if TYPE_CHECKING:
-    from mdf_detectron.data.readers import OpenImage
-    from mdf_detectron.data.study_records import FoundRecord
     from mdf_detectron.inference.folders import RunResult, Study
     from mdf_detectron.inference.predictor import Predictor
 
@@ -117,13 +114,7 @@ def listed_studies(args: argparse.Namespace, predictor: Predictor) -> tuple[list
     else:
         typed = parse_pairs(args.record or (), "--record")
         found = [FoundRecord(read_record(typed, schema, "--record", typed=True)[0])] * len(paths)
-    return [Study(p, str(p), n, one if callable(one) else given(one))
-            for n, (p, one) in enumerate(zip(paths, found, strict=True), start=1)], said  # fmt: skip
-
-
-def given(record: FoundRecord) -> Callable[[OpenImage], FoundRecord]:
-    """Return a study's function that returns its record."""
-    return lambda image: record
+    return [Study(p, str(p), n, one) for n, (p, one) in enumerate(zip(paths, found, strict=True), start=1)], said
 
 
 def find_images(given: list[Path]) -> tuple[list[Path], int]:
@@ -161,7 +152,7 @@ def annotated_studies(args: argparse.Namespace) -> list[Study]:
     if len(args.images) != 1 or not args.images[0].is_dir():
         raise DatasetError("--annotations needs one folder in --images: the one that its file names start in")
 
-    return [Study(args.images[0] / i["file_name"], i["file_name"], i["id"], given(FoundRecord(i.get("clinical"))))
+    return [Study(args.images[0] / i["file_name"], i["file_name"], i["id"], FoundRecord(i.get("clinical")))
             for i in images]  # fmt: skip
 
 

@@ -28,6 +28,10 @@ class FoundRecord:
     notes: list[str] = field(default_factory=list)
     error: str = ""
 
+    def __call__(self, image: OpenImage) -> FoundRecord:
+        """Return itself: it is known before the image is opened."""
+        return self
+
 
 def read_record(
     raw: Mapping[str, Any], schema: ClinicalSchema, where: str, *, typed: bool = False

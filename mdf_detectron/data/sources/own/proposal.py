@@ -30,16 +30,9 @@ from mdf_detectron.data.sources.kit.values import (
     unit_key,
     unit_of,
 )
-from mdf_detectron.data.sources.own.suspicions import (
-    MOSTLY,
-    missing_codes,
-    mixed_units,
-    near_names,
-    no_measurement,
-    possible_units,
-    wide_range,
-)
+from mdf_detectron.data.sources.own import suspicions
 
+MOSTLY = suspicions.MOSTLY
 MOST_CATEGORIES = 12
 FENCE = 6.0
 """Values this many interquartile ranges outside the quartiles are asked about."""
@@ -118,7 +111,7 @@ def _column(spec: ColumnSpec, values: list[Any], proposal: Proposal) -> Clinical
         proposal.left_out[name] = f"numbers in several units ({', '.join(units)}); convert them to one in the table"
         return None
     if len(numbers) >= MOSTLY * len(filled):
-        if not is_age(name, spec.source) and (reason := no_measurement(name, numbers, map(str, filled))):
+        if not is_age(name, spec.source) and (reason := suspicions.no_measurement(name, numbers, map(str, filled))):
             proposal.left_out[name] = reason
             return None
         _ask_about_notation(filled, why_not, recipe, questions)
@@ -172,11 +165,12 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
     if len(set(numbers)) == 1:
         proposal.left_out[name] = f"only one value, {numbers[0]:g}"
         return None
-    codes = missing_codes(numbers)
+    codes = suspicions.missing_codes(numbers)
     values = numbers[~np.isin(numbers, codes)]
+    span = f"{values.min():g} to {values.max():g}"
     if codes:
         listed = ", ".join(f"{code:g} ({(numbers == code).sum()} times)" for code in codes)
-        questions.append(f"{listed} is apart from all others ({values.min():g} to {values.max():g}) and taken as "
+        questions.append(f"{listed} is apart from all others ({span}) and taken as "
                          "a code for a missing value. If it is a value, remove it from 'missing'.")  # fmt: skip
     missing = tuple(int(code) if code.is_integer() else code for code in codes)
     if is_age(name, spec.source):
@@ -184,27 +178,23 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
         if outside := int(((values < 0) | (values > 120)).sum()):
             questions.append(f"{outside} ages are outside and become missing.")
         return ClinicalColumn(name, "numeric", "years", 0, 120, missing=missing)
-    if text := mixed_units(values):
+    if text := suspicions.mixed_units(values):
         questions.append(f"{text}.")
-    fitting = possible_units(f"{spec.name} {spec.source}", unit, values)
+    fitting = suspicions.possible_units(f"{spec.name} {spec.source}", unit, values)
     if fitting:
         low, high = min(r[0] for r in fitting.values()), max(r[1] for r in fitting.values())
-        reasons.append(f"Range: what is possible in a patient, by the name of the column. Found: {_span(values)}.")
+        reasons.append(f"Range: what is possible in a patient, by the name of the column. Found: {span}.")
         if len(fitting) > 1:
             questions.append(f"the unit is {' or '.join(fitting)}? Name it with unit: ... and narrow the range.")
         elif not unit:
             questions.append(f"the unit is {next(iter(fitting))} by name and values. Correct it if it is another.")
         unit = next(iter(fitting)) if len(fitting) == 1 else ""
     else:
-        low, high = wide_range(values)
-        reasons.append(f"Range: ten times as wide as the values ({_span(values)}), since the column is not known.")
+        low, high = suspicions.wide_range(values)
+        reasons.append(f"Range: ten times as wide as the values ({span}), since the column is not known.")
         questions.append(f"write the possible range in a patient{'' if unit else ' and its unit'}.")
     _ask_about_values(values, low, high, questions)
     return ClinicalColumn(name, "numeric", unit, low, high, missing=missing)
-
-
-def _span(values: np.ndarray) -> str:
-    return f"{values.min():g} to {values.max():g}"
 
 
 def _ask_about_values(values: np.ndarray, low: float, high: float, questions: list[str]) -> None:
@@ -242,7 +232,7 @@ def _categorical(name: str, filled: list[Any], folded: Counter[str], proposal: P
         spellings.setdefault(fold(value), Counter())[" ".join(str(value).split())] += 1
     words = sorted(counts.most_common(1)[0][0] for counts in spellings.values())
     proposal.reasons[name].append("Vocabulary: the values found, each in its most frequent spelling.")
-    if near := near_names(words):
+    if near := suspicions.near_names(words):
         listed = "; ".join(near[:5])
         proposal.questions[name].append(f"nearly the same: {listed}. One value? Then add mapping: {{one: other}}.")
     if rare := [word for word in words if folded[fold(word)] < 3]:
