@@ -46,7 +46,6 @@ COMMANDS = {
     "cache": Command("cache_images", "decode the images of a config's data sets once, for many trainings"),
     "visualize": Command("visualize_data", "draw what the mapper feeds the model"),
     "analyze": Command("analyze_model", "count parameters and operations by part"),
-    "plot": Command("plot_results", "draw the charts of an evaluation or training again"),
     "experiments": Command("run_experiments", "run a study: variants, seeds and folds of a plan, and one report"),
     "demo": Command("demo", "make synthetic data, train two models, compare them"),
     "weights": Command("trunk_weights", "ImageNet weights of EfficientNet-Lite or of the paper's trunk, as a file"),

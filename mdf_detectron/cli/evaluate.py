@@ -4,7 +4,7 @@
     mdf evaluate --annotations test.json --predictions A.json --compare B.json --out DIR
     mdf evaluate --dataset synthetic_cxr_test --predictions A.json --weights model.pth --out DIR
 
-Writes DIR/metrics.json, DIR/evaluation.json (everything, for mdf plot), DIR/tables/*.csv, DIR/figures/*.png,
+Writes DIR/metrics.json, DIR/evaluation.json, DIR/tables/*.csv, DIR/figures/*.png,
 DIR/report.md and DIR/report.html.
 """
 

@@ -6,12 +6,10 @@ Undefined numbers are None. Metrics are times 100; sensitivities are in [0, 1]. 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdf_detectron.errors import ResultsError
 from mdf_detectron.evaluation import froc, scoring
 from mdf_detectron.evaluation.calibration import calibration_of
 from mdf_detectron.evaluation.coco import Detections, GroundTruth, unusual
@@ -31,7 +29,7 @@ from mdf_detectron.evaluation.metrics import (
 )
 from mdf_detectron.evaluation.statistics import NUM_RESAMPLES, Statistic, TrainingSpread
 from mdf_detectron.evaluation.subgroups import list_subgroups
-from mdf_detectron.fileio import finite_or_none, read_json
+from mdf_detectron.fileio import finite_or_none
 
 FILE_NAME = "evaluation.json"
 
@@ -155,15 +153,6 @@ def evaluate_models(
     evaluation = {"title": title, "models": summaries}
     if len(models) == 2:
         evaluation["comparison"] = compare(ground_truth, *models.values(), protocol)
-    return evaluation
-
-
-def read_evaluation(folder: str | Path) -> dict[str, Any]:
-    """Read the :data:`FILE_NAME` that ``mdf evaluate`` wrote into a folder."""
-    path = Path(folder) / FILE_NAME
-    evaluation = read_json(path, ResultsError)
-    if not isinstance(evaluation, dict) or not (evaluation.get("title") and evaluation.get("models")):
-        raise ResultsError(f"{path}: not written by `mdf evaluate`")
     return evaluation
 
 

@@ -24,7 +24,6 @@ CHART_TITLES = {
     "confusion": "Confusion matrix",
     "calibration": "Calibration of the scores",
     "subgroups": "Subgroup analysis",
-    "training": "Training: loss and generalization gap",
 }
 
 

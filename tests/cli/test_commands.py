@@ -48,7 +48,7 @@ def test_unknown_commands(words, message):
 HEAVY = {"torch", "torchvision", "detectron2", "timm", "pandas", "scipy", "matplotlib"}
 
 ABSENT = [
-    ["init", "absent"], ["audit", "absent"], ["plot", "--evaluation", "absent"], ["experiments", "no_plan"],
+    ["init", "absent"], ["audit", "absent"], ["experiments", "no_plan"],
     ["train", "--config-file", "mdf_nett"], ["analyze", "--config-file", "mdf_nett"],
     ["cache", "--config-file", "mdf_nett"], ["visualize", "--config-file", "mdf_nett", "--out", "out"],
     ["evaluate", "--annotations", "absent", "--predictions", "absent", "--out", "out"],

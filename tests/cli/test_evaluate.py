@@ -1,4 +1,4 @@
-"""``mdf evaluate`` and ``mdf plot``: what they write, what is in it, and what mistakes get."""
+"""``mdf evaluate``: what it writes, what is in it, and what mistakes get."""
 
 import json
 
@@ -61,26 +61,12 @@ def test_everything_is_written(run, files, tmp_path):
     assert not list(out.rglob("*.partial"))
 
 
-def test_report_is_drawn_again_with_the_training_curves(run, files, tmp_path):
-    _, _, (truth, a, _) = files
-    out = tmp_path / "out"
-    run("evaluate", "--annotations", truth, "--predictions", a, "--out", out, "--resamples", 20, "--no-report")
-    assert not (out / "figures").exists() and "data:image" not in (out / "report.html").read_text()
-    log = tmp_path / "log.json"
-    log.write_text("\n".join(json.dumps({"iteration": i, "total_loss": 3 / (i + 1), "val/bbox_iobb/AP50": 10 + i})
-                             for i in range(5)))  # fmt: skip
-    run("plot", "--evaluation", out, "--training", log)
-    assert {p.stem for p in (out / "figures").iterdir()} == {*FILES, "confusion", "training"}
-    assert "Training: loss and generalization gap" in (out / "report.html").read_text()
-    run("plot", "--training", log, "--out", tmp_path / "curves")
-    assert (tmp_path / "curves" / "training.png").is_file()
-
-
 def test_area_and_sweep(run, files, tmp_path):
     annotations, (weak, _), (truth, a, _) = files
     out = tmp_path / "out"
     run("evaluate", "--annotations", truth, "--predictions", a, "--out", out, "--resamples", 20, "--no-report",
         "--area", 0, 6000, "--sweep", 0.5, 0.7, 0.1)  # fmt: skip
+    assert not (out / "figures").exists() and "data:image" not in (out / "report.html").read_text()
     metrics = json.loads((out / "metrics.json").read_text())
     ground_truth = GroundTruth.load(annotations)
     detections = Detections.load(weak, ground_truth)
@@ -168,13 +154,3 @@ def test_mistakes_are_told_in_one_line(run, files, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message):
         run("evaluate", "--annotations", truth, "--predictions", a, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
-
-
-def test_folder_without_an_evaluation(run, tmp_path):
-    with pytest.raises(SystemExit, match=r"evaluation.json: cannot be read"):
-        run("plot", "--evaluation", tmp_path)
-    for text in ("{}", '{"title": "none", "models": {}}'):
-        (tmp_path / "evaluation.json").write_text(text)
-        with pytest.raises(SystemExit, match=r"not written by `mdf evaluate`"):
-            run("plot", "--evaluation", tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json"}
