@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -171,6 +172,18 @@ def test_imports_go_one_way():
             assert reached <= allowed, f"{path.name}, line {line}: {room} imports {reached - allowed}"
     order = list(ROOMS)
     assert all(order.index(other) < order.index(room) for room, others in ROOMS.items() for other in others.split())
+
+
+def test_no_two_modules_import_each_other():
+    """No chain of imports, even of those within functions, leads from a module back to it."""
+    modules = {".".join(("mdf_detectron", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"):
+               found for path, found in IMPORTS.items()}  # fmt: skip
+    graph = {module: {name if name in modules else name.rpartition(".")[0] for _, name, _ in found} - {module}
+             for module, found in modules.items()}  # fmt: skip
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
 
 
 def test_all_that_is_imported_is_declared():

@@ -1,17 +1,13 @@
 """Report matches, cleaning and contents of each class of the cohort."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdf_detectron.data.prepared import Flow, PreparedImage
 from mdf_detectron.data.sources.mimic.cleaning import AGE, clean_triage, outside
+from mdf_detectron.data.sources.mimic.cohort import Cohort
 from mdf_detectron.data.sources.mimic.schema import MIMIC_CLASSES
 from mdf_detectron.data.sources.mimic.tables import MATCHED, UNMATCHED
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.sources.mimic.collection import Cohort
 
 Splits = Mapping[str, Sequence[PreparedImage]]
 

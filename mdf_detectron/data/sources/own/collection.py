@@ -28,12 +28,7 @@ from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceAnnotations, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table, read_table
 from mdf_detectron.data.sources.own.annotations import ROLES, annotation_files, read_annotation_files
-from mdf_detectron.data.sources.own.joining import (
-    find_files,
-    join_table,
-    set_patients,
-    set_splits,
-)
+from mdf_detectron.data.sources.own.joining import find_files, join_table, set_patients, set_splits
 from mdf_detectron.data.sources.own.masks import masked_studies, set_own_findings
 from mdf_detectron.data.sources.own.options import BOX_UNITS, KEY_KINDS, OwnOptions
 from mdf_detectron.data.sources.own.proposal import Proposal, propose

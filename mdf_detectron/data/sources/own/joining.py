@@ -1,30 +1,20 @@
 """Find the file, table row, patient, times and split of each annotated image."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdf_detectron.data.image_paths import PathIndex, meant_paths, original_stems, path_key, version_of
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Study
 from mdf_detectron.data.sources.kit.table import Row, Table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
+from mdf_detectron.data.sources.own.options import DICOM_TIME, FILE_KINDS, REGEX_KINDS, OwnOptions
 from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
 from mdf_detectron.data.times import dicom_time, is_later, parse_time
 from mdf_detectron.errors import SourceDataError, shorten
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.sources.own.options import OwnOptions
-
-DICOM_TIME = "dicom"
-"""``--time dicom``: read times from the image files."""
-
-FILE_KINDS, REGEX_KINDS = ("stem", "name"), ("stem=", "path=")
-"""Keys that name the file of an image, and how keys that are a part of its name or path begin."""
 
 NO_SPLIT, OF_SEVERAL_TASKS = "no split", "put together with the same image's other entry"
 SEVERAL_ROWS, UNREADABLE_TIME = "several rows of one key", "unreadable time"

@@ -4,12 +4,9 @@ The class is the table's (``--class-column``), that of a value (``--mask-values`
 An image with the class "normal", or in a folder of that name, is healthy.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mdf_detectron.data.image_paths import stem
 from mdf_detectron.data.sources.kit.account import Account
@@ -17,10 +14,8 @@ from mdf_detectron.data.sources.kit.masks import NO_CLASS, NO_IMAGE, Drawn, Mask
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
 from mdf_detectron.data.sources.kit.values import fold, is_empty
+from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.errors import SourceDataError, shorten
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.sources.own.options import OwnOptions
 
 REMEDY = " (--healthy-without-mask: such images show none)"
 

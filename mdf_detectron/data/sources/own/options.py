@@ -8,11 +8,15 @@ from mdf_detectron.data.schema import TableRecipe
 from mdf_detectron.data.sources.kit.collection import ColumnSpec
 from mdf_detectron.data.sources.kit.masks import MaskOptions
 from mdf_detectron.data.sources.kit.studies import DICOM
-from mdf_detectron.data.sources.own.joining import DICOM_TIME, REGEX_KINDS
 from mdf_detectron.errors import SourceDataError, find_doubled, shorten
 
 BOX_UNITS = ("pixels", "fraction")
-KEY_KINDS = ("stem", "name", "id")
+DICOM_TIME = "dicom"
+"""``--time dicom``: read times from the image files."""
+
+FILE_KINDS, REGEX_KINDS = ("stem", "name"), ("stem=", "path=")
+"""Keys that name the file of an image, and how keys that are a part of its name or path begin."""
+KEY_KINDS = (*FILE_KINDS, "id")
 """What a table's key can match, besides a DICOM tag or a part of the path: file without or with suffix, or image id."""
 
 _SPEC = r'\s*(?P<source>{}"[^"]+"|[^\s:{{}}"]+)(?::(?P<name>[^\s:{{}}"]+))?(?:\{{(?P<mapping>[^{{}}]*)\}})?(?=\s|$)'

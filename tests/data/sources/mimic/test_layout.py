@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mdf_detectron.data.sources.mimic.collection import MimicOptions
+from mdf_detectron.data.sources.mimic.cohort import MimicOptions
 from mdf_detectron.data.sources.mimic.layout import mimic_eye_files, physionet_files
 from mdf_detectron.errors import SourceDataError
 from tests.data.sources.mimic.golden import Case, Tree

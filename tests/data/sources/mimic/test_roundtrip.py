@@ -12,7 +12,7 @@ from raw_mimic.tree import write_raw_tree
 from mdf_detectron.data.audit import audit_folder
 from mdf_detectron.data.prepared import Flow
 from mdf_detectron.data.sources.kit.account import ProblemList
-from mdf_detectron.data.sources.mimic.collection import MimicOptions, read_cohort
+from mdf_detectron.data.sources.mimic.cohort import MimicOptions, read_cohort
 from mdf_detectron.data.sources.mimic.layout import physionet_files
 from mdf_detectron.data.synthetic.cohort import CohortSettings
 from tests.data.sources.reading_back import prepare_mimic, read_prepared
