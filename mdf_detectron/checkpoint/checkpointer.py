@@ -9,13 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from mdf_detectron.checkpoint.checkpoint import (
-    CONFIG_KEY,
-    CONTENTS_KEY,
-    Checkpoint,
-    save_checkpoint_file,
-    signed,
-)
+from mdf_detectron.checkpoint.checkpoint import CONFIG_KEY, CONTENTS_KEY, Checkpoint, save_checkpoint_file, signed
 from mdf_detectron.checkpoint.contents import check_dataset
 from mdf_detectron.checkpoint.published import open_weights
 from mdf_detectron.checkpoint.transfer import clinical_signature, starting_weights

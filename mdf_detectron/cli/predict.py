@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdf_detectron.child_processes import when_stopped
-from mdf_detectron.cli.arguments import (
-    add_model_arguments,
-    checkpoint_file,
-    existing_file,
-    existing_path,
-    parse_pairs,
-)
+from mdf_detectron.cli.arguments import add_model_arguments, checkpoint_file, existing_file, existing_path, parse_pairs
 from mdf_detectron.errors import DatasetError, ImageReadError, UserError, shorten
 from mdf_detectron.fileio import read_json, read_text, remove_partial_files
 from mdf_detectron.locks import FolderLock

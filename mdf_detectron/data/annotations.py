@@ -61,11 +61,7 @@ class Annotations:
 
 
 def read_annotations(
-    path: str | Path,
-    *,
-    prepared: bool,
-    schema: ClinicalSchema | None = None,
-    report: Report | None = None,
+    path: str | Path, *, prepared: bool, schema: ClinicalSchema | None = None, report: Report | None = None
 ) -> Annotations:
     """Read and validate an annotation file; see :func:`check_annotations`."""
     digest = hashlib.sha256()

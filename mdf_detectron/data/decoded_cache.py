@@ -112,12 +112,7 @@ class DecodedCache:
 
     @classmethod
     def build(
-        cls,
-        path: Path,
-        records: Sequence[dict[str, Any]],
-        resize: Resize,
-        image_format: str,
-        dtype: type = np.uint8,
+        cls, path: Path, records: Sequence[dict[str, Any]], resize: Resize, image_format: str, dtype: type = np.uint8
     ) -> DecodedCache:
         """Decode every image on all cores, and write pixels and index, each atomically.
 

@@ -62,13 +62,7 @@ class CXREvaluator(DatasetEvaluator):
         DatasetError: the dataset has no ``json_file``, or its annotations are invalid.
     """
 
-    def __init__(
-        self,
-        dataset_name: str,
-        output_dir: str | Path | None = None,
-        *,
-        max_dets: int = MAX_DETS,
-    ) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | Path | None = None, *, max_dets: int = MAX_DETS) -> None:
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir else None
         self._max_dets = max_dets
@@ -122,10 +116,7 @@ class CXREvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             write_json(self._output_dir / PREDICTIONS_FILE_NAME, results, indent=None)
         return evaluate_coco(
-            self._ground_truth,
-            results,
-            tasks=("bbox", "segm") if masks else ("bbox",),
-            max_dets=self._max_dets,
+            self._ground_truth, results, tasks=("bbox", "segm") if masks else ("bbox",), max_dets=self._max_dets
         )
 
     def _category(self, contiguous: int) -> Any:

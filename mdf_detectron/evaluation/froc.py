@@ -44,8 +44,7 @@ def froc_detections(ground_truth: GroundTruth, detections: Detections, *, criter
     kept, rank = keep_best(detections, max(len(detections), 1))
     groups = ground_truth.num_classes
     pair_det, pair_gt = same_group_pairs(
-        detections.image[kept] * groups + detections.category[kept],
-        ground_truth.image * groups + ground_truth.category,
+        detections.image[kept] * groups + detections.category[kept], ground_truth.image * groups + ground_truth.category
     )
     boxes, gt_boxes = detections.boxes[kept][pair_det], ground_truth.boxes[pair_gt]
     if criterion == "center":

@@ -105,11 +105,7 @@ def counts_per_image(matches: Matches, score_threshold: float) -> np.ndarray:
 
 
 def confusion_matrix(
-    ground_truth: GroundTruth,
-    detections: Detections,
-    *,
-    score_threshold: float,
-    max_dets: int = MAX_DETS,
+    ground_truth: GroundTruth, detections: Detections, *, score_threshold: float, max_dets: int = MAX_DETS
 ) -> np.ndarray:
     """Compute the confusion matrix of detections and ground-truth boxes, by IoBB.
 

@@ -108,10 +108,7 @@ def _iou(first: Sequence[DetectedFinding], second: Sequence[DetectedFinding]) ->
 
 
 def scores_of(
-    predictor: Predictor,
-    study: PreparedStudy,
-    targets: Sequence[DetectedFinding],
-    records: Sequence[Mapping[str, Any]],
+    predictor: Predictor, study: PreparedStudy, targets: Sequence[DetectedFinding], records: Sequence[Mapping[str, Any]]
 ) -> np.ndarray:
     """Return the scores of findings, (R, F), under other records.
 

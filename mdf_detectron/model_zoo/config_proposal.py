@@ -21,9 +21,7 @@ from mdf_detectron.errors import ConfigError, DatasetError
 from mdf_detectron.fileio import CONFIGS
 
 BASES = ("Base-MDF-Net.yaml", "Recipe-AdamW.yaml", "Recipe-Record.yaml")
-RECORD_REASONS = {
-    "MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from memorizing the training patients' records.",
-}
+RECORD_REASONS = {"MODEL.CLINICAL.DROPOUT_VALUE": "Keeps the model from memorizing the training patients' records."}
 """Reasons for keys that the recipes set."""
 IMAGE_SIZES = (64, 128, 192, 256, 384, 512)
 MOST_ANCHOR_SIZES, PIXEL_SAMPLE, BATCH = 4, 100, 4

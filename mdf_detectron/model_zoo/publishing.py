@@ -18,12 +18,7 @@ from mdf_detectron.config import reads_record, without_paths
 from mdf_detectron.data.loaders import records_of
 from mdf_detectron.data.record_changes import permute_records
 from mdf_detectron.errors import ConfigError, UserError
-from mdf_detectron.evaluation.calibration import (
-    calibrated,
-    choose_threshold,
-    fit_temperature,
-    reliability,
-)
+from mdf_detectron.evaluation.calibration import calibrated, choose_threshold, fit_temperature, reliability
 from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME, Detections, GroundTruth
 from mdf_detectron.evaluation.evaluator import evaluate_records, ground_truth_of
 from mdf_detectron.evaluation.froc import FrocDetections, froc_detections
@@ -88,11 +83,7 @@ def operating_point(
         if false_positives is not None
         else f"a sensitivity of at least {sensitivity:g}"
     )
-    return {
-        "source": f"{wanted}, on {source} ({found.num_images} images)",
-        "criterion": criterion,
-        "classes": classes,
-    }
+    return {"source": f"{wanted}, on {source} ({found.num_images} images)", "criterion": criterion, "classes": classes}
 
 
 def calibration(found: FrocDetections, source: str, criterion: str) -> dict[str, Any] | None:

@@ -146,10 +146,7 @@ class MultimodalRCNN(MultimodalMixin, GeneralizedRCNN):
         return {**self.weighted({**detector_losses, **proposal_losses}), **self.auxiliary_losses(maps, targets)}
 
     def inference(
-        self,
-        batched_inputs: Inputs,
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
+        self, batched_inputs: Inputs, detected_instances: list[Instances] | None = None, do_postprocess: bool = True
     ):
         """Detect as the parent does; see there for ``detected_instances`` (masks for given boxes)."""
         assert not self.training

@@ -176,13 +176,7 @@ def metrics_by_state(rows: Mapping[str, Mapping[str, Row]], metric: str, of: str
     figure, (axes,) = make_panels(1, columns=1, height=1.0 + (0.2 + 0.14 * len(states)) * len(rows))
     for s, state in enumerate(states):
         there = [(i + shift_of(s, len(states)), one[state]) for i, one in enumerate(rows.values()) if state in one]
-        draw_points(
-            axes,
-            *zip(*there, strict=True),
-            COLORS[s % len(COLORS)],
-            f"record: {state}",
-            text=False,
-        )
+        draw_points(axes, *zip(*there, strict=True), COLORS[s % len(COLORS)], f"record: {state}", text=False)
     name_rows(axes, rows, 34)
     axes.set(xlabel=f"{metric} (× 100)")
     legend_below(figure, axes, title=of)

@@ -114,11 +114,7 @@ class StudyPage:
         if found[0].missing:
             lines.append(f"not known: {', '.join(found[0].missing)}")
         lines.append(f"thresholds: {self.predictor.threshold_source}")
-        return (
-            views(found, titles),
-            change_table(matched, found[0].thresholds),
-            notes(lines),
-        )
+        return views(found, titles), change_table(matched, found[0].thresholds), notes(lines)
 
     def load_and_answer(self, upload: str | None, *values: Any) -> tuple[PreparedStudy | None, str, str, str]:
         """Call :meth:`load`, then :meth:`answer`."""

@@ -25,11 +25,7 @@ from mdf_detectron.errors import SourceDataError
 
 
 def read_mimic(
-    job: Preparation,
-    *,
-    physionet: str | Path | None = None,
-    mimic_eye: str | Path | None = None,
-    **choices: Any,
+    job: Preparation, *, physionet: str | Path | None = None, mimic_eye: str | Path | None = None, **choices: Any
 ) -> Content | None:
     """Read the tables and readings below ``physionet`` (parent of its projects) or ``mimic_eye``.
 
