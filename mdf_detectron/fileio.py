@@ -37,6 +37,17 @@ PARTIAL_SUFFIX = ".partial"
 
 
 @contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Raise the ``OSError`` of a block that writes to ``path`` as a ``UserError`` of one line."""
+    try:
+        yield
+    except OSError as cause:
+        if isinstance(cause, UserError):  # an ImageReadError is the block's own
+            raise
+        raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is created; move it to ``path`` if the block succeeds.
 
@@ -44,19 +55,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _flush(partial)
-        os.replace(partial, path)
-        if os.name == "posix":
-            _flush(path.parent)
-    except BaseException as cause:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(cause, OSError) and not isinstance(cause, UserError):  # an ImageReadError is the block's own
-            raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
-        raise
+    with write_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _flush(partial)
+            os.replace(partial, path)
+            if os.name == "posix":
+                _flush(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mdf_detectron.errors import UserError
+from mdf_detectron.fileio import write_errors
 
 LOCK_FILE_NAME = ".lock"
 
@@ -47,16 +48,15 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         """Take the lock; raise ``FolderInUseError`` if another run holds it and ``wait`` is not set."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-            self._take()
-            self.path.write_text(json.dumps(_about_this_process()), encoding="utf-8")
-        except FolderInUseError:
-            raise
-        except OSError as error:
-            self._lock.release()
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror or error})") from None
+        with write_errors(self.folder):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.touch()
+                self._take()
+                self.path.write_text(json.dumps(_about_this_process()), encoding="utf-8")
+            except OSError:
+                self._lock.release()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:

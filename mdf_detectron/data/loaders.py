@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +29,10 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from mdf_detectron.config import num_classes
 from mdf_detectron.data.augmentation import build_augmentations
 from mdf_detectron.data.catalog import check_not_empty, load_schema
+from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.errors import ConfigError, DatasetError, shorten
-
-if TYPE_CHECKING:  # imported only if DATALOADER.DECODED_CACHE is set
-    from mdf_detectron.data.decoded_cache import DecodedCache
 
 
 def model_schema(cfg: CfgNode, dataset_name: str) -> ClinicalSchema:
@@ -127,8 +125,6 @@ def cache_path(cfg: CfgNode, dataset_name: str) -> Path:
 
 def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache]:
     """Open the decoded images of datasets; build those that are absent or outdated."""
-    from mdf_detectron.data.decoded_cache import DecodedCache
-
     resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
 
     def resized(image: np.ndarray) -> np.ndarray:
@@ -147,8 +143,6 @@ def make_caches(cfg: CfgNode, dataset_names: Iterable[str]) -> list[DecodedCache
 
 @functools.lru_cache(maxsize=16)
 def _opened(path: Path, dataset_name: str) -> DecodedCache:
-    from mdf_detectron.data.decoded_cache import DecodedCache
-
     cache, reason = DecodedCache.open(path, records_of([dataset_name]))
     if cache is None:
         raise DatasetError(f"{path}, the decoded images of '{dataset_name}': {reason}; make it by `mdf cache`")

@@ -1,9 +1,7 @@
 """Map a dataset record to the model's input: image, boxes, masks and clinical record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +11,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from mdf_detectron.data.augmentation import build_augmentations
+from mdf_detectron.data.decoded_cache import DecodedCache
 from mdf_detectron.data.readers import read_record_image
 from mdf_detectron.data.schema import ClinicalSchema
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.decoded_cache import DecodedCache
 
 LEAST_VISIBLE = 1 / 3
 """Smallest fraction of a box that must stay in the image to remain ground truth."""

@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema, TableRecipe, Value
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceImage, Study, read_tags
+from mdf_detectron.data.sources.kit.table import Table
 from mdf_detectron.data.sources.kit.values import CODE, EMPTY, outside, read_value
+from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table, read_keyed_table
+from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.errors import DatasetError, shorten
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.readers import OpenImage
-    from mdf_detectron.data.sources.kit.table import Table
 
 
 @dataclass
@@ -97,16 +97,8 @@ def table_records(
         SourceDataError: no such file, key or column, a row of another length, or no row of any image.
         DatasetError: without a recipe, a column that is neither in the schema nor ignored.
     """
-    # not at the top: pandas takes a while to import
-    from mdf_detectron.data.sources.kit.table import read_table
-    from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table
-    from mdf_detectron.data.sources.own.options import OwnOptions
-
     options, problems, said = OwnOptions(**asdict(schema.table) | ({"key": key} if key else {})), ProblemList(), []
-    read = read_table(table, problems, encoding=options.encoding, sheet=options.sheet)
-    if options.key_column is None:
-        known = ", ".join(read.columns)
-        raise DatasetError(f"{table}: which column names the image of a row? Name it with --key; it has {known}")
+    read = read_keyed_table(Path(table), options, problems)
     if options.record_time and not {options.time, options.record_time} & set(read.columns):
         said.append(f"{table} has no column {options.record_time}: times of image and record are not compared")
         options = replace(options, time=None, record_time=None)

@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdf_detectron.data.loaders import derive_seed, seed_everything
 from mdf_detectron.engine.processes import average, unwrapped
-from mdf_detectron.errors import CheckpointError, TrainingDivergedError, UserError
+from mdf_detectron.errors import CheckpointError, TrainingDivergedError
+from mdf_detectron.fileio import write_errors
 
 RUNNING_STATE = ("loss_normalizer",)
 """Plain attributes that a model updates with every loss (RetinaNet's running number of positive anchors)."""
@@ -212,14 +213,6 @@ class AverageWeights(HookBase):
         return unwrapped(self.trainer._trainer.model)
 
 
-@contextmanager
-def _in_one_line(path: str | os.PathLike) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
 class CheckedJSONWriter(JSONWriter):
     """Write ``metrics.json``; report a full disk in one line."""
 
@@ -232,11 +225,11 @@ class CheckedJSONWriter(JSONWriter):
         self._last_write = iteration
 
     def write(self) -> None:
-        with _in_one_line(self._path):
+        with write_errors(self._path):
             super().write()
 
     def close(self) -> None:
-        with _in_one_line(self._path):  # closing flushes the buffer of a failed write, which fails again
+        with write_errors(self._path):  # closing flushes the buffer of a failed write, which fails again
             super().close()
 
 
@@ -249,6 +242,6 @@ class ResumableTensorBoardWriter(TensorboardXWriter):
         self._writer_args["purge_step"] = iteration + 1
 
     def write(self) -> None:
-        with _in_one_line(self._writer_args["log_dir"]):
+        with write_errors(self._writer_args["log_dir"]):
             super().write()
             self._writer.flush()

@@ -23,7 +23,7 @@ from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.study_records import FoundRecord
 from mdf_detectron.errors import DatasetError, UserError, shorten
 from mdf_detectron.evaluation.coco import PREDICTIONS_FILE_NAME
-from mdf_detectron.fileio import csv_table, finite_or_none, write_json, write_text
+from mdf_detectron.fileio import csv_table, finite_or_none, write_errors, write_json, write_text
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.inference.predictor import Predictor, PreparedStudy
 
@@ -234,12 +234,9 @@ class _Progress:
 
     def __enter__(self) -> _Progress:
         kept = self._kept_lines()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, "\n".join([self.header, *kept]) + "\n")  # drops a truncated line
+        write_text(self.path, "\n".join([self.header, *kept]) + "\n")  # drops a truncated line
+        with write_errors(self.path):
             self._file = open(self.path, "a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror or error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from mdf_detectron.data.catalog import register_prepared_folder
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.study_records import dicom_record, dicom_tags, table_records
-from mdf_detectron.errors import CheckpointError, DatasetError, UserError
+from mdf_detectron.errors import CheckpointError, DatasetError, SourceDataError, UserError
 from mdf_detectron.evaluation.coco import Detections, GroundTruth
 
 
@@ -230,7 +230,7 @@ def test_a_table_is_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             found(path, ["1.png"], schema, key="id")
-    with pytest.raises(DatasetError, match="which column names the image of a row"):
+    with pytest.raises(SourceDataError, match="which column names the image of a row"):
         found(path, ["1.png"], schema)
     path.write_text("id,age,years\n1,2,3\n")
     with pytest.raises(DatasetError, match=r"unknown clinical column.s. .'age'"):

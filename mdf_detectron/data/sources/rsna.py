@@ -33,8 +33,6 @@ SIDE = 1024
 BOX_COLUMNS = ("x", "y", "width", "height")
 NOT_MAPPED = "image not in the mapping"
 
-log = logging.getLogger(__name__)
-
 
 def read_rsna(job: Account, root: str | Path) -> Content:
     """Read the labels, and the mapping to patients if ``root`` has it."""
@@ -44,13 +42,8 @@ def read_rsna(job: Account, root: str | Path) -> Content:
     mapping = root / MAPPING_FILE
     patients = _patients(mapping) if mapping.is_file() else None
     if patients is None:
-        text = (
-            f"Patients are not known: there is no {MAPPING_FILE} in the root ({MAPPING_ORIGIN} has it). "
-            "Images of one patient may be in several splits and the results too good."
-        )
-        log.warning("%s", text)
-        job.notes.append(f"**{text}**")
-        job.patients_known = False
+        job.say_patients_unknown(f"; put {MAPPING_FILE} into the root, {MAPPING_ORIGIN} has it")
+        logging.getLogger(__name__).warning(job.notes[-1])  # before the images are read, which takes long
     source = _read_labels(labels, job)
     studies = []
     for image in source.images:

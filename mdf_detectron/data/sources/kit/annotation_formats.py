@@ -150,9 +150,8 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
     near = [lists[folder] for folder in path.parents if folder in lists] or list(lists.values())[: len(lists) == 1]
     if not near:
         raise SourceDataError(f"{path}: which class is 0? Name the data.yaml or classes.txt after the labels")
-    parts = path.with_suffix("").parts[
-        -3:
-    ]  # train/labels/a.txt is of train/images/a, labels/train/a.txt of images/train/a
+    # train/labels/a.txt is of train/images/a, labels/train/a.txt of images/train/a
+    parts = path.with_suffix("").parts[-3:]
     image = build.image("/".join("images" if part == "labels" else part for part in parts), path.name)
     image.size, image.where = FRACTION, path.name
     for number, line in enumerate(text.splitlines(), 1):

@@ -18,7 +18,7 @@ from mdf_detectron.errors import shorten
 SHAPE_TOLERANCE = 0.02
 """Largest relative difference of aspect ratios at which boxes are scaled to an image of another size."""
 
-UNUSABLE_BOX, REPEATED_BOX, BOX_WITHOUT_AREA = "unusable box", "repeats another box", "box without area"
+UNUSABLE_BOX, REPEATED_BOX = "unusable box", "repeats another box"
 OTHER_SHAPE = "annotated at another shape"
 PARTS = ("class", "segmentation", "iscrowd", "reader", "certainty")
 """What two boxes share besides their place if one repeats the other."""

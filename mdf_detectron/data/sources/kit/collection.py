@@ -7,14 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mdf_detectron.data.prepared import PreparedImage
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, Study
 from mdf_detectron.errors import SourceDataError
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.prepared import PreparedImage
 
 
 @dataclass(frozen=True)

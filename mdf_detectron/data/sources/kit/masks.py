@@ -1,7 +1,5 @@
 """Make findings (box and run-length encoded mask) of mask files: one per mask, or one per connected part."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter
@@ -9,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,11 +19,9 @@ from mdf_detectron.data.readers import read_mask, read_size
 from mdf_detectron.data.schema import ClinicalSchema
 from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, differs_in_shape, encode_mask
 from mdf_detectron.data.sources.kit.collection import Content
+from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import NO_FINDING, SourceAnnotations, SourceImage, Study
 from mdf_detectron.errors import ImageReadError, SourceDataError, shorten
-
-if TYPE_CHECKING:
-    from mdf_detectron.data.sources.kit.preparation import Preparation
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg")
 MOST_PARTS = 200

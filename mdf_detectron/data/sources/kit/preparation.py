@@ -174,10 +174,8 @@ class Preparation(Account):
                 reason = OTHER_SHAPE
             else:
                 boxes = place_boxes(study.image, file, source.class_names, dropped, self.box_changes)
-                if (
-                    study.image.boxes or study.image.unusable
-                ) and not boxes:  # an image whose findings have no usable box is not healthy
-                    reason = NO_USABLE_BOX
+                if (study.image.boxes or study.image.unusable) and not boxes:
+                    reason = NO_USABLE_BOX  # an image whose findings have no usable box is not healthy
             if reason:
                 self.image_drops[reason] += 1
                 continue

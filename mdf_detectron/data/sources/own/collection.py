@@ -26,9 +26,9 @@ from mdf_detectron.data.sources.kit.collection import Collection, ColumnSpec, Co
 from mdf_detectron.data.sources.kit.masks import list_masks, mask_options
 from mdf_detectron.data.sources.kit.preparation import Preparation
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceAnnotations, Study, read_tags
-from mdf_detectron.data.sources.kit.table import Table, read_table
+from mdf_detectron.data.sources.kit.table import Table
 from mdf_detectron.data.sources.own.annotations import ROLES, annotation_files, read_annotation_files
-from mdf_detectron.data.sources.own.joining import find_files, join_table, set_patients, set_splits
+from mdf_detectron.data.sources.own.joining import find_files, join_table, read_keyed_table, set_patients, set_splits
 from mdf_detectron.data.sources.own.masks import masked_studies, set_own_findings
 from mdf_detectron.data.sources.own.options import BOX_UNITS, KEY_KINDS, OwnOptions
 from mdf_detectron.data.sources.own.proposal import Proposal, propose
@@ -130,10 +130,7 @@ def _read_annotations(files: Mapping[Path, Path], o: OwnOptions, job: Preparatio
 
 
 def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
-    table = read_table(path, job.problems, encoding=o.encoding, sheet=o.sheet)
-    if not o.key:
-        raise SourceDataError(f"{path}: which column names the image of a row? Name it with --key COLUMN, or "
-                              f"--key COLUMN=TAG for a DICOM tag; it has {', '.join(table.columns)}")  # fmt: skip
+    table = read_keyed_table(path, o, job.problems)
     for option, columns in o.table_columns(table.columns).items():
         table.require(columns, option)
     return table

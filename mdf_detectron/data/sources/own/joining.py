@@ -9,7 +9,7 @@ from typing import Any
 from mdf_detectron.data.image_paths import PathIndex, meant_paths, original_stems, path_key, version_of
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import SPLIT_WORDS, SourceImage, Study
-from mdf_detectron.data.sources.kit.table import Row, Table
+from mdf_detectron.data.sources.kit.table import Row, Table, read_table
 from mdf_detectron.data.sources.kit.values import fold, is_empty
 from mdf_detectron.data.sources.own.options import DICOM_TIME, FILE_KINDS, REGEX_KINDS, OwnOptions
 from mdf_detectron.data.splits import ROUNDED, ROUNDED_TEXT, is_rounded, patient_key
@@ -68,6 +68,15 @@ def _file_of(name: str, whole: PathIndex[Path], stems: PathIndex[Path]) -> tuple
         if files := stems.find(path_key(original))[0]:
             return files, "", False
     return [], "", False
+
+
+def read_keyed_table(path: Path, options: OwnOptions, problems: ProblemList) -> Table:
+    """Read the table of clinical values; the options must name the column of its keys."""
+    table = read_table(path, problems, encoding=options.encoding, sheet=options.sheet)
+    if options.key_column is None:
+        raise SourceDataError(f"{path}: which column names the image of a row? Name it with --key COLUMN, or "
+                              f"--key COLUMN=TAG for a DICOM tag; it has {', '.join(table.columns)}")  # fmt: skip
+    return table
 
 
 def join_table(
