@@ -31,7 +31,6 @@ from mdf_detectron.guarded_yaml import parse_yaml
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 PARTIAL_SUFFIX = ".partial"
 """Suffix of files and folders that are being written; killed runs leave them over."""
 

@@ -28,7 +28,6 @@ from mdf_detectron.fileio import file_stamp, read_json, sha256_of
 if TYPE_CHECKING:
     from mdf_detectron.data.sources.kit.collection import Collection
 
-
 _Read = TypeVar("_Read")
 
 

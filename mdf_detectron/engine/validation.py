@@ -87,10 +87,8 @@ class ValidationHistory:
 
 BEST_CHECKPOINT = "model_best"
 
-
 LOSS_METRICS = ("total_loss",)
 """Metrics for which smaller is better."""
-
 
 logger = logging.getLogger(__name__)
 

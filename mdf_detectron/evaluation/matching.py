@@ -92,7 +92,6 @@ COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 MAX_DETS = 10
 
-
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """COCO's area ranges, pixels²."""
 

@@ -186,7 +186,6 @@ METRICS: list[Metric] = [
 HEADLINE = ("bbox_iobb", "AP50")
 """Table and metric that decide the verdict of a comparison."""
 
-
 COUNT_THRESHOLD = 0.5
 """Least overlap of a true positive in counts and precision-recall curves."""
 

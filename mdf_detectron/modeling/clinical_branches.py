@@ -22,7 +22,6 @@ from mdf_detectron.modeling.spatializer import RECTIFIER_MARGIN, Spatializer
 START_SCALE = 0.08
 """Factor on the usual initialization of the layers that output the maps."""
 
-
 Size = tuple[int, int]
 Features = dict[str, ShapeSpec]
 

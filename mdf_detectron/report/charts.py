@@ -36,7 +36,6 @@ OUTCOMES = {"tp": ("TP", "#3a8f5c"), "fp": ("FP", "#d1495b"), "fn": ("FN", "#b9b
 
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
-
 PLOTTED_LOSSES = ("total_loss", "validation_loss", "val_loss")
 
 Models = dict[str, dict[str, Any]]

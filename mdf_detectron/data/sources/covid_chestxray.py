@@ -7,15 +7,15 @@ future.
 """
 
 import argparse
-import math
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mdf_detectron.data.annotations import box_problem
 from mdf_detectron.data.readers import read_size
 from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.account import Account
-from mdf_detectron.data.sources.kit.boxes import NO_AREA, OTHER_SHAPE, differs_in_shape
+from mdf_detectron.data.sources.kit.boxes import OTHER_SHAPE, UNUSABLE_BOX, differs_in_shape
 from mdf_detectron.data.sources.kit.collection import AGE, SEX, Collection, Content, root_option
 from mdf_detectron.data.sources.kit.preparation import ABSENT, NO_PATIENT
 from mdf_detectron.data.sources.kit.studies import SourceAnnotations, SourceImage, Study
@@ -107,7 +107,8 @@ def _first_rows(table: Table, job: Account) -> dict[str, Row]:
 
 def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
     """Return why an image is left out, or None."""
-    if not all(_is_number(entry.get(k)) and entry[k] > 0 for k in ("width", "height")):
+    size = [entry.get(side) for side in ("width", "height")]
+    if box_problem([0, 0, *size]) or not all(size):
         return "entry without the size its boxes are given in"
     if row is None:
         return "no row in metadata.csv"
@@ -118,37 +119,27 @@ def _why_not(path: Path, row: Row | None, entry: dict[str, Any]) -> str | None:
     if not path.is_file():
         return ABSENT
     try:
-        size = read_size(path)
+        return OTHER_SHAPE if differs_in_shape(size, read_size(path)) else None
     except ImageReadError:
         return None  # reported when it is decoded
-    return OTHER_SHAPE if differs_in_shape((entry["width"], entry["height"]), size) else None
 
 
 def _image(
     entry: dict[str, Any], where: str, annotations: list[dict], names: dict[Any, str], source: SourceAnnotations
 ) -> SourceImage:
     """Return an entry's usable boxes in pixels of the annotated copy; each mask is the box."""
-    width, height = entry["width"], entry["height"]
-    image = SourceImage(entry["file_name"], str(entry["id"]), where, (width, height))
+    image = SourceImage(entry["file_name"], str(entry["id"]), where, (entry["width"], entry["height"]))
     for annotation in annotations:
         box, name = annotation.get("bbox"), names.get(annotation.get("category_id"))
         if name not in CLASSES:
             source.dropped["unknown class"] += 1
-        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            source.dropped["no box (null or not four numbers)"] += 1
+        elif box_problem(box):
+            source.dropped[UNUSABLE_BOX] += 1
         else:
-            x0, x1 = (min(max(v, 0), width) for v in (box[0], box[0] + box[2]))
-            y0, y1 = (min(max(v, 0), height) for v in (box[1], box[1] + box[3]))
-            if x1 - x0 < 1 or y1 - y0 < 1:
-                source.dropped[NO_AREA] += 1
-                continue
-            corners = [x0, y0, x1, y0, x1, y1, x0, y1]
-            image.boxes.append({"bbox": [x0, y0, x1 - x0, y1 - y0], "class": name, "segmentation": [corners]})
+            x, y, w, h = box
+            corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+            image.boxes.append({"bbox": box, "class": name, "segmentation": [corners]})
     return image
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

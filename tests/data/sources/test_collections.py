@@ -431,7 +431,7 @@ def test_covid(tmp_path):
     assert made.flow["rows of metadata.csv"]["dropped"] == {"second row of a file": 1}
     boxes = made.flow["boxes"]
     assert (boxes["in"], boxes["kept"], boxes["dropped"]["its image was dropped"] > 0) == (38, 18, True)
-    assert boxes["dropped"]["no box (null or not four numbers)"] == 3
+    assert boxes["dropped"]["unusable box"] == 3
     assert boxes["dropped"]["box without area inside its image"] == 1
     assert set(made.images) == {*(f"f{i}" for i in range(7)), "dirty", "comma"}
     assert made.images["f0"]["boxes"][0] == ("Right Lung", [0.0, 10.0, 30.0, 90.0])  # clamped to 80×100

@@ -192,13 +192,9 @@ def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Tabl
     size = check_regular(path, SourceDataError).st_size
     try:
         size = max(size, _unpacked(path, suffix))
-    except Exception as error:  # engines raise errors of many types
-        raise SourceDataError(f"{path}: cannot be read as a table ({short_text(error)}); save it again") from None
-    if size > MOST_BYTES[suffix]:
-        raise SourceDataError(
-            f"{path}: {size / 2**20:,.0f} MiB unpacked are too many to hold in memory; save it as CSV, or in parts"
-        )
-    try:
+        if size > MOST_BYTES[suffix]:
+            text = f"{size / 2**20:,.0f} MiB unpacked are too many to hold in memory; save it as CSV, or in parts"
+            raise SourceDataError(f"{path}: {text}")
         if suffix in (".parquet", ".pq"):
             frame = pd.read_parquet(path)
             cells = [tuple(frame.columns), *frame.itertuples(index=False, name=None)]  # its texts are decoded here

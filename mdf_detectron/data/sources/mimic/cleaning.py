@@ -22,7 +22,6 @@ _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"{_NUMBER}\s*(?:-|–|to)\s*{_NUMBER}(?:\s*/\s*10)?")
 _OF_TEN = re.compile(rf"{_NUMBER}\s*(?:/|out of)\s*10")
 
-
 AGE = next(c for c in mimic_clinical_schema().numeric if c.name == "age")
 
 

@@ -11,7 +11,6 @@ from mdf_detectron.data.sources.mimic.tables import MATCHED, UNMATCHED
 
 Splits = Mapping[str, Sequence[PreparedImage]]
 
-
 PUBLISHED = {"readings": 670, "images": 590, "patients": 540}
 PUBLISHED_BOXES = dict(zip(MIMIC_CLASSES, (154, 143, 138, 112, 85), strict=True))
 PUBLISHED_READINGS = 3052

@@ -42,7 +42,6 @@ MERGED_LABELS = {
 }
 """Label of phase 1 → label of phases 2 and 3; no other labels merge."""
 
-
 KNOWN_LABELS = (
     "Abnormal mediastinal contour", "Acute fracture", "Airway wall thickening", "Atelectasis", "Consolidation",
     "Enlarged cardiac silhouette", "Enlarged hilum", "Fibrosis", "Fracture", "Groundglass opacity", "Hiatal hernia",
