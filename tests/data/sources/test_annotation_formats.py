@@ -68,8 +68,12 @@ def test_pascal_voc_counts_pixels_from_1_unless_a_file_contradicts(tmp_path):
     for first in ("0", "1.0"):  # of a tool that counts from 0
         boxes, *_ = read(tmp_path, {"c.xml": VOC.format("c", 80, first)})
         assert boxes["a.png"] == [("mass", [1, 11, 95, 19])]
-    boxes, problems, found = read(tmp_path, {"c.xml": VOC.format("c", 80, 97)})
-    assert boxes["c.png"] == [] and "c.xml: image c.png: box 1: bbox" in problems[0] and found.images[2].unusable == 1
+    for first in ("-3", "0</xmin><xmax>0</xmax><xmin>0"):  # out of the image, or without area: no evidence
+        boxes, *_ = read(tmp_path, {"c.xml": VOC.format("c", 80, first)}, skip=True)
+        assert boxes["a.png"] == [("mass", [0, 10, 96, 20])]
+    boxes, problems, found = read(tmp_path, {"c.xml": VOC.format("c", 80, 97).replace("<object>", "<object/><object>")})
+    assert boxes["a.png"] == [("mass", [0, 10, 96, 20])] and "expected four numbers" in problems.pop(0)
+    assert boxes["c.png"] == [] and "c.xml: image c.png: box 2: bbox" in problems[0] and found.images[2].unusable == 2
 
 
 CVAT = """<annotations><version>1.1</version><image id="3" name="sub/a.png" width="96" height="80">
@@ -88,7 +92,8 @@ def test_cvat(tmp_path):
     assert found.images[0].boxes[3]["segmentation"] == [[10, 10, 30, 10, 30, 25]]
     assert [image.image_id for image in found.images] == ["3", "4"] and found.images[1].size is None
     assert problems == ["a.xml: image sub/a.png: box 6: polyline is no box and no polygon"]
-    assert "2 turned boxes became the boxes that enclose them." in found.notes
+    assert found.notes == ["2 turned boxes became the boxes that enclose them.",
+                           "1 masks became the boxes that enclose them."]  # fmt: skip
     with pytest.raises(SourceDataError, match="CVAT for video; export the task as 'CVAT for images"):
         read(tmp_path, {"a.xml": "<annotations><track id='0'/></annotations>"})
 
@@ -108,6 +113,7 @@ def test_label_studio(tmp_path):
     other = [region(["cyst"], key="ellipselabels", x=50, y=50, radiusX=10, radiusY=10, rotation=0),
              region(["cyst"], key="polygonlabels", points=[[10, 10], [20, 10], [20, 30]]),
              {"value": {"choices": ["poor"]}},
+             {**region(["cyst"], key="polygonlabels", points=[[1, 10], [20, 10], [20, 30]]), "image_rotation": 90},
              region(["cyst"], key="brushlabels", format="rle", rle=[1, 2])]  # fmt: skip
     tasks = [{"id": 1, "data": {"note": "x", "image": "/data/upload/2/a%20b.png"},
               "annotations": [{"result": [turned, *pair]}, {"was_cancelled": True, "result": other}],
@@ -125,7 +131,7 @@ def test_label_studio(tmp_path):
         "scans/c.png": [("cyst", [400, 200, 200, 100]), ("cyst", [100, 50, 100, 100])], "e.png": [],
         "f.png": [("scar", [0.1, 0.2, 0.3, 0.4])]}  # fmt: skip
     assert found.images[3].size == FRACTION and found.images[0].size == (1000, 500)
-    assert len(problems) == 2 and "brush mask" in problems[0] and "turned" in problems[1]
+    assert len(problems) == 3 and "brush mask" in problems[1] and all("turned" in text for text in problems)
     assert "a.json: 1 tasks are not annotated, or were skipped: left out." in found.notes
     short = [{"image": "/data/upload/a.png", "id": 1, "annotation_id": 5, "label": [
         {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["mass"], "original_width": 96,
@@ -134,16 +140,29 @@ def test_label_studio(tmp_path):
     assert boxes == {"/data/upload/a.png": [("mass", [9.6, 16, 28.8, 32])], "b.png": []}
 
 
+def test_boxes_without_a_class_have_one_name_or_are_problems(tmp_path):
+    graded = region(["scar"], key="choices", x=10, y=20, width=30, height=40)
+    bare = [region([], x=0, y=0, width=10, height=10), region(None, key="number", x=0, y=0, width=20, height=10)]
+    for results, expected in ((bare, ["finding", "finding"]), ([*bare, graded], ["scar"])):
+        tasks = [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}]
+        boxes, problems, found = read(tmp_path, {"a.json": tasks})
+        assert [name for name, _ in boxes["a.png"]] == expected == found.class_names * len(expected)
+        assert len(problems) == found.images[0].unusable == len(results) - len(expected)
+        assert all(f"box {n}: no class, and other boxes have one" in text for n, text in enumerate(problems, 1))
+
+
 def test_labelme(tmp_path):
     shapes = [("rectangle", [[60, 40], [20, 10]]), ("circle", [[50, 40], [53, 44]]), ("point", [[1, 2]]),
-              ("polygon", [[10, 10], [30, 10], [30, 25]]), ("rectangle", [[1, 1], [9, 1], [9, 4], [1, 4]])]  # fmt: skip
+              ("polygon", [[10, 10], [30, 10], [30, 25]]), ("rectangle", [[1, 1], [9, 1], [9, 4], [1, 4]]),
+              ("mask", [[3, 4], [7, 9]])]  # fmt: skip
     shapes = [{"label": "mass", "points": points, "group_id": None, "shape_type": kind} for kind, points in shapes]
     data = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": "..\\scans\\a.png", "imageData": None,
             "imageHeight": 80, "imageWidth": 96}  # fmt: skip
     boxes, problems, found = read(tmp_path, {"a.json": data, "b.json": {"shapes": [], "imagePath": "b.png"}})
     assert boxes == {"a.png": [("mass", box) for box in ([20, 10, 40, 30], [45, 35, 10, 10], [10, 10, 20, 15],
-                                                         [1, 1, 8, 3])], "b.png": []}  # fmt: skip
+                                                         [1, 1, 8, 3], [3, 4, 5, 6])], "b.png": []}  # fmt: skip
     assert found.images[0].boxes[2]["segmentation"] and found.images[0].size == (96, 80)
+    assert found.notes == ["1 masks became the boxes that enclose them."]
     assert problems == ["a.json: image a.png: box 3: point is no box and no polygon"]
 
 
@@ -159,8 +178,9 @@ def test_via(tmp_path):
     boxes, problems, found = read(tmp_path, {"a.json": {"_via_settings": {}, "_via_img_metadata": entries}})
     assert boxes == {"a.png": [("mass", [5, 6, 7, 8]), ("mass", [45, 35, 10, 10]), ("cyst", [45, 35, 10, 10]),
                                ("mass", [45, 30, 10, 20]), ("mass", [10, 10, 20, 15])],
-                     "b.png": [("finding", [5, 6, 7, 8])]}  # fmt: skip
-    assert len(problems) == 1 and "polyline is no box" in problems[0] and found.images[0].size is None
+                     "b.png": []}  # fmt: skip
+    assert len(problems) == 2 and "polyline is no box" in problems[0] and "b.png: box 1: no class" in problems[1]
+    assert found.images[0].size is None
     named = [{"shape_attributes": drawn[0], "region_attributes": {"type": "scar", "difficult": False}}]
     boxes, *_ = read(tmp_path, {"a.json": {"k": {"filename": "a.png", "regions": named}}})
     assert boxes == {"a.png": [("scar", [5, 6, 7, 8])]}

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +34,15 @@ class Builder:
     """Collect images and boxes; a box that cannot be used becomes a problem and is counted."""
 
     problems: ProblemList
-    class_name: str = "finding"  # of boxes without a class
+    class_name: str = "finding"  # of boxes without a class, if no box has one
     columns: Mapping[str, str] = field(default_factory=dict)  # of a table, by role; "class" names VIA's attribute too
     decimal_comma: bool = False
     class_lists: dict[Path, dict[str, Any]] = field(default_factory=dict)  # of YOLO, by folder: name by number
     read: SourceAnnotations = field(default_factory=SourceAnnotations)
     voc_images: list[SourceImage] = field(default_factory=list)
     from_1: bool = True  # corners of Pascal VOC count pixels from 1
-    turned: int = 0
+    enclosed: Counter[str] = field(default_factory=Counter)  # shapes that became boxes
+    unnamed: list[tuple[SourceImage, dict[str, Any], str]] = field(default_factory=list)  # boxes, and their places
     classes: dict[str, str] = field(default_factory=dict)  # first spelling by folded name
 
     def image(self, name: Any, where: str, size: Iterable[Any] = (0, 0), image_id: Any = None) -> SourceImage:
@@ -54,8 +56,8 @@ class Builder:
         self.read.images_in += 1
         return self.read.images[-1]
 
-    def box(self, image: SourceImage, labels: Any, kind: str, values: Any, degrees: Any = 0, where: str = "") -> None:
-        """Add a box of each class for a shape, see :func:`enclose`, or a problem."""
+    def box(self, image: SourceImage, labels: Any, kind: str, values: Any, degrees: Any = 0, where: str = "") -> bool:
+        """Add a box of each class, or of none, for a shape, see :func:`enclose`; tell whether it can be used."""
         where = where or f"{image.where}: box {len(image.boxes) + image.unusable + 1}"
         try:
             bbox, polygon = enclose(kind, values, degrees)
@@ -65,16 +67,18 @@ class Builder:
             problem = next(filter(None, problems), "")
         except ValueError as error:
             problem = short_text(error)
-        for label in [labels] if isinstance(labels, str) else list(labels) or [None]:
+        for label in [labels] if labels and isinstance(labels, str) else list(labels) or [None]:
             self.read.boxes_in += 1
-            if not problem and (not isinstance(label, str) or is_empty(label) or fold(label) in NO_FINDING):
+            if labels and not problem and (not isinstance(label, str) or is_empty(label) or fold(label) in NO_FINDING):
                 problem = f"class {shorten(label)} with a box; expected the name of a finding"
             if problem:
                 self.drop(image, f"{where}: {problem}")
                 continue
-            self.turned += bool(degrees) and float(degrees) != 0
-            box = {"bbox": bbox, "class": self.classes.setdefault(fold(label), label.strip())}
-            image.boxes.append(box | ({"segmentation": [polygon]} if polygon else {}))
+            self.enclosed["masks" if kind == "mask" else "turned boxes"] += kind == "mask" or float(degrees or 0) != 0
+            name = label and self.classes.setdefault(fold(label), label.strip())
+            image.boxes.append({"bbox": bbox, "class": name, **({"segmentation": [polygon]} if polygon else {})})
+            self.unnamed += [(image, image.boxes[-1], where)] * (not labels)
+        return not problem
 
     def drop(self, image: SourceImage, message: str) -> None:
         """Count an unusable box; ``message`` says where it is and why."""
@@ -87,9 +91,13 @@ class Builder:
         for box in (box for image in self.voc_images if self.from_1 for box in image.boxes):
             x, y, w, h = box["bbox"]
             box["bbox"] = [x - 1, y - 1, w + 1, h + 1]
-        if self.turned:
-            self.read.notes.append(f"{self.turned} turned boxes became the boxes that enclose them.")
-        self.read.class_names += sorted(self.classes.values(), key=str.casefold)
+        for image, box, where in self.unnamed:
+            box["class"] = self.class_name
+            if self.classes:
+                image.boxes.remove(box)
+                self.drop(image, f"{where}: no class, and other boxes have one; name it in the labeling tool")
+        self.read.notes += [f"{n} {what} became the boxes that enclose them." for what, n in (+self.enclosed).items()]
+        self.read.class_names += sorted(self.classes.values() or {box["class"] for _, box, _ in self.unnamed}, key=fold)
         return self.read
 
 
@@ -97,11 +105,11 @@ def enclose(kind: str, values: Iterable[Any], degrees: Any = 0) -> tuple[list[fl
     """Return the box (XYWH) that encloses a shape turned clockwise about its center, and a polygon's points.
 
     Args:
-        kind: "box" (x, y, width, height), "pinned box" (turned about x, y), "centered box" (center, width, height),
-            "corners" (two points), "circle" (center, a point on it), "ellipse" (center, radii) or "polygon".
+        kind: "box" or "mask" (x, y, width, height), "pinned box" (turned about x, y), "centered box" (center, width,
+            height), "corners" (two points), "circle" (center, a point on it), "ellipse" (center, radii) or "polygon".
     """
     values = [*values, degrees or 0]
-    if kind not in ("box", "pinned box", "centered box", "corners", "circle", "ellipse", "polygon"):
+    if kind not in ("box", "pinned box", "centered box", "corners", "circle", "ellipse", "polygon", "mask"):
         raise ValueError(f"{kind} is no box and no polygon")
     try:
         *v, angle = map(float, values)
@@ -162,24 +170,23 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
 
 
 def _voc(path: Path, root: Element, build: Builder) -> None:
-    """Read corners that count pixels from 1, the last included, unless one in any of the files contradicts."""
+    """Read corners that count pixels from 1, the last included, unless a box in any of the files contradicts."""
     size = (root.findtext("size/width"), root.findtext("size/height"))
     image = build.image(root.findtext("filename") or path.stem, path.name, size)
     build.voc_images.append(image)
     for node in root.iterfind("object"):
         corners = [node.findtext(f"bndbox/{key}", "").strip() for key in ("xmin", "ymin", "xmax", "ymax")]
-        build.from_1 &= all(map(str.isdigit, corners)) and "0" not in corners
-        build.box(image, [node.findtext("name")], "corners", corners)
+        usable = build.box(image, [node.findtext("name")], "corners", corners)
+        build.from_1 &= not usable or all(value.lstrip("-").isdigit() and value != "0" for value in corners)
 
 
 def _cvat(path: Path, root: Element, build: Builder) -> None:
     if root.find("track") is not None:
         raise SourceDataError(f"{path}: CVAT for video; export the task as 'CVAT for images 1.1'")
-    shapes = {"box": ("corners", "xtl ytl xbr ybr"), "mask": ("box", "left top width height"),
+    shapes = {"box": ("corners", "xtl ytl xbr ybr"), "mask": ("mask", "left top width height"),
               "ellipse": ("ellipse", "cx cy rx ry")}  # fmt: skip
     for entry in root.iterfind("image"):
-        size = (entry.get("width"), entry.get("height"))
-        image = build.image(entry.get("name"), path.name, size, entry.get("id"))
+        image = build.image(entry.get("name"), path.name, (entry.get("width"), entry.get("height")), entry.get("id"))
         for node in (node for node in entry if node.tag != "tag"):  # a tag is of the whole image
             kind, keys = shapes.get(node.tag, (node.tag, ""))
             values = [node.get(key) for key in keys.split()] or re.split("[,;]", node.get("points", ""))
@@ -211,14 +218,12 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
         image.size = image.size or FRACTION
         for region in regions.values():
             value, angle = region["value"], region["value"].get("rotation")
-            kind, keys = "pinned box", ("x", "y", "width", "height")
-            if "radiusX" in value:
-                kind, keys = "ellipse", ("x", "y", "radiusX", "radiusY")
+            kind = "polygon" if "points" in value else "ellipse" if "radiusX" in value else "pinned box"
+            keys = ("x", "y", "radiusX", "radiusY") if kind == "ellipse" else ("x", "y", "width", "height")
             values = [v for point in value.get("points", ()) for v in point] or [value.get(key) for key in keys]
             if "rle" in value or region.get("image_rotation") or (angle and image.size == FRACTION):
                 kind = "brush mask (see --masks), or shape turned in a turned image or one of unknown size,"
-            kind = "polygon" if "points" in value else kind
-            labels = next((v for key, v in value.items() if key.endswith("labels")), build.class_name)
+            labels = next((v for end in ("labels", "choices") for k, v in value.items() if k.endswith(end) and v), ())
             scaled = [float(v or 0) / 100 * image.size[i % 2] for i, v in enumerate(values)]
             build.box(image, labels, kind, scaled, angle)
     if unseen:
@@ -232,7 +237,9 @@ def _labelme(path: Path, data: Mapping[str, Any], build: Builder) -> None:
     for shape in data["shapes"]:
         kind, points = shape.get("shape_type") or "polygon", shape["points"]
         if kind in ("rectangle", "mask", "rotation", "oriented_rectangle"):
-            kind, points = "corners", [[end(axis) for axis in zip(*points, strict=True)] for end in (min, max)]
+            first, last = ([end(axis) for axis in zip(*points, strict=True)] for end in (min, max))
+            sides = [b - a + (kind == "mask") for a, b in zip(first, last, strict=True)]  # a mask's last pixel is in it
+            kind, points = "mask" if kind == "mask" else "box", [first, sides]
         build.box(image, [shape.get("label")], kind, [v for point in points for v in point])
 
 
@@ -243,13 +250,13 @@ def _via(path: Path, data: Mapping[str, Any], build: Builder) -> None:
     for entry in data.get("_via_img_metadata", data).values():
         image, regions = build.image(entry.get("filename"), path.name), entry["regions"]
         for region in regions.values() if isinstance(regions, Mapping) else regions:
-            drawn, given = region["shape_attributes"], region.get("region_attributes") or {"": build.class_name}
+            drawn, given = region["shape_attributes"], region.get("region_attributes") or {}
             keys = [build.columns.get("class"), *(k for k in given if len(given) == 1 or fold(k) in VIA_CLASSES)]
             label = next((given[key] for key in keys if key in given), None)
-            if label is None:
+            if label is None and given:
                 raise SourceDataError(f"{path}: which of the attributes {', '.join(given)} is the class? Name it: "
                                       "--box-columns class=NAME")  # fmt: skip
-            labels = [word for word, ticked in label.items() if ticked] if isinstance(label, Mapping) else [label]
+            labels = [w for w, ticked in label.items() if ticked] if isinstance(label, Mapping) else given and [label]
             kind, keys = shapes.get(drawn["name"], (drawn["name"], ""))
             points = zip(drawn.get("all_points_x", ()), drawn.get("all_points_y", ()), strict=True)
             values = [drawn.get(key) for key in keys.split()] or [v for point in points for v in point]
