@@ -303,8 +303,8 @@ def unusual(truth: GroundTruth, found: Detections) -> list[str]:
         notes.append(f"{text}: each counts as a false positive; were two runs written to one file?")
     sizes = np.array([[one.get("width") or np.inf, one.get("height") or np.inf] for one in truth.images])[found.image]
     ends = boxes[:, :2] + boxes[:, 2:]
-    if ends.max() <= 1:
-        notes.append("all boxes lie within the first pixel: are they fractions? Multiply them by width and height")
+    if (tiny := int((ends <= 1).all(1).sum())) > len(found) / 2:  # not all: fractions, too, may end a little beyond 1
+        notes.append(f"{tiny} boxes lie within the first pixel: are they fractions? Multiply them by width and height")
     elif beyond := int(((boxes[:, :2] < -1 - sizes / 20) | (ends > 1 + sizes * 1.05)).any(1).sum()):
         text = f"{beyond} of {len(found)} boxes reach out of their image by more than 5 %"
         notes.append(f"{text}: are they of a resized image, or x0, y0, x1, y1 instead of x, y, width, height?")

@@ -185,7 +185,8 @@ FOUND = [
         (lambda found: [(*one[:3], 0.7) for one in found], ["all scores are 0.7"]),
         (lambda found: [(*one[:3], 100 * one[3]) for one in found], [r"8 scores are not within 0 to 1 \(11 to 42\)"]),
         (lambda found: found + found[2:5], [r"3 of 11 detections repeat another"]),
-        (lambda found: [(i, c, (0.2, 0.5, 0.1, 0.1), s) for i, c, _, s in found], ["all boxes lie within the first"]),
+        (lambda found: [(i, c, (0.2, 0.5, 0.1, 0.1), s) for i, c, _, s in found], ["8 boxes lie within the first"]),
+        (lambda found: [(i, c, (0.6, 0.5, 0.103 * i, 0.1), s) for i, c, _, s in found], ["6 boxes lie within"]),
         (lambda found: [*found[1:], (1, 1, (60, 10, 30, 5), 0.5)], ["1 of 8 boxes reach out of their image by more"]),
         (lambda found: [*found[1:], (1, 1, (60, 10, 22, 5), 0.5)], []),  # 2 pixels of 80
         (lambda found: found[:6], ["1 of 4 images have no detection, 1 of them with annotations"]),
