@@ -13,6 +13,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,12 @@ class DecodedCache:
 
     @classmethod
     def open(cls, path: Path, records: Sequence[dict[str, Any]]) -> tuple[DecodedCache | None, str]:
-        """Open the cache if it matches these records; else return None and the reason."""
+        """Open the cache, for its owner only, if it matches these records; else return None and the reason."""
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return None, "it is not there"
+        for file in (path, path.with_suffix(".json")):
+            with suppress(OSError):  # of another owner, who alone can change it
+                file.chmod(0o600)
         try:
             index = read_json(path.with_suffix(".json"), DatasetError)
             version, made_of = index["version"], index["made_of"]

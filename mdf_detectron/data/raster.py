@@ -10,7 +10,7 @@ from typing import IO
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from mdf_detectron.data.intensity import Provenance, change_depth, check_memory, quantize, robust_range
 from mdf_detectron.errors import ImageReadError
@@ -46,10 +46,7 @@ def decode_raster(path: Path, content: bytes, bit_depth: int) -> Decoded:
 def decode_image(path: Path, image: Image.Image, bit_depth: int, content: bytes = b"") -> Decoded:
     """Decode a Pillow image; ``content`` is that of its file, if it has one."""
     check_memory(path, *image.size, samples=max(1, len(image.getbands()) / 2))  # half: eight bits are not scaled
-    notes = []
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1:
-        notes.append(f"{pages} pages: the first is read")
+    notes = [f"{pages} pages: the first is read"] if (pages := getattr(image, "n_frames", 1)) > 1 else []
     if _has_deep_color(image, content):
         check_memory(path, *image.size, samples=len(image.getbands()))
         pixels, provenance = _scale(_deep_color(path, content), bit_depth or 16)
@@ -113,17 +110,20 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
 
 def _has_deep_color(image: Image.Image, content: bytes) -> bool:
     """Check for several 16-bit samples per pixel, of which Pillow would keep only the upper eight bits."""
-    if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
-        return content[24:25] == b"\x10"
+    if isinstance(image, PngImageFile) and image.mode in ("RGB", "RGBA", "LA"):
+        if not content and Path(image.filename).is_file():  # once the image is loaded, only the file tells
+            content = Path(image.filename).read_bytes()
+        return content[24:25] == b"\x10" or any(";16" in str(tile[3]) for tile in image.tile)
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) == 16
     return False
 
 
 def _deep_color(path: Path, content: bytes) -> np.ndarray:
-    decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if decoded is None or decoded.dtype != np.uint16:
-        raise ImageReadError(f"cannot read image {path}: its 16-bit color cannot be decoded; save it as 16-bit gray")
+        remedy = "save it as 16-bit gray" if content else "Pillow keeps eight bits of it: give its path, or an array"
+        raise ImageReadError(f"cannot read image {path}: its 16-bit color cannot be decoded; {remedy}")
     if decoded.ndim == 2:
         return decoded
     return _opaque(decoded[:, :, [2, 1, 0, 3][: decoded.shape[2]]])

@@ -245,10 +245,12 @@ class _Progress:
     def _kept_lines(self) -> list[str]:
         if not self.path.is_file():
             return []
-        header, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if header != self.header:
+        # a killed run may leave part of a line
+        header, *whole = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] or [""]
+        if header != self.header and whole:
+            text = "its first line names another model or options, or is damaged; its %d image(s) are predicted again"
+            logger.warning(f"%s: {text}", self.path, len(whole))
             return []
-        *whole, _ = lines or [""]  # a killed run may leave part of a line
         kept = [line for line in whole if line == _line("{" + line[_CRC_LENGTH:])]
         if damaged := len(whole) - len(kept):
             logger.warning("%s: %d damaged line(s); these images are predicted again", self.path, damaged)

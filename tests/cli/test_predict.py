@@ -156,6 +156,10 @@ def test_a_run_goes_on_where_it_stopped(weights, images, tmp_path, capsys, caplo
     assert "1 image(s) predicted, 3 were there already" in capsys.readouterr().out
     assert "1 damaged line(s); these images are predicted again" in caplog.text
     assert (tmp_path / "o" / "findings.json").read_bytes() == whole
+    progress.write_text("x" + progress.read_text())
+    predict(weights, *options)
+    assert "4 image(s) predicted, 0 were there already" in capsys.readouterr().out
+    assert "or is damaged; its 4 image(s) are predicted again" in caplog.text
     Image.fromarray(np.full((80, 96), 90, np.uint8)).save(images / "test_1.png")  # another image of the same name
     predict(weights, *options)
     assert "1 image(s) predicted, 3 were there already" in capsys.readouterr().out

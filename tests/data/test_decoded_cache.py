@@ -78,6 +78,9 @@ def test_training_sees_the_same_images_boxes_and_masks(cfg, plain):
     (cache,) = make_caches(cfg, [TRAIN])
     assert len(cache) == 8 and cache.path.stat().st_size < 8 * 48 * 48 + 200
     made = (cache.path, cache.path.with_suffix(".json"), cache.path.parent)
+    for file in made[:2]:
+        file.chmod(0o644)  # as an earlier version made it
+    make_caches(cfg, [TRAIN])
     assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o600, 0o600, 0o700], "for the owner alone"
     unchanged, records = build_loss_mapper(cfg, TRAIN), {r["image_id"]: r for r in records_of([TRAIN])}
     cached, flipped = batches(cfg), 0

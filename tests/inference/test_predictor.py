@@ -150,7 +150,14 @@ def test_every_kind_of_image_gives_what_its_file_gives(tiny_predictor, tmp_path,
     stream = io.BytesIO(file.read_bytes())
     stream.seek(0, io.SEEK_END)
     given = [file.read_bytes(), stream, open(file, "rb")]
-    if kind != "16-bit color":  # of which Pillow keeps eight bits
+    if kind == "16-bit color":  # of which Pillow keeps eight bits
+        cv2.imwrite(str(tmp_path / "image.tif"), samples)
+        loaded = Image.open(file)
+        loaded.load()
+        for one in (Image.open(file), loaded, Image.open(stream), Image.open(tmp_path / "image.tif")):
+            with pytest.raises(ImageReadError, match="its 16-bit color .* Pillow keeps eight bits of it: give"):
+                tiny_predictor.prepare(one, RECORD)
+    else:
         given.append(Image.open(file))
     if kind != "EXIF":
         first = samples if samples.ndim == 2 else samples.transpose(2, 0, 1)
