@@ -98,6 +98,9 @@ def table_records(
         DatasetError: without a recipe, a column that is neither in the schema nor ignored.
     """
     options, problems, said = OwnOptions(**asdict(schema.table) | ({"key": key} if key else {})), ProblemList(), []
+    if options.key_kind == "id":
+        raise DatasetError(f"{table}: --key {options.key} compares with ids in annotations, and new images have none; "
+                           "name a column of file names with --key")  # fmt: skip
     read = read_keyed_table(Path(table), options, problems)
     if options.record_time and not {options.time, options.record_time} & set(read.columns):
         said.append(f"{table} has no column {options.record_time}: times of image and record are not compared")

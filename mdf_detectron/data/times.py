@@ -43,10 +43,10 @@ def is_later(record: Moment, image: Moment) -> bool | None:
 
     Days as written are compared if one of them has no time of day.
     """
-    if not (record.clock and image.clock):
-        return record.when.date() > image.when.date()
     if (record.when.tzinfo is None) != (image.when.tzinfo is None):
         return None
+    if not (record.clock and image.clock):
+        return record.when.date() > image.when.date()
     return record.utc > image.utc
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from datetime import datetime
 
 import numpy as np
@@ -12,14 +13,14 @@ import pytest
 from PIL import Image
 
 from mdf_detectron.data.audit import audit_folder
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources.kit.collection import WriteOptions
 from mdf_detectron.data.sources.kit.preparation import prepare as prepare_collection
 from mdf_detectron.data.sources.own.collection import COLLECTION, OwnOptions
 from mdf_detectron.data.splits import is_rounded
 from mdf_detectron.data.study_records import table_records
 from mdf_detectron.data.times import is_later, parse_time
-from mdf_detectron.errors import SourceDataError
+from mdf_detectron.errors import DatasetError, SourceDataError
 from tests.data.sources.reading_back import read_prepared
 
 VISITS = [f"case{n}/{view}" for n in range(4) for view in ("pa", "lat")]
@@ -86,6 +87,48 @@ def test_a_name_that_several_images_have_is_no_key(tmp_path):
     paths = [folder / f"{name}.png" for name in ("a/pa", "b/pa", "c/lat")]
     found, _ = table_records(table, paths, folder, schema, key="file")
     assert "a/pa or b/pa; write the whole path" in found[1].error and found[2].values == {"age": 51}
+    with pytest.raises(DatasetError, match="--key file=id compares with ids in annotations, and new images have none"):
+        table_records(table, paths, folder, ClinicalSchema(schema.columns, table=TableRecipe("file=id")))
+
+
+@pytest.mark.parametrize(("key", "names", "rows", "ages"), [
+    ("file", ["1", "a/1", "b/2"], ["a/1", "b/2"], [None, 50, 51]),  # 1.png is not the image of a/1
+    ("file", ["1", "a/1", "b/2"], ["1", "b/2"], [50, None, 51]),
+    ("file=name", ["p/f", "s2/p/f", "q"], ["p/f.png", "q.png"], [50, None, 51]),
+    ("file", ["1", "x/a/1", "q"], ["a/1", "q"], ["a/1 may be 1 or x/a/1", "a/1 may be 1 or x/a/1", 51]),
+    ("file", ["x/a/1", "y/a/1", "q"], ["/d/x/a/1", "q", "y/a/1"], [50, 52, 51]),
+    ("file", ["0a1b2c3d-v", "1a1b2c3d-v", "q"], ["v", "q"],  # two uploads of Label Studio
+     ["v may be 0a1b2c3d-v or 1a1b2c3d-v"] * 2 + [51]),
+    ("file", ["0a1b2c3d-v", "v", "q"], ["v", "q"], [None, 50, 51]),
+])  # fmt: skip
+def test_a_row_of_a_file_is_one_images(key, names, rows, ages, tmp_path):
+    table = Export(tmp_path, names).table("file,age", [f"{row},{50 + n}" for n, row in enumerate(rows)])
+    schema, folder = ClinicalSchema((ClinicalColumn("age", "numeric"),)), tmp_path / "scans"
+    found, _ = table_records(table, [folder / f"{name}.png" for name in names], folder, schema, key=key)
+    for one, age in zip(found, ages, strict=True):
+        assert (age in one.error) if isinstance(age, str) else (one.values == (age and {"age": age}) and not one.error)
+
+
+@pytest.mark.parametrize(("column", "values"), [
+    ("taken", ["2021-06-02", "2021-01-02"]), ("mrn", ["m1", "m2"]), ("part", ["train", "test"]),
+])  # fmt: skip
+def test_rows_of_one_image_agree_in_what_is_the_images(column, values, tmp_path):
+    export = Export(tmp_path, ["P1_jan", "P1_jun", *(f"P{n}_a" for n in range(2, 6))])
+    same = {"taken": "2021-07-01", "mrn": "m", "part": "train", "drawn": "2021-01-01"}
+    rows = [same | {column: value, "drawn": f"2021-01-0{n + 1}", "key": "P1"} for n, value in enumerate(values)]
+    rows += [
+        same | {"key": f"P{n}", "mrn": f"m{n}", "part": ("train", "val", "test", "train")[n - 2]} for n in range(2, 6)
+    ]
+    table = export.table("key,taken,mrn,part,drawn,age",
+                         [",".join([*(r[c] for c in ("key", "taken", "mrn", "part", "drawn")), str(50 + i)])
+                          for i, r in enumerate(rows)])  # fmt: skip
+    options = {"table": table, "key": "key=stem=^(P\\d)_", "patient": "mrn", "split_column": "part", "columns": ["age"],
+               "time": "taken", "record_time": "drawn"}  # fmt: skip
+    with pytest.raises(
+        SourceDataError, match=f"t.csv line 2, t.csv line 3: rows of one key ..P1.. that differ in {column}"
+    ):
+        export.prepare(**options)
+    assert list(export.prepare("skip", **options)) == [f"P{n}_a" for n in range(2, 6)]
 
 
 @pytest.mark.parametrize(("files", "listed", "absent"), [
@@ -137,8 +180,9 @@ def test_ids_that_a_spreadsheet_rounded_are_refused(tmp_path):
 @pytest.mark.parametrize(("image", "record", "late"), [
     ("2021-03-02T10:00+01:00", "2021-03-02T09:30Z", True), ("2021-03-02T10:00+01:00", "2021-03-02T08:30Z", False),
     ("2021-03-02T10:00+01:00", "2021-03-02T09:00+00:00", False), ("2021-03-02T10:00+01:00", "2021-03-02 09:30", None),
-    ("2021-03-02 10:00", "2021-03-02T09:30-05:00", None), ("2021-03-02", "2021-03-02T23:30-05:00", False),
-    ("2021-03-02T10:00+01:00", "2021-03-03", True), ("2021-03-02 10:00", "2021-03-02", False),
+    ("2021-03-02 10:00", "2021-03-02T09:30-05:00", None), ("2021-03-02", "2021-03-02T23:30-05:00", None),
+    ("2021-03-02T10:00+01:00", "2021-03-03", None), ("2021-03-02 10:00", "2021-03-02", False),
+    ("2021-03-02 10:00", "2021-03-03", True),
 ])  # fmt: skip
 def test_times_are_compared_in_utc(image, record, late, tmp_path):
     assert is_later(parse_time(record), parse_time(image)) is late
@@ -166,6 +210,9 @@ def test_times_of_every_kind_are_read():
     assert parse_time(pd.Timestamp("2021-03-02 10:00", tz="Europe/Berlin")).utc == datetime(2021, 3, 2, 9)
     assert parse_time("02.03.2021 10:00 +0100", "%d.%m.%Y %H:%M %z").utc == datetime(2021, 3, 2, 9)
     assert str(parse_time(datetime(2021, 3, 2))) == "2021-03-02"
+    for zone, is_refused in (("%Z", True), ("%%Z", False), ("%z", False)):
+        with pytest.raises(SourceDataError, match="expected %z") if is_refused else nullcontext():
+            OwnOptions(time_format=f"%Y-%m-%d %H:%M {zone}")
     assert [parse_time(text) for text in ("0001-01-01T00:00+14:00", "today", 7, pd.NaT, None)] == [None] * 5
 
 

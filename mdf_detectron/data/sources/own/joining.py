@@ -106,13 +106,17 @@ def join_table(
             study.no_record = problems.listed[UNREADABLE_TIME][-1]
             unclear.append(study)
             continue
-        if ambiguous or (len(usable) > 1 and not options.record_time):
-            lines, value = ", ".join(table.place(n) for n in numbers[:3]), shorten(table.rows[numbers[0]][column])
-            text = f"{lines}: several rows of one {column} ({value}) that differ; keep one, or name the time of each "
-            text = f"{lines}: {ambiguous}; write the whole path" if ambiguous else f"{text}with --record-time"
-            problems.add(SEVERAL_ROWS, text)
+        text = f"{ambiguous}; write the whole path" if ambiguous else ""
+        if numbers and not text:
+            rows_of = f"rows of one {column} ({shorten(table.rows[numbers[0]][column])}) that differ"
+            if differing := _differing_column([table.rows[n] for n in numbers], options):
+                text = f"{rows_of} in {differing}, which is the image's; write the same, or name each image with --key"
+            elif len(usable) > 1 and not options.record_time:
+                text = f"several {rows_of}; keep one, or name the time of each with --record-time"
+        if text:
+            study.no_record = f"{', '.join(table.place(n) for n in numbers[:3])}: {text}"
+            problems.add(SEVERAL_ROWS, study.no_record)
             drops[SEVERAL_ROWS] += 1
-            study.no_record = text
             unclear.append(study)
             continue
         if usable:
@@ -141,19 +145,26 @@ def join_table(
 def _keys_of_studies(
     studies: Sequence[Study], kind: str, found: Collection[str], folder: Path
 ) -> list[tuple[list[str], str]]:
-    """Return each study's keys in the table, and why they are not sure to be its own ("" if they are)."""
+    """Return each study's keys in the table, and why they are not sure to be its own ("" if they are).
+
+    A row of a file is one image's, that of its very path, or all augmented versions' of one image.
+    """
     if kind not in FILE_KINDS:
         return [([key for key in _keys(study, kind, folder) if key in found], "") for study in studies]
-    index, result, named = PathIndex((key, key) for key in found), [], {}
+    index, result, claims = PathIndex((key, key) for key in found), [], {}
     for study in studies:
-        path, *others = _keys(study, kind, folder)
-        keys, dropped = index.find(path)
-        keys = keys or next((k for other in others if (k := index.find(other)[0])), [])
-        if dropped:
-            named.setdefault(keys[0], []).append(path)
-        result.append((keys, f"{path} may be {' or '.join(keys[:3])}" if len(keys) > 1 else ""))
-    several = {key: f"{key} may be {' or '.join(paths[:3])}" for key, paths in named.items() if len(set(paths)) > 1}
-    return [(keys, why or several.get("".join(keys[:1]), "")) for keys, why in result]
+        names = _keys(study, kind, folder)
+        result.append((version_of(names[0]) or names[0], next(filter(None, (index.find(n)[0] for n in names)), [])))
+        for key in result[-1][1]:
+            claims.setdefault(key, {})[result[-1][0]] = None
+    for at, (name, several) in enumerate(result):
+        keys, why = [key for key in several if key == name or key not in claims[key]], ""
+        if keys and len(several) > 1:
+            why = f"{name} may be {' or '.join(several[:3])}"
+        elif keys and keys[0] != name and len(claims[keys[0]]) > 1:
+            why = f"{keys[0]} may be {' or '.join(list(claims[keys[0]])[:3])}"
+        result[at] = keys, why
+    return result
 
 
 def _keys(study: Study, kind: str, folder: Path) -> list[str]:
@@ -177,9 +188,19 @@ def part_of(study: Study, how: str, folder: Path) -> str | None:
 def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOptions, problems: ProblemList):
     if options.time == DICOM_TIME:
         return dicom_time(study.tags)
-    if options.time is None or not numbers:
-        return None
-    return time_of(table.rows[numbers[0]], options.time, table.place(numbers[0]), options.time_format, problems)
+    filled = [n for n in numbers if _is_filled(table.rows[n], options.time)][:1]
+    times = [time_of(table.rows[n], options.time, table.place(n), options.time_format, problems) for n in filled]
+    return times[0] if times else None
+
+
+def _differing_column(rows: Sequence[Row], options: OwnOptions) -> str:
+    """Return a column that is the image's, not its record's, and in which rows of one image differ, or ""."""
+    for column in (options.time, options.patient, options.split_column, options.class_column):
+        given = [row[column] for row in rows if _is_filled(row, column)]
+        is_time = column == options.time
+        if len({parse_time(v, options.time_format) if is_time else normal_key(v, "id") for v in given}) > 1:
+            return column
+    return ""
 
 
 def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options: OwnOptions, problems: ProblemList):
@@ -191,7 +212,7 @@ def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options
         return [(number, None) for number in numbers], {}
     kept, refused = [], {}
     first_late = ""
-    image_unreadable = moment is None and bool(numbers) and _is_filled(table.rows[numbers[0]], options.time)
+    image_unreadable = moment is None and any(_is_filled(table.rows[n], options.time) for n in numbers)
     for number in numbers:
         row, place = table.rows[number], table.place(number)
         recorded = time_of(row, options.record_time, place, options.time_format, problems)

@@ -101,6 +101,8 @@ class OwnOptions(MaskOptions, TableRecipe):
                 raise SourceDataError(f"{shorten(text)}: expected a regular expression with a group, as stem=^(P\\d+)_")
         if self.record_time and not self.time:
             raise SourceDataError("--record-time is compared with the image's: add --time COLUMN, or --time dicom")
+        if "%Z" in (self.time_format or "").replace("%%", ""):
+            raise SourceDataError("--time-format %Z: a zone's name does not tell its time; expected %z, as +0100")
         if self.thousands == (",." if self.decimal_comma else ".,")[0]:
             raise SourceDataError(f"--thousands {self.thousands}: this is the decimal mark; --decimal-comma says that "
                                   "numbers are written 1.234,5")  # fmt: skip
