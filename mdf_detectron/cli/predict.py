@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def listed_studies(args: argparse.Namespace, predictor: Predictor) -> tuple[list[Study], list[str]]:
     """List the studies of --images with their records; also return what the report says about the records."""
-    from mdf_detectron.data.study_records import FoundRecord, dicom_record, dicom_tags, read_record, table_records
+    from mdf_detectron.data.sources.kit.values import read_record
+    from mdf_detectron.data.study_records import FoundRecord, dicom_record, dicom_tags, table_records
     from mdf_detectron.inference.folders import Study
 
     paths, skipped = find_images(args.images)

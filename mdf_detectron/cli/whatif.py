@@ -46,16 +46,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from mdf_detectron.data.sources.kit.values import read_record
     from mdf_detectron.fileio import markdown_table, write_figure, write_json
     from mdf_detectron.inference import what_if
     from mdf_detectron.inference.predictor import Predictor
     from mdf_detectron.report.panels import change_table, contribution_chart, sweep_chart
 
     predictor = Predictor(args.weights, device=args.device, threshold=args.threshold)
-    record = parse_pairs(args.record, "--record")
+    record, _ = read_record(parse_pairs(args.record, "--record"), predictor.schema, "--record", typed=True)
+    changes, _ = read_record(parse_pairs(args.set, "--set"), predictor.schema, "--set", typed=True)
     hidden = predictor.columns if args.hide == ["all"] else args.hide
-    other = what_if.changed_record(predictor, record, parse_pairs(args.set, "--set"), hidden)
-    predictor.schema.parse_record(other, "the changed record")
+    other = what_if.changed_record(predictor, record, changes, hidden)
     sweeps = [what_if.sweep_values(predictor, words) for words in args.sweep]
     study = predictor.prepare(args.image, record)
     (before,) = predictor.predict([study])

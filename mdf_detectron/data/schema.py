@@ -155,7 +155,7 @@ class ClinicalColumn:
         Raises:
             DatasetError: a value outside the range or vocabulary, or of another type (booleans are not numbers).
         """
-        if is_missing(value):
+        if is_missing(value) or self.is_code(value):
             return None
         if isinstance(value, (bool, np.bool_)):
             expected = f"one of {shorten(list(self.vocabulary))}" if self.kind == "categorical" else "a number"
@@ -172,6 +172,8 @@ class ClinicalColumn:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             raise DatasetError(f"{where}: column '{self.name}' is {shorten(value)}, not a number or null") from None
+        if self.is_code(number):
+            return None
         if not (self.minimum <= number <= self.maximum and math.isfinite(number)):
             raise DatasetError(
                 f"{where}: column '{self.name}' is {number:g}, outside its legal range "
@@ -180,17 +182,15 @@ class ClinicalColumn:
             )
         return number
 
-    def encode(self, value: Any, where: str) -> float | int:
-        """Turn a value into the model's number: a float (NaN if missing) or a code (-1 if missing).
+    def is_code(self, value: Any) -> bool:
+        """Tell whether a raw value is one of ``missing``, in any spelling."""
+        return any(spelling(value) == spelling(code) for code in self.missing)
 
-        An unparsed value is parsed first, with the errors of :meth:`parse`.
-        """
+    def encode(self, value: Any, where: str) -> float | int:
+        """Turn a raw or parsed value into the model's number: a float (NaN if missing) or a code (-1 if missing)."""
+        value = self.parse(value, where)
         if self.kind == "numeric":
-            if type(value) is not float or not self.minimum <= value <= self.maximum:
-                value = self.parse(value, where)
             return math.nan if value is None else value
-        if value not in self.vocabulary:
-            value = self.parse(value, where)
         return MISSING_CATEGORY if value is None else self.vocabulary.index(value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,12 +202,8 @@ class ClinicalColumn:
             out |= {k: v for k, v in (("minimum", self.minimum), ("maximum", self.maximum)) if math.isfinite(v)}
         else:
             out["vocabulary"] = list(self.vocabulary)
-        out |= {k: getattr(self, k) for k in ("description", "source") if getattr(self, k)}
-        if self.mapping:
-            out["mapping"] = dict(self.mapping)
-        if self.missing:
-            out["missing"] = list(self.missing)
-        return out
+        rest = {"description": self.description, "source": self.source, "mapping": dict(self.mapping)}
+        return out | {k: v for k, v in {**rest, "missing": list(self.missing)}.items() if v}
 
 
 @dataclass(frozen=True)
@@ -280,15 +276,13 @@ class ClinicalSchema:
 
     def subset(self, numeric: Iterable[str], categorical: Iterable[str]) -> ClinicalSchema:
         """Return a schema of the named columns, in the given order, numeric ones first; all must exist."""
-        by_name = {c.name: c for c in self.columns}
-        chosen = []
-        for kind, names in (("numeric", numeric), ("categorical", categorical)):
-            for name in names:
-                if name not in by_name or by_name[name].kind != kind:
-                    known = [c.name for c in self.columns if c.kind == kind]
-                    raise DatasetError(f"no {kind} column '{name}' in the schema; it has {known}")
-                chosen.append(by_name[name])
-        return ClinicalSchema(tuple(chosen))
+        columns = {(c.kind, c.name): c for c in self.columns}
+        chosen = [*(("numeric", name) for name in numeric), *(("categorical", name) for name in categorical)]
+        for kind, name in chosen:
+            if (kind, name) not in columns:
+                known = [c.name for c in self.columns if c.kind == kind]
+                raise DatasetError(f"no {kind} column '{name}' in the schema; it has {known}")
+        return ClinicalSchema(tuple(columns[key] for key in chosen))
 
     def to_dict(self) -> dict[str, Any]:
         table = self.table.to_dict()
@@ -313,6 +307,12 @@ class ClinicalSchema:
         if not os.path.exists(path):
             raise DatasetError(f"no clinical schema at {shorten_path(path)}; `mdf prepare` makes a folder that has one")
         return cls.from_dict(read_yaml(path, DatasetError), where=str(path))
+
+
+def spelling(value: Any) -> str:
+    """Fold a value for comparison; a whole float, as columns with missing values hold codes, gives "2"."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else " ".join(str(value).split()).casefold()
 
 
 def is_missing(value: Any) -> bool:

@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalSchema, TableRecipe, Value
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceImage, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table
-from mdf_detectron.data.sources.kit.values import CODE, EMPTY, outside, read_value
+from mdf_detectron.data.sources.kit.values import read_record
 from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table, read_keyed_table
 from mdf_detectron.data.sources.own.options import OwnOptions
 from mdf_detectron.errors import DatasetError, shorten
@@ -31,32 +30,6 @@ class FoundRecord:
     def __call__(self, image: OpenImage) -> FoundRecord:
         """Return itself: it is known before the image is opened."""
         return self
-
-
-def read_record(
-    raw: Mapping[str, Any], schema: ClinicalSchema, where: str, *, typed: bool = False
-) -> tuple[dict[str, Value], list[str]]:
-    """Read raw values by column as preparation does; return the record and notes about values that it cannot read.
-
-    Args:
-        typed: a person wrote them: refuse what cannot be read, too.
-
-    Raises:
-        DatasetError: an unknown column, or a value outside the range that is possible in a patient.
-    """
-    schema.check_names(raw, where)
-    record, notes = {}, []
-    for column in schema.columns:
-        if column.name not in raw:
-            continue
-        record[column.name], _, why_not = read_value(raw[column.name], column, schema.table)
-        if why_not in (None, EMPTY, CODE):
-            continue
-        text = f"column '{column.name}' is {shorten(raw[column.name])}: {why_not}"
-        if typed or (column.kind == "numeric" and why_not == outside(column)):
-            raise DatasetError(f"{where}: {text}; correct the value, or leave it empty")
-        notes.append(f"{text}; it is missing to the model")
-    return record, notes
 
 
 def dicom_tags(given: Mapping[str, str], schema: ClinicalSchema) -> dict[str, str]:

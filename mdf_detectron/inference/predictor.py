@@ -28,6 +28,7 @@ from mdf_detectron.config_checks import check_device
 from mdf_detectron.data.mapper import MultimodalDatasetMapper
 from mdf_detectron.data.readers import OpenImage, input_of_samples, to_eight_bits
 from mdf_detectron.data.schema import ClinicalSchema
+from mdf_detectron.data.sources.kit.values import read_given
 from mdf_detectron.errors import CheckpointError, ConfigError, DatasetError, ImageReadError, shorten
 from mdf_detectron.inference.findings import StudyFindings
 from mdf_detectron.threads import one_thread_in_forks
@@ -132,8 +133,8 @@ class Predictor:
         Args:
             image: path, content or open binary file of a DICOM or raster image; a Pillow image, an array or a tensor,
                 read as its file would be, see :func:`~mdf_detectron.data.readers.input_of_samples`.
-            record: a mapping or a pandas Series, column → value in the schema's unit; an absent column, None, NaN or an
-                empty text is missing.
+            record: a mapping or a pandas Series, column → value in the schema's unit, a text in the notation of the
+                training table; absent columns, None, NaN, empty texts and the columns' codes (``missing``) are missing.
 
         Raises:
             ImageReadError: the input is no image, or a DICOM file of another modality.
@@ -186,7 +187,7 @@ class Predictor:
 
     def with_record(self, study: PreparedStudy, record: Mapping[str, Any] | None) -> PreparedStudy:
         """Return the same image with another record; raises DatasetError for an unknown column or an illegal value."""
-        parsed = self.schema.parse_record(record, where=study.image)
+        parsed = read_given(record, self.schema, where=study.image)
         tensors = self.mapper.clinical_tensors({"file_name": study.image, "clinical": parsed})
         read = {name: parsed[name] for name in self.columns}
         missing = [name for name, value in read.items() if value is None]

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mdf_detectron.data.readers import OpenImage
 from mdf_detectron.data.schema import ClinicalColumn
-from mdf_detectron.data.study_records import read_record
+from mdf_detectron.data.sources.kit.values import write_number
 from mdf_detectron.errors import ImageReadError, UserError
 from mdf_detectron.fileio import shorten_path
 from mdf_detectron.inference.findings import DetectedFinding, StudyFindings
@@ -92,9 +92,8 @@ class StudyPage:
             path.unlink(missing_ok=True)
 
     def record(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the record of the form's values, written as in the table of the training data."""
-        raw = {c.name: None if v == UNKNOWN else v for c, v in zip(self.columns, values, strict=True)}
-        return read_record(raw, self.predictor.schema, "the record", typed=True)[0]
+        """Return the record of the form's values, numbers written as in the table of the training data."""
+        return {c.name: None if v == UNKNOWN else v for c, v in zip(self.columns, values, strict=True)}
 
     def answer(self, study: PreparedStudy | None, *values: Any) -> tuple[str, str, str]:
         """Predict with and without the form's record; return HTML of the views, the table and the messages."""
@@ -132,7 +131,7 @@ class StudyPage:
 def build_page(page: StudyPage, title: str) -> Any:
     """Build the page as Gradio's ``Blocks``."""
     gr = _gradio()
-    numeric = [column.name for column in page.columns if column.kind == "numeric"]
+    numeric, recipe = [c.name for c in page.columns if c.kind == "numeric"], page.predictor.schema.table
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 60)) as blocks:
         gr.Markdown(f"# {title}\nResearch software, no medical device. {DISCLAIMER}")
         study = gr.State(None)
@@ -162,7 +161,7 @@ def build_page(page: StudyPage, title: str) -> Any:
             )
             places = [i for i, column in enumerate(page.columns) if column.kind == "numeric"]
             moved = slider.release(
-                lambda value, name: [f"{value:g}" if n == name else gr.skip() for n in numeric],
+                lambda value, name: [write_number(value, recipe) if n == name else gr.skip() for n in numeric],
                 [slider, chosen], [fields[i] for i in places], api_visibility="private",
             )  # fmt: skip
             moved.then(page.answer, [study, *fields], outputs, **options)

@@ -18,8 +18,9 @@ from mdf_detectron.data.catalog import (
     register_prepared_folder,
 )
 from mdf_detectron.data.prepared import Flow, PreparedImage, staged_folder, write_annotations
-from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe
 from mdf_detectron.data.sources import COLLECTIONS
+from mdf_detectron.data.sources.kit.values import CODE, EMPTY, read_given, read_value
 from mdf_detectron.data.splits import balanced_parts, grouped_folds, train_val_test
 from mdf_detectron.errors import DatasetError
 
@@ -38,6 +39,27 @@ def test_schema_round_trip_and_parsing(tmp_path):
     assert str(SCHEMA.encode(None, "here")) == "([nan], [-1])"
     assert SCHEMA.parse_record({"age": 120}, "here")["age"] == 120.0
     assert SCHEMA.subset(["age"], []).names == ["age"]
+
+
+RAW = (999, 999.0, "999", "999.0", "1.200", "38,1", "> 89", 38.5, None, np.int64(7), np.float64(999))
+
+
+@pytest.mark.parametrize("recipe", [TableRecipe(), TableRecipe(decimal_comma=True, thousands=".")])
+@pytest.mark.parametrize("raw", RAW)
+def test_a_record_given_in_python_is_read_as_a_table(raw, recipe):
+    column = ClinicalColumn("crp", "numeric", maximum=2000, missing=(999,))
+    code = ClinicalColumn("stage", "categorical", vocabulary=("1", "2"), missing=("9",), mapping={"1": "2"})
+    schema = ClinicalSchema((column, code), table=recipe)
+    (expected, _, why_not) = read_value(raw, column, recipe)
+    if why_not not in (None, EMPTY, CODE):
+        with pytest.raises(DatasetError, match="'crp' is"):
+            read_given({"crp": raw}, schema, "here")
+        return
+    parsed = read_given({"crp": raw, "stage": 9}, schema, "here")
+    assert parsed == {"crp": expected, "stage": None} == read_given(parsed, schema, "here")
+    assert read_given({"stage": "1"}, schema, "here")["stage"] == "1"  # a word, and no spelling of a table
+    if not isinstance(raw, str):
+        assert str(schema.encode({"crp": raw, "stage": 9}, "here")) == str(schema.encode(parsed, "here"))
 
 
 @pytest.mark.parametrize(

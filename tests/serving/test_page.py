@@ -14,7 +14,7 @@ from forked import Forked, wait_for
 from PIL import Image
 
 from mdf_detectron import cli
-from mdf_detectron.data.schema import TableRecipe
+from mdf_detectron.data.schema import ClinicalSchema, TableRecipe
 from mdf_detectron.inference.predictor import Predictor
 from mdf_detectron.report.html import Section, write_report
 from mdf_detectron.report.tables import Table
@@ -253,7 +253,12 @@ def test_a_typed_record_is_read_as_the_table_of_training(predictor, tiny_folder,
     form = [values[column.name] for column in page.columns]
     assert "temperature" in (said := page.answer(study, *form)[2]) and "a decimal comma" in said
     monkeypatch.setattr(predictor, "schema", replace(predictor.schema, table=TableRecipe(decimal_comma=True)))
-    assert page.record(form) == {"age": 89, "temperature": 98.6, "gender": "F"}
+    assert predictor.with_record(study, page.record(form)).record == {"age": 89, "temperature": 98.6, "gender": "F"}
+    mapped = [replace(c, mapping={"F": "M"}, missing=(99.9,)) if c.name != "age" else c for c in page.columns]
+    monkeypatch.setattr(predictor, "schema", ClinicalSchema(tuple(mapped)))  # the form offers words, no spellings
+    for temperature in ("99.9", 99.9):
+        record = page.record(tuple({**values, "temperature": temperature}[column.name] for column in page.columns))
+        assert predictor.with_record(study, record).record == {"age": 89, "temperature": None, "gender": "F"}
 
 
 def test_names_cannot_bring_markup(predictor):

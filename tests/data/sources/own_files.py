@@ -58,7 +58,7 @@ def write_messy_table(path: Path, entries: list[dict]) -> Path:
     for number, entry in enumerate(entries):
         age = ("062Y", "47 years", str(30 + number), f"{30 + number}.0", "")[number % 5]
         sex = ("F", "f ", "Male", "male", "M", "female")[number % 6]
-        lactate = ("1,4", "2,05", "<0,5", "n/a", "999" if number == 14 else "3,1")[number % 5]
+        lactate = ("1,4", "2,05", "<0,5", "n/a", "999" if number in (14, 24) else "3,1")[number % 5]
         smoker = ("yes", "No", "no")[number % 3]
         patient = f"{100 + number // 2}{('', '.0', ' ')[number % 3]}"
         lines.append(f"{entry['name'].rsplit('.', 1)[0]};{patient};{age};{sex};{lactate};{smoker};W{number};"

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mdf_detectron.data.schema import ClinicalColumn
+from mdf_detectron.data.schema import ClinicalColumn, TableRecipe
 from mdf_detectron.data.sources.kit.account import ProblemList, ValueLog
-from mdf_detectron.data.sources.kit.values import clean_value, parse_age, parse_number
+from mdf_detectron.data.sources.kit.values import clean_value, parse_age, parse_number, write_number
 from mdf_detectron.errors import SourceDataError
 
 AGE = ClinicalColumn("age", "numeric", "years", 0, 120)
@@ -36,10 +36,18 @@ def test_numbers(text, comma, expected):
     ("1.250", {"decimal_comma": True, "thousands": "."}, 1250),
     ("< 0,5 mg/L", {"decimal_comma": True, "unit": "mg/l"}, 0.5),
     ("93 %", {"unit": "%"}, 93), ("7.2 x10^9/L", {"unit": "10^9/l"}, 7.2), ("38.5°C", {"unit": "°C"}, 38.5),
+    ("0.745", {"decimal_comma": True, "thousands": "."}, 0.745), ("012 500", {}, None),
     ("120/80", {"unit": "mmHg"}, None), ("2b", {"unit": "b"}, None), ("7 mg/dl", {"unit": "mg/l"}, None),
 ])  # fmt: skip
 def test_numbers_with_thousands_and_units(text, options, expected):
     assert parse_number(text, **options)[0] == expected
+
+
+@pytest.mark.parametrize("recipe", [{}, {"thousands": ","}, {"decimal_comma": True},
+                                    {"decimal_comma": True, "thousands": "."}])  # fmt: skip
+@pytest.mark.parametrize("number", [0.745, 1.745, -12.476, 800, 1234.5, 1e-5, 1.5e-7, 2.5e9])
+def test_a_number_is_read_as_it_was_written(number, recipe):
+    assert parse_number(write_number(number, TableRecipe(**recipe)), **recipe)[0] == number
 
 
 @pytest.mark.parametrize("text, years", [

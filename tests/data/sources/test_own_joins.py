@@ -76,6 +76,16 @@ def test_a_key_with_folders_is_compared_as_a_path(key, times, tmp_path):
     assert [one.values for one in found] == [{"age": 50 + i} for i in range(len(VISITS))]
 
 
+def test_an_identifier_differs_in_each_row_though_two_images_share_one(tmp_path):
+    export = Export(tmp_path, [f"p{n:02d}_{view}" for n in range(12) for view in ("pa", "lat")])
+    table = export.table("file,age,acc", [f"p{n:02d},{50 + n},{7120031 + 21 * n}" for n in range(12)])
+    images = export.prepare(table=table, key="file=stem=^(p..)_")
+    assert (
+        all(image["clinical"] == {"age": 50 + int(name[1:3])} for name, image in images.items()) and len(images) == 24
+    )
+    assert "acc: whole numbers, another one in each row" in str(export.report)
+
+
 def test_a_name_that_several_images_have_is_no_key(tmp_path):
     export = Export(tmp_path, ["a/pa", "b/pa", "c/lat", "d/x", "e/y"])
     table = export.table("file,age", ["pa,50", "lat,51", "x,52", "y,53"])

@@ -49,9 +49,9 @@ def test_a_wide_range_is_a_number_that_a_person_writes(numbers, limits):
 
 
 @pytest.mark.parametrize("values, codes", [
-    ([*spread(4, 13), "-7", "-7"], (-7,)), ([*spread(4, 13), "888"], (888,)),
+    ([*spread(4, 13), "-7", "-7"], (-7,)), ([*spread(4, 13), "888", "888"], (888,)),
     ([*spread(4, 13), *["99.9"] * 2], (99.9,)),
-    ([*spread(36, 40), *["0"] * 4], (0,)), ([*spread(4, 13), "-8", "-9", "-9"], (-9, -8)),
+    ([*spread(36, 40), *["0"] * 4], (0,)), ([*spread(4, 13), *["-8", "-9"] * 2], (-9, -8)),
     ([*spread(1, 300), *["0"] * 4], ()), ([*spread(4, 130), "99"], ()), ([*spread(-12, 13), "-9"], ()),
     ([str(v) for v in range(10)] * 3, ()),
 ])  # fmt: skip
@@ -60,11 +60,19 @@ def test_codes_stand_apart_and_repeat(values, codes):
     assert column.missing == codes and ("taken as a code" in asked) == bool(codes)
 
 
+@pytest.mark.parametrize("value", ["99", "888", "-9"])
+def test_one_value_like_a_code_may_be_the_sickest_patients_and_is_kept(value):
+    column, asked, _ = proposed("marker", [*range(1, 45), value])
+    assert column.missing == () and column.minimum <= float(value) <= column.maximum
+    assert f"but kept: {value}. An error, a code" in asked
+
+
 @pytest.mark.parametrize("low, high, units", [
     (spread(36, 39), spread(97, 102), "°C and °F"),
     (spread(1.55, 1.95, digits=2), spread(156, 192), "m and cm"),
     (spread(0.88, 0.99, digits=2), spread(89, 99), "0.97 and 97 %"),
     (spread(4, 9), spread(80, 160), "mmol/l and mg/dl"),
+    (["3.7", *spread(36, 39, 20)], [*spread(97, 102, 10), "999"], "°C and °F"), (["0.1"], spread(4, 9), None),
     (spread(2, 2.2), spread(5, 150), None), (["2"] * 9, ["5", "6", "7"] * 3, None),
     (spread(4, 9), spread(9.2, 20), None), (spread(4, 9), ["300"], None), (["0", "1"] * 9, ["10"], None),
 ])  # fmt: skip
@@ -78,7 +86,11 @@ def test_two_units_in_one_column_are_asked_about(low, high, units):
     ("birth", range(12000, 30000, 999), "dates, as Excel"),
     ("wbc", range(12000, 30000, 999), None),
     ("day", ["20190531", "20190602", "20200101", "20200229", "20211231"], "dates, as 20190531"),
+    ("day", [*range(20190501, 20190531), "99999999"], "dates, as 20190531"),
+    ("day", [*range(20190501, 20190531), *[0] * 5], "dates, as 20190531"),
+    ("taken", [*range(43000, 43030, 2), 99999], "dates, as Excel counts days"),
     ("acc", range(7120031, 7120431, 21), "an identifier?"),
+    ("acc", [*range(7120031, 7120431, 21), 9999999, 9999999], "an identifier?"),
     ("nr", [f"{v:06d}" for v in range(91, 900, 55)], "an identifier?"),
     ("marker", ["3,250", "800", "4,125"], "(--thousands ,) or decimals (--decimal-comma)"),
     ("marker", ["3,2", "8", "4,125"], "--decimal-comma"),
@@ -97,6 +109,9 @@ def test_what_is_no_number_of_a_patient_is_left_out(source, values, reason):
     (["3,250", "800", "4,125"], {"decimal_comma": True}, "2 values have three digits after each ','"),
     (["3.250", "800", "4,5", "4.125"], {"decimal_comma": True}, "2 values have three digits after each '.'"),
     (["3.250", "800", "4,5", "4.125"], {"decimal_comma": True, "thousands": "."}, None),
+    (["800", "12.476", "4.100"], {}, "prepare again with --decimal-comma --thousands ."),
+    (["1.200.000", *["150.000", "90.000", "7.500"] * 2], {}, "7 values have three digits after each '.'"),
+    (["0.745", "1.012", "1.500"], {}, None), (["1.745", "1.01", "1.5"], {}, None),
     (["3.1", "3.2", "3.3", "3.4", "3,5", "x", *spread(3, 4)], {}, "2 values become missing: a decimal comma"),
 ])  # fmt: skip
 def test_notations_that_may_be_another_are_asked_about(values, recipe, question):

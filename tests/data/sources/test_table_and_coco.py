@@ -70,7 +70,7 @@ def test_the_proposed_schema_is_a_schema_that_prepares_the_same(messy, tmp_path)
     schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")
     assert [c.name for c in schema.columns] == ["age", "sex", "lactate", "smoker"]
     assert (schema.columns[2].minimum, schema.columns[2].maximum, schema.columns[2].missing) == (0, 360, (999,))
-    assert "DECIDE: 999 (1 times) is apart from all others" in text and "ward: 40 distinct texts" in text
+    assert "DECIDE: 999 (2 times) is apart from all others" in text and "ward: 40 distinct texts" in text
     assert schema.table == TableRecipe(key="File", patient="MRN", decimal_comma=True)
     edited = yaml.safe_load(text)
     edited["columns"][2] |= {"maximum": 2000, "missing": []}

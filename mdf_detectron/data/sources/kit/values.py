@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from mdf_detectron.data.schema import ClinicalColumn, TableRecipe, Value
+from mdf_detectron.data.schema import ClinicalColumn, ClinicalSchema, TableRecipe, Value, spelling
 from mdf_detectron.data.sources.kit.account import ValueLog
+from mdf_detectron.errors import DatasetError, shorten
 
 EMPTY_WORDS = frozenset({"", "na", "n/a", "n.a.", "k.a.", "nan", "nat", "none", "null", "nil", "-", "--", "–", "—", ".",
                          "?", "unknown", "unk", "missing", "not available", "unbekannt", "keine angabe", "<na>",
@@ -87,7 +89,7 @@ def parse_number(value: Any, decimal_comma: bool = False, thousands: str = "", u
         return None, OTHER_UNIT
     mark, other = (",", ".") if decimal_comma else (".", ",")
     groups = " '’" + thousands + (other if mark in text or text.count(other) > 1 else "")
-    if re.fullmatch(rf"[+-]?\d{{1,3}}([{groups}]\d{{3}})+({re.escape(mark)}\d+)?", text):
+    if re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}([{groups}]\d{{3}})+({re.escape(mark)}\d+)?", text):
         text, how = re.sub(f"[{groups}]", "", text), how or GROUPED
     if decimal_comma and "." not in text:
         text = text.replace(",", ".")
@@ -99,6 +101,11 @@ def parse_number(value: Any, decimal_comma: bool = False, thousands: str = "", u
         return None, NOT_A_NUMBER
     number = float(text)
     return (number, how or ("a number with its unit" if found else None)) if math.isfinite(number) else (None, INFINITE)
+
+
+def write_number(number: float, recipe: TableRecipe) -> str:
+    """Write a number in the table's notation, as :func:`parse_number` reads it."""
+    return f"{number:g}".replace(".", "," if recipe.decimal_comma else ".")
 
 
 def is_grouped(value: Any, mark: str) -> bool:
@@ -167,13 +174,13 @@ def read_value(value: Any, column: ClinicalColumn, recipe: TableRecipe) -> tuple
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, None, EMPTY
-    mapped = {fold(raw): to for raw, to in column.mapping.items()}.get(_spelling(value))
+    mapped = {fold(raw): to for raw, to in column.mapping.items()}.get(spelling(value))
     changed = None if mapped is None or str(value) == mapped else "mapped by the schema"
     value = value if mapped is None else mapped
     is_word = column.kind == "categorical" and str(value) in column.vocabulary
     if is_empty(value) and not is_word:
         return None, None, EMPTY
-    if _spelling(value) in map(_spelling, column.missing):
+    if column.is_code(value):
         return None, None, CODE
     if column.kind == "categorical":
         word, how = _category(value, column)
@@ -184,7 +191,7 @@ def read_value(value: Any, column: ClinicalColumn, recipe: TableRecipe) -> tuple
         number, how = parse_number(value, recipe.decimal_comma, recipe.thousands, column.unit)
     if number is None:
         return None, None, how
-    if number in column.missing:
+    if column.is_code(number):
         return None, None, CODE
     if not column.minimum <= number <= column.maximum:
         return None, None, outside(column)
@@ -194,6 +201,40 @@ def read_value(value: Any, column: ClinicalColumn, recipe: TableRecipe) -> tuple
 def outside(column: ClinicalColumn) -> str:
     """Return why a numeric column does not have a value outside its range."""
     return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+
+
+def read_record(
+    raw: Mapping[str, Any], schema: ClinicalSchema, where: str, *, typed: bool = False
+) -> tuple[dict[str, Value], list[str]]:
+    """Read raw values by column as preparation does; return the record and notes about values that it cannot read.
+
+    Args:
+        typed: a person wrote them: refuse what cannot be read, too.
+
+    Raises:
+        DatasetError: an unknown column, or a value outside the range that is possible in a patient.
+    """
+    schema.check_names(raw, where)
+    record, notes = {}, []
+    for column in schema.columns:
+        if column.name not in raw:
+            continue
+        record[column.name], _, why_not = read_value(raw[column.name], column, schema.table)
+        if why_not in (None, EMPTY, CODE):
+            continue
+        text = f"column '{column.name}' is {shorten(raw[column.name])}: {why_not}"
+        if typed or (column.kind == "numeric" and why_not == outside(column)):
+            raise DatasetError(f"{where}: {text}; correct the value, or leave it empty")
+        notes.append(f"{text}; it is missing to the model")
+    return record, notes
+
+
+def read_given(record: Mapping[str, Any] | None, schema: ClinicalSchema, where: str) -> dict[str, Value]:
+    """Read numbers written as texts as :func:`read_record`, and all else as :meth:`ClinicalSchema.parse_record`."""
+    if hasattr(record, "items"):
+        texts = {c.name: record[c.name] for c in schema.numeric if isinstance(record.get(c.name), str)}
+        record = {**dict(record.items()), **read_record(texts, schema, where, typed=True)[0]}
+    return schema.parse_record(record, where)
 
 
 def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, recipe: TableRecipe | None = None) -> Value:
@@ -206,14 +247,9 @@ def clean_value(value: Any, column: ClinicalColumn, log: ValueLog, recipe: Table
     return read
 
 
-def _spelling(value: Any) -> str:
-    """Fold a value; a whole float, as columns with missing values hold codes, gives "2"."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else fold(value)
-
-
 def _category(value: Any, column: ClinicalColumn) -> tuple[str | None, str | None]:
     """Return the word of the vocabulary, or None, and how it differs from the value."""
-    for text in (str(value), _spelling(value)):
+    for text in (str(value), spelling(value)):
         if text in column.vocabulary:
             return text, None
     chosen = {fold(word): word for word in column.vocabulary}.get(fold(value))

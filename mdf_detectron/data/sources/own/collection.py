@@ -187,7 +187,8 @@ def _column_specs(
 def _propose_schema(
     specs: Sequence[ColumnSpec], studies: Sequence[Study], o: OwnOptions, job: Preparation, asked: bool
 ) -> Proposal:
-    values = {spec.name: [study.value(spec.source) for study in studies] for spec in specs}
+    rows = {id(study.row): study for study in studies}.values()  # images may share one
+    values = {c.name: [s.value(c.source) for s in (studies if c.source.startswith(DICOM) else rows)] for c in specs}
     proposal = propose(specs, values, o.recipe)
     listed = "; ".join(f"{name}: {why}" for name, why in proposal.left_out.items())
     if not proposal.columns and asked:

@@ -32,7 +32,6 @@ from mdf_detectron.data.sources.kit.values import (
 )
 from mdf_detectron.data.sources.own import suspicions
 
-MOSTLY = suspicions.MOSTLY
 MOST_CATEGORIES = 12
 FENCE = 6.0
 """Values this many interquartile ranges outside the quartiles are asked about."""
@@ -82,7 +81,7 @@ def _flow(entries: dict[str, Any]) -> str:
 
 
 def propose(specs: Sequence[ColumnSpec], values: dict[str, list[Any]], recipe: TableRecipe) -> Proposal:
-    """Propose a schema for ``specs`` from name → raw values of the table or the DICOM tags, one per image."""
+    """Propose a schema for ``specs`` from name → raw values of the table's rows or the DICOM tags."""
     proposal = Proposal(recipe=recipe)
     for spec in specs:
         column = _column(spec, values[spec.name], proposal)
@@ -107,22 +106,23 @@ def _column(spec: ColumnSpec, values: list[Any], proposal: Proposal) -> Clinical
     read = [parse_age(v) if is_age(name, spec.source)
             else parse_number(v, recipe.decimal_comma, recipe.thousands, unit) for v in filled]  # fmt: skip
     numbers, why_not = np.array([n for n, _ in read if n is not None]), Counter(how for n, how in read if n is None)
-    if why_not[OTHER_UNIT] and len(numbers) + why_not[OTHER_UNIT] >= MOSTLY * len(filled):
+    if why_not[OTHER_UNIT] and len(numbers) + why_not[OTHER_UNIT] >= suspicions.MOSTLY * len(filled):
         proposal.left_out[name] = f"numbers in several units ({', '.join(units)}); convert them to one in the table"
         return None
-    if len(numbers) >= MOSTLY * len(filled):
-        if not is_age(name, spec.source) and (reason := suspicions.no_measurement(name, numbers, map(str, filled))):
+    if len(numbers) >= suspicions.MOSTLY * len(filled):
+        plain = numbers[~np.isin(numbers, list(suspicions.missing_codes(numbers)))]
+        if not is_age(name, spec.source) and (reason := suspicions.no_measurement(name, plain, map(str, filled))):
             proposal.left_out[name] = reason
             return None
         _ask_about_notation(filled, why_not, recipe, questions)
         return _numeric(spec, numbers, unit, proposal)
     commas = why_not[DECIMAL_COMMA] + why_not[GROUPS_OR_DECIMALS]
-    if len(numbers) + commas >= MOSTLY * len(filled):
+    if len(numbers) + commas >= suspicions.MOSTLY * len(filled):
         decimal = "numbers with a decimal comma; prepare again with --decimal-comma"
         proposal.left_out[name] = decimal if why_not[DECIMAL_COMMA] else f"numbers with {GROUPS_OR_DECIMALS}"
         return None
     folded = Counter(fold(v) for v in filled)
-    if sum(bool(_DATE.match(str(v))) for v in filled) >= MOSTLY * len(filled):
+    if sum(bool(_DATE.match(str(v))) for v in filled) >= suspicions.MOSTLY * len(filled):
         proposal.left_out[name] = "dates; a model reads numbers: compute an age or a number of days from it"
         return None
     if folded.keys() <= SEX_WORDS.keys() and len(folded) <= 8:
@@ -152,10 +152,10 @@ def _ask_about_notation(
     if why_not:
         listed = "; ".join(f"{reason}: {n}" for reason, n in why_not.most_common())
         questions.append(f"{why_not.total()} values become missing: {listed}.")
-    for mark in ",." if recipe.decimal_comma else ():
+    for mark in ",." if recipe.decimal_comma else ".":
         marked = [v for v in filled if isinstance(v, str) and mark in v]
         if mark != recipe.thousands and len(marked) > 1 and all(is_grouped(v, mark) for v in marked):
-            option = "--thousands . too" if mark == "." else "--thousands , instead of --decimal-comma"
+            option = "--thousands , instead of --decimal-comma" if mark == "," else "--decimal-comma --thousands ."
             questions.append(f"{len(marked)} values have three digits after each '{mark}'. If it separates thousands, "
                              f"prepare again with {option}.")  # fmt: skip
 
@@ -165,11 +165,12 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
     if len(set(numbers)) == 1:
         proposal.left_out[name] = f"only one value, {numbers[0]:g}"
         return None
-    codes = suspicions.missing_codes(numbers)
-    values = numbers[~np.isin(numbers, codes)]
+    alike = suspicions.missing_codes(numbers)  # one that is there once may be the sickest patient's value
+    codes = {value: count for value, count in alike.items() if count > 1}
+    values = numbers[~np.isin(numbers, list(codes))]
     span = f"{values.min():g} to {values.max():g}"
     if codes:
-        listed = ", ".join(f"{code:g} ({(numbers == code).sum()} times)" for code in codes)
+        listed = ", ".join(f"{code:g} ({count} times)" for code, count in codes.items())
         questions.append(f"{listed} is apart from all others ({span}) and taken as "
                          "a code for a missing value. If it is a value, remove it from 'missing'.")  # fmt: skip
     missing = tuple(int(code) if code.is_integer() else code for code in codes)
@@ -193,21 +194,21 @@ def _numeric(spec: ColumnSpec, numbers: np.ndarray, unit: str, proposal: Proposa
         low, high = suspicions.wide_range(values)
         reasons.append(f"Range: ten times as wide as the values ({span}), since the column is not known.")
         questions.append(f"write the possible range in a patient{'' if unit else ' and its unit'}.")
-    _ask_about_values(values, low, high, questions)
+    _ask_about_values(values, low, high, list(alike), questions)
     return ClinicalColumn(name, "numeric", unit, low, high, missing=missing)
 
 
-def _ask_about_values(values: np.ndarray, low: float, high: float, questions: list[str]) -> None:
-    """Ask about values outside the range or far from all others, and about whole numbers that may be codes or ids."""
+def _ask_about_values(values: np.ndarray, low: float, high: float, alike: list[float], questions: list[str]) -> None:
+    """Ask about values outside the range, far from all others or like a code, and whole numbers that may be ids."""
     first, third = np.percentile(values, [25, 75])
     reach = FENCE * max(third - first, 0.05 * max(abs(first), abs(third)), 1e-9)
     outside = (values < low) | (values > high)
-    far = ~outside & ((values < first - reach) | (values > third + reach))
+    far = ~outside & ((values < first - reach) | (values > third + reach) | np.isin(values, alike))
     for chosen, text in ((outside, "outside the range, and missing"), (far, "far from all others, but kept")):
         if chosen.any():
             found = Counter(values[chosen].tolist()).most_common(5)
             listed = ", ".join(f"{v:g}" + (f" ({n} times)" if n > 1 else "") for v, n in found)
-            questions.append(f"{text}: {listed}. An error, or another unit? Else correct the range.")
+            questions.append(f"{text}: {listed}. An error, a code, or another unit? Else correct the range.")
     distinct = sorted(set(values[~outside].tolist()))
     if all(v.is_integer() for v in distinct) and len(distinct) <= FEW_CODES:
         codes = ", ".join(f"{v:g}" for v in distinct)
@@ -233,8 +234,8 @@ def _categorical(name: str, filled: list[Any], folded: Counter[str], proposal: P
     words = sorted(counts.most_common(1)[0][0] for counts in spellings.values())
     proposal.reasons[name].append("Vocabulary: the values found, each in its most frequent spelling.")
     if near := suspicions.near_names(words):
-        listed = "; ".join(near[:5])
-        proposal.questions[name].append(f"nearly the same: {listed}. One value? Then add mapping: {{one: other}}.")
+        text = f"nearly the same: {'; '.join(near[:5])}. One value? Then add mapping: {{one: other}}."
+        proposal.questions[name].append(text)
     if rare := [word for word in words if folded[fold(word)] < 3]:
         listed = ", ".join(rare[:5])
         proposal.questions[name].append(f"rare: {listed}. A misspelling? Then add mapping: {{misspelled: right}}.")

@@ -73,32 +73,35 @@ def wide_range(numbers: np.ndarray) -> tuple[float, float]:
     return (-top if numbers.min() < 0 else 0), top
 
 
-def missing_codes(numbers: np.ndarray) -> list[float]:
-    """Find values that stand apart from all others and repeat, or look like a code, such as -9 and 999."""
+def missing_codes(numbers: np.ndarray) -> dict[float, int]:
+    """Count values that stand apart from all others and look like a code, such as -9 and 999, or repeat often."""
     counts = Counter(numbers.tolist())
     coded = {v for v in counts if _CODE.fullmatch(f"{v:.15g}")}
     plain = sorted(counts.keys() - coded)
     if len(plain) < 3:
-        return []
-    found = []
+        return {}
+    found = {}
     for value in sorted({*coded, plain[0], plain[-1]}):
         low, high = (plain[1] if plain[0] == value else plain[0]), (plain[-2] if plain[-1] == value else plain[-1])
         apart = value < 0 <= low or value < low - (high - low) or value > high + (high - low)
         if apart and (value in coded or counts[value] >= max(3, 0.05 * len(numbers))):
-            found.append(value)
+            found[value] = counts[value]
     return found
 
 
 def mixed_units(numbers: np.ndarray) -> str | None:
     """Describe two groups of values with nothing between that are a known factor apart, as °C and °F."""
-    ordered = np.unique(numbers[numbers > 0])
-    gaps = ordered[1:] / ordered[:-1]
-    at = int(gaps.argmax()) if len(gaps) else 0
-    if not 1 <= at < len(gaps) - 1:
-        return None  # one value alone: a code
-    low, high = numbers[(numbers > 0) & (numbers <= ordered[at])], numbers[numbers > ordered[at]]
-    spread = max(g.max() / g.min() for g in (low, high))
-    if min(len(low), len(high)) < max(2, 0.05 * len(numbers)) or gaps[at] < max(1.5, spread / 2):
+    numbers, few = np.sort(numbers[numbers > 0]), max(2, 0.05 * len(numbers))
+    least = len(numbers) - few
+    while True:
+        gaps = numbers[1:] / numbers[:-1]
+        if len(numbers) < max(4, least):
+            return None
+        low, high = np.split(numbers, [gaps.argmax() + 1])
+        if min(len(low), len(high)) >= few and min(low[-1] - low[0], high[-1] - high[0]) > 0:
+            break
+        numbers = max(low, high, key=len)  # values alone, as typing errors, are set aside
+    if gaps.max() < max(1.5, low[-1] / low[0] / 2, high[-1] / high[0] / 2):
         return None
     middle, factor = np.median(low), np.median(high) / np.median(low)
     near = min(FACTORS, key=lambda known: abs(np.log(factor / known)))
