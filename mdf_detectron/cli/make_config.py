@@ -60,6 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{out}: {written} written. Read the comments, then train:")
     print(f"  {prefix}mdf train --config-file {out / main_config}.yaml")
     if main_config == "with_record":
+        if args.weights:
+            late = (
+                f"mdf late-fusion {args.folder} --weights output/{facts.name}/image_only/model_best.pth --out late.pth"
+            )
+            print(f"With few images late fusion was as good (docs/models.md): train image_only.yaml, then {late}")
         folds = dict(enumerate(sorted(Path(args.folder).glob("fold_*/annotations/test.json"))))
         truths = {fold: GroundTruth.load(file) for fold, file in (folds or {0: facts.splits["test"]}).items()}
         patients = 0 if folds else patients_with_boxes(facts.splits.values())
