@@ -285,10 +285,8 @@ class ClinicalSchema:
         return ClinicalSchema(tuple(columns[key] for key in chosen))
 
     def to_dict(self) -> dict[str, Any]:
-        table = self.table.to_dict()
-        return {"version": self.version, "columns": [c.to_dict() for c in self.columns]} | (
-            {"table": table} if table else {}
-        )
+        out = {"version": self.version, "columns": [c.to_dict() for c in self.columns]}
+        return out | ({"table": table} if (table := self.table.to_dict()) else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "clinical schema") -> ClinicalSchema:

@@ -109,7 +109,7 @@ def test_what_is_no_number_of_a_patient_is_left_out(source, values, reason):
     (["3,250", "800", "4,125"], {"decimal_comma": True}, "2 values have three digits after each ','"),
     (["3.250", "800", "4,5", "4.125"], {"decimal_comma": True}, "2 values have three digits after each '.'"),
     (["3.250", "800", "4,5", "4.125"], {"decimal_comma": True, "thousands": "."}, None),
-    (["800", "12.476", "4.100"], {}, "prepare again with --decimal-comma --thousands ."),
+    (["800", "12.476", "4.100"], {}, "prepare again with --thousands . --decimal-comma"),
     (["1.200.000", *["150.000", "90.000", "7.500"] * 2], {}, "7 values have three digits after each '.'"),
     (["0.745", "1.012", "1.500"], {}, None), (["1.745", "1.01", "1.5"], {}, None),
     (["3.1", "3.2", "3.3", "3.4", "3,5", "x", *spread(3, 4)], {}, "2 values become missing: a decimal comma"),

@@ -155,7 +155,7 @@ def _ask_about_notation(
     for mark in ",." if recipe.decimal_comma else ".":
         marked = [v for v in filled if isinstance(v, str) and mark in v]
         if mark != recipe.thousands and len(marked) > 1 and all(is_grouped(v, mark) for v in marked):
-            option = "--thousands , instead of --decimal-comma" if mark == "," else "--decimal-comma --thousands ."
+            option = "--thousands , instead of --decimal-comma" if mark == "," else "--thousands . --decimal-comma"
             questions.append(f"{len(marked)} values have three digits after each '{mark}'. If it separates thousands, "
                              f"prepare again with {option}.")  # fmt: skip
 
