@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             check_device(training.cfg.MODEL.DEVICE)
     if not args.dry_run:
         print(f"{len(trainings)} trainings: {len(names)} variants × seeds {plan.seeds}"
-              f"{f' × folds {list(data.splits)}' if plan.folds else ''}, on {data.root}")  # fmt: skip
+              f"{f' × folds {list(data.splits)}' if len(data.splits) > 1 else ''}, on {data.root}")  # fmt: skip
     if not args.report_only:
         if not args.dry_run:
             fetch_pretrained(t.cfg for t in chosen if t.scores() is None and not any(t.folder.glob("*.pth")))
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         table, text = plan_cost(chosen, [t for t in chosen if not t.is_complete], data, args.jobs)
         truths = {fold: GroundTruth.load(splits["test"]) for fold, splits in data.splits.items()}
-        of = f", seeds {plan.seeds}"
+        of = f", seeds {plan.seeds}" if len(plan.seeds) > 1 else ", one seed (the chance of training left out)"
         words = answer_in_words(truths, smallest_difference(truths, len(plan.seeds)), of, data.patients_to_test)
         print(f"{table.to_markdown()}\n\n{text}\n{words}")
         return 0

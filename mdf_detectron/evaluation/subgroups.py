@@ -19,6 +19,8 @@ MAX_VALUES = 6
 
 MIN_PATIENTS = 30
 MIN_BOXES = 10
+MOST_TELLING = 4
+"""A group of so few patients is left out: its row would tell about single ones."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,18 @@ class Subgroup:
 
 
 def list_subgroups(images: FoldedImages, columns: Sequence[str] | None = None) -> list[Subgroup]:
-    """Divide the images by each column; by default, all clinical columns and :data:`RECORD`."""
+    """Divide the images by each column, without groups of at most :data:`MOST_TELLING` patients.
+
+    By default by all clinical columns and :data:`RECORD`.
+    """
     wanted = [*clinical_column_names(images.whole.images), RECORD] if columns is None else columns
-    return [
+    groups = [
         Subgroup(column, name, members, int(members.sum()), len(np.unique(images.patients[members])),
                  int(images.boxes[members].sum()))
         for column in wanted
         for name, members in groups_of(images.whole, column).items()
     ]  # fmt: skip
+    return [group for group in groups if group.patients > MOST_TELLING]
 
 
 def groups_of(ground_truth: GroundTruth, column: str) -> dict[str, np.ndarray]:

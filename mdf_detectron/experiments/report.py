@@ -50,7 +50,7 @@ def write_study_report(out: str | Path, results: StudyResults, num_resamples: in
         verdicts = answer(results, tests, groups, estimator.metric)
         verdicts[1:1] = [*of_shares(estimator), *of_power(estimator, tests)]
         told, record = record_section(estimator, maker.intervals)
-        sections += [*told, _subgroup_section(groups, estimator, maker.intervals)]
+        sections += [*told, *([_subgroup_section(groups, estimator, maker.intervals)] if groups else [])]
     elif plan.question:
         verdicts = ["The question is open: no training of the model, or of its baseline, is finished."]
     if tests:
@@ -159,7 +159,10 @@ def of_shares(estimator: StudyEstimator) -> list[str]:
         f"{estimator.metric} {', '.join(map(number, values.values()))}; {results.title(plan.baseline)} {number(alone)}."
     )
     below = [str(share) for share, value in values.items() if value < alone - MOST_LOST]
-    return [text + (f" With {', '.join(below)} % it is worse than without reading a record at all." if below else "")]
+    return [
+        text
+        + (f" With {', '.join(below)} % it is more than a point below that, which was not tested." if below else "")
+    ]
 
 
 def of_power(estimator: StudyEstimator, tests: Tests) -> list[str]:
@@ -170,7 +173,8 @@ def of_power(estimator: StudyEstimator, tests: Tests) -> list[str]:
         values = [f"{results.title(name)}: {number(estimator.estimates(name)['AP50']['value'])}" for name in untrained]
         return [f"No better than chance (the same boxes on other patients' images) is AP50 of {'; '.join(values)}. "
                 "Train longer (SOLVER.MAX_ITER), or with another learning rate."]  # fmt: skip
-    of = f", {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)} and this study's own interval"
+    of = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed (the chance of training left out)"
+    of = f", {of} and this study's own interval"
     return [answer_in_words(estimator.images.truths, shown_by(row), of, results.data.patients_to_test,
                             estimator.metric)]  # fmt: skip
 
@@ -199,12 +203,13 @@ def _facts(results: StudyResults) -> list[str]:
     plan, data = results.plan, results.data
     folds = [fold for fold in data.splits if fold != OWN_SPLITS]
     done = sum(run.scores is not None for run in results.runs)
+    steps = max((run.scores["iterations"] for run in results.runs if run.scores), default=0)
     lines = [plan.description] if plan.description else []
     lines.append(
         f"Data: {data.name}; {len(results.test.patients)} test images of {len(np.unique(results.test.patients))} "
         f"patients with {results.test.boxes.sum()} ground-truth boxes{f', over folds {folds}' if folds else ''}. "
-        f"Trainings: {done} of {len(results.runs)} finished; seeds {plan.seeds}. The checkpoint of each is its best by "
-        "validation; the test images were predicted once, with it."
+        f"Trainings: {done} of {len(results.runs)} finished; seeds {plan.seeds}; up to {steps} steps. The checkpoint "
+        "of each is its best by validation; the test images were predicted once, with it."
     )
     if data.synthetic:
         lines.append("The data are synthetic: what is shown here is no clinical evidence.")

@@ -89,6 +89,13 @@ def test_values_are_those_of_the_part():
 
 
 def test_group_without_boxes_says_so():
-    truth = truth_of([{"gender": "F"}, {"gender": "M"}], [(1, 1, (0, 0, 9, 9), 0)])
+    truth = truth_of([{"gender": "F"}, {"gender": "M"}] * 5, [(1, 1, (0, 0, 9, 9), 0)])
     women, men = list_subgroups(concatenate_folds({0: truth}), ["gender"])
     assert women.boxes == 1 and men.boxes == 0 and "nothing to find" in men.warning
+
+
+def test_a_group_of_few_patients_is_left_out():
+    """Four patients of 20 to 23 and five of 70: the row of an age would tell about a single patient."""
+    ages = [{"age": 20.0 + n} for n in range(4)] + [{"age": 70.0}] * 5
+    found = list_subgroups(concatenate_folds({0: truth_of(ages, [(1, 1, (0, 0, 9, 9), 0)])}), ["age"])
+    assert [(group.group, group.patients) for group in found] == [("70", 5)]
