@@ -13,13 +13,14 @@ import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from mdf_detectron.data.prepared import REPORT_FILE_NAME, renew_digests
 from mdf_detectron.data.raster import write_png
 from mdf_detectron.data.readers import AS_STORED, read_pixels
+from mdf_detectron.data.times import parse_time
 from mdf_detectron.errors import DatasetError
 from mdf_detectron.fileio import read_json, read_text, sha256_of, write_text
 
@@ -61,10 +62,14 @@ class Pseudonyms:
         """Return an identifier's pseudonym; the same identifier has a different one for each kind."""
         return f"{kind[0]}{self._digest(kind, str(identifier))[:_DIGITS]}"
 
-    def shifted(self, patient: Any, time: str) -> str:
-        """Shift an ISO 8601 time back by up to ten years, clock included; all of a patient's by the same duration."""
+    def shifted(self, patient: Any, time: str, day: bool = False) -> str:
+        """Shift an ISO 8601 time back by up to ten years, clock included; all of a patient's by the same duration.
+
+        Of a ``day``, whole days of it; a clock is left out.
+        """
         back = timedelta(days=1) + timedelta(microseconds=int(self._digest("time", str(patient)), 16) % _LONGEST_SHIFT)
-        return (datetime.fromisoformat(time) - back).isoformat()
+        when = parse_time(time).when
+        return ((when.date() if day else when) - back).isoformat()
 
     @property
     def fingerprint(self) -> str:
@@ -142,9 +147,11 @@ def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> str:
 def _image(image: dict[str, Any], pseudonyms: Pseudonyms, digest: str) -> dict[str, Any]:
     name, patient = _new_name(image["file_name"], pseudonyms), image["patient_id"]
     kept = {key: image[key] for key in KEPT_KEYS if key in image}
+    times = {key: value for key, value in image.items() if key.endswith("_time")}
+    day = not all(parse_time(time).clock for time in times.values() if time)  # with a day, only days are compared
     for key, value in image.items():
-        if key.endswith("_time"):
-            kept[key] = None if value is None else pseudonyms.shifted(patient, value)
+        if key in times:
+            kept[key] = None if value is None else pseudonyms.shifted(patient, value, day)
         elif key.endswith("_id") and key != "patient_id":
             kept[key] = None if value is None else _each(value, pseudonyms, key)
     return {**kept, "file_name": name, "patient_id": pseudonyms.of("patient", patient), "sha256": digest}

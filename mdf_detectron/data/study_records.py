@@ -13,10 +13,10 @@ from mdf_detectron.data.schema import ClinicalSchema, TableRecipe, Value
 from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.studies import DICOM, SourceImage, Study, read_tags
 from mdf_detectron.data.sources.kit.table import Table
-from mdf_detectron.data.sources.kit.values import read_record
+from mdf_detectron.data.sources.kit.values import for_prediction, read_record
 from mdf_detectron.data.sources.own.joining import LATE, SEVERAL_ROWS, UNREADABLE_TIME, join_table, read_keyed_table
 from mdf_detectron.data.sources.own.options import OwnOptions
-from mdf_detectron.errors import DatasetError, shorten
+from mdf_detectron.errors import DatasetError, SourceDataError, shorten
 
 
 @dataclass
@@ -74,21 +74,26 @@ def table_records(
     if options.key_kind == "id":
         raise DatasetError(f"{table}: --key {options.key} compares with ids in annotations, and new images have none; "
                            "name a column of file names with --key")  # fmt: skip
-    read = read_keyed_table(Path(table), options, problems)
+    try:
+        read = read_keyed_table(Path(table), options, problems)
+    except SourceDataError as error:
+        raise SourceDataError(for_prediction(str(error), schema.table)) from None
+    said += read.notes
     if options.record_time and not {options.time, options.record_time} & set(read.columns):
         said.append(f"{table} has no column {options.record_time}: times of image and record are not compared")
         options = replace(options, time=None, record_time=None)
     options = replace(options, patient=None)
     for option, names in options.table_columns().items():
-        read.require(names, option)
+        read.require(names, option if option == "--key" else "as the training table had")
     sources = _sources(read, schema, options.key_column or "", columns or {}, set(ignored))
     studies = _studies(paths, folder, [*sources.values(), *(DICOM + tag for tag in options.dicom_tags())])
     joined, drops = list(studies), Counter()
     rest = join_table(joined, read, options, folder, problems, drops)
     if others := [kind for kind in problems.counts if kind not in (LATE, SEVERAL_ROWS, UNREADABLE_TIME)]:
-        raise DatasetError(problems.listed[others[0]][0])
+        raise DatasetError(for_prediction(problems.listed[others[0]][0], schema.table))
     known, places = set(map(id, joined)), {id(row): read.place(number) for number, row in enumerate(read.rows)}
-    found = [FoundRecord(error="" if id(study) in known else study.no_record) for study in studies]
+    unknown = {id(s): for_prediction(s.no_record, schema.table) for s in studies if id(s) not in known}
+    found = [FoundRecord(error=unknown.get(id(study), "")) for study in studies]
     for one, study in zip(found, studies, strict=True):
         if study.row:
             raw = {name: study.value(source) for name, source in sources.items()}

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -256,6 +258,11 @@ def test_tables_of_every_kind_that_prepare_reads(tmp_path, suffix):
     schema = ClinicalSchema((ClinicalColumn("age", "numeric"),))
     records, _ = found(path, ["7.png", "8.png"], schema, key="scan", columns={"age": "Alter"})  # 8 is there twice
     assert records == [{"age": 60.5}, {"age": None}]
+    if suffix == ".xlsx":  # another year's only sheet
+        frame.to_excel(path, sheet_name="2024", index=False)
+        schema = replace(schema, table=TableRecipe("scan", sheet="2023"))
+        records, said = found(path, ["7.png", "8.png"], schema, columns={"age": "Alter"})
+        assert records[0] == {"age": 60.5} and said[0] == "t.xlsx: no sheet 2023; its only one, 2024, is read."
 
 
 TABLE = TableRecipe("Bild", None, "Aufnahme", "Abnahme", "%d.%m.%Y", decimal_comma=True, encoding="cp1252")
@@ -284,6 +291,27 @@ def test_a_table_of_new_patients_is_read_as_that_of_training(tmp_path):
     assert records[3] == "" and "1 image(s) have no record: record later than its image" in said
     one = table_records(path, [tmp_path / "b" / "1.png"], tmp_path, RECIPE)[0][0]
     assert one.notes == ["column 'sex' is 'x': not in the vocabulary; it is missing to the model"]
+    # what is wrong is said without options that mdf predict does not have
+    points = ClinicalSchema(RECIPE.columns, table=TableRecipe("Bild", None, "Aufnahme", "Abnahme"))
+    header, row = rows[0], "a/1;40;12,5;F;Süd;2021-03-02;2021-03-01"
+    for schema, text, message in (
+        (points, f"{header}\n{row}", "a decimal comma, and it is read as the training table was .key Bild, time Auf"),
+        (points, f"{header}\n{row.replace('2021-03-02', '02.03.2021')}", "expected ISO 8601, as 2019-05-31 14:05, and"),
+        (RECIPE, f"{header.replace('Aufnahme', 'x')}\n{row}", "no column 'Aufnahme' .as the training table had."),
+        (
+            replace(points, table=TableRecipe("Bild")),
+            f"{header}\n{row}\n{row}X",
+            "that differ; keep one, and it is read",
+        ),
+        (points, f"{header}\n{row}".encode("cp1252"), "not a text in UTF-8 .*; save it again as UTF-8, and it is read"),
+    ):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        try:
+            one = table_records(path, [tmp_path / "a" / "1.png"], tmp_path, schema)[0][0]
+            said = f"{one.error} {one.notes}"
+        except UserError as error:
+            said = str(error)
+        assert re.search(message, said) and not re.search("--(?!key|columns|ignore-columns)", said)
     rows = ["Bild;age;CRP;sex", "a/1;30;1;f"]
     path.write_text("\n".join(rows))
     with pytest.raises(UserError, match=r"no column 'CRP .mg/l.' .*--columns crp=COLUMN, or .*--ignore-columns crp"):

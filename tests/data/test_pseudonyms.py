@@ -41,6 +41,25 @@ def test_by_hand(tmp_path):
     assert (one.minute, one.second) != (0, 0) and "T10:00" not in names.shifted("201", "2020-03-01T10:00:00")
 
 
+@pytest.mark.parametrize(("taken", "drawn"), [
+    ("2020-01-01", "2020-01-01T13:00:00"), ("2020-01-01T13:00:00", "2020-01-01"), ("2020-01-02", "2020-01-01"),
+])  # fmt: skip
+def test_days_stay_days(taken, drawn, folder):
+    """Whatever a patient's shift is, a record that is not later than its image stays so."""
+    path = folder / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        image |= {"study_time": taken, "row_time": drawn}
+    path.write_text(json.dumps(data))
+    pseudonymize_folder(folder, Pseudonyms(b"k" * 32))
+    assert not audit_folder(folder).problems
+    days = [[datetime.strptime(image[key], "%Y-%m-%d") for key in ("study_time", "row_time")]
+            for image in json.loads(path.read_text())["images"]]  # fmt: skip
+    apart = datetime.fromisoformat(taken[:10]) - datetime.fromisoformat(drawn[:10])
+    assert {image - record for image, record in days} == {apart} and len(set(map(tuple, days))) > 1
+    assert max(max(pair) for pair in days) < datetime(2020, 1, 1)
+
+
 def test_a_folder_keeps_its_content_and_loses_its_names(folder, tmp_path):
     before = json.loads((folder / "annotations" / "train.json").read_text())
     names = Pseudonyms.from_file(tmp_path / "keys" / "key", folder)

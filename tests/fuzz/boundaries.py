@@ -645,9 +645,29 @@ LABELS = Boundary(changed_labels(), check_labels, [
 
 
 def check_records(folder: Path, given: None) -> None:
+    """Compare with rows that are found and read another way; of values only those that are plain."""
     found, _ = table_records(folder / "table.csv", [folder / f"{i}.png" for i in range(4)], folder, SCHEMA, key="file")
-    for one in found:
-        expect(bool(one.error) or SCHEMA.parse_record(one.values, "record") is not None, str(one))
+    try:
+        header, *rows = csv.reader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8-sig"), newline=""))
+    except (UnicodeDecodeError, csv.Error):
+        return
+    if sorted(header) != sorted(RECORD_ROWS[0]):  # marks, or names with blanks
+        return
+    rows = [dict(zip(header, row, strict=False)) for row in rows if len(row) >= len(header)]
+    for number, one in enumerate(found):
+        named = [row for row in rows if re.fullmatch(rf"(.*[/\\\\])?{number}(\.\w+|\.0+)?", row["file"].strip())]
+        expect(one.error or one.values is not None or all(row["file"] != f"{number}.png" for row in named), str(named))
+        expect(one.error or one.values is None or any(_is_read(row, one.values) for row in named), f"{one}, {named}")
+
+
+def _is_read(row: dict[str, str], values: dict[str, Any]) -> bool:
+    """Tell whether a record has the values of a row, as far as they are plain numbers or words."""
+    for name, value in values.items():
+        is_number = name != "gender" and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", row[name])
+        is_word = row[name] == "" or (name == "gender" and row[name] in "FM")
+        if (is_number and value != float(row[name])) or (is_word and value != (row[name] or None)):
+            return False
+    return True
 
 
 RECORD_ROWS = [["file", *SCHEMA.names], *([f"{i}.png", 40 + i, "", "F"] for i in range(4))]

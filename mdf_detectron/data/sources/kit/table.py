@@ -36,7 +36,8 @@ Row = dict[str, Any]
 class Table:
     """Rows of a table (column → raw value) and the unusable rows by reason.
 
-    ``lines`` are the lines at which the rows begin, or their numbers in a sheet; the header is 1.
+    ``lines`` are the lines at which the rows begin, or their numbers in a sheet; the header is 1. ``notes`` are for the
+    report.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Table:
     rows: list[Row]
     lines: list[int]
     dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def place(self, number: int) -> str:
         return f"{self.path.name} line {self.lines[number]}"
@@ -76,7 +78,8 @@ def read_table(
         only: keep only the needed columns in memory.
         may_be_empty: accept a table without rows.
         encoding: of a CSV or TSV file that is not UTF-8.
-        sheet: of a workbook; by default the only one with content, or the first one if columns are ``needed``.
+        sheet: of a workbook; by default the only one with content, which a note says if it has another name; or the
+            first one if columns are ``needed``.
     """
     path = Path(path)
     if origin and not path.is_file():
@@ -198,8 +201,9 @@ def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Tabl
         if suffix in (".parquet", ".pq"):
             frame = pd.read_parquet(path)
             cells = [tuple(frame.columns), *frame.itertuples(index=False, name=None)]  # its texts are decoded here
+            name = None
         else:
-            cells = _read_workbook(path, suffix, sheet, first)
+            name, cells = _read_workbook(path, suffix, sheet, first)
     except SourceDataError:
         raise
     except ImportError as error:
@@ -212,22 +216,27 @@ def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Tabl
     rows = [dict(zip(columns, (row[at] for at in used), strict=True)) for row in cells[1:]]
     kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
     dropped = Counter({"empty row": len(rows) - len(kept)})
-    return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped)
+    notes = (
+        [f"{path.name}: no sheet {sheet}; its only one, {name}, is read."]
+        if sheet and name not in (None, sheet)
+        else []
+    )
+    return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped, notes)
 
 
-def _read_workbook(path: Path, suffix: str, sheet: str | None, first: bool) -> list[tuple]:
-    """Return the rows of a sheet, the header first."""
+def _read_workbook(path: Path, suffix: str, sheet: str | None, first: bool) -> tuple[str, list[tuple]]:
+    """Return a sheet's name, and its rows, the header first."""
     with pd.ExcelFile(path) as book:
         names = book.sheet_names[:1] if first else book.sheet_names
         as_written = {"header": None, "dtype": object, "keep_default_na": False, "na_values": [""]}
         frames = {str(name): pd.read_excel(book, name, **as_written) for name in names}
     filled = [name for name, frame in frames.items() if not frame.empty]
-    if sheet not in frames if sheet else len(filled) > 1:
+    if sheet not in frames and len(filled) > 1:
         raise SourceDataError(f"{path}: which sheet? It has {', '.join(frames)}; name one with --sheet")
-    name = sheet or [*filled, *frames][0]
+    name = sheet if sheet in frames else [*filled, *frames][0]
     if suffix == ".xlsx":
         _check_formulas(path, name, frames[name])
-    return list(frames[name].itertuples(index=False, name=None))
+    return name, list(frames[name].itertuples(index=False, name=None))
 
 
 def _check_formulas(path: Path, sheet: str, frame: pd.DataFrame) -> None:

@@ -36,6 +36,7 @@ _AGE = re.compile(
     r"(-?\d+(?:[.,]\d+)?)\s*(y|yr|yrs|years?|j|jahre?|m|mo|months?|w|wk|weeks?|d|days?)?\.?(?:\s*old)?", re.IGNORECASE
 )
 _AGE_NAME = re.compile(r"(^|[^a-z])age([^a-z]|$)|patientage|alter(?![a-z])", re.IGNORECASE)
+_ADVICE = re.compile(r" \(--{0}[^()]*\)|(?:;|, or) (?:(?!;|, or|[(]).)*--{0}[^;]*".format("(?!key|columns|ignore-)"))
 _UNITS_A_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}
 _MINUS = str.maketrans(dict.fromkeys("−‒–—﹣-", "-"))
 
@@ -203,6 +204,13 @@ def outside(column: ClinicalColumn) -> str:
     return f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
 
 
+def for_prediction(text: str, recipe: TableRecipe) -> str:
+    """Replace advice about options that only ``mdf prepare`` has by how the training table was read."""
+    plain = _ADVICE.sub("", text)
+    how = ", ".join(f"{name} {value}" for name, value in recipe.to_dict().items()) or "with no option"
+    return text if plain == text else f"{plain}, and it is read as the training table was ({how})"
+
+
 def read_record(
     raw: Mapping[str, Any], schema: ClinicalSchema, where: str, *, typed: bool = False
 ) -> tuple[dict[str, Value], list[str]]:
@@ -222,7 +230,7 @@ def read_record(
         record[column.name], _, why_not = read_value(raw[column.name], column, schema.table)
         if why_not in (None, EMPTY, CODE):
             continue
-        text = f"column '{column.name}' is {shorten(raw[column.name])}: {why_not}"
+        text = f"column '{column.name}' is {shorten(raw[column.name])}: {for_prediction(why_not, schema.table)}"
         if typed or (column.kind == "numeric" and why_not == outside(column)):
             raise DatasetError(f"{where}: {text}; correct the value, or leave it empty")
         notes.append(f"{text}; it is missing to the model")

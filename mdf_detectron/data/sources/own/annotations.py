@@ -175,7 +175,7 @@ def _upright(annotation: Mapping[str, Any], build: Builder) -> Sequence[float]:
     angle = (attributes if isinstance(attributes, Mapping) else annotation).get("rotation")
     if not angle or not (degrees := parse_number(angle)[0]):
         return annotation["bbox"]
-    build.turned += 1
+    build.enclosed["turned boxes"] += 1
     return enclose("box", annotation["bbox"], degrees)[0]
 
 

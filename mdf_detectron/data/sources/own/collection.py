@@ -131,6 +131,7 @@ def _read_annotations(files: Mapping[Path, Path], o: OwnOptions, job: Preparatio
 
 def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
     table = read_keyed_table(path, o, job.problems)
+    job.notes += table.notes
     for option, columns in o.table_columns(table.columns).items():
         table.require(columns, option)
     return table
