@@ -45,7 +45,7 @@ def model_card(
         *_results(contents, evaluation),
         "## Operating point and calibration",
         *_operating(name, contents),
-        "## Does the clinical record help?",
+        "## Does the model read the clinical record?",
         _record(contents, evaluation),
         "## What is not known",
         "\n".join(f"- {line}" for line in _unknown(contents)),
@@ -122,8 +122,8 @@ def _record(contents: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -
     return (
         f"{verdict.of_change(EXCHANGED)} AP50 by IoBB is {number(verdict.row['second'])} with the patient's own record "
         f"and {number(verdict.row['first'])} with another patient's: a difference of {verdict.numbers}. This compares "
-        "one model with itself on this test split; whether a model without the record would do as well is another "
-        "question."
+        "one model with itself on this test split; whether the record helps, a study of it and an image-only model "
+        "answers (mdf experiments does_it_help)."
     )
 
 
