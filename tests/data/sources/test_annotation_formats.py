@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mdf_detectron.data.sources.kit.account import ProblemList
 from mdf_detectron.data.sources.kit.annotation_formats import READERS, Builder, enclose
 from mdf_detectron.data.sources.kit.studies import FRACTION
 from mdf_detectron.data.sources.own.annotations import annotation_files, read_annotation_files
+from mdf_detectron.data.sources.own.joining import find_files
 from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import read_xml
 
@@ -149,6 +151,36 @@ def test_boxes_without_a_class_have_one_name_or_are_problems(tmp_path):
         assert [name for name, _ in boxes["a.png"]] == expected == found.class_names * len(expected)
         assert len(problems) == found.images[0].unusable == len(results) - len(expected)
         assert all(f"box {n}: no class, and other boxes have one" in text for n, text in enumerate(problems, 1))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".xml"])
+@pytest.mark.parametrize(("labels", "written", "given", "expected"), [
+    (["scans/a/1", "scans/b/1"], "1.png", ["scans"], ["a/1", "b/1"]),
+    (["scans/a/1", "scans/b/1"], "1.png", None, ["a/1", "b/1"]),  # named one by one
+    (["labels/a/1", "labels/b/1"], "1.png", ["labels"], ["a/1", "b/1"]),
+    (["labels/1"], "..\\scans\\b\\1.png", ["labels"], ["b/1"]),
+    (["scans/c/1", "scans/a/1"], "1.png", ["scans"], ["a/1"]),  # another folder's image is not that of c/1
+    (["scans/c/1"], "1.png", ["scans"], []),
+    (["labels/2"], "2.png", ["labels"], ["b/2"]),
+])  # fmt: skip
+def test_a_name_is_relative_to_its_own_file_first(labels, written, given, expected, suffix, tmp_path):
+    files = [tmp_path / "scans" / f"{name}.png" for name in ("a/1", "b/1", "b/2")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    content = VOC.replace("{0}.png", written).format("", 80, 1)
+    if suffix == ".json":
+        content = {
+            "imagePath": written,
+            "shapes": [{"label": "mass", "points": [[1, 2], [9, 8]], "shape_type": "rectangle"}],
+        }
+    contents = {name + suffix: content for name in labels}
+    *_, found = read(tmp_path, contents, *(given or contents))
+    problems = ProblemList()
+    studies = find_files(found.images, files, tmp_path / "scans", problems, Counter())
+    own = [study.path.relative_to(tmp_path / "scans").with_suffix("").as_posix() for study in studies]
+    assert own == expected
+    assert sum(problems.counts.values()) == len(found.images) - len(expected)
 
 
 def test_labelme(tmp_path):

@@ -1,6 +1,7 @@
 """Read what labeling tools write: YOLO, Pascal VOC, CVAT, Label Studio, Labelme and VIA, each chosen by content."""
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ class Builder:
     class_name: str = "finding"  # of boxes without a class, if no box has one
     columns: Mapping[str, str] = field(default_factory=dict)  # of a table, by role; "class" names VIA's attribute too
     decimal_comma: bool = False
+    root: Path = Path()  # folder from which names next to their annotation file are seen
     class_lists: dict[Path, dict[str, Any]] = field(default_factory=dict)  # of YOLO, by folder: name by number
     read: SourceAnnotations = field(default_factory=SourceAnnotations)
     voc_images: list[SourceImage] = field(default_factory=list)
@@ -45,10 +47,16 @@ class Builder:
     unnamed: list[tuple[SourceImage, dict[str, Any], str]] = field(default_factory=list)  # boxes, and their places
     classes: dict[str, str] = field(default_factory=dict)  # first spelling by folded name
 
-    def image(self, name: Any, where: str, size: Iterable[Any] = (0, 0), image_id: Any = None) -> SourceImage:
-        """Start an image; tools write no ``size`` (width, height), or 0, where they do not know it."""
+    def image(self, name: Any, where: str | Path, size: Iterable[Any] = (0, 0), image_id: Any = None) -> SourceImage:
+        """Start an image; tools write no ``size`` (width, height), or 0, where they do not know it.
+
+        The name is relative to ``where`` if that is a path.
+        """
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"an image has the name {shorten(name)}")
+        if isinstance(where, Path):
+            name = os.path.relpath(where.parent / name.replace("\\", "/"), self.root).replace(os.sep, "/")
+            name, where = re.sub(r"^(\.\./)+", "", name), where.name
         width, height = (int(float(side or 0)) for side in size)
         known = (width, height) if 0 < min(width, height) and max(width, height) <= LARGEST_SIDE else None
         image_id = str(stem(name) if image_id is None else image_id)
@@ -172,7 +180,7 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
 def _voc(path: Path, root: Element, build: Builder) -> None:
     """Read corners that count pixels from 1, the last included, unless a box in any of the files contradicts."""
     size = (root.findtext("size/width"), root.findtext("size/height"))
-    image = build.image(root.findtext("filename") or path.stem, path.name, size)
+    image = build.image(root.findtext("filename") or path.stem, path, size)
     build.voc_images.append(image)
     for node in root.iterfind("object"):
         corners = [node.findtext(f"bndbox/{key}", "").strip() for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -232,8 +240,9 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
 
 def _labelme(path: Path, data: Mapping[str, Any], build: Builder) -> None:
     """Read corners in any order, two or four."""
-    name = str(data.get("imagePath") or path.stem).replace("\\", "/").rsplit("/", 1)[-1]
-    image = build.image(name, path.name, (data.get("imageWidth"), data.get("imageHeight")))
+    name = str(data.get("imagePath") or path.stem).replace("\\", "/")
+    name = name if os.path.isfile(path.parent / name) else name.rpartition("/")[2]  # the image, or the file, was moved
+    image = build.image(name, path, (data.get("imageWidth"), data.get("imageHeight")))
     for shape in data["shapes"]:
         kind, points = shape.get("shape_type") or "polygon", shape["points"]
         if kind in ("rectangle", "mask", "rotation", "oriented_rectangle"):

@@ -1,5 +1,6 @@
 """Read annotations: COCO JSON, a table of boxes, or a format of :mod:`..kit.annotation_formats`."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str
         units: "fraction" if boxes in pixels, as of COCO JSON or a table, are fractions of the image.
     """
     build.class_lists = {path.parent: read_class_list(path) for path in files if is_class_list(path)}
+    alone = [os.path.abspath(path.parent) for path, given in files.items() if path == given]
     chosen: Reader | None = None
     for path in (path for path in files if not is_class_list(path)):
         content, before = _content(path), len(build.read.images)
@@ -84,6 +86,7 @@ def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str
                                   "export it as one of them")  # fmt: skip
         if reader is not (chosen := chosen or reader):
             raise SourceDataError(f"{path} is {reader.name}, the files before it are {chosen.name}; name those of one")
+        build.root = Path(os.path.commonpath(alone)) if files[path] == path else files[path]
         try:
             reader.read(path, content, build)
         except UserError:
