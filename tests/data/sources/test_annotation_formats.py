@@ -58,6 +58,17 @@ def test_yolo(tmp_path):
             read(tmp_path, {"other.yaml": content}, "labels/val", "other.yaml")
 
 
+@pytest.mark.parametrize("given", [["set.yaml"], [""], ["labels"], ["labels/val/a/0047"], ["labels/val", "set.yaml"]])
+def test_yolo_finds_its_classes_at_any_depth(given, tmp_path):
+    files = {f"p/labels/{split}/a/0047/x.txt": "1 .5 .5 .2 .4\n" for split in ("train", "val")}
+    files |= {"p/data.yaml": "names: [scar, cyst]", "p/classes.txt": "a\nb", "data.yaml": "names: [wrong, other]"}
+    if "set.yaml" in given:  # a list that is named comes before another one of its folder
+        files |= {"p/set.yaml": files.pop("p/data.yaml"), "p/data.yaml": "names: [c, d]"}
+    boxes, *_ = read(tmp_path, files, *(f"p/{name}" for name in given))
+    splits = ["val"] if given[0].startswith("labels/val") else ["train", "val"]
+    assert boxes == {f"{split}/a/0047/x": [("cyst", [0.4, 0.3, 0.2, 0.4])] for split in splits}
+
+
 VOC = """<?xml version="1.0" encoding="utf-8"?><annotation><folder>scans</folder><filename>{0}.png</filename>
 <size><width>96</width><height>{1}</height><depth>1</depth></size><object><name>mass</name><difficult>0</difficult>
 <bndbox><xmin>{2}</xmin><ymin>11</ymin><xmax>96</xmax><ymax>30</ymax></bndbox></object></annotation>"""
@@ -140,6 +151,24 @@ def test_label_studio(tmp_path):
          "original_height": 80}]}, {"image": "b.png", "id": 2, "annotation_id": 6}]  # fmt: skip
     boxes, *_ = read(tmp_path, {"a.json": short})
     assert boxes == {"/data/upload/a.png": [("mass", [9.6, 16, 28.8, 32])], "b.png": []}
+
+
+@pytest.mark.parametrize("data, to_name, expected", [
+    ({"image": "1.2.840.7"}, "i", "1.2.840.7"), ({"note": "a w/o b", "scan": "1.2.840.8"}, "scan", "1.2.840.8"),
+    ({"note": "dense", "scan": "/data/local-files/?d=dicom/1.2.840.9"}, "i", "dicom/1.2.840.9"),
+    ({"scan": "1.2.840.3", "age": 40}, "i", "1.2.840.3"), ({"image": "1.2.840.4", "thumb": "b.png"}, "i", "b.png"),
+    ({"note": "dense", "scan": "1.2.840.5"}, "i", None), ({"image": "", "note": " "}, "i", None)])  # fmt: skip
+def test_label_studio_names_images_without_a_suffix(data, to_name, expected, tmp_path):
+    drawn = {**region(["mass"], x=10, y=20, width=30, height=40), "to_name": to_name}
+    tasks = [{"id": 71, "data": {"image": "0.png"}, "annotations": [{"result": []}]},
+             {"data": data, "annotations": [{"result": [drawn]}]}]  # fmt: skip
+    if expected:
+        assert read(tmp_path, {"a.json": tasks})[0] == {"0.png": [], expected: [("mass", [100, 100, 300, 200])]}
+        return
+    for key, shown in ({}, "number 2"), ({"id": 72}, "72"):
+        tasks[1] |= key
+        with pytest.raises(SourceDataError, match=rf"a.json: .*no image is named by task {shown}\)"):
+            read(tmp_path, {"a.json": tasks})
 
 
 def test_boxes_without_a_class_have_one_name_or_are_problems(tmp_path):

@@ -167,8 +167,9 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
     if not near:
         raise SourceDataError(f"{path}: which class is 0? Name the data.yaml or classes.txt after the labels")
     # train/labels/a.txt is of train/images/a, labels/train/a.txt of images/train/a
-    parts = path.with_suffix("").parts[-3:]
-    image = build.image("/".join("images" if part == "labels" else part for part in parts), path.name)
+    parts = path.with_suffix("").parts
+    depth = max(3, parts[::-1].index("labels") + 2 if "labels" in parts else 0)
+    image = build.image("/".join("images" if part == "labels" else part for part in parts[-depth:]), path.name)
     image.size, image.where = FRACTION, path.name
     for number, line in enumerate(text.splitlines(), 1):
         label, *values = line.split() or [""]
@@ -204,7 +205,7 @@ def _cvat(path: Path, root: Element, build: Builder) -> None:
 def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
     """Read percents of the image; a box is turned about its corner, an ellipse about its center."""
     unseen = 0
-    for task in tasks:
+    for place, task in enumerate(tasks, 1):
         done = [one["result"] for one in task.get("annotations", ()) if not one.get("was_cancelled")]
         if "data" not in task:  # the short form, JSON-MIN
             lists = [value for value in task.values() if isinstance(value, list)]
@@ -217,9 +218,14 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
             if {"x", "points", "rle"} & (value := result.get("value", {})).keys():
                 region = regions.setdefault((number, result.get("id", len(regions))), {**result, "value": {}})
                 region["value"] |= value
-        urls = [urlsplit(text) for text in task.get("data", task).values() if isinstance(text, str)]
-        files = [unquote(u.query[2:] if u.query.startswith("d=") else u.path) for u in urls]  # d=: local files
-        name = next((file for file in files if file.lower().endswith(IMAGE_SUFFIXES)), None)
+        urls = [(key, urlsplit(text)) for key, text in task.get("data", task).items() if isinstance(text, str)]
+        files = {k: unquote(u.query[2:] if u.query.startswith("d=") else u.path) for k, u in urls}  # d=: local files
+        keys = {"image", *(result.get("to_name") for results in done for result in results)}
+        ranks = {file: (file.lower().endswith(IMAGE_SUFFIXES), key in keys, "/" in file, len(files) == 1)
+                 for key, file in files.items() if file.strip()}  # fmt: skip
+        name = max(ranks, key=ranks.__getitem__, default="")
+        if not any(ranks.get(name, ())):
+            raise ValueError(f"no image is named by task {task.get('id', f'number {place}')}")
         first = next(iter(regions.values()), {})
         size = (first.get("original_width"), first.get("original_height"))
         image = build.image(name, path.name, size, task.get("id"))

@@ -51,10 +51,11 @@ _NO_LABELS = re.compile(r"(readme.*|train|val|valid|test|trainval)\.txt|notes\.j
 def annotation_files(paths: Sequence[Path]) -> dict[Path, Path]:
     """Map annotation files to what names them: themselves, or a folder, for the files below it.
 
-    A data.yaml alone stands for its folder. A list of classes next to YOLO's labels, or above them, belongs to them.
+    A data.yaml alone stands for its folder, too. A list of classes next to YOLO's labels, or above them up to what was
+    named or the parent of "labels", belongs to them.
     """
     if len(paths) == 1 and is_class_list(paths[0]):
-        paths = [paths[0].parent]
+        paths = [paths[0].parent, paths[0]]
     found: dict[Path, Path] = {}
     for path in paths:
         below = [path]
@@ -64,9 +65,11 @@ def annotation_files(paths: Sequence[Path]) -> dict[Path, Path]:
             if not below:
                 raise SourceDataError(f"{path}: no annotation file below it (.json, .xml or .txt)")
         found |= dict.fromkeys(below, path)
-    folders = {folder for file in found if file.suffix.lower() == ".txt" for folder in list(file.parents)[:3]}
+    lowest = {(file.parent, named) for file, named in found.items() if file.suffix.lower() == ".txt"}
+    folders = {p for last, named in lowest for above, p in enumerate((last, *last.parents))
+               if above < 3 or p.is_relative_to(named) or "labels" in last.parts[: len(p.parts) + 2]}  # fmt: skip
     lists = (folder / name for folder in sorted(folders) for name in CLASS_LISTS)
-    return found | {file: file for file in lists if file.is_file()}
+    return found | {file: file.parent for file in lists if file not in found and file.is_file()}
 
 
 def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str = "pixels") -> SourceAnnotations:
@@ -75,7 +78,8 @@ def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str
     Args:
         units: "fraction" if boxes in pixels, as of COCO JSON or a table, are fractions of the image.
     """
-    build.class_lists = {path.parent: read_class_list(path) for path in files if is_class_list(path)}
+    lists = sorted(filter(is_class_list, files), key=lambda p: (files[p] == p, p.suffix.lower()[:2] == ".y"))
+    build.class_lists = {path.parent: read_class_list(path) for path in lists}  # the last counts
     alone = [os.path.abspath(path.parent) for path, given in files.items() if path == given]
     chosen: Reader | None = None
     for path in (path for path in files if not is_class_list(path)):
