@@ -11,7 +11,6 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -117,13 +116,13 @@ def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
     The images, copies without headers, are rewritten without text entries and with the current time: a copy has its
     original's modification time and, for resuming, a digest of its original's path, which confirms a guessed path.
     """
-    digests: dict[str, str] = {}
+    moved: dict[str, dict[str, str]] = {}
     for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("fold_*/annotations/*.json")]):
         data = read_json(path, DatasetError)
         for image in data["images"]:
-            if image["file_name"] not in digests:
-                digests[image["file_name"]] = _move_bare(folder / "images", image["file_name"], pseudonyms)
-        data["images"] = [_image(image, pseudonyms, digests[image["file_name"]]) for image in data["images"]]
+            if image["file_name"] not in moved:
+                moved[image["file_name"]] = _move_bare(folder / "images", image["file_name"], pseudonyms)
+        data["images"] = [_image(image, pseudonyms) | moved[image["file_name"]] for image in data["images"]]
         for annotation in data["annotations"]:
             if annotation.get("reader") is not None:
                 annotation["reader"] = _each(annotation["reader"], pseudonyms, "reader")
@@ -132,37 +131,28 @@ def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
         renew_digests(report.parent)
 
 
-def _new_name(name: str, pseudonyms: Pseudonyms) -> str:
-    return pseudonyms.of("image", name) + Path(name).suffix
-
-
-def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> str:
-    """Rewrite an image under its pseudonym; return the SHA-256 of the new file."""
-    target = images / _new_name(name, pseudonyms)
+def _move_bare(images: Path, name: str, pseudonyms: Pseudonyms) -> dict[str, str]:
+    """Rewrite an image under its pseudonym; return the entries of the new file."""
+    target = images / (pseudonyms.of("image", name) + Path(name).suffix)
     write_png(target, read_pixels(images / name, AS_STORED)[0])
     (images / name).unlink()
-    return sha256_of(target)
+    return {"file_name": target.name, "sha256": sha256_of(target)}
 
 
-def _image(image: dict[str, Any], pseudonyms: Pseudonyms, digest: str) -> dict[str, Any]:
-    name, patient = _new_name(image["file_name"], pseudonyms), image["patient_id"]
+def _image(image: dict[str, Any], pseudonyms: Pseudonyms) -> dict[str, Any]:
     kept = {key: image[key] for key in KEPT_KEYS if key in image}
     times = {key: value for key, value in image.items() if key.endswith("_time")}
     day = not all(parse_time(time).clock for time in times.values() if time)  # with a day, only days are compared
     for key, value in image.items():
         if key in times:
-            kept[key] = None if value is None else pseudonyms.shifted(patient, value, day)
+            kept[key] = None if value is None else pseudonyms.shifted(image["patient_id"], value, day)
         elif key.endswith("_id") and key != "patient_id":
             kept[key] = None if value is None else _each(value, pseudonyms, key)
-    return {**kept, "file_name": name, "patient_id": pseudonyms.of("patient", patient), "sha256": digest}
+    return {**kept, "patient_id": pseudonyms.of("patient", image["patient_id"])}
 
 
 def _each(value: Any, pseudonyms: Pseudonyms, kind: str) -> Any:
     """Replace an id, or each of several (a list, or text separated by spaces)."""
     if isinstance(value, list):
         return [pseudonyms.of(kind, one) for one in value]
-    return " ".join(pseudonyms.of(kind, one) for one in _words(value))
-
-
-def _words(value: Any) -> Iterable[Any]:
-    return value.split() if isinstance(value, str) else [value]
+    return " ".join(pseudonyms.of(kind, one) for one in (value.split() if isinstance(value, str) else [value]))

@@ -48,10 +48,7 @@ class Builder:
     classes: dict[str, str] = field(default_factory=dict)  # first spelling by folded name
 
     def image(self, name: Any, where: str | Path, size: Iterable[Any] = (0, 0), image_id: Any = None) -> SourceImage:
-        """Start an image; tools write no ``size`` (width, height), or 0, where they do not know it.
-
-        The name is relative to ``where`` if that is a path.
-        """
+        """Start an image, its name relative to ``where`` if that is a path; tools write 0 for an unknown ``size``."""
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"an image has the name {shorten(name)}")
         if isinstance(where, Path):

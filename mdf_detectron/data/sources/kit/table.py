@@ -36,8 +36,7 @@ Row = dict[str, Any]
 class Table:
     """Rows of a table (column → raw value) and the unusable rows by reason.
 
-    ``lines`` are the lines at which the rows begin, or their numbers in a sheet; the header is 1. ``notes`` are for the
-    report.
+    ``lines`` are the lines at which the rows begin, or their numbers in a sheet; the header is 1.
     """
 
     path: Path
@@ -78,8 +77,7 @@ def read_table(
         only: keep only the needed columns in memory.
         may_be_empty: accept a table without rows.
         encoding: of a CSV or TSV file that is not UTF-8.
-        sheet: of a workbook; by default the only one with content, which a note says if it has another name; or the
-            first one if columns are ``needed``.
+        sheet: of a workbook; by default the only one with content, or the first one if columns are ``needed``.
     """
     path = Path(path)
     if origin and not path.is_file():
@@ -199,9 +197,8 @@ def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Tabl
             text = f"{size / 2**20:,.0f} MiB unpacked are too many to hold in memory; save it as CSV, or in parts"
             raise SourceDataError(f"{path}: {text}")
         if suffix in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
+            name, frame = sheet, pd.read_parquet(path)
             cells = [tuple(frame.columns), *frame.itertuples(index=False, name=None)]  # its texts are decoded here
-            name = None
         else:
             name, cells = _read_workbook(path, suffix, sheet, first)
     except SourceDataError:
@@ -216,11 +213,7 @@ def _read_frame(path: Path, suffix: str, sheet: str | None, first: bool) -> Tabl
     rows = [dict(zip(columns, (row[at] for at in used), strict=True)) for row in cells[1:]]
     kept = [i for i, row in enumerate(rows) if any(v is not None for v in row.values())]
     dropped = Counter({"empty row": len(rows) - len(kept)})
-    notes = (
-        [f"{path.name}: no sheet {sheet}; its only one, {name}, is read."]
-        if sheet and name not in (None, sheet)
-        else []
-    )
+    notes = [f"{path.name}: no sheet {sheet}; its only one, {name}, is read."] * bool(sheet and name != sheet)
     return Table(path, columns, [rows[i] for i in kept], [i + 2 for i in kept], dropped, notes)
 
 

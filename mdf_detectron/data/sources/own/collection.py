@@ -77,9 +77,13 @@ def read_own(
         tables = [*boxes, *tables]
     if job.is_done(tables, [*files, *masks, *boxes], asdict(o) | {"schema": given.to_dict() if given else None}):
         return None
-    rows = _read_clinical_table(Path(table), o, job) if table else None
-    if rows is None and (named := list(o.table_columns())):
+    rows = read_keyed_table(Path(table), o, job.problems) if table else None
+    named = o.table_columns(rows.columns if rows else ())
+    if rows is None and named:
         raise SourceDataError(f"{', '.join(named)}: there is no --table that they could be columns of")
+    for option, columns in named.items():
+        rows.require(columns, option)
+    job.notes += rows.notes if rows else []
     if o.masks:
         source, studies = SourceAnnotations(images_in=len(files)), masked_studies(files, folder, found, job)
     else:
@@ -127,14 +131,6 @@ def _read_annotations(files: Mapping[Path, Path], o: OwnOptions, job: Preparatio
         job.notes.append(f"**Classes that are nearly the same**: {'; '.join(near[:5])}. If they are one, give them one "
                          "name in the annotations.")  # fmt: skip
     return source
-
-
-def _read_clinical_table(path: Path, o: OwnOptions, job: Preparation) -> Table:
-    table = read_keyed_table(path, o, job.problems)
-    job.notes += table.notes
-    for option, columns in o.table_columns(table.columns).items():
-        table.require(columns, option)
-    return table
 
 
 def _join(studies: list[Study], table: Table, o: OwnOptions, folder: Path, job: Preparation) -> None:

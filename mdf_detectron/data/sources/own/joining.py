@@ -92,33 +92,30 @@ def join_table(
     assert column is not None
     found = rows_by_key(table, column, kind, problems)
     keys = _keys_of_studies(studies, kind, found, folder)
-    used: set[int] = set()
-    refused: dict[int, str] = {}
-    unclear: list[Study] = []
+    used, refused, kept = set(), {}, []
     for study, (own, ambiguous) in zip(studies, keys, strict=True):
         numbers = [number for key in own for number in found[key]]
         study.identity = table.rows[numbers[0]] if numbers else {}
         moment = _image_time(study, table, numbers, options, problems)
         usable, why_not = _usable_rows(study, table, numbers, moment, options, problems)
         refused |= why_not
+        rows_of, text = f"rows of one {column} ({shorten(study.identity.get(column))}) that differ", ""
         if not usable and UNREADABLE_TIME in why_not.values():
             drops[UNREADABLE_TIME] += 1
             study.no_record = problems.listed[UNREADABLE_TIME][-1]
-            unclear.append(study)
             continue
-        text = f"{ambiguous}; write the whole path" if ambiguous else ""
-        if numbers and not text:
-            rows_of = f"rows of one {column} ({shorten(table.rows[numbers[0]][column])}) that differ"
-            if differing := _differing_column([table.rows[n] for n in numbers], options):
-                text = f"{rows_of} in {differing}, which is the image's; write the same, or name each image with --key"
-            elif len(usable) > 1 and not options.record_time:
-                text = f"several {rows_of}; keep one, or name the time of each with --record-time"
+        if ambiguous:
+            text = f"{ambiguous}; write the whole path"
+        elif differing := _differing_column([table.rows[n] for n in numbers], options):
+            text = f"{rows_of} in {differing}, which is the image's; write the same, or name each image with --key"
+        elif len(usable) > 1 and not options.record_time:
+            text = f"several {rows_of}; keep one, or name the time of each with --record-time"
         if text:
             study.no_record = f"{', '.join(table.place(n) for n in numbers[:3])}: {text}"
             problems.add(SEVERAL_ROWS, study.no_record)
             drops[SEVERAL_ROWS] += 1
-            unclear.append(study)
             continue
+        kept.append(study)
         if usable:
             number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] and pair[1].utc, -pair[0]))
             used.add(number)
@@ -128,14 +125,13 @@ def join_table(
             study.times = (moment and str(moment), None)
             study.no_record = LATE if why_not else NO_ROW
     if not used and not problems.counts:
-        rows, files = (", ".join(map(repr, list(found)[:3])), ", ".join(repr(_keys(s, kind, folder)[0])
-                                                                        for s in studies[:3]))  # fmt: skip
+        rows, files = (", ".join(map(repr, texts)) for texts in (
+            list(found)[:3], [_keys(study, kind, folder)[0] for study in studies[:3]]))  # fmt: skip
         raise SourceDataError(
             f"{table.path}: no row belongs to any image: column '{column}' has {rows}, the images' {kind} {files}; "
             f"see --key, and write --key '{column}=stem=REGEX' if the key is a part of the file's name"
         )
-    gone = set(map(id, unclear))
-    studies[:] = [study for study in studies if id(study) not in gone]
+    studies[:] = kept
     rest = Counter(reason for number, reason in refused.items() if number not in used)
     rest["used"] = len(used)
     rest["no image, or an earlier record of one"] = sum(map(len, found.values())) - sum(rest.values())
@@ -188,9 +184,8 @@ def part_of(study: Study, how: str, folder: Path) -> str | None:
 def _image_time(study: Study, table: Table, numbers: list[int], options: OwnOptions, problems: ProblemList):
     if options.time == DICOM_TIME:
         return dicom_time(study.tags)
-    filled = [n for n in numbers if _is_filled(table.rows[n], options.time)][:1]
-    times = [time_of(table.rows[n], options.time, table.place(n), options.time_format, problems) for n in filled]
-    return times[0] if times else None
+    number = next((n for n in numbers if _is_filled(table.rows[n], options.time)), None)
+    return None if number is None else time_of(table, number, options.time, options.time_format, problems)
 
 
 def _differing_column(rows: Sequence[Row], options: OwnOptions) -> str:
@@ -214,11 +209,10 @@ def _usable_rows(study: Study, table: Table, numbers: list[int], moment, options
     first_late = ""
     image_unreadable = moment is None and any(_is_filled(table.rows[n], options.time) for n in numbers)
     for number in numbers:
-        row, place = table.rows[number], table.place(number)
-        recorded = time_of(row, options.record_time, place, options.time_format, problems)
+        recorded = time_of(table, number, options.record_time, options.time_format, problems)
         later = is_later(recorded, moment) if moment and recorded else False
-        text = f"{place}: record of {recorded}, its image {study.image.name} is of {moment}"
-        if image_unreadable or (recorded is None and _is_filled(row, options.record_time)):
+        text = f"{table.place(number)}: record of {recorded}, its image {study.image.name} is of {moment}"
+        if image_unreadable or (recorded is None and _is_filled(table.rows[number], options.record_time)):
             refused[number] = UNREADABLE_TIME
         elif later is None:
             refused[number] = UNREADABLE_TIME
@@ -297,13 +291,11 @@ def rows_by_key(table: Table, column: str, kind: str, problems: ProblemList) -> 
     return found
 
 
-def time_of(row: Row, column: str, where: str, time_format: str | None, problems: ProblemList):
+def time_of(table: Table, number: int, column: str, time_format: str | None, problems: ProblemList):
     """Return a row's time; None if empty, or unreadable (which adds a problem)."""
-    if is_empty(row[column]):
-        return None
-    moment = parse_time(row[column], time_format)
-    if moment is None:
-        expected = time_format or "ISO 8601, as 2019-05-31 14:05"
-        text = f"{where}: column '{column}' is {shorten(row[column])}; expected {expected} (--time-format changes it)"
-        problems.add("unreadable time", text)
+    value, expected = table.rows[number][column], time_format or "ISO 8601, as 2019-05-31 14:05"
+    moment = parse_time(value, time_format)
+    if moment is None and not is_empty(value):
+        text = f"column '{column}' is {shorten(value)}; expected {expected} (--time-format changes it)"
+        problems.add(UNREADABLE_TIME, f"{table.place(number)}: {text}")
     return moment
