@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,13 +50,9 @@ class Pseudonyms:
             write_text(path, secrets.token_hex(_HEX_DIGITS // 2) + "\n")
             path.chmod(0o600)
         text = read_text(path, DatasetError).strip()
-        try:
-            key = bytes.fromhex(text)
-        except ValueError:
-            key = b""
-        if len(text) < _HEX_DIGITS or not key:
+        if not re.fullmatch(rf"([0-9a-fA-F]{{2}}){{{_HEX_DIGITS // 2},}}", text):
             raise DatasetError(f"{path}: no key of pseudonyms; expected at least {_HEX_DIGITS} hexadecimal digits")
-        return cls(key)
+        return cls(bytes.fromhex(text))
 
     def of(self, kind: str, identifier: Any) -> str:
         """Return an identifier's pseudonym; the same identifier has a different one for each kind."""
@@ -124,7 +121,7 @@ def pseudonymize_folder(folder: Path, pseudonyms: Pseudonyms) -> None:
                 moved[image["file_name"]] = _move_bare(folder / "images", image["file_name"], pseudonyms)
         data["images"] = [_image(image, pseudonyms) | moved[image["file_name"]] for image in data["images"]]
         for annotation in data["annotations"]:
-            if annotation.get("reader") is not None:
+            if "reader" in annotation:
                 annotation["reader"] = _each(annotation["reader"], pseudonyms, "reader")
         write_text(path, json.dumps(data, allow_nan=False, ensure_ascii=False))
     for report in (folder / REPORT_FILE_NAME, *folder.glob(f"fold_*/{REPORT_FILE_NAME}")):
@@ -143,16 +140,14 @@ def _image(image: dict[str, Any], pseudonyms: Pseudonyms) -> dict[str, Any]:
     kept = {key: image[key] for key in KEPT_KEYS if key in image}
     times = {key: value for key, value in image.items() if key.endswith("_time")}
     day = not all(parse_time(time).clock for time in times.values() if time)  # with a day, only days are compared
-    for key, value in image.items():
-        if key in times:
-            kept[key] = None if value is None else pseudonyms.shifted(image["patient_id"], value, day)
-        elif key.endswith("_id") and key != "patient_id":
-            kept[key] = None if value is None else _each(value, pseudonyms, key)
-    return {**kept, "patient_id": pseudonyms.of("patient", image["patient_id"])}
+    patient = image["patient_id"]
+    kept |= {key: time and pseudonyms.shifted(patient, time, day) for key, time in times.items()}
+    kept |= {key: _each(value, pseudonyms, key) for key, value in image.items() if key.endswith("_id")}
+    return {**kept, "patient_id": pseudonyms.of("patient", patient)}
 
 
 def _each(value: Any, pseudonyms: Pseudonyms, kind: str) -> Any:
-    """Replace an id, or each of several (a list, or text separated by spaces)."""
-    if isinstance(value, list):
-        return [pseudonyms.of(kind, one) for one in value]
+    """Replace an id, or each of several (a list, or text separated by spaces); None stays."""
+    if value is None or isinstance(value, list):
+        return value and [pseudonyms.of(kind, one) for one in value]
     return " ".join(pseudonyms.of(kind, one) for one in (value.split() if isinstance(value, str) else [value]))

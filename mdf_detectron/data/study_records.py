@@ -70,7 +70,8 @@ def table_records(
         SourceDataError: no such file, key or column, a row of another length, or no row of any image.
         DatasetError: without a recipe, a column that is neither in the schema nor ignored.
     """
-    options, problems, said = OwnOptions(**asdict(schema.table) | ({"key": key} if key else {})), ProblemList(), []
+    given = {"patient": None, **({"key": key} if key else {})}
+    options, problems, said = OwnOptions(**asdict(schema.table) | given), ProblemList(), []
     if options.key_kind == "id":
         raise DatasetError(f"{table}: --key {options.key} compares with ids in annotations, and new images have none; "
                            "name a column of file names with --key")  # fmt: skip
@@ -82,7 +83,6 @@ def table_records(
     if options.record_time and not {options.time, options.record_time} & set(read.columns):
         said.append(f"{table} has no column {options.record_time}: times of image and record are not compared")
         options = replace(options, time=None, record_time=None)
-    options = replace(options, patient=None)
     for option, names in options.table_columns().items():
         read.require(names, option if option == "--key" else "as the training table had")
     sources = _sources(read, schema, options.key_column or "", columns or {}, set(ignored))

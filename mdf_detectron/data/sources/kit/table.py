@@ -102,10 +102,9 @@ def find_file(root: Path, names: Sequence[str], origin: str) -> Path:
     """Return the first of ``names`` that exists below ``root``, plain or gzipped, or raise SourceDataError."""
     if not root.is_dir():
         raise SourceDataError(f"no folder {root}; --root is the folder of the downloaded files")
-    for name in names:
-        for path in (root / name, root / f"{name}.gz"):
-            if path.is_file():
-                return path
+    for path in (root / f"{name}{suffix}" for name in names for suffix in ("", ".gz")):
+        if path.is_file():
+            return path
     raise SourceDataError(f"no {root / names[0]}; it comes from {origin}")
 
 

@@ -202,10 +202,7 @@ def _propose_schema(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-
-    def add(group: argparse._ArgumentGroup, *names: str, **settings: Any) -> None:
-        group.add_argument(*names, **settings)
-
+    add = argparse.ArgumentParser.add_argument  # of groups, too
     # fmt: off
     files = parser.add_argument_group("files")
     add(files, "--annotations", nargs="+", default=[], metavar="FILE",
