@@ -73,8 +73,9 @@ def table_records(
     given = {"patient": None, **({"key": key} if key else {})}
     options, problems, said = OwnOptions(**asdict(schema.table) | given), ProblemList(), []
     if options.key_kind == "id":
-        raise DatasetError(f"{table}: --key {options.key} compares with ids in annotations, and new images have none; "
-                           "name a column of file names with --key")  # fmt: skip
+        raise DatasetError(
+            f"{table}: --key {options.key}: new images have no ids; name a column of file names with --key"
+        )
     try:
         read = read_keyed_table(Path(table), options, problems)
     except SourceDataError as error:
@@ -137,9 +138,7 @@ def _sources(
 
 def _studies(paths: Sequence[Path], folder: Path, sources: Iterable[str]) -> list[Study]:
     """Return a study of each image below a folder, with the DICOM tags among the sources."""
-    studies = []
-    for number, path in enumerate(paths):
-        file = Path(os.path.abspath(path))
-        studies.append(Study(SourceImage(file.relative_to(folder).as_posix(), str(number), str(path)), file))
+    files = [(path, Path(os.path.abspath(path))) for path in paths]
+    studies = [Study(SourceImage(file.relative_to(folder).as_posix(), "", str(path)), file) for path, file in files]
     read_tags(studies, sorted({s.removeprefix(DICOM) for s in sources if s.startswith(DICOM)}), 0)
     return studies

@@ -97,7 +97,7 @@ def test_a_name_that_several_images_have_is_no_key(tmp_path):
     paths = [folder / f"{name}.png" for name in ("a/pa", "b/pa", "c/lat")]
     found, _ = table_records(table, paths, folder, schema, key="file")
     assert "a/pa or b/pa; write the whole path" in found[1].error and found[2].values == {"age": 51}
-    with pytest.raises(DatasetError, match="--key file=id compares with ids in annotations, and new images have none"):
+    with pytest.raises(DatasetError, match="--key file=id: new images have no ids"):
         table_records(table, paths, folder, ClinicalSchema(schema.columns, table=TableRecipe("file=id")))
 
 

@@ -242,10 +242,8 @@ def _check_formulas(path: Path, sheet: str, frame: pd.DataFrame) -> None:
     cells = [c for row in load_workbook(path, read_only=True)[sheet].iter_rows(max_row=len(frame)) for c in row]
     found = [c for c in cells if str(c.value).startswith("=")]
     if found and all(c.column > frame.shape[1] or pd.isna(frame.iat[c.row - 1, c.column - 1]) for c in found):
-        text = "no program has calculated them; open the file in a spreadsheet program and save it"
-        raise SourceDataError(
-            f"{path}: {len(found)} formulas without a result, the first in {found[0].coordinate}: {text}"
-        )
+        text = f"{len(found)} formulas without a result, the first in {found[0].coordinate}: no program has calculated"
+        raise SourceDataError(f"{path}: {text} them; open the file in a spreadsheet program and save it")
 
 
 def _unpacked(path: Path, suffix: str) -> int:

@@ -88,8 +88,7 @@ def join_table(
     with several different rows, or unreadable times, is removed and counted in ``drops``: its record is unknown, and
     keeping it without one would suggest that its values are missing.
     """
-    column, kind = options.key_column, options.key_kind
-    assert column is not None
+    column, kind = options.key_column or "", options.key_kind
     found = rows_by_key(table, column, kind, problems)
     keys = _keys_of_studies(studies, kind, found, folder)
     used, refused, kept = set(), {}, []
