@@ -263,6 +263,12 @@ def test_tables_of_every_kind_that_prepare_reads(tmp_path, suffix):
         schema = replace(schema, table=TableRecipe("scan", sheet="2023"))
         records, said = found(path, ["7.png", "8.png"], schema, columns={"age": "Alter"})
         assert records[0] == {"age": 60.5} and said[0] == "t.xlsx: no sheet 2023; its only one, 2024, is read."
+        with pd.ExcelWriter(path) as book:
+            for name in ("jan", "feb"):
+                frame.to_excel(book, sheet_name=name, index=False)
+        expected = r"which sheet\? It has jan, feb; save the one that is meant as .csv or .xlsx of its own(?!.*--)"
+        with pytest.raises(SourceDataError, match=expected):
+            found(path, ["7.png", "8.png"], replace(schema, table=TableRecipe("scan")), columns={"age": "Alter"})
 
 
 TABLE = TableRecipe("Bild", None, "Aufnahme", "Abnahme", "%d.%m.%Y", decimal_comma=True, encoding="cp1252")

@@ -41,7 +41,10 @@ def test_yolo(tmp_path):
     assert boxes == {"train/a": [("nodule", [0.375, 0.25, 0.25, 0.5]), ("mass", [0.1, 0.2, 0.4, 0.4])], "val/b": [],
                      "train/c": [("mass", [0.4, 0.4, 0.2, 0.2])]}  # fmt: skip
     assert found.images[0].size == FRACTION and found.images[1].unusable == 4
-    assert [text.partition(":")[0] for text in problems] == [f"c.txt line {n}" for n in (1, 2, 4)] + ["c.txt"]
+    assert [text.partition(":")[0] for text in problems] == [
+        *(f"labels/train/c.txt line {n}" for n in (1, 2, 4)),
+        "labels/train/c.txt",
+    ]
     assert (
         "class ['7'] with a box" in problems[0]
         and "expected four numbers" in problems[1]
@@ -210,6 +213,22 @@ def test_a_name_is_relative_to_its_own_file_first(labels, written, given, expect
     own = [study.path.relative_to(tmp_path / "scans").with_suffix("").as_posix() for study in studies]
     assert own == expected
     assert sum(problems.counts.values()) == len(found.images) - len(expected)
+
+
+@pytest.mark.parametrize(("folder", "expected"), [
+    ("b", "b/1"), ("scans\\b\\", "b/1"), ("x/b", "x/b/1"), ("old", None), ("", None)])  # fmt: skip
+def test_voc_names_the_folder_of_several_files_of_a_name(folder, expected, tmp_path):
+    files = [tmp_path / "scans" / f"{name}.png" for name in ("a/1", "b/1", "2")]
+    files += [tmp_path / "scans/x/b/1.png"] * (folder == "x/b")
+    content = VOC.replace("{0}.png", "1.png").replace("scans", folder).format("", 80, 1)
+    contents = {"set/p.xml": content, "set/own/2.xml": VOC.format("2", 80, 1)}
+    _, _, found = read(tmp_path, contents, "set")
+    problems = ProblemList()
+    studies = find_files(found.images, files, tmp_path / "scans", problems, Counter())
+    own = {s.image.where: s.path.relative_to(tmp_path / "scans").with_suffix("").as_posix() for s in studies}
+    assert own == {"own/2.xml: image own/2.png": "2"} | ({"p.xml: image 1.png": expected} if expected else {})
+    listed = problems.listed.get("several files of that name", [])
+    assert len(listed) == (not expected) and all("p.xml: image 1.png: several files may be" in one for one in listed)
 
 
 def test_labelme(tmp_path):

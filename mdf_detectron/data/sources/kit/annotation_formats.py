@@ -39,6 +39,7 @@ class Builder:
     columns: Mapping[str, str] = field(default_factory=dict)  # of a table, by role; "class" names VIA's attribute too
     decimal_comma: bool = False
     root: Path = Path()  # folder from which names next to their annotation file are seen
+    where: str = ""  # that file's own name from there, for messages
     class_lists: dict[Path, dict[str, Any]] = field(default_factory=dict)  # of YOLO, by folder: name by number
     read: SourceAnnotations = field(default_factory=SourceAnnotations)
     voc_images: list[SourceImage] = field(default_factory=list)
@@ -53,7 +54,7 @@ class Builder:
             raise ValueError(f"an image has the name {shorten(name)}")
         if isinstance(where, Path):
             name = os.path.relpath(where.parent / name.replace("\\", "/"), self.root).replace(os.sep, "/")
-            name, where = re.sub(r"^(\.\./)+", "", name), where.name
+            name, where = re.sub(r"^(\.\./)+", "", name), self.where
         width, height = (int(float(side or 0)) for side in size)
         known = (width, height) if 0 < min(width, height) and max(width, height) <= LARGEST_SIDE else None
         image_id = str(stem(name) if image_id is None else image_id)
@@ -166,19 +167,20 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
     # train/labels/a.txt is of train/images/a, labels/train/a.txt of images/train/a
     parts = path.with_suffix("").parts
     depth = max(3, parts[::-1].index("labels") + 2 if "labels" in parts else 0)
-    image = build.image("/".join("images" if part == "labels" else part for part in parts[-depth:]), path.name)
-    image.size, image.where = FRACTION, path.name
+    image = build.image("/".join("images" if part == "labels" else part for part in parts[-depth:]), build.where)
+    image.size, image.where = FRACTION, build.where
     for number, line in enumerate(text.splitlines(), 1):
         label, *values = line.split() or [""]
         kind = "polygon" if len(values) > 5 else "centered box"  # five are predictions with their scores
         if label:
-            build.box(image, [near[0].get(label, [label])], kind, values, where=f"{path.name} line {number}")
+            build.box(image, [near[0].get(label, [label])], kind, values, where=f"{build.where} line {number}")
 
 
 def _voc(path: Path, root: Element, build: Builder) -> None:
     """Read corners that count pixels from 1, the last included, unless a box in any of the files contradicts."""
     size = (root.findtext("size/width"), root.findtext("size/height"))
     image = build.image(root.findtext("filename") or path.stem, path, size)
+    image.folder = (root.findtext("folder") or "").strip().replace("\\", "/").strip("/")
     build.voc_images.append(image)
     for node in root.iterfind("object"):
         corners = [node.findtext(f"bndbox/{key}", "").strip() for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -192,7 +194,7 @@ def _cvat(path: Path, root: Element, build: Builder) -> None:
     shapes = {"box": ("corners", "xtl ytl xbr ybr"), "mask": ("mask", "left top width height"),
               "ellipse": ("ellipse", "cx cy rx ry")}  # fmt: skip
     for entry in root.iterfind("image"):
-        image = build.image(entry.get("name"), path.name, (entry.get("width"), entry.get("height")), entry.get("id"))
+        image = build.image(entry.get("name"), build.where, (entry.get("width"), entry.get("height")), entry.get("id"))
         for node in (node for node in entry if node.tag != "tag"):  # a tag is of the whole image
             kind, keys = shapes.get(node.tag, (node.tag, ""))
             values = [node.get(key) for key in keys.split()] or re.split("[,;]", node.get("points", ""))
@@ -225,7 +227,7 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
             raise ValueError(f"no image is named by task {task.get('id', f'number {place}')}")
         first = next(iter(regions.values()), {})
         size = (first.get("original_width"), first.get("original_height"))
-        image = build.image(name, path.name, size, task.get("id"))
+        image = build.image(name, build.where, size, task.get("id"))
         image.size = image.size or FRACTION
         for region in regions.values():
             value, angle = region["value"], region["value"].get("rotation")
@@ -238,7 +240,7 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
             scaled = [float(v or 0) / 100 * image.size[i % 2] for i, v in enumerate(values)]
             build.box(image, labels, kind, scaled, angle)
     if unseen:
-        build.read.notes.append(f"{path.name}: {unseen} tasks are not annotated, or were skipped: left out.")
+        build.read.notes.append(f"{build.where}: {unseen} tasks are not annotated, or were skipped: left out.")
 
 
 def _labelme(path: Path, data: Mapping[str, Any], build: Builder) -> None:
@@ -260,7 +262,7 @@ def _via(path: Path, data: Mapping[str, Any], build: Builder) -> None:
     shapes = {"rect": ("box", "x y width height"), "circle": ("ellipse", "cx cy r r"),
               "ellipse": ("ellipse", "cx cy rx ry")}  # fmt: skip
     for entry in data.get("_via_img_metadata", data).values():
-        image, regions = build.image(entry.get("filename"), path.name), entry["regions"]
+        image, regions = build.image(entry.get("filename"), build.where), entry["regions"]
         for region in regions.values() if isinstance(regions, Mapping) else regions:
             drawn, given = region["shape_attributes"], region.get("region_attributes") or {}
             keys = [build.columns.get("class"), *(k for k in given if len(given) == 1 or fold(k) in VIA_CLASSES)]

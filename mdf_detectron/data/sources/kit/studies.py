@@ -31,7 +31,7 @@ class SourceImage:
     """An annotated image.
 
     Attributes:
-        name, image_id: file name and id (as text) in the annotations.
+        name, image_id, folder: file name, id (as text) and, of several files of that name, the folder's end, or "".
         where: file and entry, for messages.
         size: (width, height) of the boxes' coordinates, :data:`FRACTION`, or None for the image's own pixels.
         boxes: dicts of ``bbox`` (XYWH), ``class``, and optionally ``segmentation``, ``iscrowd``, ``reader``,
@@ -48,6 +48,7 @@ class SourceImage:
     unusable: int = 0
     task: Path | None = None
     tasks: int = 1
+    folder: str = ""
 
 
 @dataclass

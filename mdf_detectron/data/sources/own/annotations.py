@@ -91,6 +91,7 @@ def read_annotation_files(files: Mapping[Path, Path], build: Builder, units: str
         if reader is not (chosen := chosen or reader):
             raise SourceDataError(f"{path} is {reader.name}, the files before it are {chosen.name}; name those of one")
         build.root = Path(os.path.commonpath(alone)) if files[path] == path else files[path]
+        build.where = os.path.relpath(path, build.root).replace(os.sep, "/")
         try:
             reader.read(path, content, build)
         except UserError:
@@ -231,8 +232,7 @@ def _read_box_table(path: Path, content: None, build: Builder) -> None:
 
 def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     """Map roles to columns: the given ones, then recognized names."""
-    unknown = [role for role in given if role not in ROLES]
-    if unknown:
+    if unknown := [role for role in given if role not in ROLES]:
         raise SourceDataError(f"box columns: no role {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
     table.require(list(given.values()), "--box-columns")
     by_name = {fold(column): column for column in table.columns}
@@ -241,8 +241,7 @@ def _roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
         known = next((by_name[name] for name in names if name in by_name), None)
         if role not in roles and known and known not in roles.values():
             roles[role] = known
-    complete = [form for form in FORMS if set(form) <= roles.keys()]
-    if "image" not in roles or not complete:
+    if "image" not in roles or not any(set(form) <= roles.keys() for form in FORMS):
         columns = cut(", ".join(table.columns), 100)  # a header may be as long as it likes
         raise SourceDataError(
             f"{table.path}: which columns are the image and the box? Name them: --box-columns image=COLUMN x1=COLUMN "
