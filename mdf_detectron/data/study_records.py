@@ -93,8 +93,7 @@ def table_records(
     if others := [kind for kind in problems.counts if kind not in (LATE, SEVERAL_ROWS, UNREADABLE_TIME)]:
         raise DatasetError(for_prediction(problems.listed[others[0]][0], schema.table))
     known, places = set(map(id, joined)), {id(row): read.place(number) for number, row in enumerate(read.rows)}
-    errors = ("" if id(study) in known else study.no_record for study in studies)
-    found = [FoundRecord(error=for_prediction(error, schema.table)) for error in errors]
+    found = [FoundRecord(error=for_prediction("" if id(s) in known else s.no_record, schema.table)) for s in studies]
     for one, study in zip(found, studies, strict=True):
         if study.row:
             raw = {name: study.value(source) for name, source in sources.items()}

@@ -50,8 +50,7 @@ class Table:
         return f"{self.path.name} line {self.lines[number]}"
 
     def require(self, columns: Sequence[str], option: str) -> None:
-        absent = [c for c in columns if c not in self.columns]
-        if absent:
+        if absent := [c for c in columns if c not in self.columns]:
             missing, known = ", ".join(map(repr, absent)), ", ".join(self.columns)
             option = f" ({option})" if option else ""
             raise SourceDataError(f"{self.path}: no column {missing}{option}; it has {known}")

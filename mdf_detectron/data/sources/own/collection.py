@@ -123,8 +123,7 @@ def read_own(
 
 
 def _read_annotations(files: Mapping[Path, Path], o: OwnOptions, job: Preparation) -> SourceAnnotations:
-    columns = dict(pair.split("=", 1) for pair in o.box_columns)
-    build = Builder(job.problems, o.class_name, columns, o.decimal_comma)
+    build = Builder(job.problems, o.class_name, dict(pair.split("=", 1) for pair in o.box_columns), o.decimal_comma)
     source = read_annotation_files(files, build, o.box_units)
     job.notes += source.notes
     if near := near_names(source.class_names):

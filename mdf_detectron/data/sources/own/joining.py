@@ -117,14 +117,13 @@ def join_table(
             drops[SEVERAL_ROWS] += 1
             continue
         kept.append(study)
-        if usable:
-            number, recorded = max(usable, key=lambda pair: (pair[1] is not None, pair[1] and pair[1].utc, -pair[0]))
+        number, recorded = max(usable, key=lambda p: (p[1] is not None, p[1] and p[1].utc, -p[0]), default=(None, None))
+        study.times = (moment and str(moment), recorded and str(recorded))
+        if number is None:
+            study.no_record = LATE if why_not else NO_ROW
+        else:
             used.add(number)
             study.row = table.rows[number]
-            study.times = (moment and str(moment), recorded and str(recorded))
-        else:
-            study.times = (moment and str(moment), None)
-            study.no_record = LATE if why_not else NO_ROW
     if not used and not problems.counts:
         rows, files = (", ".join(map(repr, texts)) for texts in (
             list(found)[:3], [_keys(study, kind, folder)[0] for study in studies[:3]]))  # fmt: skip
