@@ -266,7 +266,7 @@ def test_tables_of_every_kind_that_prepare_reads(tmp_path, suffix):
         with pd.ExcelWriter(path) as book:
             for name in ("jan", "feb"):
                 frame.to_excel(book, sheet_name=name, index=False)
-        expected = r"which sheet\? It has jan, feb; save the one that is meant as .csv or .xlsx of its own(?!.*--)"
+        expected = r"which sheet of jan, feb\? Save it as a .csv(?!.*--)"
         with pytest.raises(SourceDataError, match=expected):
             found(path, ["7.png", "8.png"], replace(schema, table=TableRecipe("scan")), columns={"age": "Alter"})
 

@@ -307,7 +307,7 @@ def test_tables_as_programs_write_them(form, needs, messy, tmp_path):
     files = {**messy, "table": written(tmp_path, form)}
     options = {"key": "File", "columns": ["CRP [mg/l]:crp", "Größe"], "decimal_comma": True}
     if needs:
-        with pytest.raises(SourceDataError, match="--encoding cp1252|which sheet. It has Werte, Legende; .*--sheet"):
+        with pytest.raises(SourceDataError, match="--encoding cp1252|which sheet of Werte, Legende. .*--sheet"):
             prepare(files, tmp_path / "mine", **options)
     images, _, _ = prepare(files, tmp_path / "mine", **options, **needs)
     schema = ClinicalSchema.load(tmp_path / "mine" / "clinical_schema.yaml")

@@ -178,8 +178,7 @@ def _yolo(path: Path, text: str, build: Builder) -> None:
 
 def _voc(path: Path, root: Element, build: Builder) -> None:
     """Read corners that count pixels from 1, the last included, unless a box in any of the files contradicts."""
-    size = (root.findtext("size/width"), root.findtext("size/height"))
-    image = build.image(root.findtext("filename") or path.stem, path, size)
+    image = build.image(root.findtext("filename") or path.stem, path, map(root.findtext, ("size/width", "size/height")))
     image.folder = (root.findtext("folder") or "").strip().replace("\\", "/").strip("/")
     build.voc_images.append(image)
     for node in root.iterfind("object"):
@@ -225,8 +224,7 @@ def _label_studio(path: Path, tasks: Sequence[Any], build: Builder) -> None:
         name = max(ranks, key=ranks.__getitem__, default="")
         if not any(ranks.get(name, ())):
             raise ValueError(f"no image is named by task {task.get('id', f'number {place}')}")
-        first = next(iter(regions.values()), {})
-        size = (first.get("original_width"), first.get("original_height"))
+        size = [next(iter(regions.values()), {}).get(f"original_{side}") for side in ("width", "height")]
         image = build.image(name, build.where, size, task.get("id"))
         image.size = image.size or FRACTION
         for region in regions.values():

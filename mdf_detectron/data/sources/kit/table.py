@@ -223,8 +223,7 @@ def _read_workbook(path: Path, suffix: str, sheet: str | None, first: bool) -> t
         frames = {str(name): pd.read_excel(book, name, **as_written) for name in names}
     filled = [name for name, frame in frames.items() if not frame.empty]
     if sheet not in frames and len(filled) > 1:
-        text = "save the one that is meant as .csv or .xlsx of its own, or name it with --sheet"
-        raise SourceDataError(f"{path}: which sheet? It has {', '.join(frames)}; {text}")
+        raise SourceDataError(f"{path}: which sheet of {', '.join(frames)}? Save it as a .csv, or name it with --sheet")
     name = sheet if sheet in frames else [*filled, *frames][0]
     if suffix == ".xlsx":
         _check_formulas(path, name, frames[name])

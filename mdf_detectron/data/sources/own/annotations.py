@@ -51,8 +51,7 @@ _NO_LABELS = re.compile(r"(readme.*|train|val|valid|test|trainval)\.txt|notes\.j
 def annotation_files(paths: Sequence[Path]) -> dict[Path, Path]:
     """Map annotation files to what names them: themselves, or a folder, for the files below it.
 
-    A data.yaml alone stands for its folder, too. A list of classes next to YOLO's labels, or above them up to what was
-    named or the parent of "labels", belongs to them.
+    A data.yaml alone stands for its folder, too. A list of classes at or above YOLO's labels belongs to them.
     """
     if len(paths) == 1 and is_class_list(paths[0]):
         paths = [paths[0].parent, paths[0]]

@@ -34,8 +34,7 @@ def find_files(
     real = {dropped for _, dropped, in_folder in found if in_folder}
     studies, owner = [], {}
     for image, (candidates, dropped, in_folder) in zip(images, found, strict=True):
-        if image.folder and len(candidates) > 1:
-            candidates = [p for p in candidates if p.parent.as_posix().endswith(f"/{image.folder}")] or candidates
+        candidates = [p for p in candidates if p.parent.as_posix().endswith(f"/{image.folder}")] or candidates
         if not candidates or (dropped and not in_folder and real - {dropped}):
             other = f", and {candidates[0].relative_to(folder)} is in another folder" if candidates else ""
             reason, text = "no file of that name", f"no file of that name below {folder}{other}; --images is its folder"
