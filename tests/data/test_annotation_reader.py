@@ -201,6 +201,6 @@ def test_numeric_texts_are_numbers_in_evaluation_too():
     for image, age in zip(data["images"], ("41", "42.0", " "), strict=True):
         image["clinical"] = {"age": age, "sex": "F", "code": "1" if age != "41" else "x"}
     clinical = [image["clinical"] for image in GroundTruth.load(data).images]
-    assert [c["age"] for c in clinical] == [41.0, 42.0, " "]
+    assert [c["age"] for c in clinical] == [41.0, 42.0, None]
     assert [c["code"] for c in clinical] == ["x", "1", "1"]
     assert "41" == data["images"][0]["clinical"]["age"]  # what was given is not changed
