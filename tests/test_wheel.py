@@ -102,7 +102,7 @@ def _nothing_is_told_about_patients(root):
     for path in [prepared, *prepared.rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
     config = torch.load(root / "model" / "mine.pth", weights_only=True)["mdf_config"]
-    assert "OUTPUT_DIR: output/with_record" in config and str(root) not in config
+    assert "OUTPUT_DIR: output/mine_cxr/with_record" in config and str(root) not in config
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the environment's layout is that of POSIX systems")

@@ -1,5 +1,6 @@
 """Write a prepared folder: splits, folds, the schema, the report."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from mdf_detectron.errors import SourceDataError
 from mdf_detectron.fileio import write_text
 
 Splits = Mapping[str, Sequence[PreparedImage]]
+
+_NUMBER = re.compile(r"(?<!\w)[-−]?\d[\d.,]*")  # a value in a question, which only the schema tells
 
 
 def write_folder(
@@ -141,7 +144,7 @@ def _report_body(account: Account, splits: Splits, content: Content) -> dict[str
         {"title": "Boxes that were changed", "header": ["what", "count"], "rows": sorted(account.box_changes.items())},
         how_images_were_read(account.files.values()),
         {"title": f"To decide in {SCHEMA_FILE_NAME} (the schema is a proposal)", "header": ["column", "question"],
-         "rows": content.schema_questions},
+         "rows": [(n, q if shown else _NUMBER.sub("…", q)) for n, q in content.schema_questions]},
         {"title": "Entries that were left out", "header": ["kind", "count", *["first"][: int(shown)]],
          "rows": [(kind, p["count"], *p.get("first", [])[:1]) for kind, p in problems.items()]},
     ]  # fmt: skip
