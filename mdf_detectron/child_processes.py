@@ -20,6 +20,8 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _PARENT_VARIABLE = "MDF_PARENT_PROCESS"
 CLEANUP_SECONDS = 20.0
 """How long a child process may take to end before it is killed."""
+_received: list[tuple[int, float]] = []
+"""Signals that stop the block of :func:`stop_in_one_line`, with their times."""
 
 
 @contextmanager
@@ -32,11 +34,11 @@ def stop_in_one_line() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[tuple[int, float]] = []
+    _received.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        received.append((number, time.monotonic()))
-        if len(received) > 1 and number == signal.SIGTERM and time.monotonic() - received[0][1] < CLEANUP_SECONDS:
+        _received.append((number, time.monotonic()))
+        if len(_received) > 1 and number == signal.SIGTERM and time.monotonic() - _received[0][1] < CLEANUP_SECONDS:
             return  # a terminal and a parent process can both send one
         raise KeyboardInterrupt
 
@@ -45,7 +47,7 @@ def stop_in_one_line() -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # a signal to a worker can replace the interrupt by another error
-        if not received and not isinstance(error, KeyboardInterrupt):
+        if not _received and not isinstance(error, KeyboardInterrupt):
             raise
         line = _stop_message(error)
     finally:
@@ -53,7 +55,7 @@ def stop_in_one_line() -> Iterator[None]:
             signal.signal(number, handler)
     if line:  # by now the block's frames, and what they held, are gone
         print(line, file=sys.stderr, flush=True)
-        sys.exit(128 + (received[0][0] if received else signal.SIGINT))
+        sys.exit(128 + (_received[0][0] if _received else signal.SIGINT))
 
 
 def _stop_message(error: BaseException) -> str:
@@ -76,6 +78,8 @@ def when_stopped(tell: Callable[[str], str]) -> Iterator[None]:
     except BaseException as error:  # a signal to a worker can replace the interrupt by another error
         if stop := _interrupt_under(error):
             stop.args = (tell(str(stop) or "stopped"),)
+        elif _received:  # an interrupt that is raised in a callback is lost
+            raise KeyboardInterrupt(tell("stopped")) from error
         raise
 
 

@@ -76,6 +76,22 @@ def test_a_program_that_another_one_runs_and_what_they_say(tmp_path):
     assert (status, lines) == (143, ["stopped inside", "stopped; outside"])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_callback_loses_still_stops_in_one_line(capsys):
+    class Lost:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)  # its interrupt is raised here, where Python ignores errors
+
+    with (
+        pytest.raises(SystemExit) as stopped,
+        stop_in_one_line(),
+        when_stopped(lambda text: f"{text}; nothing is lost"),
+    ):
+        Lost()
+        raise RuntimeError("a worker ended")
+    assert stopped.value.code == 143 and capsys.readouterr().err.splitlines()[-1] == "stopped; nothing is lost"
+
+
 def test_other_errors_and_exits_pass():
     for error in (ValueError("x"), SystemExit(3)):
         with pytest.raises(type(error)), stop_in_one_line():
